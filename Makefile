@@ -1,0 +1,23 @@
+# Everything a fresh machine needs: Python 3.11, make and the package registries.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= runs/warmfed
+
+.PHONY: run test check clean
+run: $(VENV)/.installed
+	$(BIN)/fedwarm run warmfed --out $(OUT) --fresh
+
+test: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs dist

@@ -1,0 +1,64 @@
+"""The ClientApp of every method: it finds out who this node is, builds the method's trainer and hands it the message."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from fedwarm.config import parse
+from fedwarm.progress import listening
+from fedwarm.progress import logger as log_progress
+from fedwarm.store import Store, cache_home
+from fedwarm.wire import from_records, to_records
+
+from . import trainer_class
+from .base import Action, Node
+
+app = ClientApp()
+
+
+def handle(message: Message, context: Context, action: Action) -> Message:
+    """One message in, one message out: parse, train, answer."""
+    config = parse(context.run_config)
+    torch.set_num_threads(config.run.client_threads)
+    partition = int(context.node_config["partition-id"])
+    root = Path(config.run.client_folder) if config.run.client_folder else cache_home() / str(context.run_id)
+    node = Node(partition, int(context.node_config["num-partitions"]), Store(root / str(partition)))
+    trainer = trainer_class(config.run.method)(config, node)
+    payload, _ = from_records(message.content)
+    with listening(log_progress, f"client {partition}", only_if_nobody_listens=True):
+        reply = trainer.answer(action, payload)
+    return Message(content=to_records(reply), reply_to=message)
+
+
+@app.query()
+def query(message: Message, context: Context) -> Message:
+    """Who are you: partition, examples, classes."""
+    return handle(message, context, "describe")
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """A round of training."""
+    return handle(message, context, "round")
+
+
+@app.train("adapt")
+def adapt(message: Message, context: Context) -> Message:
+    """Tune a generator's adapter."""
+    return handle(message, context, "adapt")
+
+
+@app.train("distill")
+def distill(message: Message, context: Context) -> Message:
+    """Make the personal model."""
+    return handle(message, context, "distill")
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Measure on this client's own test images."""
+    return handle(message, context, "evaluate")

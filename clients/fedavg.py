@@ -1,0 +1,7 @@
+"""FedAvg's client: local SGD and nothing else (McMahan et al., arXiv 1602.05629)."""
+
+from .base import BaseClient
+
+
+class FedAvgClient(BaseClient):
+    """Trains the received weights on its own data."""

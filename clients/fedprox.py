@@ -1,0 +1,13 @@
+"""FedProx's client: FedAvg's with a proximal term (Li et al., arXiv 1812.06127)."""
+
+from fedwarm.methods.fedprox import FedProx, ProximalTerm
+from fedwarm.training import Hook
+
+from .base import BaseClient
+
+
+class FedProxClient(BaseClient):
+    """Trains with the distance to the received weights in its loss."""
+
+    def hooks(self) -> list[Hook]:
+        return [ProximalTerm(self.config.of(FedProx).mu)]

@@ -1,0 +1,100 @@
+"""WarmFed's client: tunes an adapter on its images, and makes a personal model by dynamic self-distillation.
+
+Feng et al., arXiv 2503.03110. The personal model and its teachers stay in the client's store.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fedwarm.arrays import from_tensors
+from fedwarm.methods.warmfed import SelfDistillation, WarmFed, best_of
+from fedwarm.training import Hook, Plan, fit
+from fedwarm.wire import Payload
+
+from .base import PERSONAL, BaseClient
+
+HELD_SHARE = 5
+
+
+class WarmFedClient(BaseClient):
+    """Actions: `adapt` (once), `round` (five-round protocol), `distill` (the end)."""
+
+    @property
+    def settings(self) -> WarmFed:
+        return self.config.of(WarmFed)
+
+    def adapt(self, payload: Payload) -> Payload:
+        """Tune LoRA matrices on this client's images; they are all that leaves, with the names of its classes' indices."""
+        from fedwarm.diffusion.finetune import tune_adapter
+        from fedwarm.diffusion.foundation import load_foundation
+        from fedwarm.diffusion.prompts import prompts
+
+        shard, run, diffusion = self.shard, self.config.run, self.config.diffusion
+        foundation = load_foundation(diffusion, run.device)
+        if payload.text("fingerprint") != foundation.fingerprint:
+            raise ValueError("this client's foundation differs from the server's; set diffusion.foundation to the same model")
+        sentences = prompts(self.settings.prompt, shard.classes)
+        state = tune_adapter(
+            foundation, shard.train_images, shard.train_labels, sentences, diffusion, run.seed, self.node.partition
+        )
+        facts = {"fingerprint": foundation.fingerprint, "rank": diffusion.rank, "alpha": diffusion.alpha}
+        return Payload("adapter", from_tensors(state), {"num-examples": len(shard.train_labels)}, dict(facts))
+
+    def round(self, payload: Payload) -> Payload:
+        """First the personal model of the received weights, then their training for the server."""
+        measured = self.distill(payload)
+        reply = super().round(payload)
+        return Payload(reply.kind, reply.arrays, {**reply.metrics, **measured.metrics})
+
+    def distill(self, payload: Payload) -> Payload:
+        """Make the personal model from the received one and measure both; only the counts leave.
+
+        The student starts at the received weights w; the teacher is the previous personal model, or the first one by setting.
+        """
+        number, settings = int(payload.number("model")), self.settings
+        warm, student = self.model(payload), self.model(payload)
+        images, labels, held = self._split()
+        hooks: list[Hook] = []
+        if settings.selection != "never":
+            teacher = self._teacher(warm, number)
+            if settings.selection == "model_best" and held is not None:
+                teacher = best_of([teacher, self._local(number), warm], *held)
+            hooks = [SelfDistillation(teacher, settings, images, labels, held)]
+        plan = Plan.of(self.config.run, settings.distill_epochs)
+        fit(student, images, labels, plan, self.draws("distill", number), hooks, "personal model")
+        self.node.store.save(PERSONAL, student.state_dict())
+        return Payload(
+            metrics={
+                "num-test": len(self.shard.test_labels),
+                "correct-global": self.correct(warm),
+                "correct-personal": self.correct(student),
+            }
+        )
+
+    def _split(self) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+        """Images and labels to learn from, and a held-out fifth of them for the rules that compare models."""
+        images, labels = self.shard.train_images, self.shard.train_labels
+        if self.settings.selection not in ("class_better", "model_best") or len(labels) < HELD_SHARE:
+            return images, labels, None
+        rows = torch.randperm(len(labels), generator=self.draws("held"))
+        held, kept = rows[: len(labels) // HELD_SHARE], rows[len(labels) // HELD_SHARE :]
+        return images[kept], labels[kept], (images[held], labels[held])
+
+    def _teacher(self, warm: nn.Module, number: int) -> nn.Module:
+        """The personal model of the round before, else the first teacher."""
+        state = self.node.store.load(PERSONAL) if number > 0 else None
+        if state is not None:
+            teacher = self.model()
+            teacher.load_state_dict(state)
+            return teacher
+        return warm if self.settings.teacher_first == "synth" else self._local(number)
+
+    def _local(self, number: int) -> nn.Module:
+        """A model trained on this client's data alone, from the shared start."""
+        model = self.model()
+        images, labels, _ = self._split()
+        plan = Plan.of(self.config.run, self.settings.teacher_epochs)
+        fit(model, images, labels, plan, self.draws("teacher", number), (), "teacher")
+        return model

@@ -1,0 +1,229 @@
+"""Typed settings out of Flower's flat run config: each key is defined once, with default, meaning and range.
+
+A group is a frozen dataclass whose fields are made by `setting`; its keys are `<prefix>.<field-in-kebab-case>`. Flower allows
+str, int, float and bool values only, so there are no lists and no None: an empty string or 0 says "not set" where that is stated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, ClassVar, TypeVar
+
+Value = str | int | float | bool
+G = TypeVar("G", bound="Group")
+
+
+class SettingError(ValueError):
+    """A setting or an input that cannot be used; the message is one line that says what would be right."""
+
+
+class Group:
+    """Base of the dataclasses that hold settings; `prefix` is the part of the key before the dot."""
+
+    prefix: ClassVar[str] = ""
+
+
+def setting(
+    default: Value, text: str, *, low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()
+) -> Any:
+    """A dataclass field that is a setting: `text` says what it means, the rest what is allowed (bounds included)."""
+    return field(default=default, metadata={"text": text, "low": low, "high": high, "choices": choices})
+
+
+@dataclass(frozen=True)
+class General(Group):
+    """Settings of every run."""
+
+    method: str = setting("warmfed", "the method; `fedwarm methods` lists them")
+    objective: str = setting("plain", "local objective of methods that train a classifier", choices=("plain",))
+    codec: str = setting("dense", "how updates are encoded on the wire", choices=("dense",))
+    augment: str = setting("none", "what clients add to their data before training", choices=("none",))
+    seed: int = setting(0, "every random draw of the run derives from it", low=0)
+    num_server_rounds: int = setting(5, "rounds of training", low=1)
+    fraction_train: float = setting(1.0, "share of the clients that train in a round (at least one)", low=1e-9, high=1.0)
+    local_epochs: int = setting(2, "passes over a client's data in a round", low=1)
+    learning_rate: float = setting(0.05, "step size of the classifier's SGD", low=1e-12)
+    momentum: float = setting(0.9, "momentum of the classifier's SGD", low=0.0, high=0.9999)
+    weight_decay: float = setting(0.0, "weight decay of the classifier's SGD", low=0.0)
+    batch_size: int = setting(32, "examples in a step of the classifier", low=1)
+    device: str = setting("auto", "where tensors are computed; auto: CUDA if there is one", choices=("auto", "cpu", "cuda"))
+    client_threads: int = setting(1, "torch threads of a client; part of the result, as sums depend on it", low=1)
+    server_threads: int = setting(2, "torch threads of the server; part of the result, as sums depend on it", low=1)
+    min_replies: int = setting(0, "fewest valid replies a stage may end with; 0: all that were asked", low=0)
+    stage_timeout: float = setting(43200.0, "seconds a stage may wait for its replies", low=1e-3)
+    out: str = setting("", "run folder, absolute; empty: runs/<method>-<run id> below the working directory")
+    client_folder: str = setting("", "where clients keep their private state; empty: the user's cache folder")
+    save_pictures: bool = setting(True, "keep sample pictures of a generative run in the run folder")
+
+
+@dataclass(frozen=True)
+class Data(Group):
+    """What the clients hold."""
+
+    prefix: ClassVar[str] = "data"
+    name: str = setting("digits", "`digits` (embedded), a data set's name on the Hub, or a local folder of parquet files")
+    partition: str = setting(
+        "domain",
+        "how examples are dealt to clients",
+        choices=("domain", "iid", "dirichlet", "pathological", "natural"),
+    )
+    alpha: float = setting(0.5, "concentration of the Dirichlet partition; small: unlike clients", low=1e-6)
+    classes_per_client: int = setting(2, "classes a client holds in the pathological partition", low=1)
+    partition_by: str = setting("", "column of the natural partition (`writer_id`, `domain`, ..); empty: found")
+    image_column: str = setting("", "column of the images; empty: found")
+    label_column: str = setting("", "column of the labels; empty: found")
+    max_examples: int = setting(0, "most training examples of a client, a seeded subset; 0: all", low=0)
+    test_fraction: float = setting(0.25, "share of a client's images held out for testing", low=0.01, high=0.9)
+    image_size: int = setting(32, "images are brought to this height and width", low=8)
+    share_class_counts: bool = setting(True, "clients tell the server how many images of each class they hold")
+
+
+@dataclass(frozen=True)
+class Model(Group):
+    """The classifier."""
+
+    prefix: ClassVar[str] = "model"
+    name: str = setting("cnn", "the classifier's architecture", choices=("cnn", "lenet5", "resnet18"))
+    weights: str = setting("", "safetensors file of a shared initialisation; empty: random from the seed")
+
+
+@dataclass(frozen=True)
+class Diffusion(Group):
+    """The text-to-image foundation, its adapters and its sampler."""
+
+    prefix: ClassVar[str] = "diffusion"
+    foundation: str = setting("glyph", "`glyph` (embedded), a Stable Diffusion model's Hub name, or a pipeline's folder")
+    trainer: str = setting("lora", "how clients fine-tune the foundation", choices=("lora",))
+    rank: int = setting(8, "rank r of the LoRA matrices", low=1)
+    alpha: float = setting(8.0, "LoRA scale; the product BA is multiplied by alpha / rank", low=1e-6)
+    targets: str = setting("to_q,to_k,to_v,to_out.0", "U-Net layers that get an adapter, by the end of their names")
+    lora_steps: int = setting(300, "optimiser steps of a client's adapter", low=1)
+    lora_batch_size: int = setting(32, "images in a step of the adapter", low=1)
+    lora_learning_rate: float = setting(1e-3, "step size of the adapter's AdamW", low=1e-12)
+    precision: str = setting("auto", "auto: fp16 on CUDA, else fp32", choices=("auto", "fp32", "fp16", "bf16"))
+    gradient_checkpointing: bool = setting(False, "recompute activations to save memory while tuning")
+    scheduler: str = setting("ddim", "sampler of generated images", choices=("ddim", "dpm", "foundation"))
+    sample_steps: int = setting(25, "denoising steps of a generated image", low=1)
+    guidance: float = setting(1.5, "classifier-free guidance scale; 1: none", low=0.0)
+    sample_batch_size: int = setting(64, "images denoised together; it does not change them", low=1)
+
+
+GROUPS: tuple[type[Group], ...] = (General, Data, Model, Diffusion)
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of a run; `of` gives one group."""
+
+    groups: Mapping[type[Group], Group]
+
+    def of(self, group: type[G]) -> G:
+        """The settings of one group."""
+        found = self.groups[group]
+        assert isinstance(found, group)
+        return found
+
+    @property
+    def run(self) -> General:
+        return self.of(General)
+
+    @property
+    def data(self) -> Data:
+        return self.of(Data)
+
+    @property
+    def model(self) -> Model:
+        return self.of(Model)
+
+    @property
+    def diffusion(self) -> Diffusion:
+        return self.of(Diffusion)
+
+    def flat(self) -> dict[str, Value]:
+        """The settings as Flower's flat run config."""
+        return {key: getattr(self.groups[group], f.name) for key, group, f in keys(tuple(self.groups))}
+
+
+def keys(groups: tuple[type[Group], ...]) -> Iterator[tuple[str, type[Group], dataclasses.Field[Value]]]:
+    """Every setting of the groups as (key, group, field)."""
+    for group in groups:
+        for f in fields(group):  # type: ignore[arg-type]
+            name = f.name.replace("_", "-")
+            yield (f"{group.prefix}.{name}" if group.prefix else name), group, f
+
+
+def all_groups() -> tuple[type[Group], ...]:
+    """The common groups and one for each method that has settings of its own."""
+    from fedwarm.methods import method_groups
+
+    return GROUPS + method_groups()
+
+
+def near(name: str, known: list[str]) -> str:
+    """` (did you mean a, b?)`, or nothing where no name is near."""
+    found = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f" (did you mean {', '.join(found)}?)" if found else ""
+
+
+def checked(key: str, value: Value, f: dataclasses.Field[Value]) -> Value:
+    """The value in its field's type and range, or a SettingError that names the key."""
+    assert f.default is not MISSING
+    wanted = type(f.default)
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not wanted:
+        raise SettingError(f"{key} = {value!r} is {type(value).__name__}; it must be {wanted.__name__}, e.g. {f.default!r}")
+    meta = f.metadata
+    if meta["choices"] and value not in meta["choices"]:
+        raise SettingError(f"{key} = {value!r} is unknown; choose one of {', '.join(meta['choices'])}")
+    if isinstance(value, (int, float)) and not _within(float(value), meta["low"], meta["high"]):
+        raise SettingError(f"{key} = {value!r} is out of range; it must be {allowed(f)}")
+    return value
+
+
+def _within(value: float, low: float | None, high: float | None) -> bool:
+    return value == value and abs(value) != float("inf") and (low is None or value >= low) and (high is None or value <= high)
+
+
+def allowed(f: dataclasses.Field[Value]) -> str:
+    """What a setting may be, in words."""
+    meta = f.metadata
+    if meta["choices"]:
+        return " | ".join(meta["choices"])
+    low, high = meta["low"], meta["high"]
+    if low is not None and high is not None:
+        return f"{low:g} to {high:g}"
+    if low is not None:
+        return f"at least {low:g}"
+    return "true | false" if isinstance(f.default, bool) else "any"
+
+
+def parse(flat: Mapping[str, Value]) -> Config:
+    """Typed settings from a flat run config.
+
+    Raises:
+        SettingError: unknown key (with the near names), wrong type, or a value out of its range.
+    """
+    groups = all_groups()
+    table = {key: (group, f) for key, group, f in keys(groups)}
+    values: dict[type[Group], dict[str, Value]] = {group: {} for group in groups}
+    for key, value in flat.items():
+        if key not in table:
+            raise SettingError(f"unknown setting {key!r}{near(key, list(table))}; `fedwarm settings` lists them all")
+        group, f = table[key]
+        values[group][f.name] = checked(key, value, f)
+    config = Config({group: group(**values[group]) for group in groups})
+    from fedwarm.methods import canonical
+
+    name = canonical(config.run.method)
+    for folder in ("out", "client-folder"):
+        path = str(flat.get(folder, ""))
+        if path and not os.path.isabs(path):
+            raise SettingError(f"{folder} = {path!r} is relative; give an absolute path, as workers run in other folders")
+    return dataclasses.replace(
+        config, groups={**config.groups, General: dataclasses.replace(config.run, method=name)}
+    )

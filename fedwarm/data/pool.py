@@ -1,0 +1,60 @@
+"""The pool of generated images, each with its provenance; it stays where it was made."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Generated images and where each came from.
+
+    Attributes:
+        images: uint8 (n, 3, S, S).
+        labels: int64 (n,), the class that the prompt named.
+        clients: int64 (n,), whose adapter drew it.
+        seeds: int64 (n,), the seed of its noise.
+        prompts: one sentence per class.
+    """
+
+    images: Tensor
+    labels: Tensor
+    clients: Tensor
+    seeds: Tensor
+    prompts: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def of_client(self, client: int) -> tuple[Tensor, Tensor]:
+        """Images and labels that a client's adapter drew."""
+        chosen = self.clients == client
+        return self.images[chosen], self.labels[chosen]
+
+    def save(self, path: Path) -> None:
+        """Write the pool as one safetensors file with its prompts, whole or not at all, readable by its owner only."""
+        from safetensors.torch import save_file
+
+        tensors = {"images": self.images, "labels": self.labels, "clients": self.clients, "seeds": self.seeds}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        save_file(tensors, temporary, metadata={"prompts": "\n".join(self.prompts)})
+        temporary.chmod(0o600)
+        os.replace(temporary, path)
+
+
+def join(pools: Sequence[Pool]) -> Pool:
+    """One pool of several with the same prompts."""
+    return Pool(
+        torch.cat([p.images for p in pools]),
+        torch.cat([p.labels for p in pools]),
+        torch.cat([p.clients for p in pools]),
+        torch.cat([p.seeds for p in pools]),
+        pools[0].prompts,
+    )

@@ -1,0 +1,135 @@
+"""What one client holds: its rows of the data set, with a part held out for testing, as tensors.
+
+Everything is a pure function of the data settings, the run's seed, the client's partition and the number of partitions. Data set
+and partition are kept once in a process; a shard's tensors are copies, so whoever gets one may write to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedwarm.config import Data, SettingError
+from fedwarm.data.digits import digits_table
+from fedwarm.data.hub import hub_table
+from fedwarm.data.partitions import client_rows, natural_clients
+from fedwarm.data.tables import Rows, Table
+from fedwarm.seeds import numpy_generator
+
+CLIENTS = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """The images of one client, or of all of them.
+
+    Attributes:
+        train_images: uint8 (n, 3, S, S).
+        train_labels: int64 (n,).
+        test_images: uint8 (m, 3, S, S).
+        test_labels: int64 (m,).
+        classes: class names; a label is an index into them.
+    """
+
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    classes: tuple[str, ...]
+
+    def counts(self) -> list[int]:
+        """Training images of each class."""
+        return [int(count) for count in torch.bincount(self.train_labels, minlength=len(self.classes))]
+
+
+def load_shard(data: Data, seed: int, partition: int, partitions: int) -> Shard:
+    """The images of client number `partition` of `partitions`.
+
+    Raises:
+        SettingError: the data set cannot be read, the partition cannot be made, or there is no such client.
+    """
+    if not 0 <= partition < max(partitions, 1):
+        raise SettingError(f"there is no partition {partition}: {partitions} clients have the partitions 0 to {partitions - 1}")
+    return _gathered(open_table(data), [_splits(data, seed, partitions)[partition]])
+
+
+def load_pooled(data: Data, seed: int, partitions: int) -> Shard:
+    """The union of all clients' shards, in the order of the partitions: what federated learning does without."""
+    return _gathered(open_table(data), _splits(data, seed, partitions))
+
+
+def default_clients(data: Data) -> int:
+    """Clients when the user says nothing: one per domain (`domain`) or id (`natural`), else 10."""
+    return natural_clients(open_table(data), data) if data.partition in ("domain", "natural") else CLIENTS
+
+
+def partition_table(data: Data, seed: int, partitions: int) -> list[list[int]]:
+    """Training images per client and class, without decoding an image."""
+    label = open_table(data).label
+    splits = _splits(data, seed, partitions)
+    return [[int(count) for count in np.bincount(label.codes[train], minlength=len(label.names))] for train, _ in splits]
+
+
+def open_table(data: Data) -> Table:
+    """The data set of the settings; the last one is kept in the process."""
+    if data.name == "digits":
+        return digits_table(data.image_size)
+    return hub_table(data.name, data.image_column, data.label_column, data.image_size)
+
+
+@lru_cache(maxsize=4)
+def _splits(data: Data, seed: int, partitions: int) -> list[tuple[Rows, Rows]]:
+    """Each client's rows for training and for testing."""
+    table = open_table(data)
+    return [_split(data, table.label.codes, rows, seed, i) for i, rows in enumerate(client_rows(table, data, seed, partitions))]
+
+
+def _split(data: Data, labels: Rows, rows: Rows, seed: int, partition: int) -> tuple[Rows, Rows]:
+    held = min(max(round(len(rows) * data.test_fraction), 1), len(rows) - 1)
+    test = draw(labels[rows], held, numpy_generator(seed, "holdout", partition))
+    train = rows[~test]
+    if 0 < data.max_examples < len(train):
+        surplus = draw(labels[train], len(train) - data.max_examples, numpy_generator(seed, "max-examples", partition))
+        train = train[~surplus]
+    return train, rows[test]
+
+
+def draw(labels: Rows, take: int, draws: np.random.Generator) -> NDArray[np.bool_]:
+    """Which examples to take away: a random part in the classes' proportions that leaves of each class what it can.
+
+    Every class gives its share `take * n_c / n` rounded down; what is missing comes one by one from the class that is furthest
+    below its share, where a class gives its last example only if no other has two left.
+
+    Args:
+        labels: the examples' labels (n,).
+        take: how many, at most n.
+        draws: decides which examples, and between equal classes.
+    """
+    classes, codes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    share = take * sizes / len(labels)
+    quota = np.floor(share).astype(np.int64)
+    tie = draws.permutation(len(classes))
+    while quota.sum() < take:
+        order = np.lexsort((tie, quota - share, sizes - quota < 2, sizes == quota))
+        quota[order[0]] += 1
+    taken = np.zeros(len(labels), dtype=bool)
+    for code, count in enumerate(quota):
+        taken[draws.permutation(np.flatnonzero(codes == code))[:count]] = True
+    return taken
+
+
+def _gathered(table: Table, splits: list[tuple[Rows, Rows]]) -> Shard:
+    train, test = (np.concatenate([split[i] for split in splits]) for i in (0, 1))
+    labels = torch.from_numpy(table.label.codes)
+    return Shard(
+        table.images(train),
+        labels[torch.from_numpy(train)],
+        table.images(test),
+        labels[torch.from_numpy(test)],
+        table.label.names,
+    )

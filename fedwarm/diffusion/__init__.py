@@ -1,0 +1,1 @@
+"""Diffusion parts: the foundation, LoRA adapters, fine-tuning, sampling and prompts."""

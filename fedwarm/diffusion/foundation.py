@@ -1,0 +1,159 @@
+"""The pre-trained text-to-image model that everybody starts from: the embedded `glyph`, a Hub name or a local folder.
+
+Whatever the size, it is a Stable Diffusion pipeline of diffusers' own classes (Rombach et al., arXiv 2112.10752; Stable
+Diffusion 1.5 and 2.1-base are the full-size targets): the code path is one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+import torch
+from torch import Tensor
+
+from fedwarm.config import Diffusion, SettingError
+from fedwarm.models import device_of
+
+EMBEDDED = ("glyph",)
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Foundation:
+    """A loaded pipeline, frozen, on its device.
+
+    Attributes:
+        pipe: diffusers' StableDiffusionPipeline.
+        device, dtype: where and in what precision it computes.
+        fingerprint: a digest of the U-Net's shapes and weights, the same on every machine.
+    """
+
+    pipe: Any
+    device: torch.device
+    dtype: torch.dtype
+    fingerprint: str
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the images that it draws, in pixels."""
+        return int(self.pipe.unet.config.sample_size) * int(self.pipe.vae_scale_factor)
+
+    @torch.no_grad()
+    def embed(self, prompts: list[str]) -> Tensor:
+        """Text embeddings (n, tokens, width), each computed alone so that it does not depend on its neighbours."""
+        tokenizer, encoder = self.pipe.tokenizer, self.pipe.text_encoder
+        length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
+        rows = []
+        for prompt in prompts:
+            ids = tokenizer(prompt, padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids
+            rows.append(encoder(ids.to(self.device))[0])
+        return torch.cat(rows)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, batch_size: int = 32) -> Tensor:
+        """Latents (n, c, h, w) at unit scale of images (n, 3, H, W) in [-1, 1]."""
+        vae, parts = self.pipe.vae, []
+        for part in images.split(batch_size):
+            latents = vae.encode(part.to(self.device, vae.dtype)).latent_dist.mean
+            parts.append(latents * vae.config.scaling_factor)
+        return torch.cat(parts)
+
+
+def asset_folder(name: str) -> Path | None:
+    """Where the embedded foundation lies: beside this package, or in the installed one when this is a bundle's copy."""
+    candidates = [Path(__file__).parents[1] / "assets" / name]
+    try:
+        installed = metadata.distribution("fedwarm")
+    except metadata.PackageNotFoundError:
+        installed = None
+    if installed is not None:
+        candidates.append(Path(str(installed.locate_file("fedwarm"))) / "assets" / name)
+        url = json.loads(installed.read_text("direct_url.json") or "{}").get("url", "")
+        if url.startswith("file:"):
+            candidates.append(Path(unquote(urlparse(url).path)) / "fedwarm" / "assets" / name)
+    return next((c for c in candidates if (c / "model_index.json").is_file()), None)
+
+
+def locate(name: str) -> str:
+    """The folder or Hub name that a foundation setting stands for.
+
+    Raises:
+        SettingError: the embedded one is not installed here, or the folder is no Stable Diffusion pipeline.
+    """
+    if name in EMBEDDED:
+        folder = asset_folder(name)
+        if folder is None:
+            raise SettingError(
+                f"diffusion.foundation = {name!r} is not in this installation: install fedwarm on this machine "
+                f"(its weights do not travel in a Flower bundle), make it by `fedwarm foundation train {name}`, "
+                "or set diffusion.foundation to a pipeline's folder"
+            )
+        return str(folder)
+    path = Path(name)
+    if path.is_dir():
+        index = path / "model_index.json"
+        known = json.loads(index.read_text()) if index.is_file() else {}
+        if not str(known.get("_class_name", "")).startswith("StableDiffusion") or "unet" not in known:
+            raise SettingError(
+                f"diffusion.foundation = {name!r} is no Stable Diffusion pipeline: it needs a model_index.json that names one "
+                "with a U-Net, as `save_pretrained` writes it"
+            )
+    elif path.is_absolute() or name.startswith(".") or name.count("/") != 1:
+        raise SettingError(
+            f"diffusion.foundation = {name!r} is neither a folder nor a Hub name; use 'glyph', an existing folder, or "
+            "a name such as 'owner/model'"
+        )
+    return name
+
+
+def load_foundation(settings: Diffusion, device: str) -> Foundation:
+    """Load and freeze the foundation of the settings; kept in memory for the process.
+
+    Raises:
+        SettingError: it cannot be had, in one line that says what to install or set.
+    """
+    where = device_of(device)
+    precision = settings.precision
+    if precision == "auto":
+        precision = "fp16" if where.type == "cuda" and settings.foundation not in EMBEDDED else "fp32"
+    return _load(locate(settings.foundation), where, PRECISIONS[precision])
+
+
+@lru_cache(maxsize=1)
+def _load(source: str, device: torch.device, dtype: torch.dtype) -> Foundation:
+    from diffusers import StableDiffusionPipeline
+    from diffusers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        pipe = StableDiffusionPipeline.from_pretrained(
+            source, dtype=dtype, safety_checker=None, requires_safety_checker=False, local_files_only=Path(source).is_dir()
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise SettingError(
+            f"diffusion.foundation = {source!r} could not be loaded ({reason}); on a machine without network, "
+            "give the folder of a downloaded Stable Diffusion pipeline"
+        ) from error
+    pipe.set_progress_bar_config(disable=True)
+    for part in (pipe.unet, pipe.vae, pipe.text_encoder):
+        part.to(device).requires_grad_(False).eval()
+    return Foundation(pipe, device, dtype, fingerprint(pipe.unet))
+
+
+def fingerprint(unet: Any) -> str:
+    """SHA-256 over names, shapes and the first 256 values of every U-Net parameter that is no adapter's."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(unet.named_parameters()):
+        if "lora_" in name:
+            continue
+        head = parameter.detach().flatten()[:256].float().cpu().numpy().tobytes()
+        digest.update(f"{name.replace('.base_layer', '')}{tuple(parameter.shape)}".encode() + head)
+    return digest.hexdigest()

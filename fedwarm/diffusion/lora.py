@@ -1,0 +1,139 @@
+"""Low-rank adapters on a U-Net's attention: W + (alpha / r) B A, A random, B = 0.
+
+Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106.09685, eq. 3; peft does the surgery, and the names of
+the tensors are peft's. Only these matrices train and only they travel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedwarm.config import Diffusion, SettingError
+from fedwarm.seeds import initialisation
+
+ADAPTER = "fedwarm"
+
+
+def targeted(unet: nn.Module, targets: str) -> dict[str, nn.Linear]:
+    """The linear layers of the U-Net whose name ends in one of the comma-separated targets.
+
+    Raises:
+        SettingError: a target names no layer.
+    """
+    ends = [t.strip() for t in targets.split(",") if t.strip()]
+    layers = {name: m for name, m in unet.named_modules() if isinstance(m, nn.Linear)}
+    found = {n: m for n, m in layers.items() if any(n == e or n.endswith(f".{e}") for e in ends)}
+    for end in ends:
+        if not any(n == end or n.endswith(f".{end}") for n in found):
+            raise SettingError(f"diffusion.targets names {end!r}, but the U-Net has no linear layer of that name")
+    return found
+
+
+def adapter_size(unet: nn.Module, rank: int, targets: str) -> int:
+    """Number of parameters of an adapter: rank times the sum over targeted layers of (inputs + outputs)."""
+    return rank * sum(m.in_features + m.out_features for m in targeted(unet, targets).values())
+
+
+@contextmanager
+def attached(unet: Any, settings: Diffusion, seed: int, *keys: str | int) -> Iterator[list[nn.Parameter]]:
+    """The U-Net with a fresh trainable adapter for the block, and as it was afterwards.
+
+    Args:
+        unet: frozen diffusers U-Net.
+        settings: rank, alpha and targets.
+        seed, keys: what the random A is drawn from.
+
+    Yields:
+        The adapter's parameters, float32, the only ones that require a gradient.
+    """
+    from peft import LoraConfig
+
+    targeted(unet, settings.targets)
+    names = [t.strip() for t in settings.targets.split(",") if t.strip()]
+    with initialisation(seed, *keys):
+        unet.add_adapter(LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=names), adapter_name=ADAPTER)
+    parameters = [p for p in unet.parameters() if p.requires_grad]
+    for parameter in parameters:
+        parameter.data = parameter.data.float()
+    try:
+        yield parameters
+    finally:
+        unet.delete_adapters(ADAPTER)
+        _unwrap(unet)
+
+
+def _unwrap(unet: Any) -> None:
+    """Take peft's wrappers off, so that the next adapter finds the plain layers."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in list(unet.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            parent = unet.get_submodule(name.rpartition(".")[0])
+            setattr(parent, name.rpartition(".")[2], module.get_base_layer())
+    unet._hf_peft_config_loaded = False
+    if hasattr(unet, "peft_config"):
+        del unet.peft_config
+
+
+def adapter_state(unet: Any) -> dict[str, Tensor]:
+    """The adapter's matrices by peft's names, float32 copies on the CPU: lora_A (r, in), lora_B (out, r)."""
+    from peft import get_peft_model_state_dict
+
+    state = get_peft_model_state_dict(unet, adapter_name=ADAPTER)
+    return {name: t.detach().float().cpu().clone() for name, t in sorted(state.items())}
+
+
+def load_adapter(unet: Any, state: Mapping[str, Tensor]) -> None:
+    """Put matrices into the attached adapter.
+
+    Raises:
+        ValueError: names or shapes differ from the adapter's.
+    """
+    from peft import set_peft_model_state_dict
+
+    own = adapter_state(unet)
+    wrong = [n for n in own.keys() | state.keys() if n not in own or n not in state or own[n].shape != state[n].shape]
+    if wrong:
+        raise ValueError(f"the adapter does not fit this foundation: {sorted(wrong)[:3]}")
+    set_peft_model_state_dict(unet, dict(state), adapter_name=ADAPTER)
+
+
+def save_adapter(folder: Path, state: Mapping[str, Tensor], rank: int, alpha: float, targets: str) -> Path:
+    """Write an adapter as the file that `pipe.load_lora_weights(folder)` reads, with its rank and alpha.
+
+    Returns:
+        the path of `pytorch_lora_weights.safetensors`.
+    """
+    from diffusers import StableDiffusionPipeline
+    from diffusers.utils import convert_state_dict_to_diffusers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [t.strip() for t in targets.split(",") if t.strip()]
+    StableDiffusionPipeline.save_lora_weights(
+        folder,
+        unet_lora_layers=convert_state_dict_to_diffusers(dict(state)),
+        unet_lora_adapter_metadata={"r": rank, "lora_alpha": alpha, "target_modules": names},
+    )
+    return folder / "pytorch_lora_weights.safetensors"
+
+
+def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that require a gradient, by name."""
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def check_finite(state: Mapping[str, Tensor]) -> None:
+    """Refuse an adapter that diverged.
+
+    Raises:
+        FloatingPointError: a matrix holds NaN or infinity.
+    """
+    for name, tensor in state.items():
+        if not torch.isfinite(tensor).all():
+            raise FloatingPointError(f"{name} holds NaN or infinity; lower diffusion.lora-learning-rate")

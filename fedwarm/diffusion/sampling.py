@@ -1,0 +1,101 @@
+"""Draw images from a foundation: seeded one by one, denoised in batches, with classifier-free guidance.
+
+DDIM (Song et al., arXiv 2010.02502, eq. 12, eta = 0) or DPM-Solver++ (Lu et al., arXiv 2211.01095) through diffusers' schedulers;
+guidance as in Ho and Salimans, arXiv 2207.12598, eq. 6. Noise enters only through an image's own starting latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fedwarm.config import Diffusion
+from fedwarm.diffusion.foundation import Foundation
+from fedwarm.progress import tick
+
+EXACT_ROWS = 16
+
+
+def make_scheduler(foundation: Foundation, name: str) -> Any:
+    """A sampler over the foundation's own noise schedule; `foundation` is the one that the pipeline came with."""
+    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+
+    own = foundation.pipe.scheduler
+    classes = {"ddim": DDIMScheduler, "dpm": DPMSolverMultistepScheduler, "foundation": type(own)}
+    return classes[name].from_config(own.config)
+
+
+@torch.no_grad()
+def sample(
+    foundation: Foundation, prompts: Sequence[str], seeds: Sequence[int], settings: Diffusion, size: int, stage: str = "images"
+) -> Tensor:
+    """One image per (prompt, seed).
+
+    Args:
+        foundation: with an adapter attached, or bare.
+        prompts: n sentences.
+        seeds: n seeds; an image is a function of its prompt, its seed, the weights and the sampler.
+        settings: sampler, steps, guidance and batch size.
+        size: height and width of the result in pixels.
+        stage: the name under which progress is told.
+
+    Returns:
+        uint8 (n, 3, size, size) on the CPU.
+    """
+    known = list(dict.fromkeys(prompts))
+    context = foundation.embed([*known, ""])
+    rows = torch.tensor([known.index(p) for p in prompts], dtype=torch.long)
+    parts, n = [], len(prompts)
+    for start in range(0, n, settings.sample_batch_size):
+        chosen = padded(list(range(start, min(start + settings.sample_batch_size, n))), foundation.device)
+        latents = torch.cat([start_latents(foundation, seeds[i]) for i in chosen])
+        clean = _denoise(foundation, latents, context[rows[chosen].to(context.device)], context[-1:], settings)
+        parts.append(_decode(foundation, clean, size)[: settings.sample_batch_size][: n - start])
+        tick(stage, min(start + settings.sample_batch_size, n), n)
+    return torch.cat(parts) if parts else torch.empty(0, 3, size, size, dtype=torch.uint8)
+
+
+def padded(rows: list[int], device: torch.device) -> list[int]:
+    """The rows, on a CPU filled up to sixteen by repeating the last one.
+
+    Below that number torch's CPU kernels sum in another order, and an image would depend on how many are drawn with it.
+    """
+    short = EXACT_ROWS - len(rows) if device.type == "cpu" else 0
+    return rows + [rows[-1]] * short
+
+
+def start_latents(foundation: Foundation, seed: int) -> Tensor:
+    """Pure noise (1, c, h, w) of one image, from its seed alone."""
+    config = foundation.pipe.unet.config
+    shape = (1, config.in_channels, config.sample_size, config.sample_size)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return noise.to(foundation.device, foundation.dtype)
+
+
+def _denoise(foundation: Foundation, latents: Tensor, context: Tensor, empty: Tensor, settings: Diffusion) -> Tensor:
+    """eps = eps(empty) + guidance (eps(prompt) - eps(empty)), step by step."""
+    scheduler = make_scheduler(foundation, settings.scheduler)
+    scheduler.set_timesteps(settings.sample_steps, device=foundation.device)
+    latents = latents * scheduler.init_noise_sigma
+    guided = settings.guidance != 1.0
+    both = torch.cat([empty.expand_as(context), context]) if guided else context
+    for t in scheduler.timesteps:
+        inputs = scheduler.scale_model_input(torch.cat([latents, latents]) if guided else latents, t)
+        predicted = foundation.pipe.unet(inputs, t, both).sample
+        if guided:
+            without, given = predicted.chunk(2)
+            predicted = without + settings.guidance * (given - without)
+        latents = scheduler.step(predicted, t, latents).prev_sample
+    return latents
+
+
+def _decode(foundation: Foundation, latents: Tensor, size: int) -> Tensor:
+    vae = foundation.pipe.vae
+    images = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample.float()
+    if images.shape[-1] != size:
+        images = F.interpolate(images, size=(size, size), mode="bicubic", align_corners=False, antialias=True)
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()

@@ -1,0 +1,37 @@
+"""FedProx: Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith, "Federated Optimization in Heterogeneous Networks", arXiv 1812.06127."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fedwarm.config import Group, setting
+from fedwarm.training import Batch, Hook
+
+
+@dataclass(frozen=True)
+class FedProx(Group):
+    """Settings of FedProx."""
+
+    prefix: ClassVar[str] = "fedprox"
+    mu: float = setting(0.1, "weight of the proximal term; 0 is FedAvg", low=0.0)
+
+
+class ProximalTerm(Hook):
+    """Adds mu/2 ||w - w^t||^2, the distance to the weights the round began with (arXiv 1812.06127, eq. 2)."""
+
+    def __init__(self, mu: float) -> None:
+        self.mu = mu
+        self._start: list[Tensor] = []
+
+    def prepare(self, model: nn.Module) -> None:
+        self._start = [p.detach().clone() for p in model.parameters()]
+
+    def loss(self, batch: Batch, loss: Tensor) -> Tensor:
+        if not self.mu:
+            return loss
+        distances = [(p - w).square().sum() for p, w in zip(batch.model.parameters(), self._start, strict=True)]
+        return loss + self.mu / 2 * torch.stack(distances).sum()

@@ -1,0 +1,161 @@
+"""WarmFed: Feng, Zhang, Li, Huang, Liu, Wang, "WarmFed: Federated Learning with Warm-Start for Globalization and Personalization
+Via Personalized Diffusion Models", arXiv 2503.03110 (2025).
+
+Here are the settings, the number of images to generate, the rules of dynamic selection and the distillation loss. Where the
+paper's public text states no value, the setting is a choice of ours and its alternatives stay settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fedwarm.config import Group, setting
+from fedwarm.evaluate import predict
+from fedwarm.training import Batch, Hook
+
+RULES = ("sample_better", "sample_correct", "class_better", "model_best", "always", "never")
+
+
+@dataclass(frozen=True)
+class WarmFed(Group):
+    """Settings of WarmFed."""
+
+    prefix: ClassVar[str] = "warmfed"
+    protocol: str = setting(
+        "one-shot", "one-shot: one upload, one download; five-round: num-server-rounds rounds after the warm start",
+        choices=("one-shot", "five-round"),
+    )  # fmt: skip
+    adapt: bool = setting(True, "clients tune and send adapters; false: the server generates from prompts alone")
+    prompt: str = setting("a photo of a {class}", "what the foundation is asked for; {class} is the class name")
+    synthetic_ratio: float = setting(2.0, "generated images of a client relative to its private ones; 0: none at all", low=0.0)
+    min_per_class: int = setting(20, "fewest generated images of a class that a client holds", low=0)
+    finetune_targets: str = setting(
+        "local_and_aggregate", "what the server tunes on generated images", choices=("local_and_aggregate", "aggregate_only")
+    )
+    local_model_source: str = setting(
+        "auto", "local models of the warm start; auto: uploaded in five-round, server_synth in one-shot",
+        choices=("auto", "server_synth", "uploaded"),
+    )  # fmt: skip
+    epochs_local: int = setting(2, "server epochs over a client's generated images (local models)", low=0)
+    epochs_aggregate: int = setting(2, "server epochs over all generated images (average), after a round", low=0)
+    epochs_warm: int = setting(30, "server epochs over all generated images (average), in the warm start", low=0)
+    server_learning_rate: float = setting(0.0, "step size of the server's tuning; 0: learning-rate", low=0.0)
+    regenerate_each_round: bool = setting(False, "draw a new pool for each round instead of the first one")
+    selection: str = setting("sample_better", "which examples are distilled", choices=RULES)
+    teacher_first: str = setting(
+        "local", "the first teacher: trained on the client's own data from the shared start, or the warm model",
+        choices=("local", "synth"),
+    )  # fmt: skip
+    teacher_epochs: int = setting(10, "epochs of the first teacher on the client's data", low=1)
+    distill_epochs: int = setting(10, "epochs of a personal model on the client's data", low=1)
+    distill_weight: float = setting(1.0, "lambda, weight of the distillation term", low=0.0)
+    temperature: float = setting(1.0, "T, temperature of the distillation term", low=1e-3)
+
+
+def quota(settings: WarmFed, examples: int, classes_present: int) -> int:
+    """Images to generate per present class: `synthetic_ratio` times the client's examples, balanced over its classes.
+
+    At least `min_per_class`; none where the ratio is 0 or no class is present.
+    """
+    if settings.synthetic_ratio == 0 or classes_present == 0:
+        return 0
+    return max(settings.min_per_class, round(settings.synthetic_ratio * examples / classes_present))
+
+
+def distillation_term(student: Tensor, teacher: Tensor, selected: Tensor, temperature: float) -> Tensor:
+    """mean_x s(x) T^2 KL(softmax(g(x)/T) || softmax(f(x)/T)); logits (b, classes), selected (b,) in {0, 1}."""
+    log_student = F.log_softmax(student / temperature, dim=1)
+    log_teacher = F.log_softmax(teacher / temperature, dim=1)
+    divergence = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(1)
+    return (selected * divergence).mean() * temperature**2
+
+
+def sample_better(teacher: Tensor, student: Tensor, labels: Tensor) -> Tensor:
+    """1 where the teacher's cross-entropy is strictly below the student's: logits (n, classes), labels (n,) -> (n,)."""
+    return (F.cross_entropy(teacher, labels, reduction="none") < F.cross_entropy(student, labels, reduction="none")).float()
+
+
+def sample_correct(teacher: Tensor, student: Tensor, labels: Tensor) -> Tensor:
+    """1 where the teacher is right."""
+    return (teacher.argmax(1) == labels).float()
+
+
+def always(teacher: Tensor, student: Tensor, labels: Tensor) -> Tensor:
+    """1 everywhere: the distillation of pFedSD (Jin et al., 2022)."""
+    return torch.ones(len(labels))
+
+
+def never(teacher: Tensor, student: Tensor, labels: Tensor) -> Tensor:
+    """0 everywhere: plain local fine-tuning."""
+    return torch.zeros(len(labels))
+
+
+SAMPLE_RULES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "sample_better": sample_better,
+    "sample_correct": sample_correct,
+    "model_best": always,
+    "always": always,
+    "never": never,
+}
+
+
+def class_better(teacher: Tensor, student: Tensor, held: Tensor, labels: Tensor) -> Tensor:
+    """1 for examples whose class the teacher labels more accurately than the student on a held-out local split.
+
+    Args:
+        teacher, student: logits (m, classes) on the held-out split.
+        held: labels (m,) of the held-out split.
+        labels: labels (n,) of the training examples.
+    """
+    gain = torch.zeros(teacher.shape[1])
+    gain.index_add_(0, held, (teacher.argmax(1) == held).float() - (student.argmax(1) == held).float())
+    return (gain[labels] > 0).float()
+
+
+def best_of(candidates: Sequence[nn.Module], images: Tensor, labels: Tensor) -> nn.Module:
+    """The candidate with the lowest cross-entropy on a held-out local split; the first of equals."""
+    losses = [float(F.cross_entropy(predict(c, images), labels)) for c in candidates]
+    return candidates[losses.index(min(losses))]
+
+
+class SelfDistillation(Hook):
+    """Dynamic self-distillation: adds lambda s(x) T^2 KL(teacher || student), with s recomputed before each epoch.
+
+    Args:
+        teacher: the personal model that teaches; it is not changed.
+        settings: rule, lambda and T.
+        images, labels: the training examples, uint8 (n, 3, S, S) and (n,), as `fit` gets them.
+        held: a held-out local split (images, labels) for `class_better`.
+    """
+
+    def __init__(
+        self, teacher: nn.Module, settings: WarmFed, images: Tensor, labels: Tensor, held: tuple[Tensor, Tensor] | None = None
+    ) -> None:
+        self.settings, self.images, self.labels, self.held = settings, images, labels, held
+        self.teacher_logits = predict(teacher, images)
+        self._held_logits = predict(teacher, held[0]) if held else None
+        self.selected = torch.zeros(len(labels))
+
+    def epoch(self, model: nn.Module, number: int) -> None:
+        rule = self.settings.selection
+        if rule == "class_better":
+            if self.held is None or self._held_logits is None:
+                raise ValueError("class_better needs a held-out local split")
+            student = predict(model, self.held[0])
+            self.selected = class_better(self._held_logits, student, self.held[1], self.labels)
+        else:
+            self.selected = SAMPLE_RULES[rule](self.teacher_logits, predict(model, self.images), self.labels)
+
+    def loss(self, batch: Batch, loss: Tensor) -> Tensor:
+        weight, rows = self.settings.distill_weight, batch.rows.cpu()
+        if weight == 0 or self.settings.selection == "never":
+            return loss
+        device = batch.logits.device
+        teacher, chosen = self.teacher_logits[rows].to(device), self.selected[rows].to(device)
+        return loss + weight * distillation_term(batch.logits, teacher, chosen, self.settings.temperature)

@@ -1,0 +1,91 @@
+"""Classifiers by name, each a function (classes, image size) -> module; none of them uses batch statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fedwarm.config import Model, SettingError
+from fedwarm.seeds import initialisation
+
+PIXEL_MEAN, PIXEL_STD = 127.5, 127.5
+
+
+def to_input(images: Tensor) -> Tensor:
+    """uint8 images (n, 3, S, S) as the float input (n, 3, S, S) in [-1, 1] that every classifier takes."""
+    return (images.float() - PIXEL_MEAN) / PIXEL_STD
+
+
+def cnn(classes: int, image_size: int) -> nn.Module:
+    """Two convolutions and one linear layer; 34,538 parameters for 10 classes at 32x32."""
+    side = image_size // 4
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(32 * side * side, classes),
+    )  # fmt: skip
+
+
+def lenet5(classes: int, image_size: int) -> nn.Module:
+    """LeNet-5 (LeCun et al., 1998) with ReLU and max pooling, on colour images."""
+    side = image_size // 4 - 3
+    if side < 1:
+        raise SettingError(f"lenet5 needs images of at least 16 pixels; data.image-size is {image_size}")
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 5), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(16 * side * side, 120), nn.ReLU(),
+        nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, classes),
+    )  # fmt: skip
+
+
+def resnet18(classes: int, image_size: int) -> nn.Module:
+    """torchvision's ResNet-18 with GroupNorm, so that averages of weights are averages of the whole model."""
+    from torchvision.models import resnet18 as build
+
+    model: nn.Module = build(num_classes=classes, norm_layer=lambda c: nn.GroupNorm(min(32, c // 4), c))
+    if image_size <= 64:
+        model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        model.maxpool = nn.Identity()
+    return model
+
+
+MODELS: dict[str, Callable[[int, int], nn.Module]] = {"cnn": cnn, "lenet5": lenet5, "resnet18": resnet18}
+
+
+def build_model(settings: Model, classes: int, image_size: int, seed: int) -> nn.Module:
+    """The classifier of a run with its shared initialisation: the same weights for the same settings and seed.
+
+    Raises:
+        SettingError: `model.weights` names no file, or one that does not fit.
+    """
+    with initialisation(seed, "model"):
+        model = MODELS[settings.name](classes, image_size)
+    if settings.weights:
+        _load_weights(model, Path(settings.weights))
+    return model
+
+
+def _load_weights(model: nn.Module, path: Path) -> None:
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise SettingError(f"model.weights = {str(path)!r} is no file; give a safetensors file of the classifier's state")
+    try:
+        model.load_state_dict(load_file(path))
+    except (RuntimeError, ValueError) as error:
+        raise SettingError(f"model.weights = {str(path)!r} does not fit: {str(error).splitlines()[0]}") from error
+
+
+def device_of(name: str) -> torch.device:
+    """The device of the setting `device`.
+
+    Raises:
+        SettingError: CUDA is asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise SettingError("device = 'cuda', but torch finds no CUDA device here; use device = 'auto' or 'cpu'")
+    return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))

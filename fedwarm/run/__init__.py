@@ -1,0 +1,1 @@
+"""Running a federation: the command line, the engines, checkpoints and the report."""

@@ -1,0 +1,125 @@
+"""The command line: run a method on an engine, list methods and settings, write reports, train the embedded foundation."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedwarm.config import SettingError
+
+app = typer.Typer(
+    help="Federated learning on top of Flower that starts warm, speaks little and fits small devices.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+foundation_app = typer.Typer(help="The embedded text-to-image foundation.", no_args_is_help=True)
+app.add_typer(foundation_app, name="foundation")
+Settings = Annotated[list[str] | None, typer.Option("-c", "--run-config", help="settings: \"key=value key=value\", or a .toml file")]
+
+
+def main() -> None:
+    """Entry point; an input that cannot be used is one line and exit code 2, a run that failed one line and exit code 1."""
+    from fedwarm.run.failures import RunError
+
+    try:
+        app(standalone_mode=True)
+    except SettingError as error:
+        _stop(str(error), 2)
+    except RunError as error:
+        _stop(str(error), 1)
+    except KeyboardInterrupt:
+        _stop("stopped by the keyboard", 130)
+
+
+def _stop(message: str, code: int) -> None:
+    print(f"fedwarm: {message}", file=sys.stderr)
+    sys.stderr.flush()
+    sys.exit(code)
+
+
+@app.command()
+def run(
+    method: Annotated[str, typer.Argument(help="a method, see `fedwarm methods`")] = "",
+    engine: Annotated[str, typer.Option(help="local: in this process and its workers; ray: Flower's simulation")] = "local",
+    out: Annotated[Path | None, typer.Option(help="run folder; default runs/METHOD-seed-N")] = None,
+    seed: Annotated[int | None, typer.Option(help="every random draw derives from it")] = None,
+    rounds: Annotated[int | None, typer.Option(help="rounds of training (num-server-rounds)")] = None,
+    clients: Annotated[int, typer.Option(help="number of clients; 0: what the data set suggests")] = 0,
+    workers: Annotated[int, typer.Option(help="processes of the local engine; 0: one per core; 1: none besides this one")] = 0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="replace the run that the folder holds")] = False,
+    app_folder: Annotated[Path | None, typer.Option("--app", help="run any Flower app's folder instead of a method")] = None,
+    run_config: Settings = None,
+) -> None:
+    """Run a federation, e.g. `fedwarm run warmfed -c "data.partition='dirichlet' data.alpha=0.1"`."""
+    from fedwarm.run import launch
+
+    if engine not in launch.ENGINES:
+        raise SettingError(f"--engine {engine!r} is unknown; choose one of {', '.join(launch.ENGINES)}")
+    if app_folder is not None:
+        if method:
+            raise SettingError("give either a method or --app, not both")
+        launch.run_app(app_folder, run_config or [], engine, clients or 2, workers)
+        return
+    if not method:
+        raise SettingError("which method? `fedwarm methods` lists them; or give --app FOLDER")
+    request = launch.Request(method, engine, out, seed, rounds, clients, workers, fresh, tuple(run_config or ()))
+    launch.run_method(request)
+
+
+@app.command()
+def methods() -> None:
+    """List the methods."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from fedwarm.methods import METHODS
+
+    table = Table("method", "what it does", box=None)
+    for name, entry in METHODS.items():
+        table.add_row(name, entry.summary)
+    Console().print(table)
+
+
+@app.command()
+def settings(
+    method: Annotated[str, typer.Argument(help="a method; empty: settings of all")] = "",
+    toml: Annotated[bool, typer.Option("--toml", help="as the run config of a Flower app's pyproject.toml")] = False,
+) -> None:
+    """Print every setting with default, range and meaning."""
+    from fedwarm.run.settings import settings_table, settings_toml
+
+    if toml:
+        print(settings_toml(), end="")
+    else:
+        settings_table(method)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="run folders")],
+    out: Annotated[Path | None, typer.Option(help="the page; default report.html in the run's folder")] = None,
+) -> None:
+    """Write one HTML page about one run, or a comparison of several."""
+    from fedwarm.run.report import make_report
+
+    print(make_report(runs, out))
+
+
+@foundation_app.command("train")
+def foundation_train(
+    name: Annotated[str, typer.Argument(help="glyph")],
+    out: Annotated[Path | None, typer.Option(help="folder; default: fedwarm/assets/NAME")] = None,
+    seed: Annotated[int, typer.Option(help="of weights, pictures and order")] = 0,
+    threads: Annotated[int, typer.Option(help="torch threads")] = 0,
+    vae_steps: Annotated[int, typer.Option(help="steps of the autoencoder; 0: the recipe's")] = 0,
+    unet_steps: Annotated[int, typer.Option(help="steps of the denoiser; 0: the recipe's")] = 0,
+) -> None:
+    """Train the embedded foundation from fonts alone (about an hour on two cores)."""
+    from fedwarm.run.launch import train_foundation
+
+    train_foundation(name, out, seed, threads or len(os.sched_getaffinity(0)), vae_steps, unet_steps)

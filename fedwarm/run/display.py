@@ -1,0 +1,72 @@
+"""What a person sees while a run works: one bar per client and stage, with steps and time left; plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fedwarm.progress import Listener, Tick, listening
+
+LINE_INTERVAL_SECONDS = 5.0
+
+
+@contextmanager
+def shown(title: str) -> Iterator[None]:
+    """Show the ticks of the block."""
+    if sys.stderr.isatty():
+        with _bars(title) as listener, listening(listener, "server"):
+            yield
+    else:
+        with listening(_lines(), "server"):
+            yield
+
+
+@contextmanager
+def _bars(title: str) -> Iterator[Listener]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.fields[who]:<10}"), TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(),
+        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[text]}"),
+    )  # fmt: skip
+    tasks: dict[tuple[str, str], tuple[int, int]] = {}
+    with Progress(*columns, console=Console(stderr=True), transient=False) as progress:
+        progress.console.print(title)
+
+        def show(event: Tick) -> None:
+            key = (event.who, event.stage)
+            task, last = tasks.get(key, (-1, 0))
+            if task >= 0 and event.step < last:
+                progress.remove_task(task)  # type: ignore[arg-type]
+                task = -1
+            if task < 0:
+                task = int(progress.add_task(event.stage, total=event.of, who=event.who, text=""))
+            tasks[key] = (task, event.step)
+            progress.update(task, completed=event.step, total=event.of, text=event.text)  # type: ignore[arg-type]
+
+        yield show
+
+
+def _lines() -> Listener:
+    """One line to standard error at a stage's first and last step and every few seconds between."""
+    begun: dict[tuple[str, str], tuple[float, int]] = {}
+    last: dict[tuple[str, str], float] = {}
+
+    def show(event: Tick) -> None:
+        key, now = (event.who, event.stage), time.monotonic()
+        start, step = begun.get(key, (now, event.step))
+        if event.step <= step:
+            start, step = now, event.step
+        begun[key] = (start, step)
+        if event.step < event.of and now - last.get(key, start) < LINE_INTERVAL_SECONDS:
+            return
+        last[key] = now
+        done = event.step - step
+        left = f", {(now - start) / done * (event.of - event.step):.0f} s left" if done and event.step < event.of else ""
+        text = f" {event.text}" if event.text else ""
+        print(f"{event.who}: {event.stage} {event.step}/{event.of}{left}{text}", file=sys.stderr, flush=True)
+
+    return show

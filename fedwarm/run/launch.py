@@ -1,0 +1,154 @@
+"""From a request on the command line to a finished run: checks first, then the engine, then the report."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedwarm.config import SettingError, Value, near
+from fedwarm.run.failures import RunError
+
+ENGINES = ("local", "ray")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `fedwarm run METHOD` was asked."""
+
+    method: str
+    engine: str = "local"
+    out: Path | None = None
+    seed: int | None = None
+    rounds: int | None = None
+    clients: int = 0
+    workers: int = 0
+    fresh: bool = False
+    run_config: tuple[str, ...] = ()
+
+
+def run_method(request: Request) -> Path:
+    """Check, run, report; the run folder's path.
+
+    Raises:
+        SettingError: something asked for cannot be; nothing was written.
+        RunError: the run started and failed.
+    """
+    from fedwarm.methods import canonical
+    from fedwarm.run.flower_app import parse_overrides
+    from fedwarm.run.preflight import check_run, prepare_folder
+
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    flat: dict[str, Value] = dict(parse_overrides(list(request.run_config)))
+    flat["method"] = canonical(request.method)
+    if request.seed is not None:
+        flat["seed"] = request.seed
+    if request.rounds is not None:
+        flat["num-server-rounds"] = request.rounds
+    config, clients = check_run(flat, request.clients)
+    out = request.out or Path("runs") / f"{flat['method']}-seed-{config.run.seed}"
+    folder = prepare_folder(out, request.fresh)
+    flat["out"] = str(folder.path)
+    flat.setdefault("client-folder", str(folder.path / "clients"))
+    _engine(request.engine, flat, clients, request.workers, str(flat["method"]))
+    return _conclude(folder.path)
+
+
+def _engine(engine: str, flat: Mapping[str, Value], clients: int, workers: int, method: str) -> None:
+    os.environ["FEDWARM_ENGINE"] = engine
+    if engine == "local":
+        from fedwarm.run.display import shown
+        from fedwarm.run.flower_app import FlowerApp
+        from fedwarm.run.local import run_local
+
+        app = FlowerApp("fedwarm.strategies.server_app:app", "fedwarm.clients.client_app:app", dict(flat), None)
+        with shown(f"{method}: {clients} clients on the local engine"):
+            _guarded(lambda: run_local(app, {}, clients=clients, workers=workers))
+    else:
+        from fedwarm.run.ray import run_ray, write_app
+
+        with tempfile.TemporaryDirectory(prefix="fedwarm-") as name:
+            folder = write_app(Path(name) / "app", dict(flat))
+            _guarded(lambda: run_ray(folder, {}, clients=clients, stream=_echo))
+
+
+def _guarded(work: object) -> None:
+    """Turn what a federation can end with into one line; bad settings stay what they are."""
+    assert callable(work)
+    try:
+        work()
+    except SettingError:
+        raise
+    except (RuntimeError, ValueError, OSError) as error:
+        if os.environ.get("FEDWARM_DEBUG"):
+            raise
+        raise RunError(f"{str(error).strip() or type(error).__name__} (FEDWARM_DEBUG=1 shows where)") from error
+
+
+def _echo(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _conclude(folder: Path) -> Path:
+    from fedwarm.run.report import make_report
+
+    page = make_report([folder])
+    import json
+
+    results = json.loads((folder / "results.json").read_text())
+    final, totals = results["final"], results["totals"]
+    if final["global"]["accuracy"] is not None:
+        print(f"global accuracy    {final['global']['accuracy']:.4f}")
+    if final["personal"]:
+        print(f"personal accuracy  {final['personal']['mean']:.4f} mean, {final['personal']['worst']:.4f} worst client")
+    print(f"bytes              {totals['bytes_up']:,} up, {totals['bytes_down']:,} down, in {totals['seconds']:.0f} s")
+    print(f"report             {page}")
+    return folder
+
+
+def run_app(app_folder: Path, overrides: list[str], engine: str, clients: int, workers: int) -> None:
+    """Run any Flower app's folder.
+
+    Raises:
+        SettingError: the folder is no Flower app, or an override names no setting of it.
+    """
+    from fedwarm.run.flower_app import parse_overrides, read_app
+
+    app, flat = read_app(app_folder), parse_overrides(overrides)
+    for key in flat:
+        if key not in app.config:
+            raise SettingError(f"{app_folder} has no setting {key!r}{near(key, list(app.config))}")
+    if engine == "local":
+        from fedwarm.run.display import shown
+        from fedwarm.run.local import run_local
+
+        with shown(f"{app_folder}: {clients} clients on the local engine"):
+            run_local(app, flat, clients=clients, workers=workers)
+    else:
+        from fedwarm.run.ray import run_ray
+
+        run_ray(app_folder.absolute(), flat, clients=clients, stream=_echo)
+
+
+def train_foundation(name: str, out: Path | None, seed: int, threads: int, vae_steps: int, unet_steps: int) -> None:
+    """Train the embedded foundation into a folder, which must be new or hold a foundation already."""
+    from dataclasses import replace
+
+    from fedwarm.diffusion.foundation import EMBEDDED
+    from fedwarm.diffusion.pretrain import Recipe, pretrain
+    from fedwarm.progress import tick
+    from fedwarm.run.display import shown
+
+    if name not in EMBEDDED:
+        raise SettingError(f"unknown foundation {name!r}{near(name, list(EMBEDDED))}; there is {', '.join(EMBEDDED)}")
+    folder = out or Path(__file__).parents[1] / "assets" / name
+    if folder.exists() and any(folder.iterdir()) and not (folder / "model_index.json").is_file():
+        raise SettingError(f"--out {folder} holds something that is no foundation; name a new folder")
+    recipe = Recipe(seed=seed, threads=threads)
+    recipe = replace(recipe, vae_steps=vae_steps or recipe.vae_steps, unet_steps=unet_steps or recipe.unet_steps)
+    with shown(f"foundation {name}"):
+        record = pretrain(folder, recipe, tick)
+    print(f"{folder}: {record['seconds']} s, autoencoder error {record['autoencoder_l1']} (L1 on [-1, 1])")

@@ -1,0 +1,250 @@
+"""Charts and pictures of the report, as text that stands inside an HTML page.
+
+Charts are matplotlib figures made through the object API and written as SVG without links, names or ids of their own; their
+colours are CSS variables (`--c0`.. for data, `--ink` and `--rule` for the frame), so that the page decides about light, dark and
+print. Series differ in colour (after Okabe and Ito, "Color Universal Design", 2008), marker and dash, never in colour alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import math
+import re
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
+from numpy.typing import NDArray
+from PIL import Image
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+INK, RULE = "#010203", "#040506"
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = ("-", "--", ":", "-.")
+MOST_THIN_LINES = 40
+PICTURE_PIXELS = 96
+WIDTH_INCHES = 4.3
+Values = Sequence[float | None]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One series: y over x (None: no value), a band from `low` to `high`, thin lines for the `members`; a `level` is flat."""
+
+    label: str
+    x: Sequence[float]
+    y: Values
+    style: int = 0
+    low: Values = ()
+    high: Values = ()
+    members: Sequence[Values] = ()
+    level: bool = False
+
+
+def byte_text(count: float) -> str:
+    """A number of bytes for people, in powers of 1000: `3.22 MB`."""
+    units = ["B", "kB", "MB", "GB", "TB"]
+    while abs(count) >= 999.5 and len(units) > 1:
+        count /= 1000
+        units.pop(0)
+    unit = units[0]
+    digits = 0 if unit == "B" or abs(count) >= 99.95 else 1 if abs(count) >= 9.995 else 2
+    return f"{count:.{digits}f} {unit}"
+
+
+def _short_byte_text(count: float) -> str:
+    number, unit = byte_text(count).split()
+    return f"{float(number):g} {unit}"
+
+
+def second_text(seconds: float) -> str:
+    """Seconds for people: `0.42 s`, `12.3 s`, `6 min 12 s`, `1 h 03 min`."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s" if seconds >= 9.995 else f"{seconds:.2f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def accuracy_range(values: Sequence[float]) -> tuple[float, float]:
+    """The limits of an accuracy axis: whole tenths around the values, at least three of them, within 0 and 1."""
+    known = [v for v in values if math.isfinite(v)] or [0.0, 1.0]
+    low = max(0.0, math.floor(min(known) * 10 - 0.3) / 10)
+    high = min(1.0, math.ceil(max(known) * 10 + 0.3) / 10)
+    return min(low, max(0.0, high - 0.3)), max(high, min(1.0, low + 0.3))
+
+
+def curves(lines: Sequence[Line], alt: str, *, of_bytes: bool = False, span: tuple[float, float] | None = None) -> str:
+    """Accuracies over rounds, or over bytes sent (logarithmic where they differ by more than a factor of 30), as SVG.
+
+    Args:
+        lines: the series; a legend stands below the axes where there is more than one.
+        alt: what the chart shows, for those who cannot see it.
+        of_bytes: x is in bytes; otherwise it counts rounds.
+        span: limits of the accuracy axis; None: from the values.
+    """
+    names = [textwrap.fill(line.label, 48) for line in lines]
+    figure = Figure(figsize=(WIDTH_INCHES, 2.9 + (0.19 * (1 + sum(n.count("\n") + 1 for n in names)) if len(lines) > 1 else 0)))
+    figure.set_layout_engine("constrained")
+    axes = figure.add_subplot()
+    for line, name in zip(lines, names, strict=True):
+        _draw(axes, line, name)
+    seen = [v for line in lines for row in (line.y, line.low, line.high, *line.members) for v in row if v is not None]
+    axes.set_ylim(*(span or accuracy_range(seen)))
+    _frame(axes)
+    axes.set_xlabel("bytes sent by all clients so far" if of_bytes else "round", color=INK)
+    _x_axis(axes, [x for line in lines if not line.level for x in line.x], of_bytes)
+    if len(lines) > 1:
+        figure.legend(loc="outside lower left", frameon=False, labelcolor=INK, fontsize=9)
+    return inline_svg(figure, alt)
+
+
+def bars(series: Sequence[tuple[str, Values]], alt: str, x_label: str = "client") -> str:
+    """Accuracies side by side for each client, from 0 to 1, as SVG; series without any value are left out."""
+    shown = [(name, values) for name, values in series if any(v is not None for v in values)]
+    count = max((len(values) for _, values in shown), default=0)
+    figure = Figure(figsize=(WIDTH_INCHES, 2.9 + 0.19 * (1 + len(shown))))
+    figure.set_layout_engine("constrained")
+    axes = figure.add_subplot()
+    width = 0.8 / max(1, len(shown))
+    for i, (name, values) in enumerate(shown):
+        x = np.arange(len(values)) + (i - (len(shown) - 1) / 2) * width
+        drawn = axes.bar(x, _numbers(values), width * 0.92, label=name, color=COLOURS[i], hatch=("", "////")[i % 2])
+        for patch in drawn:
+            patch.set_edgecolor("#ffffff")
+        if count <= 8:
+            texts = ["" if v is None else f"{100 * v:.0f}" for v in values]
+            axes.bar_label(drawn, texts, color=INK, fontsize=8, padding=1)
+    axes.set_ylim(0, 1.08 if count <= 8 else 1)
+    _frame(axes)
+    axes.set_yticks(np.linspace(0, 1, 6))
+    axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
+    axes.set_xlabel(x_label, color=INK)
+    figure.legend(loc="outside lower left", frameon=False, labelcolor=INK, fontsize=9)
+    return inline_svg(figure, alt)
+
+
+def durations(rows: Sequence[tuple[str, float]], alt: str) -> str:
+    """Seconds by name as lying bars, the first on top, as SVG."""
+    figure = Figure(figsize=(WIDTH_INCHES, 1.0 + 0.32 * len(rows)))
+    figure.set_layout_engine("constrained")
+    axes = figure.add_subplot()
+    drawn = axes.barh([textwrap.shorten(name, 24) for name, _ in rows], [seconds for _, seconds in rows], 0.7, color=COLOURS[2])
+    axes.bar_label(drawn, [second_text(seconds) for _, seconds in rows], color=INK, fontsize=9, padding=3)
+    _frame(axes)
+    axes.invert_yaxis()
+    axes.grid(visible=False)
+    axes.set_yticks(range(len(rows)), [textwrap.shorten(name, 24) for name, _ in rows])
+    axes.set_xlim(0, 1.28 * max(1e-9, *(seconds for _, seconds in rows)))
+    axes.xaxis.set_visible(False)
+    axes.spines["bottom"].set_visible(False)
+    return inline_svg(figure, alt)
+
+
+def _draw(axes: Axes, line: Line, name: str) -> None:
+    """One series with its band or thin lines; a level is drawn across the whole width."""
+    colour = COLOURS[line.style % len(COLOURS)]
+    dash, marker = DASHES[line.style // len(COLOURS) % len(DASHES)], MARKERS[line.style % len(MARKERS)]
+    if line.level:
+        axes.axhline(_known(line.x, line.y)[1][-1], color=colour, linestyle=(0, (6, 3)), linewidth=1.5, label=name)
+        return
+    members = line.members
+    low, high = line.low, line.high
+    if len(members) > MOST_THIN_LINES:
+        rounds = [[v for v in row if v is not None] for row in zip(*members, strict=True)]
+        low, high = ([float(np.quantile(row, q)) if row else None for row in rounds] for q in (0.1, 0.9))
+        members = ()
+    for member in members:
+        axes.plot(*_known(line.x, member), color=colour, linewidth=0.8, alpha=0.45, label="_nolegend_")
+    if low and high:
+        axes.fill_between(line.x, _numbers(low), _numbers(high), color=colour, alpha=0.18, linewidth=0, label="_nolegend_")
+    x, y = _known(line.x, line.y)
+    every, size = max(1, math.ceil(len(x) / 12)), 8 if len(x) == 1 else 5
+    axes.plot(x, y, color=colour, linestyle=dash, linewidth=2.0, marker=marker, markersize=size, markevery=every, label=name)
+
+
+def _x_axis(axes: Axes, values: Sequence[float], of_bytes: bool) -> None:
+    """Whole rounds, or bytes in units; few ticks, as labels are wide."""
+    if not of_bytes:
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        return
+    positive = [x for x in values if x > 0]
+    if positive and max(positive) > 30 * min(positive):
+        axes.set_xscale("log")
+        axes.set_xlim(min(positive) / 1.6, max(positive) * 1.6)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0,), numticks=6))
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        axes.set_xlim(0, max(positive, default=1) * 1.05)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short_byte_text(x)))
+
+
+def _frame(axes: Axes) -> None:
+    """Quiet axes: percent up, light rules behind, no box."""
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+    axes.set_axisbelow(True)
+    axes.grid(axis="y", color=RULE, linewidth=0.8)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(INK)
+    axes.tick_params(axis="both", colors=INK, labelsize=9)
+    axes.tick_params(axis="y", length=0)
+
+
+def _known(x: Sequence[float], y: Values) -> tuple[list[float], list[float]]:
+    pairs = [(at, value) for at, value in zip(x, y, strict=True) if value is not None]
+    return [at for at, _ in pairs], [value for _, value in pairs]
+
+
+def _numbers(values: Values) -> list[float]:
+    return [math.nan if v is None else float(v) for v in values]
+
+
+def inline_svg(figure: Figure, alt: str) -> str:
+    """The figure as an `<svg>` element with a text alternative, CSS variables for colours, and no address of any kind."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": alt}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text[text.index("<svg") :], flags=re.DOTALL)
+    box = re.search(r'viewBox="[^"]*"', text)
+    assert box is not None
+    head = f'<svg {box.group()} role="img" aria-label="{html.escape(alt, quote=True)}">'
+    text = head + text[text.index(">") + 1 :].replace("xlink:href=", "href=")
+    used = set(re.findall(r"#([\w-]+)[\")]", text))
+    text = re.sub(r' id="([^"]*)"', lambda found: found.group() if found.group(1) in used else "", text)
+    for name, colour in [("ink", INK), ("rule", RULE), *((f"c{i}", c) for i, c in enumerate(COLOURS)), ("page", "#ffffff")]:
+        text = text.replace(colour, f"var(--{name})")
+    return re.sub(r"\n\s*", "\n", text).strip()
+
+
+def mosaic(images: NDArray[np.uint8]) -> str:
+    """Up to four pictures (n, 3, S, S), uint8, in two columns, as the `data:` address of a PNG.
+
+    Small pictures are enlarged by a whole factor without smoothing, large ones reduced.
+    """
+    tiles = [_tile(image) for image in images[:4]]
+    side, gap = tiles[0].width, max(2, tiles[0].width // 24)
+    columns, rows = min(2, len(tiles)), math.ceil(len(tiles) / 2)
+    sheet = Image.new("RGBA", (columns * (side + gap) - gap, rows * (side + gap) - gap), (0, 0, 0, 0))
+    for i, tile in enumerate(tiles):
+        sheet.paste(tile, (i % 2 * (side + gap), i // 2 * (side + gap)))
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _tile(image: NDArray[np.uint8]) -> Image.Image:
+    """One picture (3, S, S) as a square of about `PICTURE_PIXELS`."""
+    picture = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
+    if picture.width > PICTURE_PIXELS:
+        return picture.resize((PICTURE_PIXELS, PICTURE_PIXELS), Image.Resampling.LANCZOS)
+    factor = max(1, PICTURE_PIXELS // picture.width)
+    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)

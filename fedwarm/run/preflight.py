@@ -1,0 +1,55 @@
+"""What is checked before any work starts: settings, data, foundation and run folder, each refused in one line."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from fedwarm.config import Config, SettingError, Value, parse
+from fedwarm.run.record import RunFolder
+
+
+def prepare_folder(path: Path, fresh: bool) -> RunFolder:
+    """The run's folder, empty or not there yet; `fresh` clears one that holds a run.
+
+    Raises:
+        SettingError: it holds another run (without `fresh`) or something that is no run at all.
+    """
+    folder = RunFolder(path)
+    if fresh and (folder.path / "results.json").is_file():
+        shutil.rmtree(folder.path)
+    folder.refuse_other()
+    return folder
+
+
+def check_run(flat: Mapping[str, Value], clients: int) -> tuple[Config, int]:
+    """The settings, and the number of clients they are good for (0: the data set's own number).
+
+    Raises:
+        SettingError: a setting, the data, the partition or the foundation cannot be used.
+    """
+    import torch
+
+    torch.set_num_threads(1)  # no thread pool may exist before workers are forked
+    config = parse(flat)
+    if clients < 0:
+        raise SettingError(f"--clients {clients} is out of range; it must be at least 1")
+    from fedwarm.data import default_clients, partition_table
+
+    count = clients or default_clients(config.data)
+    partition_table(config.data, config.run.seed, count)
+    if config.run.method == "warmfed":
+        _check_foundation(config)
+    return config, count
+
+
+def _check_foundation(config: Config) -> None:
+    from fedwarm.diffusion.foundation import locate
+    from fedwarm.diffusion.prompts import prompts
+    from fedwarm.methods.warmfed import WarmFed
+
+    settings = config.of(WarmFed)
+    prompts(settings.prompt, ["x"])
+    if settings.synthetic_ratio > 0:
+        locate(config.diffusion.foundation)

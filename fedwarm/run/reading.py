@@ -1,0 +1,190 @@
+"""Reading a run folder as it lies: `results.json` of schema 1 and `ledger.jsonl`, checked and typed."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedwarm.config import SettingError
+from fedwarm.methods import METHODS
+
+SCHEMA = 1
+BYTE_KEYS = ("payload_bytes_up", "wire_bytes_up", "payload_bytes_down", "wire_bytes_down")
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round reached and cost; `clients` and `personal` are per client, `up` and `down` bytes per client."""
+
+    number: int
+    accuracy: float | None
+    clients: list[float | None]
+    personal: list[float | None]
+    up: list[int]
+    down: list[int]
+    evaluation_bytes: int
+    seconds: float
+    train_loss: float | None
+    failures: list[str]
+
+    @property
+    def personal_mean(self) -> float | None:
+        return mean(self.personal)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, read and checked."""
+
+    folder: Path
+    method: str
+    seed: int
+    engine: str
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    commit: str | None
+    clients: int
+    classes: list[str]
+    counts: list[list[int]] | None
+    rounds: list[Round]
+    accuracy: float | None
+    personal_mean: float | None
+    personal_worst: float | None
+    up: int
+    down: int
+    seconds: float
+    privacy: Json | None
+    notes: list[str]
+    stages: list[tuple[str, float]]
+    ledger: list[Json]
+    unread_lines: int
+    complete: bool
+
+    @property
+    def title(self) -> str:
+        marks = [" (reference, not federated)"] * self.reference + [" (unfinished)"] * (not self.complete)
+        return self.method + "".join(marks)
+
+    @property
+    def reference(self) -> bool:
+        return self.method == "centralized"
+
+    @property
+    def summary(self) -> str:
+        return METHODS[self.method].summary if self.method in METHODS else ""
+
+    @property
+    def up_per_client(self) -> float:
+        return self.up / max(1, self.clients)
+
+    @property
+    def down_per_client(self) -> float:
+        return self.down / max(1, self.clients)
+
+    @property
+    def failures(self) -> list[str]:
+        return [f"round {r.number}, {failure}" for r in self.rounds for failure in r.failures]
+
+    def last(self, kind: str) -> list[float | None]:
+        """The last accuracies per client that were measured, of `clients` (the global model) or `personal`; one for each."""
+        columns: list[list[float | None]] = [getattr(r, kind) for r in self.rounds]
+        newest = next((column for column in reversed(columns) if any(v is not None for v in column)), [])
+        return newest + [None] * (self.clients - len(newest))
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """The mean of what is known, None of nothing."""
+    known = [v for v in values if v is not None]
+    return statistics.fmean(known) if known else None
+
+
+def read_run(folder: Path) -> Run:
+    """A run folder's results and ledger.
+
+    Raises:
+        SettingError: there is no `results.json`, it is unreadable, of another schema, or does not follow it.
+    """
+    path = folder / "results.json"
+    if not path.is_file():
+        raise SettingError(f"{folder} is no run folder: it holds no results.json")
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingError(f"{path} cannot be read as JSON: {error}") from error
+    schema = raw.get("schema") if isinstance(raw, dict) else None
+    if schema != SCHEMA:
+        raise SettingError(f"{path} has schema {schema!r}; this fedwarm reads schema {SCHEMA}")
+    try:
+        return _run(folder, raw)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SettingError(f"{path} does not follow schema {SCHEMA}: {type(error).__name__}: {error}") from error
+
+
+def _run(folder: Path, raw: Json) -> Run:
+    final, partition = raw["final"], raw["partition"]
+    personal = final.get("personal") or {}
+    ledger, unread = _ledger(folder / "ledger.jsonl")
+    return Run(
+        folder=folder,
+        method=str(raw["method"]),
+        seed=int(raw["seed"]),
+        engine=str(raw["engine"]),
+        settings=dict(raw["settings"]),
+        versions={str(k): str(v) for k, v in raw["versions"].items()},
+        commit=raw.get("commit"),
+        clients=int(partition["clients"]),
+        classes=[str(c) for c in partition.get("classes") or []],
+        counts=[[int(n) for n in row] for row in partition["counts"]] if partition.get("counts") is not None else None,
+        rounds=[_round(entry) for entry in raw["rounds"]],
+        accuracy=_number((final.get("global") or {}).get("accuracy")),
+        personal_mean=_number(personal.get("mean")),
+        personal_worst=_number(personal.get("worst")),
+        up=int(raw["totals"]["bytes_up"]),
+        down=int(raw["totals"]["bytes_down"]),
+        seconds=float(raw["totals"]["seconds"]),
+        privacy=dict(raw["privacy"]) if raw.get("privacy") else None,
+        notes=[str(n) for n in raw.get("notes") or []],
+        stages=[(str(s["name"]), float(s["seconds"])) for s in raw.get("stages") or []],
+        ledger=ledger,
+        unread_lines=unread,
+        complete=bool(raw.get("complete", True)),
+    )
+
+
+def _round(entry: Json) -> Round:
+    shared, personal = entry.get("global") or {}, entry.get("personal") or {}
+    return Round(
+        number=int(entry["round"]),
+        accuracy=_number(shared.get("accuracy")),
+        clients=[_number(v) for v in shared.get("per_client") or []],
+        personal=[_number(v) for v in personal.get("per_client") or []],
+        up=[int(n) for n in entry["bytes_up"]],
+        down=[int(n) for n in entry["bytes_down"]],
+        evaluation_bytes=int(entry.get("bytes_evaluation") or 0),
+        seconds=float(entry["seconds"]),
+        train_loss=_number(entry.get("train_loss")),
+        failures=[str(f) for f in entry.get("failures") or []],
+    )
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, or None for null and NaN."""
+    return None if value is None or float(value) != float(value) else float(value)
+
+
+def _ledger(path: Path) -> tuple[list[Json], int]:
+    """The ledger's entries and how many lines could not be read (a run that was cut off may leave half a line)."""
+    entries: list[Json] = []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            entries.append({**entry, **{key: float(entry.get(key) or 0) for key in (*BYTE_KEYS, "seconds")}})
+        except (ValueError, TypeError, AttributeError):
+            continue
+    return entries, len(lines) - len(entries)

@@ -1,0 +1,231 @@
+"""One page about one or several runs: what they reached, what it cost, what the generators draw, and how all was set.
+
+`make_report` reads run folders as they lie (results, ledger, pictures, weights) and starts nothing. The one thing it may load is
+the data set, for real pictures beside the generated ones; where that cannot be had the page says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from fedwarm.config import SettingError, all_groups, allowed, keys, parse
+from fedwarm.ledger import EVALUATE
+from fedwarm.run import plots
+from fedwarm.run.compare import compare
+from fedwarm.run.pages import render
+from fedwarm.run.reading import BYTE_KEYS, Json, Run, mean, read_run
+
+MOST_ROWS, MOST_PICTURE_ROWS, MOST_PICTURE_COLUMNS = 100, 12, 20
+MOST_BARS = 40
+PICTURES = "pictures/generated.safetensors"
+PICTURES_PER_CELL = 4
+
+
+def make_report(runs: Sequence[Path], out: Path | None = None) -> Path:
+    """Writes one self-contained HTML page about the runs and returns its path.
+
+    Args:
+        runs: run folders; one gives its page, several are compared first.
+        out: the page's path; None: `report.html` in the only run's folder, or `fedwarm-report.html` in the working directory.
+
+    Raises:
+        SettingError: no run given, a folder that is no run of schema 1, or a page that cannot be written.
+    """
+    folders = list(dict.fromkeys(Path(run).resolve() for run in runs))
+    if not folders:
+        raise SettingError("no run folder given; name at least one, e.g. runs/warmfed")
+    read = [read_run(folder) for folder in folders]
+    path = Path(out) if out is not None else folders[0] / "report.html" if len(read) == 1 else Path("fedwarm-report.html")
+    comparison = compare(read) if len(read) > 1 else None
+    _write(path.resolve(), render(sections=[section(run) for run in read], comparison=comparison))
+    return path.resolve()
+
+
+def _write(path: Path, page: str) -> None:
+    """The page under a temporary name beside its place, then renamed: readers see the old page or the new one."""
+    if path.is_dir():
+        raise SettingError(f"{path} is a folder; the page needs the name of a file, e.g. {path / 'report.html'}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_text(page, encoding="utf-8")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise SettingError(f"the page {path} cannot be written: {error.strerror}; choose another place") from error
+
+
+def section(run: Run) -> Json:
+    """What the page shows of one run, ready for the template."""
+    return {
+        "run": run,
+        "peak": max((n for row in run.counts or [] for n in row), default=0),
+        "figures": figures(run),
+        "clients": client_rows(run),
+        "most_rows": MOST_ROWS,
+        "stages": stage_rows(run),
+        "pictures": pictures(run),
+        "settings": setting_rows(run.settings),
+        "files": file_sizes(run.folder),
+    }
+
+
+def figures(run: Run) -> list[tuple[str, str]]:
+    """Charts of one run with their captions: curves over rounds and bytes, and the last accuracies of each client."""
+    found = over_time(run) if sum(r.accuracy is not None or r.personal_mean is not None for r in run.rounds) > 1 else []
+    pairs = [("global model", run.last("clients")), ("personal model", run.last("personal"))]
+    if run.clients <= MOST_BARS and any(v is not None for _, row in pairs for v in row):
+        caption = "Last accuracy on each client's own test images"
+        found.append((plots.bars(pairs, f"{caption}: {run.title}"), f"{caption}, in percent."))
+    stages = {name: sum(seconds for other, seconds in run.stages if other == name) for name, _ in run.stages}
+    if len(stages) > 1:
+        found.append((plots.durations(list(stages.items()), f"Time by stage: {run.title}"), "Time by stage."))
+    return found
+
+
+def over_time(run: Run) -> list[tuple[str, str]]:
+    """Curves over rounds and over bytes sent, with their captions; all have the same accuracy axis."""
+    x = [float(r.number) for r in run.rounds]
+    span = plots.accuracy_range([v for r in run.rounds for v in (r.accuracy, *r.clients, *r.personal) if v is not None])
+    lines = [
+        ("Global model", plots.Line("global model", x, [r.accuracy for r in run.rounds], 0, members=_members(run, "clients"))),
+        (
+            "Personal models",
+            plots.Line("personal, mean", x, [r.personal_mean for r in run.rounds], 1, members=_members(run, "personal")),
+        ),
+    ]
+    lines = [(text, line) for text, line in lines if any(v is not None for v in line.y)]
+    thin = "thin: each client" if run.clients <= plots.MOST_THIN_LINES else "shaded: the middle 80 % of the clients"
+    found = [
+        (plots.curves([line], f"{text} by round: {run.title}", span=span), f"{text} by round; {thin}.") for text, line in lines
+    ]
+    sent = np.cumsum([sum(r.up) for r in run.rounds]).tolist()
+    if sent[-1] > 0:
+        bare = [dataclasses.replace(line, x=sent, members=()) for _, line in lines]
+        found.append(
+            (plots.curves(bare, f"Accuracy by bytes up: {run.title}", of_bytes=True, span=span), "Accuracy by bytes up.")
+        )
+    return found
+
+
+def _members(run: Run, kind: str) -> list[list[float | None]]:
+    """Accuracies by client, then round; None where a round did not measure them."""
+    rows: list[list[float | None]] = [getattr(r, kind) for r in run.rounds]
+    return [[row[k] if k < len(row) else None for row in rows] for k in range(max(map(len, rows), default=0))]
+
+
+def client_rows(run: Run) -> list[Json]:
+    """One row a client: examples, final accuracies, bytes by the ledger without evaluation, size of its adapter."""
+    shared, personal, rows = run.last("clients"), run.last("personal"), []
+    for k in range(min(run.clients, MOST_ROWS)):
+        mine = [entry for entry in run.ledger if entry.get("client") == k and entry.get("stage") != EVALUATE]
+        adapter = run.folder / "adapters" / f"client-{k}" / "pytorch_lora_weights.safetensors"
+        row: Json = {"client": k, "shared": shared[k], "personal": personal[k]}
+        row["examples"] = sum(run.counts[k]) if run.counts else None
+        row["bytes"] = [int(sum(entry[key] for entry in mine)) if run.ledger else None for key in BYTE_KEYS]
+        row["adapter"] = adapter.stat().st_size if adapter.is_file() else None
+        row["seconds"] = sum(entry["seconds"] for entry in mine) if run.ledger else None
+        rows.append(row)
+    return rows
+
+
+def stage_rows(run: Run) -> list[Json]:
+    """One row a stage, in order of first appearance: its duration, and the ledger's replies, bytes and clients' seconds."""
+    names = list(dict.fromkeys([name for name, _ in run.stages] + [str(entry.get("stage")) for entry in run.ledger]))
+    rows = []
+    for name in names:
+        entries = [entry for entry in run.ledger if str(entry.get("stage")) == name]
+        durations = [seconds for stage, seconds in run.stages if stage == name]
+        row: Json = {"name": name, "seconds": sum(durations) if durations else None, "replies": len(entries)}
+        row["bytes"] = [int(sum(entry[key] for entry in entries)) for key in BYTE_KEYS]
+        row["failures"] = sum(bool(entry.get("failure")) for entry in entries)
+        row["mean_seconds"] = mean(entry["seconds"] for entry in entries)
+        row["longest_seconds"] = max((entry["seconds"] for entry in entries), default=None)
+        rows.append(row)
+    return rows
+
+
+def setting_rows(settings: Json) -> list[Json]:
+    """Every setting of a run with its meaning, its default, and whether it was changed; unknown ones count as changed."""
+    known = {key: f for key, _, f in keys(all_groups())}
+    rows = []
+    for key, value in settings.items():
+        f = known.get(key)
+        row: Json = {"key": key, "value": value, "default": f.default if f else None, "changed": f is None or value != f.default}
+        row["text"] = f"{f.metadata['text']} ({allowed(f)})" if f else "not a setting of this version"
+        rows.append(row)
+    return rows
+
+
+def file_sizes(folder: Path) -> list[tuple[str, int]]:
+    """The weights, pictures and records of a run folder with their sizes in bytes; the adapters together."""
+    adapters = sorted(folder.glob("adapters/*/*.safetensors"))
+    named = [(f"adapters ({len(adapters)} files)", sum(path.stat().st_size for path in adapters))] if adapters else []
+    rest = ("model.safetensors", PICTURES, "results.json", "ledger.jsonl")
+    return named + [(name, (folder / name).stat().st_size) for name in rest if (folder / name).is_file()]
+
+
+def pictures(run: Run) -> Json | None:
+    """Generated pictures beside real ones, by client and class, as `data:` addresses; None where the run drew none."""
+    path = run.folder / PICTURES
+    if not path.is_file():
+        return None
+    try:
+        drawn = _drawn(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        return {
+            "classes": [],
+            "rows": [],
+            "hidden": 0,
+            "note": f"The generated pictures cannot be read: {error}",
+            "file": PICTURES,
+        }
+    present = sorted({c for by_class in drawn.values() for c in by_class})[:MOST_PICTURE_COLUMNS]
+    rows, note = [], ""
+    for k, by_class in sorted(drawn.items())[:MOST_PICTURE_ROWS]:
+        real: dict[int, str] = {}
+        if not note:
+            try:
+                real = _real(run, k, present)
+            except (ImportError, SettingError, OSError) as error:
+                note = f"The data set could not be loaded here, so generated pictures stand alone: {error}"
+        row: Json = {"client": k, "real": [real.get(c) for c in present]}
+        row["generated"] = [plots.mosaic(by_class[c]) if c in by_class and len(by_class[c]) else None for c in present]
+        rows.append(row)
+    names = [run.classes[c] if c < len(run.classes) else str(c) for c in present]
+    return {"classes": names, "rows": rows, "hidden": len(drawn) - len(rows), "note": note, "file": PICTURES}
+
+
+def _drawn(path: Path) -> dict[int, dict[int, NDArray[np.uint8]]]:
+    """The first generated pictures (m, 3, S, S), uint8, of each client and class."""
+    drawn: dict[int, dict[int, NDArray[np.uint8]]] = {}
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata() or {}
+        for key in file.keys():  # noqa: SIM118 (a safetensors file is no mapping)
+            images = file.get_tensor(key)
+            classes = json.loads(metadata.get(key, "[]"))
+            if images.ndim != 5 or len(classes) != len(images):
+                raise ValueError(f"{key} has shape {images.shape} for classes {classes}")
+            drawn[int(key.rsplit("-", 1)[1])] = {int(c): images[i, :PICTURES_PER_CELL] for i, c in enumerate(classes)}
+    return drawn
+
+
+def _real(run: Run, client: int, classes: Sequence[int]) -> dict[int, str]:
+    """Real training pictures of one client by class, as `data:` addresses; classes it does not hold are left out."""
+    from fedwarm.data import load_shard
+
+    config = parse(run.settings)
+    shard = load_shard(config.data, run.seed, client, run.clients)
+    images, labels = np.asarray(shard.train_images), np.asarray(shard.train_labels)
+    chosen = {c: images[np.flatnonzero(labels == c)[:PICTURES_PER_CELL]] for c in classes}
+    return {c: plots.mosaic(found) for c, found in chosen.items() if len(found)}

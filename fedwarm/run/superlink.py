@@ -1,0 +1,286 @@
+"""What starting Flower's processes takes: free ports, a clean environment, and an end that leaves none of them behind.
+
+Flower's daemons start processes in sessions of their own, which outlive them for a while, and Ray starts more below those. So a
+daemon's family is known by two signs: descent, and a mark in the environment that every descendant inherits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+import psutil  # type: ignore[import-untyped]
+
+MARK = "FEDWARM_FAMILY"
+LOOPBACK = "127.0.0.1"
+POLL_SECONDS = 0.1
+KILL_ROUNDS = 100
+LONGEST_RAY_FOLDER = 36
+_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+class RunFailed(RuntimeError):  # noqa: N818
+    """A run, or a process it needs, failed: the message is one line, `lines` are the last of the log."""
+
+    def __init__(self, message: str, lines: Sequence[str] = ()) -> None:
+        super().__init__(" ".join(message.split()))
+        self.lines = tuple(lines)
+        if self.lines:
+            self.add_note("\n".join(("last log lines:", *self.lines)))
+
+
+def plain(text: str) -> str:
+    """The text without terminal colours."""
+    return _COLOUR.sub("", text)
+
+
+def free_ports(count: int) -> list[int]:
+    """Distinct loopback ports that nobody listens on at this moment."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind((LOOPBACK, 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def executable(name: str) -> str:
+    """Path of a command of this Python's installation, else of the one on PATH.
+
+    Raises:
+        RunFailed: there is none.
+    """
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.is_file() else shutil.which(name)
+    if found is None:
+        raise RunFailed(f"the command {name} is not installed beside {sys.executable}; pip install 'flwr[simulation]'")
+    return found
+
+
+def environment(home: Path) -> dict[str, str]:
+    """This process's environment, changed so that Flower's processes keep to the folder `home` and call nobody.
+
+    Flower's state and Ray's go below `home`, dependencies are not installed, telemetry and update checks are off, the commands
+    of this Python's installation come first on PATH, and loopback addresses bypass a proxy.
+    """
+    bypass = [part for part in os.environ.get("NO_PROXY", os.environ.get("no_proxy", "")).split(",") if part]
+    no_proxy = ",".join(dict.fromkeys([*bypass, LOOPBACK, "localhost"]))
+    changed = {
+        "FLWR_HOME": str(home),
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PYTHONUNBUFFERED": "1",
+        "NO_PROXY": no_proxy,
+        "no_proxy": no_proxy,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+    }
+    if len(str(home)) <= LONGEST_RAY_FOLDER:
+        changed["RAY_TMPDIR"] = str(home)
+    return {**os.environ, **changed}
+
+
+def healthy(port: int) -> bool:
+    """Whether a server of Flower's answers on this loopback port."""
+    connection = HTTPConnection(LOOPBACK, port, timeout=1.0)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+class Daemon:
+    """A background process for the length of a `with` block; it ends with all that it started, whatever ends the block.
+
+    Args:
+        command: the command line; its first word is the name used in errors.
+        log: file that takes its output.
+        folder: its working directory.
+        env: its environment.
+        ready: says whether it does its work yet; None: entering the block does not wait.
+        patience_seconds: how long it may take to become ready.
+        grace_seconds: how long the family has to end by itself before it is killed.
+
+    Raises:
+        RunFailed: on entering, if the process died or was not ready in time; with the last lines of its log.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        log: Path,
+        folder: Path,
+        env: Mapping[str, str],
+        ready: Callable[[], bool] | None = None,
+        patience_seconds: float = 120.0,
+        grace_seconds: float = 10.0,
+    ) -> None:
+        self.command, self.log, self.folder = list(command), log, folder
+        self.mark = uuid.uuid4().hex
+        self.env = {**env, MARK: self.mark}
+        self.ready, self.patience_seconds, self.grace_seconds = ready, patience_seconds, grace_seconds
+        self._process: subprocess.Popen[bytes] | None = None
+        self._output: IO[bytes] | None = None
+
+    def __enter__(self) -> Daemon:
+        self._output = self.log.open("ab")
+        try:
+            self._process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=subprocess.STDOUT,
+                cwd=self.folder,
+                env=self.env,
+                start_new_session=True,
+            )
+            if self.ready is not None:
+                self.wait_until(self.ready)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process itself, not only its family, still runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def tail(self, count: int = 20) -> list[str]:
+        """The last lines of its log, without colours."""
+        return plain(self.log.read_text(encoding="utf-8", errors="replace")).splitlines()[-count:]
+
+    def wait_until(self, check: Callable[[], bool]) -> None:
+        """Wait until `check` holds; RunFailed if the process dies before that or it takes too long."""
+        name, end = Path(self.command[0]).name, time.monotonic() + self.patience_seconds
+        while not check() or not self.alive:
+            if not self.alive:
+                raise RunFailed(f"{name} ended before it was ready", self.tail())
+            if time.monotonic() > end:
+                raise RunFailed(f"{name} was not ready after {self.patience_seconds:g} seconds", self.tail())
+            time.sleep(POLL_SECONDS)
+
+    def close(self) -> None:
+        """End the process and its family, and return when they are gone."""
+        process, self._process = self._process, None
+        output, self._output = self._output, None
+        try:
+            if process is not None:
+                end_family(process, self.mark, self.grace_seconds)
+        finally:
+            if output is not None:
+                output.close()
+
+
+def family(process: subprocess.Popen[bytes], mark: str) -> list[psutil.Process]:
+    """The living among a child process of ours, its descendants, and all processes that carry its mark."""
+    found: dict[int, psutil.Process] = {}
+    if process.poll() is None:
+        with contextlib.suppress(psutil.Error):
+            head = psutil.Process(process.pid)
+            found = {each.pid: each for each in [head, *head.children(recursive=True)]}
+    for each in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if each.pid != os.getpid() and each.environ().get(MARK) == mark:
+                found[each.pid] = each
+    return [each for each in found.values() if _lives(each)]
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
+def end_family(process: subprocess.Popen[bytes], mark: str, grace_seconds: float) -> None:
+    """Ask a child process of ours and its family to end, and kill what has not ended after the grace (or a second Ctrl-C)."""
+    members = family(process, mark)
+    try:
+        _signal(members, signal.SIGTERM)
+        end = time.monotonic() + grace_seconds
+        while any(map(_lives, members)) and time.monotonic() < end:
+            process.poll()
+            time.sleep(POLL_SECONDS)
+    finally:
+        for _ in range(KILL_ROUNDS):
+            left = {*filter(_lives, members), *family(process, mark)}
+            if not left:
+                break
+            _signal(left, signal.SIGKILL)
+            time.sleep(POLL_SECONDS)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(KILL_ROUNDS * POLL_SECONDS)
+
+
+def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
+    for each in processes:
+        with contextlib.suppress(psutil.Error):
+            each.send_signal(number)
+
+
+@contextmanager
+def ending_on_signals() -> Iterator[None]:
+    """Let a polite end of this process (SIGTERM, SIGHUP) run the `finally` of the block, as Ctrl-C does.
+
+    Signals that the caller handles or ignores stay as they are; outside the main thread nothing changes.
+    """
+
+    def leave(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    taken = []
+    if threading.current_thread() is threading.main_thread():
+        taken = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is signal.SIG_DFL]
+    for each in taken:
+        signal.signal(each, leave)
+    try:
+        yield
+    finally:
+        for each in taken:
+            signal.signal(each, signal.SIG_DFL)
+
+
+@contextmanager
+def superlink(home: Path, *, simulation: bool) -> Iterator[tuple[Daemon, int]]:
+    """An insecure SuperLink on a loopback port of its own; `home` takes its state, its log and the file that names it.
+
+    Yields:
+        the daemon, whose `env` is what the `flwr` command needs to find it as the default connection, and its port.
+    """
+    (port,) = free_ports(1)
+    empty = home / "work"
+    empty.mkdir(parents=True)
+    address = f'address = "{LOOPBACK}:{port}"\ninsecure = true\n'
+    (home / "config.toml").write_text(f'[superlink]\ndefault = "here"\n\n[superlink.here]\n{address}', encoding="utf-8")
+    command = [executable("flower-superlink"), "--insecure", "--host", LOOPBACK, "--port", str(port)]
+    with Daemon(
+        [*command, *(["--simulation"] if simulation else [])],
+        log=home / "superlink.log",
+        folder=empty,
+        env=environment(home),
+        ready=lambda: healthy(port),
+    ) as daemon:
+        yield daemon, port

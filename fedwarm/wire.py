@@ -1,0 +1,128 @@
+"""Payload <-> Flower records: the one file of the mathematics side that knows Flower's types.
+
+A payload is what one side says to the other: arrays of one kind, metrics (numbers) and facts (names, lists, flags). Its size is
+what Flower ships of it: `payload` counts the arrays' numbers, `wire` the serialised arrays with their headers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from numpy.typing import NDArray
+
+from fedwarm.arrays import Arrays, payload_bytes
+
+Kind = Literal["none", "weights", "adapter"]
+Fact = str | int | float | bool | list[str] | list[int]
+KINDS = ("none", "weights", "adapter")
+
+
+@dataclass
+class Payload:
+    """One message's content.
+
+    Attributes:
+        kind: what the arrays are; `none` where there are none.
+        arrays: named numpy arrays.
+        metrics: numbers, e.g. `num-examples`.
+        facts: everything else; empty lists and texts do not travel.
+    """
+
+    kind: Kind = "none"
+    arrays: Arrays = field(default_factory=dict)
+    metrics: dict[str, int | float] = field(default_factory=dict)
+    facts: dict[str, Fact] = field(default_factory=dict)
+
+    def number(self, name: str) -> float:
+        """A metric that must be there.
+
+        Raises:
+            PayloadError: it is not, or it is not finite.
+        """
+        if name not in self.metrics:
+            raise PayloadError(f"metric {name!r} is missing")
+        value = float(self.metrics[name])
+        if not np.isfinite(value):
+            raise PayloadError(f"metric {name!r} is {value}")
+        return value
+
+    def text(self, name: str) -> str:
+        """A text fact, empty where it is missing."""
+        return str(self.facts.get(name, ""))
+
+
+class PayloadError(ValueError):
+    """A message that does not hold what it must."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Bytes of one message: `payload` the numbers alone, `wire` with Flower's array headers."""
+
+    payload_bytes: int = 0
+    wire_bytes: int = 0
+
+
+def to_records(payload: Payload) -> RecordDict:
+    """A fresh RecordDict of the payload; nothing in it is shared with another message."""
+    facts = {name: value for name, value in payload.facts.items() if value not in ("", [])}
+    metrics = {name: float(v) if isinstance(v, (float, np.floating)) else int(v) for name, v in payload.metrics.items()}
+    return RecordDict(
+        {
+            "arrays": ArrayRecord({name: Array(np.ascontiguousarray(a)) for name, a in payload.arrays.items()}),
+            "metrics": MetricRecord(dict(metrics)),
+            "facts": ConfigRecord({"kind": payload.kind, **facts}),  # type: ignore[dict-item]
+        }
+    )
+
+
+def from_records(content: RecordDict) -> tuple[Payload, Size]:
+    """The payload of a message and its size.
+
+    Raises:
+        PayloadError: a record is missing, or an array is not plain numpy.
+    """
+    arrays, metrics, facts = content.get("arrays"), content.get("metrics"), content.get("facts")
+    if not isinstance(arrays, ArrayRecord) or not isinstance(metrics, MetricRecord) or not isinstance(facts, ConfigRecord):
+        raise PayloadError("a message must hold the records arrays, metrics and facts")
+    kind = facts.get("kind", "none")
+    if kind not in KINDS:
+        raise PayloadError(f"unknown kind of payload {kind!r}")
+    decoded = {name: _decode(name, array) for name, array in arrays.items()}
+    numbers = {name: v for name, v in metrics.items() if isinstance(v, (int, float))}
+    rest = {name: v for name, v in facts.items() if name != "kind"}
+    payload = Payload(kind, decoded, numbers, rest)  # type: ignore[arg-type]
+    return payload, Size(payload_bytes(decoded), sum(len(a.data) for a in arrays.values()))
+
+
+def _decode(name: str, array: Array) -> NDArray[np.generic]:
+    try:
+        return array.numpy()
+    except (TypeError, ValueError) as error:
+        raise PayloadError(f"array {name!r} cannot be read: {error}") from error
+
+
+def size_of(payload: Payload) -> Size:
+    """The size a payload will have on the wire."""
+    return from_records(to_records(payload))[1]
+
+
+def check_arrays(arrays: Mapping[str, NDArray[np.generic]], like: Mapping[str, NDArray[np.generic]]) -> None:
+    """Refuse arrays that cannot be combined with `like`.
+
+    Raises:
+        PayloadError: missing or extra names, another shape or dtype, NaN or infinity; the message names the array.
+    """
+    if arrays.keys() != like.keys():
+        raise PayloadError(f"arrays differ in their names: {sorted(arrays.keys() ^ like.keys())[:3]}")
+    for name, array in arrays.items():
+        if array.shape != like[name].shape or array.dtype != like[name].dtype:
+            raise PayloadError(
+                f"{name} is {array.dtype}{list(array.shape)}, expected {like[name].dtype}{list(like[name].shape)}"
+            )
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            raise PayloadError(f"{name} holds NaN or infinity")

@@ -1,0 +1,107 @@
+"""Who takes part: every node is asked once who it is, and clients are kept in the order of their partitions.
+
+Flower's node ids are random in each run; partitions are not. So everything that must not depend on the run's luck (who is
+sampled, the order of sums) goes by partition.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TypeVar
+
+from flwr.app import Message, MessageType
+from flwr.serverapp import Grid
+
+from fedwarm.wire import Payload, PayloadError, from_records, to_records
+
+T = TypeVar("T", str, int)
+POLL_SECONDS = 0.2
+
+
+class FederationError(RuntimeError):
+    """The federation cannot go on; the message is one line that says why."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One client, as it described itself."""
+
+    partition: int
+    node: int
+    examples: int
+    tests: int
+    present: tuple[int, ...]
+    counts: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """All clients, `members[i]` being partition i, and the data set's facts on which they agree."""
+
+    members: tuple[Member, ...]
+    classes: tuple[str, ...]
+    image_size: int
+
+
+def meet(grid: Grid, timeout_seconds: float) -> Fleet:
+    """Ask every node who it is, and wait until all partitions of the federation have answered.
+
+    Raises:
+        FederationError: nodes are missing at the end of the time, two share a partition, or they disagree on the classes.
+    """
+    end = time.monotonic() + timeout_seconds
+    known: dict[int, Payload] = {}
+    expected = 1
+    while len(known) < expected:
+        fresh = sorted(n for n in grid.get_node_ids() if n not in known)
+        for node, payload in _ask(grid, fresh, max(1.0, end - time.monotonic())).items():
+            known[node] = payload
+            expected = int(payload.number("partitions"))
+        if len(known) < expected:
+            if time.monotonic() > end:
+                raise FederationError(f"{len(known)} of {expected} nodes answered within {timeout_seconds:.0f} s")
+            time.sleep(POLL_SECONDS)
+    return _fleet(known, expected)
+
+
+def _ask(grid: Grid, nodes: list[int], timeout_seconds: float) -> dict[int, Payload]:
+    messages = [Message(content=to_records(Payload()), message_type=MessageType.QUERY, dst_node_id=n) for n in nodes]
+    answers: dict[int, Payload] = {}
+    for reply in grid.send_and_receive(messages, timeout=timeout_seconds) if messages else []:
+        if reply.has_error():
+            raise FederationError(f"node {reply.metadata.src_node_id} cannot take part: {_reason(reply)}")
+        answers[reply.metadata.src_node_id] = from_records(reply.content)[0]
+    return answers
+
+
+def _reason(reply: Message) -> str:
+    text = (reply.error.reason or "").strip()
+    return text.splitlines()[-1] if text else f"error {reply.error.code}"
+
+
+def _fleet(known: dict[int, Payload], expected: int) -> Fleet:
+    by_partition = {int(p.number("partition")): node for node, p in known.items()}
+    if sorted(by_partition) != list(range(expected)):
+        raise FederationError(
+            f"partitions {sorted(int(p.number('partition')) for p in known.values())} are not 0 to {expected - 1}; "
+            "give each node its own partition-id"
+        )
+    first = known[by_partition[0]]
+    if any(p.facts.get("classes") != first.facts.get("classes") for p in known.values()):
+        raise FederationError("the nodes disagree on the classes of the data set; give all of them the same data.name")
+    members = tuple(_member(i, by_partition[i], known[by_partition[i]]) for i in range(expected))
+    return Fleet(members, tuple(_list(first, "classes", str)), int(first.number("image-size")))
+
+
+def _member(partition: int, node: int, answer: Payload) -> Member:
+    counts = tuple(_list(answer, "counts", int)) if "counts" in answer.facts else None
+    present = tuple(_list(answer, "present", int))
+    return Member(partition, node, int(answer.number("num-examples")), int(answer.number("num-test")), present, counts)
+
+
+def _list(payload: Payload, name: str, kind: type[T]) -> list[T]:
+    value = payload.facts.get(name, [])
+    if not isinstance(value, list) or not all(isinstance(v, kind) for v in value):
+        raise PayloadError(f"{name!r} must be a list of {kind.__name__}")
+    return [v for v in value if isinstance(v, kind)]

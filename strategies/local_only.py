@@ -1,0 +1,28 @@
+"""The baseline without federation: clients train alone; the server only counts."""
+
+from collections.abc import Iterator
+
+from flwr.app import MessageType
+
+from fedwarm.arrays import Arrays
+from fedwarm.ledger import EVALUATE
+from fedwarm.wire import Payload
+
+from .base import BaseStrategy, Stage
+
+
+class LocalOnly(BaseStrategy):
+    """There is no global model; personal models are measured after each round."""
+
+    method = "local_only"
+
+    def initial_arrays(self) -> Arrays:
+        return {}
+
+    def instruct(self, stage: Stage, client: int) -> Payload:
+        return Payload(metrics={"round": stage.round})
+
+    def plan(self) -> Iterator[Stage]:
+        for number in range(1, self.config.run.num_server_rounds + 1):
+            yield Stage(number, "round", MessageType.TRAIN, self.everyone)
+            yield Stage(number, EVALUATE, MessageType.EVALUATE, self.everyone, number)

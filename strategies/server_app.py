@@ -1,0 +1,30 @@
+"""The ServerApp of every method: settings in, strategy by name, run folder out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedwarm.config import parse
+from fedwarm.progress import listening
+from fedwarm.progress import logger as log_progress
+from fedwarm.run.record import RunFolder
+
+from . import strategy_class
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the method that the settings name."""
+    config = parse(context.run_config)
+    torch.set_num_threads(config.run.server_threads)
+    folder = RunFolder(Path(config.run.out) if config.run.out else Path.cwd() / "runs" / f"{config.run.method}-{context.run_id}")
+    with listening(log_progress, "server", only_if_nobody_listens=True):
+        strategy = strategy_class(config.run.method)(config, folder)
+        strategy.summary()
+        strategy.start(grid)
