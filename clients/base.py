@@ -18,7 +18,7 @@ from fedwarm.models import build_model, device_of
 from fedwarm.seeds import generator
 from fedwarm.store import Store
 from fedwarm.training import Hook, Plan, fit
-from fedwarm.wire import Payload
+from fedwarm.wire import Fact, Payload
 
 Action = Literal["describe", "round", "adapt", "distill", "evaluate"]
 PERSONAL = "personal"
@@ -79,7 +79,7 @@ class BaseClient:
     def describe(self, payload: Payload) -> Payload:
         """Partition, sizes and classes; counts per class only where the settings share them."""
         shard, counts = self.shard, self.shard.counts()
-        facts: dict[str, str | int | float | bool | list[str] | list[int]] = {
+        facts: dict[str, Fact] = {
             "classes": list(shard.classes),
             "present": [c for c, n in enumerate(counts) if n],
         }

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fedwarm.arrays import from_tensors
 from fedwarm.methods.warmfed import SelfDistillation, WarmFed, best_of
 from fedwarm.training import Hook, Plan, fit
-from fedwarm.wire import Payload
+from fedwarm.wire import Fact, Payload
 
 from .base import PERSONAL, BaseClient
 
@@ -39,8 +39,8 @@ class WarmFedClient(BaseClient):
         state = tune_adapter(
             foundation, shard.train_images, shard.train_labels, sentences, diffusion, run.seed, self.node.partition
         )
-        facts = {"fingerprint": foundation.fingerprint, "rank": diffusion.rank, "alpha": diffusion.alpha}
-        return Payload("adapter", from_tensors(state), {"num-examples": len(shard.train_labels)}, dict(facts))
+        facts: dict[str, Fact] = {"fingerprint": foundation.fingerprint, "rank": diffusion.rank, "alpha": diffusion.alpha}
+        return Payload("adapter", from_tensors(state), {"num-examples": len(shard.train_labels)}, facts)
 
     def round(self, payload: Payload) -> Payload:
         """First the personal model of the received weights, then their training for the server."""

@@ -46,7 +46,7 @@ class General(Group):
     num_server_rounds: int = setting(5, "rounds of training", low=1)
     fraction_train: float = setting(1.0, "share of the clients that train in a round (at least one)", low=1e-9, high=1.0)
     local_epochs: int = setting(2, "passes over a client's data in a round", low=1)
-    learning_rate: float = setting(0.05, "step size of the classifier's SGD", low=1e-12)
+    learning_rate: float = setting(0.02, "step size of the classifier's SGD", low=1e-12)
     momentum: float = setting(0.9, "momentum of the classifier's SGD", low=0.0, high=0.9999)
     weight_decay: float = setting(0.0, "weight decay of the classifier's SGD", low=0.0)
     batch_size: int = setting(32, "examples in a step of the classifier", low=1)
@@ -224,6 +224,4 @@ def parse(flat: Mapping[str, Value]) -> Config:
         path = str(flat.get(folder, ""))
         if path and not os.path.isabs(path):
             raise SettingError(f"{folder} = {path!r} is relative; give an absolute path, as workers run in other folders")
-    return dataclasses.replace(
-        config, groups={**config.groups, General: dataclasses.replace(config.run, method=name)}
-    )
+    return dataclasses.replace(config, groups={**config.groups, General: dataclasses.replace(config.run, method=name)})

@@ -1,2 +1,3 @@
 import strategies, sys  # noqa: E401, I001
+
 sys.modules[__name__] = strategies  # the public name of the top-level package; a wheel has the real one here

@@ -97,9 +97,7 @@ def fit(
     device = next(model.parameters()).device
     for hook in hooks:
         hook.prepare(model)
-    optimiser = torch.optim.SGD(
-        model.parameters(), lr=plan.learning_rate, momentum=plan.momentum, weight_decay=plan.weight_decay
-    )
+    optimiser = torch.optim.SGD(model.parameters(), lr=plan.learning_rate, momentum=plan.momentum, weight_decay=plan.weight_decay)
     model.train()
     n, steps, mean = len(labels), 0, 0.0
     images, labels = images.to(device), labels.to(device)
@@ -128,7 +126,7 @@ def _step(
     for hook in hooks:
         loss = hook.loss(batch, loss)
     optimiser.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     for hook in hooks:
         hook.gradient(model)
     optimiser.step()

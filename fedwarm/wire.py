@@ -75,7 +75,7 @@ def to_records(payload: Payload) -> RecordDict:
         {
             "arrays": ArrayRecord({name: Array(np.ascontiguousarray(a)) for name, a in payload.arrays.items()}),
             "metrics": MetricRecord(dict(metrics)),
-            "facts": ConfigRecord({"kind": payload.kind, **facts}),  # type: ignore[dict-item]
+            "facts": ConfigRecord({"kind": payload.kind, **facts}),
         }
     )
 
@@ -121,8 +121,6 @@ def check_arrays(arrays: Mapping[str, NDArray[np.generic]], like: Mapping[str, N
         raise PayloadError(f"arrays differ in their names: {sorted(arrays.keys() ^ like.keys())[:3]}")
     for name, array in arrays.items():
         if array.shape != like[name].shape or array.dtype != like[name].dtype:
-            raise PayloadError(
-                f"{name} is {array.dtype}{list(array.shape)}, expected {like[name].dtype}{list(like[name].shape)}"
-            )
+            raise PayloadError(f"{name} is {array.dtype}{list(array.shape)}, expected {like[name].dtype}{list(like[name].shape)}")
         if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
             raise PayloadError(f"{name} holds NaN or infinity")

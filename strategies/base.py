@@ -245,9 +245,7 @@ class BaseStrategy(Strategy):
         """Not used: stages are planned by `plan` and sent by `start`."""
         raise NotImplementedError("fedwarm's strategies run by start(grid); their stages are not single rounds")
 
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Not used: see `absorb` and `finish`."""
         raise NotImplementedError("fedwarm's strategies run by start(grid)")
 

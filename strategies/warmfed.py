@@ -92,9 +92,7 @@ class WarmFed(BaseStrategy):
             self.draw += self.settings.regenerate_each_round
             if self.draw:
                 self._draw_pool()
-            self.arrays = self._tuned(
-                self.mean.result(), self._all(), self.settings.epochs_aggregate, f"aggregate {stage.round}"
-            )
+            self.arrays = self._tuned(self.mean.result(), self._all(), self.settings.epochs_aggregate, f"aggregate {stage.round}")
 
     # The foundation and its pool
 

@@ -92,17 +92,19 @@ def loopback_federation(folder: Path, nodes: int) -> Iterator[Federation]:
     Yields when every node has registered.
     """
     with ending_on_signals(), ExitStack() as stack:
-        link, port = stack.enter_context(superlink(folder / "superlink", simulation=False))
-        members = [
-            stack.enter_context(_supernode(folder / f"node-{index}", port, own, f"partition-id={index} num-partitions={nodes}"))
-            for index, own in enumerate(free_ports(nodes))
-        ]
+        bytecode = folder / "bytecode"
+        link, port = stack.enter_context(superlink(folder / "superlink", simulation=False, bytecode=bytecode))
+        members = []
+        for index, own in enumerate(free_ports(nodes)):
+            env = environment(folder / f"node-{index}", bytecode)
+            members.append(stack.enter_context(_supernode(env, port, own, f"partition-id={index} num-partitions={nodes}")))
         for each in members:
             each.wait_until(lambda node=each: "SuperNode ID" in node.log.read_text(encoding="utf-8"))
         yield Federation(link, tuple(members))
 
 
-def _supernode(home: Path, superlink_port: int, own_port: int, node_config: str) -> Daemon:
+def _supernode(env: Mapping[str, str], superlink_port: int, own_port: int, node_config: str) -> Daemon:
+    home = Path(env["FLWR_HOME"])
     empty = home / "work"
     empty.mkdir(parents=True)
     addresses = ["--superlink", f"{LOOPBACK}:{superlink_port}", "--host", LOOPBACK, "--port", str(own_port)]
@@ -110,5 +112,5 @@ def _supernode(home: Path, superlink_port: int, own_port: int, node_config: str)
         [executable("flower-supernode"), "--insecure", *addresses, "--node-config", node_config],
         log=home / f"{home.name}.log",
         folder=empty,
-        env=environment(home),
+        env=env,
     )

@@ -155,15 +155,20 @@ def _domain(table: Table, data: Data, seed: int, partitions: int) -> list[Rows]:
 
 
 def _dealt(partitioner: Partitioner, table: Table, seed: int, partitions: int, refusal: str) -> list[Rows]:
-    """What flwr-datasets' partitioner makes of the shuffled rows; its own complaint becomes a SettingError."""
+    """What flwr-datasets' partitioner makes of the shuffled rows; its own complaint becomes a SettingError.
+
+    The labels' `select` hands back the row numbers themselves: a Dataset's own hashes them one by one, seconds for a large set.
+    """
     from datasets import Dataset
 
     order = _shuffled(table, seed)
-    partitioner.dataset = Dataset.from_dict({"row": order, "label": table.label.codes[order]}).with_format("arrow")
+    labels = Dataset.from_dict({"label": table.label.codes[order]}).with_format("arrow")
+    labels.select = np.asarray
+    partitioner.dataset = labels
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return [np.asarray(partitioner.load_partition(i)["row"], dtype=np.int64) for i in range(partitions)]
+            return [order[partitioner.load_partition(i)] for i in range(partitions)]
     except ValueError as error:
         raise SettingError(refusal) from error
 

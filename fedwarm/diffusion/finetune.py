@@ -59,7 +59,7 @@ def tune_adapter(
             for step in range(settings.lora_steps):
                 loss = _loss(unet, scheduler, latents, labels, context, settings.lora_batch_size, draws)
                 optimiser.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimiser.step()
                 schedule.step()
                 tick("adapter", step + 1, settings.lora_steps)

@@ -166,9 +166,7 @@ def latent_set(pipe: Any, recipe: Recipe, generator: torch.Generator, tick: Tick
 
 def tokenize(tokenizer: Any, captions: list[str]) -> Tensor:
     """Token ids (n, tokens), padded to the model's length."""
-    batch = tokenizer(
-        captions, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt"
-    )
+    batch = tokenizer(captions, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt")
     return torch.as_tensor(batch.input_ids)
 
 

@@ -98,4 +98,5 @@ def _decode(foundation: Foundation, latents: Tensor, size: int) -> Tensor:
     images = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample.float()
     if images.shape[-1] != size:
         images = F.interpolate(images, size=(size, size), mode="bicubic", align_corners=False, antialias=True)
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+    pixels: Tensor = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+    return pixels

@@ -45,8 +45,7 @@ def method_group(name: str) -> type[Group] | None:
     entry = METHODS[canonical(name)]
     if not entry.settings:
         return None
-    group = getattr(import_module(f"fedwarm.methods.{canonical(name)}"), entry.settings)
-    assert issubclass(group, Group)
+    group: type[Group] = getattr(import_module(f"fedwarm.methods.{canonical(name)}"), entry.settings)
     return group
 
 

@@ -89,11 +89,12 @@ def figures(groups: dict[str, list[Run]]) -> list[tuple[str, str]]:
         ("Global accuracy by bytes up, all clients together", lambda r: r.accuracy, True),
         ("Personal accuracy (mean over clients) by round", lambda r: r.personal_mean, False),
     ]
+    band = "; shaded: lowest to highest over seeds" if any(len(runs) > 1 for runs in groups.values()) else ""
     found = []
     for title, value, of_bytes in wanted:
         lines = [_line(label, i, runs, value, of_bytes) for i, (label, runs) in enumerate(groups.items())]
         if lines := [line for line in lines if line.x]:
-            found.append((plots.curves(lines, title, of_bytes=of_bytes), f"{title}; shaded: lowest to highest over seeds."))
+            found.append((plots.curves(lines, title, of_bytes=of_bytes), f"{title}{band}."))
     return found
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.supercore.task_identity import TaskIdentity
@@ -49,8 +49,10 @@ def _copied_record(record: ArrayRecord | ConfigRecord | MetricRecord) -> ArrayRe
     if isinstance(record, ArrayRecord):
         arrays = record.copy()
         for name, array in record.items():
-            arrays[name] = twin = copy.copy(array)
+            twin = Array.__new__(Array)
+            twin.__dict__.update(array.__dict__)
             twin.__dict__.pop("_chunks", None)
+            arrays[name] = twin
         return arrays
     values = record.copy()
     for name, value in record.items():

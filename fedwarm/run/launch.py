@@ -12,6 +12,7 @@ from pathlib import Path
 from fedwarm.config import SettingError, Value, near
 from fedwarm.run.failures import RunError
 
+QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 ENGINES = ("local", "ray")
 
 
@@ -41,7 +42,8 @@ def run_method(request: Request) -> Path:
     from fedwarm.run.flower_app import parse_overrides
     from fedwarm.run.preflight import check_run, prepare_folder
 
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     flat: dict[str, Value] = dict(parse_overrides(list(request.run_config)))
     flat["method"] = canonical(request.method)
     if request.seed is not None:

@@ -5,13 +5,14 @@ The page needs no server, no script and no network; it follows the reader's ligh
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
-from fedwarm.run.plots import COLOURS, byte_text, second_text
+from fedwarm.run.plots import COLOURS, ID_PREFIX, byte_text, second_text
 from fedwarm.run.template import MACROS, PAGE, SECTION, TABLES
 
 PARTS = ("pictures", "rounds", "clients", "data", "stages", "settings", "record")
@@ -62,6 +63,7 @@ th[scope=row],th.text,td.text{text-align:left}
 tbody th{font-weight:500}tr.sum th,tr.sum td{font-weight:650}
 td small{color:var(--soft)}
 .beside{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:0 2rem}
+tr.sum td small{display:block}.wide{min-width:15rem}
 tr.one th,tr.one td{color:var(--soft)}tr.one th[scope=row]{padding-left:1.5rem}
 .heat td.cell{min-width:2.9rem;text-align:center;border:1px solid var(--page);background:rgba(var(--heat),calc(var(--v)*.55));
 -webkit-print-color-adjust:exact;print-color-adjust:exact}
@@ -71,7 +73,7 @@ tr.one th,tr.one td{color:var(--soft)}tr.one th[scope=row]{padding-left:1.5rem}
 .pictures tbody tr:first-child>*{padding-top:.5rem}.pictures tbody tr:last-child>*{padding-bottom:.5rem}
 .pictures img{display:block;width:5.25rem;min-width:4rem;height:auto;image-rendering:auto}
 .settings td,.settings th{text-align:left}.settings tr.default th,.settings tr.default td{color:var(--soft)}
-.settings td.value{font-weight:600}.settings tr.default td.value{font-weight:400}
+.settings th code{white-space:nowrap}.settings td.value{font-weight:600}.settings tr.default td.value{font-weight:400}
 .run{border:1px solid var(--rule);border-radius:.6rem;padding:0 1rem;margin:.75rem 0}
 summary{cursor:pointer;padding:.6rem 0;font-weight:600}summary small{font-weight:400;color:var(--soft)}
 .key{display:inline-block;width:.8rem;height:.8rem;border-radius:50%;margin-right:.5rem;vertical-align:-.08rem;
@@ -79,7 +81,9 @@ summary{cursor:pointer;padding:.6rem 0;font-weight:600}summary small{font-weight
 footer{margin-top:3rem;padding-top:.75rem;border-top:1px solid var(--rule);font-size:.85rem;color:var(--soft)}
 @media (max-width:40rem){body{padding:1.25rem .9rem 3rem}h1{font-size:1.5rem}.facts{grid-template-columns:1fr 1fr}
 .facts dd{font-size:1.25rem}th,td{padding:.3rem .45rem}}
-@media print{body{padding:0;font-size:10pt;max-width:none}nav{display:none}.scroll,.tall{overflow:visible;max-height:none}
+@media print{body{padding:0;font-size:10pt;max-width:none}.facts{grid-template-columns:repeat(6,1fr);gap:.3rem}
+.facts div{padding:.4rem .5rem}.facts dd{font-size:1rem}figcaption,caption{font-size:8pt}
+nav{display:none}.scroll,.tall{overflow:visible;max-height:none}
 .tall thead th{position:static}table{font-size:8pt}th,td{padding:.15rem .35rem}.pictures img{width:3.4rem;min-width:0}
 .charts{grid-template-columns:1fr 1fr}details::details-content{content-visibility:visible;block-size:auto}h2,h3{break-after:avoid}
 tr{break-inside:avoid}}
@@ -125,6 +129,8 @@ def _environment() -> Environment:
         "known": lambda value: "–" if value is None else f"{value:,}",
         "decimal": lambda value: "–" if value is None else f"{value:.4g}",
         "setting": _setting,
+        "placed": lambda svg, prefix: Markup(svg.replace(ID_PREFIX, prefix)),
+        "marked": lambda text: Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text)))),
     }
     return environment
 

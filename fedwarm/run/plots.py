@@ -8,6 +8,7 @@ print. Series differ in colour (after Okabe and Ito, "Color Universal Design", 2
 from __future__ import annotations
 
 import base64
+import dataclasses
 import html
 import io
 import math
@@ -31,6 +32,7 @@ DASHES = ("-", "--", ":", "-.")
 MOST_THIN_LINES = 40
 PICTURE_PIXELS = 96
 WIDTH_INCHES = 4.3
+ID_PREFIX = "@id-"
 Values = Sequence[float | None]
 
 
@@ -89,7 +91,10 @@ def curves(lines: Sequence[Line], alt: str, *, of_bytes: bool = False, span: tup
         of_bytes: x is in bytes; otherwise it counts rounds.
         span: limits of the accuracy axis; None: from the values.
     """
-    names = [textwrap.fill(line.label, 48) for line in lines]
+    sent = [x for line in lines if of_bytes and not line.level for x in line.x if x > 0]
+    logarithmic = bool(sent) and max(sent) > 30 * min(sent)
+    lines = [_above_zero(line) for line in lines] if logarithmic else lines
+    names = [textwrap.fill(_plain(line.label), 48) for line in lines]
     figure = Figure(figsize=(WIDTH_INCHES, 2.9 + (0.19 * (1 + sum(n.count("\n") + 1 for n in names)) if len(lines) > 1 else 0)))
     figure.set_layout_engine("constrained")
     axes = figure.add_subplot()
@@ -99,7 +104,7 @@ def curves(lines: Sequence[Line], alt: str, *, of_bytes: bool = False, span: tup
     axes.set_ylim(*(span or accuracy_range(seen)))
     _frame(axes)
     axes.set_xlabel("bytes sent by all clients so far" if of_bytes else "round", color=INK)
-    _x_axis(axes, [x for line in lines if not line.level for x in line.x], of_bytes)
+    _x_axis(axes, sent, of_bytes, logarithmic)
     if len(lines) > 1:
         figure.legend(loc="outside lower left", frameon=False, labelcolor=INK, fontsize=9)
     return inline_svg(figure, alt)
@@ -107,14 +112,14 @@ def curves(lines: Sequence[Line], alt: str, *, of_bytes: bool = False, span: tup
 
 def bars(series: Sequence[tuple[str, Values]], alt: str, x_label: str = "client") -> str:
     """Accuracies side by side for each client, from 0 to 1, as SVG; series without any value are left out."""
-    shown = [(name, values) for name, values in series if any(v is not None for v in values)]
-    count = max((len(values) for _, values in shown), default=0)
+    shown = [(i, name, values) for i, (name, values) in enumerate(series) if any(v is not None for v in values)]
+    count = max((len(values) for _, _, values in shown), default=0)
     figure = Figure(figsize=(WIDTH_INCHES, 2.9 + 0.19 * (1 + len(shown))))
     figure.set_layout_engine("constrained")
     axes = figure.add_subplot()
     width = 0.8 / max(1, len(shown))
-    for i, (name, values) in enumerate(shown):
-        x = np.arange(len(values)) + (i - (len(shown) - 1) / 2) * width
+    for place, (i, name, values) in enumerate(shown):
+        x = np.arange(len(values)) + (place - (len(shown) - 1) / 2) * width
         drawn = axes.bar(x, _numbers(values), width * 0.92, label=name, color=COLOURS[i], hatch=("", "////")[i % 2])
         for patch in drawn:
             patch.set_edgecolor("#ffffff")
@@ -124,7 +129,7 @@ def bars(series: Sequence[tuple[str, Values]], alt: str, x_label: str = "client"
     axes.set_ylim(0, 1.08 if count <= 8 else 1)
     _frame(axes)
     axes.set_yticks(np.linspace(0, 1, 6))
-    axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
+    axes.set_xticks(range(0, count, math.ceil(count / 20) or 1))
     axes.set_xlabel(x_label, color=INK)
     figure.legend(loc="outside lower left", frameon=False, labelcolor=INK, fontsize=9)
     return inline_svg(figure, alt)
@@ -135,12 +140,12 @@ def durations(rows: Sequence[tuple[str, float]], alt: str) -> str:
     figure = Figure(figsize=(WIDTH_INCHES, 1.0 + 0.32 * len(rows)))
     figure.set_layout_engine("constrained")
     axes = figure.add_subplot()
-    drawn = axes.barh([textwrap.shorten(name, 24) for name, _ in rows], [seconds for _, seconds in rows], 0.7, color=COLOURS[2])
+    names = [textwrap.shorten(_plain(name), 24) for name, _ in rows]
+    drawn = axes.barh(names, [seconds for _, seconds in rows], 0.7, color=COLOURS[2])
     axes.bar_label(drawn, [second_text(seconds) for _, seconds in rows], color=INK, fontsize=9, padding=3)
     _frame(axes)
     axes.invert_yaxis()
     axes.grid(visible=False)
-    axes.set_yticks(range(len(rows)), [textwrap.shorten(name, 24) for name, _ in rows])
     axes.set_xlim(0, 1.28 * max(1e-9, *(seconds for _, seconds in rows)))
     axes.xaxis.set_visible(False)
     axes.spines["bottom"].set_visible(False)
@@ -166,22 +171,28 @@ def _draw(axes: Axes, line: Line, name: str) -> None:
         axes.fill_between(line.x, _numbers(low), _numbers(high), color=colour, alpha=0.18, linewidth=0, label="_nolegend_")
     x, y = _known(line.x, line.y)
     every, size = max(1, math.ceil(len(x) / 12)), 8 if len(x) == 1 else 5
-    axes.plot(x, y, color=colour, linestyle=dash, linewidth=2.0, marker=marker, markersize=size, markevery=every, label=name)
+    axes.plot(x, y, dash, color=colour, linewidth=2, marker=marker, ms=size, markevery=every, label=name, clip_on=False, zorder=3)
 
 
-def _x_axis(axes: Axes, values: Sequence[float], of_bytes: bool) -> None:
+def _above_zero(line: Line) -> Line:
+    """Without the points where nothing was sent yet, which have no place on a logarithmic axis; a level stays."""
+    rows = ([v if x > 0 else None for x, v in zip(line.x, row, strict=False)] for row in (line.y, line.low, line.high))
+    y, low, high = rows
+    return line if line.level else dataclasses.replace(line, y=y, low=low, high=high)
+
+
+def _x_axis(axes: Axes, sent: Sequence[float], of_bytes: bool, logarithmic: bool) -> None:
     """Whole rounds, or bytes in units; few ticks, as labels are wide."""
     if not of_bytes:
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         return
-    positive = [x for x in values if x > 0]
-    if positive and max(positive) > 30 * min(positive):
+    if logarithmic:
         axes.set_xscale("log")
-        axes.set_xlim(min(positive) / 1.6, max(positive) * 1.6)
+        axes.set_xlim(min(sent) / 1.6, max(sent) * 1.6)
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0,), numticks=6))
         axes.xaxis.set_minor_locator(NullLocator())
     else:
-        axes.set_xlim(0, max(positive, default=1) * 1.05)
+        axes.set_xlim(0, max(sent, default=1) * 1.05)
         axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short_byte_text(x)))
 
@@ -198,6 +209,11 @@ def _frame(axes: Axes) -> None:
     axes.tick_params(axis="y", length=0)
 
 
+def _plain(text: str) -> str:
+    """Without the meaning that matplotlib gives to dollars and to a leading underscore."""
+    return text.replace("$", r"\$").removeprefix("_")
+
+
 def _known(x: Sequence[float], y: Values) -> tuple[list[float], list[float]]:
     pairs = [(at, value) for at, value in zip(x, y, strict=True) if value is not None]
     return [at for at, _ in pairs], [value for _, value in pairs]
@@ -208,7 +224,10 @@ def _numbers(values: Values) -> list[float]:
 
 
 def inline_svg(figure: Figure, alt: str) -> str:
-    """The figure as an `<svg>` element with a text alternative, CSS variables for colours, and no address of any kind."""
+    """The figure as an `<svg>` element with a text alternative, CSS variables for colours, and no address of any kind.
+
+    Its inner ids begin with `ID_PREFIX`; who puts it on a page replaces that by something that is there only once.
+    """
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": alt}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
@@ -218,10 +237,11 @@ def inline_svg(figure: Figure, alt: str) -> str:
     assert box is not None
     head = f'<svg {box.group()} role="img" aria-label="{html.escape(alt, quote=True)}">'
     text = head + text[text.index(">") + 1 :].replace("xlink:href=", "href=")
-    used = set(re.findall(r"#([\w-]+)[\")]", text))
-    text = re.sub(r' id="([^"]*)"', lambda found: found.group() if found.group(1) in used else "", text)
     for name, colour in [("ink", INK), ("rule", RULE), *((f"c{i}", c) for i, c in enumerate(COLOURS)), ("page", "#ffffff")]:
         text = text.replace(colour, f"var(--{name})")
+    used = {name: f"{ID_PREFIX}{i}" for i, name in enumerate(sorted(set(re.findall(r"#([\w-]+)[\")]", text))))}
+    text = re.sub(r' id="([^"]*)"', lambda found: f' id="{used[found.group(1)]}"' if found.group(1) in used else "", text)
+    text = re.sub(r"#([\w-]+)(?=[\")])", lambda found: "#" + used[found.group(1)], text)
     return re.sub(r"\n\s*", "\n", text).strip()
 
 

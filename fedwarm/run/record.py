@@ -1,6 +1,6 @@
 """The experiment record: what a run was, what it measured and what it cost, as `results.json` version 1 and files beside it.
 
-A run folder holds `results.json`, `ledger.jsonl` and `model.safetensors`; a generative run also `adapters/`, `pictures/`, `pool/`.
+A run folder holds `results.json`, `ledger.jsonl` and `model.safetensors`; a generative run has `adapters/`, `pictures/`, `pool/`.
 """
 
 from __future__ import annotations

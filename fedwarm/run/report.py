@@ -84,7 +84,7 @@ def figures(run: Run) -> list[tuple[str, str]]:
     """Charts of one run with their captions: curves over rounds and bytes, and the last accuracies of each client."""
     found = over_time(run) if sum(r.accuracy is not None or r.personal_mean is not None for r in run.rounds) > 1 else []
     pairs = [("global model", run.last("clients")), ("personal model", run.last("personal"))]
-    if run.clients <= MOST_BARS and any(v is not None for _, row in pairs for v in row):
+    if (not found or run.clients > 1) and run.clients <= MOST_BARS and any(v is not None for _, row in pairs for v in row):
         caption = "Last accuracy on each client's own test images"
         found.append((plots.bars(pairs, f"{caption}: {run.title}"), f"{caption}, in percent."))
     stages = {name: sum(seconds for other, seconds in run.stages if other == name) for name, _ in run.stages}
@@ -162,7 +162,8 @@ def setting_rows(settings: Json) -> list[Json]:
     for key, value in settings.items():
         f = known.get(key)
         row: Json = {"key": key, "value": value, "default": f.default if f else None, "changed": f is None or value != f.default}
-        row["text"] = f"{f.metadata['text']} ({allowed(f)})" if f else "not a setting of this version"
+        span = allowed(f) if f else "any"
+        row["text"] = (f.metadata["text"] if f else "not a setting of this version") + (f" ({span})" if span != "any" else "")
         rows.append(row)
     return rows
 

@@ -7,6 +7,7 @@ daemon's family is known by two signs: descent, and a mark in the environment th
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import re
 import shutil
@@ -71,11 +72,13 @@ def executable(name: str) -> str:
     return found
 
 
-def environment(home: Path) -> dict[str, str]:
+def environment(home: Path, bytecode: Path | None = None) -> dict[str, str]:
     """This process's environment, changed so that Flower's processes keep to the folder `home` and call nobody.
 
     Flower's state and Ray's go below `home`, dependencies are not installed, telemetry and update checks are off, the commands
-    of this Python's installation come first on PATH, and loopback addresses bypass a proxy.
+    of this Python's installation come first on PATH, and loopback addresses bypass a proxy. Where packages lie without bytecode
+    and none may be written beside them, it goes to `bytecode` (default: below `home`): Flower gives up on a process that takes
+    30 seconds to start and starts another, which a busy machine never catches up with.
     """
     bypass = [part for part in os.environ.get("NO_PROXY", os.environ.get("no_proxy", "")).split(",") if part]
     no_proxy = ",".join(dict.fromkeys([*bypass, LOOPBACK, "localhost"]))
@@ -92,7 +95,14 @@ def environment(home: Path) -> dict[str, str]:
     }
     if len(str(home)) <= LONGEST_RAY_FOLDER:
         changed["RAY_TMPDIR"] = str(home)
+    if os.environ.get("PYTHONDONTWRITEBYTECODE") and not _is_compiled("flwr"):
+        changed |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(bytecode or home / "bytecode")}
     return {**os.environ, **changed}
+
+
+def _is_compiled(package: str) -> bool:
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None and Path(importlib.util.cache_from_source(spec.origin)).exists()
 
 
 def healthy(port: int) -> bool:
@@ -243,12 +253,14 @@ def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None
 
 @contextmanager
 def ending_on_signals() -> Iterator[None]:
-    """Let a polite end of this process (SIGTERM, SIGHUP) run the `finally` of the block, as Ctrl-C does.
+    """Let a polite end of this process (SIGTERM, SIGHUP) run the `finally`s of the block first, as Ctrl-C does.
 
     Signals that the caller handles or ignores stay as they are; outside the main thread nothing changes.
     """
+    came: list[int] = []
 
     def leave(number: int, _: FrameType | None) -> None:
+        came.append(number)
         raise SystemExit(128 + number)
 
     taken = []
@@ -261,14 +273,15 @@ def ending_on_signals() -> Iterator[None]:
     finally:
         for each in taken:
             signal.signal(each, signal.SIG_DFL)
+        if came:
+            signal.raise_signal(came[0])
 
 
 @contextmanager
-def superlink(home: Path, *, simulation: bool) -> Iterator[tuple[Daemon, int]]:
+def superlink(home: Path, *, simulation: bool, bytecode: Path | None = None) -> Iterator[tuple[Daemon, int]]:
     """An insecure SuperLink on a loopback port of its own; `home` takes its state, its log and the file that names it.
 
-    Yields:
-        the daemon, whose `env` is what the `flwr` command needs to find it as the default connection, and its port.
+    Yields the daemon, whose `env` is what the `flwr` command needs to find it as the default connection, and its port.
     """
     (port,) = free_ports(1)
     empty = home / "work"
@@ -280,7 +293,7 @@ def superlink(home: Path, *, simulation: bool) -> Iterator[tuple[Daemon, int]]:
         [*command, *(["--simulation"] if simulation else [])],
         log=home / "superlink.log",
         folder=empty,
-        env=environment(home),
+        env=environment(home, bytecode),
         ready=lambda: healthy(port),
     ) as daemon:
         yield daemon, port

@@ -29,11 +29,11 @@ MACROS = """
 <h{{ level }} id="{{ id }}">{{ text }}</h{{ level }}>
 {% endmacro %}
 
-{% macro charts(figures) %}
+{% macro charts(figures, id='') %}
 {% if figures %}
 <div class="charts{{ ' three' if figures|length in [3, 5, 6] }}">
 {% for svg, caption in figures %}
-<figure>{{ svg|safe }}<figcaption>{{ caption }}</figcaption></figure>
+<figure>{{ svg|placed(id ~ 'figure-' ~ loop.index ~ '-') }}<figcaption>{{ caption }}</figcaption></figure>
 {% endfor %}
 </div>
 {% endif %}
@@ -149,7 +149,8 @@ TABLES = """
 <tbody>
 {% for r in rows %}
 <tr class="{{ 'changed' if r.changed else 'default' }}"><th scope="row"><code>{{ r.key }}</code></th>
-<td class="value"><code>{{ r.value|setting }}</code></td><td><code>{{ r.default|setting }}</code></td><td>{{ r.text }}</td></tr>
+<td class="value"><code>{{ r.value|setting }}</code></td>
+<td><code>{{ r.default|setting }}</code></td><td>{{ r.text|marked }}</td></tr>
 {% endfor %}
 </tbody></table>{% endcall %}
 {% endmacro %}
@@ -168,7 +169,7 @@ TABLES = """
 SECTION = """
 {% macro section(s, level, id) %}
 {% set run = s.run %}
-{{ charts(s.figures) }}
+{{ charts(s.figures, id) }}
 {% if s.pictures %}
 {{ heading(level, 'Pictures', id ~ 'pictures') }}
 {% if s.pictures.note %}
@@ -244,7 +245,8 @@ PAGE = """<!DOCTYPE html>
 <tbody>
 {% for g in comparison.groups %}
 {% set m = g.measures %}
-<tr class="sum"><th scope="row"><span class="key" style="background:var(--c{{ g.style % colours }})"></span>{{ g.name }}
+<tr class="sum"><th scope="row" class="wide">
+<span class="key" style="background:var(--c{{ g.style % colours }})"></span>{{ g.name }}
 {% if g.details %}<small>{{ g.details }}</small>{% endif %}</th>
 <td>{{ g.runs[0].seed if g.runs|length == 1 else g.runs|length|many('run') }}</td>
 {% for name in ['accuracy', 'personal_mean', 'personal_worst'] %}<td>{{ spread(m[name], 'percent') }}</td>{% endfor %}

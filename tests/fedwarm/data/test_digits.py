@@ -135,8 +135,8 @@ def test_hsv_gives_the_corners_of_the_colour_circle() -> None:
     hue = torch.tensor([0.0, 1 / 3, 2 / 3, 1 / 6])
     one = torch.ones(4)
     expected = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]])
-    torch.testing.assert_close(from_hsv(hue, one, one), expected)
-    torch.testing.assert_close(from_hsv(hue, 0 * one, 0.4 * one), torch.full((4, 3), 0.4))
+    assert torch.allclose(from_hsv(hue, one, one), expected, atol=1e-6)
+    assert torch.allclose(from_hsv(hue, 0 * one, 0.4 * one), torch.full((4, 3), 0.4))
 
 
 def test_without_scikit_learn_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,24 @@ def test_iid_is_what_flwr_datasets_makes_of_the_shuffled_rows() -> None:
         np.testing.assert_array_equal(rows, sorted(partitioner.load_partition(i)["row"]))
 
 
+@pytest.mark.parametrize("kind", ["dirichlet", "pathological"])
+def test_drawn_partitions_are_flwr_datasets_own(kind: str) -> None:
+    from datasets import Dataset
+    from flwr_datasets.partitioner import DirichletPartitioner, PathologicalPartitioner
+
+    from fedwarm.seeds import derive, numpy_generator
+
+    number = derive(5, "partition", kind)
+    if kind == "dirichlet":
+        partitioner = DirichletPartitioner(12, "label", 0.5, min_partition_size=2, seed=number)
+    else:
+        partitioner = PathologicalPartitioner(12, "label", 2, "first-deterministic", seed=number)
+    order = numpy_generator(5, "partition").permutation(1797)
+    partitioner.dataset = Dataset.from_dict({"row": order, "label": DIGITS.label.codes[order]})
+    for i, rows in enumerate(client_rows(DIGITS, Data(partition=kind, classes_per_client=2, alpha=0.5), 5, 12)):
+        np.testing.assert_array_equal(rows, sorted(partitioner.load_partition(i)["row"]))
+
+
 def test_natural_is_what_flwr_datasets_makes_of_the_ids() -> None:
     from datasets import Dataset
     from flwr_datasets.partitioner import NaturalIdPartitioner

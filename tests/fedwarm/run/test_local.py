@@ -49,7 +49,8 @@ def answers(replies):
     return found
 
 def errors(replies):
-    return {str(reply.metadata.src_node_id): [str(reply.error.code), reply.error.reason] for reply in replies if reply.has_error()}
+    failed = [reply for reply in replies if reply.has_error()]
+    return {str(reply.metadata.src_node_id): [str(reply.error.code), reply.error.reason] for reply in failed}
 
 @app.main()
 def main(grid, context):
@@ -101,7 +102,8 @@ def train(message, context):
     i = context.node_config["partition-id"]
     arrays = [a + (i + 1) * context.run_config["rate"] * message.content["config"]["server-round"]
               for a in message.content["arrays"].to_numpy_ndarrays()]
-    return Message(RecordDict({"arrays": ArrayRecord(arrays), "metrics": MetricRecord({"num-examples": i + 1})}), reply_to=message)
+    metrics = MetricRecord({"num-examples": i + 1})
+    return Message(RecordDict({"arrays": ArrayRecord(arrays), "metrics": metrics}), reply_to=message)
 
 @app.evaluate()
 def evaluate(message, context):

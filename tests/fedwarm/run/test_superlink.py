@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-import psutil
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from fedwarm.run.ray import write_app
@@ -71,6 +72,19 @@ def test_the_environment_keeps_flower_to_its_folder(monkeypatch: pytest.MonkeyPa
     assert "RAY_TMPDIR" not in environment(Path("/tmp") / ("long" * 20))
 
 
+def test_bytecode_goes_elsewhere_only_where_it_may_not_lie_beside_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONPYCACHEPREFIX", raising=False)
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    assert "PYTHONPYCACHEPREFIX" not in environment(Path("/tmp/home"))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    code = Path(str(importlib.util.find_spec("flwr").origin))  # type: ignore[union-attr]
+    if (code.parent / "__pycache__").exists():
+        assert "PYTHONPYCACHEPREFIX" not in environment(Path("/tmp/home"))
+    else:
+        assert environment(Path("/tmp/home"))["PYTHONPYCACHEPREFIX"] == "/tmp/home/bytecode"
+        assert environment(Path("/tmp/home"), Path("/tmp/other"))["PYTHONPYCACHEPREFIX"] == "/tmp/other"
+
+
 def test_a_missing_command_is_named() -> None:
     with pytest.raises(RunFailed, match="no-such-command is not installed"):
         executable("no-such-command")
@@ -123,7 +137,7 @@ with ending_on_signals(), Daemon([sys.executable, "-c", "import time; time.sleep
             time.sleep(0.05)
         assert len(marked(mark)) == 1
         caller.send_signal(signal.SIGTERM)
-        assert caller.wait(20) == 128 + signal.SIGTERM
+        assert caller.wait(20) == -signal.SIGTERM
     assert marked(mark) == []
 
 

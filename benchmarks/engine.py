@@ -1,0 +1,152 @@
+"""What the local engine costs: against a bare PyTorch loop, against importing its libraries, against `flwr run`, and in memory.
+
+python benchmarks/engine.py loop      # 100 clients, 5 rounds of FedAvg over the bare loop on the same batches
+python benchmarks/engine.py startup   # command to first client step over `python -c "import torch, flwr, diffusers"`
+python benchmarks/engine.py flower    # the same app by `flwr run` over the local engine, start-up included
+python benchmarks/engine.py memory    # peak memory after 100 rounds over that after 10
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from fedwarm.config import Config, Value, parse
+
+CLIENTS, ROUNDS, REPEATS = 100, 5, 3
+
+
+def settings(data: str) -> dict[str, Value]:
+    """FedAvg with the small CNN over 100 iid clients."""
+    return {"method": "fedavg", "data.name": data, "data.partition": "iid", "num-server-rounds": ROUNDS}
+
+
+def bare(config: Config, clients: int) -> float:
+    """Seconds of the plain loop: the same batches in the same order, averaged, and measured on the same test images."""
+    from fedwarm.data import load_shard
+    from fedwarm.models import build_model, to_input
+    from fedwarm.seeds import generator
+
+    run = config.run
+    shards = [load_shard(config.data, 0, i, clients) for i in range(clients)]
+    world, model = (build_model(config.model, len(shards[0].classes), config.data.image_size, 0) for _ in range(2))
+    begun = time.perf_counter()
+    for number in range(1, run.num_server_rounds + 1):
+        total = {n: torch.zeros_like(t, dtype=torch.float64) for n, t in world.state_dict().items()}
+        for i, shard in enumerate(shards):
+            model.load_state_dict(world.state_dict())
+            optimiser = torch.optim.SGD(model.parameters(), lr=run.learning_rate, momentum=run.momentum)
+            draws, n = generator(0, "train", number, i), len(shard.train_labels)
+            for _ in range(run.local_epochs):
+                for rows in torch.randperm(n, generator=draws).split(run.batch_size):
+                    loss = torch.nn.functional.cross_entropy(model(to_input(shard.train_images[rows])), shard.train_labels[rows])
+                    optimiser.zero_grad()
+                    loss.backward()
+                    optimiser.step()
+            for name, tensor in model.state_dict().items():
+                total[name] += tensor.double() * n
+        n = sum(len(s.train_labels) for s in shards)
+        world.load_state_dict({name: (t / n).float() for name, t in total.items()})
+        with torch.no_grad():
+            for shard in shards:
+                (world(to_input(shard.test_images)).argmax(1) == shard.test_labels).sum().item()
+    return time.perf_counter() - begun
+
+
+def engine(flat: dict[str, Value], clients: int, workers: int) -> float:
+    """Seconds of the same run through the local engine, messages, ledger and records included."""
+    from fedwarm.run.flower_app import FlowerApp
+    from fedwarm.run.local import run_local
+
+    app = FlowerApp("fedwarm.strategies.server_app:app", "fedwarm.clients.client_app:app", flat, None)
+    with tempfile.TemporaryDirectory() as folder:
+        begun = time.perf_counter()
+        run_local(app, {"out": f"{folder}/run", "client-folder": f"{folder}/clients"}, clients=clients, workers=workers)
+        return time.perf_counter() - begun
+
+
+def loop(data: str) -> None:
+    """The ratio of engine to bare loop, one thread each, in turn; the median of the pairs."""
+    torch.set_num_threads(1)
+    flat = settings(data)
+    flat["server-threads"] = 1
+    config = parse(flat)
+    bare(config, CLIENTS), engine(flat, CLIENTS, 1)
+    pairs = [(bare(config, CLIENTS), engine(flat, CLIENTS, 1)) for _ in range(REPEATS)]
+    ratio = statistics.median(e / b for b, e in pairs)
+    plain = statistics.median(b for b, _ in pairs)
+    print(f"{CLIENTS} clients, {ROUNDS} rounds on {data}: bare loop {plain:.2f} s, local engine / bare loop = {ratio:.2f}")
+
+
+def timed(command: list[str], **environment: str) -> float:
+    begun = time.perf_counter()
+    subprocess.run(command, check=True, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - begun
+
+
+def startup() -> None:
+    """Seconds from the command to the first client step, by a listener that ends the process there."""
+    script = (
+        "import os, sys, fedwarm.training as t\n"
+        "t._step = lambda *a: os._exit(0)\n"
+        "sys.argv = ['fedwarm', 'run', 'fedavg', '--workers', '1', '--out', sys.argv[1]]\n"
+        "from fedwarm.run.cli import main\nmain()\n"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        run = [sys.executable, "-c", script, f"{folder}/run"]
+        libraries = [sys.executable, "-c", "import torch, flwr, diffusers"]
+        timed(libraries), timed(run)
+        pairs = []
+        for i in range(REPEATS):
+            run[-1] = f"{folder}/run{i}"
+            pairs.append((timed(libraries), timed(run)))
+    ratio = statistics.median(r / i for i, r in pairs)
+    print(f"import {statistics.median(i for i, _ in pairs):.1f} s, command to first client step / import = {ratio:.2f}")
+
+
+def flower() -> None:
+    """The whole command on either engine, the same app: FedAvg on digits, 10 clients, 3 rounds."""
+    fedwarm = str(Path(sys.executable).parent / "fedwarm")
+    with tempfile.TemporaryDirectory() as folder:
+        common = [fedwarm, "run", "fedavg", "--clients", "10", "--rounds", "3", "-c", "data.partition='iid'"]
+        local = timed([*common, "--out", f"{folder}/local"])
+        ray = timed([*common, "--engine", "ray", "--out", f"{folder}/ray"])
+    print(f"flwr run {ray:.1f} s, local engine {local:.1f} s: {ray / local:.1f} times faster")
+
+
+def memory() -> None:
+    """Peak resident memory of the process at rounds 10 and 100 of one run."""
+    import resource
+
+    from strategies.base import BaseStrategy
+
+    peaks: dict[int, int] = {}
+    original = BaseStrategy._run_stage
+
+    def watched(self, stage, grid) -> None:  # type: ignore[no-untyped-def]
+        original(self, stage, grid)
+        peaks[stage.round] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    BaseStrategy._run_stage = watched  # type: ignore[method-assign]
+    engine({"method": "fedavg", "num-server-rounds": 100, "local-epochs": 1}, 4, 1)
+    print(f"peak memory {peaks[10] / 1024:.0f} MiB at round 10; at round 100 it is {peaks[100] / peaks[10]:.3f} times that")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("loop", "startup", "flower", "memory"))
+    parser.add_argument("--data", default="digits", help="for `loop`: digits, or a folder of parquet files such as MNIST's")
+    arguments = parser.parse_args()
+    {"loop": lambda: loop(arguments.data), "startup": startup, "flower": flower, "memory": memory}[arguments.what]()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""WarmFed on the embedded digits against its baselines, over three seeds; writes the table that the README shows.
+
+    python benchmarks/warmfed.py [--seeds 3] [--runs runs/benchmark] [--extended]
+
+A run that is complete in the folder is not run again. `--extended` adds the five-round protocol and the selection rules.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from fedwarm.run.launch import Request, run_method
+
+ROOT = Path(__file__).parents[1]
+ROWS: dict[str, tuple[str, int | None, str]] = {
+    "WarmFed, one shot": ("warmfed", None, ""),
+    "WarmFed from prompts alone (`warmfed.adapt=false`)": ("warmfed", None, "warmfed.adapt=false"),
+    "FedAvg, 1 round": ("fedavg", 1, ""),
+    "FedAvg, 5 rounds": ("fedavg", 5, ""),
+    "FedAvg, 50 rounds": ("fedavg", 50, ""),
+    "FedProx, 5 rounds": ("fedprox", 5, ""),
+    "local only, 5 rounds": ("local_only", 5, ""),
+    "centralized, 50 rounds (reference, not federated)": ("centralized", 50, ""),
+}
+EXTENDED: dict[str, tuple[str, int | None, str]] = {
+    "WarmFed, five rounds": ("warmfed", 5, "warmfed.protocol='five-round'"),
+}
+RULES = ("sample_better", "sample_correct", "class_better", "model_best", "always", "never")
+
+
+def one(name: str, method: str, rounds: int | None, settings: str, seed: int, runs: Path) -> dict[str, Any]:
+    """The results of one run, from the folder if it is complete there."""
+    folder = runs / f"{name.split(' (')[0].replace(' ', '-').replace(',', '').lower()}-seed-{seed}"
+    path = folder / "results.json"
+    if not (path.is_file() and json.loads(path.read_text())["complete"]):
+        print(f"== {name}, seed {seed}", flush=True)
+        run_method(Request(method, "local", folder, seed, rounds, fresh=True, run_config=(settings,) if settings else ()))
+    results: dict[str, Any] = json.loads(path.read_text())
+    return results
+
+
+def percent(values: list[float | None]) -> str:
+    """Mean and sample standard deviation, in percent."""
+    found = [100 * v for v in values if v is not None]
+    if len(found) < len(values):
+        return "-"
+    spread = f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else ""
+    return f"{statistics.mean(found):.1f}{spread}"
+
+
+def row(name: str, results: list[dict[str, Any]]) -> str:
+    """One line of the table."""
+    personal = [r["final"]["personal"] or {"mean": None, "worst": None} for r in results]
+    clients = results[0]["partition"]["clients"]
+    up = statistics.mean(r["totals"]["bytes_up"] for r in results) / clients
+    down = statistics.mean(r["totals"]["bytes_down"] for r in results) / clients
+    seconds = statistics.mean(r["totals"]["seconds"] for r in results)
+    cells = [
+        name,
+        percent([r["final"]["global"]["accuracy"] for r in results]),
+        percent([p["mean"] for p in personal]),
+        percent([p["worst"] for p in personal]),
+        f"{up / 1000:,.0f}",
+        f"{down / 1000:,.0f}",
+        f"{seconds:,.0f}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "benchmark")
+    parser.add_argument("--extended", action="store_true")
+    arguments = parser.parse_args()
+    seeds = range(arguments.seeds)
+    lines = [
+        "| method | global accuracy, % | personal, mean, % | personal, worst, % | kB up per client | kB down per client | s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, (method, rounds, settings) in {**ROWS, **(EXTENDED if arguments.extended else {})}.items():
+        lines.append(row(name, [one(name, method, rounds, settings, seed, arguments.runs) for seed in seeds]))
+    if arguments.extended:
+        lines += [row(f"selection `{rule}`", [personal(rule, seed, arguments.runs) for seed in seeds]) for rule in RULES]
+    print("\n".join(lines))
+
+
+def personal(rule: str, seed: int, runs: Path) -> dict[str, Any]:
+    """Personal models by another rule from the same warm model: it is loaded, and nothing is generated."""
+    model = runs / f"warmfed-one-shot-seed-{seed}" / "model.safetensors"
+    settings = f"warmfed.selection='{rule}' warmfed.synthetic-ratio=0.0 model.weights='{model.absolute()}'"
+    return one(f"rule {rule}", "warmfed", None, settings, seed, runs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Small runs for tests: any method on real digits through the local engine, with every message in view."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import Message
+from safetensors.numpy import load_file
+
+from fedwarm.config import Value
+from fedwarm.run import local
+from fedwarm.run.flower_app import FlowerApp
+
+SMALL_WARMFED: dict[str, Value] = {
+    "data.max-examples": 40,
+    "diffusion.lora-steps": 4,
+    "diffusion.lora-batch-size": 8,
+    "diffusion.sample-steps": 3,
+    "warmfed.synthetic-ratio": 0.5,
+    "warmfed.min-per-class": 3,
+    "warmfed.epochs-warm": 2,
+    "warmfed.teacher-epochs": 2,
+    "warmfed.distill-epochs": 2,
+}
+
+
+@dataclass
+class Outcome:
+    """What a run left behind."""
+
+    folder: Path
+    messages: list[Message] = field(default_factory=list)
+    replies: list[Message] = field(default_factory=list)
+
+    @property
+    def results(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.folder / "results.json").read_text())
+        return found
+
+    @property
+    def ledger(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / "ledger.jsonl").read_text().splitlines()]
+
+    @property
+    def model(self) -> dict[str, np.ndarray[Any, Any]]:
+        return load_file(self.folder / "model.safetensors")
+
+
+@contextmanager
+def watched(outcome: Outcome) -> Iterator[None]:
+    """Keep every message and reply of the block's runs."""
+    original = local.LocalGrid.send_and_receive
+
+    def spy(grid: local.LocalGrid, messages: Any, *, timeout: float | None = None) -> list[Message]:
+        sent = list(messages)
+        replies = list(original(grid, sent, timeout=timeout))
+        outcome.messages += sent
+        outcome.replies += replies
+        return replies
+
+    local.LocalGrid.send_and_receive = spy  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        local.LocalGrid.send_and_receive = original  # type: ignore[method-assign]
+
+
+def run(method: str, folder: Path, settings: dict[str, Value] | None = None, *, clients: int = 4, workers: int = 1) -> Outcome:
+    """Run a method; the outcome holds its folder and its messages."""
+    outcome = Outcome(folder)
+    flat: dict[str, Value] = {
+        "method": method,
+        "out": str(folder),
+        "client-folder": str(folder / "clients"),
+        **(settings or {}),
+    }
+    app = FlowerApp("fedwarm.strategies.server_app:app", "fedwarm.clients.client_app:app", flat, None)
+    with watched(outcome):
+        local.run_local(app, {}, clients=clients, workers=workers)
+    return outcome
+
+
+def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """Equal names, and equal arrays bit for bit."""
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
