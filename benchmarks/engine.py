@@ -66,10 +66,11 @@ def engine(flat: dict[str, Value], clients: int, workers: int) -> float:
     from fedwarm.run.flower_app import FlowerApp
     from fedwarm.run.local import run_local
 
-    app = FlowerApp("fedwarm.strategies.server_app:app", "fedwarm.clients.client_app:app", flat, None)
     with tempfile.TemporaryDirectory() as folder:
+        given = {**flat, "out": f"{folder}/run", "client-folder": f"{folder}/clients"}
+        app = FlowerApp("fedwarm.strategies.server_app:app", "fedwarm.clients.client_app:app", given, None)
         begun = time.perf_counter()
-        run_local(app, {"out": f"{folder}/run", "client-folder": f"{folder}/clients"}, clients=clients, workers=workers)
+        run_local(app, {}, clients=clients, workers=workers)
         return time.perf_counter() - begun
 
 

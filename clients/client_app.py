@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from fedwarm.config import parse
+from fedwarm.config import Config, Value, parse
 from fedwarm.progress import listening
 from fedwarm.progress import logger as log_progress
 from fedwarm.store import Store, cache_home
@@ -20,9 +21,15 @@ from .base import Action, Node
 app = ClientApp()
 
 
+@lru_cache(maxsize=4)
+def settings(flat: tuple[tuple[str, Value], ...]) -> Config:
+    """The run's settings, parsed once in a process."""
+    return parse(dict(flat))
+
+
 def handle(message: Message, context: Context, action: Action) -> Message:
     """One message in, one message out: parse, train, answer."""
-    config = parse(context.run_config)
+    config = settings(tuple(context.run_config.items()))
     torch.set_num_threads(config.run.client_threads)
     partition = int(context.node_config["partition-id"])
     root = Path(config.run.client_folder) if config.run.client_folder else cache_home() / str(context.run_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 EVALUATE = "evaluate"
 
@@ -58,4 +58,4 @@ class Ledger:
 
     def lines(self) -> str:
         """One JSON object a line."""
-        return "".join(json.dumps(asdict(e)) + "\n" for e in self.entries)
+        return "".join(json.dumps(vars(e)) + "\n" for e in self.entries)

@@ -32,6 +32,11 @@ _who: ContextVar[str] = ContextVar("who", default="server")
 _last: dict[tuple[str, str], float] = {}
 
 
+def current() -> Listener | None:
+    """The listener of this moment, or None."""
+    return _listener.get()
+
+
 def tick(stage: str, step: int, of: int, text: str = "") -> None:
     """Tell the listener, if there is one, at most five times a second and always at the first and last step."""
     listener = _listener.get()

@@ -36,5 +36,5 @@ def numpy_generator(seed: int, *keys: Key) -> np.random.Generator:
 def initialisation(seed: int, *keys: Key) -> Iterator[None]:
     """Run a block whose modules draw their first weights from torch's global generator, and put that generator back."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, *keys))
+        torch.default_generator.manual_seed(derive(seed, *keys))  # the CPU's alone: torch.manual_seed would queue CUDA's, slowly
         yield

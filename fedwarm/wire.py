@@ -6,6 +6,7 @@ what Flower ships of it: `payload` counts the arrays' numbers, `wire` the serial
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,10 +15,11 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
-from fedwarm.arrays import Arrays, payload_bytes
+from fedwarm.arrays import Arrays
 
 Kind = Literal["none", "weights", "adapter"]
 Fact = str | int | float | bool | list[str] | list[int]
+HEADER_LIMIT = 1024
 KINDS = ("none", "weights", "adapter")
 
 
@@ -67,13 +69,26 @@ class Size:
     wire_bytes: int = 0
 
 
-def to_records(payload: Payload) -> RecordDict:
-    """A fresh RecordDict of the payload; nothing in it is shared with another message."""
+Encoded = dict[int, tuple[NDArray[np.generic], Array]]
+
+
+def to_records(payload: Payload, encoded: Encoded | None = None) -> RecordDict:
+    """A fresh RecordDict of the payload.
+
+    Args:
+        payload: what to say.
+        encoded: filled with the arrays' encodings, by identity, and used for arrays that are in it already: a stage that sends
+            the same arrays to many clients encodes them once.
+    """
+    known: Encoded = {} if encoded is None else encoded
+    for array in payload.arrays.values():
+        if id(array) not in known:
+            known[id(array)] = (array, Array(np.ascontiguousarray(array)))
     facts = {name: value for name, value in payload.facts.items() if value not in ("", [])}
     metrics = {name: float(v) if isinstance(v, (float, np.floating)) else int(v) for name, v in payload.metrics.items()}
     return RecordDict(
         {
-            "arrays": ArrayRecord({name: Array(np.ascontiguousarray(a)) for name, a in payload.arrays.items()}),
+            "arrays": ArrayRecord({name: known[id(a)][1] for name, a in payload.arrays.items()}),
             "metrics": MetricRecord(dict(metrics)),
             "facts": ConfigRecord({"kind": payload.kind, **facts}),
         }
@@ -95,20 +110,29 @@ def from_records(content: RecordDict) -> tuple[Payload, Size]:
     decoded = {name: _decode(name, array) for name, array in arrays.items()}
     numbers = {name: v for name, v in metrics.items() if isinstance(v, (int, float))}
     rest = {name: v for name, v in facts.items() if name != "kind"}
-    payload = Payload(kind, decoded, numbers, rest)  # type: ignore[arg-type]
-    return payload, Size(payload_bytes(decoded), sum(len(a.data) for a in arrays.values()))
+    return Payload(kind, decoded, numbers, rest), size_of(content)  # type: ignore[arg-type]
 
 
 def _decode(name: str, array: Array) -> NDArray[np.generic]:
+    """The numbers of a plain array, as a read-only view where its header says what the record says."""
+    dtype = np.dtype(array.dtype)
+    offset = len(array.data) - math.prod(array.shape) * dtype.itemsize
+    shape = f"'shape': {tuple(array.shape)}"
+    if array.stype == "numpy.ndarray" and not dtype.hasobject and 0 < offset < HEADER_LIMIT:
+        header = array.data[:offset]
+        if header[:6] == b"\x93NUMPY" and f"'descr': '{dtype.str}', 'fortran_order': False, {shape}".encode() in header:
+            return np.frombuffer(array.data, dtype=dtype, offset=offset).reshape(array.shape)
     try:
         return array.numpy()
     except (TypeError, ValueError) as error:
         raise PayloadError(f"array {name!r} cannot be read: {error}") from error
 
 
-def size_of(payload: Payload) -> Size:
-    """The size a payload will have on the wire."""
-    return from_records(to_records(payload))[1]
+def size_of(content: RecordDict) -> Size:
+    """The size of a message's arrays, without decoding them."""
+    arrays = [array for record in content.array_records.values() for array in record.values()]
+    numbers = sum(math.prod(a.shape) * np.dtype(a.dtype).itemsize for a in arrays)
+    return Size(numbers, sum(len(a.data) for a in arrays))
 
 
 def check_arrays(arrays: Mapping[str, NDArray[np.generic]], like: Mapping[str, NDArray[np.generic]]) -> None:

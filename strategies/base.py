@@ -23,7 +23,7 @@ from fedwarm.models import build_model
 from fedwarm.progress import tick
 from fedwarm.run.record import Measure, Record, RunFolder
 from fedwarm.seeds import numpy_generator
-from fedwarm.wire import Payload, PayloadError, Size, from_records, to_records
+from fedwarm.wire import Encoded, Payload, PayloadError, Size, from_records, size_of, to_records
 
 from .fleet import FederationError, Fleet, Member, meet
 
@@ -197,9 +197,10 @@ class BaseStrategy(Strategy):
 
     def _ask(self, stage: Stage, clients: Sequence[int], grid: Grid) -> dict[int, Payload]:
         messages, down = [], {}
+        encoded: Encoded = {}
         for client in clients:
-            content = to_records(self.instruct(stage, client))
-            down[client] = _size(content)
+            content = to_records(self.instruct(stage, client), encoded)
+            down[client] = size_of(content)
             node = self.fleet.members[client].node
             messages.append(
                 Message(content=content, message_type=stage.message_type, dst_node_id=node, group_id=str(stage.round))
@@ -263,10 +264,6 @@ class BaseStrategy(Strategy):
 
         run = self.config.run
         logging.getLogger("flwr").info("%s: %d rounds, seed %d", type(self).__name__, run.num_server_rounds, run.seed)
-
-
-def _size(content: Any) -> Size:
-    return from_records(content)[1]
 
 
 def _array(array: Any) -> Any:

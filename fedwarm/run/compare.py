@@ -64,18 +64,27 @@ def relevant(run: Run) -> Json:
 
 
 def grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Runs that differ in nothing but the seed, by a label of what is not the default; in the order given."""
+    """Runs that differ in nothing but the seed, by a label; in the order given.
+
+    The label names the method and of the settings that differ those that tell its runs apart or are not the default.
+    """
     settings = [relevant(run) for run in runs]
-    known = dict.fromkeys(key for found in settings for key in found)
-    differing = [key for key in known if len({repr(found[key]) for found in settings if key in found}) > 1]
+    differing = _differing(settings)
+    pairs = list(zip(runs, settings, strict=True))
+    of_method = {run.method: _differing([found for other, found in pairs if other.method == run.method]) for run in runs}
     defaults = {key: f.default for key, _, f in keys(all_groups())}
     engines = len({run.engine for run in runs}) > 1
     groups: dict[str, list[Run]] = {}
-    for run, found in zip(runs, settings, strict=True):
-        named = [key for key in differing if key in found and (key not in defaults or found[key] != defaults[key])]
+    for run, found in pairs:
+        named = [k for k in differing if k in found and (k in of_method[run.method] or found[k] != defaults.get(k))]
         parts = [run.title] + [f"{key}={_text(found[key])}" for key in named] + [run.engine] * engines
         groups.setdefault(", ".join(parts), []).append(run)
     return groups
+
+
+def _differing(settings: Sequence[Json]) -> list[str]:
+    known = dict.fromkeys(key for found in settings for key in found)
+    return [key for key in known if len({repr(found[key]) for found in settings if key in found}) > 1]
 
 
 def _text(value: object) -> str:

@@ -212,7 +212,7 @@ class InProcess:
                 yield reply
 
     def _answer(self, job: Job) -> Message:
-        reply, trace = self._desk.answer(job.index, fresh(job.message), progress._listener.get())
+        reply, trace = self._desk.answer(job.index, fresh(job.message), progress.current())
         if trace:
             LOG.error("client %d failed:\n%s", job.index, trace)
         return reply

@@ -1,4 +1,4 @@
-"""What a person sees while a run works: a bar per client and stage, with steps and time left; lines where there is no terminal."""
+"""What a person sees while a run works: a bar per client and stage, with steps and time left; lines without a terminal."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from fedwarm.config import SettingError, Value, near
 from fedwarm.run.failures import RunError
 
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+PATHS = ("data.name", "diffusion.foundation", "model.weights")
 ENGINES = ("local", "ray")
 
 
@@ -50,6 +51,9 @@ def run_method(request: Request) -> Path:
         flat["seed"] = request.seed
     if request.rounds is not None:
         flat["num-server-rounds"] = request.rounds
+    for key in PATHS:
+        if flat.get(key) and Path(str(flat[key])).exists():
+            flat[key] = str(Path(str(flat[key])).absolute())
     config, clients = check_run(flat, request.clients)
     out = request.out or Path("runs") / f"{flat['method']}-seed-{config.run.seed}"
     folder = prepare_folder(out, request.fresh)

@@ -47,7 +47,7 @@ nav{margin:1rem 0 0;font-size:.9rem}nav a{margin-right:1rem;white-space:nowrap}
 .charts.three{grid-template-columns:repeat(auto-fit,minmax(min(100%,20.5rem),1fr))}
 figure{margin:0;break-inside:avoid;max-width:34rem}
 figure svg{display:block;width:100%;height:auto}
-svg text{font-family:inherit!important}
+svg text{font-family:inherit}
 figcaption,caption{font-size:.88rem;text-align:left}
 caption{padding-bottom:.4rem}
 .scroll{overflow-x:auto;margin:.75rem 0;max-width:100%}

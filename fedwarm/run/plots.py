@@ -141,11 +141,12 @@ def durations(rows: Sequence[tuple[str, float]], alt: str) -> str:
     figure.set_layout_engine("constrained")
     axes = figure.add_subplot()
     names = [textwrap.shorten(_plain(name), 24) for name, _ in rows]
-    drawn = axes.barh(names, [seconds for _, seconds in rows], 0.7, color=COLOURS[2])
+    drawn = axes.barh(range(len(rows)), [seconds for _, seconds in rows], 0.7, color=COLOURS[2])
     axes.bar_label(drawn, [second_text(seconds) for _, seconds in rows], color=INK, fontsize=9, padding=3)
     _frame(axes)
     axes.invert_yaxis()
     axes.grid(visible=False)
+    axes.set_yticks(range(len(rows)), names)
     axes.set_xlim(0, 1.28 * max(1e-9, *(seconds for _, seconds in rows)))
     axes.xaxis.set_visible(False)
     axes.spines["bottom"].set_visible(False)
@@ -242,7 +243,7 @@ def inline_svg(figure: Figure, alt: str) -> str:
     used = {name: f"{ID_PREFIX}{i}" for i, name in enumerate(sorted(set(re.findall(r"#([\w-]+)[\")]", text))))}
     text = re.sub(r' id="([^"]*)"', lambda found: f' id="{used[found.group(1)]}"' if found.group(1) in used else "", text)
     text = re.sub(r"#([\w-]+)(?=[\")])", lambda found: "#" + used[found.group(1)], text)
-    return re.sub(r"\n\s*", "\n", text).strip()
+    return re.sub(r"\n\s*", "\n", re.sub(r" font-family: [^;]*;", "", text)).strip()
 
 
 def mosaic(images: NDArray[np.uint8]) -> str:

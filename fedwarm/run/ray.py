@@ -17,7 +17,7 @@ import threading
 import time
 import tomllib
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from fedwarm.run.superlink import RunFailed, ending_on_signals, executable, plai
 __all__ = ["Outcome", "RunFailed", "run_ray", "submit", "write_app"]
 
 KEPT_LINES = 10_000
-TAIL_LINES = 30
+TAIL_LINES = 50
 _ERROR = re.compile(r"(?:^|<class ')((?:\w+\.)*\w*(?:Error|Exception)\w*)(?:: |'>:<')(.+)")
 _REPLY_END = "'>"
 WIDE = {"COLUMNS": "1000"}
@@ -50,14 +50,19 @@ class Outcome:
 
         Flower's own strategies complete a run in which no client ever succeeded, with the model it began with; that is a failure.
         """
+        first = _first_error(self.lines)
         if self.status != "finished:completed":
-            return f"the run ended as {self.status}: {self.details}"
+            told = not first or first.split(": ", 1)[1] in self.details
+            return f"the run ended as {self.status}: {self.details}" + ("" if told else f"; first error in the log: {first}")
         received = [tuple(map(int, found.groups())) for line in self.lines if (found := _RECEIVED.search(line))]
         if received and all(results == 0 and failures > 0 for results, failures in received):
-            found = next(filter(None, map(_ERROR.search, self.lines)), None)
-            first = f"{found[1]}: {found[2].removesuffix(_REPLY_END)}" if found else "see the log"
-            return f"every client failed in every round; the first error: {first}"
+            return f"every client failed in every round; first error in the log: {first or 'none'}"
         return None
+
+
+def _first_error(lines: Sequence[str]) -> str:
+    found = next(filter(None, map(_ERROR.search, lines)), None)
+    return f"{found[1]}: {found[2].removesuffix(_REPLY_END)}" if found else ""
 
 
 def toml_table(table: Mapping[str, Value]) -> str:

@@ -22,6 +22,7 @@ from fedwarm.ledger import Ledger
 from fedwarm.wire import Payload
 
 SCHEMA = 1
+WRITE_INTERVAL_SECONDS = 2.0
 PACKAGES = ("fedwarm", "flwr", "torch", "diffusers", "peft", "transformers", "numpy", "ray")
 
 
@@ -199,6 +200,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
+        self._written = -WRITE_INTERVAL_SECONDS
 
     def refuse_other(self) -> None:
         """Refuse a folder that holds another run or anything else.
@@ -210,8 +212,11 @@ class RunFolder:
             what = "holds another run" if (self.path / "results.json").exists() else "is not empty"
             raise SettingError(f"--out {self.path} {what}; name a new folder, or pass --fresh to replace a run")
 
-    def write(self, record: Record) -> None:
-        """Bring `results.json` and `ledger.jsonl` up to date."""
+    def write(self, record: Record, *, now: bool = False) -> None:
+        """Bring `results.json` and `ledger.jsonl` up to date, at most every two seconds unless `now`."""
+        if not now and time.monotonic() - self._written < WRITE_INTERVAL_SECONDS:
+            return
+        self._written = time.monotonic()
         write_text(self.path / "ledger.jsonl", record.ledger.lines())
         write_text(self.path / "results.json", json.dumps(record.results(), indent=1) + "\n")
 
@@ -219,7 +224,7 @@ class RunFolder:
         """Write the global model and the complete record."""
         if arrays:
             save_tensors(self.path / "model.safetensors", arrays)
-        self.write(record)
+        self.write(record, now=True)
 
 
 def save_tensors(path: Path, arrays: Arrays, notes: Mapping[str, str] | None = None) -> None:

@@ -240,7 +240,7 @@ PAGE = """<!DOCTYPE html>
 <h1>{{ sections|length }} runs compared</h1>
 <p class="soft">Runs that differ in nothing but the seed stand together, with their mean ± sample standard deviation.</p>
 {% call scroll('Comparison') %}<table>
-{{ head('method, and what is not the default', ['seed', 'global accuracy', 'personal, mean', 'personal, worst',
+{{ head('method, and what differs', ['seed', 'global accuracy', 'personal, mean', 'personal, worst',
   'up per client', 'bytes up', 'bytes down', 'time']) }}
 <tbody>
 {% for g in comparison.groups %}

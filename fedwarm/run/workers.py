@@ -121,7 +121,7 @@ class Pool:
         self._end_processes()
 
     def _pass_on(self, ticks: Sequence[progress.Tick]) -> None:
-        listener = progress._listener.get()
+        listener = progress.current()
         for tick in ticks:
             if listener is not None:
                 listener(tick)

@@ -46,9 +46,15 @@ def test_results_follow_the_schema(fedavg) -> None:
     assert (results["schema"], results["method"], results["seed"], results["engine"]) == (1, "fedavg", 0, "flower")
     assert results["partition"]["clients"] == 4 and np.array(results["partition"]["counts"]).shape == (4, 10)
     assert [r["round"] for r in results["rounds"]] == [1, 2]
-    assert results["final"]["global"]["accuracy"] == results["rounds"][-1]["global"]["accuracy"] > 0.1
+    assert results["final"]["global"]["accuracy"] == results["rounds"][-1]["global"]["accuracy"]
     assert results["totals"]["bytes_up"] == sum(sum(r["bytes_up"]) for r in results["rounds"])
     assert results["privacy"] is None
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    rounds = run("fedavg", tmp_path / "run", {"num-server-rounds": 5}).results["rounds"]
+    assert rounds[-1]["global"]["accuracy"] > 0.6 > rounds[0]["global"]["accuracy"]
+    assert rounds[-1]["train_loss"] < 0.5 * rounds[0]["train_loss"]
 
 
 def test_ledger_counts_the_bytes_that_travel(fedavg) -> None:
@@ -70,13 +76,15 @@ def test_fedprox_without_its_term_is_fedavg_bit_for_bit(fedavg, tmp_path: Path) 
     assert same(run("fedprox", tmp_path / "run", {**FAST, "fedprox.mu": 0.0}).model, fedavg.model)
 
 
-def test_fedprox_stays_nearer_to_the_start(fedavg, tmp_path: Path) -> None:
+def test_fedprox_stays_nearer_to_the_start(tmp_path: Path) -> None:
+    settings = {"num-server-rounds": 1, "local-epochs": 4}
     start = {n: t.numpy() for n, t in build_model(parse({}).model, 10, 32, 0).state_dict().items()}
 
     def distance(model: dict[str, np.ndarray]) -> float:
         return float(sum(np.square(model[n] - start[n]).sum() for n in start))
 
-    assert distance(run("fedprox", tmp_path / "run", {**FAST, "fedprox.mu": 5.0}).model) < 0.8 * distance(fedavg.model)
+    near = distance(run("fedprox", tmp_path / "near", {**settings, "fedprox.mu": 5.0}).model)
+    assert near < 0.5 * distance(run("fedavg", tmp_path / "far", settings).model)
 
 
 def test_sampled_clients_come_from_the_seed(tmp_path: Path) -> None:

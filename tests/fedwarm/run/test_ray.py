@@ -118,18 +118,28 @@ def test_an_app_that_flower_refuses_is_told_with_flowers_reason(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("status", "lines", "complaint"),
     [
-        ("finished:completed", ["INFO :  aggregate_train: Received 0 results and 2 failures"], "every client failed"),
+        (
+            "finished:completed",
+            ["INFO :  aggregate_train: Received 0 results and 2 failures"],
+            "every client failed in every round; first error in the log: none",
+        ),
         (
             "finished:completed",
             ["Traceback (most recent call last):", "ValueError: told to", "aggregate_train: Received 0 results and 1 failures"],
-            "the first error: ValueError: told to",
+            "; first error in the log: ValueError: told to",
         ),
         ("finished:failed", [], "the run ended as finished:failed: why"),
+        (
+            "finished:failed",
+            ["OSError: disk full"],
+            "the run ended as finished:failed: why; first error in the log: OSError: disk full",
+        ),
+        ("finished:failed", ["OSError: why"], "the run ended as finished:failed: why"),
         ("finished:stopped", [], "the run ended as finished:stopped: why"),
     ],
 )
 def test_runs_that_count_as_failed(status: str, lines: list[str], complaint: str) -> None:
-    assert complaint in str(Outcome(status, "why", tuple(lines)).complaint())
+    assert str(Outcome(status, "why", tuple(lines)).complaint()).endswith(complaint)
 
 
 def test_a_run_with_one_good_round_counts_as_done() -> None:

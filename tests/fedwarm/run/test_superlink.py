@@ -168,6 +168,6 @@ def test_a_loopback_federation_runs_an_app_and_ends(tmp_path: Path) -> None:
         assert np.load(tmp_path / "result.npy").tolist() == [1.5, 1.5, 1.5]
         bad = federation.submit(app, {"out": str(tmp_path), "fails": "client"}, timeout_seconds=180)
         assert bad.status == "finished:completed", federation.report(bad)
-        reason = "every client failed in every round; the first error: ValueError: the client was told to fail"
+        reason = "every client failed in every round; first error in the log: ValueError: the client was told to fail"
         assert bad.complaint() == reason, federation.report(bad)
     assert [marked(mark) for mark in marks] == [[], [], []]

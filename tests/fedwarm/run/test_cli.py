@@ -1,0 +1,336 @@
+"""The command line: bad input is one line and exit code 2, and nothing is written."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedwarm.config import SettingError
+from fedwarm.methods import METHODS
+from fedwarm.run import cli, launch
+from fedwarm.run.failures import RunError
+
+Refused = Callable[..., str]
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Run `fedwarm ARGUMENTS` in this process; its exit code."""
+    monkeypatch.setattr(sys, "argv", ["fedwarm", *arguments])
+    try:
+        cli.main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """An empty working directory; what the command line changes in the process is put back."""
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    for name in ("HF_HUB_DISABLE_TELEMETRY", "FEDWARM_ENGINE"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    threads = torch.get_num_threads()
+    yield work
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def refused(shell: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Runs a command that must be refused, checks how, and gives the line."""
+
+    def run(*arguments: object) -> str:
+        before = {p: p.read_bytes() if p.is_file() else None for p in shell.parent.rglob("*")}
+        assert call(monkeypatch, *[str(a) for a in arguments]) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        (line,) = captured.err.splitlines()
+        assert line.startswith("fedwarm: ")
+        assert {p: p.read_bytes() if p.is_file() else None for p in shell.parent.rglob("*")} == before
+        return line.removeprefix("fedwarm: ")
+
+    return run
+
+
+@pytest.mark.parametrize("command", ["run", "settings"])
+def test_unknown_method(refused: Refused, command: str) -> None:
+    line = refused(command, "fedporx")
+    assert "unknown method 'fedporx'" in line and "did you mean fedprox" in line
+
+
+def test_no_method(refused: Refused) -> None:
+    assert "fedwarm methods" in refused("run")
+
+
+def test_method_and_app(refused: Refused, shell: Path) -> None:
+    assert "not both" in refused("run", "fedavg", "--app", shell)
+
+
+@pytest.mark.parametrize(("pair", "near"), [("sede=1", "seed"), ("data.alhpa=1.0", "data.alpha"), ("warmfed.rule=1", "warmfed.")])
+def test_unknown_setting(refused: Refused, pair: str, near: str) -> None:
+    line = refused("run", "fedavg", "-c", pair)
+    assert f"unknown setting {pair.split('=')[0]!r}" in line and near in line.split("did you mean")[1]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "words"),
+    [
+        ("seed='x'", ["seed = 'x' is str", "int"]),
+        ("seed=1.5", ["seed = 1.5 is float", "int"]),
+        ("batch-size=true", ["batch-size = True is bool", "int"]),
+        ("learning-rate='fast'", ["learning-rate = 'fast' is str", "float"]),
+        ("save-pictures=1", ["save-pictures = 1 is int", "bool"]),
+        ("batch-size=0", ["batch-size = 0 is out of range", "at least 1"]),
+        ("data.partition='even'", ["data.partition = 'even'", "dirichlet"]),
+        ("seed=x", ["seed=x", "quotes"]),
+        ("seed", ["'seed'", "pairs"]),
+        ("data.alpha=[1]", ["data.alpha = [1]"]),
+        ("out='runs/x'", ["out = 'runs/x'", "absolute"]),
+        ("none.toml", ["none.toml"]),
+    ],
+)
+def test_values_that_cannot_be(refused: Refused, pairs: str, words: list[str]) -> None:
+    line = refused("run", "fedavg", "-c", pairs)
+    assert all(word in line for word in words), line
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (("--seed", "-1"), ["seed = -1", "at least 0"]),
+        (("--rounds", "0"), ["num-server-rounds = 0", "at least 1"]),
+        (("--clients", "-3"), ["--clients -3", "at least 1"]),
+        (("--engine", "rya"), ["--engine 'rya'", "local, ray"]),
+    ],
+)
+def test_options_out_of_range(refused: Refused, option: tuple[str, str], words: list[str]) -> None:
+    line = refused("run", "fedavg", *option)
+    assert all(word in line for word in words), line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "fedavg", "--seed", "x"), ["--seed", "x"]),
+        (("run", "fedavg", "--sede", "1"), ["--sede"]),
+        (("rnu", "fedavg"), ["rnu"]),
+    ],
+)
+def test_what_the_parser_refuses_is_one_line_too(refused: Refused, arguments: tuple[str, ...], words: list[str]) -> None:
+    line = refused(*arguments)
+    assert all(word in line for word in words), line
+
+
+def test_negative_workers(refused: Refused) -> None:
+    assert "workers = -1" in refused("run", "fedavg", "--workers", -1)
+
+
+# The run folder
+
+
+def test_a_folder_that_holds_another_run(refused: Refused, shell: Path) -> None:
+    (shell / "old").mkdir()
+    (shell / "old" / "results.json").write_text("{}")
+    line = refused("run", "fedavg", "--out", shell / "old")
+    assert str(shell / "old") in line and "holds another run" in line and "--fresh" in line
+
+
+@pytest.mark.parametrize("options", [(), ("--fresh",)])
+def test_a_folder_that_holds_something_else(refused: Refused, shell: Path, options: tuple[str, ...]) -> None:
+    (shell / "mine").mkdir()
+    (shell / "mine" / "thesis.tex").write_text("years of work")
+    assert str(shell / "mine") in refused("run", "fedavg", "--out", "mine", *options)
+
+
+@pytest.mark.parametrize("options", [(), ("--fresh",)])
+def test_a_file_in_the_folders_place(refused: Refused, shell: Path, options: tuple[str, ...]) -> None:
+    (shell / "file").write_text("text")
+    assert str(shell / "file") in refused("run", "fedavg", "--out", shell / "file", *options)
+
+
+def test_a_folder_below_a_file(refused: Refused, shell: Path) -> None:
+    (shell / "file").write_text("text")
+    assert str(shell / "file") in refused("run", "fedavg", "--clients", 2, "--rounds", 1, "--out", shell / "file" / "run")
+
+
+def test_a_bad_setting_is_told_before_a_run_is_cleared(refused: Refused, shell: Path) -> None:
+    (shell / "old").mkdir()
+    (shell / "old" / "results.json").write_text("{}")
+    assert "seed" in refused("run", "fedavg", "--fresh", "--out", shell / "old", "-c", "seed=-1")
+
+
+# Data, models, foundations
+
+
+def test_more_clients_than_images(refused: Refused) -> None:
+    line = refused("run", "fedavg", "--clients", 5000)
+    assert "5000 clients" in line and "1797" in line
+
+
+def test_more_classes_per_client_than_there_are(refused: Refused) -> None:
+    line = refused("run", "fedavg", "-c", "data.partition='pathological' data.classes-per-client=11")
+    assert "data.classes-per-client = 11" in line and "10 classes" in line
+
+
+def test_a_missing_data_folder(refused: Refused, shell: Path) -> None:
+    assert str(shell / "none") in refused("run", "fedavg", "-c", f"data.name='{shell / 'none'}'")
+
+
+def test_a_data_set_without_labels(refused: Refused, shell: Path) -> None:
+    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+    folder = shell.parent / "data"
+    folder.mkdir()
+    pq.write_table(pa.table({"image": [b"png"] * 3, "weight": [0.5] * 3}), folder / "train.parquet")
+    line = refused("run", "fedavg", "-c", f"data.name='{folder}'")
+    assert "label" in line and "weight" in line and "data.label-column" in line
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        (None, ["model_index.json"]),
+        ("{}", ["Stable Diffusion"]),
+        (json.dumps({"_class_name": "DDPMPipeline", "unet": []}), ["Stable Diffusion"]),
+        (json.dumps({"_class_name": "StableDiffusionPipeline"}), ["U-Net"]),
+        ("no json", ["Stable Diffusion"]),
+        ("[]", ["Stable Diffusion"]),
+    ],
+    ids=["empty", "no class", "another class", "no unet", "no json", "a list"],
+)
+def test_a_foundation_that_is_no_pipeline(refused: Refused, shell: Path, index: str | None, words: list[str]) -> None:
+    folder = shell / "foundation"
+    folder.mkdir()
+    if index is not None:
+        (folder / "model_index.json").write_text(index)
+    line = refused("run", "warmfed", "-c", f"diffusion.foundation='{folder}'")
+    assert "diffusion.foundation" in line and str(folder) in line
+    assert all(word in line for word in words), line
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "./folder", "glyp", "a/b/c"])
+def test_a_missing_foundation(refused: Refused, name: str) -> None:
+    line = refused("run", "warmfed", "-c", f"diffusion.foundation='{name}'")
+    assert f"diffusion.foundation = {name!r}" in line and "glyph" in line
+
+
+def test_a_foundation_that_holds_no_weights(refused: Refused, shell: Path) -> None:
+    """It calls itself a pipeline, but its parts are not there."""
+    (shell / "foundation").mkdir()
+    index = {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}
+    (shell / "foundation" / "model_index.json").write_text(json.dumps(index))
+    small = ["--clients", "2", "--workers", "1", "--out"]
+    assert "foundation" in refused("run", "warmfed", *small, "run", "-c", f"diffusion.foundation='{shell / 'foundation'}'")
+
+
+def test_a_prompt_without_a_class(refused: Refused) -> None:
+    assert "{class}" in refused("run", "warmfed", "-c", "warmfed.prompt='a photo'")
+
+
+def test_a_missing_weights_file(refused: Refused) -> None:
+    small = ["--clients", "2", "--workers", "1", "--rounds", "1", "--out", "run"]
+    line = refused("run", "fedavg", *small, "-c", "model.weights='/no/such/file' data.max-examples=4")
+    assert "model.weights = '/no/such/file'" in line
+
+
+def test_a_graphics_card_that_is_not_there(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    small = ["--clients", "2", "--workers", "1", "--rounds", "1", "--out", "run"]
+    assert "device = 'cuda'" in refused("run", "fedavg", *small, "-c", "device='cuda' data.max-examples=4")
+
+
+# Other commands
+
+
+def test_an_app_without_pyproject(refused: Refused, shell: Path) -> None:
+    (shell / "app").mkdir()
+    for folder in (shell / "app", shell / "none"):
+        line = refused("run", "--app", folder)
+        assert str(folder) in line and "pyproject.toml" in line
+
+
+def app_folder(shell: Path) -> Path:
+    folder = shell / "app"
+    folder.mkdir()
+    (folder / "pyproject.toml").write_text(
+        '[tool.flwr.app.components]\nserverapp = "s:app"\nclientapp = "c:app"\n[tool.flwr.app.config]\nrounds = 3\n'
+    )
+    return folder
+
+
+def test_an_apps_unknown_setting(refused: Refused, shell: Path) -> None:
+    line = refused("run", "--app", app_folder(shell), "-c", "rouns=1")
+    assert "'rouns'" in line and "did you mean rounds" in line
+
+
+@pytest.mark.parametrize("option", [("--seed", "1"), ("--rounds", "2"), ("--out", "x"), ("--fresh",)])
+def test_options_that_an_app_does_not_take(refused: Refused, shell: Path, option: tuple[str, ...]) -> None:
+    assert option[0] in refused("run", "--app", app_folder(shell), *option)
+
+
+def test_an_unknown_foundation_to_train(refused: Refused) -> None:
+    assert "'glyhp'" in refused("foundation", "train", "glyhp")
+
+
+def test_a_report_about_nothing(refused: Refused, shell: Path) -> None:
+    assert str(shell / "none") in refused("report", shell / "none")
+
+
+def test_methods_are_listed(shell: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(monkeypatch, "methods") == 0
+    first = [line.split()[0] for line in capsys.readouterr().out.splitlines() if not line.startswith("   ")]
+    assert first == ["method", *METHODS]
+
+
+def test_settings_are_printed_as_toml(shell: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from fedwarm.run.settings import settings_toml
+
+    assert call(monkeypatch, "settings", "--toml") == 0
+    assert capsys.readouterr().out == settings_toml()
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(SettingError("x = 1 is bad"), 2), (RunError("it broke"), 1), (KeyboardInterrupt(), 130)]
+)
+def test_how_a_run_ends_is_one_line_and_a_code(
+    error: BaseException, code: int, shell: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def end(request: launch.Request) -> None:
+        raise error
+
+    monkeypatch.setattr(launch, "run_method", end)
+    assert call(monkeypatch, "run", "fedavg") == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"fedwarm: {str(error) or 'stopped by the keyboard'}"
+
+
+def test_what_was_asked_reaches_the_run(shell: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[launch.Request] = []
+    monkeypatch.setattr(launch, "run_method", asked.append)
+    options = ["--engine", "ray", "--out", "o", "--seed", "3", "--rounds", "4", "--clients", "5", "--workers", "6", "--fresh"]
+    assert call(monkeypatch, "run", "fedprox", *options, "-c", "a=1 b=2", "-c", "c=3") == 0
+    assert asked == [launch.Request("fedprox", "ray", Path("o"), 3, 4, 5, 6, True, ("a=1 b=2", "c=3"))]
+
+
+def test_a_small_run_leaves_its_record(shell: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--clients", "2", "--rounds", "1", "--workers", "1", "--out", "run", "-c", "data.max-examples=8 seed=5"]
+    assert call(monkeypatch, "run", "FedAvg", *options) == 0
+    results = json.loads((shell / "run" / "results.json").read_text())
+    assert (results["method"], results["seed"], results["complete"]) == ("fedavg", 5, True)
+    out = capsys.readouterr().out
+    assert "global accuracy" in out and str(shell / "run") in out
+    assert [p.name for p in shell.iterdir()] == ["run"]
+
+
+def test_out_may_be_given_as_a_setting(shell: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ["--clients", "2", "--rounds", "1", "--workers", "1", "-c", f"data.max-examples=8 out='{shell / 'here'}'"]
+    assert call(monkeypatch, "run", "fedavg", *options) == 0
+    assert [p.name for p in shell.iterdir()] == ["here"]

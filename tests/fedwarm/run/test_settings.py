@@ -1,0 +1,72 @@
+"""Settings for people and for pyproject.toml."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedwarm.config import GROUPS, SettingError, Value, all_groups, keys
+from fedwarm.methods import METHODS, method_group
+from fedwarm.methods.warmfed import WarmFed
+from fedwarm.run.flower_app import flat
+from fedwarm.run.settings import literal, settings_table, settings_toml
+
+ROOT = Path(__file__).parents[3]
+DEFAULTS = {key: f.default for key, _, f in keys(all_groups())}
+
+
+def test_the_toml_holds_exactly_the_defaults() -> None:
+    table = tomllib.loads(settings_toml().replace("[tool.flwr.app.config.", "["))
+    found = flat(table, "the settings")
+    assert found == DEFAULTS and list(found) == list(DEFAULTS)
+    assert [type(v) for v in found.values()] == [type(v) for v in DEFAULTS.values()]
+
+
+def test_the_projects_own_toml_is_this_one() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    after = text.split("[tool.flwr.app.config]\n# BEGIN SETTINGS", 1)[1].split("\n", 1)[1]
+    assert after.split("# END SETTINGS")[0] == settings_toml()
+
+
+def printed(method: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    settings_table(method)
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return captured.out.splitlines()
+
+
+@pytest.mark.parametrize("columns", ["80", "200"])
+@pytest.mark.parametrize("method", [*METHODS, ""])
+def test_every_key_is_printed(
+    method: str, columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    first = [line.split()[0] for line in printed(method, capsys) if line.strip() and not line.startswith(" " * 8)]
+    own = method_group(method) if method else None
+    groups = (*GROUPS, *([own] if own else [])) if method else all_groups()
+    assert [word for word in first if word != "setting"] == [key for key, _, _ in keys(groups)]
+
+
+def test_default_range_and_meaning_stand_in_the_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    lines = printed("warmfed", capsys)
+    for key, _, f in keys((*GROUPS, WarmFed)):
+        (line,) = [line for line in lines if line.split()[:1] == [key]]
+        assert literal(f.default) in line and f.metadata["text"] in line  # type: ignore[arg-type]
+        assert all(choice in line for choice in f.metadata["choices"])
+
+
+def test_an_unknown_method_is_refused() -> None:
+    with pytest.raises(SettingError, match="unknown method 'warmfeed'.*warmfed"):
+        settings_table("warmfeed")
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | st.text())
+def test_literals_are_toml(value: Value) -> None:
+    back = tomllib.loads(f"x = {literal(value)}")["x"]
+    assert back == value and type(back) is type(value)

@@ -1,0 +1,107 @@
+"""Classifiers: sizes, shared initialisation, no batch statistics, weights from a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from fedwarm.config import Model, SettingError
+from fedwarm.models import MODELS, build_model, device_of, to_input
+
+
+def count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def refusal(path: Path, name: str = "cnn") -> str:
+    with pytest.raises(SettingError) as caught:
+        build_model(Model(name=name, weights=str(path)), 3, 16, 0)
+    text = str(caught.value)
+    assert len(text.splitlines()) == 1 and "model.weights" in text and str(path) in text
+    return text
+
+
+def test_input_is_centred_and_scaled() -> None:
+    pixels = torch.tensor([0, 255, 51], dtype=torch.uint8).reshape(3, 1, 1, 1)
+    assert to_input(pixels).flatten().tolist() == pytest.approx([-1.0, 1.0, -0.6])
+
+
+def test_sizes_are_the_layers_sums() -> None:
+    conv = [3 * 16 * 25 + 16, 16 * 32 * 25 + 32]
+    assert count(MODELS["cnn"](10, 32)) == sum(conv) + 32 * 8 * 8 * 10 + 10 == 34538
+    lenet = [3 * 6 * 25 + 6, 6 * 16 * 25 + 16, 400 * 120 + 120, 120 * 84 + 84, 84 * 10 + 10]
+    assert count(MODELS["lenet5"](10, 32)) == sum(lenet)
+    published = 11_689_512 - 513_000 + 513 * 10  # ResNet-18 of 1000 classes, another last layer
+    assert count(MODELS["resnet18"](10, 128)) == published
+    assert count(MODELS["resnet18"](10, 32)) == published - 64 * 3 * (49 - 9)
+
+
+@pytest.mark.parametrize(("name", "sizes"), [("cnn", range(8, 40)), ("lenet5", range(16, 40)), ("resnet18", [8, 32])])
+def test_any_image_size_gives_logits(name: str, sizes: range | list[int]) -> None:
+    for size in sizes:
+        with torch.no_grad():
+            assert MODELS[name](7, size)(torch.zeros(2, 3, size, size)).shape == (2, 7), size
+
+
+def test_too_small_an_image_is_refused() -> None:
+    with pytest.raises(SettingError, match="at least 16 pixels; data.image-size is 15"):
+        MODELS["lenet5"](10, 15)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_same_seed_same_weights(name: str) -> None:
+    before = torch.get_rng_state()
+    first, again, other = (build_model(Model(name=name), 4, 16, seed).state_dict() for seed in (5, 5, 6))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    assert not all(torch.equal(first[k], other[k]) for k in first)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_image_is_judged_alone(name: str) -> None:
+    """No batch statistics: neither kept in buffers nor taken over the batch in training mode."""
+    model = MODELS[name](4, 16).train()
+    assert not list(model.buffers())
+    assert not [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    x = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(model(x)[:1], model(x[:1]), rtol=1e-4, atol=1e-5)
+
+
+def test_weights_from_a_file(tmp_path: Path) -> None:
+    source = build_model(Model(), 3, 16, 7)
+    save_file(source.state_dict(), tmp_path / "w.safetensors")
+    loaded = build_model(Model(weights=str(tmp_path / "w.safetensors")), 3, 16, 0).state_dict()
+    assert all(torch.equal(loaded[k], v) for k, v in source.state_dict().items())
+
+
+def test_a_missing_weights_file_is_refused(tmp_path: Path) -> None:
+    assert "is no file" in refusal(tmp_path / "none.safetensors")
+    assert "is no file" in refusal(tmp_path)
+
+
+def test_weights_of_another_model_are_refused_with_the_reason(tmp_path: Path) -> None:
+    save_file(build_model(Model(name="lenet5"), 3, 16, 0).state_dict(), tmp_path / "names.safetensors")
+    assert "3.weight" in refusal(tmp_path / "names.safetensors")
+    save_file(build_model(Model(), 4, 16, 0).state_dict(), tmp_path / "shapes.safetensors")
+    assert "7.weight" in refusal(tmp_path / "shapes.safetensors")
+
+
+@pytest.mark.parametrize("content", [b"", b"no tensors at all", b"\xff" * 64], ids=["empty", "text", "bytes"])
+def test_a_file_that_is_no_safetensors_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "w.safetensors").write_bytes(content)
+    refusal(tmp_path / "w.safetensors")
+
+
+def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert device_of("cpu") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device_of("auto") == torch.device("cpu")
+    with pytest.raises(SettingError, match=r"device = 'cuda'.*'auto' or 'cpu'"):
+        device_of("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device_of("auto") == device_of("cuda") == torch.device("cuda")

@@ -1,0 +1,82 @@
+"""The wheel: one top-level name, every method in it, the foundation's weights with it; and the bundle for Flower."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LOAD = """
+import fedwarm.strategies, fedwarm.clients
+from fedwarm.methods import METHODS
+from fedwarm.diffusion.foundation import asset_folder
+for name in METHODS:
+    print(fedwarm.strategies.strategy_class(name).__module__, fedwarm.clients.trainer_class(name).__module__)
+print(fedwarm.strategies.WarmFed, asset_folder("glyph"))
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder], cwd=ROOT, check=True)
+    (found,) = folder.glob("*.whl")
+    return found
+
+
+def test_wheel_has_one_top_level_name_and_the_weights(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {n.split("/")[0] for n in names if ".dist-info/" not in n} == {"fedwarm"}
+    assert "fedwarm/strategies/warmfed.py" in names and "fedwarm/clients/warmfed.py" in names
+    assert "fedwarm/strategies.py" not in names and "fedwarm/clients.py" not in names
+    assert any(n.startswith("fedwarm/assets/glyph/unet/") and n.endswith(".safetensors") for n in names)
+
+
+def test_every_method_loads_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
+    target, empty = tmp_path / "site", tmp_path / "empty"
+    empty.mkdir()
+    zipfile.ZipFile(wheel).extractall(target)
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD],
+        cwd=empty,
+        env={**os.environ, "PYTHONPATH": str(target)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert str(target / "fedwarm" / "assets" / "glyph") in done.stdout
+    assert "fedwarm.strategies.warmfed fedwarm.clients.warmfed" in done.stdout
+
+
+def test_the_public_name_is_one_package_in_the_checkout() -> None:
+    import clients
+    import fedwarm.clients
+    import fedwarm.strategies
+    import strategies
+
+    assert fedwarm.strategies is strategies
+    assert fedwarm.clients is clients
+    assert fedwarm.strategies.FedAvg is strategies.FedAvg
+
+
+def test_names_are_imported_when_asked_for() -> None:
+    script = "import sys, fedwarm.strategies, fedwarm.clients; print(sorted({'torch', 'flwr', 'ray'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_flower_builds_the_bundle(tmp_path: Path) -> None:
+    from flwr.cli.build import build_fab_from_disk
+
+    data, *_ = build_fab_from_disk(ROOT)
+    assert len(data) < 1_000_000
+    path = tmp_path / "app.fab"
+    path.write_bytes(data)
+    names = zipfile.ZipFile(path).namelist()
+    assert "strategies/server_app.py" in names and "clients/client_app.py" in names and "fedwarm/wire.py" in names
+    assert not [n for n in names if n.startswith(("tests/", "benchmarks/", ".venv"))]
