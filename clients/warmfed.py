@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fedwarm.arrays import from_tensors
-from fedwarm.methods.warmfed import SelfDistillation, WarmFed, best_of
+from fedwarm.arrays import from_module, from_tensors
+from fedwarm.methods.warmfed import CLASSIFIER, SelfDistillation, WarmFed, best_of
 from fedwarm.training import Hook, Plan, fit
 from fedwarm.wire import Fact, Payload
 
@@ -26,7 +26,7 @@ class WarmFedClient(BaseClient):
         return self.config.of(WarmFed)
 
     def adapt(self, payload: Payload) -> Payload:
-        """Tune LoRA matrices on this client's images; they are all that leaves, with the names of its classes' indices."""
+        """Tune LoRA matrices on this client's images; they are all that leaves (and a classifier, by setting)."""
         from fedwarm.diffusion.finetune import tune_adapter
         from fedwarm.diffusion.foundation import load_foundation
         from fedwarm.diffusion.prompts import prompts
@@ -40,7 +40,12 @@ class WarmFedClient(BaseClient):
             foundation, shard.train_images, shard.train_labels, sentences, diffusion, run.seed, self.node.partition
         )
         facts: dict[str, Fact] = {"fingerprint": foundation.fingerprint, "rank": diffusion.rank, "alpha": diffusion.alpha}
-        return Payload("adapter", from_tensors(state), {"num-examples": len(shard.train_labels)}, facts)
+        arrays = from_tensors(state)
+        if self.settings.local_model_source == "uploaded":
+            local = self.model()
+            self.fit(local, "train", 0)
+            arrays |= {CLASSIFIER + name: array for name, array in from_module(local).items()}
+        return Payload("adapter", arrays, {"num-examples": len(shard.train_labels)}, facts)
 
     def round(self, payload: Payload) -> Payload:
         """First the personal model of the received weights, then their training for the server."""

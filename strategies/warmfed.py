@@ -14,8 +14,8 @@ from torch import Tensor
 
 from fedwarm.arrays import Arrays, WeightedMean, from_module, load_module, to_tensors
 from fedwarm.data.pool import Pool, join
+from fedwarm.methods.warmfed import CLASSIFIER, quota
 from fedwarm.methods.warmfed import WarmFed as Settings
-from fedwarm.methods.warmfed import quota
 from fedwarm.models import device_of
 from fedwarm.progress import tick
 from fedwarm.seeds import generator
@@ -46,6 +46,7 @@ class WarmFed(BaseStrategy):
 
     def plan(self) -> Iterator[Stage]:
         self.adapters: dict[int, Arrays] = {}
+        self.locals: dict[int, Arrays] = {}
         self.pool: Pool | None = None
         self.draw = 0
         if self.generates and self.settings.adapt:
@@ -78,7 +79,9 @@ class WarmFed(BaseStrategy):
 
     def absorb(self, stage: Stage, client: int, payload: Payload) -> None:
         if stage.name == "adapt":
-            self.adapters[client] = payload.arrays
+            self.adapters[client] = {n: a for n, a in payload.arrays.items() if not n.startswith(CLASSIFIER)}
+            uploaded = {n.removeprefix(CLASSIFIER): a for n, a in payload.arrays.items() if n.startswith(CLASSIFIER)}
+            self.locals[client] = uploaded or self.arrays
         elif stage.name == "round":
             local = payload.arrays
             if self.settings.finetune_targets == "local_and_aggregate":
@@ -112,6 +115,8 @@ class WarmFed(BaseStrategy):
         if not hasattr(self, "_template"):
             with attached(self.foundation.pipe.unet, self.config.diffusion, 0, "template"):
                 self._template = from_tensors(adapter_state(self.foundation.pipe.unet))
+            if self.settings.local_model_source == "uploaded":
+                self._template |= {CLASSIFIER + name: array for name, array in self.arrays.items()}
         return self._template
 
     def _draw_pool(self) -> None:
@@ -161,7 +166,8 @@ class WarmFed(BaseStrategy):
             for member in self.fleet.members:
                 local = self._of(member.partition)
                 if len(local[1]):
-                    tuned = self._tuned(self.arrays, local, self.settings.epochs_local, f"local 0 {member.partition}")
+                    start = self.locals.get(member.partition, self.arrays)
+                    tuned = self._tuned(start, local, self.settings.epochs_local, f"local 0 {member.partition}")
                     mean.add(tuned, member.examples)
             self.arrays = mean.result()
         self.arrays = self._tuned(self.arrays, self._all(), self.settings.epochs_warm, "aggregate 0")

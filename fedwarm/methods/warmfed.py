@@ -19,6 +19,7 @@ from fedwarm.config import Group, setting
 from fedwarm.evaluate import predict
 from fedwarm.training import Batch, Hook
 
+CLASSIFIER = "classifier."
 RULES = ("sample_better", "sample_correct", "class_better", "model_best", "always", "never")
 
 
@@ -39,9 +40,10 @@ class WarmFed(Group):
         "local_and_aggregate", "what the server tunes on generated images", choices=("local_and_aggregate", "aggregate_only")
     )
     local_model_source: str = setting(
-        "auto", "local models of the warm start; auto: uploaded in five-round, server_synth in one-shot",
-        choices=("auto", "server_synth", "uploaded"),
-    )  # fmt: skip
+        "server_synth",
+        "local models of the warm start: trained at the server on generated images; or begun on the client's data and uploaded",
+        choices=("server_synth", "uploaded"),
+    )
     epochs_local: int = setting(2, "server epochs over a client's generated images (local models)", low=0)
     epochs_aggregate: int = setting(2, "server epochs over all generated images (average), after a round", low=0)
     epochs_warm: int = setting(30, "server epochs over all generated images (average), in the warm start", low=0)

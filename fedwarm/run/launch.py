@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
@@ -102,8 +103,6 @@ def _conclude(folder: Path) -> Path:
     from fedwarm.run.report import make_report
 
     page = make_report([folder])
-    import json
-
     results = json.loads((folder / "results.json").read_text())
     final, totals = results["final"], results["totals"]
     if final["global"]["accuracy"] is not None:
@@ -145,6 +144,7 @@ def train_foundation(name: str, out: Path | None, seed: int, threads: int, vae_s
 
     from fedwarm.diffusion.foundation import EMBEDDED
     from fedwarm.diffusion.pretrain import Recipe, pretrain
+    from fedwarm.diffusion.quality import judged
     from fedwarm.progress import tick
     from fedwarm.run.display import shown
 
@@ -157,4 +157,6 @@ def train_foundation(name: str, out: Path | None, seed: int, threads: int, vae_s
     recipe = replace(recipe, vae_steps=vae_steps or recipe.vae_steps, unet_steps=unet_steps or recipe.unet_steps)
     with shown(f"foundation {name}"):
         record = pretrain(folder, recipe, tick)
-    print(f"{folder}: {record['seconds']} s, autoencoder error {record['autoencoder_l1']} (L1 on [-1, 1])")
+        record["quality"] = judged(folder, seed)
+    (folder / "recipe.json").write_text(json.dumps(record, indent=1) + "\n")
+    print(f"{folder}: {record['seconds']} s, autoencoder error {record['autoencoder_l1']} (L1 on [-1, 1]), {record['quality']}")

@@ -126,6 +126,16 @@ def test_prompts_alone_send_nothing_up(tmp_path: Path) -> None:
     assert [r["stage"] for r in outcome.ledger] == ["distill"] * 4
 
 
+def test_local_models_may_be_uploaded_with_the_adapter(one_shot, tmp_path: Path) -> None:
+    outcome = run("warmfed", tmp_path / "run", {**SMALL_WARMFED, "warmfed.local-model-source": "uploaded"})
+    classifier = sum(a.nbytes + 128 for a in one_shot.model.values())
+    more = [
+        b - a for a, b in zip(one_shot.results["rounds"][0]["bytes_up"], outcome.results["rounds"][0]["bytes_up"], strict=True)
+    ]
+    assert more == [classifier] * 4
+    assert not same(outcome.model, one_shot.model)
+
+
 @pytest.mark.parametrize("rule", ["sample_correct", "class_better", "model_best", "always", "never"])
 def test_every_selection_rule_runs(rule: str, tmp_path: Path) -> None:
     settings = {**SMALL_WARMFED, "warmfed.selection": rule, "warmfed.synthetic-ratio": 0.0}

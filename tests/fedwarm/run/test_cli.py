@@ -43,8 +43,10 @@ def shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def refused(shell: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
-    """Runs a command that must be refused, checks how, and gives the line."""
+def refused(
+    shell: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> Refused:
+    """Runs a command that must be refused before any work begins, checks how, and gives the line."""
 
     def run(*arguments: object) -> str:
         before = {p: p.read_bytes() if p.is_file() else None for p in shell.parent.rglob("*")}
@@ -53,6 +55,7 @@ def refused(shell: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         assert captured.out == ""
         (line,) = captured.err.splitlines()
         assert line.startswith("fedwarm: ")
+        assert caplog.messages == []
         assert {p: p.read_bytes() if p.is_file() else None for p in shell.parent.rglob("*")} == before
         return line.removeprefix("fedwarm: ")
 
@@ -183,11 +186,16 @@ def test_a_missing_data_folder(refused: Refused, shell: Path) -> None:
     assert str(shell / "none") in refused("run", "fedavg", "-c", f"data.name='{shell / 'none'}'")
 
 
-def test_a_data_set_without_labels(refused: Refused, shell: Path) -> None:
+def test_a_data_set_without_labels(
+    refused: Refused, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
     import pyarrow as pa  # type: ignore[import-untyped]
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-    folder = shell.parent / "data"
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+    datasets.enable_progress_bars()
+    folder = tmp_path / "data"
     folder.mkdir()
     pq.write_table(pa.table({"image": [b"png"] * 3, "weight": [0.5] * 3}), folder / "train.parquet")
     line = refused("run", "fedavg", "-c", f"data.name='{folder}'")
