@@ -30,14 +30,18 @@ def settings(flat: tuple[tuple[str, Value], ...]) -> Config:
 def handle(message: Message, context: Context, action: Action) -> Message:
     """One message in, one message out: parse, train, answer."""
     config = settings(tuple(context.run_config.items()))
-    torch.set_num_threads(config.run.client_threads)
     partition = int(context.node_config["partition-id"])
     root = Path(config.run.client_folder) if config.run.client_folder else cache_home() / str(context.run_id)
     node = Node(partition, int(context.node_config["num-partitions"]), Store(root / str(partition)))
     trainer = trainer_class(config.run.method)(config, node)
     payload, _ = from_records(message.content)
-    with listening(log_progress, f"client {partition}", only_if_nobody_listens=True):
-        reply = trainer.answer(action, payload)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.run.client_threads)
+    try:
+        with listening(log_progress, f"client {partition}", only_if_nobody_listens=True):
+            reply = trainer.answer(action, payload)
+    finally:
+        torch.set_num_threads(threads)  # in this process the server may go on
     return Message(content=to_records(reply), reply_to=message)
 
 

@@ -49,15 +49,39 @@ def tick(stage: str, step: int, of: int, text: str = "") -> None:
     listener(Tick(_who.get(), stage, step, of, text))
 
 
+class Pace:
+    """Decides when a line about a stage is due, and says how many seconds the rest will take."""
+
+    def __init__(self, interval_seconds: float) -> None:
+        self.interval_seconds = interval_seconds
+        self._begun: dict[tuple[str, str], tuple[float, int]] = {}
+        self._seen: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def line(self, event: Tick) -> str | None:
+        """A line at the last step and every few seconds before; None when none is due. A step that goes back begins anew."""
+        key, now = (event.who, event.stage), time.monotonic()
+        told, last = self._seen.get(key, (now, -1))
+        if event.step <= last or key not in self._begun:
+            self._begun[key] = (now, event.step)
+            told = now
+        due = event.step >= event.of or now - told >= self.interval_seconds
+        self._seen[key] = (now if due else told, event.step)
+        if not due:
+            return None
+        start, step = self._begun[key]
+        left = (now - start) / (event.step - step) * (event.of - event.step) if event.step > step else 0.0
+        rest = f", {left:.0f} s left" if left else ""
+        return f"{event.who}: {event.stage} {event.step}/{event.of}{rest}{' ' + event.text if event.text else ''}"
+
+
+_log_pace = Pace(LOG_INTERVAL_SECONDS)
+
+
 def logger(event: Tick) -> None:
-    """A listener that writes a line to the log every ten seconds for each stage, and at its end."""
-    key, now = ("log", f"{event.who}/{event.stage}"), time.monotonic()
-    begun = _last.setdefault(("begun", key[1]), now)
-    if event.of < 3 or (event.step < event.of and now - _last.get(key, begun) < LOG_INTERVAL_SECONDS):
-        return
-    _last[key] = now
-    left = (now - begun) / event.step * (event.of - event.step)
-    logging.getLogger("flwr").info("%s: %s %d/%d, %.0f s left %s", event.who, event.stage, event.step, event.of, left, event.text)
+    """A listener that writes lines to Flower's log, for engines without a display."""
+    line = _log_pace.line(event)
+    if line is not None and event.of > 2:
+        logging.getLogger("flwr").info(line)
 
 
 @contextmanager

@@ -45,10 +45,12 @@ def tune_adapter(
     Returns:
         the adapter's matrices (see `adapter_state`).
     """
+    from diffusers import DDPMScheduler
+
     latents = foundation.encode(to_foundation(images, foundation.image_size))
     context = foundation.embed([*prompts, ""])
     draws = generator(seed, "lora", client)
-    unet, scheduler = foundation.pipe.unet, foundation.pipe.scheduler
+    unet, scheduler = foundation.pipe.unet, DDPMScheduler.from_config(foundation.pipe.scheduler.config)
     with attached(unet, settings, seed, "lora-init", client) as parameters:
         if settings.gradient_checkpointing:
             unet.enable_gradient_checkpointing()

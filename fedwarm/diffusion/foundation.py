@@ -100,7 +100,7 @@ def locate(name: str) -> str:
     if path.is_dir():
         index = path / "model_index.json"
         known = json.loads(index.read_text()) if index.is_file() else {}
-        if not str(known.get("_class_name", "")).startswith("StableDiffusion") or "unet" not in known:
+        if known.get("_class_name") != "StableDiffusionPipeline":
             raise SettingError(
                 f"diffusion.foundation = {name!r} is no Stable Diffusion pipeline: it needs a model_index.json that names one "
                 "with a U-Net, as `save_pretrained` writes it"
@@ -130,13 +130,19 @@ def load_foundation(settings: Diffusion, device: str) -> Foundation:
 def _load(source: str, device: torch.device, dtype: torch.dtype) -> Foundation:
     from diffusers import StableDiffusionPipeline
     from diffusers.utils import logging
+    from safetensors import SafetensorError
 
     logging.disable_progress_bar()
     try:
         pipe = StableDiffusionPipeline.from_pretrained(
-            source, dtype=dtype, safety_checker=None, requires_safety_checker=False, local_files_only=Path(source).is_dir()
+            source,
+            dtype=dtype,
+            safety_checker=None,
+            requires_safety_checker=False,
+            local_files_only=Path(source).is_dir(),
+            use_safetensors=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise SettingError(
             f"diffusion.foundation = {source!r} could not be loaded ({reason}); on a machine without network, "

@@ -50,6 +50,5 @@ def generate(
         with attached(foundation.pipe.unet, settings, seed, "lora-init", client):
             load_adapter(foundation.pipe.unet, adapter)
             images = sample(foundation, wanted, seeds, settings, size)
-    return Pool(
-        images, torch.tensor(labels), torch.full((len(labels),), client), torch.tensor(seeds, dtype=torch.int64), tuple(prompts)
-    )
+    told, drawn = torch.tensor(labels, dtype=torch.int64), torch.tensor(seeds, dtype=torch.int64)
+    return Pool(images, told, torch.full_like(told, client), drawn, tuple(prompts))

@@ -7,6 +7,7 @@ guidance as in Ho and Salimans, arXiv 2207.12598, eq. 6. Noise enters only throu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ def make_scheduler(foundation: Foundation, name: str) -> Any:
 
     own = foundation.pipe.scheduler
     classes = {"ddim": DDIMScheduler, "dpm": DPMSolverMultistepScheduler, "foundation": type(own)}
-    return classes[name].from_config(own.config)
+    return classes[name].from_config(own.config, clip_sample=False)
 
 
 @torch.no_grad()
@@ -46,6 +47,8 @@ def sample(
     Returns:
         uint8 (n, 3, size, size) on the CPU.
     """
+    if foundation.device.type == "cpu":
+        settings = replace(settings, sample_batch_size=EXACT_ROWS)
     known = list(dict.fromkeys(prompts))
     context = foundation.embed([*known, ""])
     rows = torch.tensor([known.index(p) for p in prompts], dtype=torch.long)
@@ -62,7 +65,8 @@ def sample(
 def padded(rows: list[int], device: torch.device) -> list[int]:
     """The rows, on a CPU filled up to sixteen by repeating the last one.
 
-    Below that number torch's CPU kernels sum in another order, and an image would depend on how many are drawn with it.
+    With other numbers (seen below 16 and from 64 on) torch's CPU kernels sum in another order, and an image would depend on
+    how many are drawn with it; so a CPU draws sixteen at a time, whatever the batch size.
     """
     short = EXACT_ROWS - len(rows) if device.type == "cpu" else 0
     return rows + [rows[-1]] * short
@@ -98,5 +102,5 @@ def _decode(foundation: Foundation, latents: Tensor, size: int) -> Tensor:
     images = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample.float()
     if images.shape[-1] != size:
         images = F.interpolate(images, size=(size, size), mode="bicubic", align_corners=False, antialias=True)
-    pixels: Tensor = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+    pixels: Tensor = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu().contiguous()
     return pixels

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from fedwarm.progress import Listener, Tick, listening
+from fedwarm.progress import Listener, Pace, Tick, listening
 
 LINE_INTERVAL_SECONDS = 5.0
 
@@ -51,22 +50,12 @@ def _bars(title: str) -> Iterator[Listener]:
 
 
 def _lines() -> Listener:
-    """One line to standard error at a stage's first and last step and every few seconds between."""
-    begun: dict[tuple[str, str], tuple[float, int]] = {}
-    last: dict[tuple[str, str], float] = {}
+    """One line to standard error at a stage's last step and every few seconds before."""
+    pace = Pace(LINE_INTERVAL_SECONDS)
 
     def show(event: Tick) -> None:
-        key, now = (event.who, event.stage), time.monotonic()
-        start, step = begun.get(key, (now, event.step))
-        if event.step <= step:
-            start, step = now, event.step
-        begun[key] = (start, step)
-        if event.step < event.of and now - last.get(key, start) < LINE_INTERVAL_SECONDS:
-            return
-        last[key] = now
-        done = event.step - step
-        left = f", {(now - start) / done * (event.of - event.step):.0f} s left" if done and event.step < event.of else ""
-        text = f" {event.text}" if event.text else ""
-        print(f"{event.who}: {event.stage} {event.step}/{event.of}{left}{text}", file=sys.stderr, flush=True)
+        line = pace.line(event)
+        if line is not None:
+            print(line, file=sys.stderr, flush=True)
 
     return show

@@ -142,7 +142,7 @@ class Daemon:
         env: Mapping[str, str],
         ready: Callable[[], bool] | None = None,
         patience_seconds: float = 120.0,
-        grace_seconds: float = 10.0,
+        grace_seconds: float = 5.0,
     ) -> None:
         self.command, self.log, self.folder = list(command), log, folder
         self.mark = uuid.uuid4().hex

@@ -54,7 +54,8 @@ def test_sums_run_in_the_order_of_the_calls() -> None:
 
 def test_small_updates_survive_many_clients() -> None:
     """Summed in float32, ones would stop counting beside 2**24 after the first."""
-    assert mean(({"w": f32(2**24)}, 1.0), *[({"w": f32(1)}, 1.0)] * 63)["w"][0] == (2**24 + 63) / 64
+    pairs: list[tuple[Arrays, float]] = [({"w": f32(value)}, 1.0) for value in (2**24, *[1] * 63)]
+    assert mean(*pairs)["w"][0] == (2**24 + 63) / 64
 
 
 def test_integers_come_back_as_rounded_integers() -> None:
@@ -93,7 +94,7 @@ def test_inputs_are_not_written_to() -> None:
         ({"a": f32(1), "b": f32(1), "c": f32(1)}, ["c"]),
         ({"a": f32(1), "x": f32(1)}, ["b", "x"]),
         ({"a": f32(1), "b": f32(1, 2)}, ["b", "(2,)", "(1,)"]),
-        ({"a": f32(1), "b": np.float32([[1]])}, ["b", "(1, 1)"]),
+        ({"a": f32(1), "b": np.ones((1, 1), np.float32)}, ["b", "(1, 1)"]),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused_by_name(arrays: Any, names: list[str]) -> None:

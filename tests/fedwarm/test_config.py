@@ -70,14 +70,17 @@ def test_wrong_type_is_refused_by_name(key: str) -> None:
         assert wanted.__name__ in text
 
 
-@pytest.mark.parametrize("key", [key for key, f in TABLE.items() if type(f.default) is float])
-def test_whole_numbers_are_taken_for_fractions(key: str) -> None:
-    low = TABLE[key].metadata["low"]
-    whole = 1 if (TABLE[key].metadata["high"] or 1) >= 1 else 0
-    if low > whole or whole == 0 < low:
-        pytest.skip("no whole number is in range")
-    value = parse({key: whole}).flat()[key]
-    assert value == whole and type(value) is float
+def whole() -> list[tuple[str, int]]:
+    """A whole number in the range of each setting that takes fractions, where there is one."""
+    ranges = [(key, f.metadata["low"], f.metadata["high"]) for key, f in TABLE.items() if type(f.default) is float]
+    found = [(key, math.ceil(low), high) for key, low, high in ranges]
+    return [(key, number) for key, number, high in found if high is None or number <= high]
+
+
+@pytest.mark.parametrize(("key", "number"), whole())
+def test_whole_numbers_are_taken_for_fractions(key: str, number: int) -> None:
+    value = parse({key: number}).flat()[key]
+    assert value == number and type(value) is float
 
 
 def outside() -> list[tuple[str, Value]]:
@@ -106,7 +109,7 @@ def test_out_of_range_is_refused_by_name(key: str, value: Value) -> None:
 
 @pytest.mark.parametrize("key", [key for key, f in TABLE.items() if f.metadata["low"] is not None])
 def test_the_bounds_themselves_are_allowed(key: str) -> None:
-    kind = type(TABLE[key].default)
+    kind: Any = type(TABLE[key].default)
     for bound in (TABLE[key].metadata["low"], TABLE[key].metadata["high"]):
         if bound is not None:
             assert parse({key: kind(bound)}).flat()[key] == bound

@@ -59,7 +59,7 @@ def test_generators_repeat_and_do_not_touch_the_global_one() -> None:
     torch_before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]
     first, second = (torch.randn(100, generator=generator(1, "x", 2)) for _ in range(2))
     assert torch.equal(first, second)
-    assert np.array_equal(*(numpy_generator(1, "x", 2).normal(size=100) for _ in range(2)))
+    assert np.array_equal(numpy_generator(1, "x", 2).normal(size=9), numpy_generator(1, "x", 2).normal(size=9))
     assert torch.equal(torch.get_rng_state(), torch_before)
     assert np.array_equal(np.random.get_state()[1], numpy_before)  # type: ignore[index]
 

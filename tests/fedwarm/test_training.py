@@ -34,7 +34,7 @@ def bare_loop(model: nn.Module, images: Tensor, labels: Tensor, plan: Plan, draw
             rows = order[start : start + plan.batch_size]
             optimiser.zero_grad()
             loss = F.cross_entropy(model((images[rows].float() - 127.5) / 127.5), labels[rows])
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimiser.step()
             losses.append(loss.item())
     return sum(losses) / len(losses)

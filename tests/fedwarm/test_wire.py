@@ -114,7 +114,7 @@ def test_messages_share_nothing() -> None:
     payload.arrays["w"][:] = 7
     assert not from_records(second)[0].arrays["w"].any()
     first["arrays"].clear()
-    first["facts"]["kind"] = "none"  # type: ignore[index]
+    first.config_records["facts"]["kind"] = "none"
     assert from_records(second)[0].kind == "weights" and len(from_records(second)[0].arrays) == 2
 
 
@@ -148,7 +148,7 @@ def test_a_record_of_the_wrong_sort_is_refused() -> None:
 
 def test_an_unknown_kind_is_refused() -> None:
     records = to_records(Payload())
-    records["facts"]["kind"] = "images"  # type: ignore[index]
+    records.config_records["facts"]["kind"] = "images"
     with pytest.raises(PayloadError, match="'images'"):
         from_records(records)
 
@@ -175,7 +175,6 @@ def npy(array: Any) -> bytes:
 BROKEN = {
     "empty": b"",
     "text": b"garbage",
-    "numbers cut off": npy(np.ones(9))[:-5],
     "header cut off": npy(np.ones(9))[:20],
     "zip": b"PK\x03\x04" + b"0" * 60,
 }
@@ -189,12 +188,12 @@ def test_broken_bytes_are_refused_by_name(data: bytes) -> None:
         from_records(records)
 
 
-@pytest.mark.parametrize("cut", range(1, 72, 7))
-def test_numbers_cut_off_are_never_read_as_other_numbers(cut: int) -> None:
-    records = to_records(Payload())
-    records["arrays"] = ArrayRecord({"odd": Array("float64", (9,), "numpy.ndarray", npy(np.ones(9))[:-cut])})
-    with pytest.raises(PayloadError, match="'odd'"):
-        from_records(records)
+def test_numbers_cut_off_are_never_read_as_other_numbers() -> None:
+    for cut in range(1, 73):
+        records = to_records(Payload())
+        records["arrays"] = ArrayRecord({"odd": Array("float64", (9,), "numpy.ndarray", npy(np.ones(9))[:-cut])})
+        with pytest.raises(PayloadError, match="'odd'"):
+            from_records(records)
 
 
 def test_required_numbers() -> None:

@@ -129,9 +129,8 @@ def test_prompts_alone_send_nothing_up(tmp_path: Path) -> None:
 def test_local_models_may_be_uploaded_with_the_adapter(one_shot, tmp_path: Path) -> None:
     outcome = run("warmfed", tmp_path / "run", {**SMALL_WARMFED, "warmfed.local-model-source": "uploaded"})
     classifier = sum(a.nbytes + 128 for a in one_shot.model.values())
-    more = [
-        b - a for a, b in zip(one_shot.results["rounds"][0]["bytes_up"], outcome.results["rounds"][0]["bytes_up"], strict=True)
-    ]
+    pairs = zip(one_shot.results["rounds"][0]["bytes_up"], outcome.results["rounds"][0]["bytes_up"], strict=True)
+    more = [b - a for a, b in pairs]
     assert more == [classifier] * 4
     assert not same(outcome.model, one_shot.model)
 

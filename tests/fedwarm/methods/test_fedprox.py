@@ -33,7 +33,7 @@ def moved(model: nn.Module) -> list[Tensor]:
     steps = [torch.randn(p.shape, generator=draws) for p in model.parameters()]
     with torch.no_grad():
         for p, step in zip(model.parameters(), steps, strict=True):
-            p += step
+            p.add_(step)
     return steps
 
 
@@ -71,7 +71,7 @@ def test_a_fit_is_the_loop_written_by_hand() -> None:
             gradients = torch.autograd.grad(loss, list(by_hand.parameters()))
             with torch.no_grad():
                 for p, g, w in zip(by_hand.parameters(), gradients, start, strict=True):
-                    p -= 0.05 * (g + MU * (p - w))
+                    p.sub_(0.05 * (g + MU * (p - w)))
     for p, q in zip(ours.parameters(), by_hand.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
 

@@ -44,7 +44,7 @@ def model_of(seed: int) -> nn.Module:
         model = cnn(CLASSES, SIZE)
     with torch.no_grad():
         for p in model.parameters():
-            p *= 2
+            p.mul_(2)
     return model
 
 
@@ -93,7 +93,7 @@ def test_a_fit_with_always_is_a_bare_loop_of_pfedsd() -> None:
             optimiser.zero_grad()
             with torch.no_grad():
                 soft = teacher(x)
-            pfedsd(bare(x), soft, labels[rows], 1.0, 1.0).backward()  # type: ignore[no-untyped-call]
+            pfedsd(bare(x), soft, labels[rows], 1.0, 1.0).backward()
             optimiser.step()
     for p, q in zip(ours.parameters(), bare.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)

@@ -177,11 +177,6 @@ def test_more_clients_than_images(refused: Refused) -> None:
     assert "5000 clients" in line and "1797" in line
 
 
-def test_more_classes_per_client_than_there_are(refused: Refused) -> None:
-    line = refused("run", "fedavg", "-c", "data.partition='pathological' data.classes-per-client=11")
-    assert "data.classes-per-client = 11" in line and "10 classes" in line
-
-
 def test_a_missing_data_folder(refused: Refused, shell: Path) -> None:
     assert str(shell / "none") in refused("run", "fedavg", "-c", f"data.name='{shell / 'none'}'")
 

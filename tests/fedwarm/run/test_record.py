@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 
 from fedwarm.config import SettingError, parse
 from fedwarm.ledger import EVALUATE, Entry, Ledger
-from fedwarm.run import record as module
 from fedwarm.run.record import Measure, Record, RunFolder, save_tensors, versions, write_text
 from fedwarm.wire import Payload
 
@@ -205,7 +204,7 @@ def test_a_write_that_is_cut_off_leaves_the_old_file(tmp_path: Path, monkeypatch
     def cut(source: Path, target: Path) -> None:
         raise OSError("power cut")
 
-    monkeypatch.setattr(module.os, "replace", cut)
+    monkeypatch.setattr("os.replace", cut)
     with pytest.raises(OSError, match="power cut"):
         write_text(path, "new")
     assert path.read_text() == "old"
