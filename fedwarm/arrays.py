@@ -58,16 +58,17 @@ class WeightedMean:
         Raises:
             ValueError: keys or shapes differ from the first client's, or the weight is not positive.
         """
-        if not weight > 0:
-            raise ValueError(f"weight {weight} is not positive")
+        if not (weight > 0 and np.isfinite(weight)):
+            raise ValueError(f"weight {weight} is not positive and finite")
         if self._sums and arrays.keys() != self._sums.keys():
             raise ValueError(f"arrays differ in their names: {sorted(arrays.keys() ^ self._sums.keys())[:5]}")
+        for name, array in arrays.items():
+            if name in self._sums and array.shape != self._sums[name].shape:
+                raise ValueError(f"{name} has shape {array.shape}, expected {self._sums[name].shape}")
         for name, array in arrays.items():
             if name not in self._sums:
                 self._sums[name] = np.zeros(array.shape, dtype=np.float64)
                 self._dtypes[name] = array.dtype
-            if array.shape != self._sums[name].shape:
-                raise ValueError(f"{name} has shape {array.shape}, expected {self._sums[name].shape}")
             self._sums[name] += array.astype(np.float64) * weight
         self._total += weight
 
@@ -82,7 +83,7 @@ class WeightedMean:
         out: Arrays = {}
         for name, total in self._sums.items():
             mean, dtype = total / self._total, self._dtypes[name]
-            out[name] = (np.rint(mean) if np.issubdtype(dtype, np.integer) else mean).astype(dtype)
+            out[name] = np.asarray(np.rint(mean) if np.issubdtype(dtype, np.integer) else mean).astype(dtype)
         return out
 
 

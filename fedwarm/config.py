@@ -174,13 +174,13 @@ def checked(key: str, value: Value, f: dataclasses.Field[Value]) -> Value:
     assert f.default is not MISSING
     wanted = type(f.default)
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) < 2**1023 else float("inf")
     if type(value) is not wanted:
         raise SettingError(f"{key} = {value!r} is {type(value).__name__}; it must be {wanted.__name__}, e.g. {f.default!r}")
     meta = f.metadata
     if meta["choices"] and value not in meta["choices"]:
         raise SettingError(f"{key} = {value!r} is unknown; choose one of {', '.join(meta['choices'])}")
-    if isinstance(value, (int, float)) and not _within(float(value), meta["low"], meta["high"]):
+    if isinstance(value, (int, float)) and not _within(value, meta["low"], meta["high"]):
         raise SettingError(f"{key} = {value!r} is out of range; it must be {allowed(f)}")
     return value
 

@@ -18,7 +18,8 @@ Key = str | int
 
 def derive(seed: int, *keys: Key) -> int:
     """A 63-bit seed from the run's seed and the keys: the first bytes of SHA-256 over their unambiguous text."""
-    text = "\x1f".join([f"i{seed}", *(f"{type(k).__name__[0]}{k}" for k in keys)])
+    parts = [f"{type(k).__name__[0]}{k}".replace("\x1b", "\x1b\x1b").replace("\x1f", "\x1b\x1e") for k in keys]
+    text = "\x1f".join([f"i{seed}", *parts])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 

@@ -6,7 +6,9 @@ what Flower ships of it: `payload` counts the arrays' numbers, `wire` the serial
 
 from __future__ import annotations
 
+import copy
 import math
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -19,7 +21,7 @@ from fedwarm.arrays import Arrays
 
 Kind = Literal["none", "weights", "adapter"]
 Fact = str | int | float | bool | list[str] | list[int]
-HEADER_LIMIT = 1024
+MAGIC = b"\x93NUMPY\x01\x00"
 KINDS = ("none", "weights", "adapter")
 
 
@@ -52,6 +54,17 @@ class Payload:
             raise PayloadError(f"metric {name!r} is {value}")
         return value
 
+    def count(self, name: str, low: int = 0, high: int | None = None) -> int:
+        """A metric that must be a whole number in a range.
+
+        Raises:
+            PayloadError: it is not.
+        """
+        value = self.number(name)
+        if value != int(value) or value < low or (high is not None and value > high):
+            raise PayloadError(f"metric {name!r} is {value:g}; it must be a whole number from {low} to {high or 'any'}")
+        return int(value)
+
     def text(self, name: str) -> str:
         """A text fact, empty where it is missing."""
         return str(self.facts.get(name, ""))
@@ -83,8 +96,8 @@ def to_records(payload: Payload, encoded: Encoded | None = None) -> RecordDict:
     known: Encoded = {} if encoded is None else encoded
     for array in payload.arrays.values():
         if id(array) not in known:
-            known[id(array)] = (array, Array(np.ascontiguousarray(array)))
-    facts = {name: value for name, value in payload.facts.items() if value not in ("", [])}
+            known[id(array)] = (array, Array(np.asarray(array, order="C")))
+    facts = {n: copy.copy(v) for n, v in payload.facts.items() if v not in ("", [])}
     metrics = {name: float(v) if isinstance(v, (float, np.floating)) else int(v) for name, v in payload.metrics.items()}
     return RecordDict(
         {
@@ -114,25 +127,46 @@ def from_records(content: RecordDict) -> tuple[Payload, Size]:
 
 
 def _decode(name: str, array: Array) -> NDArray[np.generic]:
-    """The numbers of a plain array, as a read-only view where its header says what the record says."""
-    dtype = np.dtype(array.dtype)
-    offset = len(array.data) - math.prod(array.shape) * dtype.itemsize
-    shape = f"'shape': {tuple(array.shape)}"
-    if array.stype == "numpy.ndarray" and not dtype.hasobject and 0 < offset < HEADER_LIMIT:
-        header = array.data[:offset]
-        if header[:6] == b"\x93NUMPY" and f"'descr': '{dtype.str}', 'fortran_order': False, {shape}".encode() in header:
-            return np.frombuffer(array.data, dtype=dtype, offset=offset).reshape(array.shape)
+    """The numbers of a plain array: a read-only view where its header is complete and says what the record says.
+
+    Raises:
+        PayloadError: it is no numpy array, is cut short, or holds another shape or type than its record says.
+    """
     try:
-        return array.numpy()
-    except (TypeError, ValueError) as error:
+        decoded = _view(array)
+        if decoded is None:
+            decoded = array.numpy()
+        wanted = (tuple(array.shape), np.dtype(array.dtype))
+    except (TypeError, ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile) as error:
         raise PayloadError(f"array {name!r} cannot be read: {error}") from error
+    if not isinstance(decoded, np.ndarray) or (decoded.shape, decoded.dtype) != wanted:
+        raise PayloadError(f"array {name!r} does not hold what its record says")
+    return decoded
+
+
+def _view(array: Array) -> NDArray[np.generic] | None:
+    """The array's bytes as numbers without a copy, for version 1.0 of numpy's format in C order; else None."""
+    dtype, data = np.dtype(array.dtype), array.data
+    if array.stype != "numpy.ndarray" or dtype.hasobject or data[:8] != MAGIC:
+        return None
+    offset = len(MAGIC) + 2 + int.from_bytes(data[8:10], "little")
+    said = f"'descr': '{dtype.str}', 'fortran_order': False, 'shape': {tuple(array.shape)}".encode()
+    if len(data) != offset + math.prod(array.shape) * dtype.itemsize or said not in data[:offset]:
+        return None
+    return np.frombuffer(data, dtype=dtype, offset=offset).reshape(array.shape)
 
 
 def size_of(content: RecordDict) -> Size:
-    """The size of a message's arrays, without decoding them."""
+    """The size of a message's arrays, without decoding them; an array of no numpy type counts as its bytes."""
     arrays = [array for record in content.array_records.values() for array in record.values()]
-    numbers = sum(math.prod(a.shape) * np.dtype(a.dtype).itemsize for a in arrays)
-    return Size(numbers, sum(len(a.data) for a in arrays))
+    return Size(sum(_payload_bytes(a) for a in arrays), sum(len(a.data) for a in arrays))
+
+
+def _payload_bytes(array: Array) -> int:
+    try:
+        return min(len(array.data), math.prod(array.shape) * np.dtype(array.dtype).itemsize)
+    except TypeError:
+        return len(array.data)
 
 
 def check_arrays(arrays: Mapping[str, NDArray[np.generic]], like: Mapping[str, NDArray[np.generic]]) -> None:

@@ -89,7 +89,12 @@ class BaseStrategy(Strategy):
             PayloadError: why.
         """
         if stage.measures >= 0:
-            payload.number("num-test")
+            tests = payload.count("num-test", 1)
+            for name in ("correct-global", "correct-personal"):
+                if name in payload.metrics:
+                    payload.count(name, 0, tests)
+        if stage.message_type == MessageType.TRAIN:
+            payload.count("num-examples", 1)
 
     def begin(self, stage: Stage) -> None:
         """Before the replies of a stage are absorbed."""
@@ -213,7 +218,8 @@ class BaseStrategy(Strategy):
         for reply in grid.send_and_receive(messages, timeout=self.config.run.stage_timeout):
             client = by_node[reply.metadata.src_node_id]
             try:
-                valid[client], sizes[client] = self._read(stage, reply)
+                sizes[client] = size_of(reply.content) if reply.has_content() else Size()
+                valid[client] = self._read(stage, reply)
                 failures.pop(client)
             except (PayloadError, ValueError) as error:
                 failures[client] = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -225,13 +231,13 @@ class BaseStrategy(Strategy):
             self.ledger.add(Entry(stage.round, stage.name, client, *sizes_both, round(seconds, 3), why))
         return {c: p for c, p in valid.items() if c not in failures}
 
-    def _read(self, stage: Stage, reply: Message) -> tuple[Payload, Size]:
+    def _read(self, stage: Stage, reply: Message) -> Payload:
         if reply.has_error():
             reason = (reply.error.reason or "").strip()
             raise PayloadError(reason.splitlines()[-1] if reason else f"error {reply.error.code}")
-        payload, size = from_records(reply.content)
+        payload, _ = from_records(reply.content)
         self.check(stage, payload)
-        return payload, size
+        return payload
 
     def _result(self) -> Result:
         result = Result()
@@ -269,7 +275,7 @@ class BaseStrategy(Strategy):
 def _array(array: Any) -> Any:
     from flwr.app import Array
 
-    return Array(np.ascontiguousarray(array))
+    return Array(np.asarray(array, order="C"))
 
 
 __all__ = ["BaseStrategy", "FederationError", "Member", "Stage"]

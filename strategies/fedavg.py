@@ -1,7 +1,7 @@
 """FedAvg: McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", arXiv 1602.05629."""
 
 from fedwarm.arrays import WeightedMean
-from fedwarm.wire import Payload, PayloadError, check_arrays
+from fedwarm.wire import Payload, check_arrays
 
 from .base import BaseStrategy, Stage
 
@@ -13,8 +13,6 @@ class FedAvg(BaseStrategy):
         super().check(stage, payload)
         if stage.name == "round":
             check_arrays(payload.arrays, self.arrays)
-            if payload.number("num-examples") <= 0:
-                raise PayloadError(f"num-examples is {payload.metrics['num-examples']}")
 
     def begin(self, stage: Stage) -> None:
         self.mean = WeightedMean()

@@ -8,6 +8,7 @@ antialiased; a picture that is not square is squeezed).
 from __future__ import annotations
 
 import os
+import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -49,8 +50,10 @@ def read(name: str) -> Dataset:
     path = os.path.expanduser(name)
     if not os.path.isdir(path) and (os.path.isabs(path) or path.startswith(".") or path.count("/") > 1):
         raise SettingError(f"data.name = {name!r}: there is no such folder; give a folder of parquet files or a Hub name")
-    from datasets import load_dataset
+    from datasets import disable_progress_bars, load_dataset
 
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     try:
         return load_dataset(path, split="train")
     except Exception as error:

@@ -22,6 +22,7 @@ from fedwarm.config import Diffusion, SettingError
 from fedwarm.models import device_of
 
 EMBEDDED = ("glyph",)
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -98,12 +99,11 @@ def locate(name: str) -> str:
         return str(folder)
     path = Path(name)
     if path.is_dir():
-        index = path / "model_index.json"
-        known = json.loads(index.read_text()) if index.is_file() else {}
-        if known.get("_class_name") != "StableDiffusionPipeline":
+        missing = missing_parts(path)
+        if missing:
             raise SettingError(
-                f"diffusion.foundation = {name!r} is no Stable Diffusion pipeline: it needs a model_index.json that names one "
-                "with a U-Net, as `save_pretrained` writes it"
+                f"diffusion.foundation = {name!r} is no Stable Diffusion pipeline: {missing}; give a folder that "
+                "`StableDiffusionPipeline.save_pretrained` wrote"
             )
     elif path.is_absolute() or name.startswith(".") or name.count("/") != 1:
         raise SettingError(
@@ -111,6 +111,23 @@ def locate(name: str) -> str:
             "a name such as 'owner/model'"
         )
     return name
+
+
+def missing_parts(folder: Path) -> str:
+    """What a folder lacks to be a Stable Diffusion pipeline, in words; empty where it has all parts."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        return "it has no model_index.json"
+    try:
+        known = json.loads(index.read_text())
+    except (ValueError, OSError):
+        known = None
+    if not isinstance(known, dict):
+        return "its model_index.json cannot be read"
+    if known.get("_class_name") != "StableDiffusionPipeline":
+        return f"its model_index.json names {known.get('_class_name')!r}"
+    missing = [part for part in PARTS if part not in known or not (folder / part).is_dir()]
+    return f"it lacks {', '.join(missing)}" if missing else ""
 
 
 def load_foundation(settings: Diffusion, device: str) -> Foundation:

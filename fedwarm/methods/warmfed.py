@@ -123,6 +123,7 @@ def class_better(teacher: Tensor, student: Tensor, held: Tensor, labels: Tensor)
 def best_of(candidates: Sequence[nn.Module], images: Tensor, labels: Tensor) -> nn.Module:
     """The candidate with the lowest cross-entropy on a held-out local split; the first of equals."""
     losses = [float(F.cross_entropy(predict(c, images), labels)) for c in candidates]
+    losses = [loss if loss == loss else float("inf") for loss in losses]
     return candidates[losses.index(min(losses))]
 
 

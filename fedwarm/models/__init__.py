@@ -70,14 +70,16 @@ def build_model(settings: Model, classes: int, image_size: int, seed: int) -> nn
 
 
 def _load_weights(model: nn.Module, path: Path) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     if not path.is_file():
         raise SettingError(f"model.weights = {str(path)!r} is no file; give a safetensors file of the classifier's state")
     try:
         model.load_state_dict(load_file(path))
-    except (RuntimeError, ValueError) as error:
-        raise SettingError(f"model.weights = {str(path)!r} does not fit: {str(error).splitlines()[0]}") from error
+    except (RuntimeError, ValueError, SafetensorError) as error:
+        reason = " ".join(line.strip() for line in str(error).splitlines())[:300]
+        raise SettingError(f"model.weights = {str(path)!r} does not fit the classifier: {reason}") from error
 
 
 def device_of(name: str) -> torch.device:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import click
 import typer
 
 from fedwarm.config import SettingError
@@ -27,13 +28,22 @@ def main() -> None:
     from fedwarm.run.failures import RunError
 
     try:
-        app(standalone_mode=True)
+        code = app(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(2)
+    except click.ClickException as error:
+        _stop(error.format_message(), 2)
     except SettingError as error:
         _stop(str(error), 2)
     except RunError as error:
         _stop(str(error), 1)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort):
         _stop("stopped by the keyboard", 130)
+    else:
+        if code == 130:
+            _stop("stopped by the keyboard", 130)
+        sys.exit(code or 0)
 
 
 def _stop(message: str, code: int) -> None:
@@ -63,6 +73,10 @@ def run(
     if app_folder is not None:
         if method:
             raise SettingError("give either a method or --app, not both")
+        given = {"--seed": seed, "--rounds": rounds, "--out": out, "--fresh": fresh or None}
+        unused = [name for name, value in given.items() if value is not None]
+        if unused:
+            raise SettingError(f"{', '.join(unused)} means nothing with --app; set the app's own keys by -c")
         launch.run_app(app_folder, run_config or [], engine, clients or 2, workers)
         return
     if not method:

@@ -56,7 +56,8 @@ def run_method(request: Request) -> Path:
         if flat.get(key) and Path(str(flat[key])).exists():
             flat[key] = str(Path(str(flat[key])).absolute())
     config, clients = check_run(flat, request.clients)
-    out = request.out or Path("runs") / f"{flat['method']}-seed-{config.run.seed}"
+    named = Path(config.run.out) if config.run.out else Path("runs") / f"{flat['method']}-seed-{config.run.seed}"
+    out = request.out or named
     folder = prepare_folder(out, request.fresh)
     flat["out"] = str(folder.path)
     flat.setdefault("client-folder", str(folder.path / "clients"))
@@ -131,11 +132,11 @@ def run_app(app_folder: Path, overrides: list[str], engine: str, clients: int, w
         from fedwarm.run.local import run_local
 
         with shown(f"{app_folder}: {clients} clients on the local engine"):
-            run_local(app, flat, clients=clients, workers=workers)
+            _guarded(lambda: run_local(app, flat, clients=clients, workers=workers))
     else:
         from fedwarm.run.ray import run_ray
 
-        run_ray(app_folder.absolute(), flat, clients=clients, stream=_echo)
+        _guarded(lambda: run_ray(app_folder.absolute(), flat, clients=clients, stream=_echo))
 
 
 def train_foundation(name: str, out: Path | None, seed: int, threads: int, vae_steps: int, unet_steps: int) -> None:

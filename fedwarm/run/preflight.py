@@ -35,10 +35,14 @@ def check_run(flat: Mapping[str, Value], clients: int) -> tuple[Config, int]:
     config = parse(flat)
     if clients < 0:
         raise SettingError(f"--clients {clients} is out of range; it must be at least 1")
-    from fedwarm.data import default_clients, partition_table
+    from fedwarm.data import default_clients, load_shard, partition_table
+    from fedwarm.models import build_model, device_of
 
+    device_of(config.run.device)
     count = clients or default_clients(config.data)
     partition_table(config.data, config.run.seed, count)
+    shard = load_shard(config.data, config.run.seed, 0, count)
+    build_model(config.model, len(shard.classes), config.data.image_size, config.run.seed)
     if config.run.method == "warmfed":
         _check_foundation(config)
     return config, count

@@ -6,12 +6,14 @@ A run folder holds `results.json`, `ledger.jsonl` and `model.safetensors`; a gen
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -66,7 +68,7 @@ class Record:
         self.clients = 0
         self.measures: dict[int, Measure] = {}
         self.stages: list[dict[str, Any]] = []
-        self.losses: dict[int, float] = {}
+        self.losses: dict[int, float | None] = {}
         self.notes: list[str] = []
         self.begun = time.monotonic()
         self.complete = False
@@ -86,7 +88,8 @@ class Record:
         """A stage ended."""
         self.stages.append({"round": number, "name": name, "seconds": round(seconds, 3)})
         if losses:
-            self.losses[number] = sum(losses) / len(losses)
+            mean = sum(losses) / len(losses)
+            self.losses[number] = mean if math.isfinite(mean) else None
 
     def close(self, arrays: Arrays) -> None:
         """The run is complete."""
@@ -175,6 +178,7 @@ def versions() -> dict[str, str]:
     return found
 
 
+@lru_cache(maxsize=1)
 def commit() -> str | None:
     """The commit of the checkout that this code lies in, with `+` where it was changed; None outside a checkout."""
     here = Path(__file__).parents[2]
@@ -182,7 +186,8 @@ def commit() -> str | None:
         return None
     try:
         run = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
-        return subprocess.run(run, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        calm = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+        return subprocess.run(run, capture_output=True, text=True, timeout=10, check=True, env=calm).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
 
@@ -208,9 +213,15 @@ class RunFolder:
         Raises:
             SettingError: it is no empty folder.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            what = "holds another run" if (self.path / "results.json").exists() else "is not empty"
-            raise SettingError(f"--out {self.path} {what}; name a new folder, or pass --fresh to replace a run")
+        if self.path.is_file():
+            raise SettingError(f"--out {self.path} is a file; name a folder")
+        if self.path.exists() and any(self.path.iterdir()):
+            if (self.path / "results.json").is_file():
+                raise SettingError(f"--out {self.path} holds another run; name a new folder, or pass --fresh to replace it")
+            raise SettingError(f"--out {self.path} is not empty and holds no run; name a new folder")
+        parent = next(p for p in (self.path, *self.path.parents) if p.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise SettingError(f"--out {self.path} cannot be made, as {parent} is no folder that can be written to")
 
     def write(self, record: Record, *, now: bool = False) -> None:
         """Bring `results.json` and `ledger.jsonl` up to date, at most every two seconds unless `now`."""

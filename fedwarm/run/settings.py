@@ -11,13 +11,14 @@ from fedwarm.config import GROUPS, Value, all_groups, allowed, keys
 def settings_table(method: str) -> None:
     """Print key, default, range and meaning of a method's settings (of all methods where the name is empty)."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from fedwarm.methods import method_group
 
     own = method_group(method) if method else None
     groups = (GROUPS + ((own,) if own else ())) if method else all_groups()
-    table = Table("setting", "default", "range", "meaning", box=None)
+    widest = max(len(key) for key, _, _ in keys(groups))
+    table = Table(Column("setting", no_wrap=True, min_width=widest), "default", "range", "meaning", box=None)
     for key, _, f in keys(groups):
         table.add_row(key, literal(f.default), allowed(f), str(f.metadata["text"]))  # type: ignore[arg-type]
     Console().print(table)

@@ -203,7 +203,7 @@ def test_a_data_set_without_labels(
         (None, ["model_index.json"]),
         ("{}", ["Stable Diffusion"]),
         (json.dumps({"_class_name": "DDPMPipeline", "unet": []}), ["Stable Diffusion"]),
-        (json.dumps({"_class_name": "StableDiffusionPipeline"}), ["U-Net"]),
+        (json.dumps({"_class_name": "StableDiffusionPipeline"}), ["lacks unet"]),
         ("no json", ["Stable Diffusion"]),
         ("[]", ["Stable Diffusion"]),
     ],

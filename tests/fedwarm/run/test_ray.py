@@ -115,6 +115,12 @@ def test_an_app_that_flower_refuses_is_told_with_flowers_reason(tmp_path: Path) 
     assert not set(message) & set("\n│╭─\x1b")
 
 
+def test_a_run_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    app = write_app(tmp_path / "app", {})
+    with pytest.raises(RunFailed, match=r"not finished after 0\.2 seconds"):
+        submit(app, {}, env=environment(tmp_path), timeout_seconds=0.2)
+
+
 @pytest.mark.parametrize(
     ("status", "lines", "complaint"),
     [
