@@ -42,7 +42,7 @@ class General(Group):
     objective: str = setting("plain", "local objective of methods that train a classifier", choices=("plain",))
     codec: str = setting("dense", "how updates are encoded on the wire", choices=("dense",))
     augment: str = setting("none", "what clients add to their data before training", choices=("none",))
-    seed: int = setting(0, "every random draw of the run derives from it", low=0)
+    seed: int = setting(0, "every random draw of the run derives from it", low=0, high=2**53)
     num_server_rounds: int = setting(5, "rounds of training", low=1)
     fraction_train: float = setting(1.0, "share of the clients that train in a round (at least one)", low=1e-9, high=1.0)
     local_epochs: int = setting(2, "passes over a client's data in a round", low=1)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from fedwarm.run.ray import Outcome, submit
@@ -99,8 +100,12 @@ def loopback_federation(folder: Path, nodes: int) -> Iterator[Federation]:
             env = environment(folder / f"node-{index}", bytecode)
             members.append(stack.enter_context(_supernode(env, port, own, f"partition-id={index} num-partitions={nodes}")))
         for each in members:
-            each.wait_until(lambda node=each: "SuperNode ID" in node.log.read_text(encoding="utf-8"))
+            each.wait_until(partial(_registered, each.log))
         yield Federation(link, tuple(members))
+
+
+def _registered(log: Path) -> bool:
+    return "SuperNode ID" in log.read_text(encoding="utf-8")
 
 
 def _supernode(env: Mapping[str, str], superlink_port: int, own_port: int, node_config: str) -> Daemon:

@@ -70,10 +70,11 @@ def test_names_are_imported_when_asked_for() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
 def test_flower_builds_the_bundle(tmp_path: Path) -> None:
     from flwr.cli.build import build_fab_from_disk
 
-    data, *_ = build_fab_from_disk(ROOT)
+    data = build_fab_from_disk(ROOT)
     assert len(data) < 1_000_000
     path = tmp_path / "app.fab"
     path.write_bytes(data)

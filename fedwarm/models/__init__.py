@@ -78,7 +78,7 @@ def _load_weights(model: nn.Module, path: Path) -> None:
     try:
         model.load_state_dict(load_file(path))
     except (RuntimeError, ValueError, SafetensorError) as error:
-        reason = " ".join(line.strip() for line in str(error).splitlines())[:300]
+        reason = " ".join(line.strip() for line in str(error).splitlines())[:600]
         raise SettingError(f"model.weights = {str(path)!r} does not fit the classifier: {reason}") from error
 
 
