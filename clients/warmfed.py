@@ -67,7 +67,7 @@ class WarmFedClient(BaseClient):
             if settings.selection == "model_best" and held is not None:
                 teacher = best_of([teacher, self._local(number), warm], *held)
             hooks = [SelfDistillation(teacher, settings, images, labels, held)]
-        plan = Plan.of(self.config.run, settings.distill_epochs)
+        plan = Plan.of(self.config.run, settings.distill_epochs, settings.distill_learning_rate)
         fit(student, images, labels, plan, self.draws("distill", number), hooks, "personal model")
         self.node.store.save(PERSONAL, student.state_dict())
         return Payload(

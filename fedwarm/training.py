@@ -59,10 +59,10 @@ class Plan:
     weight_decay: float = 0.0
 
     @classmethod
-    def of(cls, run: General, epochs: int | None = None) -> Plan:
-        """The plan that the run's settings state, with other epochs if given."""
+    def of(cls, run: General, epochs: int | None = None, learning_rate: float = 0.0) -> Plan:
+        """The plan that the run's settings state, with other epochs and another step size if given."""
         chosen = run.local_epochs if epochs is None else epochs
-        return cls(chosen, run.batch_size, run.learning_rate, run.momentum, run.weight_decay)
+        return cls(chosen, run.batch_size, learning_rate or run.learning_rate, run.momentum, run.weight_decay)
 
 
 @dataclass(frozen=True)

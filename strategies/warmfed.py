@@ -179,9 +179,7 @@ class WarmFed(BaseStrategy):
         model = self.new_model()
         load_module(model, arrays)
         model.to(device_of(self.config.run.device))
-        plan = Plan.of(self.config.run, epochs)
-        if self.settings.server_learning_rate:
-            plan = Plan(epochs, plan.batch_size, self.settings.server_learning_rate, plan.momentum, plan.weight_decay)
+        plan = Plan.of(self.config.run, epochs, self.settings.server_learning_rate)
         draws = generator(self.config.run.seed, "server", purpose)
         fit(model, *data, plan, draws, (), "server model")
         return from_module(model)

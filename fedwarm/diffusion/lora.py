@@ -24,9 +24,11 @@ def targeted(unet: nn.Module, targets: str) -> dict[str, nn.Linear]:
     """The linear layers of the U-Net whose name ends in one of the comma-separated targets.
 
     Raises:
-        SettingError: a target names no layer.
+        SettingError: a target names no layer, or there is none.
     """
     ends = [t.strip() for t in targets.split(",") if t.strip()]
+    if not ends:
+        raise SettingError(f"diffusion.targets = {targets!r} names no layer; the default is {Diffusion.targets!r}")
     layers = {name: m for name, m in unet.named_modules() if isinstance(m, nn.Linear)}
     found = {n: m for n, m in layers.items() if any(n == e or n.endswith(f".{e}") for e in ends)}
     for end in ends:
@@ -54,8 +56,7 @@ def attached(unet: Any, settings: Diffusion, seed: int, *keys: str | int) -> Ite
     """
     from peft import LoraConfig
 
-    targeted(unet, settings.targets)
-    names = [t.strip() for t in settings.targets.split(",") if t.strip()]
+    names = list(targeted(unet, settings.targets))
     with initialisation(seed, *keys):
         unet.add_adapter(LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=names), adapter_name=ADAPTER)
     parameters = [p for p in unet.parameters() if p.requires_grad]

@@ -234,6 +234,8 @@ def pretrain(folder: Path, recipe: Recipe, tick: Tick, vae: Any = None) -> dict[
     train_unet(pipe, latents, ids, recipe, generator, tick)
     pipe.to(dtype=torch.float16)
     pipe.save_pretrained(folder, safe_serialization=True)
+    config = folder / "text_encoder" / "config.json"  # transformers would load half precision, diffusers does not
+    config.write_text(config.read_text().replace('"float16"', '"float32"'))
     record = {
         "recipe": asdict(recipe),
         "seconds": round(time.monotonic() - begun),

@@ -47,15 +47,16 @@ class WarmFed(Group):
     epochs_local: int = setting(2, "server epochs over a client's generated images (local models)", low=0)
     epochs_aggregate: int = setting(2, "server epochs over all generated images (average), after a round", low=0)
     epochs_warm: int = setting(30, "server epochs over all generated images (average), in the warm start", low=0)
-    server_learning_rate: float = setting(0.0, "step size of the server's tuning; 0: learning-rate", low=0.0)
+    server_learning_rate: float = setting(0.005, "step size of the server's tuning; 0: learning-rate", low=0.0)
     regenerate_each_round: bool = setting(False, "draw a new pool for each round instead of the first one")
     selection: str = setting("sample_better", "which examples are distilled", choices=RULES)
     teacher_first: str = setting(
         "local", "the first teacher: trained on the client's own data from the shared start, or the warm model",
         choices=("local", "synth"),
     )  # fmt: skip
-    teacher_epochs: int = setting(10, "epochs of the first teacher on the client's data", low=1)
+    teacher_epochs: int = setting(20, "epochs of the first teacher on the client's data", low=1)
     distill_epochs: int = setting(10, "epochs of a personal model on the client's data", low=1)
+    distill_learning_rate: float = setting(0.005, "step size of a personal model's SGD; 0: learning-rate", low=0.0)
     distill_weight: float = setting(1.0, "lambda, weight of the distillation term", low=0.0)
     temperature: float = setting(1.0, "T, temperature of the distillation term", low=1e-3)
 

@@ -105,7 +105,7 @@ def write_app(
         the folder.
     """
     components = {"serverapp": server, "clientapp": client}
-    project = {"name": name, "version": __version__, "description": "A run of fedwarm's", "license": "Apache-2.0"}
+    project = {"name": name, "version": __version__, "description": "A run of fedwarm's", "license": "MIT"}
     text = (
         f"[project]\n{toml_table(project)}dependencies = []\n\n"
         f'[tool.flwr.app]\npublisher = "fedwarm"\n\n'

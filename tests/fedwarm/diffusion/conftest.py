@@ -59,7 +59,17 @@ def pipeline_folder(make_pipeline: Callable[[Recipe], Any], tmp_path_factory: py
 @pytest.fixture(scope="session")
 def settings(pipeline_folder: Path) -> Diffusion:
     """Settings that make everything short."""
-    return Diffusion(foundation=str(pipeline_folder), rank=4, alpha=8.0, lora_steps=3, lora_batch_size=8, sample_steps=3)
+    return Diffusion(
+        foundation=str(pipeline_folder),
+        rank=4,
+        alpha=8.0,
+        lora_steps=3,
+        lora_batch_size=8,
+        lora_learning_rate=1e-3,
+        scheduler="ddim",
+        sample_steps=3,
+        guidance=1.5,
+    )
 
 
 @pytest.fixture(scope="session")

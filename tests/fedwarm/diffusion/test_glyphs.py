@@ -72,7 +72,8 @@ def test_captions_say_which_digit(drawn: tuple[Tensor, list[str], Tensor]) -> No
 
 def test_captions_say_what_lies_behind_the_stroke(drawn: tuple[Tensor, list[str], Tensor]) -> None:
     images, captions, _ = drawn
-    ground = images.mean(1).flatten(1).median(1).values
+    grey = images.mean(1)
+    ground = torch.cat([grey[:, 0], grey[:, -1], grey[:, :, 0], grey[:, :, -1]], 1).median(1).values
     for words, sign in (("light on dark", -1), ("dark on light", 1)):
         rows = [i for i, caption in enumerate(captions) if words in caption]
         assert len(rows) > 30

@@ -1,0 +1,216 @@
+"""Drawing: an image is a function of its own prompt, seed, weights and sampler, and the one that diffusers draws."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fedwarm.config import Diffusion
+from fedwarm.diffusion.foundation import Foundation
+from fedwarm.diffusion.sampling import make_scheduler, sample, start_latents
+from fedwarm.progress import Tick, listening
+
+SAMPLERS = ("ddim", "dpm", "foundation")
+Swap = Callable[[Foundation, Any], Foundation]
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning:diffusers"
+)
+
+
+def fingerprint(images: Tensor) -> str:
+    return hashlib.sha256(images.numpy().tobytes()).hexdigest()
+
+
+@pytest.fixture
+def draw(foundation: Foundation, settings: Diffusion, sentences: list[str]) -> Callable[..., Tensor]:
+    """Images of the ten digits, seeds 0 to 9 unless told otherwise; keyword arguments replace settings."""
+
+    def run(
+        prompts: list[str] | None = None, seeds: Any = range(10), on: Foundation = foundation, size: int = 32, **changes: Any
+    ) -> Tensor:
+        return sample(on, sentences if prompts is None else prompts, list(seeds), dataclasses.replace(settings, **changes), size)
+
+    return run
+
+
+Draw = Callable[..., Tensor]
+
+
+def test_shape_type_and_variety(draw: Draw) -> None:
+    images = draw()
+    assert images.shape == (10, 3, 32, 32) and images.dtype == torch.uint8 and images.device.type == "cpu"
+    assert len({fingerprint(image) for image in images}) == 10
+    assert images.float().std() > 20
+
+
+@pytest.mark.parametrize(
+    ("width", "ways"),
+    [("small", ((1, 1), (3, 2), (8, 1), (64, 1), (70, 2))), ("glyph", ((8, 1), (64, 1), (64, 2)))],
+    ids=["small", "glyph"],
+)
+def test_batch_size_and_threads_change_no_bit(
+    draw: Draw,
+    foundation: Foundation,
+    glyph_sized: Foundation,
+    sentences: list[str],
+    width: str,
+    ways: tuple[tuple[int, int], ...],
+) -> None:
+    on = foundation if width == "small" else glyph_sized
+    prompts = sentences * 7
+    drawn = set()
+    for batch_size, threads in ways:
+        torch.set_num_threads(threads)
+        images = draw(prompts, range(70), on, sample_batch_size=batch_size, sample_steps=1)
+        drawn.add(fingerprint(images))
+    assert len(drawn) == 1
+    alone = draw(prompts[-1:], [69], on, sample_steps=1)
+    assert torch.equal(alone[0], images[-1])
+
+
+def test_the_order_of_the_request_is_the_order_of_the_images(draw: Draw, sentences: list[str]) -> None:
+    order = torch.randperm(10, generator=torch.Generator().manual_seed(0))
+    there = draw()
+    back = draw([sentences[i] for i in order], order.tolist())
+    assert torch.equal(back, there[order])
+
+
+def test_an_image_depends_on_its_own_seed_and_prompt(draw: Draw, sentences: list[str]) -> None:
+    first = draw()
+    other_seed = draw(seeds=[*range(9), 99])
+    other_prompt = draw([*sentences[:9], "a photo of a zebra"])
+    for changed in (other_seed, other_prompt):
+        assert torch.equal(changed[:9], first[:9])
+        assert not torch.equal(changed[9], first[9])
+    same_seed = draw(sentences[:2], [5, 5])
+    assert not torch.equal(same_seed[0], same_seed[1])
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_no_randomness_but_the_seeds(draw: Draw, sampler: str) -> None:
+    first = draw(scheduler=sampler)
+    torch.rand(3)
+    here = torch.get_rng_state()
+    assert torch.equal(draw(scheduler=sampler), first)
+    assert torch.equal(torch.get_rng_state(), here)
+
+
+def test_starting_noise_is_normal_and_seeded(foundation: Foundation) -> None:
+    noise = torch.cat([start_latents(foundation, seed) for seed in range(64)])
+    assert noise.shape == (64, 4, 8, 8)
+    assert abs(noise.mean()) < 0.05 and abs(noise.std() - 1) < 0.05
+    assert torch.equal(start_latents(foundation, 3), noise[3:4])
+    assert start_latents(foundation, 2**63 - 1).shape == (1, 4, 8, 8)
+
+
+def theirs(foundation: Foundation, prompts: list[str], settings: Diffusion, sampler: Any) -> Tensor:
+    """diffusers' own pipeline on the same starting latents: (n, 3, 32, 32) in 0 .. 255."""
+    parts = {**foundation.pipe.components, "scheduler": sampler}
+    pipe = type(foundation.pipe)(**parts, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    drawn = pipe(
+        prompts,
+        height=32,
+        width=32,
+        num_inference_steps=settings.sample_steps,
+        guidance_scale=settings.guidance,
+        latents=torch.cat([start_latents(foundation, seed) for seed in range(len(prompts))]),
+        output_type="pt",
+    )
+    return 255 * torch.as_tensor(drawn.images)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 1.5, 7.5])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_image_is_the_one_diffusers_draws(
+    foundation: Foundation, settings: Diffusion, sentences: list[str], sampler: str, guidance: float
+) -> None:
+    chosen = dataclasses.replace(settings, scheduler=sampler, guidance=guidance, sample_steps=5)
+    ours = sample(foundation, sentences, range(10), chosen, 32)
+    expected = theirs(foundation, sentences, chosen, make_scheduler(foundation, sampler))
+    assert (ours - expected).abs().max() <= 1
+
+
+@pytest.mark.parametrize("name", ["PNDMScheduler", "EulerDiscreteScheduler", "UniPCMultistepScheduler"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_full_size_models_samplers_draw_what_diffusers_draws(
+    foundation: Foundation, settings: Diffusion, sentences: list[str], with_scheduler: Swap, name: str, sampler: str
+) -> None:
+    import diffusers
+
+    own = getattr(diffusers, name).from_config(foundation.pipe.scheduler.config)
+    other = with_scheduler(foundation, own)
+    chosen = dataclasses.replace(settings, scheduler=sampler, guidance=2.0, sample_steps=4)
+    ours = sample(other, sentences, range(10), chosen, 32)
+    expected = theirs(other, sentences, chosen, make_scheduler(other, sampler))
+    assert (ours - expected).abs().max() <= 1
+
+
+def test_samplers_and_steps_and_guidance_matter(draw: Draw) -> None:
+    drawn = [draw(), draw(scheduler="dpm"), draw(sample_steps=5), draw(guidance=7.5), draw(guidance=1.0), draw(guidance=0.0)]
+    assert len({fingerprint(images) for images in drawn}) == len(drawn)
+
+
+def test_guidance_one_is_the_prompt_alone_and_zero_no_prompt(draw: Draw) -> None:
+    plain, nearly = draw(guidance=1.0), draw(guidance=1.0 + 1e-6)
+    assert (plain.int() - nearly.int()).abs().max() <= 1
+    unasked, empty = draw(guidance=0.0), draw([""] * 10, guidance=1.0)
+    assert (unasked.int() - empty.int()).abs().max() <= 1
+
+
+def test_latents_are_never_clipped_to_pixels_range(foundation: Foundation, with_scheduler: Swap) -> None:
+    from diffusers import PNDMScheduler
+
+    own = PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1)
+    chosen = make_scheduler(with_scheduler(foundation, own), "ddim")
+    assert not chosen.config.clip_sample
+    assert (chosen.config.beta_start, chosen.config.beta_end, chosen.config.steps_offset) == (0.00085, 0.012, 1)
+
+
+def test_a_velocity_foundation_is_sampled_as_one(foundation: Foundation, with_scheduler: Swap) -> None:
+    from diffusers import DDIMScheduler
+
+    own = DDIMScheduler.from_config(foundation.pipe.scheduler.config, prediction_type="v_prediction")
+    for sampler in SAMPLERS:
+        assert make_scheduler(with_scheduler(foundation, own), sampler).config.prediction_type == "v_prediction"
+
+
+@pytest.fixture(scope="module")
+def pale(foundation: Foundation) -> Foundation:
+    """A foundation whose images have no pixel at the end of the range, so that clamping plays no part."""
+    parts = {**foundation.pipe.components, "vae": copy.deepcopy(foundation.pipe.vae)}
+    parts["vae"].decoder.conv_out.weight.mul_(0.3)
+    return dataclasses.replace(foundation, pipe=type(foundation.pipe)(**parts, requires_safety_checker=False))
+
+
+@pytest.mark.parametrize("size", [8, 48])
+def test_images_come_in_the_size_asked_for(draw: Draw, pale: Foundation, size: int) -> None:
+    native, other = draw(on=pale), draw(on=pale, size=size)
+    assert other.shape == (10, 3, size, size) and other.dtype == torch.uint8
+    assert native.min() > 0 and native.max() < 255
+    for image, resized in zip(native, other, strict=True):
+        picture = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((size, size), Image.Resampling.BICUBIC)
+        expected = torch.from_numpy(np.asarray(picture).astype(np.int64)).permute(2, 0, 1)
+        assert (resized - expected).abs().max() <= 2
+
+
+def test_nothing_asked_nothing_drawn(draw: Draw) -> None:
+    images = draw([], [], size=16)
+    assert images.shape == (0, 3, 16, 16) and images.dtype == torch.uint8
+
+
+def test_progress_is_told_to_the_end(draw: Draw, sentences: list[str]) -> None:
+    heard: list[Tick] = []
+    with listening(heard.append):
+        draw(sentences * 4, range(40))
+    assert {(event.stage, event.of) for event in heard} == {("images", 40)}
+    assert heard[-1].step == 40
