@@ -6,6 +6,7 @@ Feng et al., arXiv 2503.03110 (2025). Stages: `adapt` (once), then `distill` (on
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -160,7 +161,10 @@ class WarmFed(BaseStrategy):
         """w^0: local models on their own images, their average, then the average on all images."""
         if not self.generates:
             return
+        begun = time.monotonic()
         self._draw_pool()
+        self.record.stage(0, "generate", time.monotonic() - begun, ())
+        begun = time.monotonic()
         if self.settings.finetune_targets == "local_and_aggregate" and self.settings.epochs_local:
             mean = WeightedMean()
             for member in self.fleet.members:
@@ -171,6 +175,7 @@ class WarmFed(BaseStrategy):
                     mean.add(tuned, member.examples)
             self.arrays = mean.result()
         self.arrays = self._tuned(self.arrays, self._all(), self.settings.epochs_warm, "aggregate 0")
+        self.record.stage(0, "warm start", time.monotonic() - begun, ())
 
     def _tuned(self, arrays: Arrays, data: tuple[Tensor, Tensor], epochs: int, purpose: str) -> Arrays:
         """The weights after some epochs on generated images; unchanged where there are none."""

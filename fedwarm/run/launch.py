@@ -6,12 +6,14 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedwarm.config import SettingError, Value, near
 from fedwarm.run.failures import RunError
+from fedwarm.run.record import ENGINE_VARIABLE
 
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 PATHS = ("data.name", "diffusion.foundation", "model.weights")
@@ -61,12 +63,25 @@ def run_method(request: Request) -> Path:
     folder = prepare_folder(out, request.fresh)
     flat["out"] = str(folder.path)
     flat.setdefault("client-folder", str(folder.path / "clients"))
-    _engine(request.engine, flat, clients, request.workers, str(flat["method"]))
+    with _named(request.engine):
+        _engine(request.engine, flat, clients, request.workers, str(flat["method"]))
     return _conclude(folder.path)
 
 
+@contextmanager
+def _named(engine: str) -> Iterator[None]:
+    """Tell the run's processes by their environment which engine they are on, for the record."""
+    before = os.environ.get(ENGINE_VARIABLE)
+    os.environ[ENGINE_VARIABLE] = engine
+    try:
+        yield
+    finally:
+        os.environ.pop(ENGINE_VARIABLE)
+        if before is not None:
+            os.environ[ENGINE_VARIABLE] = before
+
+
 def _engine(engine: str, flat: Mapping[str, Value], clients: int, workers: int, method: str) -> None:
-    os.environ["FEDWARM_ENGINE"] = engine
     if engine == "local":
         from fedwarm.run.display import shown
         from fedwarm.run.flower_app import FlowerApp

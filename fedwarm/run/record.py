@@ -24,6 +24,7 @@ from fedwarm.ledger import Ledger
 from fedwarm.wire import Payload
 
 SCHEMA = 1
+ENGINE_VARIABLE = "FEDWARM_ENGINE"
 WRITE_INTERVAL_SECONDS = 2.0
 PACKAGES = ("fedwarm", "flwr", "torch", "diffusers", "peft", "transformers", "numpy", "ray")
 
@@ -62,7 +63,7 @@ class Record:
 
     def __init__(self, config: Config, ledger: Ledger) -> None:
         self.config, self.ledger = config, ledger
-        self.engine = os.environ.get("FEDWARM_ENGINE", "flower")
+        self.engine = os.environ.get(ENGINE_VARIABLE, "flower")
         self.classes: tuple[str, ...] = ()
         self.counts: list[list[int]] | None = None
         self.clients = 0

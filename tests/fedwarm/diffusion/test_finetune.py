@@ -23,20 +23,18 @@ from fedwarm.seeds import generator
 Pictures = tuple[Tensor, Tensor]
 Swap = Callable[[Foundation, Any], Foundation]
 Digest = Callable[[nn.Module], str]
+Tune = Callable[..., dict[str, Tensor]]
 OLD_NUMPY_PROTOCOL = "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning:diffusers"
 
 
 @pytest.fixture
-def tune(foundation: Foundation, settings: Diffusion, pictures: Pictures, sentences: list[str]) -> Callable[..., dict[str, Tensor]]:
+def tune(foundation: Foundation, settings: Diffusion, pictures: Pictures, sentences: list[str]) -> Tune:
     """Tune on the rendered digits; keyword arguments replace settings."""
 
     def run(seed: int = 0, client: int = 0, on: Foundation = foundation, **changes: Any) -> dict[str, Tensor]:
         return tune_adapter(on, *pictures, sentences, dataclasses.replace(settings, **changes), seed, client)
 
     return run
-
-
-Tune = Callable[..., dict[str, Tensor]]
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
@@ -203,9 +201,7 @@ def test_every_image_gets_its_own_caption_or_none() -> None:
     assert abs((truth == 1).float().mean() - 0.5) < 0.05
 
 
-def test_a_velocity_foundation_is_tuned_as_one(
-    foundation: Foundation, with_scheduler: Swap, tune: Tune, digest: Digest
-) -> None:
+def test_a_velocity_foundation_is_tuned_as_one(foundation: Foundation, with_scheduler: Swap, tune: Tune, digest: Digest) -> None:
     from diffusers import DDIMScheduler
 
     velocity = DDIMScheduler.from_config(foundation.pipe.scheduler.config, prediction_type="v_prediction")
@@ -228,9 +224,7 @@ def test_the_sampler_of_a_foundation_does_not_change_how_it_is_tuned(
     assert same(tune(on=with_scheduler(foundation, other), lora_steps=2), tune(lora_steps=2))
 
 
-def test_bf16_foundation_trains_float32_adapters(
-    settings: Diffusion, pictures: Pictures, sentences: list[str], digest: Digest
-) -> None:
+def test_bf16_foundation_trains_float32_adapters(settings: Diffusion, pictures: Pictures, sentences: list[str]) -> None:
     half = load_foundation(dataclasses.replace(settings, precision="bf16"), "cpu")
     assert {p.dtype for m in (half.pipe.unet, half.pipe.vae, half.pipe.text_encoder) for p in m.parameters()} == {torch.bfloat16}
     weights = {name: p.clone() for name, p in half.pipe.unet.named_parameters()}

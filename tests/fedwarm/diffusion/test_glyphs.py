@@ -11,10 +11,8 @@ from torch import Tensor
 from fedwarm.diffusion.glyphs import CANVAS, COLOURS, FONTS, SIZE, WORDS, font_masks, glyph_batch
 from fedwarm.seeds import generator
 
-CAPTION = re.compile(
-    rf"a photo of a (?P<digit>\d|{'|'.join(WORDS)})"
-    rf"(, (?P<shade>(light|dark|{'|'.join(COLOURS)}) on (light|dark|{'|'.join(COLOURS)}))(?P<thick>, thick strokes)?(?P<tilted>, tilted)?)?"
-)
+SHADE = "|".join(["light", "dark", *COLOURS])
+CAPTION = re.compile(rf"a photo of a (?P<digit>\d|{'|'.join(WORDS)})(, ({SHADE}) on ({SHADE})(, thick strokes)?(, tilted)?)?")
 
 
 @pytest.fixture(scope="module")

@@ -138,7 +138,8 @@ def test_the_project_loads_the_folder_and_draws(made: Made) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != "recipe.json"}
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "recipe.json"]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def test_a_recipe_makes_one_folder(made: Made, tmp_path: Path) -> None:
