@@ -71,6 +71,26 @@ def row(name: str, results: list[dict[str, Any]]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def picture(run: Path, path: Path) -> None:
+    """Two real training images of each class above two generated ones, for each client; three times enlarged."""
+    import torch
+    from safetensors.torch import load_file
+    from torchvision.utils import make_grid, save_image
+
+    from fedwarm.config import parse
+    from fedwarm.data import load_shard
+
+    results = json.loads((run / "results.json").read_text())
+    config, drawn = parse(results["settings"]), load_file(run / "pictures" / "generated.safetensors")
+    rows = []
+    for client in range(results["partition"]["clients"]):
+        shard = load_shard(config.data, config.run.seed, client, results["partition"]["clients"])
+        real = torch.cat([shard.train_images[shard.train_labels == c][:2] for c in range(len(shard.classes))])
+        rows += [real, drawn[f"client-{client}"][:, :2].flatten(0, 1)]
+    grid = make_grid(torch.cat(rows).float() / 255, nrow=2 * len(shard.classes), padding=1, pad_value=1.0)
+    save_image(torch.nn.functional.interpolate(grid[None], scale_factor=1.5, mode="nearest"), path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
@@ -86,6 +106,7 @@ def main() -> None:
         lines.append(row(name, [one(name, method, rounds, settings, seed, arguments.runs) for seed in seeds]))
     if arguments.extended:
         lines += [row(f"selection `{rule}`", [personal(rule, seed, arguments.runs) for seed in seeds]) for rule in RULES]
+    picture(arguments.runs / "warmfed-one-shot-seed-1", ROOT / "docs" / "digits.png")
     print("\n".join(lines))
 
 
