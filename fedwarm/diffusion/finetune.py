@@ -19,6 +19,7 @@ from fedwarm.progress import tick
 from fedwarm.seeds import generator
 
 CAPTION_DROPOUT = 0.1
+HALF_SCALE = 1024.0
 
 
 def to_foundation(images: Tensor, size: int) -> Tensor:
@@ -61,7 +62,7 @@ def tune_adapter(
             for step in range(settings.lora_steps):
                 loss = _loss(unet, scheduler, latents, labels, context, settings.lora_batch_size, draws)
                 optimiser.zero_grad()
-                loss.backward()
+                _backward(loss, parameters, foundation.dtype)
                 optimiser.step()
                 schedule.step()
                 tick("adapter", step + 1, settings.lora_steps)
@@ -71,6 +72,14 @@ def tune_adapter(
         state = adapter_state(unet)
     check_finite(state)
     return state
+
+
+def _backward(loss: Tensor, parameters: list[torch.nn.Parameter], dtype: torch.dtype) -> None:
+    """Gradients of the loss; under float16 by way of a larger loss, as they would sink below its smallest number."""
+    scale = HALF_SCALE if dtype == torch.float16 else 1.0
+    (loss * scale).backward()
+    if scale != 1.0:
+        torch._foreach_div_([p.grad for p in parameters if p.grad is not None], scale)
 
 
 def _loss(

@@ -33,7 +33,7 @@ class Foundation:
     Attributes:
         pipe: diffusers' StableDiffusionPipeline.
         device, dtype: where and in what precision it computes.
-        fingerprint: a digest of the U-Net's shapes and weights, the same on every machine.
+        fingerprint: a digest of the U-Net's shapes and weights, the same on every machine and in every precision.
     """
 
     pipe: Any
@@ -153,7 +153,7 @@ def _load(source: str, device: torch.device, dtype: torch.dtype) -> Foundation:
     try:
         pipe = StableDiffusionPipeline.from_pretrained(
             source,
-            dtype=dtype,
+            dtype=torch.float32,
             safety_checker=None,
             requires_safety_checker=False,
             local_files_only=Path(source).is_dir(),
@@ -165,10 +165,17 @@ def _load(source: str, device: torch.device, dtype: torch.dtype) -> Foundation:
             f"diffusion.foundation = {source!r} could not be loaded ({reason}); on a machine without network, "
             "give the folder of a downloaded Stable Diffusion pipeline"
         ) from error
+    words, known = len(pipe.tokenizer), pipe.text_encoder.config.vocab_size
+    if words != known:
+        raise SettingError(
+            f"diffusion.foundation = {source!r} has a tokenizer of {words} tokens and a text encoder of {known}; "
+            "give a pipeline whose tokenizer folder is complete"
+        )
     pipe.set_progress_bar_config(disable=True)
+    mark = fingerprint(pipe.unet)
     for part in (pipe.unet, pipe.vae, pipe.text_encoder):
-        part.to(device).requires_grad_(False).eval()
-    return Foundation(pipe, device, dtype, fingerprint(pipe.unet))
+        part.to(device, dtype).requires_grad_(False).eval()
+    return Foundation(pipe, device, dtype, mark)
 
 
 def fingerprint(unet: Any) -> str:

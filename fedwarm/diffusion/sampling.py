@@ -1,11 +1,12 @@
 """Draw images from a foundation: seeded one by one, denoised in batches, with classifier-free guidance.
 
 DDIM (Song et al., arXiv 2010.02502, eq. 12, eta = 0) or DPM-Solver++ (Lu et al., arXiv 2211.01095) through diffusers' schedulers;
-guidance as in Ho and Salimans, arXiv 2207.12598, eq. 6. Noise enters only through an image's own starting latents.
+guidance as in Ho and Salimans, arXiv 2207.12598, eq. 6. Noise enters only through an image's own generators.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 from fedwarm.config import Diffusion
 from fedwarm.diffusion.foundation import Foundation
 from fedwarm.progress import tick
+from fedwarm.seeds import generator
 
 EXACT_ROWS = 16
 
@@ -56,7 +58,9 @@ def sample(
     for start in range(0, n, settings.sample_batch_size):
         chosen = padded(list(range(start, min(start + settings.sample_batch_size, n))), foundation.device)
         latents = torch.cat([start_latents(foundation, seeds[i]) for i in chosen])
-        clean = _denoise(foundation, latents, context[rows[chosen].to(context.device)], context[-1:], settings)
+        clean = _denoise(
+            foundation, latents, context[rows[chosen].to(context.device)], context[-1:], settings, [seeds[i] for i in chosen]
+        )
         parts.append(_decode(foundation, clean, size)[: settings.sample_batch_size][: n - start])
         tick(stage, min(start + settings.sample_batch_size, n), n)
     return torch.cat(parts) if parts else torch.empty(0, 3, size, size, dtype=torch.uint8)
@@ -80,11 +84,15 @@ def start_latents(foundation: Foundation, seed: int) -> Tensor:
     return noise.to(foundation.device, foundation.dtype)
 
 
-def _denoise(foundation: Foundation, latents: Tensor, context: Tensor, empty: Tensor, settings: Diffusion) -> Tensor:
-    """eps = eps(empty) + guidance (eps(prompt) - eps(empty)), step by step."""
+def _denoise(
+    foundation: Foundation, latents: Tensor, context: Tensor, empty: Tensor, settings: Diffusion, seeds: Sequence[int]
+) -> Tensor:
+    """eps = eps(empty) + guidance (eps(prompt) - eps(empty)), step by step; a sampler that adds noise takes each image's own."""
     scheduler = make_scheduler(foundation, settings.scheduler)
     scheduler.set_timesteps(settings.sample_steps, device=foundation.device)
     latents = latents * scheduler.init_noise_sigma
+    noisy = "generator" in inspect.signature(scheduler.step).parameters
+    noise = {"generator": [generator(seed, "sampler") for seed in seeds]} if noisy else {}
     guided = settings.guidance != 1.0
     both = torch.cat([empty.expand_as(context), context]) if guided else context
     for t in scheduler.timesteps:
@@ -93,7 +101,7 @@ def _denoise(foundation: Foundation, latents: Tensor, context: Tensor, empty: Te
         if guided:
             without, given = predicted.chunk(2)
             predicted = without + settings.guidance * (given - without)
-        latents = scheduler.step(predicted, t, latents).prev_sample
+        latents = scheduler.step(predicted, t, latents, **noise).prev_sample
     return latents
 
 

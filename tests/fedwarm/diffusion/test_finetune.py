@@ -224,6 +224,21 @@ def test_the_sampler_of_a_foundation_does_not_change_how_it_is_tuned(
     assert same(tune(on=with_scheduler(foundation, other), lora_steps=2), tune(lora_steps=2))
 
 
+def test_small_gradients_survive_float16(settings: Diffusion, foundation: Foundation) -> None:
+    half = load_foundation(dataclasses.replace(settings, precision="fp16"), "cpu")
+    gradients = {}
+    for on in (foundation, half):
+        unet = on.pipe.unet
+        with attached(unet, settings, 0, "half") as parameters:
+            latents = torch.randn(2, 4, 32, 32, generator=generator(0, "half")).to(on.dtype)
+            noise = torch.randn(latents.shape, generator=generator(1, "half"))
+            said = unet(latents, torch.tensor([200, 700]), on.embed(["one", "two"])).sample
+            finetune._backward(1e-2 * F.mse_loss(said.float(), noise), parameters, on.dtype)
+            gradients[on.dtype] = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+    exact, small = gradients[torch.float32], gradients[torch.float16]
+    assert F.cosine_similarity(exact, small, dim=0) > 0.9999
+
+
 def test_bf16_foundation_trains_float32_adapters(settings: Diffusion, pictures: Pictures, sentences: list[str]) -> None:
     half = load_foundation(dataclasses.replace(settings, precision="bf16"), "cpu")
     assert {p.dtype for m in (half.pipe.unet, half.pipe.vae, half.pipe.text_encoder) for p in m.parameters()} == {torch.bfloat16}

@@ -85,6 +85,11 @@ def test_fingerprint_tells_weights_apart_and_not_copies(foundation: Foundation, 
     assert load(copy_of.parent / "other").fingerprint != foundation.fingerprint
 
 
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_fingerprint_is_the_same_in_every_precision(foundation: Foundation, copy_of: Path, precision: str) -> None:
+    assert load(copy_of, precision).fingerprint == foundation.fingerprint
+
+
 def test_fingerprint_ignores_adapters(foundation: Foundation, settings: Diffusion, random_adapter: Callable[..., Any]) -> None:
     unet = foundation.pipe.unet
     with attached(unet, settings, 0, "print"):
@@ -141,6 +146,13 @@ def test_another_kind_of_pipeline_is_refused(copy_of: Path, name: str | None) ->
     index = json.loads((copy_of / "model_index.json").read_text())
     (copy_of / "model_index.json").write_text(json.dumps({**index, "_class_name": name}))
     with pytest.raises(SettingError, match="no Stable Diffusion pipeline"):
+        load(copy_of)
+
+
+def test_a_tokenizer_without_words_is_refused(copy_of: Path) -> None:
+    for file in (copy_of / "tokenizer").iterdir():
+        file.unlink()
+    with pytest.raises(SettingError, match="tokenizer folder is complete"):
         load(copy_of)
 
 

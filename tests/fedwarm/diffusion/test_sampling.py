@@ -99,6 +99,20 @@ def test_no_randomness_but_the_seeds(draw: Draw, sampler: str) -> None:
     assert torch.equal(torch.get_rng_state(), here)
 
 
+@pytest.mark.parametrize("name", ["EulerAncestralDiscreteScheduler", "DDPMScheduler", "LCMScheduler"])
+def test_a_sampler_that_adds_noise_adds_each_images_own(
+    draw: Draw, foundation: Foundation, with_scheduler: Swap, sentences: list[str], name: str
+) -> None:
+    import diffusers
+
+    other = with_scheduler(foundation, getattr(diffusers, name).from_config(foundation.pipe.scheduler.config))
+    first = draw(on=other, scheduler="foundation")
+    torch.rand(3)
+    here = torch.get_rng_state()
+    assert torch.equal(draw(sentences[::-1], range(9, -1, -1), other, scheduler="foundation").flip(0), first)
+    assert torch.equal(torch.get_rng_state(), here)
+
+
 def test_starting_noise_is_normal_and_seeded(foundation: Foundation) -> None:
     noise = torch.cat([start_latents(foundation, seed) for seed in range(64)])
     assert noise.shape == (64, 4, 8, 8)
