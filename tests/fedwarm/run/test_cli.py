@@ -107,7 +107,7 @@ def test_values_that_cannot_be(refused: Refused, pairs: str, words: list[str]) -
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        (("--seed", "-1"), ["seed = -1", "at least 0"]),
+        (("--seed", "-1"), ["seed = -1", "0 to"]),
         (("--rounds", "0"), ["num-server-rounds = 0", "at least 1"]),
         (("--clients", "-3"), ["--clients -3", "at least 1"]),
         (("--engine", "rya"), ["--engine 'rya'", "local, ray"]),
