@@ -74,17 +74,17 @@ def engine(flat: dict[str, Value], clients: int, workers: int) -> float:
         return time.perf_counter() - begun
 
 
-def loop(data: str) -> None:
+def loop(data: str, examples: int, repeats: int) -> None:
     """The ratio of engine to bare loop, one thread each, in turn; the median of the pairs."""
     torch.set_num_threads(1)
     flat = settings(data)
-    flat["server-threads"] = 1
+    flat |= {"server-threads": 1, "data.max-examples": examples}
     config = parse(flat)
-    bare(config, CLIENTS), engine(flat, CLIENTS, 1)
-    pairs = [(bare(config, CLIENTS), engine(flat, CLIENTS, 1)) for _ in range(REPEATS)]
+    pairs = [(bare(config, CLIENTS), engine(flat, CLIENTS, 1)) for _ in range(repeats + 1)][1 if repeats > 1 else 0 :]
     ratio = statistics.median(e / b for b, e in pairs)
     plain = statistics.median(b for b, _ in pairs)
-    print(f"{CLIENTS} clients, {ROUNDS} rounds on {data}: bare loop {plain:.2f} s, local engine / bare loop = {ratio:.2f}")
+    held = f"{CLIENTS} clients, {ROUNDS} rounds on {Path(data).name}, at most {examples or 'all'} images each"
+    print(f"{held}: bare loop {plain:.2f} s, local engine / bare loop = {ratio:.2f}")
 
 
 def timed(command: list[str], **environment: str) -> float:
@@ -145,8 +145,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("loop", "startup", "flower", "memory"))
     parser.add_argument("--data", default="digits", help="for `loop`: digits, or a folder of parquet files such as MNIST's")
+    parser.add_argument("--examples", type=int, default=0, help="for `loop`: most training images of a client; 0: all")
+    parser.add_argument("--repeats", type=int, default=REPEATS, help="for `loop`: pairs that count, after one that warms up")
     arguments = parser.parse_args()
-    {"loop": lambda: loop(arguments.data), "startup": startup, "flower": flower, "memory": memory}[arguments.what]()
+    {
+        "loop": lambda: loop(arguments.data, arguments.examples, arguments.repeats),
+        "startup": startup,
+        "flower": flower,
+        "memory": memory,
+    }[arguments.what]()
 
 
 if __name__ == "__main__":

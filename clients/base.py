@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from fedwarm.arrays import from_module, load_module
+from fedwarm.arrays import from_module, to_tensors
 from fedwarm.config import Config
 from fedwarm.data import Shard, load_shard
 from fedwarm.evaluate import correct
@@ -67,10 +67,8 @@ class BaseClient:
     def model(self, payload: Payload | None = None) -> nn.Module:
         """The shared initialisation, or the model with the payload's weights."""
         run, shard = self.config.run, self.shard
-        model = build_model(self.config.model, len(shard.classes), shard.train_images.shape[-1], run.seed)
-        if payload is not None and payload.arrays:
-            load_module(model, payload.arrays)
-        return model.to(self.device)
+        state = to_tensors(payload.arrays) if payload is not None and payload.arrays else None
+        return build_model(self.config.model, len(shard.classes), shard.train_images.shape[-1], run.seed, state).to(self.device)
 
     def draws(self, purpose: str, number: int = 0) -> torch.Generator:
         """This client's generator for a purpose in a round."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -56,12 +56,23 @@ def resnet18(classes: int, image_size: int) -> nn.Module:
 MODELS: dict[str, Callable[[int, int], nn.Module]] = {"cnn": cnn, "lenet5": lenet5, "resnet18": resnet18}
 
 
-def build_model(settings: Model, classes: int, image_size: int, seed: int) -> nn.Module:
+def build_model(
+    settings: Model, classes: int, image_size: int, seed: int, state: Mapping[str, Tensor] | None = None
+) -> nn.Module:
     """The classifier of a run with its shared initialisation: the same weights for the same settings and seed.
+
+    Args:
+        state: weights to take instead, without drawing any; the module keeps these tensors.
 
     Raises:
         SettingError: `model.weights` names no file, or one that does not fit.
+        RuntimeError: `state` does not fit.
     """
+    if state is not None:
+        with torch.device("meta"):
+            model = MODELS[settings.name](classes, image_size)
+        model.load_state_dict(state, strict=True, assign=True)
+        return model
     with initialisation(seed, "model"):
         model = MODELS[settings.name](classes, image_size)
     if settings.weights:
