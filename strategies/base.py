@@ -241,7 +241,7 @@ class BaseStrategy(Strategy):
 
     def _result(self) -> Result:
         result = Result()
-        result.arrays = ArrayRecord({n: _array(a) for n, a in self.arrays.items()})
+        result.arrays = to_records(Payload("weights", self.arrays)).array_records["arrays"]
         for number, accuracy in self.record.accuracies().items():
             result.evaluate_metrics_clientapp[number] = MetricRecord({"accuracy": accuracy})
         return result
@@ -270,12 +270,6 @@ class BaseStrategy(Strategy):
 
         run = self.config.run
         logging.getLogger("flwr").info("%s: %d rounds, seed %d", type(self).__name__, run.num_server_rounds, run.seed)
-
-
-def _array(array: Any) -> Any:
-    from flwr.app import Array
-
-    return Array(np.asarray(array, order="C"))
 
 
 __all__ = ["BaseStrategy", "FederationError", "Member", "Stage"]

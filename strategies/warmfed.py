@@ -82,7 +82,8 @@ class WarmFed(BaseStrategy):
         if stage.name == "adapt":
             self.adapters[client] = {n: a for n, a in payload.arrays.items() if not n.startswith(CLASSIFIER)}
             uploaded = {n.removeprefix(CLASSIFIER): a for n, a in payload.arrays.items() if n.startswith(CLASSIFIER)}
-            self.locals[client] = uploaded or self.arrays
+            if uploaded:
+                self.locals[client] = uploaded
         elif stage.name == "round":
             local = payload.arrays
             if self.settings.finetune_targets == "local_and_aggregate":
