@@ -34,7 +34,7 @@ def handle(message: Message, context: Context, action: Action) -> Message:
     root = Path(config.run.client_folder) if config.run.client_folder else cache_home() / str(context.run_id)
     node = Node(partition, int(context.node_config["num-partitions"]), Store(root / str(partition)))
     trainer = trainer_class(config.run.method)(config, node)
-    payload, _ = from_records(message.content)
+    payload = from_records(message.content)
     threads = torch.get_num_threads()
     torch.set_num_threads(config.run.client_threads)
     try:

@@ -108,8 +108,8 @@ def to_records(payload: Payload, encoded: Encoded | None = None) -> RecordDict:
     )
 
 
-def from_records(content: RecordDict) -> tuple[Payload, Size]:
-    """The payload of a message and its size.
+def from_records(content: RecordDict) -> Payload:
+    """The payload of a message.
 
     Raises:
         PayloadError: a record is missing, or an array is not plain numpy.
@@ -123,7 +123,7 @@ def from_records(content: RecordDict) -> tuple[Payload, Size]:
     decoded = {name: _decode(name, array) for name, array in arrays.items()}
     numbers = {name: v for name, v in metrics.items() if isinstance(v, (int, float))}
     rest = {name: v for name, v in facts.items() if name != "kind"}
-    return Payload(kind, decoded, numbers, rest), size_of(content)  # type: ignore[arg-type]
+    return Payload(kind, decoded, numbers, rest)  # type: ignore[arg-type]
 
 
 def _decode(name: str, array: Array) -> NDArray[np.generic]:

@@ -235,7 +235,7 @@ class BaseStrategy(Strategy):
         if reply.has_error():
             reason = (reply.error.reason or "").strip()
             raise PayloadError(reason.splitlines()[-1] if reason else f"error {reply.error.code}")
-        payload, _ = from_records(reply.content)
+        payload = from_records(reply.content)
         self.check(stage, payload)
         return payload
 

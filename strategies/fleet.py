@@ -71,7 +71,7 @@ def _ask(grid: Grid, nodes: list[int], timeout_seconds: float) -> dict[int, Payl
     for reply in grid.send_and_receive(messages, timeout=timeout_seconds) if messages else []:
         if reply.has_error():
             raise FederationError(f"node {reply.metadata.src_node_id} cannot take part: {_reason(reply)}")
-        answers[reply.metadata.src_node_id] = from_records(reply.content)[0]
+        answers[reply.metadata.src_node_id] = from_records(reply.content)
     return answers
 
 
