@@ -112,7 +112,7 @@ class BaseClient:
         metrics: dict[str, int | float] = {"num-test": len(self.shard.test_labels)}
         if payload.arrays:
             metrics["correct-global"] = self.correct(self.model(payload))
-        state = self.node.store.load(PERSONAL)
+        state = self.node.store.load(PERSONAL, before=payload.count("round") + 1)
         if state is not None:
             personal = self.model()
             personal.load_state_dict(state)

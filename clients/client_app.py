@@ -13,12 +13,13 @@ from fedwarm.config import Config, Value, parse
 from fedwarm.progress import listening
 from fedwarm.progress import logger as log_progress
 from fedwarm.store import Store, cache_home
-from fedwarm.wire import from_records, to_records
+from fedwarm.wire import Payload, from_records, to_records
 
 from . import trainer_class
 from .base import Action, Node
+from .faulty import faulty
 
-app = ClientApp()
+app = ClientApp(mods=[faulty])
 
 
 @lru_cache(maxsize=4)
@@ -31,10 +32,10 @@ def handle(message: Message, context: Context, action: Action) -> Message:
     """One message in, one message out: parse, train, answer."""
     config = settings(tuple(context.run_config.items()))
     partition = int(context.node_config["partition-id"])
-    root = Path(config.run.client_folder) if config.run.client_folder else cache_home() / str(context.run_id)
-    node = Node(partition, int(context.node_config["num-partitions"]), Store(root / str(partition)))
-    trainer = trainer_class(config.run.method)(config, node)
+    root = Path(config.run.client_folder) if config.run.client_folder else cache_home()
     payload = from_records(message.content)
+    store = Store(root, payload.text("run") or f"{context.run_id:x}", partition, config.run.client_state_mb)
+    trainer = trainer_class(config.run.method)(config, Node(partition, int(context.node_config["num-partitions"]), store))
     threads = torch.get_num_threads()
     torch.set_num_threads(config.run.client_threads)
     try:
@@ -42,7 +43,8 @@ def handle(message: Message, context: Context, action: Action) -> Message:
             reply = trainer.answer(action, payload)
     finally:
         torch.set_num_threads(threads)  # in this process the server may go on
-    return Message(content=to_records(reply), reply_to=message)
+    answer = Payload(reply.kind, reply.arrays, reply.metrics, {**reply.facts, "ticket": payload.text("ticket")})
+    return Message(content=to_records(answer), reply_to=message)
 
 
 @app.query()

@@ -9,10 +9,10 @@ class LocalOnlyClient(BaseClient):
     """Keeps its model in its own store."""
 
     def round(self, payload: Payload) -> Payload:
-        model = self.model()
-        state = self.node.store.load(PERSONAL)
-        if state is not None and payload.number("round") > 1:
+        number, model = payload.count("round", 1), self.model()
+        state = self.node.store.load(PERSONAL, before=number)
+        if state is not None:
             model.load_state_dict(state)
-        loss = self.fit(model, "train", int(payload.number("round")))
-        self.node.store.save(PERSONAL, model.state_dict())
+        loss = self.fit(model, "train", number)
+        self.node.store.save(PERSONAL, model.state_dict(), number)
         return Payload(metrics={"num-examples": len(self.shard.train_labels), "train-loss": loss})

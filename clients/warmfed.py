@@ -69,7 +69,7 @@ class WarmFedClient(BaseClient):
             hooks = [SelfDistillation(teacher, settings, images, labels, held)]
         plan = Plan.of(self.config.run, settings.distill_epochs, settings.distill_learning_rate)
         fit(student, images, labels, plan, self.draws("distill", number), hooks, "personal model")
-        self.node.store.save(PERSONAL, student.state_dict())
+        self.node.store.save(PERSONAL, student.state_dict(), number)
         return Payload(
             metrics={
                 "num-test": len(self.shard.test_labels),
@@ -89,7 +89,7 @@ class WarmFedClient(BaseClient):
 
     def _teacher(self, warm: nn.Module, number: int) -> nn.Module:
         """The personal model of the round before, else the first teacher."""
-        state = self.node.store.load(PERSONAL) if number > 0 else None
+        state = self.node.store.load(PERSONAL, before=number)
         if state is not None:
             teacher = self.model()
             teacher.load_state_dict(state)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 Arrays = dict[str, NDArray[np.generic]]
+PIECE = 2**20
 
 
 def from_tensors(tensors: Mapping[str, Tensor]) -> Arrays:
@@ -69,7 +70,9 @@ class WeightedMean:
             if name not in self._sums:
                 self._sums[name] = np.zeros(array.shape, dtype=np.float64)
                 self._dtypes[name] = array.dtype
-            self._sums[name] += array.astype(np.float64) * weight
+            flat, total = array.reshape(-1), self._sums[name].reshape(-1)
+            for start in range(0, flat.size, PIECE):
+                total[start : start + PIECE] += flat[start : start + PIECE].astype(np.float64) * weight
         self._total += weight
 
     def result(self) -> Arrays:

@@ -55,8 +55,18 @@ class General(Group):
     server_threads: int = setting(2, "torch threads of the server; part of the result, as sums depend on it", low=1)
     min_replies: int = setting(0, "fewest valid replies a stage may end with; 0: all that were asked", low=0)
     stage_timeout: float = setting(43200.0, "seconds a stage may wait for its replies", low=1e-3)
+    resume: bool = setting(False, "go on from the checkpoint in `out`; `fedwarm run --resume` sets it")
+    watch: str = setting(
+        "accuracy", "what the best model is kept by and early stopping looks at", choices=("accuracy", "personal", "worst")
+    )
+    patience: int = setting(0, "stop after so many measured rounds without a better value of `watch`; 0: never", low=0)
+    target: float = setting(0.0, "stop when `watch` reaches this share of right answers; 0: never", low=0.0, high=1.0)
+    tracker: str = setting(
+        "none", "who else is told of every round", choices=("none", "tensorboard", "mlflow", "wandb")
+    )  # fmt: skip
+    client_state_mb: int = setting(4096, "most MB that clients of all runs keep on a machine; oldest runs go first", low=1)
     out: str = setting("", "run folder, absolute; empty: runs/<method>-<run id> below the working directory")
-    client_folder: str = setting("", "where clients keep their private state; empty: the user's cache folder")
+    client_folder: str = setting("", "where clients keep their private state, one folder a run; empty: the user's cache folder")
     save_pictures: bool = setting(True, "keep sample pictures of a generative run in the run folder")
 
 
@@ -160,7 +170,15 @@ def all_groups() -> tuple[type[Group], ...]:
     """The common groups and one for each method that has settings of its own."""
     from fedwarm.methods import method_groups
 
-    return GROUPS + method_groups()
+    return common_groups() + method_groups()
+
+
+def common_groups() -> tuple[type[Group], ...]:
+    """The groups that every method knows."""
+    from fedwarm.faults import Faults
+    from fedwarm.robust import Robust
+
+    return (*GROUPS, Robust, Faults)
 
 
 def near(name: str, known: list[str]) -> str:

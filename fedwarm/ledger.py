@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -11,7 +12,10 @@ EVALUATE = "evaluate"
 
 @dataclass(frozen=True)
 class Entry:
-    """One exchange with one client; `failure` says why its reply was left out, empty where it counted."""
+    """One exchange with one client; `failure` says why its reply was left out, empty where it counted.
+
+    `ticket` is the number of the message: stage, attempt and client.
+    """
 
     round: int
     stage: str
@@ -22,16 +26,21 @@ class Entry:
     wire_bytes_up: int
     seconds: float
     failure: str = ""
+    ticket: str = ""
 
 
 class Ledger:
     """All exchanges of a run, in the order in which they were booked."""
 
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
-        self.entries = list(entries)
+        self.entries: list[Entry] = []
+        self._of_round: dict[int, list[Entry]] = defaultdict(list)
+        for entry in entries:
+            self.add(entry)
 
     def add(self, entry: Entry) -> None:
         self.entries.append(entry)
+        self._of_round[entry.round].append(entry)
 
     def up(self, number: int, clients: int) -> list[int]:
         """Bytes up on the wire in a round, per client; evaluation is booked apart."""
@@ -43,19 +52,34 @@ class Ledger:
 
     def evaluation(self, number: int) -> int:
         """Bytes both ways that only measured the model."""
-        return sum(e.wire_bytes_up + e.wire_bytes_down for e in self.entries if e.round == number and e.stage == EVALUATE)
+        return sum(e.wire_bytes_up + e.wire_bytes_down for e in self._round(number) if e.stage == EVALUATE)
 
     def failures(self, number: int) -> list[str]:
         """One line for each reply of the round that was left out."""
-        return [f"client {e.client}, {e.stage}: {e.failure}" for e in self.entries if e.round == number and e.failure]
+        return [f"client {e.client}, {e.stage}: {e.failure}" for e in self._round(number) if e.failure]
+
+    def _round(self, number: int) -> list[Entry]:
+        return self._of_round.get(number, [])
 
     def _per_client(self, field: str, number: int, clients: int) -> list[int]:
         totals = [0] * clients
-        for entry in self.entries:
-            if entry.round == number and entry.stage != EVALUATE:
+        for entry in self._round(number):
+            if entry.stage != EVALUATE:
                 totals[entry.client] += getattr(entry, field)
         return totals
 
-    def lines(self) -> str:
-        """One JSON object a line."""
-        return "".join(json.dumps(vars(e)) + "\n" for e in self.entries)
+    def lines(self, start: int = 0) -> str:
+        """One JSON object a line, from entry `start` on."""
+        return "".join(json.dumps(vars(e)) + "\n" for e in self.entries[start:])
+
+    @classmethod
+    def read(cls, text: str) -> Ledger:
+        """The ledger that `lines` wrote.
+
+        Raises:
+            ValueError: a line that is no entry.
+        """
+        try:
+            return cls(Entry(**json.loads(line)) for line in text.splitlines())
+        except TypeError as error:
+            raise ValueError(f"no line of a ledger: {error}") from error

@@ -1,12 +1,25 @@
-"""What a client keeps for later rounds: named tensors on its own disk, one folder per run and partition, never sent."""
+"""What a client keeps for later rounds: named tensors on its own disk, one folder per run and partition, never sent.
+
+A state has a step, usually the round that made it. The newest two are kept: so a round that is asked for again, after a lost
+reply or a resumed run, begins at the state from before it and ends in the same one.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
+
+from fedwarm.config import SettingError
+from fedwarm.files import replacing
+
+KEPT_STEPS = 2
+MIB = 2**20
+KEY = re.compile(r"[0-9a-f]{1,32}")
 
 
 def cache_home() -> Path:
@@ -15,24 +28,75 @@ def cache_home() -> Path:
 
 
 class Store:
-    """Tensors by name in one folder, readable by its owner only; each file is written whole or not at all."""
+    """Tensors by name and step in `<root>/<key>/<partition>`, readable by their owner only, each file whole or not there.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Args:
+        root: holds the states of all runs on this machine.
+        key: the run's key, hexadecimal.
+        partition: the client.
+        limit_mb: most MiB below `root`; the runs that were written to longest ago are removed first.
 
-    def save(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        """Write `<name>.safetensors` under a temporary name, then rename it."""
+    Raises:
+        SettingError: the key is not hexadecimal, as a server might send one to reach other folders.
+    """
+
+    def __init__(self, root: Path, key: str, partition: int, limit_mb: int = 4096) -> None:
+        if not KEY.fullmatch(key):
+            raise SettingError(f"the run's key {key[:40]!r} is not hexadecimal")
+        self.root, self.run = root, root / key
+        self.folder = self.run / str(partition)
+        self.limit_bytes = limit_mb * MIB
+
+    def save(self, name: str, tensors: Mapping[str, Tensor], step: int) -> None:
+        """Write `<name>.<step>.safetensors`; older steps but one go, and later ones, which a broken run left, too.
+
+        Raises:
+            SettingError: this run's own states would need more than the limit; nothing was written.
+        """
         from safetensors.torch import save_file
 
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temporary = self.folder / f".{name}.{os.getpid()}"
-        save_file({k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}, temporary)
-        temporary.chmod(0o600)
-        os.replace(temporary, self.folder / f"{name}.safetensors")
+        with replacing(self._path(name, step), private=True) as temporary:
+            save_file({k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}, temporary)
+            self._make_room(temporary)
+        steps = self.steps(name)
+        kept = [s for s in steps if s <= step][-KEPT_STEPS:]
+        for other in set(steps) - set(kept):
+            self._path(name, other).unlink(missing_ok=True)
 
-    def load(self, name: str) -> dict[str, Tensor] | None:
-        """The tensors saved under `name`, or None."""
+    def load(self, name: str, before: int | None = None) -> dict[str, Tensor] | None:
+        """The newest tensors of `name`, or the newest of a step below `before`; None where there are none."""
         from safetensors.torch import load_file
 
-        path = self.folder / f"{name}.safetensors"
-        return load_file(path) if path.is_file() else None
+        steps = [s for s in self.steps(name) if before is None or s < before]
+        return load_file(self._path(name, steps[-1])) if steps else None
+
+    def steps(self, name: str) -> list[int]:
+        """The steps that are there, ascending."""
+        found = (re.fullmatch(rf"{re.escape(name)}\.(\d+)\.safetensors", p.name) for p in self.folder.glob(f"{name}.*"))
+        return sorted(int(match[1]) for match in found if match)
+
+    def _path(self, name: str, step: int) -> Path:
+        return self.folder / f"{name}.{step}.safetensors"
+
+    def _make_room(self, newest: Path) -> None:
+        """Remove other runs' states, oldest first, until all fit."""
+        sizes = {run: _bytes(run) for run in self.root.iterdir() if run.is_dir()}
+        others = sorted((run for run in sizes if run != self.run), key=lambda run: run.stat().st_mtime)
+        while sum(sizes.values()) > self.limit_bytes and others:
+            oldest = others.pop(0)
+            sizes.pop(oldest)
+            shutil.rmtree(oldest, ignore_errors=True)
+        if sum(sizes.values()) > self.limit_bytes:
+            used = sum(sizes.values()) / MIB
+            raise SettingError(f"clients' states need {used:.0f} MB below {self.root}; raise client-state-mb")
+
+
+def _bytes(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size
+        except FileNotFoundError:
+            continue
+    return total

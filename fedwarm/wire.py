@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import math
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -23,6 +22,13 @@ Kind = Literal["none", "weights", "adapter"]
 Fact = str | int | float | bool | list[str] | list[int]
 MAGIC = b"\x93NUMPY\x01\x00"
 KINDS = ("none", "weights", "adapter")
+RECORDS = {"arrays": ArrayRecord, "metrics": MetricRecord, "facts": ConfigRecord}
+SCALARS = (np.bool_, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64, np.float16, np.float32,
+           np.float64, np.complex64, np.complex128)  # fmt: skip
+DTYPES = {np.dtype(kind).name: np.dtype(kind) for kind in SCALARS}
+DIMENSIONS_AT_MOST = 32
+HEADER_BYTES_AT_MOST = 1024
+SHOWN = 60
 
 
 @dataclass
@@ -49,7 +55,10 @@ class Payload:
         """
         if name not in self.metrics:
             raise PayloadError(f"metric {name!r} is missing")
-        value = float(self.metrics[name])
+        try:
+            value = float(self.metrics[name])
+        except OverflowError:
+            value = math.inf
         if not np.isfinite(value):
             raise PayloadError(f"metric {name!r} is {value}")
         return value
@@ -60,9 +69,12 @@ class Payload:
         Raises:
             PayloadError: it is not.
         """
-        value = self.number(name)
+        self.number(name)
+        value = self.metrics[name]
         if value != int(value) or value < low or (high is not None and value > high):
-            raise PayloadError(f"metric {name!r} is {value:g}; it must be a whole number from {low} to {high or 'any'}")
+            raise PayloadError(
+                f"metric {name!r} is {value:g}; it must be a whole number from {low} to {'any' if high is None else high}"
+            )
         return int(value)
 
     def text(self, name: str) -> str:
@@ -112,48 +124,66 @@ def from_records(content: RecordDict) -> Payload:
     """The payload of a message.
 
     Raises:
-        PayloadError: a record is missing, or an array is not plain numpy.
+        PayloadError: a record is missing or one too many, an array is not plain numpy, or a metric or fact is of no known type.
     """
-    arrays, metrics, facts = content.get("arrays"), content.get("metrics"), content.get("facts")
-    if not isinstance(arrays, ArrayRecord) or not isinstance(metrics, MetricRecord) or not isinstance(facts, ConfigRecord):
-        raise PayloadError("a message must hold the records arrays, metrics and facts")
-    kind = facts.get("kind", "none")
+    if set(content) != set(RECORDS) or not all(isinstance(content[name], kind) for name, kind in RECORDS.items()):
+        raise PayloadError(f"a message must hold the records {', '.join(RECORDS)}, and no other")
+    facts = dict(content.config_records["facts"])
+    kind = facts.pop("kind", "none")
     if kind not in KINDS:
-        raise PayloadError(f"unknown kind of payload {kind!r}")
-    decoded = {name: _decode(name, array) for name, array in arrays.items()}
-    numbers = {name: v for name, v in metrics.items() if isinstance(v, (int, float))}
-    rest = {name: v for name, v in facts.items() if name != "kind"}
-    return Payload(kind, decoded, numbers, rest)  # type: ignore[arg-type]
+        raise PayloadError(f"unknown kind of payload {_short(kind)}")
+    for name, fact in facts.items():
+        if not all(isinstance(v, str) or _number(v) for v in (fact if isinstance(fact, list) else [fact])):
+            raise PayloadError(f"fact {_short(name)} must be of texts or of numbers of 64 bits")
+    metrics = content.metric_records["metrics"]
+    for name, value in metrics.items():
+        if not _number(value):
+            raise PayloadError(f"metric {_short(name)} must be a number of 64 bits")
+    decoded = {name: _decode(name, array) for name, array in content.array_records["arrays"].items()}
+    return Payload(kind, decoded, dict(metrics), facts)  # type: ignore[arg-type]
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**64)
+
+
+def _short(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # an int of more digits than Python prints
+        return "a number without end"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}.."
 
 
 def _decode(name: str, array: Array) -> NDArray[np.generic]:
-    """The numbers of a plain array: a read-only view where its header is complete and says what the record says.
+    """The numbers of a plain array, a read-only view: version 1.0 of numpy's format, with the header that the record asks for.
+
+    The header is compared and never parsed: numpy's own reader evaluates it, allocates what it asks for, and fails in many ways.
 
     Raises:
-        PayloadError: it is no numpy array, is cut short, or holds another shape or type than its record says.
+        PayloadError: it is no numpy array of a type in DTYPES, is cut short, or holds another shape or type than its record says.
     """
-    try:
-        decoded = _view(array)
-        if decoded is None:
-            decoded = array.numpy()
-        wanted = (tuple(array.shape), np.dtype(array.dtype))
-    except (TypeError, ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile) as error:
-        raise PayloadError(f"array {name!r} cannot be read: {error}") from error
-    if not isinstance(decoded, np.ndarray) or (decoded.shape, decoded.dtype) != wanted:
-        raise PayloadError(f"array {name!r} does not hold what its record says")
-    return decoded
+    dtype, shape, data = DTYPES.get(array.dtype), array.shape, array.data
+    if array.stype != "numpy.ndarray" or dtype is None:
+        raise PayloadError(f"array {_short(name)} cannot be read: {_short(array.stype)} of {_short(array.dtype)}")
+    size_bytes = _size_bytes(array)
+    offset = len(MAGIC) + 2 + int.from_bytes(data[len(MAGIC) : len(MAGIC) + 2], "little")
+    if data[: len(MAGIC)] != MAGIC or size_bytes is None or offset > HEADER_BYTES_AT_MOST or len(data) != offset + size_bytes:
+        raise PayloadError(f"array {_short(name)} cannot be read: {len(data)} bytes are not {array.dtype}{_short(list(shape))}")
+    header = data[len(MAGIC) + 2 : offset].rstrip(b" \n")
+    for fortran in (False, True):
+        if header == f"{{'descr': {dtype.str!r}, 'fortran_order': {fortran}, 'shape': {shape!r}, }}".encode():
+            numbers: NDArray[np.generic] = np.frombuffer(data, dtype=dtype, offset=offset)
+            return numbers.reshape(shape, order="F" if fortran else "C")
+    raise PayloadError(f"array {_short(name)} does not hold what its record says")
 
 
-def _view(array: Array) -> NDArray[np.generic] | None:
-    """The array's bytes as numbers without a copy, for version 1.0 of numpy's format in C order; else None."""
-    dtype, data = np.dtype(array.dtype), array.data
-    if array.stype != "numpy.ndarray" or dtype.hasobject or data[:8] != MAGIC:
+def _size_bytes(array: Array) -> int | None:
+    """The bytes of the numbers that the record of an array promises; None where it cannot be an array."""
+    dtype, shape = DTYPES.get(array.dtype), array.shape
+    if dtype is None or len(shape) > DIMENSIONS_AT_MOST or any(n < 0 for n in shape):
         return None
-    offset = len(MAGIC) + 2 + int.from_bytes(data[8:10], "little")
-    said = f"'descr': '{dtype.str}', 'fortran_order': False, 'shape': {tuple(array.shape)}".encode()
-    if len(data) != offset + math.prod(array.shape) * dtype.itemsize or said not in data[:offset]:
-        return None
-    return np.frombuffer(data, dtype=dtype, offset=offset).reshape(array.shape)
+    return math.prod(shape) * dtype.itemsize
 
 
 def size_of(content: RecordDict) -> Size:
@@ -163,10 +193,8 @@ def size_of(content: RecordDict) -> Size:
 
 
 def _payload_bytes(array: Array) -> int:
-    try:
-        return min(len(array.data), math.prod(array.shape) * np.dtype(array.dtype).itemsize)
-    except TypeError:
-        return len(array.data)
+    size_bytes = _size_bytes(array)
+    return len(array.data) if size_bytes is None else min(len(array.data), size_bytes)
 
 
 def check_arrays(arrays: Mapping[str, NDArray[np.generic]], like: Mapping[str, NDArray[np.generic]]) -> None:
@@ -176,9 +204,9 @@ def check_arrays(arrays: Mapping[str, NDArray[np.generic]], like: Mapping[str, N
         PayloadError: missing or extra names, another shape or dtype, NaN or infinity; the message names the array.
     """
     if arrays.keys() != like.keys():
-        raise PayloadError(f"arrays differ in their names: {sorted(arrays.keys() ^ like.keys())[:3]}")
+        raise PayloadError(f"arrays differ in their names: {_short(sorted(arrays.keys() ^ like.keys())[:3])}")
     for name, array in arrays.items():
         if array.shape != like[name].shape or array.dtype != like[name].dtype:
             raise PayloadError(f"{name} is {array.dtype}{list(array.shape)}, expected {like[name].dtype}{list(like[name].shape)}")
-        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+        if np.issubdtype(array.dtype, np.inexact) and not np.isfinite(array).all():
             raise PayloadError(f"{name} holds NaN or infinity")

@@ -6,9 +6,10 @@ reply does) and `finish` (what the server does when all have replied).
 
 from __future__ import annotations
 
+import secrets
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -18,35 +19,21 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from fedwarm.arrays import Arrays, from_module
 from fedwarm.config import Config, Value, parse
-from fedwarm.ledger import EVALUATE, Entry, Ledger
+from fedwarm.ledger import EVALUATE, Ledger
 from fedwarm.models import build_model
 from fedwarm.progress import tick
-from fedwarm.run.record import Measure, Record, RunFolder
+from fedwarm.robust import Aggregator, Robust, aggregator, reference_norm, too_large, update_norm
+from fedwarm.run.checkpoint import Checkpoint
+from fedwarm.run.folder import RunFolder
+from fedwarm.run.record import Measure, Record, versions
+from fedwarm.run.trackers import tracker
 from fedwarm.seeds import numpy_generator
-from fedwarm.wire import Encoded, Payload, PayloadError, Size, from_records, size_of, to_records
+from fedwarm.wire import Payload, PayloadError, to_records
 
+from .exchange import Exchange, Stage
 from .fleet import FederationError, Fleet, Member, meet
 
-ATTEMPTS = 2
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One exchange with some clients.
-
-    Attributes:
-        round: the round it is booked under.
-        name: how the ledger and the display call it.
-        message_type: Flower's, e.g. `train` or `train.adapt`.
-        clients: partitions, ascending.
-        measures: the round whose model the replies measure; -1: none.
-    """
-
-    round: int
-    name: str
-    message_type: str
-    clients: tuple[int, ...]
-    measures: int = -1
+NORMS_KEPT = 64
 
 
 class BaseStrategy(Strategy):
@@ -65,25 +52,32 @@ class BaseStrategy(Strategy):
         given = {name.replace("__", ".").replace("_", "-"): value for name, value in settings.items()}
         self.config = parse({**flat, **given})
         self.folder = folder
-        self.ledger = Ledger()
-        self.record = Record(self.config, self.ledger)
+        self.record = Record(self.config, Ledger())
         self.arrays: Arrays = {}
         self.fleet = Fleet((), (), 0)
+        self.key, self.done = secrets.token_hex(8), 0
+        self.norms: dict[str, list[float]] = {}
 
     # What a method says of itself
 
     def plan(self) -> Iterator[Stage]:
-        """The stages in order; called once all clients are known."""
+        """The stages in order, as settings, fleet and measurements have it: a resumed run goes through them again."""
         for number in range(1, self.config.run.num_server_rounds + 1):
             yield Stage(number, "round", MessageType.TRAIN, self.sampled(number))
             yield Stage(number, EVALUATE, MessageType.EVALUATE, self.everyone, number)
+            if self.enough(number):
+                return
 
     def instruct(self, stage: Stage, client: int) -> Payload:
         """What a client is sent."""
         return Payload("weights", self.arrays, {"round": stage.round})
 
+    def expected(self, stage: Stage) -> Arrays:
+        """Names, shapes and dtypes that a reply's arrays must have; its update is measured from these values."""
+        return self.arrays if stage.name == "round" else {}
+
     def check(self, stage: Stage, payload: Payload) -> None:
-        """Refuse a reply that cannot be used, before any reply is absorbed.
+        """Refuse a reply that cannot be used, before it is absorbed.
 
         Raises:
             PayloadError: why.
@@ -128,9 +122,35 @@ class BaseStrategy(Strategy):
         """The shared initialisation of the classifier."""
         return from_module(self.new_model())
 
+    def aggregator(self) -> Aggregator:
+        """What makes one model of a round's: the mean, or a robust rule by setting."""
+        return aggregator(self.config.of(Robust), self.arrays)
+
+    def enough(self, number: int) -> bool:
+        """Whether training stops after this round, by the settings `target` and `patience`."""
+        why = self.record.enough(number)
+        note = f"stopped after round {number}: {why}"
+        if why and note not in self.record.notes:
+            self.record.note(note)
+        return bool(why)
+
     def new_model(self) -> Any:
         """The classifier with its shared initialisation."""
         return build_model(self.config.model, len(self.fleet.classes), self.fleet.image_size, self.config.run.seed)
+
+    # What a checkpoint holds
+
+    def state(self) -> dict[str, Arrays]:
+        """The method's own arrays, by part; they are not changed in place, and those that stay the same are not written again."""
+        return {"model": self.arrays}
+
+    def facts(self) -> dict[str, Any]:
+        """What else the method must know to go on, as JSON."""
+        return {}
+
+    def restore(self, parts: Mapping[str, Arrays], facts: Mapping[str, Any]) -> None:
+        """Take up what `state` and `facts` gave."""
+        self.arrays = dict(parts["model"])
 
     # The loop
 
@@ -144,10 +164,11 @@ class BaseStrategy(Strategy):
         evaluate_config: ConfigRecord | None = None,
         evaluate_fn: Any = None,
     ) -> Result:
-        """Run all stages; Flower's signature, whose defaults come from the settings.
+        """Run all stages, or those that are left; Flower's signature, whose defaults come from the settings.
 
         Raises:
             FederationError: too few valid replies twice in a row, or clients that do not fit together.
+            SettingError: the run is to be resumed and cannot be.
         """
         given: dict[str, Value] = {}
         if num_rounds is not None:
@@ -155,89 +176,92 @@ class BaseStrategy(Strategy):
         if timeout is not None:
             given["stage-timeout"] = float(timeout)
         self.config = parse({**self.config.flat(), **given})
-        self.fleet = meet(grid, self.config.run.stage_timeout)
+        run = self.config.run
+        before = self.folder.resume(self.record) if run.resume and self.folder is not None else None
+        if before is not None:
+            before.refuse_unlike(self.config.flat(), self.folder.path)  # type: ignore[union-attr]
+        self.fleet = meet(grid, run.stage_timeout)
         self.record.open(self.config, self.fleet.classes, [m.counts for m in self.fleet.members])
+        self._begin(before, initial_arrays)
+        exchange = Exchange(grid, self.fleet, self.record.ledger, self.key, run.stage_timeout, run.min_replies)
+        place = None if self.folder is None else self.folder.path
+        with closing(tracker(run.tracker, place, self.config.flat(), self.record.newest())) as told:
+            for index, stage in enumerate(self.plan()):
+                if index >= self.done:
+                    self._run_stage(stage, index, exchange)
+                    if stage.measures >= 0:
+                        told.log(stage.measures, self.record.summary(stage.measures))
+        self.close()
+        self.record.close()
+        if self.folder is not None:
+            self.folder.finish(self.record, self.arrays)
+            self._keep()
+        return self._result()
+
+    def _begin(self, before: Checkpoint | None, initial_arrays: ArrayRecord | None) -> None:
+        if before is not None:
+            if before.clients != len(self.fleet.members):
+                raise FederationError(
+                    f"the run had {before.clients} clients and {len(self.fleet.members)} are here; resume it with as many"
+                )
+            self.key, self.done = before.key, before.done
+            self.norms = before.facts["norms"]
+            self.restore(before.parts, before.facts["method"])
+            if before.versions != versions():
+                self.record.note(f"resumed after stage {before.done} with other versions of packages")
+            return
         self.arrays = {n: a.numpy() for n, a in initial_arrays.items()} if initial_arrays else self.initial_arrays()
         if self.folder is not None:
             self.folder.write(self.record)
-        for stage in self.plan():
-            self._run_stage(stage, grid)
-        self.close()
-        self.record.close(self.arrays)
-        if self.folder is not None:
-            self.folder.finish(self.record, self.arrays)
-        return self._result()
+            self._keep()
 
-    def _run_stage(self, stage: Stage, grid: Grid) -> None:
-        begun = time.monotonic()
-        replies = self._exchange(stage, grid)
+    def _run_stage(self, stage: Stage, index: int, exchange: Exchange) -> None:
+        begun, expected = time.monotonic(), self.expected(stage)
+        lengths: list[float] = []
         self.begin(stage)
-        for client in sorted(replies):
-            self.absorb(stage, client, replies[client])
+
+        def accept(client: int, payload: Payload) -> None:
+            self.check(stage, payload)
+            lengths.append(self._check_size(stage, payload.arrays, expected))
+            self.absorb(stage, client, payload)
+
+        replies = exchange.run(stage, index, lambda c: self.instruct(stage, c), expected, accept) if stage.clients else {}
         if stage.measures >= 0:
             self.record.measure(Measure.of(stage.measures, len(self.fleet.members), replies))
+            best = self.record.best()
+            if self.folder is not None and best is not None and best[0] == stage.measures:
+                self.folder.save_best(self.arrays)
         losses = [p.metrics["train-loss"] for p in replies.values() if "train-loss" in p.metrics]
         self.finish(stage)
+        self.norms[stage.name] = [*self.norms.get(stage.name, []), *lengths][-NORMS_KEPT:]
         self.record.stage(stage.round, stage.name, time.monotonic() - begun, losses)
+        self.done = index + 1
         if self.folder is not None:
+            self._keep()
             self.folder.write(self.record)
         tick("rounds", stage.round, max(1, self.config.run.num_server_rounds), self.record.headline())
 
-    def _exchange(self, stage: Stage, grid: Grid) -> dict[int, Payload]:
-        """Valid replies by partition; those that failed are asked once more, then counted out."""
-        replies: dict[int, Payload] = {}
-        wanted = self.config.run.min_replies or len(stage.clients)
-        for attempt in range(ATTEMPTS):
-            missing = [c for c in stage.clients if c not in replies]
-            if not missing or (attempt and len(replies) >= wanted):
-                break
-            replies.update(self._ask(stage, missing, grid))
-        if len(replies) < min(wanted, len(stage.clients)):
-            reasons = "; ".join(self.ledger.failures(stage.round)[-3:])
-            raise FederationError(
-                f"round {stage.round}, {stage.name}: {len(replies)} valid replies of {len(stage.clients)}, "
-                f"{wanted} are needed (min-replies): {reasons}"
-            )
-        return replies
+    def _check_size(self, stage: Stage, arrays: Arrays, expected: Arrays) -> float:
+        """The norm of a reply's update; one that is far longer than the model and those of earlier rounds is refused."""
+        if not arrays:
+            return 0.0
+        limit, length = self.config.of(Robust).limit, update_norm(arrays, expected)
+        if too_large(length, reference_norm(expected), self.norms.get(stage.name, []), limit):
+            raise PayloadError(f"its update has norm {length:.3g}, which robust.limit = {limit:g} refuses")
+        return length
 
-    def _ask(self, stage: Stage, clients: Sequence[int], grid: Grid) -> dict[int, Payload]:
-        messages, down = [], {}
-        encoded: Encoded = {}
-        for client in clients:
-            content = to_records(self.instruct(stage, client), encoded)
-            down[client] = size_of(content)
-            node = self.fleet.members[client].node
-            messages.append(
-                Message(content=content, message_type=stage.message_type, dst_node_id=node, group_id=str(stage.round))
+    def _keep(self) -> None:
+        """Write a checkpoint."""
+        assert self.folder is not None
+        record = self.record
+        lengths = self.folder.append(record)
+        facts = {"method": self.facts(), "norms": self.norms}
+        self.folder.keep(
+            Checkpoint(
+                self.done, record.complete, self.key, len(self.fleet.members), round(record.seconds, 3), self.config.flat(),
+                versions(), lengths, facts, self.state(),
             )
-        begun = time.monotonic()
-        by_node = {self.fleet.members[c].node: c for c in clients}
-        valid: dict[int, Payload] = {}
-        failures = dict.fromkeys(clients, f"no reply within {self.config.run.stage_timeout:.0f} s")
-        sizes: dict[int, Size] = {}
-        for reply in grid.send_and_receive(messages, timeout=self.config.run.stage_timeout):
-            client = by_node[reply.metadata.src_node_id]
-            try:
-                sizes[client] = size_of(reply.content) if reply.has_content() else Size()
-                valid[client] = self._read(stage, reply)
-                failures.pop(client)
-            except (PayloadError, ValueError) as error:
-                failures[client] = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        seconds = time.monotonic() - begun
-        for client in clients:
-            up = sizes.get(client, Size())
-            sent, why = down[client], failures.get(client, "")
-            sizes_both = (sent.payload_bytes, sent.wire_bytes, up.payload_bytes, up.wire_bytes)
-            self.ledger.add(Entry(stage.round, stage.name, client, *sizes_both, round(seconds, 3), why))
-        return {c: p for c, p in valid.items() if c not in failures}
-
-    def _read(self, stage: Stage, reply: Message) -> Payload:
-        if reply.has_error():
-            reason = (reply.error.reason or "").strip()
-            raise PayloadError(reason.splitlines()[-1] if reason else f"error {reply.error.code}")
-        payload = from_records(reply.content)
-        self.check(stage, payload)
-        return payload
+        )  # fmt: skip
 
     def _result(self) -> Result:
         result = Result()

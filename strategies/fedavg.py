@@ -1,7 +1,6 @@
 """FedAvg: McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", arXiv 1602.05629."""
 
-from fedwarm.arrays import WeightedMean
-from fedwarm.wire import Payload, check_arrays
+from fedwarm.wire import Payload
 
 from .base import BaseStrategy, Stage
 
@@ -9,13 +8,8 @@ from .base import BaseStrategy, Stage
 class FedAvg(BaseStrategy):
     """Alg. 1: w <- sum_k n_k / n w_k over the cohort, on absolute weights, in the order of the partitions."""
 
-    def check(self, stage: Stage, payload: Payload) -> None:
-        super().check(stage, payload)
-        if stage.name == "round":
-            check_arrays(payload.arrays, self.arrays)
-
     def begin(self, stage: Stage) -> None:
-        self.mean = WeightedMean()
+        self.mean = self.aggregator()
 
     def absorb(self, stage: Stage, client: int, payload: Payload) -> None:
         if stage.name == "round":

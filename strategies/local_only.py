@@ -26,3 +26,5 @@ class LocalOnly(BaseStrategy):
         for number in range(1, self.config.run.num_server_rounds + 1):
             yield Stage(number, "round", MessageType.TRAIN, self.everyone)
             yield Stage(number, EVALUATE, MessageType.EVALUATE, self.everyone, number)
+            if self.enough(number):
+                return

@@ -11,7 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedwarm.config import parse
 from fedwarm.progress import listening
 from fedwarm.progress import logger as log_progress
-from fedwarm.run.record import RunFolder
+from fedwarm.run.folder import RunFolder
 
 from . import strategy_class
 
@@ -24,6 +24,8 @@ def main(grid: Grid, context: Context) -> None:
     config = parse(context.run_config)
     torch.set_num_threads(config.run.server_threads)
     folder = RunFolder(Path(config.run.out) if config.run.out else Path.cwd() / "runs" / f"{config.run.method}-{context.run_id}")
+    if not config.run.resume:
+        folder.refuse_other()
     with listening(log_progress, "server", only_if_nobody_listens=True):
         strategy = strategy_class(config.run.method)(config, folder)
         strategy.summary()

@@ -6,22 +6,23 @@ Feng et al., arXiv 2503.03110 (2025). Stages: `adapt` (once), then `distill` (on
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from fedwarm.arrays import Arrays, WeightedMean, from_module, load_module, to_tensors
+from fedwarm.arrays import Arrays, from_module, from_tensors, load_module, to_tensors
+from fedwarm.config import Config, Value
 from fedwarm.data.pool import Pool, join
 from fedwarm.methods.warmfed import CLASSIFIER, quota
 from fedwarm.methods.warmfed import WarmFed as Settings
 from fedwarm.models import device_of
 from fedwarm.progress import tick
+from fedwarm.run.folder import RunFolder, save_tensors
 from fedwarm.seeds import generator
 from fedwarm.training import Plan, fit
-from fedwarm.wire import Payload, PayloadError, check_arrays
+from fedwarm.wire import Payload, PayloadError
 
 from .base import BaseStrategy, Stage
 
@@ -36,6 +37,12 @@ class WarmFed(BaseStrategy):
 
     method = "warmfed"
 
+    def __init__(self, config: Config | None = None, folder: RunFolder | None = None, **settings: Value) -> None:
+        super().__init__(config, folder, **settings)
+        self.uploads: Arrays = {}
+        self.drawn: Arrays = {}
+        self.draw = 0
+
     @property
     def settings(self) -> Settings:
         return self.config.of(Settings)
@@ -46,19 +53,20 @@ class WarmFed(BaseStrategy):
         return self.settings.synthetic_ratio > 0
 
     def plan(self) -> Iterator[Stage]:
-        self.adapters: dict[int, Arrays] = {}
-        self.locals: dict[int, Arrays] = {}
-        self.pool: Pool | None = None
-        self.draw = 0
-        if self.generates and self.settings.adapt:
-            yield Stage(0, "adapt", "train.adapt", self.everyone)
-        self._warm_start()
+        if self.generates:
+            if self.settings.adapt:
+                yield Stage(0, "adapt", "train.adapt", self.everyone)
+            yield Stage(0, "generate")
+            yield Stage(0, "warm start")
         if self.settings.protocol == "one-shot":
             yield Stage(0, "distill", "train.distill", self.everyone, 0)
             return
         last = self.config.run.num_server_rounds
         for number in range(1, last + 1):
             yield Stage(number, "round", "train", self.everyone, number - 1)
+            if self.enough(number - 1):
+                last = number
+                break
         yield Stage(last, "distill", "train.distill", self.everyone, last)
 
     def instruct(self, stage: Stage, client: int) -> Payload:
@@ -66,24 +74,20 @@ class WarmFed(BaseStrategy):
             return Payload(facts={"fingerprint": self.foundation.fingerprint})
         return Payload("weights", self.arrays, {"round": stage.round, "model": stage.measures})
 
+    def expected(self, stage: Stage) -> Arrays:
+        return self.template if stage.name == "adapt" else super().expected(stage)
+
     def check(self, stage: Stage, payload: Payload) -> None:
         super().check(stage, payload)
-        if stage.name == "round":
-            check_arrays(payload.arrays, self.arrays)
-        if stage.name == "adapt":
-            if payload.text("fingerprint") != self.foundation.fingerprint:
-                raise PayloadError("the adapter was tuned on another foundation")
-            check_arrays(payload.arrays, self.template)
+        if stage.name == "adapt" and payload.text("fingerprint") != self.foundation.fingerprint:
+            raise PayloadError("the adapter was tuned on another foundation")
 
     def begin(self, stage: Stage) -> None:
-        self.mean = WeightedMean()
+        self.mean = self.aggregator()
 
     def absorb(self, stage: Stage, client: int, payload: Payload) -> None:
         if stage.name == "adapt":
-            self.adapters[client] = {n: a for n, a in payload.arrays.items() if not n.startswith(CLASSIFIER)}
-            uploaded = {n.removeprefix(CLASSIFIER): a for n, a in payload.arrays.items() if n.startswith(CLASSIFIER)}
-            if uploaded:
-                self.locals[client] = uploaded
+            self.uploads.update({f"{client}/{name}": array for name, array in payload.arrays.items()})
         elif stage.name == "round":
             local = payload.arrays
             if self.settings.finetune_targets == "local_and_aggregate":
@@ -93,11 +97,30 @@ class WarmFed(BaseStrategy):
     def finish(self, stage: Stage) -> None:
         if stage.name == "adapt":
             self._save_adapters()
+        elif stage.name == "generate":
+            self._draw_pool()
+        elif stage.name == "warm start":
+            self._warm_start()
         elif stage.name == "round":
             self.draw += self.settings.regenerate_each_round
             if self.draw:
                 self._draw_pool()
             self.arrays = self._tuned(self.mean.result(), self._all(), self.settings.epochs_aggregate, f"aggregate {stage.round}")
+
+    def state(self) -> dict[str, Arrays]:
+        return {**super().state(), "uploads": self.uploads, "pool": self.drawn}
+
+    def facts(self) -> dict[str, Any]:
+        return {"draw": self.draw}
+
+    def restore(self, parts: Mapping[str, Arrays], facts: Mapping[str, Any]) -> None:
+        super().restore(parts, facts)
+        self.uploads, self.drawn, self.draw = dict(parts["uploads"]), dict(parts["pool"]), int(facts["draw"])
+
+    def _uploaded(self, client: int, *, classifier: bool = False) -> Arrays:
+        """A client's adapter, or the classifier that it sent with it; empty where it sent none."""
+        own = {n.removeprefix(f"{client}/"): a for n, a in self.uploads.items() if n.startswith(f"{client}/")}
+        return {n.removeprefix(CLASSIFIER): a for n, a in own.items() if n.startswith(CLASSIFIER) == classifier}
 
     # The foundation and its pool
 
@@ -111,7 +134,6 @@ class WarmFed(BaseStrategy):
     @property
     def template(self) -> Arrays:
         """Names, shapes and dtypes that an adapter must have."""
-        from fedwarm.arrays import from_tensors
         from fedwarm.diffusion.lora import adapter_state, attached
 
         if not hasattr(self, "_template"):
@@ -129,14 +151,14 @@ class WarmFed(BaseStrategy):
         sentences = prompts(self.settings.prompt, self.fleet.classes)
         pools = []
         for member in self.fleet.members:
-            adapter = self.adapters.get(member.partition)
-            if self.settings.adapt and adapter is None:
+            adapter = self._uploaded(member.partition)
+            if self.settings.adapt and not adapter:
                 continue
             tick("clients drawn", member.partition + 1, len(self.fleet.members))
             pools.append(
                 generate(
                     self.foundation,
-                    to_tensors(adapter) if adapter is not None else None,
+                    to_tensors(adapter) if adapter else None,
                     sentences,
                     member.present,
                     quota(self.settings, member.examples, len(member.present)),
@@ -147,36 +169,37 @@ class WarmFed(BaseStrategy):
                     draw=self.draw,
                 )
             )
-        self.pool = join(pools)
+        pool = join(pools)
+        self.drawn = from_tensors(pool.tensors())
         self._save_pool()
 
+    @property
+    def pool(self) -> Pool:
+        """What was drawn, with its provenance."""
+        from fedwarm.diffusion.prompts import prompts
+
+        return Pool(**to_tensors(self.drawn), prompts=tuple(prompts(self.settings.prompt, self.fleet.classes)))
+
     def _of(self, client: int) -> tuple[Tensor, Tensor]:
-        return self.pool.of_client(client) if self.pool is not None else _nothing()
+        return self.pool.of_client(client) if self.drawn else _nothing()
 
     def _all(self) -> tuple[Tensor, Tensor]:
-        return (self.pool.images, self.pool.labels) if self.pool is not None else _nothing()
+        return (self.pool.images, self.pool.labels) if self.drawn else _nothing()
 
     # Training at the server
 
     def _warm_start(self) -> None:
         """w^0: local models on their own images, their average, then the average on all images."""
-        if not self.generates:
-            return
-        begun = time.monotonic()
-        self._draw_pool()
-        self.record.stage(0, "generate", time.monotonic() - begun, ())
-        begun = time.monotonic()
         if self.settings.finetune_targets == "local_and_aggregate" and self.settings.epochs_local:
-            mean = WeightedMean()
+            mean = self.aggregator()
             for member in self.fleet.members:
                 local = self._of(member.partition)
                 if len(local[1]):
-                    start = self.locals.get(member.partition, self.arrays)
+                    start = self._uploaded(member.partition, classifier=True) or self.arrays
                     tuned = self._tuned(start, local, self.settings.epochs_local, f"local 0 {member.partition}")
                     mean.add(tuned, member.examples)
             self.arrays = mean.result()
         self.arrays = self._tuned(self.arrays, self._all(), self.settings.epochs_warm, "aggregate 0")
-        self.record.stage(0, "warm start", time.monotonic() - begun, ())
 
     def _tuned(self, arrays: Arrays, data: tuple[Tensor, Tensor], epochs: int, purpose: str) -> Arrays:
         """The weights after some epochs on generated images; unchanged where there are none."""
@@ -198,11 +221,14 @@ class WarmFed(BaseStrategy):
         if self.folder is None:
             return
         d = self.config.diffusion
-        for client, arrays in self.adapters.items():
-            save_adapter(self.folder.path / "adapters" / f"client-{client}", to_tensors(arrays), d.rank, d.alpha, d.targets)
+        for client in self.everyone:
+            arrays = self._uploaded(client)
+            if arrays:
+                place = self.folder.path / "adapters" / f"client-{client}"
+                save_adapter(place, to_tensors(arrays), d.rank, d.alpha, d.targets)
 
     def _save_pool(self) -> None:
-        if self.folder is None or self.pool is None:
+        if self.folder is None:
             return
         self.pool.save(self.folder.path / "pool" / f"pool-{self.draw}.safetensors")
         if self.config.run.save_pictures:
@@ -212,9 +238,6 @@ class WarmFed(BaseStrategy):
 def save_pictures(path: Any, pool: Pool, per_class: int) -> None:
     """The first few images of each client and class: tensors `client-k` (classes, per_class, 3, S, S) and their class lists."""
     import json
-
-    from fedwarm.arrays import from_tensors
-    from fedwarm.run.record import save_tensors
 
     grids, classes = {}, {}
     for client in pool.clients.unique().tolist():

@@ -55,7 +55,7 @@ class Outcome:
 @contextmanager
 def watched(outcome: Outcome) -> Iterator[None]:
     """Keep every message and reply of the block's runs."""
-    original = local.LocalGrid.send_and_receive
+    original, streaming = local.LocalGrid.send_and_receive, local.LocalGrid.stream
 
     def spy(grid: local.LocalGrid, messages: Any, *, timeout: float | None = None) -> list[Message]:
         sent = list(messages)
@@ -64,11 +64,23 @@ def watched(outcome: Outcome) -> Iterator[None]:
         outcome.replies += replies
         return replies
 
+    def streamed(grid: local.LocalGrid, messages: Any, seconds: float) -> Iterator[Message | None]:
+        def seen() -> Iterator[Message]:
+            for message in messages:
+                outcome.messages.append(message)
+                yield message
+
+        for reply in streaming(grid, seen(), seconds):
+            outcome.replies += [reply] if reply is not None else []
+            yield reply
+
     local.LocalGrid.send_and_receive = spy  # type: ignore[method-assign]
+    local.LocalGrid.stream = streamed  # type: ignore[method-assign]
     try:
         yield
     finally:
         local.LocalGrid.send_and_receive = original  # type: ignore[method-assign]
+        local.LocalGrid.stream = streaming  # type: ignore[method-assign]
 
 
 def run(method: str, folder: Path, settings: dict[str, Value] | None = None, *, clients: int = 4, workers: int = 1) -> Outcome:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from fedwarm.files import replacing
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,16 @@ class Pool:
         chosen = self.clients == client
         return self.images[chosen], self.labels[chosen]
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything but the prompts, by name."""
+        return {"images": self.images, "labels": self.labels, "clients": self.clients, "seeds": self.seeds}
+
     def save(self, path: Path) -> None:
         """Write the pool as one safetensors file with its prompts, whole or not at all, readable by its owner only."""
         from safetensors.torch import save_file
 
-        tensors = {"images": self.images, "labels": self.labels, "clients": self.clients, "seeds": self.seeds}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        save_file(tensors, temporary, metadata={"prompts": "\n".join(self.prompts)})
-        temporary.chmod(0o600)
-        os.replace(temporary, path)
+        with replacing(path, private=True) as temporary:
+            save_file(self.tensors(), temporary, metadata={"prompts": "\n".join(self.prompts)})
 
 
 def join(pools: Sequence[Pool]) -> Pool:

@@ -1,4 +1,4 @@
-"""The command line: run a method on an engine, list methods and settings, write reports, train the embedded foundation."""
+"""The command line: run a method or a sweep, look at runs and what they left, list methods and settings, write reports."""
 
 from __future__ import annotations
 
@@ -62,10 +62,15 @@ def run(
     clients: Annotated[int, typer.Option(help="number of clients; 0: what the data set suggests")] = 0,
     workers: Annotated[int, typer.Option(help="processes of the local engine; 0: one per core; 1: none besides this one")] = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="replace the run that the folder holds")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the run in the folder, by its own settings")] = False,
+    sweep: Annotated[Path | None, typer.Option(help="run a .toml file's grid of settings and seeds, or the rest of it")] = None,
     app_folder: Annotated[Path | None, typer.Option("--app", help="run any Flower app's folder instead of a method")] = None,
     run_config: Settings = None,
 ) -> None:
-    """Run a federation, e.g. `fedwarm run warmfed -c "data.partition='dirichlet' data.alpha=0.1"`."""
+    """Run a federation, e.g. `fedwarm run warmfed -c "data.partition='dirichlet' data.alpha=0.1"`.
+
+    A run that was stopped goes on by `fedwarm run --resume --out FOLDER`, to the same numbers; a sweep by the same command again.
+    """
     from fedwarm.run import launch
 
     if engine not in launch.ENGINES:
@@ -73,16 +78,58 @@ def run(
     if app_folder is not None:
         if method:
             raise SettingError("give either a method or --app, not both")
-        given = {"--seed": seed, "--rounds": rounds, "--out": out, "--fresh": fresh or None}
-        unused = [name for name, value in given.items() if value is not None]
+        given = {"--seed": seed, "--rounds": rounds, "--out": out, "--fresh": fresh or None, "--resume": resume or None}
+        unused = [name for name, value in {**given, "--sweep": sweep}.items() if value is not None]
         if unused:
             raise SettingError(f"{', '.join(unused)} means nothing with --app; set the app's own keys by -c")
         launch.run_app(app_folder, run_config or [], engine, clients or 2, workers)
         return
-    if not method:
+    if sweep is not None:
+        from fedwarm.run.sweep import run_sweep
+
+        if seed is not None:
+            raise SettingError("--seed means nothing with --sweep; seeds stand in its file, e.g. seeds = [0, 1, 2]")
+        pairs = [*(run_config or []), *([f"num-server-rounds={rounds}"] if rounds is not None else [])]
+        run_sweep(sweep, out, method=method, engine=engine, clients=clients, workers=workers, fresh=fresh, overrides=pairs)
+        return
+    if not method and not (resume and out is not None):
         raise SettingError("which method? `fedwarm methods` lists them; or give --app FOLDER")
-    request = launch.Request(method, engine, out, seed, rounds, clients, workers, fresh, tuple(run_config or ()))
+    request = launch.Request(method, engine, out, seed, rounds, clients, workers, fresh, resume, tuple(run_config or ()))
     launch.run_method(request)
+
+
+@app.command("list")
+def list_(
+    folder: Annotated[Path, typer.Argument(help="all runs below it are listed")] = Path("runs"),
+) -> None:
+    """List the runs below a folder: how far they came, what they reached and cost."""
+    from fedwarm.run.listing import list_runs
+
+    list_runs(folder)
+
+
+@app.command()
+def show(run: Annotated[Path, typer.Argument(help="run folder")]) -> None:
+    """Print one run in short: settings that were changed, rounds, totals, failures, privacy."""
+    from fedwarm.run.listing import show_run
+
+    show_run(run)
+
+
+@app.command()
+def state(
+    folder: Annotated[Path | None, typer.Option(help="where clients keep their state; default: the user's cache folder")] = None,
+    remove: Annotated[str, typer.Option(metavar="KEY", help="remove what the clients of this run keep; the whole key")] = "",
+) -> None:
+    """List what clients keep on this machine between rounds, by run; or remove it."""
+    from fedwarm.run.listing import list_states, remove_state
+    from fedwarm.store import cache_home
+
+    root = folder or cache_home()
+    if remove:
+        remove_state(root, remove)
+    else:
+        list_states(root)
 
 
 @app.command()

@@ -11,15 +11,35 @@ from fedwarm.methods import METHODS
 from fedwarm.run import plots
 from fedwarm.run.reading import Json, Round, Run, mean
 
-PLACES = {"seed", "out", "client-folder", "method"}
-MEASURES: dict[str, Callable[[Run], float | None]] = {
-    "accuracy": lambda run: run.accuracy,
-    "personal_mean": lambda run: run.personal_mean,
-    "personal_worst": lambda run: run.personal_worst,
-    "up_per_client": lambda run: run.up_per_client,
-    "up": lambda run: run.up,
-    "down": lambda run: run.down,
-    "seconds": lambda run: run.seconds,
+PLACES = {"seed", "out", "client-folder", "method", "resume", "tracker", "client-state-mb"}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A column of the comparison; `form` says how its numbers are written: percent, bytes, time or number."""
+
+    heading: str
+    form: str
+    of: Callable[[Run], float | None]
+
+
+REACHED: dict[str, Measure] = {
+    "accuracy": Measure("global accuracy", "percent", lambda run: run.accuracy),
+    "client_mean": Measure("global, mean over clients", "percent", lambda run: run.client_mean),
+    "worst_tenth": Measure("global, worst tenth", "percent", lambda run: run.worst_tenth),
+    "personal_mean": Measure("personal, mean", "percent", lambda run: run.personal_mean),
+    "personal_worst_tenth": Measure("personal, worst tenth", "percent", lambda run: run.personal_worst_tenth),
+    "personal_worst": Measure("personal, worst", "percent", lambda run: run.personal_worst),
+    "best": Measure("best", "percent", lambda run: run.best.value if run.best else None),
+    "best_round": Measure("in round", "number", lambda run: run.best.round if run.best else None),
+}
+COST: dict[str, Measure] = {
+    "up_per_client": Measure("up per client", "bytes", lambda run: run.up_per_client),
+    "up": Measure("bytes up", "bytes", lambda run: run.up),
+    "down": Measure("bytes down", "bytes", lambda run: run.down),
+    "seconds": Measure("time", "time", lambda run: run.seconds),
+    "epsilon": Measure("epsilon", "number", lambda run: run.epsilon),
+    "failures": Measure("replies left out", "number", lambda run: len(run.failures)),
 }
 
 
@@ -46,21 +66,28 @@ def compare(runs: Sequence[Run]) -> Json:
             "details": label.removeprefix(members[0].title).lstrip(", "),
             "style": i,
             "runs": members,
-            "measures": {name: spread(measure(run) for run in members) for name, measure in MEASURES.items()},
         }
         for i, (label, members) in enumerate(groups.items())
     ]
-    return {"groups": rows, "figures": figures(groups)}
+    watched = sorted({run.best.text for run in runs if run.best})
+    tables = [("What was reached", known(REACHED, runs)), ("What it cost", known(COST, runs))]
+    return {"groups": rows, "tables": tables, "spread": spread, "watched": watched, "figures": figures(groups)}
+
+
+def known(measures: dict[str, Measure], runs: Iterable[Run]) -> list[Measure]:
+    """The measures that at least one of the runs has a value of."""
+    return [measure for measure in measures.values() if any(measure.of(run) is not None for run in runs)]
+
+
+def concerns(key: str, method: str) -> bool:
+    """Whether a setting can change what a method does: it belongs to no other method."""
+    owner = key.split(".")[0].replace("-", "_") if "." in key else ""
+    return owner not in METHODS or owner == method
 
 
 def relevant(run: Run) -> Json:
     """The settings that can change a run's numbers: no places, no seed, and nothing that belongs to other methods."""
-    found = {}
-    for key, value in run.settings.items():
-        owner = key.split(".")[0].replace("-", "_") if "." in key else ""
-        if key not in PLACES and (owner not in METHODS or owner == run.method):
-            found[key] = value
-    return found
+    return {key: value for key, value in run.settings.items() if key not in PLACES and concerns(key, run.method)}
 
 
 def grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -92,33 +119,38 @@ def _text(value: object) -> str:
 
 
 def figures(groups: dict[str, list[Run]]) -> list[tuple[str, str]]:
-    """Overlaid curves: global accuracy by round and by bytes, personal accuracy by round; groups without values are left out."""
-    wanted: list[tuple[str, Callable[[Round], float | None], bool]] = [
-        ("Global accuracy by round", lambda r: r.accuracy, False),
-        ("Global accuracy by bytes up, all clients together", lambda r: r.accuracy, True),
-        ("Personal accuracy (mean over clients) by round", lambda r: r.personal_mean, False),
+    """Overlaid curves of accuracies by round and by what was spent; groups without values are left out."""
+    wanted: list[tuple[str, Callable[[Round], float | None], str]] = [
+        ("Global accuracy by round", lambda r: r.accuracy, ""),
+        ("Global accuracy by bytes up, all clients together", lambda r: r.accuracy, "bytes"),
+        ("Global accuracy by time", lambda r: r.accuracy, "seconds"),
+        ("Global accuracy on the worst tenth of the clients by round", lambda r: r.worst_tenth, ""),
+        ("Personal accuracy (mean over clients) by round", lambda r: r.personal_mean, ""),
+        ("Personal accuracy of the worst tenth of the clients by round", lambda r: r.personal_worst_tenth, ""),
     ]
     band = "; shaded: lowest to highest over seeds" if any(len(runs) > 1 for runs in groups.values()) else ""
     found = []
-    for title, value, of_bytes in wanted:
-        lines = [_line(label, i, runs, value, of_bytes) for i, (label, runs) in enumerate(groups.items())]
+    for title, value, spent in wanted:
+        lines = [_line(label, i, runs, value, spent) for i, (label, runs) in enumerate(groups.items())]
         if lines := [line for line in lines if line.x]:
-            found.append((plots.curves(lines, title, of_bytes=of_bytes), f"{title}{band}."))
+            chart = plots.curves(lines, title, of_bytes=spent == "bytes", of_seconds=spent == "seconds")
+            found.append((chart, f"{title}{band}."))
     return found
 
 
-def _line(label: str, style: int, runs: Sequence[Run], value: Callable[[Round], float | None], of_bytes: bool) -> plots.Line:
-    """The mean over the group's runs with its range, by round; flat where nothing was sent and bytes are the axis."""
+def _line(label: str, style: int, runs: Sequence[Run], value: Callable[[Round], float | None], spent: str) -> plots.Line:
+    """The mean over the group's runs with its range, by round; flat where bytes are the axis and nothing was sent."""
     by_round: dict[int, list[tuple[float, float]]] = {}
     for run in runs:
-        sent = 0
+        total = 0.0
         for r in run.rounds:
-            sent += sum(r.up)
+            total += sum(r.up) if spent == "bytes" else r.seconds
             if (reached := value(r)) is not None:
-                by_round.setdefault(r.number, []).append((reached, sent))
+                by_round.setdefault(r.number, []).append((reached, total if spent else r.number))
     points = [by_round[number] for number in sorted(by_round)]
     values = [[v for v, _ in point] for point in points]
-    x = [statistics.fmean(b for _, b in point) for point in points] if of_bytes else [float(n) for n in sorted(by_round)]
+    x = [statistics.fmean(at for _, at in point) for point in points]
     low, high = ([min(v) for v in values], [max(v) for v in values]) if len(runs) > 1 else ([], [])
     text = f"{label} (mean of {len(runs)})" if len(runs) > 1 else label
-    return plots.Line(text, x, [statistics.fmean(v) for v in values], style, low, high, level=of_bytes and not any(x))
+    level = spent == "bytes" and not any(x)
+    return plots.Line(text, x, [statistics.fmean(v) for v in values], style, low, high, level=level)

@@ -179,6 +179,8 @@ def _checked(reply: object, message: Message) -> Message:
 class InProcess:
     """Runs clients one after the other in this process, when their replies are asked for."""
 
+    width = 1
+
     def __init__(self, clients: Clients) -> None:
         self._desk = Desk(clients)
         self._jobs: dict[str, Job] = {}
@@ -198,6 +200,12 @@ class InProcess:
         for message_id in ids:
             self._jobs.pop(message_id, None)
         return replies
+
+    def take(self, message_id: str, seconds: float) -> Message | None:
+        """One client's reply, run now; None where it took longer than `seconds`, for it is not interrupted."""
+        begun = time.monotonic()
+        replies = list(self._run([message_id], lambda: time.monotonic() - begun > seconds))
+        return replies[0] if replies else None
 
     def close(self) -> None:
         """Nothing to end."""

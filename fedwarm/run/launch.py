@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedwarm.config import SettingError, Value, near
+from fedwarm.run.checkpoint import Checkpoint, load
 from fedwarm.run.failures import RunError
+from fedwarm.run.folder import RunFolder
 from fedwarm.run.record import ENGINE_VARIABLE
 
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -32,6 +34,7 @@ class Request:
     clients: int = 0
     workers: int = 0
     fresh: bool = False
+    resume: bool = False
     run_config: tuple[str, ...] = ()
 
 
@@ -42,14 +45,32 @@ def run_method(request: Request) -> Path:
         SettingError: something asked for cannot be; nothing was written.
         RunError: the run started and failed.
     """
-    from fedwarm.methods import canonical
-    from fedwarm.run.flower_app import parse_overrides
     from fedwarm.run.preflight import check_run, prepare_folder
 
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    flat = _asked(request)
+    before = _resumed(request, flat)
+    if before is not None and before.complete:
+        return _conclude(_folder(request, flat))
+    config, clients = check_run(flat, request.clients or (before.clients if before is not None else 0))
+    out = _folder(request, flat)
+    folder = RunFolder(out) if before is not None else prepare_folder(out, request.fresh)
+    flat["out"], flat["resume"] = str(folder.path), before is not None
+    flat.setdefault("client-folder", str(folder.path / "clients"))
+    with _named(request.engine):
+        _engine(request.engine, flat, clients, request.workers, config.run.method)
+    return _conclude(folder.path)
+
+
+def _asked(request: Request) -> dict[str, Value]:
+    """The settings of a request, flat."""
+    from fedwarm.methods import canonical
+    from fedwarm.run.flower_app import parse_overrides
+
     flat: dict[str, Value] = dict(parse_overrides(list(request.run_config)))
-    flat["method"] = canonical(request.method)
+    if request.method:
+        flat["method"] = canonical(request.method)
     if request.seed is not None:
         flat["seed"] = request.seed
     if request.rounds is not None:
@@ -57,15 +78,38 @@ def run_method(request: Request) -> Path:
     for key in PATHS:
         if flat.get(key) and Path(str(flat[key])).exists():
             flat[key] = str(Path(str(flat[key])).absolute())
-    config, clients = check_run(flat, request.clients)
-    named = Path(config.run.out) if config.run.out else Path("runs") / f"{flat['method']}-seed-{config.run.seed}"
-    out = request.out or named
-    folder = prepare_folder(out, request.fresh)
-    flat["out"] = str(folder.path)
-    flat.setdefault("client-folder", str(folder.path / "clients"))
-    with _named(request.engine):
-        _engine(request.engine, flat, clients, request.workers, str(flat["method"]))
-    return _conclude(folder.path)
+    return flat
+
+
+def _folder(request: Request, flat: Mapping[str, Value]) -> Path:
+    """Where the run is recorded."""
+    if request.out is not None:
+        return request.out
+    return Path(str(flat.get("out") or Path("runs") / f"{flat['method']}-seed-{flat.get('seed', 0)}"))
+
+
+def _resumed(request: Request, flat: dict[str, Value]) -> Checkpoint | None:
+    """The run to go on with; its settings become the request's. None where there is none yet and a method was named.
+
+    Raises:
+        SettingError: there is none and no method was named, it cannot be used, or another setting was asked for.
+    """
+    if not request.resume:
+        return None
+    if request.fresh:
+        raise SettingError("--resume goes on with the folder's run and --fresh replaces it; give one of them")
+    place = _folder(request, flat)
+    if request.method and not (place.exists() and any(place.iterdir())):
+        return None
+    checkpoint = load(place)
+    if request.clients not in (0, checkpoint.clients):
+        raise SettingError(f"--clients {request.clients}, but the run in {place} has {checkpoint.clients}; leave it out")
+    checkpoint.refuse_unlike({**checkpoint.settings, **flat}, place)
+    own = dict(checkpoint.settings)
+    if str(own.pop("client-folder", "")) not in ("", f"{own.pop('out', '')}/clients"):
+        own["client-folder"] = checkpoint.settings["client-folder"]
+    flat.update({key: value for key, value in own.items() if key not in flat})
+    return checkpoint
 
 
 @contextmanager

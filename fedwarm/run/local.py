@@ -14,9 +14,10 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from itertools import count
+from itertools import count, islice
 from typing import Protocol
 
 from flwr.app import Context, Message, RecordDict
@@ -36,7 +37,10 @@ QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 class Runner(Protocol):
     """What runs clients: takes messages in, and gives replies in the order in which they are asked for."""
 
+    width: int
+
     def submit(self, jobs: Sequence[Job]) -> None: ...
+    def take(self, message_id: str, seconds: float) -> Message | None: ...
     def pull(self, ids: Sequence[str]) -> list[Message]: ...
     def gather(self, ids: Sequence[str], deadline: float | None) -> list[Message]: ...
     def close(self) -> None: ...
@@ -96,6 +100,20 @@ class LocalGrid(Grid):
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         return self._with_refused(self._push(messages), deadline, wait=True)
+
+    def stream(self, messages: Iterable[Message], seconds: float) -> Iterator[Message | None]:
+        """The replies in the order of the messages, one by one; None for a client that takes longer than `seconds`.
+
+        Messages are taken from their iterator a few ahead of the replies, so that neither pile up. Not part of Flower's `Grid`.
+        """
+        source = iter(messages)
+        ahead = deque(self._push(islice(source, self._runner.width)))
+        while ahead:
+            message_id = ahead.popleft()
+            with self._lock:
+                refused = self._refused.pop(message_id, None)
+            yield refused or self._runner.take(message_id, seconds)
+            ahead.extend(self._push(islice(source, 1)))
 
     def _with_refused(self, ids: list[str], deadline: float | None, *, wait: bool) -> list[Message]:
         with self._lock:

@@ -105,8 +105,19 @@ def _time(value: float | None) -> str:
     return "–" if value is None else _solid(second_text(value))
 
 
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _bytes(value: float | None) -> str:
+    return "–" if value is None else _solid(byte_text(value))
+
+
 def _solid(text: str) -> str:
     return text.replace(" ", "\u00a0")
+
+
+FORMS: dict[str, Callable[[float | None], str]] = {"percent": percent, "time": _time, "number": _number, "bytes": _bytes}
 
 
 def _setting(value: object) -> str:
@@ -119,15 +130,13 @@ def _many(count: int, noun: str) -> str:
 
 
 def _environment() -> Environment:
-    forms: dict[str, Callable[[float | None], str]] = {"percent": percent, "time": _time}
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= forms | {
-        "bytes": lambda n: _solid(byte_text(n)),
-        "apply": lambda value, form: forms[form](value),
+    environment.filters |= FORMS | {
+        "apply": lambda value, form: FORMS[form](value),
         "many": _many,
         "least": lambda values: min((v for v in values if v is not None), default=None),
         "known": lambda value: "–" if value is None else f"{value:,}",
-        "decimal": lambda value: "–" if value is None else f"{value:.4g}",
+        "measured": lambda run, measure: measure.of(run),
         "setting": _setting,
         "placed": lambda svg, prefix: Markup(svg.replace(ID_PREFIX, prefix)),
         "marked": lambda text: Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text)))),

@@ -14,7 +14,7 @@ import io
 import math
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import matplotlib
@@ -82,17 +82,30 @@ def accuracy_range(values: Sequence[float]) -> tuple[float, float]:
     return min(low, max(0.0, high - 0.3)), max(high, min(1.0, low + 0.3))
 
 
-def curves(lines: Sequence[Line], alt: str, *, of_bytes: bool = False, span: tuple[float, float] | None = None) -> str:
-    """Accuracies over rounds, or over bytes sent (logarithmic where they differ by more than a factor of 30), as SVG.
+def curves(
+    lines: Sequence[Line],
+    alt: str,
+    *,
+    of_bytes: bool = False,
+    of_seconds: bool = False,
+    span: tuple[float, float] | None = None,
+) -> str:
+    """Accuracies over rounds, or over what was spent (logarithmic where it differs by more than a factor of 30), as SVG.
 
     Args:
         lines: the series; a legend stands below the axes where there is more than one.
         alt: what the chart shows, for those who cannot see it.
-        of_bytes: x is in bytes; otherwise it counts rounds.
+        of_bytes: x is in bytes sent.
+        of_seconds: x is in seconds; without either it counts rounds.
         span: limits of the accuracy axis; None: from the values.
     """
-    sent = [x for line in lines if of_bytes and not line.level for x in line.x if x > 0]
-    logarithmic = bool(sent) and max(sent) > 30 * min(sent)
+    label = "bytes sent by all clients so far" if of_bytes else "round"
+    if of_seconds:
+        seconds, unit = _time_unit(max((x for line in lines for x in line.x), default=0.0))
+        lines = [dataclasses.replace(line, x=[x / seconds for x in line.x]) for line in lines]
+        label = f"{unit} since the start"
+    spent = [x for line in lines if (of_bytes or of_seconds) and not line.level for x in line.x if x > 0]
+    logarithmic = bool(spent) and max(spent) > 30 * min(spent)
     lines = [_above_zero(line) for line in lines] if logarithmic else lines
     names = [textwrap.fill(_plain(line.label), 48) for line in lines]
     figure = Figure(figsize=(WIDTH_INCHES, 2.9 + (0.19 * (1 + sum(n.count("\n") + 1 for n in names)) if len(lines) > 1 else 0)))
@@ -103,8 +116,11 @@ def curves(lines: Sequence[Line], alt: str, *, of_bytes: bool = False, span: tup
     seen = [v for line in lines for row in (line.y, line.low, line.high, *line.members) for v in row if v is not None]
     axes.set_ylim(*(span or accuracy_range(seen)))
     _frame(axes)
-    axes.set_xlabel("bytes sent by all clients so far" if of_bytes else "round", color=INK)
-    _x_axis(axes, sent, of_bytes, logarithmic)
+    axes.set_xlabel(label, color=INK)
+    if of_bytes or of_seconds:
+        _spent_axis(axes, spent, logarithmic, _short_byte_text if of_bytes else "{:g}".format)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     if len(lines) > 1:
         figure.legend(loc="outside lower left", frameon=False, labelcolor=INK, fontsize=9)
     return inline_svg(figure, alt)
@@ -182,20 +198,22 @@ def _above_zero(line: Line) -> Line:
     return line if line.level else dataclasses.replace(line, y=y, low=low, high=high)
 
 
-def _x_axis(axes: Axes, sent: Sequence[float], of_bytes: bool, logarithmic: bool) -> None:
-    """Whole rounds, or bytes in units; few ticks, as labels are wide."""
-    if not of_bytes:
-        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-        return
+def _time_unit(most_seconds: float) -> tuple[float, str]:
+    """The unit of a time axis: its seconds and its name."""
+    return (1.0, "seconds") if most_seconds < 120 else (60.0, "minutes") if most_seconds < 7200 else (3600.0, "hours")
+
+
+def _spent_axis(axes: Axes, spent: Sequence[float], logarithmic: bool, text: Callable[[float], str]) -> None:
+    """From nothing to what was spent, or powers of ten around it; few ticks, as labels are wide."""
     if logarithmic:
         axes.set_xscale("log")
-        axes.set_xlim(min(sent) / 1.6, max(sent) * 1.6)
+        axes.set_xlim(min(spent) / 1.6, max(spent) * 1.6)
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0,), numticks=6))
         axes.xaxis.set_minor_locator(NullLocator())
     else:
-        axes.set_xlim(0, max(sent, default=1) * 1.05)
+        axes.set_xlim(0, max(spent, default=1) * 1.05)
         axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _short_byte_text(x)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: text(x)))
 
 
 def _frame(axes: Axes) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fedwarm.config import Config, SettingError, Value, parse
-from fedwarm.run.record import RunFolder
+from fedwarm.run.folder import RunFolder
 
 
 def prepare_folder(path: Path, fresh: bool) -> RunFolder:
@@ -36,16 +36,30 @@ def check_run(flat: Mapping[str, Value], clients: int) -> tuple[Config, int]:
     if clients < 0:
         raise SettingError(f"--clients {clients} is out of range; it must be at least 1")
     from fedwarm.data import default_clients, load_shard, partition_table
+    from fedwarm.faults import Faults, struck_clients
     from fedwarm.models import build_model, device_of
+    from fedwarm.run.trackers import require
 
     device_of(config.run.device)
+    require(config.run.tracker)
+    struck_clients(config.of(Faults))
     count = clients or default_clients(config.data)
+    _check_cohort(config, count)
     partition_table(config.data, config.run.seed, count)
     shard = load_shard(config.data, config.run.seed, 0, count)
     build_model(config.model, len(shard.classes), config.data.image_size, config.run.seed)
     if config.run.method == "warmfed":
         _check_foundation(config)
     return config, count
+
+
+def _check_cohort(config: Config, clients: int) -> None:
+    """See that a round has as many clients as its aggregation rule needs."""
+    from fedwarm.robust import Robust, needs
+
+    robust, cohort = config.of(Robust), max(1, round(config.run.fraction_train * clients))
+    if needs(robust) > cohort:
+        raise SettingError(f"robust.rule = {robust.rule!r} needs {needs(robust)} clients in a round; there are {cohort}")
 
 
 def _check_foundation(config: Config) -> None:

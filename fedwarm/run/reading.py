@@ -14,7 +14,21 @@ from fedwarm.methods import METHODS
 
 SCHEMA = 1
 BYTE_KEYS = ("payload_bytes_up", "wire_bytes_up", "payload_bytes_down", "wire_bytes_down")
+WATCHED = {"accuracy": "global accuracy", "personal": "personal accuracy", "worst": "worst personal accuracy"}
 Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The round whose model was kept as the best, and the value that was watched."""
+
+    round: int
+    watch: str
+    value: float
+
+    @property
+    def text(self) -> str:
+        return WATCHED.get(self.watch, self.watch)
 
 
 @dataclass(frozen=True)
@@ -36,6 +50,14 @@ class Round:
     def personal_mean(self) -> float | None:
         return mean(self.personal)
 
+    @property
+    def worst_tenth(self) -> float | None:
+        return worst_tenth(self.clients)
+
+    @property
+    def personal_worst_tenth(self) -> float | None:
+        return worst_tenth(self.personal)
+
 
 @dataclass(frozen=True)
 class Run:
@@ -55,6 +77,7 @@ class Run:
     accuracy: float | None
     personal_mean: float | None
     personal_worst: float | None
+    best: Best | None
     up: int
     down: int
     seconds: float
@@ -87,6 +110,27 @@ class Run:
         return self.down / max(1, self.clients)
 
     @property
+    def client_mean(self) -> float | None:
+        """The global model's accuracy, each client counting the same."""
+        return mean(self.last("clients"))
+
+    @property
+    def worst_tenth(self) -> float | None:
+        """The global model's mean accuracy on the worst tenth of the clients."""
+        return worst_tenth(self.last("clients"))
+
+    @property
+    def personal_worst_tenth(self) -> float | None:
+        """The mean accuracy of the worst tenth of the personal models."""
+        return worst_tenth(self.last("personal"))
+
+    @property
+    def epsilon(self) -> float | None:
+        """What the clients' privacy was spent down to, where it is accounted for."""
+        spent = (self.privacy or {}).get("epsilon")
+        return float(spent) if isinstance(spent, (int, float)) else None
+
+    @property
     def failures(self) -> list[str]:
         return [f"round {r.number}, {failure}" for r in self.rounds for failure in r.failures]
 
@@ -103,8 +147,16 @@ def mean(values: Iterable[float | None]) -> float | None:
     return statistics.fmean(known) if known else None
 
 
-def read_run(folder: Path) -> Run:
-    """A run folder's results and ledger.
+def worst_tenth(values: Iterable[float | None]) -> float | None:
+    """The mean of the worst tenth of what is known, None of nothing."""
+    from fedwarm import evaluate
+
+    known = [v for v in values if v is not None]
+    return evaluate.worst_tenth(known) if known else None
+
+
+def read_run(folder: Path, *, ledger: bool = True) -> Run:
+    """A run folder's results and, unless it is not wanted, its ledger.
 
     Raises:
         SettingError: there is no `results.json`, it is unreadable, of another schema, or does not follow it.
@@ -120,15 +172,15 @@ def read_run(folder: Path) -> Run:
     if schema != SCHEMA:
         raise SettingError(f"{path} has schema {schema!r}; this fedwarm reads schema {SCHEMA}")
     try:
-        return _run(folder, raw)
+        return _run(folder, raw, folder / "ledger.jsonl" if ledger else None)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SettingError(f"{path} does not follow schema {SCHEMA}: {type(error).__name__}: {error}") from error
 
 
-def _run(folder: Path, raw: Json) -> Run:
+def _run(folder: Path, raw: Json, ledger_path: Path | None) -> Run:
     final, partition = raw["final"], raw["partition"]
     personal = final.get("personal") or {}
-    ledger, unread = _ledger(folder / "ledger.jsonl")
+    ledger, unread = _ledger(ledger_path) if ledger_path is not None else ([], 0)
     return Run(
         folder=folder,
         method=str(raw["method"]),
@@ -144,6 +196,7 @@ def _run(folder: Path, raw: Json) -> Run:
         accuracy=_number((final.get("global") or {}).get("accuracy")),
         personal_mean=_number(personal.get("mean")),
         personal_worst=_number(personal.get("worst")),
+        best=_best(raw.get("best")),
         up=int(raw["totals"]["bytes_up"]),
         down=int(raw["totals"]["bytes_down"]),
         seconds=float(raw["totals"]["seconds"]),
@@ -170,6 +223,10 @@ def _round(entry: Json) -> Round:
         train_loss=_number(entry.get("train_loss")),
         failures=[str(f) for f in entry.get("failures") or []],
     )
+
+
+def _best(entry: Json | None) -> Best | None:
+    return Best(int(entry["round"]), str(entry["watch"]), float(entry["value"])) if entry else None
 
 
 def _number(value: Any) -> float | None:

@@ -1,31 +1,28 @@
-"""The experiment record: what a run was, what it measured and what it cost, as `results.json` version 1 and files beside it.
+"""The experiment record: what a run was, what it measured and what it cost, as `results.json` version 1.
 
-A run folder holds `results.json`, `ledger.jsonl` and `model.safetensors`; a generative run has `adapters/`, `pictures/`, `pool/`.
+Everything that happens is an event (a stage, a measurement, a note); a record that replays its events is the same record.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from fedwarm.arrays import Arrays, to_tensors
-from fedwarm.config import Config, SettingError
+from fedwarm.config import Config
 from fedwarm.ledger import Ledger
 from fedwarm.wire import Payload
 
 SCHEMA = 1
 ENGINE_VARIABLE = "FEDWARM_ENGINE"
-WRITE_INTERVAL_SECONDS = 2.0
 PACKAGES = ("fedwarm", "flwr", "torch", "diffusers", "peft", "transformers", "numpy", "ray")
 
 
@@ -52,6 +49,17 @@ class Measure:
         """Accuracy per client."""
         return [None if r is None or not n else r / n for r, n in zip(right, self.tests, strict=True)]
 
+    def value(self, watch: str) -> float | None:
+        """The global accuracy (`accuracy`), the mean (`personal`) or least (`worst`) of the clients' own models.
+
+        A method without a global model, or without personal ones, is watched by those that it has.
+        """
+        overall = self.pooled(self.right_global)
+        personal = [a for a in self.shares(self.right_personal) if a is not None]
+        if not personal or (watch == "accuracy" and overall is not None):
+            return overall
+        return min(personal) if watch == "worst" else sum(personal) / len(personal)
+
     def pooled(self, right: Sequence[int | None]) -> float | None:
         """Accuracy over the union of the test images of the clients that answered."""
         pairs = [(r, n) for r, n in zip(right, self.tests, strict=True) if r is not None and n]
@@ -67,12 +75,18 @@ class Record:
         self.classes: tuple[str, ...] = ()
         self.counts: list[list[int]] | None = None
         self.clients = 0
+        self.events: list[dict[str, Any]] = []
         self.measures: dict[int, Measure] = {}
         self.stages: list[dict[str, Any]] = []
         self.losses: dict[int, float | None] = {}
         self.notes: list[str] = []
         self.begun = time.monotonic()
         self.complete = False
+
+    @property
+    def seconds(self) -> float:
+        """How long the run took so far, in all its parts."""
+        return time.monotonic() - self.begun
 
     def open(self, config: Config, classes: Sequence[str], counts: Sequence[Sequence[int] | None]) -> None:
         """The federation is known."""
@@ -83,16 +97,83 @@ class Record:
 
     def measure(self, measure: Measure) -> None:
         """A round's models were measured."""
-        self.measures[measure.round] = measure
+        self._happened({"measure": asdict(measure)})
 
-    def stage(self, number: int, name: str, seconds: float, losses: Sequence[float]) -> None:
+    def stage(self, number: int, name: str, seconds: float, losses: Sequence[float] = ()) -> None:
         """A stage ended."""
-        self.stages.append({"round": number, "name": name, "seconds": round(seconds, 3)})
-        if losses:
-            mean = sum(losses) / len(losses)
-            self.losses[number] = mean if math.isfinite(mean) else None
+        mean = sum(losses) / len(losses) if losses else None
+        loss = {} if mean is None else {"loss": mean if math.isfinite(mean) else None}
+        self._happened({"stage": {"round": number, "name": name, "seconds": round(seconds, 3)}, **loss})
 
-    def close(self, arrays: Arrays) -> None:
+    def note(self, text: str) -> None:
+        """Something that a reader of the record should know."""
+        self._happened({"note": text})
+
+    def replay(self, events: Sequence[dict[str, Any]]) -> None:
+        """Take in what an earlier part of the run noted."""
+        for event in events:
+            self._happened(event)
+
+    def _happened(self, event: dict[str, Any]) -> None:
+        self.events.append(event)
+        if "measure" in event:
+            told = event["measure"]
+            columns = (tuple(told[name]) for name in ("tests", "right_global", "right_personal"))
+            measure = Measure(told["round"], *columns)
+            self.measures[measure.round] = measure
+        if "stage" in event:
+            self.stages.append(event["stage"])
+        if "loss" in event:
+            self.losses[event["stage"]["round"]] = event["loss"]
+        if "note" in event:
+            self.notes.append(event["note"])
+
+    def newest(self) -> int:
+        """The last round that was measured, -1 before the first."""
+        return max(self.measures, default=-1)
+
+    def summary(self, number: int) -> dict[str, float]:
+        """A round's numbers for those who follow the run: accuracies, loss, bytes and seconds; empty where none were measured."""
+        measure = self.measures.get(number)
+        if measure is None:
+            return {}
+        entry = self._round(number)
+        found = {
+            "accuracy": measure.pooled(measure.right_global),
+            "personal": measure.value("personal") if entry["personal"] else None,
+            "personal_worst": measure.value("worst") if entry["personal"] else None,
+            "train_loss": entry["train_loss"],
+            "bytes_up": sum(entry["bytes_up"]),
+            "bytes_down": sum(entry["bytes_down"]),
+            "failures": len(entry["failures"]),
+            "seconds": entry["seconds"],
+        }
+        return {name: float(value) for name, value in found.items() if value is not None}
+
+    # What the run watches
+
+    def values(self, upto: int | None = None) -> dict[int, float]:
+        """What the setting `watch` names, by round up to `upto`: of the global model, or of the personal ones."""
+        found = {n: self.measures[n].value(self.config.run.watch) for n in sorted(self.measures) if upto is None or n <= upto}
+        return {n: v for n, v in found.items() if v is not None}
+
+    def best(self, upto: int | None = None) -> tuple[int, float] | None:
+        """The first round with the best value, and the value."""
+        values = self.values(upto)
+        best = max(values, key=lambda n: (values[n], -n), default=None)
+        return None if best is None else (best, values[best])
+
+    def enough(self, number: int) -> str:
+        """Why training should stop after a round, by the settings `target` and `patience`; empty where it should not."""
+        run, values, best = self.config.run, self.values(number), self.best(number)
+        if best is None:
+            return ""
+        if run.target and best[1] >= run.target:
+            return f"round {best[0]} reached the target of {run.target:g}"
+        since = sum(n > best[0] for n in values)
+        return f"no better {run.watch} in {since} rounds" if run.patience and since >= run.patience else ""
+
+    def close(self) -> None:
         """The run is complete."""
         self.complete = True
 
@@ -113,7 +194,8 @@ class Record:
         """The document `results.json`, schema version 1."""
         numbers = sorted({s["round"] for s in self.stages} | set(self.measures))
         rounds = [self._round(n) for n in numbers]
-        flat = {k: v for k, v in self.config.flat().items() if k not in ("out", "client-folder")}
+        watch = self.config.run.watch
+        flat = {k: v for k, v in self.config.flat().items() if k not in ("out", "client-folder", "resume")}
         return {
             "schema": SCHEMA,
             "method": self.config.run.method,
@@ -127,11 +209,12 @@ class Record:
             "rounds": rounds,
             "stages": self.stages,
             "final": self._final(),
+            "best": None if (best := self.best()) is None else {"round": best[0], "watch": watch, "value": best[1]},
             "totals": {
                 "bytes_up": sum(sum(r["bytes_up"]) for r in rounds),
                 "bytes_down": sum(sum(r["bytes_down"]) for r in rounds),
                 "bytes_evaluation": sum(r["bytes_evaluation"] for r in rounds),
-                "seconds": round(time.monotonic() - self.begun, 3),
+                "seconds": round(self.seconds, 3),
             },
             "privacy": None,
             "notes": self.notes,
@@ -170,6 +253,11 @@ class Record:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide the numbers."""
+    return dict(_versions())
+
+
+@lru_cache(maxsize=1)
+def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -191,59 +279,3 @@ def commit() -> str | None:
         return subprocess.run(run, capture_output=True, text=True, timeout=10, check=True, env=calm).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
-class RunFolder:
-    """One run's folder; made when the first file is written."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path.absolute()
-        self._written = -WRITE_INTERVAL_SECONDS
-
-    def refuse_other(self) -> None:
-        """Refuse a folder that holds another run or anything else.
-
-        Raises:
-            SettingError: it is no empty folder.
-        """
-        if self.path.is_file():
-            raise SettingError(f"--out {self.path} is a file; name a folder")
-        if self.path.exists() and any(self.path.iterdir()):
-            if (self.path / "results.json").is_file():
-                raise SettingError(f"--out {self.path} holds another run; name a new folder, or pass --fresh to replace it")
-            raise SettingError(f"--out {self.path} is not empty and holds no run; name a new folder")
-        parent = next(p for p in (self.path, *self.path.parents) if p.exists())
-        if not parent.is_dir() or not os.access(parent, os.W_OK):
-            raise SettingError(f"--out {self.path} cannot be made, as {parent} is no folder that can be written to")
-
-    def write(self, record: Record, *, now: bool = False) -> None:
-        """Bring `results.json` and `ledger.jsonl` up to date, at most every two seconds unless `now`."""
-        if not now and time.monotonic() - self._written < WRITE_INTERVAL_SECONDS:
-            return
-        self._written = time.monotonic()
-        write_text(self.path / "ledger.jsonl", record.ledger.lines())
-        write_text(self.path / "results.json", json.dumps(record.results(), indent=1) + "\n")
-
-    def finish(self, record: Record, arrays: Arrays) -> None:
-        """Write the global model and the complete record."""
-        if arrays:
-            save_tensors(self.path / "model.safetensors", arrays)
-        self.write(record, now=True)
-
-
-def save_tensors(path: Path, arrays: Arrays, notes: Mapping[str, str] | None = None) -> None:
-    """Named arrays as a safetensors file, whole or not at all."""
-    from safetensors.torch import save_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(to_tensors(arrays), temporary, metadata=dict(notes or {}))
-    os.replace(temporary, path)

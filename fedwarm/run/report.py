@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from fedwarm.config import SettingError, all_groups, allowed, keys, parse
+from fedwarm.files import write_text
 from fedwarm.ledger import EVALUATE
 from fedwarm.run import plots
 from fedwarm.run.compare import compare
@@ -53,14 +53,8 @@ def _write(path: Path, page: str) -> None:
     """The page under a temporary name beside its place, then renamed: readers see the old page or the new one."""
     if path.is_dir():
         raise SettingError(f"{path} is a folder; the page needs the name of a file, e.g. {path / 'report.html'}")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_text(page, encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_text(path, page)
     except OSError as error:
         raise SettingError(f"the page {path} cannot be written: {error.strerror}; choose another place") from error
 

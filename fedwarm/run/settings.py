@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from itertools import groupby
 
-from fedwarm.config import GROUPS, Value, all_groups, allowed, keys
+from fedwarm.config import Value, all_groups, allowed, common_groups, keys
 
 
 def settings_table(method: str) -> None:
@@ -16,7 +16,7 @@ def settings_table(method: str) -> None:
     from fedwarm.methods import method_group
 
     own = method_group(method) if method else None
-    groups = (GROUPS + ((own,) if own else ())) if method else all_groups()
+    groups = (common_groups() + ((own,) if own else ())) if method else all_groups()
     widest = max(len(key) for key, _, _ in keys(groups))
     table = Table(Column("setting", no_wrap=True, min_width=widest), "default", "range", "meaning", box=None)
     for key, _, f in keys(groups):

@@ -11,8 +11,11 @@ MACROS = """
 {% if n is none %}–{% else %}<data value="{{ n|round|int }}" title="{{ n|round|int|known }} bytes">{{ n|bytes }}</data>{% endif %}
 {% endmacro %}
 
+{% macro shown(value, form) %}{{ size(value) if form == 'bytes' else value|apply(form) }}{% endmacro %}
+
 {% macro spread(s, form) %}
-{{ s.mean|apply(form) }}{% if s.deviation is not none %} <small>±&nbsp;{{ s.deviation|apply(form) }}</small>{% endif %}
+{{ shown(s.mean, form) }}{% if s.deviation is not none and (s.deviation or form in ['percent', 'time']) %}
+ <small>±&nbsp;{{ shown(s.deviation, form) }}</small>{% endif %}
 {% endmacro %}
 
 {% macro scroll(label, rows=0) %}
@@ -25,9 +28,7 @@ MACROS = """
 </thead>
 {% endmacro %}
 
-{% macro heading(level, text, id) %}
-<h{{ level }} id="{{ id }}">{{ text }}</h{{ level }}>
-{% endmacro %}
+{% macro heading(level, text, id) %}<h{{ level }} id="{{ id }}">{{ text }}</h{{ level }}>{% endmacro %}
 
 {% macro charts(figures, id='') %}
 {% if figures %}
@@ -45,12 +46,16 @@ MACROS = """
 
 {% macro facts(run) %}
 <dl class="facts">
-{{ fact('Global accuracy', run.accuracy|percent, '' if run.accuracy is not none else 'no global model') }}
-{{ fact('Personal mean', run.personal_mean|percent, '' if run.personal_mean is not none else 'no personal models') }}
+{{ fact('Global accuracy', run.accuracy|percent,
+  'worst tenth ' ~ run.worst_tenth|percent if run.accuracy is not none else 'no global model') }}
+{{ fact('Personal mean', run.personal_mean|percent,
+  'worst tenth ' ~ run.personal_worst_tenth|percent if run.personal_mean is not none else 'no personal models') }}
 {{ fact('Worst personal', run.personal_worst|percent) }}
+{% if run.best %}{{ fact('Best ' ~ run.best.text, run.best.value|percent, 'in round ' ~ run.best.round) }}{% endif %}
 {{ fact('Up per client', size(run.up_per_client), size(run.up) ~ ' in all') }}
 {{ fact('Down per client', size(run.down_per_client), size(run.down) ~ ' in all') }}
 {{ fact('Time', run.seconds|time, run.rounds|length|many('round')) }}
+{% if run.epsilon is not none %}{{ fact('Epsilon', run.epsilon|number) }}{% endif %}
 </dl>
 {% endmacro %}
 """
@@ -65,7 +70,7 @@ TABLES = """
 {% for r in run.rounds %}
 <tr><th scope="row">{{ r.number }}</th>
 {% for share in [r.accuracy, r.clients|least, r.personal_mean, r.personal|least] %}<td>{{ share|percent }}</td>{% endfor %}
-{% if losses %}<td>{{ r.train_loss|decimal }}</td>{% endif %}
+{% if losses %}<td>{{ r.train_loss|number }}</td>{% endif %}
 {% for n in [r.up|sum, r.down|sum, r.evaluation_bytes] %}<td>{{ size(n) }}</td>{% endfor %}
 <td>{{ r.seconds|time }}</td></tr>
 {% endfor %}
@@ -155,12 +160,31 @@ TABLES = """
 </tbody></table>{% endcall %}
 {% endmacro %}
 
-{% macro facts_table(label, rows) %}
+{% macro group_table(label, measures, comparison, colours) %}
+{% call scroll(label) %}<table>
+<caption>{{ label }}</caption>
+{{ head('method, and what differs', ['seed'] + measures|map(attribute='heading')|list) }}
+<tbody>
+{% for g in comparison.groups %}
+<tr class="sum"><th scope="row" class="wide">
+<span class="key" style="background:var(--c{{ g.style % colours }})"></span>{{ g.name }}
+{% if g.details %}<small>{{ g.details }}</small>{% endif %}</th>
+<td>{{ g.runs[0].seed if g.runs|length == 1 else g.runs|length|many('run') }}</td>
+{% for m in measures %}<td>{{ spread(comparison.spread(g.runs|map('measured', m)), m.form) }}</td>{% endfor %}</tr>
+{% for run in g.runs if g.runs|length > 1 %}
+<tr class="one"><th scope="row">{{ run.folder.name }}</th><td>{{ run.seed }}</td>
+{% for m in measures %}<td>{{ shown(m.of(run), m.form) }}</td>{% endfor %}</tr>
+{% endfor %}
+{% endfor %}
+</tbody></table>{% endcall %}
+{% endmacro %}
+
+{% macro facts_table(label, rows, form='bytes') %}
 {% call scroll(label) %}<table>
 <caption>{{ label }}</caption>
 <tbody>
 {% for name, value in rows %}
-<tr><th scope="row">{{ name }}</th><td class="text">{{ size(value) if value is number else value }}</td></tr>
+<tr><th scope="row">{{ name }}</th><td class="text">{{ shown(value, form) if value is number else value }}</td></tr>
 {% endfor %}
 </tbody></table>{% endcall %}
 {% endmacro %}
@@ -209,7 +233,7 @@ makes of it; evaluation is not counted.</p>
 {% endif %}
 {% if run.privacy %}
 {{ heading(level, 'Privacy', id ~ 'privacy') }}
-{{ facts_table('What was spent', run.privacy.items()) }}
+{{ facts_table('What was spent', run.privacy.items(), 'number') }}
 {% endif %}
 {{ heading(level, 'Settings', id ~ 'settings') }}
 {% set changed, kept = s.settings|selectattr('changed')|list, s.settings|rejectattr('changed')|list %}
@@ -239,27 +263,9 @@ PAGE = """<!DOCTYPE html>
 {% if comparison %}
 <h1>{{ sections|length }} runs compared</h1>
 <p class="soft">Runs that differ in nothing but the seed stand together, with their mean ± sample standard deviation.</p>
-{% call scroll('Comparison') %}<table>
-{{ head('method, and what differs', ['seed', 'global accuracy', 'personal, mean', 'personal, worst',
-  'up per client', 'bytes up', 'bytes down', 'time']) }}
-<tbody>
-{% for g in comparison.groups %}
-{% set m = g.measures %}
-<tr class="sum"><th scope="row" class="wide">
-<span class="key" style="background:var(--c{{ g.style % colours }})"></span>{{ g.name }}
-{% if g.details %}<small>{{ g.details }}</small>{% endif %}</th>
-<td>{{ g.runs[0].seed if g.runs|length == 1 else g.runs|length|many('run') }}</td>
-{% for name in ['accuracy', 'personal_mean', 'personal_worst'] %}<td>{{ spread(m[name], 'percent') }}</td>{% endfor %}
-{% for name in ['up_per_client', 'up', 'down'] %}<td>{{ size(m[name].mean) }}</td>{% endfor %}
-<td>{{ spread(m.seconds, 'time') }}</td></tr>
-{% for run in g.runs if g.runs|length > 1 %}
-<tr class="one"><th scope="row">{{ run.folder.name }}</th><td>{{ run.seed }}</td>
-{% for share in [run.accuracy, run.personal_mean, run.personal_worst] %}<td>{{ share|percent }}</td>{% endfor %}
-{% for n in [run.up_per_client, run.up, run.down] %}<td>{{ size(n) }}</td>{% endfor %}
-<td>{{ run.seconds|time }}</td></tr>
-{% endfor %}
-{% endfor %}
-</tbody></table>{% endcall %}
+{% for label, measures in comparison.tables %}{{ group_table(label, measures, comparison, colours) }}{% endfor %}
+<p class="soft">The worst tenth are the clients with the lowest accuracies, at least one.
+{% if comparison.watched %}Best is the highest {{ comparison.watched|join(' or ') }} of any round.{% endif %}</p>
 {{ charts(comparison.figures) }}
 <h2>The runs</h2>
 {% for s in sections %}

@@ -40,6 +40,7 @@ class _Worker:
     process: BaseProcess
     connection: Connection
     job: Job | None = None
+    begun: float = 0.0
     queue: deque[Job] = field(default_factory=deque)
     known: set[int] = field(default_factory=set)
 
@@ -53,8 +54,10 @@ class Pool:
 
     def __init__(self, clients: Clients, size: int, threads: int, method: str) -> None:
         self._clients, self._threads, self._number = clients, threads, next(_pools)
+        self.width = 2 * size
         self._changed = threading.Condition()
         self._replies: dict[str, Message] = {}
+        self._took: dict[str, float] = {}
         self._unwanted: set[str] = set()
         self._ticks: deque[progress.Tick] = deque(maxlen=KEPT_TICKS)
         self._pickled: tuple[RecordDict, bytes] | None = None
@@ -110,12 +113,51 @@ class Pool:
         with self._changed:
             if drop and missing:
                 self._withdraw(set(missing))
+            for message_id in ids:
+                self._took.pop(message_id, None)
             return [self._replies.pop(message_id) for message_id in ids if message_id in self._replies]
 
+    def take(self, message_id: str, seconds: float) -> Message | None:
+        """One reply; None where its client takes longer than `seconds`, counted from when its worker began with it.
+
+        A worker that is still at a reply which was given up is replaced after twice that time, if others wait for it.
+        """
+        while True:
+            with self._changed:
+                if self._failure is not None:
+                    raise RuntimeError("the pool of workers failed") from self._failure
+                ticks = [self._ticks.popleft() for _ in range(len(self._ticks))]
+                if message_id in self._replies:
+                    reply = self._replies.pop(message_id)
+                    return reply if self._took.pop(message_id, 0.0) <= seconds else None
+                left = self._left(message_id, seconds)
+                if left <= 0:
+                    self._unwanted.add(message_id)
+                    return None
+                if not ticks:
+                    self._changed.wait(left)
+            self._pass_on(ticks)
+
+    def _left(self, message_id: str, seconds: float) -> float:
+        """Seconds until a reply that is not there is late, or until its worker must be looked at again."""
+        for worker in self._workers:
+            if worker.job is not None and worker.job.id == message_id:
+                return worker.begun + seconds - time.monotonic()
+            if any(job.id == message_id for job in worker.queue) and worker.job is not None and worker.job.id in self._unwanted:
+                left = worker.begun + 2 * seconds - time.monotonic()
+                if left <= 0:
+                    LOG.warning("client %d does not end; its worker is replaced", worker.job.index)
+                    worker.process.kill()
+                return max(left, 0.1)
+        return seconds
+
     def close(self) -> None:
-        """End all workers: idle ones by word, busy ones by force. Returns when they are gone."""
+        """End all workers: idle ones by word, busy ones by force. Returns when they are gone.
+
+        An interrupt may have struck where the lock is given back, so that the listening thread never ends: it is left alone.
+        """
         self._stop.send(None)
-        self._ear.join()
+        self._ear.join(GRACE_SECONDS)
         self._stop.close()
         self._stop_seen.close()
         self._end_processes()
@@ -155,7 +197,7 @@ class Pool:
                 self._replies[job.id] = refusal
                 self._changed.notify_all()
                 continue
-            worker.job = job
+            worker.job, worker.begun = job, time.monotonic()
             worker.known.add(job.index)
             with suppress(OSError):
                 self._send(worker, job)
@@ -211,6 +253,7 @@ class Pool:
             self._unwanted.remove(job.id)
         else:
             self._replies[job.id] = reply
+            self._took[job.id] = time.monotonic() - worker.begun
         self._hand_out(worker)
 
     def _replace(self, worker: _Worker) -> None:
@@ -222,7 +265,7 @@ class Pool:
         if worker.known:
             LOG.warning("a worker died; what clients %s kept in their context is lost", sorted(worker.known))
         self._workers[worker.number] = successor = self._start(worker.number, "spawn")
-        successor.job, successor.queue = worker.job, worker.queue
+        successor.job, successor.begun, successor.queue = worker.job, worker.begun, worker.queue
         if successor.job is not None:
             self._settle(successor, crashed(successor.job.message, end), end)
         self._hand_out(successor)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedwarm.config import GROUPS, Data, General, SettingError, Value, all_groups, allowed, keys, near, parse
+from fedwarm.config import Data, General, SettingError, Value, all_groups, allowed, common_groups, keys, near, parse
 from fedwarm.methods import METHODS, canonical, method_group
 from fedwarm.methods.fedprox import FedProx
 from fedwarm.methods.warmfed import WarmFed
@@ -215,7 +215,7 @@ def test_unknown_method_names_the_near_ones() -> None:
 
 def test_method_settings_are_found_by_the_table() -> None:
     assert method_group("fedprox") is FedProx and method_group("warmfed") is WarmFed and method_group("fedavg") is None
-    assert {group for name in METHODS if (group := method_group(name))} == set(all_groups()) - set(GROUPS)
+    assert {group for name in METHODS if (group := method_group(name))} == set(all_groups()) - set(common_groups())
     for name in METHODS:
         group = method_group(name)
         assert group is None or group.prefix == name.replace("_", "-")

@@ -14,6 +14,8 @@ from fedwarm.config import SettingError
 from fedwarm.methods import METHODS
 from fedwarm.run import cli, launch
 from fedwarm.run.failures import RunError
+from fedwarm.store import Store, cache_home
+from tests.report_page import results, write
 
 Refused = Callable[..., str]
 
@@ -274,7 +276,9 @@ def test_an_apps_unknown_setting(refused: Refused, shell: Path) -> None:
     assert "'rouns'" in line and "did you mean rounds" in line
 
 
-@pytest.mark.parametrize("option", [("--seed", "1"), ("--rounds", "2"), ("--out", "x"), ("--fresh",)])
+@pytest.mark.parametrize(
+    "option", [("--seed", "1"), ("--rounds", "2"), ("--out", "x"), ("--fresh",), ("--resume",), ("--sweep", "x.toml")]
+)
 def test_options_that_an_app_does_not_take(refused: Refused, shell: Path, option: tuple[str, ...]) -> None:
     assert option[0] in refused("run", "--app", app_folder(shell), *option)
 
@@ -285,6 +289,55 @@ def test_an_unknown_foundation_to_train(refused: Refused) -> None:
 
 def test_a_report_about_nothing(refused: Refused, shell: Path) -> None:
     assert str(shell / "none") in refused("report", shell / "none")
+
+
+def test_a_sweep_that_is_not_there(refused: Refused) -> None:
+    assert "none.toml cannot be read" in refused("run", "--sweep", "none.toml")
+
+
+def test_a_sweep_names_its_own_seeds(refused: Refused, shell: Path) -> None:
+    (shell / "grid.toml").write_text("methods = ['fedavg']")
+    assert "seeds stand in its file" in refused("run", "--sweep", "grid.toml", "--seed", 1)
+
+
+def test_a_sweep_with_an_unknown_key(refused: Refused, shell: Path) -> None:
+    (shell / "grid.toml").write_text("metods = ['fedavg']")
+    line = refused("run", "--sweep", "grid.toml")
+    assert "grid.toml: unknown key 'metods'" in line and "did you mean methods" in line
+
+
+def test_a_resume_of_nothing(refused: Refused, shell: Path) -> None:
+    assert "checkpoint" in refused("run", "--resume", "--out", shell / "none")
+    assert "which method" in refused("run", "--resume")
+
+
+def test_runs_below_no_folder(refused: Refused) -> None:
+    assert "runs is no folder" in refused("list")
+
+
+def test_a_run_to_show_that_is_none(refused: Refused, shell: Path) -> None:
+    assert str(shell) in refused("show", shell)
+
+
+def test_a_state_that_nobody_keeps(refused: Refused, shell: Path) -> None:
+    line = refused("state", "--folder", shell, "--remove", "00ff")
+    assert "'00ff'" in line and str(shell) in line
+
+
+def test_runs_and_states_are_looked_at(shell: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(shell))
+    Store(cache_home(), "00ff", 1).save("personal", {"w": torch.zeros(3)}, 1)
+    write(shell / "runs" / "one", results([0.5]))
+    for arguments, words in [
+        (("list",), ["one", "50.0 %"]),
+        (("show", "runs/one"), ["fedavg, seed 0", "50.0 %"]),
+        (("state",), ["00ff", "0 seconds ago"]),
+        (("state", "--remove", "00ff"), ["removed 1 file"]),
+        (("state",), ["clients keep nothing"]),
+    ]:
+        assert call(monkeypatch, *arguments) == 0
+        out = capsys.readouterr().out
+        assert all(word in out for word in words), out
 
 
 def test_methods_are_listed(shell: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -320,7 +373,19 @@ def test_what_was_asked_reaches_the_run(shell: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(launch, "run_method", asked.append)
     options = ["--engine", "ray", "--out", "o", "--seed", "3", "--rounds", "4", "--clients", "5", "--workers", "6", "--fresh"]
     assert call(monkeypatch, "run", "fedprox", *options, "-c", "a=1 b=2", "-c", "c=3") == 0
-    assert asked == [launch.Request("fedprox", "ray", Path("o"), 3, 4, 5, 6, True, ("a=1 b=2", "c=3"))]
+    expected = launch.Request("fedprox", "ray", Path("o"), 3, 4, 5, 6, fresh=True, run_config=("a=1 b=2", "c=3"))
+    assert asked == [expected]
+    assert call(monkeypatch, "run", "--resume", "--out", "o") == 0
+    assert asked[1:] == [launch.Request("", out=Path("o"), resume=True)]
+
+
+def test_what_was_asked_reaches_the_sweep(shell: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("fedwarm.run.sweep.run_sweep", lambda *given, **named: asked.extend([given, named]))
+    options = ["--engine", "ray", "--out", "o", "--rounds", "4", "--clients", "5", "--workers", "6", "--fresh", "-c", "a=1"]
+    assert call(monkeypatch, "run", "fedprox", "--sweep", "grid.toml", *options) == 0
+    named = {"method": "fedprox", "engine": "ray", "clients": 5, "workers": 6, "fresh": True}
+    assert asked == [(Path("grid.toml"), Path("o")), {**named, "overrides": ["a=1", "num-server-rounds=4"]}]
 
 
 def test_a_small_run_leaves_its_record(shell: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -532,11 +532,12 @@ def test_what_the_server_raises_comes_out_and_no_process_stays(make: Make) -> No
 
 
 PROGRAM = """
-import sys
+import signal, sys
 from pathlib import Path
 from fedwarm.run.flower_app import FlowerApp
 from fedwarm.run.local import run_local
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     run_local(FlowerApp("test_app_server:app", "test_app_client:app", {}, Path(sys.argv[1])), {}, clients=2, workers=2)
 """
 
@@ -553,19 +554,22 @@ def test_when_the_run_is_ended_its_busy_workers_end_too(make: Make, tmp_path: Pa
     make("ask(grid)", client)
     command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True) as process:
-        assert process.stdout is not None
-        assert [process.stdout.readline() for _ in range(2)] == [b"busy\n", b"busy\n"]
-        workers = psutil.Process(process.pid).children(recursive=True)
-        assert len(workers) == 2
-        begun = time.monotonic()
-        if sign is signal.SIGINT:
-            os.killpg(process.pid, sign)
-        else:
-            process.send_signal(sign)
-        assert process.wait(timeout=30) != 0
-        _, alive = psutil.wait_procs(workers, timeout=30)
-        assert not alive
-        assert time.monotonic() - begun < 20
+        try:
+            assert process.stdout is not None
+            assert [process.stdout.readline() for _ in range(2)] == [b"busy\n", b"busy\n"]
+            workers = psutil.Process(process.pid).children()
+            assert len(workers) == 2, workers
+            begun = time.monotonic()
+            if sign is signal.SIGINT:
+                os.killpg(process.pid, sign)
+            else:
+                process.send_signal(sign)
+            assert process.wait(timeout=30) != 0
+            _, alive = psutil.wait_procs(workers, timeout=30)
+            assert not alive
+            assert time.monotonic() - begun < 20
+        finally:
+            process.kill()
 
 
 def test_the_engine_is_light_to_import() -> None:

@@ -12,8 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 from fedwarm.config import SettingError, parse
+from fedwarm.files import write_text
 from fedwarm.ledger import EVALUATE, Entry, Ledger
-from fedwarm.run.record import Measure, Record, RunFolder, save_tensors, versions, write_text
+from fedwarm.run.folder import RunFolder, save_tensors
+from fedwarm.run.record import Measure, Record, versions
 from fedwarm.wire import Payload
 
 CLASSES = ("zero", "one", "two")
@@ -44,7 +46,7 @@ def filled() -> Record:
              {"num-test": 30, "correct-global": 25, "correct-personal": 27})  # fmt: skip
     record.measure(Measure.of(1, 2, replies(*right)))
     record.stage(1, EVALUATE, 0.5, [])
-    record.close({})
+    record.close()
     return record
 
 
@@ -64,7 +66,7 @@ def test_the_documents_keys_are_the_documented_ones(monkeypatch: pytest.MonkeyPa
         "totals",
         "privacy",
     }
-    assert set(results) == documented | {"complete", "commit", "stages", "notes"}
+    assert set(results) == documented | {"complete", "commit", "stages", "notes", "best"}
     assert [results[k] for k in ("schema", "method", "seed", "engine", "privacy")] == [1, "warmfed", 4, "local", None]
     assert results["partition"] == {"clients": 2, "classes": list(CLASSES), "counts": COUNTS}
     assert {"round", "global", "personal", "bytes_up", "bytes_down", "seconds"} <= set(results["rounds"][0])
@@ -78,7 +80,7 @@ def test_the_documents_keys_are_the_documented_ones(monkeypatch: pytest.MonkeyPa
 def test_settings_are_all_there_but_the_folders() -> None:
     record = filled()
     flat = record.config.flat()
-    assert record.results()["settings"] == {k: v for k, v in flat.items() if k not in ("out", "client-folder")}
+    assert record.results()["settings"] == {k: v for k, v in flat.items() if k not in ("out", "client-folder", "resume")}
     assert "/tmp" not in json.dumps(record.results())
 
 
@@ -157,8 +159,9 @@ def test_the_folder_is_made_when_it_is_first_written(tmp_path: Path) -> None:
     folder, record = RunFolder(tmp_path / "a" / "run"), filled()
     folder.refuse_other()
     assert list(tmp_path.iterdir()) == []
+    folder.append(record)
     folder.finish(record, {"w": torch.ones(2).numpy()})
-    assert sorted(p.name for p in folder.path.iterdir()) == ["ledger.jsonl", "model.safetensors", "results.json"]
+    assert sorted(p.name for p in folder.path.iterdir()) == ["journal.jsonl", "ledger.jsonl", "model.safetensors", "results.json"]
     written = strict((folder.path / "results.json").read_text())
     assert written == {**record.results(), "totals": {**record.results()["totals"], "seconds": written["totals"]["seconds"]}}
     assert (folder.path / "ledger.jsonl").read_text() == record.ledger.lines()

@@ -19,9 +19,10 @@ from safetensors.numpy import save_file
 from fedwarm.config import SettingError, parse
 from fedwarm.data import load_shard
 from fedwarm.ledger import Ledger
-from fedwarm.run.reading import SCHEMA, read_run
+from fedwarm.run.folder import RunFolder
+from fedwarm.run.reading import SCHEMA, Best, read_run
 from fedwarm.run.record import SCHEMA as WRITTEN_SCHEMA
-from fedwarm.run.record import Measure, Record, RunFolder
+from fedwarm.run.record import Measure, Record
 from fedwarm.run.report import make_report
 from tests.report_page import Page, entry, results, settings, write
 
@@ -59,7 +60,7 @@ def test_numbers_of_one_run(tmp_path: Path) -> None:
     assert path == tmp_path / "run" / "report.html"
     page = Page(path)
     assert_stands_alone(page)
-    assert page.facts["Global accuracy"] == "62.5 %"
+    assert page.facts["Global accuracy"] == "62.5 %worst tenth 52.5 %"
     assert page.facts["Personal mean"] == "–no personal models"
     assert page.facts["Up per client"] == "2.00 kB4.00 kB in all"
     assert page.facts["Down per client"] == "4.00 kB8.00 kB in all"
@@ -90,7 +91,7 @@ def test_one_round_is_shown_as_bars_of_both_models(tmp_path: Path) -> None:
     page = Page(make_report([write(tmp_path / "run", document, [entry("adapt", 0, 9, 9)])]))
     labels = [found["aria-label"] for found in page.all("svg")]
     assert labels == ["Last accuracy on each client's own test images: warmfed", "Time by stage: warmfed"]
-    assert page.facts["Personal mean"] == "90.0 %" and page.facts["Worst personal"] == "85.0 %"
+    assert page.facts["Personal mean"] == "90.0 %worst tenth 85.0 %" and page.facts["Worst personal"] == "85.0 %"
     assert page.tables["Stages"][1][:3] == ["adapt", "9.00 s", "1"]
     assert page.tables["Stages"][2] == ["generate", "1 min 01 s", "on the server"]
 
@@ -149,7 +150,8 @@ def test_several_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert path == tmp_path / "fedwarm-report.html"
     page = Page(path)
     assert_stands_alone(page)
-    rows = page.tables["Comparison"]
+    rows = page.tables["What was reached"]
+    assert rows[0][2:] == ["global accuracy", "global, mean over clients", "global, worst tenth"]
     assert [row[0] for row in rows[1:]] == [
         "fedavg num-server-rounds=5",
         "f0",
@@ -161,11 +163,62 @@ def test_several_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     deviation = statistics.stdev([60.0, 62.0, 64.0])
     assert rows[1][1:3] == ["3 runs", f"62.0 % ± {deviation:.1f} %"]
     assert rows[2][1:3] == ["0", "60.0 %"] and rows[5][1:3] == ["0", "90.0 %"]
+    assert rows[1][3:] == [f"62.0 % ± {deviation:.1f} %", f"52.0 % ± {deviation:.1f} %"]
+    costs = page.tables["What it cost"]
+    assert costs[0][2:] == ["up per client", "bytes up", "bytes down", "time", "replies left out"]
+    assert costs[1][1:] == ["3 runs", "2.00 kB", "4.00 kB", "8.00 kB", "6 min 12 s ± 0.00 s", "0"]
+    assert costs[5][2:] == ["3.00 kB", "6.00 kB", "12.0 kB", "6 min 12 s", "0"]
     labels = [found["aria-label"] for found in page.all("svg")]
-    assert labels[:2] == ["Global accuracy by round", "Global accuracy by bytes up, all clients together"]
+    assert labels[:4] == [
+        "Global accuracy by round",
+        "Global accuracy by bytes up, all clients together",
+        "Global accuracy by time",
+        "Global accuracy on the worst tenth of the clients by round",
+    ]
     assert "fedavg, num-server-rounds=5 (mean of 3)" in page.text
     folded = [found for found in page.all("details") if found.get("class") == "run"]
     assert len(folded) == 5 and all("open" not in found for found in folded)
+
+
+def test_fairness_best_privacy_and_failures_are_compared(tmp_path: Path) -> None:
+    """Twenty clients: the worst tenth are two. Columns stand only where a run has something to say."""
+    shares = [0.5 + 0.02 * i for i in range(20)]
+    folders = []
+    for seed, (best, epsilon) in enumerate([(0.9, 2.0), (0.8, 4.0)]):
+        document = results([0.7], method="warmfed", seed=seed)
+        document["partition"] = {"clients": 20, "classes": ["a"], "counts": None}
+        document["rounds"][0]["global"]["per_client"] = shares
+        document["rounds"][0]["personal"] = {"per_client": [min(1.0, s + 0.1) for s in shares]}
+        document["rounds"][0]["failures"] = ["client 1, train: the reply holds NaN"] * (1 + 2 * seed)
+        document["rounds"][0]["seconds"] = 100.0 * (1 + seed)
+        document["final"]["personal"] = {"mean": 0.79, "worst": 0.6}
+        document["best"] = {"round": 3 + seed, "watch": "personal", "value": best}
+        document["privacy"] = {"epsilon": epsilon, "delta": 1e-5, "unit": "example"}
+        folders.append(write(tmp_path / f"s{seed}", document))
+    page = Page(make_report([*folders, write(tmp_path / "plain", results([0.6]))], tmp_path / "page.html"))
+    assert_stands_alone(page)
+    reached, costs = page.tables["What was reached"], page.tables["What it cost"]
+    assert reached[0][3:] == [
+        "global, mean over clients",
+        "global, worst tenth",
+        "personal, mean",
+        "personal, worst tenth",
+        "personal, worst",
+        "best",
+        "in round",
+    ]
+    mean_best = f"85.0 % ± {100 * statistics.stdev([0.9, 0.8]):.1f} %"
+    means = [f"{share:.1f} % ± 0.0 %" for share in (69, 51, 79, 61, 60)]
+    assert reached[1][3:] == [*means, mean_best, f"3.5 ± {statistics.stdev([3, 4]):.4g}"]
+    assert reached[2][-2:] == ["90.0 %", "3"] and reached[4][5:] == ["–"] * 5
+    assert costs[0][-2:] == ["epsilon", "replies left out"]
+    assert costs[1][-2:] == [f"3 ± {statistics.stdev([2, 4]):.4g}", f"2 ± {statistics.stdev([1, 3]):.4g}"]
+    assert costs[3][-2:] == ["4", "3"] and costs[4][-2:] == ["–", "0"]
+    assert "Best is the highest personal accuracy of any round" in page.text
+    assert "minutes since the start" in page.source
+    single = Page(make_report([folders[0]]))
+    assert single.facts["Best personal accuracy"] == "90.0 %in round 3" and single.facts["Epsilon"] == "2"
+    assert single.tables["What was spent"] == [["epsilon", "2"], ["delta", "1e-05"], ["unit", "example"]]
 
 
 def _broken(tmp_path: Path, text: str) -> list[Path]:
@@ -229,11 +282,14 @@ def test_reads_what_the_record_writes(tmp_path: Path) -> None:
     record.open(record.config, ["a", "b"], [[1, 2], None])
     record.stage(0, "train", 1.25, [2.0, 3.0])
     record.measure(Measure(0, (10, 30), (5, 30), (None, None)))
-    RunFolder(tmp_path / "run").write(record)
+    folder = RunFolder(tmp_path / "run")
+    folder.append(record)
+    folder.write(record)
     with (tmp_path / "run" / "ledger.jsonl").open("a") as file:
         file.write('{"round": 1, "sta')
     run = read_run(tmp_path / "run")
     assert (run.clients, run.counts, run.accuracy, run.personal_mean, run.complete) == (2, None, 35 / 40, None, False)
+    assert run.best == Best(0, "accuracy", 35 / 40) and run.epsilon is None
     assert (run.up, run.rounds[0].up, run.rounds[0].clients, run.rounds[0].train_loss) == (1220, [510, 710], [0.5, 1.0], 2.5)
     assert run.stages == [("train", 1.25)] and len(run.ledger) == 2 and run.unread_lines == 1
     assert "1 line of ledger.jsonl" in Page(make_report([run.folder])).text

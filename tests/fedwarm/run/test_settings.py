@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedwarm.config import GROUPS, SettingError, Value, all_groups, keys
+from fedwarm.config import SettingError, Value, all_groups, common_groups, keys
 from fedwarm.methods import METHODS, method_group
 from fedwarm.methods.warmfed import WarmFed
 from fedwarm.run.flower_app import flat
@@ -48,14 +48,14 @@ def test_every_key_is_printed(
     monkeypatch.setenv("COLUMNS", columns)
     first = [line.split()[0] for line in printed(method, capsys) if line.strip() and not line.startswith(" " * 8)]
     own = method_group(method) if method else None
-    groups = (*GROUPS, *([own] if own else [])) if method else all_groups()
+    groups = (*common_groups(), *([own] if own else [])) if method else all_groups()
     assert [word for word in first if word != "setting"] == [key for key, _, _ in keys(groups)]
 
 
 def test_default_range_and_meaning_stand_in_the_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("COLUMNS", "400")
     lines = printed("warmfed", capsys)
-    for key, _, f in keys((*GROUPS, WarmFed)):
+    for key, _, f in keys((*common_groups(), WarmFed)):
         (line,) = [line for line in lines if line.split()[:1] == [key]]
         assert literal(f.default) in line and f.metadata["text"] in line  # type: ignore[arg-type]
         assert all(choice in line for choice in f.metadata["choices"])

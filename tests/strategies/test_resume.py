@@ -1,0 +1,137 @@
+"""Runs that are killed, at whatever moment, and go on to the same bytes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file
+
+from fedwarm.config import Value
+from fedwarm.run.checkpoint import load
+from tests.runs import SMALL_WARMFED, run, same
+
+FAST: dict[str, Value] = {"num-server-rounds": 3, "local-epochs": 1, "data.max-examples": 24}
+WARM: dict[str, Value] = {**SMALL_WARMFED, "data.max-examples": 12, "diffusion.sample-steps": 2, "server-threads": 1}
+FIVE: dict[str, Value] = {**WARM, "warmfed.protocol": "five-round", "num-server-rounds": 2, "warmfed.regenerate-each-round": True}
+CASES: dict[str, tuple[str, dict[str, Value]]] = {
+    "fedavg": ("fedavg", {**FAST, "fraction-train": 0.5}),
+    "fedprox": ("fedprox", FAST),
+    "local_only": ("local_only", FAST),
+    "centralized": ("centralized", FAST),
+    "median": ("fedavg", {**FAST, "robust.rule": "median", "robust.clip-norm": 1.0}),
+    "warmfed": ("warmfed", WARM),
+    "warmfed five rounds": ("warmfed", FIVE),
+}
+PROGRAM = """
+import importlib, json, os, signal, sys
+from pathlib import Path
+place, nth = sys.argv[1], int(sys.argv[2])
+module, _, name = place.rpartition(".")
+owner, _, part = module.rpartition(".") if module.rpartition(".")[2][:1].isupper() else (module, "", "")
+holder = importlib.import_module(owner)
+holder = getattr(holder, part) if part else holder
+original, calls = getattr(holder, name), [0]
+def deadly(*given, **named):
+    calls[0] += 1
+    if calls[0] == nth:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*given, **named)
+setattr(holder, name, deadly)
+from tests.runs import run
+if __name__ == "__main__":
+    run(sys.argv[3], Path(sys.argv[4]), json.loads(sys.argv[5]))
+"""
+
+
+def killed(place: str, nth: int, method: str, folder: Path, settings: dict[str, Value]) -> None:
+    """Run a method in a process that is killed (SIGKILL) when `place` is called the nth time."""
+    command = [sys.executable, "-c", PROGRAM, place, str(nth), method, str(folder), json.dumps(settings)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[2], check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def model(folder: Path) -> dict[str, Any]:
+    path = folder / "model.safetensors"
+    return load_file(path) if path.is_file() else {}
+
+
+def personal(folder: Path) -> dict[str, Any]:
+    """The personal models that clients keep, by partition and name."""
+    return {
+        f"{path.parent.name}/{path.name}/{name}": array
+        for path in (folder / "clients").glob("*/*/*.safetensors")
+        for name, array in load_file(path).items()
+    }
+
+
+def without_times(folder: Path) -> Any:
+    """What a run recorded, without seconds."""
+
+    def bare(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: bare(v) for k, v in value.items() if k not in ("seconds", "commit")}
+        return [bare(v) for v in value] if isinstance(value, list) else value
+
+    return bare(json.loads((folder / "results.json").read_text()))
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The unbroken run of a case, made when it is first asked for."""
+    found: dict[str, Path] = {}
+
+    def get(case: str) -> Path:
+        if case not in found:
+            method, settings = CASES[case]
+            found[case] = tmp_path_factory.mktemp("whole") / "run"
+            run(method, found[case], settings)
+        return found[case]
+
+    return get
+
+
+FITS = "clients.base.fit"
+PLACES = [
+    ("fedavg", FITS, 1, "in the first round"),
+    ("fedavg", FITS, 4, "in a round"),
+    ("fedavg", "strategies.base.BaseStrategy._run_stage", 4, "between stages"),
+    ("fedavg", "fedwarm.run.folder.RunFolder.append", 4, "before the checkpoint is written"),
+    ("fedavg", "safetensors.numpy.save_file", 3, "while the model is written"),
+    ("fedavg", "fedwarm.run.checkpoint.asdict", 4, "between the model and its index"),
+    ("fedavg", "os.replace", 8, "while a file is renamed"),
+    ("fedavg", "fedwarm.run.folder.RunFolder.finish", 1, "at the end"),
+    ("fedprox", FITS, 6, "in a round"),
+    ("local_only", FITS, 6, "in a round, after some clients have saved their models"),
+    ("centralized", FITS, 2, "in a round"),
+    ("median", FITS, 7, "in a round"),
+    ("warmfed", "fedwarm.diffusion.finetune.tune_adapter", 3, "while adapters are tuned"),
+    ("warmfed", "fedwarm.diffusion.generate.sample", 3, "while images are drawn"),
+    ("warmfed", "strategies.warmfed.fit", 3, "in the warm start"),
+    ("warmfed", "clients.warmfed.fit", 3, "while clients distil"),
+    ("warmfed five rounds", "fedwarm.diffusion.generate.sample", 6, "while images are drawn anew"),
+    ("warmfed five rounds", "clients.warmfed.fit", 9, "in the second round"),
+]
+
+
+@pytest.mark.parametrize(("case", "place", "nth", "when"), PLACES, ids=[f"{c}: {w}" for c, _, _, w in PLACES])
+def test_a_killed_run_goes_on_to_the_same_bytes(
+    case: str, place: str, nth: int, when: str, unbroken: Any, tmp_path: Path
+) -> None:
+    method, settings = CASES[case]
+    killed(place, nth, method, tmp_path / "run", settings)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    run(method, tmp_path / "run", {**settings, "resume": True})
+    whole = unbroken(case)
+    assert same(model(tmp_path / "run"), model(whole)) and (model(whole) or method == "local_only")
+    assert same(personal(tmp_path / "run"), personal(whole))
+    assert without_times(tmp_path / "run") == without_times(whole)
+    entries = [[json.loads(line) for line in (f / "ledger.jsonl").read_text().splitlines()] for f in (tmp_path / "run", whole)]
+    assert [{**e, "seconds": 0} for e in entries[0]] == [{**e, "seconds": 0} for e in entries[1]]
+    kept = load(tmp_path / "run")
+    assert kept.complete and all(same(dict(kept.parts[name]), dict(load(whole).parts[name])) for name in kept.parts)
