@@ -1,0 +1,103 @@
+"""Views: who sees what, what it costs them, and the noise that a target needs."""
+
+from __future__ import annotations
+
+import pytest
+
+from fedwarm.config import SettingError
+from fedwarm.privacy.events import Gaussian, RandomCoding, Sampled
+from fedwarm.privacy.views import VIEWS, Terms, calibrate
+
+CODED = RandomCoding(7, 100.0, ((1.0, 100),))
+
+
+@pytest.mark.parametrize(("population", "value"), [(3400, 6.60), (10_000, 2.11)])
+def test_design_examples_of_the_central_limit(population: int, value: float) -> None:
+    """100 decoded vectors a sum, sigma = C / 10, T = 1,000, delta = 1e-5, q = 100 / N."""
+    account = Terms("central_limit", 1e-5, population, 100, 1000).accountant()
+    account.reserve = 0.0
+    account.spend(Sampled(Gaussian(CODED.energy / 100), 100 / population), times=1000)
+    assert account.epsilon() == pytest.approx(value, abs=0.01)
+
+
+def test_the_limit_counts_every_slot() -> None:
+    terms = Terms("central_limit", 1e-5, 3400, 100, 1000)
+    assert terms.slots.count == 165
+    assert terms.event(CODED) == Sampled(Gaussian(100 / 165), 100 / 3400)
+    assert not terms.certified and terms.central
+
+
+def test_each_view_prices_its_own_event() -> None:
+    local = Terms("local", 1e-5, 400, 100, 40)
+    certified = Terms("central_certified", 1e-5, 400, 100, 40)
+    assert local.event(CODED) is CODED and local.certified and local.slots.count == 100
+    assert certified.event(CODED) == Sampled(CODED, 0.25) and certified.certified and certified.slots.count == 150
+    assert certified.event(Gaussian(4.0)) == Sampled(Gaussian(4.0 / 150), 0.25), "a sum of Gaussians is one, no estimate"
+
+
+def test_sampling_helps_in_the_central_views_only() -> None:
+    small = RandomCoding(7, 0.5, ((0.5, 1),))
+    epsilons = {view: Terms(view, 1e-5, 400, 4, 40).epsilon(small) for view in VIEWS}
+    assert epsilons["central_limit"] < epsilons["central_certified"] < epsilons["local"]
+
+
+def test_the_reserve_pays_for_cohorts_that_do_not_fit() -> None:
+    terms = Terms("central_certified", 1e-5, 400, 100, 40)
+    assert 0 < terms.slots.overflow <= 1e-6
+    assert terms.accountant().reserve == terms.slots.overflow
+    assert Terms("local", 1e-5, 400, 100, 40).accountant().reserve == 0.0
+
+
+def test_booking_round_by_round_ends_at_the_plan() -> None:
+    small = RandomCoding(7, 0.5, ((0.5, 1),))
+    for view, cohort in (("local", (0, 1)), ("central_certified", (0, 1))):
+        terms = Terms(view, 1e-5, 2, 2, 5)
+        account = terms.accountant()
+        for _ in range(5):
+            promised = terms.after(account, small, cohort)
+            terms.book(account, small, cohort)
+            assert account.epsilon() == promised
+        assert account.epsilon() == terms.epsilon(small)
+
+
+def test_fewer_participations_cost_less() -> None:
+    small = RandomCoding(7, 0.5, ((0.5, 1),))
+    assert Terms("local", 1e-5, 10, 2, 20, participations=4).epsilon(small) < Terms("local", 1e-5, 10, 2, 20).epsilon(small)
+
+
+@pytest.mark.parametrize("target", [0.5, 3.0, 20.0])
+@pytest.mark.parametrize("view", VIEWS)
+def test_calibration_lands_just_under_the_target(view: str, target: float) -> None:
+    terms = Terms(view, 1e-5, 200, 40, 10)
+
+    def epsilon(sigma: float) -> float:
+        energy = sigma**-2
+        return terms.epsilon(RandomCoding(7, energy, ((energy / 4, 4),)))
+
+    sigma = calibrate(epsilon, target, low=0.01, high=1e4)
+    assert epsilon(sigma) <= target < epsilon(sigma * 0.999)
+
+
+def test_unreachable_targets_are_refused() -> None:
+    with pytest.raises(SettingError, match="no sigma up to 10 reaches it"):
+        calibrate(lambda sigma: 5.0 / sigma, 0.01, low=0.1, high=10.0)
+    with pytest.raises(SettingError, match="must be positive"):
+        calibrate(lambda sigma: 5.0 / sigma, 0.0, low=0.1, high=10.0)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"view": "global"}, "choose one of local, central_certified, central_limit"),
+        ({"adjacency": "swap"}, "choose one of zero_out, replacement"),
+        ({"view": "central_limit", "adjacency": "replacement"}, "no proven bound"),
+        ({"delta": 0.0}, "delta = 0"),
+        ({"cohort": 11}, "cohort = 11 of 10"),
+        ({"rounds": 0}, "0 rounds"),
+        ({"participations": 6}, "6 for each"),
+    ],
+)
+def test_terms_that_make_no_sense_are_refused(more: dict[str, object], message: str) -> None:
+    given = {"view": "local", "delta": 1e-5, "population": 10, "cohort": 5, "rounds": 5, **more}
+    with pytest.raises(SettingError, match=message):
+        Terms(**given)  # type: ignore[arg-type]
