@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/warmfed
+# ALL=1: the long tests too, and the share of branches that tests reach.
+CHOSEN = $(if $(ALL),--cov=fedwarm --cov-branch --cov-report=term:skip-covered --cov-fail-under=90,-m "not long")
 
 .PHONY: run test check clean
 run: $(VENV)/.installed
@@ -11,7 +13,7 @@ run: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(CHOSEN)
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -8,6 +8,7 @@ from typing import Any
 TRAINERS = {
     "FedAvgClient": "fedavg",
     "FedProxClient": "fedprox",
+    "DpRecClient": "dp_rec",
     "LocalOnlyClient": "local_only",
     "CentralizedClient": "centralized",
     "WarmFedClient": "warmfed",

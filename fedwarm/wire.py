@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from fedwarm.arrays import Arrays
 
-Kind = Literal["none", "weights", "adapter"]
+Kind = Literal["none", "weights", "adapter", "words"]
 Fact = str | int | float | bool | list[str] | list[int]
 MAGIC = b"\x93NUMPY\x01\x00"
-KINDS = ("none", "weights", "adapter")
-RECORDS = {"arrays": ArrayRecord, "metrics": MetricRecord, "facts": ConfigRecord}
+KINDS = ("none", "weights", "adapter", "words")
+RECORDS = ("arrays", "metrics", "facts")
 SCALARS = (np.bool_, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64, np.float16, np.float32,
            np.float64, np.complex64, np.complex128)  # fmt: skip
 DTYPES = {np.dtype(kind).name: np.dtype(kind) for kind in SCALARS}
@@ -36,7 +36,7 @@ class Payload:
     """One message's content.
 
     Attributes:
-        kind: what the arrays are; `none` where there are none.
+        kind: what the arrays are; `words` are code words, exact bytes as uint8; `none` where there are none.
         arrays: named numpy arrays.
         metrics: numbers, e.g. `num-examples`.
         facts: everything else; empty lists and texts do not travel.
@@ -126,20 +126,22 @@ def from_records(content: RecordDict) -> Payload:
     Raises:
         PayloadError: a record is missing or one too many, an array is not plain numpy, or a metric or fact is of no known type.
     """
-    if set(content) != set(RECORDS) or not all(isinstance(content[name], kind) for name, kind in RECORDS.items()):
+    arrays, metrics, told = (content.get(name) for name in RECORDS)
+    sorts = isinstance(arrays, ArrayRecord) and isinstance(metrics, MetricRecord) and isinstance(told, ConfigRecord)
+    if set(content) != set(RECORDS) or not sorts:
         raise PayloadError(f"a message must hold the records {', '.join(RECORDS)}, and no other")
-    facts = dict(content.config_records["facts"])
+    assert isinstance(arrays, ArrayRecord) and isinstance(metrics, MetricRecord) and isinstance(told, ConfigRecord)
+    facts = dict(told)
     kind = facts.pop("kind", "none")
     if kind not in KINDS:
         raise PayloadError(f"unknown kind of payload {_short(kind)}")
     for name, fact in facts.items():
         if not all(isinstance(v, str) or _number(v) for v in (fact if isinstance(fact, list) else [fact])):
             raise PayloadError(f"fact {_short(name)} must be of texts or of numbers of 64 bits")
-    metrics = content.metric_records["metrics"]
     for name, value in metrics.items():
         if not _number(value):
             raise PayloadError(f"metric {_short(name)} must be a number of 64 bits")
-    decoded = {name: _decode(name, array) for name, array in content.array_records["arrays"].items()}
+    decoded = {name: _decode(name, array) for name, array in arrays.items()}
     return Payload(kind, decoded, dict(metrics), facts)  # type: ignore[arg-type]
 
 
@@ -187,8 +189,11 @@ def _size_bytes(array: Array) -> int | None:
 
 
 def size_of(content: RecordDict) -> Size:
-    """The size of a message's arrays, without decoding them; an array of no numpy type counts as its bytes."""
-    arrays = [array for record in content.array_records.values() for array in record.values()]
+    """The size of a message's arrays, without decoding them; an array of no numpy type counts as its bytes.
+
+    Flower's view `array_records` is not used: it would tie the message to itself, and its arrays would wait for the collector.
+    """
+    arrays = [array for record in content.values() if isinstance(record, ArrayRecord) for array in record.values()]
     return Size(sum(_payload_bytes(a) for a in arrays), sum(len(a.data) for a in arrays))
 
 

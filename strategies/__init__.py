@@ -8,6 +8,7 @@ from typing import Any
 STRATEGIES = {
     "FedAvg": "fedavg",
     "FedProx": "fedprox",
+    "DpRec": "dp_rec",
     "LocalOnly": "local_only",
     "Centralized": "centralized",
     "WarmFed": "warmfed",

@@ -6,6 +6,7 @@ reply does) and `finish` (what the server does when all have replied).
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,7 +23,7 @@ from fedwarm.config import Config, Value, parse
 from fedwarm.ledger import EVALUATE, Ledger
 from fedwarm.models import build_model
 from fedwarm.progress import tick
-from fedwarm.robust import Aggregator, Robust, aggregator, reference_norm, too_large, update_norm
+from fedwarm.robust import Aggregator, Robust, aggregator, floats, reference_norm, too_large, update_norm
 from fedwarm.run.checkpoint import Checkpoint
 from fedwarm.run.folder import RunFolder
 from fedwarm.run.record import Measure, Record, versions
@@ -102,6 +103,10 @@ class BaseStrategy(Strategy):
     def close(self) -> None:
         """What the server does when all stages are done."""
 
+    def privacy(self) -> dict[str, Any] | None:
+        """What is said of privacy so far; None where nothing is accounted for."""
+        return None
+
     # Blocks that methods use
 
     @property
@@ -170,9 +175,7 @@ class BaseStrategy(Strategy):
             FederationError: too few valid replies twice in a row, or clients that do not fit together.
             SettingError: the run is to be resumed and cannot be.
         """
-        given: dict[str, Value] = {}
-        if num_rounds is not None:
-            given["num-server-rounds"] = num_rounds
+        given: dict[str, Value] = {} if num_rounds is None else {"num-server-rounds": num_rounds}
         if timeout is not None:
             given["stage-timeout"] = float(timeout)
         self.config = parse({**self.config.flat(), **given})
@@ -183,6 +186,7 @@ class BaseStrategy(Strategy):
         self.fleet = meet(grid, run.stage_timeout)
         self.record.open(self.config, self.fleet.classes, [m.counts for m in self.fleet.members])
         self._begin(before, initial_arrays)
+        self.record.parameters = sum(self.arrays[name].size for name in floats(self.arrays))
         exchange = Exchange(grid, self.fleet, self.record.ledger, self.key, run.stage_timeout, run.min_replies)
         place = None if self.folder is None else self.folder.path
         with closing(tracker(run.tracker, place, self.config.flat(), self.record.newest())) as told:
@@ -201,11 +205,9 @@ class BaseStrategy(Strategy):
     def _begin(self, before: Checkpoint | None, initial_arrays: ArrayRecord | None) -> None:
         if before is not None:
             if before.clients != len(self.fleet.members):
-                raise FederationError(
-                    f"the run had {before.clients} clients and {len(self.fleet.members)} are here; resume it with as many"
-                )
-            self.key, self.done = before.key, before.done
-            self.norms = before.facts["norms"]
+                here = len(self.fleet.members)
+                raise FederationError(f"the run had {before.clients} clients and {here} are here; resume it with as many")
+            self.key, self.done, self.norms = before.key, before.done, before.facts["norms"]
             self.restore(before.parts, before.facts["method"])
             if before.versions != versions():
                 self.record.note(f"resumed after stage {before.done} with other versions of packages")
@@ -233,6 +235,7 @@ class BaseStrategy(Strategy):
                 self.folder.save_best(self.arrays)
         losses = [p.metrics["train-loss"] for p in replies.values() if "train-loss" in p.metrics]
         self.finish(stage)
+        self.record.spend(stage.round, self.privacy())
         self.norms[stage.name] = [*self.norms.get(stage.name, []), *lengths][-NORMS_KEPT:]
         self.record.stage(stage.round, stage.name, time.monotonic() - begun, losses)
         self.done = index + 1
@@ -255,11 +258,10 @@ class BaseStrategy(Strategy):
         assert self.folder is not None
         record = self.record
         lengths = self.folder.append(record)
-        facts = {"method": self.facts(), "norms": self.norms}
         self.folder.keep(
             Checkpoint(
                 self.done, record.complete, self.key, len(self.fleet.members), round(record.seconds, 3), self.config.flat(),
-                versions(), lengths, facts, self.state(),
+                versions(), lengths, {"method": self.facts(), "norms": self.norms}, self.state(),
             )
         )  # fmt: skip
 
@@ -290,8 +292,6 @@ class BaseStrategy(Strategy):
 
     def summary(self) -> None:
         """Log what is special about this run."""
-        import logging
-
         run = self.config.run
         logging.getLogger("flwr").info("%s: %d rounds, seed %d", type(self).__name__, run.num_server_rounds, run.seed)
 

@@ -6,7 +6,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from fedwarm.run.launch import Request, run_method
 from fedwarm.run.local import LocalGrid, run_local
 from fedwarm.run.ray import write_app
 from strategies import exchange
-from tests.federation import loopback_federation
+from tests.federation import Federation, loopback_federation
 from tests.runs import SMALL_WARMFED, run, same
 
 FAST: dict[str, Value] = {"num-server-rounds": 2, "local-epochs": 1, "data.max-examples": 40}
@@ -35,6 +35,7 @@ def text(settings: dict[str, Value]) -> str:
 METHODS: dict[str, dict[str, Value]] = {
     "fedavg": {**FAST, "robust.rule": "trimmed_mean", "robust.clip-norm": 2.0},
     "fedprox": FAST,
+    "dp_rec": {**FAST, "dp-rec.bits": 3, "dp-rec.entropy": "seeded", "dp-rec.downlink": "replay"},
     "local_only": FAST,
     "centralized": FAST,
     "warmfed": SMALL_WARMFED,
@@ -54,7 +55,11 @@ def alike(folders: list[Path]) -> bool:
     return all(same(model, models[0]) for model in models)
 
 
-@pytest.mark.parametrize("method", METHODS)
+RAY = [method if method in ("fedavg", "warmfed") else pytest.param(method, marks=pytest.mark.long) for method in METHODS]
+NODES = [pytest.param(m, marks=[] if m == "warmfed" else pytest.mark.long) for m in METHODS]
+
+
+@pytest.mark.parametrize("method", RAY)
 def test_workers_and_ray_give_the_same_model_bit_for_bit(method: str, tmp_path: Path) -> None:
     cases = {"one": ("local", 1), "two": ("local", 2), "ray": ("ray", 0)}
     folders = [
@@ -85,19 +90,24 @@ def test_the_order_of_arrival_does_not_matter(method: str, tmp_path: Path, monke
     assert alike([whole.folder, tmp_path / "1", tmp_path / "2"])
 
 
-def test_methods_run_on_superlink_and_supernodes(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
+    with loopback_federation(tmp_path_factory.mktemp("federation"), nodes=2) as found:
+        yield found
+
+
+@pytest.mark.parametrize("method", NODES)
+def test_a_method_on_superlink_and_supernodes(method: str, federation: Federation, tmp_path: Path) -> None:
     """The same settings as on the local engine give the same model on two SuperNodes, each message a process of its own."""
-    with loopback_federation(tmp_path / "federation", nodes=2) as federation:
-        for method, usual in METHODS.items():
-            out, settings = tmp_path / method, {**usual, "num-server-rounds": 1}
-            flat = {"method": method, **settings, "out": str(out), "client-folder": str(out / "clients")}
-            app = write_app(tmp_path / f"app-{method}", flat)
-            outcome = federation.submit(app, {}, timeout_seconds=400)
-            assert outcome.complaint() is None, federation.report(outcome)
-            results = json.loads((out / "results.json").read_text())
-            assert results["complete"] and results["partition"]["clients"] == 2
-            here = run_method(Request(method, "local", tmp_path / f"local-{method}", clients=2, run_config=(text(settings),)))
-            assert alike([out, here])
+    settings = {**METHODS[method], "num-server-rounds": 1}
+    out = tmp_path / "there"
+    flat = {"method": method, **settings, "out": str(out), "client-folder": str(out / "clients")}
+    outcome = federation.submit(write_app(tmp_path / "app", flat), {}, timeout_seconds=400)
+    assert outcome.complaint() is None, federation.report(outcome)
+    results = json.loads((out / "results.json").read_text())
+    assert results["complete"] and results["partition"]["clients"] == 2
+    here = run_method(Request(method, "local", tmp_path / "here", clients=2, run_config=(text(settings),)))
+    assert alike([out, here])
 
 
 def done(out: Path) -> int:
@@ -106,6 +116,7 @@ def done(out: Path) -> int:
     return int(json.loads(index.read_text())["done"]) if index.exists() else 0
 
 
+@pytest.mark.long
 def test_a_run_and_its_personal_models_survive_the_end_of_all_processes(tmp_path: Path) -> None:
     """SuperLink and SuperNodes are ended in the second round; new ones, with other node ids, go on with it."""
     settings: dict[str, Value] = {**FAST, "num-server-rounds": 3}

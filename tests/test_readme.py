@@ -1,4 +1,4 @@
-"""The README's worked example, run as it stands there."""
+"""The README's worked example and its commands, run as they stand there."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from fedwarm.run.launch import DEFAULTS_VARIABLE
+from tests.runs import SMALL_WARMFED
 
 ROOT = Path(__file__).parents[1]
 
@@ -40,3 +43,72 @@ def test_the_worked_example_runs(tmp_path: Path) -> None:
     )
     results = json.loads((out / "results.json").read_text())
     assert results["method"] == "smoothed" and results["complete"] and results["settings"]["smoothed.share"] == 0.2
+
+
+APP = """
+from flwr.app import Message
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
+
+server, client = ServerApp(), ClientApp()
+
+
+@server.main()
+def main(grid, context):
+    print("the app ran with", len(list(grid.get_node_ids())), "clients")
+"""
+PYPROJECT = """
+[project]
+name = "app"
+version = "1.0"
+
+[tool.flwr.app]
+publisher = "me"
+
+[tool.flwr.app.components]
+serverapp = "own_app:server"
+clientapp = "own_app:client"
+"""
+
+
+def prepare(folder: Path) -> None:
+    """What the README's commands take for granted: a folder of parquet files, a Flower app, a sweep."""
+    import io
+
+    import numpy as np
+    import pandas as pd
+    from PIL import Image
+
+    def encoded(value: int) -> dict[str, bytes]:
+        stream = io.BytesIO()
+        Image.fromarray(np.full((8, 8), value, np.uint8)).save(stream, "PNG")
+        return {"bytes": stream.getvalue()}
+
+    (folder / "path/to/parquet").mkdir(parents=True)
+    rows = [{"image": encoded(20 * i), "label": i % 2, "writer_id": f"w{i % 3}"} for i in range(12)]
+    pd.DataFrame(rows * 4).to_parquet(folder / "path/to/parquet/train.parquet")
+    (folder / "path/to/app").mkdir()
+    (folder / "path/to/app/own_app.py").write_text(APP)
+    (folder / "path/to/app/pyproject.toml").write_text(PYPROJECT)
+    (folder / "grid.toml").write_text('methods = ["fedavg", "fedprox"]\nseeds = [0, 1]\n')
+
+
+def test_the_commands_run_as_written(tmp_path: Path) -> None:
+    """Every `fedwarm` line of the README in its order, in an empty folder; the environment makes the runs small."""
+    use = (ROOT / "README.md").read_text().split("## Use")[1].split("## The tree")[0]
+    lines = [line.strip().split("  #")[0].strip() for line in use.splitlines() if line.startswith("    fedwarm ")]
+    commands = [command.strip() for line in lines for command in line.split(";")]
+    assert len(commands) >= 13
+    prepare(tmp_path)
+    settings = {**SMALL_WARMFED, "num-server-rounds": 1, "local-epochs": 1, "data.max-examples": 12, "data.image-size": 32}
+    text = " ".join(f"{key}={json.dumps(value)}" for key, value in settings.items())
+    place = Path(sys.executable).parent
+    environment = {
+        **os.environ, DEFAULTS_VARIABLE: text, "PATH": f"{place}:{os.environ['PATH']}", "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }  # fmt: skip
+    for command in commands:
+        done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    models = [(tmp_path / "runs" / name / "model.safetensors").read_bytes() for name in ("w1", "w2")]
+    assert models[0] == models[1]
+    assert (tmp_path / "fedwarm-report.html").is_file() and (tmp_path / "runs/sweep-grid/sweep.csv").is_file()

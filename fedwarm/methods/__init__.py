@@ -23,6 +23,7 @@ METHODS: dict[str, Entry] = {
     "warmfed": Entry("clients LoRA-tune a diffusion model, the server trains on its images, clients distil", "WarmFed"),
     "fedavg": Entry("weighted average of locally trained weights (McMahan et al., 2017)"),
     "fedprox": Entry("FedAvg with a proximal term in the local loss (Li et al., 2020)", "FedProx"),
+    "dp_rec": Entry("differentially private updates as a few bits of shared random code (Triastcyn et al., 2021)", "DpRec"),
     "local_only": Entry("baseline: each client trains alone; nothing is shared"),
     "centralized": Entry("reference, not federated: one model trained on everybody's data together"),
 }

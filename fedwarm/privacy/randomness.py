@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from hashlib import shake_256
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,12 @@ from scipy.special import ndtri
 
 Source = Callable[[int], bytes]
 SYSTEM: Source = os.urandom
+
+
+def keyed(key: bytes) -> Source:
+    """Bytes out of a secret key by SHAKE-256, fresh ones with every call: private to those who hold the key, and repeatable."""
+    calls = count()
+    return lambda size: shake_256(next(calls).to_bytes(8, "little") + key).digest(size)
 
 
 def uniforms(count: int, source: Source = SYSTEM) -> NDArray[np.float64]:

@@ -20,7 +20,10 @@ app = typer.Typer(
 )
 foundation_app = typer.Typer(help="The embedded text-to-image foundation.", no_args_is_help=True)
 app.add_typer(foundation_app, name="foundation")
-Settings = Annotated[list[str] | None, typer.Option("-c", "--run-config", help='"key=value key=value", or a .toml file')]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("-c", "--run-config", help='"key=value key=value", or a .toml file; FEDWARM_RUN_CONFIG holds usual ones'),
+]
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from fedwarm.run.record import ENGINE_VARIABLE
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 PATHS = ("data.name", "diffusion.foundation", "model.weights")
 ENGINES = ("local", "ray")
+DEFAULTS_VARIABLE = "FEDWARM_RUN_CONFIG"
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,11 @@ def run_method(request: Request) -> Path:
 
 
 def _asked(request: Request) -> dict[str, Value]:
-    """The settings of a request, flat."""
+    """The settings of a request, flat; those of the environment's `FEDWARM_RUN_CONFIG` come first and lose."""
     from fedwarm.methods import canonical
     from fedwarm.run.flower_app import parse_overrides
 
-    flat: dict[str, Value] = dict(parse_overrides(list(request.run_config)))
+    flat: dict[str, Value] = dict(parse_overrides([*_usual(), *request.run_config]))
     if request.method:
         flat["method"] = canonical(request.method)
     if request.seed is not None:
@@ -79,6 +80,10 @@ def _asked(request: Request) -> dict[str, Value]:
         if flat.get(key) and Path(str(flat[key])).exists():
             flat[key] = str(Path(str(flat[key])).absolute())
     return flat
+
+
+def _usual() -> list[str]:
+    return [text] if (text := os.environ.get(DEFAULTS_VARIABLE, "").strip()) else []
 
 
 def _folder(request: Request, flat: Mapping[str, Value]) -> Path:

@@ -80,6 +80,9 @@ class Record:
         self.stages: list[dict[str, Any]] = []
         self.losses: dict[int, float | None] = {}
         self.notes: list[str] = []
+        self.privacy: dict[str, Any] | None = None
+        self.epsilons: dict[int, float] = {}
+        self.parameters = 0
         self.begun = time.monotonic()
         self.complete = False
 
@@ -109,6 +112,11 @@ class Record:
         """Something that a reader of the record should know."""
         self._happened({"note": text})
 
+    def spend(self, number: int, statement: Mapping[str, Any] | None) -> None:
+        """What a method says of its privacy after a stage of a round; None: nothing is accounted for."""
+        if statement is not None and (dict(statement) != self.privacy or number not in self.epsilons):
+            self._happened({"privacy": {"round": number, **statement}})
+
     def replay(self, events: Sequence[dict[str, Any]]) -> None:
         """Take in what an earlier part of the run noted."""
         for event in events:
@@ -119,12 +127,14 @@ class Record:
         if "measure" in event:
             told = event["measure"]
             columns = (tuple(told[name]) for name in ("tests", "right_global", "right_personal"))
-            measure = Measure(told["round"], *columns)
-            self.measures[measure.round] = measure
+            self.measures[told["round"]] = Measure(told["round"], *columns)
         if "stage" in event:
             self.stages.append(event["stage"])
         if "loss" in event:
             self.losses[event["stage"]["round"]] = event["loss"]
+        if "privacy" in event:
+            self.privacy = {name: value for name, value in event["privacy"].items() if name != "round"}
+            self.epsilons[event["privacy"]["round"]] = self.privacy["epsilon"]
         if "note" in event:
             self.notes.append(event["note"])
 
@@ -215,10 +225,17 @@ class Record:
                 "bytes_down": sum(sum(r["bytes_down"]) for r in rounds),
                 "bytes_evaluation": sum(r["bytes_evaluation"] for r in rounds),
                 "seconds": round(self.seconds, 3),
+                "parameters": self.parameters,
+                "bits_per_parameter_up": self._bits_up(),
             },
-            "privacy": None,
+            "privacy": self.privacy,
             "notes": self.notes,
         }
+
+    def _bits_up(self) -> float | None:
+        """Mean bits, without headers, that a parameter of the model cost in a reply of a round; None without model or rounds."""
+        sent = [e.payload_bytes_up for e in self.ledger.entries if e.stage == "round" and not e.failure]
+        return 8 * sum(sent) / (len(sent) * self.parameters) if sent and self.parameters else None
 
     def _round(self, number: int) -> dict[str, Any]:
         measure = self.measures.get(number)
@@ -232,6 +249,7 @@ class Record:
             "seconds": round(sum(s["seconds"] for s in self.stages if s["round"] == number), 3),
             "train_loss": self.losses.get(number),
             "failures": self.ledger.failures(number),
+            **({"epsilon": self.epsilons[number]} if number in self.epsilons else {}),
         }
         if measure is not None:
             entry["global"] = {

@@ -6,6 +6,7 @@ for each job a reply with the traceback of what went wrong, empty where nothing 
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import random
@@ -21,10 +22,12 @@ from multiprocessing.process import parent_process
 from typing import Any
 
 import numpy as np
+from flwr.app import RecordDict
 
 from fedwarm import progress
 from fedwarm.run.desk import Clients, Desk, Job, identify, spoilt
 
+LARGE_BYTES = 2**22
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -67,11 +70,24 @@ def work(connection: Connection, clients: Clients, start: Start) -> None:
     with suppress(Exception):
         _ = desk.app
     _limit_threads(start.threads)
+    gc.freeze()
     with suppress(EOFError, OSError):
         while (job := connection.recv()) is not None:
             identify(clients.run_id, clients.node_ids[job.index])
-            job.message.content = pickle.loads(connection.recv_bytes())
-            line.send(_pickled_answer(desk, job, line))
+            _serve(connection.recv_bytes(), desk, job, line)
+
+
+def _serve(content: bytes, desk: Desk, job: Job, line: Line) -> None:
+    """Answer one message. Records refer to themselves, so large ones are collected at once and not when many have gathered."""
+    size_bytes = len(content)
+    job.message.content = pickle.loads(content)
+    del content
+    answer = _pickled_answer(desk, job, line)
+    job.message.content = RecordDict()
+    line.send(answer)
+    if max(size_bytes, len(answer)) > LARGE_BYTES:
+        del answer
+        gc.collect()
 
 
 def _pickled_answer(desk: Desk, job: Job, line: Line) -> bytes:

@@ -33,7 +33,7 @@ def like() -> Arrays:
 
 
 @QUICK
-@given(st.sampled_from(["weights", "adapter"]), ARRAYS, METRICS, FACTS)
+@given(st.sampled_from(["weights", "adapter", "words"]), ARRAYS, METRICS, FACTS)
 def test_round_trip(kind: Any, arrays: Arrays, metrics: dict[str, Any], facts: dict[str, Any]) -> None:
     records = to_records(Payload(kind, arrays, metrics, facts))
     back, size = from_records(records), size_of(records)

@@ -66,7 +66,7 @@ def spoilt(kind: str, rate: float, folder: Path) -> Outcome:
     return run("fedavg", folder, {**FAST, **slow, "faults.kind": kind, "faults.rate": rate})
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.3])
+@pytest.mark.parametrize("rate", [pytest.param(0.1, marks=pytest.mark.long), 0.3])
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_is_struck_is_left_out_and_counted(kind: str, rate: float, others: Any, tmp_path: Path) -> None:
     outcome, faults = spoilt(kind, rate, tmp_path / "run"), Faults(kind=kind, rate=rate)
@@ -124,7 +124,9 @@ def test_a_second_try_keeps_the_order_of_the_sum(tmp_path: Path) -> None:
     assert same(again.model, whole.model)
 
 
-@pytest.mark.parametrize("method", ["fedprox", "centralized", "local_only", "warmfed"])
+@pytest.mark.parametrize(
+    "method", ["fedprox", "centralized", "dp_rec", "local_only", pytest.param("warmfed", marks=pytest.mark.long)]
+)
 def test_every_method_counts_its_faults(method: str, tmp_path: Path) -> None:
     from tests.runs import SMALL_WARMFED
 

@@ -19,12 +19,16 @@ from tests.runs import SMALL_WARMFED, run, same
 FAST: dict[str, Value] = {"num-server-rounds": 3, "local-epochs": 1, "data.max-examples": 24}
 WARM: dict[str, Value] = {**SMALL_WARMFED, "data.max-examples": 12, "diffusion.sample-steps": 2, "server-threads": 1}
 FIVE: dict[str, Value] = {**WARM, "warmfed.protocol": "five-round", "num-server-rounds": 2, "warmfed.regenerate-each-round": True}
+REC: dict[str, Value] = {**FAST, "fraction-train": 0.5, "data.image-size": 8, "dp-rec.bits": 3, "dp-rec.entropy": "seeded"}
+REPLAY: dict[str, Value] = {**REC, "dp-rec.downlink": "replay", "dp-rec.prior": "last", "dp-rec.server-momentum": 0.5}
 CASES: dict[str, tuple[str, dict[str, Value]]] = {
     "fedavg": ("fedavg", {**FAST, "fraction-train": 0.5}),
     "fedprox": ("fedprox", FAST),
     "local_only": ("local_only", FAST),
     "centralized": ("centralized", FAST),
     "median": ("fedavg", {**FAST, "robust.rule": "median", "robust.clip-norm": 1.0}),
+    "dp_rec": ("dp_rec", REPLAY),
+    "dp_rec unseen": ("dp_rec", {**REC, "dp-rec.view": "central_certified", "dp-rec.target-epsilon": 6.0}),
     "warmfed": ("warmfed", WARM),
     "warmfed five rounds": ("warmfed", FIVE),
 }
@@ -110,6 +114,9 @@ PLACES = [
     ("local_only", FITS, 6, "in a round, after some clients have saved their models"),
     ("centralized", FITS, 2, "in a round"),
     ("median", FITS, 7, "in a round"),
+    ("dp_rec", FITS, 4, "in a round, after a client has kept its code words"),
+    ("dp_rec", "fedwarm.run.folder.RunFolder.append", 6, "after a round was booked, before the checkpoint is written"),
+    ("dp_rec unseen", "strategies.base.BaseStrategy._run_stage", 4, "between stages"),
     ("warmfed", "fedwarm.diffusion.finetune.tune_adapter", 3, "while adapters are tuned"),
     ("warmfed", "fedwarm.diffusion.generate.sample", 3, "while images are drawn"),
     ("warmfed", "strategies.warmfed.fit", 3, "in the warm start"),
@@ -119,7 +126,15 @@ PLACES = [
 ]
 
 
-@pytest.mark.parametrize(("case", "place", "nth", "when"), PLACES, ids=[f"{c}: {w}" for c, _, _, w in PLACES])
+LONG = ("warmfed: while clients distil", "warmfed: in the warm start", "warmfed five rounds: while images are drawn anew")
+CHOSEN = [
+    pytest.param(*place, id=name, marks=pytest.mark.long if name in LONG else ())
+    for place in PLACES
+    for name in [f"{place[0]}: {place[3]}"]
+]
+
+
+@pytest.mark.parametrize(("case", "place", "nth", "when"), CHOSEN)
 def test_a_killed_run_goes_on_to_the_same_bytes(
     case: str, place: str, nth: int, when: str, unbroken: Any, tmp_path: Path
 ) -> None:
@@ -134,4 +149,5 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     entries = [[json.loads(line) for line in (f / "ledger.jsonl").read_text().splitlines()] for f in (tmp_path / "run", whole)]
     assert [{**e, "seconds": 0} for e in entries[0]] == [{**e, "seconds": 0} for e in entries[1]]
     kept = load(tmp_path / "run")
-    assert kept.complete and all(same(dict(kept.parts[name]), dict(load(whole).parts[name])) for name in kept.parts)
+    assert kept.complete and kept.facts == load(whole).facts
+    assert all(same(dict(kept.parts[name]), dict(load(whole).parts[name])) for name in kept.parts)

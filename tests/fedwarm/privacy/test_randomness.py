@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import stats
 
-from fedwarm.privacy.randomness import gumbels, integers, normals, uniforms
+from fedwarm.privacy.randomness import gumbels, integers, keyed, normals, uniforms
 
 SOURCE = np.random.default_rng(0).bytes
 
@@ -24,6 +24,14 @@ def test_laws() -> None:
         drawn = integers(60_000, bits, SOURCE)
         counts = np.bincount(drawn >> max(0, bits - 5), minlength=2 ** min(bits, 5))
         assert drawn.dtype == np.uint16 and stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_keyed_bytes_repeat_by_key_and_are_fresh_with_every_call() -> None:
+    first, again, other = keyed(b"a"), keyed(b"a"), keyed(b"b")
+    drawn = [first(16), first(16), first(40)]
+    assert drawn == [again(16), again(16), again(40)] and drawn[0] != drawn[1] and other(16) != drawn[0]
+    assert [len(d) for d in drawn] == [16, 16, 40]
+    assert abs(float(uniforms(20_000, first).mean()) - 0.5) < 4 * 0.2887 / 20_000**0.5
 
 
 def test_the_operating_system_never_repeats() -> None:

@@ -140,6 +140,30 @@ def test_headline_and_accuracies() -> None:
     assert record.accuracies() == {0: 0.3, 1: 0.75}
 
 
+def test_what_is_said_of_privacy_is_the_newest_and_is_replayed() -> None:
+    """Once a round; a resumed run has it out of the journal."""
+    record = filled()
+    assert record.results()["privacy"] is None and "epsilon" not in record.results()["rounds"][0]
+    record.spend(0, None)
+    for number, epsilon in ((0, 1.5), (0, 1.5), (1, 1.5), (2, 2.5)):
+        record.spend(number, {"epsilon": epsilon, "delta": 1e-5})
+    told = [event["privacy"]["round"] for event in record.events if "privacy" in event]
+    assert told == [0, 1, 2]
+    again = filled()
+    again.replay(json.loads(json.dumps(record.events)))
+    for found in (record.results(), again.results()):
+        assert found["privacy"] == {"epsilon": 2.5, "delta": 1e-5}
+        assert [r["epsilon"] for r in found["rounds"]] == [1.5, 1.5]
+
+
+def test_bits_of_a_parameter_are_those_of_a_rounds_replies() -> None:
+    record = filled()
+    assert record.results()["totals"]["bits_per_parameter_up"] is None
+    record.parameters = 100
+    sent = [e.payload_bytes_up for e in record.ledger.entries if e.stage == "round" and not e.failure]
+    assert sent and record.results()["totals"]["bits_per_parameter_up"] == 8 * sum(sent) / len(sent) / 100
+
+
 def test_versions_name_what_decides_the_numbers() -> None:
     found = versions()
     assert {"python", "torch", "flwr", "numpy", "diffusers"} <= set(found)

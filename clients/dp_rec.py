@@ -1,0 +1,111 @@
+"""DP-REC's client (Triastcyn, Reisser, Louizos, arXiv 2111.05454): what training changed leaves it as code words, nothing else.
+
+Code words are kept, and a round that is asked for again is answered with the same bytes: a second draw would tell more than the
+account knows of. No loss, no number of examples and no classes are sent.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from fedwarm.arrays import Arrays, from_module, from_tensors, to_tensors
+from fedwarm.coding.layout import Layout
+from fedwarm.coding.packing import CodeError
+from fedwarm.coding.replay import digest, unpack_rounds
+from fedwarm.coding.streams import Stream
+from fedwarm.methods.dp_rec import DpRec, Public, codec_of, run_number
+from fedwarm.privacy.clipping import clip, noised
+from fedwarm.privacy.randomness import SYSTEM, Source
+from fedwarm.seeds import numpy_generator
+from fedwarm.wire import Payload
+
+from .base import BaseClient
+
+WORDS, UPDATE, REPLAY = "words", "update", "replay"
+SENT, PUBLIC = "sent", "public"
+
+
+class DpRecClient(BaseClient):
+    """Trains the model that it is sent, or that it makes out of the cohorts' code words, and codes the difference."""
+
+    @cached_property
+    def settings(self) -> DpRec:
+        return self.config.of(DpRec)
+
+    def describe(self, payload: Payload) -> Payload:
+        """Partition, the data set's classes and image size; no counts, which are this client's own."""
+        told = super().describe(payload)
+        public = {name: told.metrics[name] for name in ("partition", "partitions", "image-size")}
+        return Payload(metrics={**public, "num-examples": 0, "num-test": 0}, facts={"classes": told.facts["classes"]})
+
+    def round(self, payload: Payload) -> Payload:
+        number = payload.count("round", 1)
+        if number in self.node.store.steps(SENT):
+            sent = from_tensors(self.node.store.load(SENT, before=number + 1) or {})
+        else:
+            public = self.public(payload, number)
+            sent = self.release(self.trained(public, number), payload, public, number)
+            self.node.store.save(SENT, to_tensors(sent), number)
+        return Payload("words" if WORDS in sent else "weights", sent)
+
+    def public(self, payload: Payload, number: int) -> Public:
+        """What everyone knows before the round: as sent, or by replay of the rounds since this client was last asked.
+
+        Raises:
+            CodeError: there is nothing here to replay from, or it comes to another model than the server's.
+        """
+        public = self.replayed(payload) if payload.kind == "words" else Public.of(payload.arrays)
+        if self.settings.downlink == "replay":
+            self.node.store.save(PUBLIC, to_tensors(public.named(self.settings)), number)
+        return public
+
+    def replayed(self, payload: Payload) -> Public:
+        """The model out of an older one and code words (see `public`)."""
+        rounds = unpack_rounds(payload.arrays[REPLAY].tobytes())
+        start = rounds[0].number if rounds else -1
+        if start not in self.node.store.steps(PUBLIC):
+            raise CodeError(f"this client does not hold the model of round {start}, which it should replay from")
+        public = Public.of(from_tensors(self.node.store.load(PUBLIC, before=start + 1) or {}))
+        layout = self.layout(self.model(Payload("weights", public.arrays)), public)
+        for each in rounds:
+            codec = codec_of(self.settings, layout.sizes, payload.number("sigma"), public.profile(self.settings))
+            public = public.after(each.mean(codec, run_number(self.config.run.seed)), layout, self.settings)
+        if digest(public.named(self.settings)) != payload.text("digest"):
+            raise CodeError(f"the model replayed from round {start} on is not the server's")
+        return public
+
+    def layout(self, model: nn.Module, public: Public) -> Layout:
+        """The model's parameters; counters and running statistics are never released."""
+        return Layout.of(public.arrays, [name for name, _ in model.named_parameters()])
+
+    def trained(self, public: Public, number: int) -> NDArray[np.float64]:
+        """What training changes (d,), less the centre of the prior."""
+        model = self.model(Payload("weights", public.arrays))
+        layout = self.layout(model, public)
+        self.fit(model, "train", number)
+        return layout.difference(from_module(model), public.arrays) - public.centre(self.settings)
+
+    def release(self, update: NDArray[np.float64], payload: Payload, public: Public, number: int) -> Arrays:
+        """The update as it leaves: code words, the update with noise, or only clipped.
+
+        Raises:
+            UpdateError: it holds NaN or infinity; nothing was drawn.
+        """
+        settings, sigma = self.settings, payload.number("sigma")
+        if settings.mechanism != "coding":
+            return {UPDATE: noised(clip(update, settings.clip), sigma, self.source(number)).astype(np.float32)}
+        sizes = self.layout(self.model(Payload("weights", public.arrays)), public).sizes
+        codec = codec_of(settings, sizes, sigma, public.profile(settings))
+        secret = bytes.fromhex(payload.text("secret"))
+        stream = Stream(run_number(self.config.run.seed), number, self.node.partition, secret)
+        return {WORDS: np.frombuffer(codec.encode(update, stream, self.source(number), self.device), np.uint8)}
+
+    def source(self, number: int) -> Source:
+        """Private bytes for a round's draws: the operating system's, or for experiments those of the run's seed."""
+        if self.settings.entropy == "system":
+            return SYSTEM
+        return numpy_generator(self.config.run.seed, "dp-rec", number, self.node.partition).bytes

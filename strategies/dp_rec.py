@@ -1,0 +1,298 @@
+"""DP-REC's server (Triastcyn, Reisser, Louizos, arXiv 2111.05454): it books a round, asks for code words and adds their mean.
+
+A round is booked before it is sent. A client that is asked for a round again (a lost reply, a resumed run) answers with the bytes
+of the first time, so that nothing is released which was not booked. The account covers what training tells of training images;
+evaluation counts right answers on held-out images in the clear, as for every method.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import cached_property
+from math import sqrt
+from typing import Any
+
+import numpy as np
+from flwr.app import MessageType
+from numpy.typing import NDArray
+
+from fedwarm.arrays import Arrays, payload_bytes
+from fedwarm.coding.codec import RandomCodec
+from fedwarm.coding.layout import Layout
+from fedwarm.coding.replay import Round, Sum, digest, pack_rounds, replay_bytes
+from fedwarm.config import Config, SettingError, Value
+from fedwarm.ledger import EVALUATE
+from fedwarm.methods.dp_rec import DpRec as Settings
+from fedwarm.methods.dp_rec import Public, Vector, codec_of, release_of, run_number, sigma_of, statement, terms_of, validated
+from fedwarm.privacy.accountant import Accountant
+from fedwarm.privacy.clipping import norm_of
+from fedwarm.privacy.randomness import Source, keyed, normals
+from fedwarm.privacy.sampling import poisson_cohort
+from fedwarm.privacy.views import Release, Terms
+from fedwarm.robust import Robust
+from fedwarm.run.folder import RunFolder
+from fedwarm.seeds import derive
+from fedwarm.wire import Payload, PayloadError
+
+from .base import BaseStrategy, Stage
+
+WORDS, UPDATE, REPLAY = "words", "update", "replay"
+SECRET_BYTES = 16
+DEVIATIONS = 8
+NO_PRIVACY = "dp-rec.entropy = 'seeded': whoever knows the seed can repeat the private draws; epsilon is what they would cost"
+ESTIMATE = "epsilon of the view central_limit is an estimate: it takes the sum's noise as Gaussian; central_certified has a bound"
+COHORTS = "the ledger names the cohorts, which the guarantee of a central view keeps secret: do not publish this folder"
+
+
+class Plain:
+    """The sum of updates that are sent in the clear, or with noise: d numbers each."""
+
+    def __init__(self, size: int) -> None:
+        self._total, self.added = np.zeros(size), 0
+
+    def add(self, update: NDArray[np.generic], times: int = 1) -> None:
+        """Add an update (d,), or the sum of some."""
+        self._total += update.astype(np.float64)
+        self.added += times
+
+    def mean(self, planned: int) -> Vector:
+        """The mean over the planned number, whoever was added."""
+        return self._total / planned
+
+
+class DpRec(BaseStrategy):
+    """FedAvg of coded updates with equal weights and a fixed denominator, the planned cohort."""
+
+    method = "dp_rec"
+
+    def __init__(self, config: Config | None = None, folder: RunFolder | None = None, **settings: Value) -> None:
+        super().__init__(config, folder, **settings)
+        self.settings = validated(self.config.of(Settings))
+        robust = self.config.of(Robust)
+        if robust.rule != "mean" or robust.clip_norm:
+            raise SettingError("robust.rule and robust.clip-norm need plain updates; dp_rec clips at its clients, by dp-rec.clip")
+        self.public = Public({})
+        self.booked = 0
+        self.held: dict[int, int] = {}
+        self.log: dict[int, Arrays] = {}
+        self._codec: tuple[object, RandomCodec] | None = None
+
+    # What follows from settings and fleet
+
+    @property
+    def private(self) -> bool:
+        return self.settings.mechanism != "none"
+
+    @cached_property
+    def layout(self) -> Layout:
+        return Layout.of(self.arrays, [name for name, _ in self.new_model().named_parameters()])
+
+    @cached_property
+    def terms(self) -> Terms:
+        run, clients = self.config.run, len(self.fleet.members)
+        cohort, most = max(1, round(run.fraction_train * clients)), run.num_server_rounds
+        if self.settings.view == "local" and cohort < clients:
+            taken = np.bincount(np.concatenate([super(DpRec, self).sampled(n) for n in range(1, run.num_server_rounds + 1)]))
+            most = int(taken.max())
+        return terms_of(self.settings, clients, cohort, run.num_server_rounds, most)
+
+    @cached_property
+    def sigma(self) -> float:
+        return sigma_of(self.settings, self.layout.sizes, self.terms) if self.private else 0.0
+
+    @cached_property
+    def account(self) -> Accountant:
+        return self.terms.accountant()
+
+    @cached_property
+    def secret(self) -> bytes:
+        """What server and clients share in a central view; empty where seeds are public."""
+        if not self.terms.central:
+            return b""
+        if self.settings.entropy == "seeded":
+            return derive(self.config.run.seed, "dp-rec", "secret").to_bytes(SECRET_BYTES, "little")
+        return secrets.token_bytes(SECRET_BYTES)
+
+    @property
+    def codec(self) -> RandomCodec:
+        """This round's."""
+        mean = self.public.mean
+        if self._codec is None or self._codec[0] is not mean:
+            codec = codec_of(self.settings, self.layout.sizes, self.sigma, self.public.profile(self.settings))
+            self._codec = (mean, codec)
+        return self._codec[1]
+
+    @property
+    def release(self) -> Release:
+        """What one message of this round releases."""
+        cut = self.codec.blocks if self.settings.mechanism == "coding" else None
+        return release_of(self.settings, self.layout.sizes, self.sigma, cut)
+
+    def sampled(self, number: int) -> tuple[int, ...]:
+        """The cohort of a round; in a central view a Poisson sample that only the secret gives away."""
+        if not self.terms.central:
+            return super().sampled(number)
+        return poisson_cohort(self.terms.population, self.terms.rate, keyed(self.secret + f"cohort {number} ".encode()))
+
+    def fits(self, number: int) -> bool:
+        """Whether a round's cohort has room in its slots; where not, which delta covers, the round is skipped."""
+        return len(self.sampled(number)) <= self.terms.slots.count
+
+    # The rounds
+
+    def plan(self) -> Iterator[Stage]:
+        self.public = replace(self.public, arrays=self.arrays)
+        for number in range(1, self.config.run.num_server_rounds + 1):
+            cohort = self.sampled(number)
+            if number > self.booked and not self.affordable(number, cohort):
+                return
+            yield Stage(number, "round", MessageType.TRAIN, cohort if self.fits(number) else ())
+            yield Stage(number, EVALUATE, MessageType.EVALUATE, self.everyone, number)
+            if self.enough(number):
+                return
+
+    def affordable(self, number: int, cohort: tuple[int, ...]) -> bool:
+        """Whether a round keeps within `target-epsilon`.
+
+        Raises:
+            SettingError: not even the first one does.
+        """
+        target = self.settings.target_epsilon
+        if not (self.private and target):
+            return True
+        reached = self.terms.after(self.account, self.release, cohort)
+        if reached > target and number == 1:
+            raise SettingError(
+                f"dp-rec.target-epsilon = {target:g}: one round alone comes to {reached:.4g}; raise dp-rec.sigma or the target"
+            )
+        if reached > target:
+            self._note(f"stopped before round {number}: epsilon would be {reached:.4g}, dp-rec.target-epsilon is {target:g}")
+        return reached <= target
+
+    def expected(self, stage: Stage) -> Arrays:
+        if stage.name != "round":
+            return {}
+        if self.settings.mechanism == "coding":
+            return {WORDS: np.zeros(self.codec.words_bytes, np.uint8)}
+        return {UPDATE: np.zeros(self.layout.total, np.float32)}
+
+    def begin(self, stage: Stage) -> None:
+        if stage.name != "round":
+            return
+        if self.private:
+            self.terms.book(self.account, self.release, stage.clients)
+        self.booked = stage.round
+        self.sum: Sum | Plain = Plain(self.layout.total)
+        if self.settings.mechanism == "coding":
+            self.sum = Sum(self.codec, run_number(self.config.run.seed), stage.round, self.secret)
+        self.words: Arrays = {}
+        self.digest = digest(self.public.named(self.settings)) if self.log else ""
+        seeded = self.settings.entropy == "seeded"
+        for text, holds in ((NO_PRIVACY, seeded), (COHORTS, self.terms.central), (ESTIMATE, not self.terms.certified)):
+            if holds and self.private:
+                self._note(text)
+
+    def instruct(self, stage: Stage, client: int) -> Payload:
+        if stage.name != "round":
+            return super().instruct(stage, client)
+        metrics: dict[str, int | float] = {"round": stage.round, "sigma": self.sigma}
+        since = self.held.pop(client, stage.round)  # asked again, it is sent the model
+        rounds = self._missed(since, stage.round)
+        if rounds:
+            packed = np.frombuffer(pack_rounds(rounds), np.uint8)
+            return Payload("words", {REPLAY: packed}, metrics, {"digest": self.digest})
+        return Payload("weights", self.public.named(self.settings), metrics, {"secret": self.secret.hex()})
+
+    def _missed(self, since: int, number: int) -> list[Round]:
+        """The rounds that bring the model from before round `since` to before `number`; empty where the model is smaller."""
+        if since >= number or any(n not in self.log for n in range(since, number)):
+            return []
+        return [self._round(n) for n in range(since, number)] if self._cheaper(since, number) else []
+
+    def _cheaper(self, since: int, number: int) -> bool:
+        cohorts = [list(self.log[n].values()) for n in range(since, number)]
+        size_bytes = sum(replay_bytes([len(words)], words[0].size) for words in cohorts)
+        return size_bytes < payload_bytes(self.public.named(self.settings))
+
+    def _round(self, number: int) -> Round:
+        return Round(number, self.terms.cohort, {int(c): words.tobytes() for c, words in self.log[number].items()})
+
+    def check(self, stage: Stage, payload: Payload) -> None:
+        if stage.name != "round":
+            return super().check(stage, payload)
+        if UPDATE in payload.arrays:
+            length = norm_of(payload.arrays[UPDATE].astype(np.float64))
+            longest = self.settings.clip + self.sigma * (sqrt(self.layout.total) + DEVIATIONS)
+            if length > longest * 1.0001:
+                raise PayloadError(f"its update has norm {length:.3g}; clipped and noised it has {longest:.3g} at most")
+
+    def _check_size(self, stage: Stage, arrays: Arrays, expected: Arrays) -> float:
+        return 0.0  # code words have no norm; see `check` for what has one
+
+    def absorb(self, stage: Stage, client: int, payload: Payload) -> None:
+        if stage.name != "round":
+            return
+        if isinstance(self.sum, Plain):
+            self.sum.add(payload.arrays[UPDATE])
+        else:
+            self.sum.add(client, payload.arrays[WORDS].tobytes())
+            self.words[str(client)] = payload.arrays[WORDS].copy()
+        if self.settings.downlink == "replay":
+            self.held[client] = stage.round
+
+    def finish(self, stage: Stage) -> None:
+        if stage.name != "round":
+            return
+        if not self.fits(stage.round):
+            return self._note(f"round {stage.round}: the cohort does not fit into {self.terms.slots.count} slots; skipped")
+        if self.terms.central and self.private:
+            self._pad(keyed(self.secret + f"nobody {stage.round} ".encode()))
+        self._move(self.public.after(self.sum.mean(self.terms.cohort), self.layout, self.settings))
+        if self.settings.downlink == "replay" and self.words:
+            self.log[stage.round] = self.words
+            while self.log and not self._cheaper(min(self.log), stage.round + 1):
+                del self.log[min(self.log)]
+
+    def _pad(self, source: Source) -> None:
+        """Fill the slots of the sum with messages of nobody."""
+        missing = self.terms.slots.count - self.sum.added
+        if isinstance(self.sum, Plain):
+            self.sum.add(self.sigma * sqrt(missing) * normals(self.layout.total, source), missing)
+            return
+        for i in range(missing):
+            self.sum.add(self.terms.population + i, self.codec.absent(source))
+
+    def _move(self, public: Public) -> None:
+        self.public, self.arrays = public, public.arrays
+
+    def _note(self, text: str) -> None:
+        if text not in self.record.notes:
+            self.record.note(text)
+
+    def privacy(self) -> dict[str, Any] | None:
+        if not (self.private and self.booked):
+            return None
+        return {**statement(self.settings, self.terms, self.sigma, self.account.epsilon()), "mechanism": self.settings.mechanism}
+
+    # What a checkpoint holds
+
+    def state(self) -> dict[str, Arrays]:
+        everything = replace(self.public, arrays={}).named(replace(self.settings, downlink="replay"))
+        secret: Arrays = {"secret": np.frombuffer(self.secret, np.uint8)} if self.secret else {}
+        parts = {"model": self.arrays, "public": everything, "secret": secret, **{f"{WORDS}-{n}": a for n, a in self.log.items()}}
+        return {name: part for name, part in parts.items() if part}
+
+    def facts(self) -> dict[str, Any]:
+        held = {str(client): number for client, number in self.held.items()}
+        return {"account": self.account.state(), "booked": self.booked, "sigma": self.sigma, "held": held}
+
+    def restore(self, parts: Mapping[str, Arrays], facts: Mapping[str, Any]) -> None:
+        super().restore(parts, facts)
+        self.public = Public.of({**self.arrays, **parts.get("public", {})})
+        self.secret = parts["secret"]["secret"].tobytes() if "secret" in parts else b""
+        self.account, self.sigma, self.booked = Accountant.from_state(facts["account"]), facts["sigma"], facts["booked"]
+        self.held = {int(client): number for client, number in facts["held"].items()}
+        numbers = sorted(int(name.partition("-")[2]) for name in parts if name.startswith(f"{WORDS}-"))
+        self.log = {number: dict(parts[f"{WORDS}-{number}"]) for number in numbers}
