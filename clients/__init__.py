@@ -8,7 +8,9 @@ from typing import Any
 TRAINERS = {
     "FedAvgClient": "fedavg",
     "FedProxClient": "fedprox",
+    "ScaffoldClient": "scaffold",
     "DpRecClient": "dp_rec",
+    "QuantizationRobustClient": "quantization_robust",
     "LocalOnlyClient": "local_only",
     "CentralizedClient": "centralized",
     "WarmFedClient": "warmfed",

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import nn
 
-from fedwarm.arrays import from_module, to_tensors
+from fedwarm.arrays import Arrays, from_module, from_tensors, to_tensors
+from fedwarm.codecs import Place, codec_for
 from fedwarm.config import Config
 from fedwarm.data import Shard, load_shard
 from fedwarm.evaluate import correct
 from fedwarm.models import build_model, device_of
+from fedwarm.objectives import is_learned, learned_state
 from fedwarm.seeds import generator
 from fedwarm.store import Store
 from fedwarm.training import Hook, Plan, fit
+from fedwarm.widths import Evaluate, hooks_of, learned_of, scheme_of, widths
 from fedwarm.wire import Fact, Payload
 
 Action = Literal["describe", "round", "adapt", "distill", "evaluate"]
 PERSONAL = "personal"
+UPLOADING = ("round", "adapt")
 
 
 @dataclass(frozen=True)
@@ -62,12 +67,38 @@ class BaseClient:
         do: Callable[[Payload], Payload] | None = getattr(self, action, None)
         if do is None:
             raise NotImplementedError(f"{type(self).__name__} has no action {action!r}")
-        return do(payload)
+        if self.config.run.codec == "dense" or action not in UPLOADING:
+            return do(payload)
+        return self.coded(action, payload, do)
+
+    def coded(self, action: Action, payload: Payload, do: Callable[[Payload], Payload]) -> Payload:
+        """The answer through the run's codec.
+
+        A private one's is kept, and what is asked for again is answered by the same bytes: a second draw would tell more than
+        the account knows of.
+        """
+        number, codec = int(payload.metrics.get("round", 0)), codec_for(self.config)
+        place, kept = Place(self.config.run.seed, action, number, self.node.partition), f"sent-{action}"
+        reply = do(payload)
+        if not reply.arrays:
+            return reply
+        new = {name: np.zeros_like(array) for name, array in reply.arrays.items() if is_learned(name)}
+        told = codec.encode(reply, payload, {**new, **self.reference(action, payload)}, place, self.device)
+        if codec.private and number in self.node.store.steps(kept):
+            return replace(told, arrays=from_tensors(self.node.store.load(kept, before=number + 1) or {}))
+        if codec.private:
+            self.node.store.save(kept, to_tensors(told.arrays), number)
+        return told
+
+    def reference(self, action: Action, payload: Payload) -> Arrays:
+        """What the server knows beforehand of the arrays that an action answers with."""
+        return payload.arrays
 
     def model(self, payload: Payload | None = None) -> nn.Module:
         """The shared initialisation, or the model with the payload's weights."""
         run, shard = self.config.run, self.shard
-        state = to_tensors(payload.arrays) if payload is not None and payload.arrays else None
+        arrays = {} if payload is None else payload.arrays
+        state = to_tensors({n: a for n, a in arrays.items() if not is_learned(n)}) if arrays else None
         return build_model(self.config.model, len(shard.classes), shard.train_images.shape[-1], run.seed, state).to(self.device)
 
     def draws(self, purpose: str, number: int = 0) -> torch.Generator:
@@ -83,6 +114,8 @@ class BaseClient:
         }
         if self.config.data.share_class_counts:
             facts["counts"] = counts
+        if codec_for(self.config).private:
+            return self.unnamed()
         sizes = {
             "partition": self.node.partition,
             "partitions": self.node.partitions,
@@ -92,24 +125,50 @@ class BaseClient:
         }
         return Payload(metrics=dict(sizes), facts=facts)
 
+    def unnamed(self) -> Payload:
+        """A description without anything of this client's own: it stands for one image of every class."""
+        classes = self.shard.classes
+        sizes = {
+            "partition": self.node.partition,
+            "partitions": self.node.partitions,
+            "num-examples": 1,
+            "num-test": 0,
+            "image-size": int(self.shard.train_images.shape[-1]),
+        }
+        return Payload(metrics=dict(sizes), facts={"classes": list(classes), "present": list(range(len(classes)))})
+
     def hooks(self) -> list[Hook]:
-        """Terms and transforms of the local objective."""
+        """Terms and transforms of the method's local objective; those of the setting `objective` come before them."""
         return []
 
     def round(self, payload: Payload) -> Payload:
-        """Train the received model on this client's data; answer with its weights."""
-        model = self.model(payload)
-        done = self.fit(model, "train", int(payload.metrics.get("round", 0)))
-        return Payload("weights", from_module(model), {"num-examples": len(self.shard.train_labels), "train-loss": done})
+        """Train the received model on this client's data; answer with its weights, and what the objective learned beside them."""
+        model, learned = self.model(payload), {n: a for n, a in payload.arrays.items() if is_learned(n)}
+        done = self.fit(model, "train", int(payload.metrics.get("round", 0)), learned)
+        arrays = {**from_module(model), **learned}
+        return Payload("weights", arrays, {"num-examples": len(self.shard.train_labels), "train-loss": done})
 
-    def fit(self, model: nn.Module, purpose: str, number: int) -> float:
-        """Train in place on this client's images by the run's plan and this method's hooks; the mean loss of the last epoch."""
+    def fit(self, model: nn.Module, purpose: str, number: int, learned: Arrays | None = None) -> float:
+        """Train in place on this client's images by the run's plan, objective and hooks; the mean loss of the last epoch.
+
+        Args:
+            model: what is trained.
+            purpose, number: what the draws are for, and in which round.
+            learned: what the objective learned so far; what it learns is put in its place.
+        """
         plan, shard = Plan.of(self.config.run), self.shard
-        return fit(model, shard.train_images, shard.train_labels, plan, self.draws(purpose, number), self.hooks()).loss
+        objective = hooks_of(self.config, number, self.draws("objective", number), to_tensors(learned or {}))
+        hooks = [*objective, *self.hooks()]
+        done = fit(model, shard.train_images, shard.train_labels, plan, self.draws(purpose, number), hooks)
+        if learned is not None:
+            learned.update(from_tensors(learned_state(objective)))
+        return done.loss
 
     def evaluate(self, payload: Payload) -> Payload:
         """Right answers on this client's own test images: of the received model and of the personal one, if there is one."""
         metrics: dict[str, int | float] = {"num-test": len(self.shard.test_labels)}
+        if payload.arrays and payload.facts.get("widths"):
+            return Payload(metrics={**metrics, **self.at_widths(payload)})
         if payload.arrays:
             metrics["correct-global"] = self.correct(self.model(payload))
         state = self.node.store.load(PERSONAL, before=payload.count("round") + 1)
@@ -118,6 +177,20 @@ class BaseClient:
             personal.load_state_dict(state)
             metrics["correct-personal"] = self.correct(personal)
         return Payload(metrics=metrics)
+
+    def at_widths(self, payload: Payload) -> dict[str, int]:
+        """Right answers of the received model at every width of `evaluate.bit-widths`, as `correct-w4`, `correct-w4a4`.
+
+        The activations' ranges are those on some of this client's own training images.
+        """
+        from fedwarm.quantize.sweep import right_answers
+
+        chosen, shard = self.config.of(Evaluate), self.shard
+        tests = (shard.test_images, shard.test_labels)
+        known = shard.train_images[: chosen.calibration_images] if chosen.activations else None
+        scheme, learned = scheme_of(self.config), learned_of(self.config, to_tensors(payload.arrays))
+        found = right_answers(self.model(payload), widths(self.config), *tests, known, scheme, learned)
+        return {f"correct-{name}": count for name, count in found.items()}
 
     def correct(self, model: nn.Module) -> int:
         """Right answers of a model on this client's own test images."""

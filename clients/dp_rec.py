@@ -17,15 +17,12 @@ from fedwarm.coding.layout import Layout
 from fedwarm.coding.packing import CodeError
 from fedwarm.coding.replay import digest, unpack_rounds
 from fedwarm.coding.streams import Stream
-from fedwarm.methods.dp_rec import DpRec, Public, codec_of, run_number
-from fedwarm.privacy.clipping import clip, noised
-from fedwarm.privacy.randomness import SYSTEM, Source
-from fedwarm.seeds import numpy_generator
+from fedwarm.methods.dp_rec import DpRec, Public, codec_of, private_source, released, run_number
 from fedwarm.wire import Payload
 
 from .base import BaseClient
 
-WORDS, UPDATE, REPLAY = "words", "update", "replay"
+WORDS, REPLAY = "words", "replay"
 SENT, PUBLIC = "sent", "public"
 
 
@@ -95,17 +92,9 @@ class DpRecClient(BaseClient):
         Raises:
             UpdateError: it holds NaN or infinity; nothing was drawn.
         """
-        settings, sigma = self.settings, payload.number("sigma")
-        if settings.mechanism != "coding":
-            return {UPDATE: noised(clip(update, settings.clip), sigma, self.source(number)).astype(np.float32)}
+        run = self.config.run
         sizes = self.layout(self.model(Payload("weights", public.arrays)), public).sizes
-        codec = codec_of(settings, sizes, sigma, public.profile(settings))
-        secret = bytes.fromhex(payload.text("secret"))
-        stream = Stream(run_number(self.config.run.seed), number, self.node.partition, secret)
-        return {WORDS: np.frombuffer(codec.encode(update, stream, self.source(number), self.device), np.uint8)}
-
-    def source(self, number: int) -> Source:
-        """Private bytes for a round's draws: the operating system's, or for experiments those of the run's seed."""
-        if self.settings.entropy == "system":
-            return SYSTEM
-        return numpy_generator(self.config.run.seed, "dp-rec", number, self.node.partition).bytes
+        stream = Stream(run_number(run.seed), number, self.node.partition, bytes.fromhex(payload.text("secret")))
+        source = private_source(self.settings, run.seed, number, self.node.partition)
+        profile = public.profile(self.settings)
+        return released(self.settings, update, sizes, payload.number("sigma"), profile, stream, source, self.device)

@@ -8,12 +8,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fedwarm.arrays import from_module, from_tensors
+from fedwarm.arrays import Arrays, from_module, from_tensors
 from fedwarm.methods.warmfed import CLASSIFIER, SelfDistillation, WarmFed, best_of
 from fedwarm.training import Hook, Plan, fit
 from fedwarm.wire import Fact, Payload
 
-from .base import PERSONAL, BaseClient
+from .base import PERSONAL, Action, BaseClient
 
 HELD_SHARE = 5
 
@@ -46,6 +46,18 @@ class WarmFedClient(BaseClient):
             self.fit(local, "train", 0)
             arrays |= {CLASSIFIER + name: array for name, array in from_module(local).items()}
         return Payload("adapter", arrays, {"num-examples": len(shard.train_labels)}, facts)
+
+    def reference(self, action: Action, payload: Payload) -> Arrays:
+        if action != "adapt":
+            return super().reference(action, payload)
+        from fedwarm.diffusion.foundation import load_foundation
+        from fedwarm.diffusion.lora import first_matrices
+
+        run, diffusion = self.config.run, self.config.diffusion
+        arrays = from_tensors(first_matrices(load_foundation(diffusion, run.device), diffusion, run.seed, self.node.partition))
+        if self.settings.local_model_source == "uploaded":
+            arrays |= {CLASSIFIER + name: array for name, array in from_module(self.model()).items()}
+        return arrays
 
     def round(self, payload: Payload) -> Payload:
         """First the personal model of the received weights, then their training for the server."""

@@ -39,8 +39,14 @@ class General(Group):
     """Settings of every run."""
 
     method: str = setting("warmfed", "the method; `fedwarm methods` lists them")
-    objective: str = setting("plain", "local objective of methods that train a classifier", choices=("plain",))
-    codec: str = setting("dense", "how updates are encoded on the wire", choices=("dense",))
+    objective: str = setting(
+        "plain", "local objective of methods that train a classifier; all but plain: quantization-robust.*, relaxed-quantization.*",
+        choices=("plain", "kure", "apqn", "qat", "mqat", "rq"),
+    )  # fmt: skip
+    codec: str = setting(
+        "dense", "how updates travel: as they are; as private code words (dp-rec.*); rounded at random to a few bits",
+        choices=("dense", "dp-rec", "stochastic-rounding"),
+    )  # fmt: skip
     augment: str = setting("none", "what clients add to their data before training", choices=("none",))
     seed: int = setting(0, "every random draw of the run derives from it", low=0, high=2**53)
     num_server_rounds: int = setting(5, "rounds of training", low=1)
@@ -97,7 +103,7 @@ class Model(Group):
     """The classifier."""
 
     prefix: ClassVar[str] = "model"
-    name: str = setting("cnn", "the classifier's architecture", choices=("cnn", "lenet5", "resnet18"))
+    name: str = setting("cnn", "the classifier's architecture", choices=("cnn", "lenet5", "logistic", "resnet18"))
     weights: str = setting("", "safetensors file of a shared initialisation; empty: random from the seed")
 
 
@@ -175,10 +181,14 @@ def all_groups() -> tuple[type[Group], ...]:
 
 def common_groups() -> tuple[type[Group], ...]:
     """The groups that every method knows."""
+    from fedwarm.codecs import StochasticRounding
     from fedwarm.faults import Faults
+    from fedwarm.methods.quantization_robust import QuantizationRobust
+    from fedwarm.methods.relaxed_quantization import RelaxedQuantization
     from fedwarm.robust import Robust
+    from fedwarm.widths import Evaluate
 
-    return (*GROUPS, Robust, Faults)
+    return (*GROUPS, Evaluate, StochasticRounding, QuantizationRobust, RelaxedQuantization, Robust, Faults)
 
 
 def near(name: str, known: list[str]) -> str:

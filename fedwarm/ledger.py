@@ -7,7 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-EVALUATE = "evaluate"
+EVALUATE, WIDTHS = "evaluate", "widths"
+MEASURING = (EVALUATE, WIDTHS)
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Ledger:
 
     def evaluation(self, number: int) -> int:
         """Bytes both ways that only measured the model."""
-        return sum(e.wire_bytes_up + e.wire_bytes_down for e in self._round(number) if e.stage == EVALUATE)
+        return sum(e.wire_bytes_up + e.wire_bytes_down for e in self._round(number) if e.stage in MEASURING)
 
     def failures(self, number: int) -> list[str]:
         """One line for each reply of the round that was left out."""
@@ -64,7 +65,7 @@ class Ledger:
     def _per_client(self, field: str, number: int, clients: int) -> list[int]:
         totals = [0] * clients
         for entry in self._round(number):
-            if entry.stage != EVALUATE:
+            if entry.stage not in MEASURING:
                 totals[entry.client] += getattr(entry, field)
         return totals
 

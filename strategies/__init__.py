@@ -8,7 +8,9 @@ from typing import Any
 STRATEGIES = {
     "FedAvg": "fedavg",
     "FedProx": "fedprox",
+    "Scaffold": "scaffold",
     "DpRec": "dp_rec",
+    "QuantizationRobust": "quantization_robust",
     "LocalOnly": "local_only",
     "Centralized": "centralized",
     "WarmFed": "warmfed",

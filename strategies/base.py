@@ -1,161 +1,42 @@
 """The round loop of every method: selection, failures, evaluation, costs and records live here, once.
 
-A method says what is special to it by four hooks: `plan` (its stages), `instruct` (what a client is sent), `absorb` (what its
-reply does) and `finish` (what the server does when all have replied).
+What is special to a method stands in its hooks (see `method.Method`).
 """
 
 from __future__ import annotations
 
-import logging
-import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import replace
+from itertools import chain
 from typing import Any
 
-import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Result, Strategy
+from flwr.serverapp.strategy import Result
 
-from fedwarm.arrays import Arrays, from_module
-from fedwarm.config import Config, Value, parse
-from fedwarm.ledger import EVALUATE, Ledger
-from fedwarm.models import build_model
+from fedwarm.arrays import Arrays
+from fedwarm.codecs import Place, Upload
+from fedwarm.config import Value, parse
+from fedwarm.ledger import WIDTHS
 from fedwarm.progress import tick
-from fedwarm.robust import Aggregator, Robust, aggregator, floats, reference_norm, too_large, update_norm
+from fedwarm.robust import Robust, floats, reference_norm, too_large, update_norm
 from fedwarm.run.checkpoint import Checkpoint
-from fedwarm.run.folder import RunFolder
-from fedwarm.run.record import Measure, Record, versions
+from fedwarm.run.record import Measure
 from fedwarm.run.trackers import tracker
-from fedwarm.seeds import numpy_generator
+from fedwarm.run.versions import versions
+from fedwarm.widths import by_width
 from fedwarm.wire import Payload, PayloadError, to_records
 
 from .exchange import Exchange, Stage
-from .fleet import FederationError, Fleet, Member, meet
+from .fleet import FederationError, Member, meet
+from .method import Method
 
 NORMS_KEPT = 64
 
 
-class BaseStrategy(Strategy):
-    """A Flower strategy; `start(grid)` runs it whole.
-
-    Args:
-        config: the settings of the run, or None for the defaults.
-        folder: where the run is recorded; None: nothing is written.
-        settings: single settings by their key with underscores, e.g. `num_server_rounds=3` (with dots as double underscores).
-    """
-
-    method = "fedavg"
-
-    def __init__(self, config: Config | None = None, folder: RunFolder | None = None, **settings: Value) -> None:
-        flat = config.flat() if config is not None else {"method": self.method}
-        given = {name.replace("__", ".").replace("_", "-"): value for name, value in settings.items()}
-        self.config = parse({**flat, **given})
-        self.folder = folder
-        self.record = Record(self.config, Ledger())
-        self.arrays: Arrays = {}
-        self.fleet = Fleet((), (), 0)
-        self.key, self.done = secrets.token_hex(8), 0
-        self.norms: dict[str, list[float]] = {}
-
-    # What a method says of itself
-
-    def plan(self) -> Iterator[Stage]:
-        """The stages in order, as settings, fleet and measurements have it: a resumed run goes through them again."""
-        for number in range(1, self.config.run.num_server_rounds + 1):
-            yield Stage(number, "round", MessageType.TRAIN, self.sampled(number))
-            yield Stage(number, EVALUATE, MessageType.EVALUATE, self.everyone, number)
-            if self.enough(number):
-                return
-
-    def instruct(self, stage: Stage, client: int) -> Payload:
-        """What a client is sent."""
-        return Payload("weights", self.arrays, {"round": stage.round})
-
-    def expected(self, stage: Stage) -> Arrays:
-        """Names, shapes and dtypes that a reply's arrays must have; its update is measured from these values."""
-        return self.arrays if stage.name == "round" else {}
-
-    def check(self, stage: Stage, payload: Payload) -> None:
-        """Refuse a reply that cannot be used, before it is absorbed.
-
-        Raises:
-            PayloadError: why.
-        """
-        if stage.measures >= 0:
-            tests = payload.count("num-test", 1)
-            for name in ("correct-global", "correct-personal"):
-                if name in payload.metrics:
-                    payload.count(name, 0, tests)
-        if stage.message_type == MessageType.TRAIN:
-            payload.count("num-examples", 1)
-
-    def begin(self, stage: Stage) -> None:
-        """Before the replies of a stage are absorbed."""
-
-    def absorb(self, stage: Stage, client: int, payload: Payload) -> None:
-        """What one valid reply does; called in the order of the partitions."""
-
-    def finish(self, stage: Stage) -> None:
-        """What the server does when a stage's replies are in."""
-
-    def close(self) -> None:
-        """What the server does when all stages are done."""
-
-    def privacy(self) -> dict[str, Any] | None:
-        """What is said of privacy so far; None where nothing is accounted for."""
-        return None
-
-    # Blocks that methods use
-
-    @property
-    def everyone(self) -> tuple[int, ...]:
-        """All partitions."""
-        return tuple(m.partition for m in self.fleet.members)
-
-    def sampled(self, number: int) -> tuple[int, ...]:
-        """The cohort of a round: a seeded share of the partitions, ascending."""
-        n = len(self.fleet.members)
-        size = max(1, round(self.config.run.fraction_train * n))
-        if size == n:
-            return self.everyone
-        chosen = numpy_generator(self.config.run.seed, "cohort", number).choice(n, size, replace=False)
-        return tuple(int(i) for i in np.sort(chosen))
-
-    def initial_arrays(self) -> Arrays:
-        """The shared initialisation of the classifier."""
-        return from_module(self.new_model())
-
-    def aggregator(self) -> Aggregator:
-        """What makes one model of a round's: the mean, or a robust rule by setting."""
-        return aggregator(self.config.of(Robust), self.arrays)
-
-    def enough(self, number: int) -> bool:
-        """Whether training stops after this round, by the settings `target` and `patience`."""
-        why = self.record.enough(number)
-        note = f"stopped after round {number}: {why}"
-        if why and note not in self.record.notes:
-            self.record.note(note)
-        return bool(why)
-
-    def new_model(self) -> Any:
-        """The classifier with its shared initialisation."""
-        return build_model(self.config.model, len(self.fleet.classes), self.fleet.image_size, self.config.run.seed)
-
-    # What a checkpoint holds
-
-    def state(self) -> dict[str, Arrays]:
-        """The method's own arrays, by part; they are not changed in place, and those that stay the same are not written again."""
-        return {"model": self.arrays}
-
-    def facts(self) -> dict[str, Any]:
-        """What else the method must know to go on, as JSON."""
-        return {}
-
-    def restore(self, parts: Mapping[str, Arrays], facts: Mapping[str, Any]) -> None:
-        """Take up what `state` and `facts` gave."""
-        self.arrays = dict(parts["model"])
+class BaseStrategy(Method):
+    """A Flower strategy; `start(grid)` runs it whole (see `Method` for the arguments)."""
 
     # The loop
 
@@ -187,10 +68,11 @@ class BaseStrategy(Strategy):
         self.record.open(self.config, self.fleet.classes, [m.counts for m in self.fleet.members])
         self._begin(before, initial_arrays)
         self.record.parameters = sum(self.arrays[name].size for name in floats(self.arrays))
+        self._open_codec()
         exchange = Exchange(grid, self.fleet, self.record.ledger, self.key, run.stage_timeout, run.min_replies)
         place = None if self.folder is None else self.folder.path
         with closing(tracker(run.tracker, place, self.config.flat(), self.record.newest())) as told:
-            for index, stage in enumerate(self.plan()):
+            for index, stage in enumerate(chain.from_iterable((self.plan(), self.after()))):
                 if index >= self.done:
                     self._run_stage(stage, index, exchange)
                     if stage.measures >= 0:
@@ -202,6 +84,12 @@ class BaseStrategy(Strategy):
             self._keep()
         return self._result()
 
+    def _open_codec(self) -> None:
+        _ = self.learned  # settings that do not go together are refused before anything is sent
+        if self.config.run.codec != "dense":
+            sizes = {name: Upload(self.expected(Stage(0, name)), times) for name, times in self.sends().items()}
+            self.wire_codec.open(sizes, len(self.fleet.members), len(self.sampled(1)))
+
     def _begin(self, before: Checkpoint | None, initial_arrays: ArrayRecord | None) -> None:
         if before is not None:
             if before.clients != len(self.fleet.members):
@@ -209,6 +97,7 @@ class BaseStrategy(Strategy):
                 raise FederationError(f"the run had {before.clients} clients and {here} are here; resume it with as many")
             self.key, self.done, self.norms = before.key, before.done, before.facts["norms"]
             self.restore(before.parts, before.facts["method"])
+            self.wire_codec.restore(before.facts["codec"])
             if before.versions != versions():
                 self.record.note(f"resumed after stage {before.done} with other versions of packages")
             return
@@ -221,13 +110,18 @@ class BaseStrategy(Strategy):
         begun, expected = time.monotonic(), self.expected(stage)
         lengths: list[float] = []
         self.begin(stage)
+        coded = self._book(stage, expected)
 
         def accept(client: int, payload: Payload) -> None:
+            if coded is not expected:
+                payload = self.wire_codec.decode(payload, self.reference(stage, client), self._place(stage, client))
             self.check(stage, payload)
             lengths.append(self._check_size(stage, payload.arrays, expected))
             self.absorb(stage, client, payload)
 
-        replies = exchange.run(stage, index, lambda c: self.instruct(stage, c), expected, accept) if stage.clients else {}
+        replies = exchange.run(stage, index, lambda c: self._instructed(stage, c), coded, accept) if stage.clients else {}
+        if stage.name == WIDTHS:
+            self.record.widths(by_width(p.metrics for p in replies.values()))
         if stage.measures >= 0:
             self.record.measure(Measure.of(stage.measures, len(self.fleet.members), replies))
             best = self.record.best()
@@ -244,9 +138,31 @@ class BaseStrategy(Strategy):
             self.folder.write(self.record)
         tick("rounds", stage.round, max(1, self.config.run.num_server_rounds), self.record.headline())
 
+    def _book(self, stage: Stage, expected: Arrays) -> Arrays:
+        """Account for what a stage's replies release; names, shapes and dtypes of the arrays that they hold."""
+        if not expected:
+            return expected
+        self.record.upload(stage.name, self.numbers(expected))
+        if self.config.run.codec == "dense":
+            return expected
+        self.wire_codec.book(stage.name, stage.clients)
+        for text in self.wire_codec.notes():
+            if text not in self.record.notes:
+                self.record.note(text)
+        return self.wire_codec.expected(expected)
+
+    def _place(self, stage: Stage, client: int) -> Place:
+        return Place(self.config.run.seed, stage.name, stage.round, client)
+
+    def _instructed(self, stage: Stage, client: int) -> Payload:
+        if stage.name == WIDTHS:
+            return Payload("weights", self.arrays, {"round": stage.round}, {"widths": True})
+        payload = self.instruct(stage, client)
+        return replace(payload, metrics={**payload.metrics, **self.wire_codec.told()})
+
     def _check_size(self, stage: Stage, arrays: Arrays, expected: Arrays) -> float:
         """The norm of a reply's update; one that is far longer than the model and those of earlier rounds is refused."""
-        if not arrays:
+        if not arrays or self.wire_codec.private:
             return 0.0
         limit, length = self.config.of(Robust).limit, update_norm(arrays, expected)
         if too_large(length, reference_norm(expected), self.norms.get(stage.name, []), limit):
@@ -261,7 +177,8 @@ class BaseStrategy(Strategy):
         self.folder.keep(
             Checkpoint(
                 self.done, record.complete, self.key, len(self.fleet.members), round(record.seconds, 3), self.config.flat(),
-                versions(), lengths, {"method": self.facts(), "norms": self.norms}, self.state(),
+                versions(), lengths, {"method": self.facts(), "norms": self.norms, "codec": self.wire_codec.facts()},
+                self.state(),
             )
         )  # fmt: skip
 
@@ -271,29 +188,6 @@ class BaseStrategy(Strategy):
         for number, accuracy in self.record.accuracies().items():
             result.evaluate_metrics_clientapp[number] = MetricRecord({"accuracy": accuracy})
         return result
-
-    # Flower's five hooks, for those who drive a strategy round by round
-
-    def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
-        """Not used: stages are planned by `plan` and sent by `start`."""
-        raise NotImplementedError("fedwarm's strategies run by start(grid); their stages are not single rounds")
-
-    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Not used: see `absorb` and `finish`."""
-        raise NotImplementedError("fedwarm's strategies run by start(grid)")
-
-    def configure_evaluate(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
-        """Not used: evaluation is a stage."""
-        raise NotImplementedError("fedwarm's strategies run by start(grid)")
-
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Not used: evaluation is a stage."""
-        raise NotImplementedError("fedwarm's strategies run by start(grid)")
-
-    def summary(self) -> None:
-        """Log what is special about this run."""
-        run = self.config.run
-        logging.getLogger("flwr").info("%s: %d rounds, seed %d", type(self).__name__, run.num_server_rounds, run.seed)
 
 
 __all__ = ["BaseStrategy", "FederationError", "Member", "Stage"]

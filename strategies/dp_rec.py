@@ -16,16 +16,25 @@ from typing import Any
 
 import numpy as np
 from flwr.app import MessageType
-from numpy.typing import NDArray
 
 from fedwarm.arrays import Arrays, payload_bytes
 from fedwarm.coding.codec import RandomCodec
 from fedwarm.coding.layout import Layout
-from fedwarm.coding.replay import Round, Sum, digest, pack_rounds, replay_bytes
+from fedwarm.coding.replay import PlainSum, Round, Sum, digest, pack_rounds, replay_bytes
 from fedwarm.config import Config, SettingError, Value
 from fedwarm.ledger import EVALUATE
+from fedwarm.methods.dp_rec import (
+    NO_PRIVACY,
+    Public,
+    codec_of,
+    release_of,
+    run_number,
+    sigma_of,
+    statement,
+    terms_of,
+    validated,
+)
 from fedwarm.methods.dp_rec import DpRec as Settings
-from fedwarm.methods.dp_rec import Public, Vector, codec_of, release_of, run_number, sigma_of, statement, terms_of, validated
 from fedwarm.privacy.accountant import Accountant
 from fedwarm.privacy.clipping import norm_of
 from fedwarm.privacy.randomness import Source, keyed, normals
@@ -41,25 +50,8 @@ from .base import BaseStrategy, Stage
 WORDS, UPDATE, REPLAY = "words", "update", "replay"
 SECRET_BYTES = 16
 DEVIATIONS = 8
-NO_PRIVACY = "dp-rec.entropy = 'seeded': whoever knows the seed can repeat the private draws; epsilon is what they would cost"
 ESTIMATE = "epsilon of the view central_limit is an estimate: it takes the sum's noise as Gaussian; central_certified has a bound"
 COHORTS = "the ledger names the cohorts, which the guarantee of a central view keeps secret: do not publish this folder"
-
-
-class Plain:
-    """The sum of updates that are sent in the clear, or with noise: d numbers each."""
-
-    def __init__(self, size: int) -> None:
-        self._total, self.added = np.zeros(size), 0
-
-    def add(self, update: NDArray[np.generic], times: int = 1) -> None:
-        """Add an update (d,), or the sum of some."""
-        self._total += update.astype(np.float64)
-        self.added += times
-
-    def mean(self, planned: int) -> Vector:
-        """The mean over the planned number, whoever was added."""
-        return self._total / planned
 
 
 class DpRec(BaseStrategy):
@@ -178,13 +170,16 @@ class DpRec(BaseStrategy):
             return {WORDS: np.zeros(self.codec.words_bytes, np.uint8)}
         return {UPDATE: np.zeros(self.layout.total, np.float32)}
 
+    def numbers(self, expected: Arrays) -> int:
+        return self.layout.total
+
     def begin(self, stage: Stage) -> None:
         if stage.name != "round":
             return
         if self.private:
             self.terms.book(self.account, self.release, stage.clients)
         self.booked = stage.round
-        self.sum: Sum | Plain = Plain(self.layout.total)
+        self.sum: Sum | PlainSum = PlainSum(self.layout.total)
         if self.settings.mechanism == "coding":
             self.sum = Sum(self.codec, run_number(self.config.run.seed), stage.round, self.secret)
         self.words: Arrays = {}
@@ -234,7 +229,7 @@ class DpRec(BaseStrategy):
     def absorb(self, stage: Stage, client: int, payload: Payload) -> None:
         if stage.name != "round":
             return
-        if isinstance(self.sum, Plain):
+        if isinstance(self.sum, PlainSum):
             self.sum.add(payload.arrays[UPDATE])
         else:
             self.sum.add(client, payload.arrays[WORDS].tobytes())
@@ -258,7 +253,7 @@ class DpRec(BaseStrategy):
     def _pad(self, source: Source) -> None:
         """Fill the slots of the sum with messages of nobody."""
         missing = self.terms.slots.count - self.sum.added
-        if isinstance(self.sum, Plain):
+        if isinstance(self.sum, PlainSum):
             self.sum.add(self.sigma * sqrt(missing) * normals(self.layout.total, source), missing)
             return
         for i in range(missing):

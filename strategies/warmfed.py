@@ -77,6 +77,18 @@ class WarmFed(BaseStrategy):
     def expected(self, stage: Stage) -> Arrays:
         return self.template if stage.name == "adapt" else super().expected(stage)
 
+    def reference(self, stage: Stage, client: int) -> Arrays:
+        if stage.name != "adapt":
+            return super().reference(stage, client)
+        from fedwarm.diffusion.lora import first_matrices
+
+        first = first_matrices(self.foundation, self.config.diffusion, self.config.run.seed, client)
+        return {**self.template, **from_tensors(first)}
+
+    def sends(self) -> dict[str, int]:
+        adapt = {"adapt": 1} if self.generates and self.settings.adapt else {}
+        return adapt if self.settings.protocol == "one-shot" else {**adapt, "round": self.config.run.num_server_rounds}
+
     def check(self, stage: Stage, payload: Payload) -> None:
         super().check(stage, payload)
         if stage.name == "adapt" and payload.text("fingerprint") != self.foundation.fingerprint:
@@ -134,11 +146,10 @@ class WarmFed(BaseStrategy):
     @property
     def template(self) -> Arrays:
         """Names, shapes and dtypes that an adapter must have."""
-        from fedwarm.diffusion.lora import adapter_state, attached
+        from fedwarm.diffusion.lora import first_matrices
 
         if not hasattr(self, "_template"):
-            with attached(self.foundation.pipe.unet, self.config.diffusion, 0, "template"):
-                self._template = from_tensors(adapter_state(self.foundation.pipe.unet))
+            self._template = from_tensors(first_matrices(self.foundation, self.config.diffusion, 0, 0))
             if self.settings.local_model_source == "uploaded":
                 self._template |= {CLASSIFIER + name: array for name, array in self.arrays.items()}
         return self._template

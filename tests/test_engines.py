@@ -35,6 +35,8 @@ def text(settings: dict[str, Value]) -> str:
 METHODS: dict[str, dict[str, Value]] = {
     "fedavg": {**FAST, "robust.rule": "trimmed_mean", "robust.clip-norm": 2.0},
     "fedprox": FAST,
+    "scaffold": {**FAST, "fraction-train": 0.5},
+    "quantization_robust": {**FAST, "quantization-robust.variant": "qat", "quantization-robust.range": "learned"},
     "dp_rec": {**FAST, "dp-rec.bits": 3, "dp-rec.entropy": "seeded", "dp-rec.downlink": "replay"},
     "local_only": FAST,
     "centralized": FAST,

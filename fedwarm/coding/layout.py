@@ -53,6 +53,10 @@ class Layout:
         parts = [np.asarray(arrays[name], np.float64).reshape(-1) for name, _ in self.entries]
         return np.concatenate([np.empty(0), *parts])
 
+    def split(self, vector: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+        """The vector (d,) as one piece an array."""
+        return np.split(vector, np.cumsum(self.sizes)[:-1]) if self.entries else []
+
     def difference(self, after: Named, before: Named) -> NDArray[np.float64]:
         """after - before as a vector (d,), subtracted in float64."""
         return self.flatten(after) - self.flatten(before)

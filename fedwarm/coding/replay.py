@@ -44,6 +44,22 @@ class Sum:
         return self._codec.mean(self._total, count, Stream(self._run, self._round, 0, self._secret))
 
 
+class PlainSum:
+    """The sum of updates that are sent in the clear, or with noise: d numbers each."""
+
+    def __init__(self, size: int) -> None:
+        self._total, self.added = np.zeros(size), 0
+
+    def add(self, update: NDArray[np.generic], times: int = 1) -> None:
+        """Add an update (d,), or the sum of some."""
+        self._total += update.astype(np.float64)
+        self.added += times
+
+    def mean(self, planned: int) -> NDArray[np.float64]:
+        """The mean over the planned number, whoever was added."""
+        return self._total / planned
+
+
 @dataclass(frozen=True)
 class Round:
     """One round's code words: `words` by client, `count` the planned number of updates."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,11 @@ from torch import Tensor, nn
 from fedwarm.config import Diffusion, SettingError
 from fedwarm.seeds import initialisation
 
+if TYPE_CHECKING:
+    from fedwarm.diffusion.foundation import Foundation
+
 ADAPTER = "fedwarm"
+FIRST = "lora-init"
 
 
 def targeted(unet: nn.Module, targets: str) -> dict[str, nn.Linear]:
@@ -88,6 +92,13 @@ def adapter_state(unet: Any) -> dict[str, Tensor]:
 
     state = get_peft_model_state_dict(unet, adapter_name=ADAPTER)
     return {name: t.detach().float().cpu().clone() for name, t in sorted(state.items())}
+
+
+def first_matrices(foundation: Foundation, settings: Diffusion, seed: int, client: int) -> dict[str, Tensor]:
+    """A client's adapter before its training (see `adapter_state`): both sides can draw it."""
+    unet = foundation.pipe.unet
+    with attached(unet, settings, seed, FIRST, client):
+        return adapter_state(unet)
 
 
 def load_adapter(unet: Any, state: Mapping[str, Tensor]) -> None:

@@ -23,7 +23,9 @@ METHODS: dict[str, Entry] = {
     "warmfed": Entry("clients LoRA-tune a diffusion model, the server trains on its images, clients distil", "WarmFed"),
     "fedavg": Entry("weighted average of locally trained weights (McMahan et al., 2017)"),
     "fedprox": Entry("FedAvg with a proximal term in the local loss (Li et al., 2020)", "FedProx"),
+    "scaffold": Entry("control variates against the drift of unlike clients (Karimireddy et al., 2020)", "Scaffold"),
     "dp_rec": Entry("differentially private updates as a few bits of shared random code (Triastcyn et al., 2021)", "DpRec"),
+    "quantization_robust": Entry("FedAvg whose one model stays good at every bit-width (Gupta et al., 2022)"),
     "local_only": Entry("baseline: each client trains alone; nothing is shared"),
     "centralized": Entry("reference, not federated: one model trained on everybody's data together"),
 }

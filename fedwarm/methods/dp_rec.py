@@ -7,12 +7,13 @@ message releases, and the server's step. The paper's public text states no value
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, log, sqrt
 from typing import ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fedwarm.arrays import Arrays
@@ -21,13 +22,17 @@ from fedwarm.coding.codec import MAGNITUDES, RandomCodec
 from fedwarm.coding.layout import Layout
 from fedwarm.coding.packing import MOST_BITS
 from fedwarm.coding.rotation import padded
+from fedwarm.coding.streams import Stream
 from fedwarm.config import Group, SettingError, setting
+from fedwarm.privacy.clipping import clip, noised
 from fedwarm.privacy.events import ADJACENCIES, Gaussian, RandomCoding
+from fedwarm.privacy.randomness import SYSTEM, Source
 from fedwarm.privacy.views import VIEWS, Release, Terms, calibrate
-from fedwarm.seeds import derive
+from fedwarm.seeds import derive, numpy_generator
 
 Vector = NDArray[np.float64]
 MEAN, VELOCITY = "dp-rec/mean", "dp-rec/velocity"
+NO_PRIVACY = "dp-rec.entropy = 'seeded': whoever knows the seed can repeat the private draws; epsilon is what they would cost"
 
 
 @dataclass(frozen=True)
@@ -150,8 +155,14 @@ def release_of(settings: DpRec, sizes: Sequence[int], sigma: float, blocks: Bloc
     return RandomCoding.of(settings.bits, energy, caps)
 
 
-def sigma_of(settings: DpRec, sizes: Sequence[int], terms: Terms) -> float:
+def sigma_of(settings: DpRec, sizes: Sequence[int], terms: Terms, epsilon: Callable[[float], float] | None = None) -> float:
     """The scale of the noise: as set, calibrated to `target_epsilon`, or z C / sqrt(n).
+
+    Args:
+        settings: what is wanted.
+        sizes: numbers of each array of an update.
+        terms: what the guarantee is stated for.
+        epsilon: of the whole run at a sigma, where it is more than `terms.rounds` times one release.
 
     Raises:
         SettingError: no noise reaches the target.
@@ -161,7 +172,7 @@ def sigma_of(settings: DpRec, sizes: Sequence[int], terms: Terms) -> float:
     if not settings.target_epsilon:
         return settings.noise_multiplier * settings.clip / sqrt(terms.slots.count)
     return calibrate(
-        lambda sigma: terms.epsilon(release_of(settings, sizes, sigma)),
+        epsilon or (lambda sigma: terms.epsilon(release_of(settings, sizes, sigma))),
         settings.target_epsilon,
         low=settings.clip * 0.01,
         high=settings.clip * 1e4,
@@ -180,6 +191,32 @@ def codec_of(settings: DpRec, sizes: Sequence[int], sigma: float, profile: Vecto
         magnitude=settings.magnitude,
         debias=settings.debias,
     )
+
+
+def private_source(settings: DpRec, seed: int, *keys: str | int) -> Source:
+    """Private bytes for a message's draws: the operating system's, or for experiments those of the run's seed."""
+    return SYSTEM if settings.entropy == "system" else numpy_generator(seed, "dp-rec", *keys).bytes
+
+
+def released(
+    settings: DpRec,
+    update: Vector,
+    sizes: Sequence[int],
+    sigma: float,
+    profile: Vector | None,
+    stream: Stream,
+    source: Source,
+    device: torch.device,
+) -> Arrays:
+    """An update (d,) as it leaves a client: `words`, its code words; or `update`, clipped, with noise where there is any.
+
+    Raises:
+        UpdateError: it holds NaN or infinity; nothing was drawn.
+    """
+    if settings.mechanism != "coding":
+        return {"update": noised(clip(update, settings.clip), sigma, source).astype(np.float32)}
+    words = codec_of(settings, sizes, sigma, profile).encode(update, stream, source, device)
+    return {"words": np.frombuffer(words, np.uint8)}
 
 
 def statement(settings: DpRec, terms: Terms, sigma: float, epsilon: float) -> dict[str, str | float | bool]:
@@ -260,8 +297,3 @@ class Public:
 def run_number(seed: int) -> int:
     """The number of the run in the shared streams: the same seed draws the same candidates."""
     return derive(seed, "dp-rec")
-
-
-def bits_per_parameter(messages: Mapping[int, int], parameters: int) -> float:
-    """Mean bits a client sent per parameter and message, from bytes by client."""
-    return 8 * sum(messages.values()) / (len(messages) * parameters) if messages and parameters else 0.0

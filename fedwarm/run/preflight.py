@@ -37,11 +37,14 @@ def check_run(flat: Mapping[str, Value], clients: int) -> tuple[Config, int]:
         raise SettingError(f"--clients {clients} is out of range; it must be at least 1")
     from fedwarm.data import default_clients, load_shard, partition_table
     from fedwarm.faults import Faults, struck_clients
+    from fedwarm.methods.dp_rec import DpRec, validated
     from fedwarm.models import build_model, device_of
     from fedwarm.run.trackers import require
 
     device_of(config.run.device)
     require(config.run.tracker)
+    if config.run.method == "dp_rec":
+        validated(config.of(DpRec))
     struck_clients(config.of(Faults))
     count = clients or default_clients(config.data)
     _check_cohort(config, count)

@@ -7,23 +7,18 @@ from __future__ import annotations
 
 import math
 import os
-import platform
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from fedwarm.config import Config
 from fedwarm.ledger import Ledger
+from fedwarm.run.versions import commit, versions
 from fedwarm.wire import Payload
 
 SCHEMA = 1
 ENGINE_VARIABLE = "FEDWARM_ENGINE"
-PACKAGES = ("fedwarm", "flwr", "torch", "diffusers", "peft", "transformers", "numpy", "ray")
 
 
 @dataclass(frozen=True)
@@ -83,6 +78,8 @@ class Record:
         self.privacy: dict[str, Any] | None = None
         self.epsilons: dict[int, float] = {}
         self.parameters = 0
+        self.uploads: dict[str, int] = {}
+        self.bit_widths: dict[str, float] = {}
         self.begun = time.monotonic()
         self.complete = False
 
@@ -112,6 +109,15 @@ class Record:
         """Something that a reader of the record should know."""
         self._happened({"note": text})
 
+    def upload(self, stage: str, numbers: int) -> None:
+        """How many numbers a client uploads in a stage."""
+        if self.uploads.get(stage) != numbers:
+            self._happened({"upload": {"stage": stage, "numbers": numbers}})
+
+    def widths(self, accuracies: Mapping[str, float]) -> None:
+        """The final model was measured at several widths."""
+        self._happened({"bit_widths": dict(accuracies)})
+
     def spend(self, number: int, statement: Mapping[str, Any] | None) -> None:
         """What a method says of its privacy after a stage of a round; None: nothing is accounted for."""
         if statement is not None and (dict(statement) != self.privacy or number not in self.epsilons):
@@ -135,6 +141,10 @@ class Record:
         if "privacy" in event:
             self.privacy = {name: value for name, value in event["privacy"].items() if name != "round"}
             self.epsilons[event["privacy"]["round"]] = self.privacy["epsilon"]
+        if "bit_widths" in event:
+            self.bit_widths = event["bit_widths"]
+        if "upload" in event:
+            self.uploads[event["upload"]["stage"]] = event["upload"]["numbers"]
         if "note" in event:
             self.notes.append(event["note"])
 
@@ -233,9 +243,10 @@ class Record:
         }
 
     def _bits_up(self) -> float | None:
-        """Mean bits, without headers, that a parameter of the model cost in a reply of a round; None without model or rounds."""
-        sent = [e.payload_bytes_up for e in self.ledger.entries if e.stage == "round" and not e.failure]
-        return 8 * sum(sent) / (len(sent) * self.parameters) if sent and self.parameters else None
+        """Mean bits, without headers, that a number of the uploaded model or adapter cost; None where none was uploaded."""
+        sent = [e for e in self.ledger.entries if e.stage in self.uploads and not e.failure]
+        numbers = sum(self.uploads[e.stage] for e in sent)
+        return 8 * sum(e.payload_bytes_up for e in sent) / numbers if numbers else None
 
     def _round(self, number: int) -> dict[str, Any]:
         measure = self.measures.get(number)
@@ -266,34 +277,5 @@ class Record:
         last = self.measures[max(self.measures)]
         personal = [a for a in last.shares(last.right_personal) if a is not None]
         summary = {"mean": sum(personal) / len(personal), "worst": min(personal)} if personal else None
-        return {"global": {"accuracy": last.pooled(last.right_global)}, "personal": summary}
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide the numbers."""
-    return dict(_versions())
-
-
-@lru_cache(maxsize=1)
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-@lru_cache(maxsize=1)
-def commit() -> str | None:
-    """The commit of the checkout that this code lies in, with `+` where it was changed; None outside a checkout."""
-    here = Path(__file__).parents[2]
-    if not (here / ".git").exists():
-        return None
-    try:
-        run = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
-        calm = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
-        return subprocess.run(run, capture_output=True, text=True, timeout=10, check=True, env=calm).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
+        measured = {"bit_widths": self.bit_widths} if self.bit_widths else {}
+        return {"global": {"accuracy": last.pooled(last.right_global)}, "personal": summary, **measured}

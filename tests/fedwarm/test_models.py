@@ -31,6 +31,7 @@ def test_input_is_centred_and_scaled() -> None:
 
 
 def test_sizes_are_the_layers_sums() -> None:
+    assert count(MODELS["logistic"](10, 32)) == 3 * 32 * 32 * 10 + 10 == 30730
     conv = [3 * 16 * 25 + 16, 16 * 32 * 25 + 32]
     assert count(MODELS["cnn"](10, 32)) == sum(conv) + 32 * 8 * 8 * 10 + 10 == 34538
     lenet = [3 * 6 * 25 + 6, 6 * 16 * 25 + 16, 400 * 120 + 120, 120 * 84 + 84, 84 * 10 + 10]
@@ -40,11 +41,22 @@ def test_sizes_are_the_layers_sums() -> None:
     assert count(MODELS["resnet18"](10, 32)) == published - 64 * 3 * (49 - 9)
 
 
-@pytest.mark.parametrize(("name", "sizes"), [("cnn", range(8, 40)), ("lenet5", range(16, 40)), ("resnet18", [8, 32])])
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [("cnn", range(8, 40)), ("lenet5", range(16, 40)), ("logistic", range(8, 40)), ("resnet18", [8, 32])],
+)
 def test_any_image_size_gives_logits(name: str, sizes: range | list[int]) -> None:
     for size in sizes:
         with torch.no_grad():
             assert MODELS[name](7, size)(torch.zeros(2, 3, size, size)).shape == (2, 7), size
+
+
+def test_logistic_is_linear_in_the_pixels() -> None:
+    model = build_model(Model(name="logistic"), 4, 8, 0)
+    state = {name.split(".")[-1]: value for name, value in model.state_dict().items()}
+    x = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), x.reshape(5, -1) @ state["weight"].T + state["bias"])
 
 
 def test_too_small_an_image_is_refused() -> None:

@@ -167,5 +167,3 @@ def test_robust_rules_stand_a_poisoning_client(tmp_path: Path) -> None:
     found = {name: accuracy(name, **poison, **rule) for name, rule in ROBUST.items()}
     assert mean < honest - 0.15, (honest, mean)
     assert all(value > honest - 0.08 for value in found.values()), (honest, found)
-
-

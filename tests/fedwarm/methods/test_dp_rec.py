@@ -13,7 +13,6 @@ from fedwarm.coding.streams import Stream
 from fedwarm.config import SettingError
 from fedwarm.methods.dp_rec import (
     DpRec,
-    bits_per_parameter,
     block_norm,
     blocks_of,
     codec_of,
@@ -161,11 +160,6 @@ def test_what_a_run_says() -> None:
     assert statement(local, terms_of(local, 100, 10, 3), 0.2, 1.5)["certified"] is True
     seeded = DpRec(entropy="seeded")
     assert statement(seeded, terms_of(seeded, 100, 10, 3), 0.2, 1.5)["certified"] is False
-
-
-def test_bits_per_parameter() -> None:
-    assert bits_per_parameter({0: 88, 1: 88}, 1_018_174) == pytest.approx(6.9e-4, rel=0.01)
-    assert bits_per_parameter({}, 10) == 0.0
 
 
 @pytest.mark.parametrize(

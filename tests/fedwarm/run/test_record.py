@@ -15,7 +15,8 @@ from fedwarm.config import SettingError, parse
 from fedwarm.files import write_text
 from fedwarm.ledger import EVALUATE, Entry, Ledger
 from fedwarm.run.folder import RunFolder, save_tensors
-from fedwarm.run.record import Measure, Record, versions
+from fedwarm.run.record import Measure, Record
+from fedwarm.run.versions import versions
 from fedwarm.wire import Payload
 
 CLASSES = ("zero", "one", "two")
@@ -159,7 +160,7 @@ def test_what_is_said_of_privacy_is_the_newest_and_is_replayed() -> None:
 def test_bits_of_a_parameter_are_those_of_a_rounds_replies() -> None:
     record = filled()
     assert record.results()["totals"]["bits_per_parameter_up"] is None
-    record.parameters = 100
+    record.upload("round", 100)
     sent = [e.payload_bytes_up for e in record.ledger.entries if e.stage == "round" and not e.failure]
     assert sent and record.results()["totals"]["bits_per_parameter_up"] == 8 * sum(sent) / len(sent) / 100
 

@@ -1,0 +1,38 @@
+"""SCAFFOLD's client: local steps corrected by control variates (Karimireddy et al., arXiv 1910.06378, Alg. 1, option II).
+
+Its own control variate stays in its store from round to round.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from fedwarm.arrays import from_tensors, to_tensors
+from fedwarm.methods.scaffold import ControlVariate, control_after, joined, split
+from fedwarm.training import Hook
+from fedwarm.wire import Payload
+
+from .base import BaseClient
+
+OWN = "control"
+
+
+class ScaffoldClient(BaseClient):
+    """Trains the received weights along g - c_k + c."""
+
+    def round(self, payload: Payload) -> Payload:
+        number, (before, told) = payload.count("round", 1), split(payload.arrays)
+        shared = to_tensors(told)
+        known = self.node.store.load(OWN, before=number)
+        control = known or {name: torch.zeros_like(c) for name, c in shared.items()}
+        self.shift = {name: shared[name] - control[name] for name in shared}
+        reply = super().round(Payload(payload.kind, before, payload.metrics))
+        steps = self.config.run.local_epochs * -(-len(self.shard.train_labels) // self.config.run.batch_size)
+        path = steps * self.config.run.learning_rate / (1 - self.config.run.momentum)
+        new = control_after(control, shared, to_tensors(before), to_tensors(reply.arrays), path)
+        self.node.store.save(OWN, new, number)
+        sent = {name: shared[name] + new[name] - control[name] for name in shared}
+        return Payload(reply.kind, joined(reply.arrays, from_tensors(sent)), reply.metrics, reply.facts)
+
+    def hooks(self) -> list[Hook]:
+        return [ControlVariate(self.shift)]

@@ -1,0 +1,77 @@
+"""SCAFFOLD: Karimireddy, Kale, Mohri, Reddi, Stich, Suresh, "SCAFFOLD: Stochastic Controlled Averaging for Federated Learning",
+ICML 2020, arXiv 1910.06378.
+
+Each client keeps a control variate c_k, the server their mean c; local steps follow g - c_k + c, and clients drift less apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from fedwarm.arrays import Arrays
+from fedwarm.config import Group, setting
+from fedwarm.training import Hook
+
+CONTROL = "control/"
+
+
+@dataclass(frozen=True)
+class Scaffold(Group):
+    """Settings of SCAFFOLD."""
+
+    prefix: ClassVar[str] = "scaffold"
+    server_learning_rate: float = setting(1.0, "eta_g, step of the server along the mean update", low=1e-6)
+    weight_by: str = setting(
+        "clients", "what a client's update weighs: the same for all, as in the paper, or its number of images",
+        choices=("clients", "examples"),
+    )  # fmt: skip
+
+
+class ControlVariate(Hook):
+    """Adds c - c_k to each step's gradient (Alg. 1, line 10).
+
+    Args:
+        shift: c - c_k by the parameters' names.
+    """
+
+    def __init__(self, shift: Mapping[str, Tensor]) -> None:
+        self.shift = shift
+
+    def gradient(self, model: nn.Module) -> None:
+        for name, parameter in model.named_parameters():
+            told = self.shift.get(name.replace("parametrizations.", "").removesuffix(".original"))
+            if told is not None and parameter.grad is not None:
+                parameter.grad.add_(told.to(parameter.grad))
+
+
+def control_after(
+    control: Mapping[str, Tensor],
+    shared: Mapping[str, Tensor],
+    before: Mapping[str, Tensor],
+    after: Mapping[str, Tensor],
+    path: float,
+) -> dict[str, Tensor]:
+    """c_k+ = c_k - c + (x - y_k) / path (Alg. 1, line 12, option II).
+
+    Args:
+        control: c_k by name.
+        shared: c.
+        before, after: the received model x and the trained one y_k.
+        path: steps times step size; with momentum m, divided by 1 - m, since that is how far a constant gradient moves.
+    """
+    return {name: c - shared[name] + (before[name] - after[name]) / path for name, c in control.items()}
+
+
+def split(arrays: Arrays) -> tuple[Arrays, Arrays]:
+    """(the model's arrays, the control variate's by the model's names)."""
+    model = {name: array for name, array in arrays.items() if not name.startswith(CONTROL)}
+    return model, {name.removeprefix(CONTROL): array for name, array in arrays.items() if name.startswith(CONTROL)}
+
+
+def joined(model: Arrays, control: Arrays) -> Arrays:
+    """Both in one, as they travel: the inverse of `split`."""
+    return {**model, **{CONTROL + name: array for name, array in control.items()}}

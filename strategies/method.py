@@ -1,0 +1,207 @@
+"""What a method is to the round loop: a few hooks with sensible defaults, and the blocks that methods use in them.
+
+Four hooks say what is special: `plan` (its stages), `instruct` (what a client is sent), `absorb` (what its reply does) and
+`finish` (what the server does when all have replied).
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from fedwarm.arrays import Arrays, from_module, from_tensors
+from fedwarm.codecs import codec_for
+from fedwarm.config import Config, Value, parse
+from fedwarm.ledger import EVALUATE, WIDTHS, Ledger
+from fedwarm.models import build_model
+from fedwarm.robust import Aggregator, Robust, aggregator, floats
+from fedwarm.run.folder import RunFolder
+from fedwarm.run.record import Record
+from fedwarm.seeds import numpy_generator
+from fedwarm.widths import learned_template, objective_of, widths
+from fedwarm.wire import Payload
+
+from .exchange import Stage
+from .fleet import Fleet
+
+
+class Method(Strategy):
+    """A method's own part of a strategy.
+
+    Args:
+        config: the settings of the run, or None for the defaults.
+        folder: where the run is recorded; None: nothing is written.
+        settings: single settings by their key with underscores, e.g. `num_server_rounds=3` (with dots as double underscores).
+    """
+
+    method = "fedavg"
+
+    def __init__(self, config: Config | None = None, folder: RunFolder | None = None, **settings: Value) -> None:
+        flat = config.flat() if config is not None else {"method": self.method}
+        given = {name.replace("__", ".").replace("_", "-"): value for name, value in settings.items()}
+        self.config = parse({**flat, **given})
+        self.folder = folder
+        self.wire_codec = codec_for(self.config)
+        self.record = Record(self.config, Ledger())
+        self.arrays: Arrays = {}
+        self.fleet = Fleet((), (), 0)
+        self.key, self.done = secrets.token_hex(8), 0
+        self.norms: dict[str, list[float]] = {}
+
+    # What a method says of itself
+
+    def plan(self) -> Iterator[Stage]:
+        """The stages in order, as settings, fleet and measurements have it: a resumed run goes through them again."""
+        for number in range(1, self.config.run.num_server_rounds + 1):
+            yield Stage(number, "round", MessageType.TRAIN, self.sampled(number))
+            yield Stage(number, EVALUATE, MessageType.EVALUATE, self.everyone, number)
+            if self.enough(number):
+                return
+
+    def instruct(self, stage: Stage, client: int) -> Payload:
+        """What a client is sent."""
+        return Payload("weights", self.arrays, {"round": stage.round})
+
+    def expected(self, stage: Stage) -> Arrays:
+        """Names, shapes and dtypes that a reply's arrays must have; its update is measured from these values."""
+        return {**self.learned, **self.arrays} if stage.name == "round" else {}
+
+    def reference(self, stage: Stage, client: int) -> Arrays:
+        """What the client and the server both know of a reply's arrays beforehand: a codec codes the difference to it."""
+        return self.expected(stage)
+
+    def numbers(self, expected: Arrays) -> int:
+        """How many numbers the arrays of a reply stand for."""
+        return sum(expected[name].size for name in floats(expected))
+
+    def sends(self) -> dict[str, int]:
+        """Most times that one client uploads arrays in a run, by the name of the stage."""
+        rounds = range(1, self.config.run.num_server_rounds + 1)
+        return {"round": int(np.bincount(np.concatenate([self.sampled(n) for n in rounds])).max())}
+
+    def check(self, stage: Stage, payload: Payload) -> None:
+        """Refuse a reply that cannot be used, before it is absorbed.
+
+        Raises:
+            PayloadError: why.
+        """
+        if stage.measures >= 0:
+            tests = payload.count("num-test", 1)
+            for name in ("correct-global", "correct-personal"):
+                if name in payload.metrics:
+                    payload.count(name, 0, tests)
+        if stage.name == WIDTHS:
+            tests = payload.count("num-test", 1)
+            for name in [n for n in payload.metrics if n.startswith("correct-")]:
+                payload.count(name, 0, tests)
+        if stage.message_type == MessageType.TRAIN:
+            payload.count("num-examples", 1)
+
+    def begin(self, stage: Stage) -> None:
+        """Before the replies of a stage are absorbed."""
+
+    def absorb(self, stage: Stage, client: int, payload: Payload) -> None:
+        """What one valid reply does; called in the order of the partitions."""
+
+    def finish(self, stage: Stage) -> None:
+        """What the server does when a stage's replies are in."""
+
+    def close(self) -> None:
+        """What the server does when all stages are done."""
+
+    def privacy(self) -> dict[str, Any] | None:
+        """What is said of privacy so far; None where nothing is accounted for."""
+        return self.wire_codec.statement()
+
+    def after(self) -> Iterator[Stage]:
+        """What is measured when training is done: the final model at other widths, where settings ask for it."""
+        if self.arrays and widths(self.config):
+            yield Stage(max(0, self.record.newest()), WIDTHS, MessageType.EVALUATE, self.everyone)
+
+    # Blocks that methods use
+
+    @property
+    def everyone(self) -> tuple[int, ...]:
+        """All partitions."""
+        return tuple(m.partition for m in self.fleet.members)
+
+    def sampled(self, number: int) -> tuple[int, ...]:
+        """The cohort of a round: a seeded share of the partitions, ascending."""
+        n = len(self.fleet.members)
+        size = max(1, round(self.config.run.fraction_train * n))
+        if size == n:
+            return self.everyone
+        chosen = numpy_generator(self.config.run.seed, "cohort", number).choice(n, size, replace=False)
+        return tuple(int(i) for i in np.sort(chosen))
+
+    def initial_arrays(self) -> Arrays:
+        """The shared initialisation of the classifier; what an objective learns beside it joins in the first round."""
+        return from_module(self.new_model())
+
+    def aggregator(self) -> Aggregator:
+        """What makes one model of a round's: the mean, or a robust rule by setting."""
+        return aggregator(self.config.of(Robust), self.arrays)
+
+    def enough(self, number: int) -> bool:
+        """Whether training stops after this round, by the settings `target` and `patience`."""
+        why = self.record.enough(number)
+        note = f"stopped after round {number}: {why}"
+        if why and note not in self.record.notes:
+            self.record.note(note)
+        return bool(why)
+
+    @cached_property
+    def learned(self) -> Arrays:
+        """Names and shapes of what clients learn beside the weights."""
+        if objective_of(self.config) == "plain" or not self.arrays:
+            return {}
+        return from_tensors(learned_template(self.config, self.new_model(), self.fleet.image_size))
+
+    def new_model(self) -> Any:
+        """The classifier with its shared initialisation."""
+        return build_model(self.config.model, len(self.fleet.classes), self.fleet.image_size, self.config.run.seed)
+
+    # What a checkpoint holds
+
+    def state(self) -> dict[str, Arrays]:
+        """The method's own arrays, by part; they are not changed in place, and those that stay the same are not written again."""
+        return {"model": self.arrays}
+
+    def facts(self) -> dict[str, Any]:
+        """What else the method must know to go on, as JSON."""
+        return {}
+
+    def restore(self, parts: Mapping[str, Arrays], facts: Mapping[str, Any]) -> None:
+        """Take up what `state` and `facts` gave."""
+        self.arrays = dict(parts["model"])
+
+    # Flower's five hooks, for those who drive a strategy round by round
+
+    def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
+        """Not used: stages are planned by `plan` and sent by `start`."""
+        raise NotImplementedError("fedwarm's strategies run by start(grid); their stages are not single rounds")
+
+    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Not used: see `absorb` and `finish`."""
+        raise NotImplementedError("fedwarm's strategies run by start(grid)")
+
+    def configure_evaluate(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
+        """Not used: evaluation is a stage."""
+        raise NotImplementedError("fedwarm's strategies run by start(grid)")
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Not used: evaluation is a stage."""
+        raise NotImplementedError("fedwarm's strategies run by start(grid)")
+
+    def summary(self) -> None:
+        """Log what is special about this run."""
+        run = self.config.run
+        logging.getLogger("flwr").info("%s: %d rounds, seed %d", type(self).__name__, run.num_server_rounds, run.seed)

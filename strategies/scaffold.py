@@ -1,0 +1,76 @@
+"""SCAFFOLD's server: mean update and mean change of control variates (Karimireddy et al., arXiv 1910.06378, Alg. 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fedwarm.arrays import Arrays, WeightedMean
+from fedwarm.methods.scaffold import Scaffold as Settings
+from fedwarm.methods.scaffold import joined, split
+from fedwarm.robust import floats
+from fedwarm.wire import Payload
+
+from .base import BaseStrategy, Stage
+
+
+class Scaffold(BaseStrategy):
+    """x <- x + eta_g mean(y_k - x), c <- c + |S| / N mean(c_k+ - c_k); clients send y_k and c + c_k+ - c_k."""
+
+    method = "scaffold"
+    control: Arrays
+
+    @property
+    def settings(self) -> Settings:
+        return self.config.of(Settings)
+
+    def instruct(self, stage: Stage, client: int) -> Payload:
+        if stage.name != "round":
+            return super().instruct(stage, client)
+        return Payload("weights", joined(self.arrays, self.shared), {"round": stage.round})
+
+    @property
+    def shared(self) -> Arrays:
+        """c, zero before the first round."""
+        if not hasattr(self, "control"):
+            self.control = {name: np.zeros_like(self.arrays[name]) for name in floats(self.arrays)}
+        return self.control
+
+    def expected(self, stage: Stage) -> Arrays:
+        return joined(super().expected(stage), self.shared) if stage.name == "round" else {}
+
+    def begin(self, stage: Stage) -> None:
+        self.models, self.controls = self.aggregator(), WeightedMean()
+
+    def absorb(self, stage: Stage, client: int, payload: Payload) -> None:
+        if stage.name == "round":
+            model, control = split(payload.arrays)
+            self.models.add(model, payload.number("num-examples") if self.settings.weight_by == "examples" else 1.0)
+            self.controls.add(control, 1.0)
+
+    def finish(self, stage: Stage) -> None:
+        if stage.name != "round":
+            return
+        rate, share = self.settings.server_learning_rate, len(stage.clients) / len(self.fleet.members)
+        self.arrays = _towards(self.arrays, self.models.result(), rate)
+        self.control = _towards(self.shared, self.controls.result(), share)
+
+    def state(self) -> dict[str, Arrays]:
+        return {**super().state(), "control": self.shared}
+
+    def restore(self, parts: Mapping[str, Arrays], facts: Mapping[str, Any]) -> None:
+        super().restore(parts, facts)
+        self.control = dict(parts["control"])
+
+
+def _towards(start: Arrays, end: Arrays, rate: float) -> Arrays:
+    """start + rate (end - start) for floating arrays, in float64; exactly `end` for rate 1, and for the others."""
+    if rate == 1.0:
+        return end
+    moved = dict(end)
+    for name in floats(start):
+        before = start[name].astype(np.float64)
+        moved[name] = (before + rate * (end[name].astype(np.float64) - before)).astype(end[name].dtype)
+    return moved

@@ -1,0 +1,178 @@
+"""Exported models: their true size, and the same predictions after loading them back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fedwarm.config import Model, SettingError
+from fedwarm.evaluate import predict
+from fedwarm.models import build_model
+from fedwarm.quantize.export import STEP, Exported, export, load_exported
+from fedwarm.quantize.learned import Learned, weight_name
+from fedwarm.quantize.surgery import layers
+from fedwarm.quantize.sweep import quantized
+from fedwarm.quantize.uniform import Scheme
+
+CNN = Model(name="cnn")
+SCHEMES = {"plain": Scheme(), "channels": Scheme(per_channel=True, full_range=True), "inner": Scheme(skip_first_last=True)}
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    return build_model(CNN, 10, 16, 0)
+
+
+def pictures(size: int = 16, n: int = 40) -> Tensor:
+    return torch.randint(0, 256, (n, 3, size, size), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+
+
+def stored_floats(model: nn.Module, scheme: Scheme) -> int:
+    """Bytes of what stays float, and of the steps."""
+    chosen = layers(model, scheme.skip_first_last)
+    steps = sum(len(layer.get_parameter("weight")) if scheme.per_channel else 1 for layer in chosen.values())
+    rest = sum(p.numel() for p in model.parameters()) - sum(layer.get_parameter("weight").numel() for layer in chosen.values())
+    return 4 * (steps + rest)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES.keys())
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 8, 12])
+def test_the_same_predictions_from_a_file_of_the_true_size(model: nn.Module, bits: int, scheme: Scheme, tmp_path: Path) -> None:
+    done = export(model, bits, "torch", tmp_path / "model", CNN, 10, 16, scheme)
+    loaded = load_exported(tmp_path / "model")
+    assert torch.equal(predict(loaded, pictures()), predict(quantized(model, bits, scheme), pictures()))
+    weights = [layer.get_parameter("weight").numel() for layer in layers(model, scheme.skip_first_last).values()]
+    data = (tmp_path / "model").read_bytes()
+    header_bytes = 8 + int.from_bytes(data[:8], "little")
+    exact = sum(-(-bits * n // 8) for n in weights)
+    assert len(data) == done.file_bytes == exact + stored_floats(model, scheme) + header_bytes
+    assert (done.weights, done.weight_bytes, done.overhead_bytes) == (sum(weights), exact, len(data) - exact)
+    assert abs(done.file_bytes - (bits * done.weights / 8 + done.overhead_bytes)) <= 0.03 * bits * done.weights / 8
+    with safe_open(tmp_path / "model", "pt") as file:
+        for name, layer in layers(model, scheme.skip_first_last).items():
+            packed = file.get_tensor(f"{name}.weight")
+            assert packed.dtype == torch.uint8 and packed.numel() == -(-bits * layer.get_parameter("weight").numel() // 8)
+
+
+def test_a_large_models_file_is_within_three_percent_of_bits_times_parameters(tmp_path: Path) -> None:
+    settings = Model(name="resnet18")
+    done = export(build_model(settings, 10, 32, 0), 4, "torch", tmp_path / "model", settings, 10, 32, Scheme("minmax"))
+    assert done.file_bytes == pytest.approx(4 * 11_173_962 / 8, rel=0.03)
+
+
+def test_32_bits_is_the_float_model(model: nn.Module, tmp_path: Path) -> None:
+    done = export(model, 32, "torch", tmp_path / "model", CNN, 10, 16)
+    assert torch.equal(predict(load_exported(tmp_path / "model"), pictures()), predict(model, pictures()))
+    assert done.weight_bytes == 4 * done.weights and "float weights" in done.text
+
+
+def test_learned_steps_are_exported(model: nn.Module, tmp_path: Path) -> None:
+    learned = Learned(4, {weight_name("3"): torch.tensor([-4.0])})
+    export(model, 4, "torch", tmp_path / "model", CNN, 10, 16, learned=learned)
+    expected = quantized(model, 4, learned=learned)
+    assert torch.equal(predict(load_exported(tmp_path / "model", CNN), pictures()), predict(expected, pictures()))
+    assert load_file(tmp_path / "model")["3.weight" + STEP].item() == pytest.approx(np.exp(-4.0))
+
+
+class Residual(nn.Module):
+    """A convolution, a residual block with GroupNorm, a mean over the picture, a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.GroupNorm(2, 8)
+        self.second, self.last = nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.first(x)))
+        x = torch.relu(x + self.second(x))
+        out: Tensor = self.last(x.mean((2, 3)))
+        return out
+
+
+def run_onnx(path: Path, images: Tensor) -> Tensor:
+    runtime = pytest.importorskip("onnxruntime", reason="ONNX models are run by onnxruntime")
+    session: Any = runtime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+
+@pytest.mark.parametrize(("bits", "stored", "scheme"), [
+    (2, 2, SCHEMES["channels"]), (3, 4, SCHEMES["plain"]), (4, 4, SCHEMES["channels"]), (8, 8, SCHEMES["inner"]), (12, 16, SCHEMES["plain"]),
+])  # fmt: skip
+def test_onnx_gives_the_same_predictions(bits: int, stored: int, scheme: Scheme, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx", reason="ONNX export needs onnx")
+    torch.manual_seed(0)
+    model = Residual()
+    done = export(model, bits, "onnx", tmp_path / "m.onnx", CNN, 5, 8, scheme)
+    expected = predict(quantized(model, bits, scheme), pictures(8))
+    for images, logits in ((pictures(8), expected), (pictures(8)[:1], expected[:1])):
+        found = run_onnx(tmp_path / "m.onnx", images)
+        torch.testing.assert_close(found, logits, rtol=1e-4, atol=1e-5)
+        assert torch.equal(found.argmax(1), logits.argmax(1))
+    graph = onnx.load(tmp_path / "m.onnx").graph
+    kind = getattr(onnx.TensorProto, f"INT{stored}")
+    codes = [i for i in graph.initializer if i.name.endswith(".codes")]
+    assert [i.data_type for i in codes] == [kind] * len(layers(model, scheme.skip_first_last))
+    assert sum(len(i.raw_data) for i in codes) == done.weight_bytes and done.stored_bits == stored
+    assert ("stored in" in done.text) == (stored != bits)
+    assert str(Path.cwd()).encode() not in (tmp_path / "m.onnx").read_bytes()
+
+
+def test_onnx_of_a_named_classifier(model: nn.Module, tmp_path: Path) -> None:
+    pytest.importorskip("onnx", reason="ONNX export needs onnx")
+    done = export(model, 4, "onnx", tmp_path / "m.onnx", CNN, 10, 16)
+    expected = predict(quantized(model, 4), pictures())
+    torch.testing.assert_close(run_onnx(tmp_path / "m.onnx", pictures()), expected, rtol=1e-4, atol=1e-5)
+    assert isinstance(done, Exported) and done.file_bytes == (tmp_path / "m.onnx").stat().st_size < 4 * done.weights
+
+
+def test_what_cannot_be_exported_is_refused(model: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="format 'tflite'"):
+        export(model, 4, "tflite", tmp_path / "m", CNN, 10, 16)
+    with pytest.raises(SettingError, match="bits = 1"):
+        export(model, 1, "torch", tmp_path / "m", CNN, 10, 16)
+    broken = build_model(CNN, 10, 16, 0)
+    with torch.no_grad():
+        broken.get_parameter("3.weight")[0] = torch.nan
+    with pytest.raises(SettingError, match=r"3\.weight holds NaN"):
+        export(broken, 4, "torch", tmp_path / "m", CNN, 10, 16)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_exported_model_is_refused(model: nn.Module, tmp_path: Path) -> None:
+    path, good = tmp_path / "m", tmp_path / "good"
+    export(model, 4, "torch", good, CNN, 10, 16)
+    with safe_open(good, "pt") as file:
+        header = json.loads(file.metadata()["fedwarm"])
+
+    def written(change: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        save_file({**load_file(good), **tensors}, path, metadata={"fedwarm": json.dumps({**header, **change})})
+
+    spoilt: list[tuple[dict[str, Any], dict[str, Tensor]]] = [
+        ({"version": 2}, {}),
+        ({"model": "vgg"}, {}),
+        ({"bits": 3}, {}),
+        ({"bits": 99}, {}),
+        ({"classes": 7}, {}),
+        ({"shapes": {"9.weight": [2]}}, {}),
+        ({}, {"3.weight": torch.zeros(3, dtype=torch.uint8)}),
+        ({}, {"3.weight.step": torch.zeros(3)}),
+        ({}, {"3.weight.step": torch.tensor([torch.inf])}),
+    ]
+    for change, tensors in spoilt:
+        written(change, tensors)
+        with pytest.raises(SettingError, match=str(path)):
+            load_exported(path)
+    path.write_bytes(b"nothing")
+    for missing in (path, tmp_path / "none"):
+        with pytest.raises(SettingError, match=str(missing)):
+            load_exported(missing)
+    with pytest.raises(SettingError, match="none that"):
+        load_exported(good, Model(name="lenet5"))

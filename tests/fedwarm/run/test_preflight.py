@@ -1,0 +1,46 @@
+"""What is checked before any work: settings that contradict each other are told before data are looked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from fedwarm.config import SettingError, Value
+from fedwarm.methods.dp_rec import DpRec
+from fedwarm.run.preflight import check_run
+
+CONTRADICTIONS: list[tuple[dict[str, Value], str]] = [
+    ({"dp-rec.view": "central_certified", "dp-rec.downlink": "replay"}, "use dense"),
+    ({"dp-rec.block-rule": "per_tensor", "dp-rec.rotation": "hadamard"}, "use none or auto"),
+    ({"dp-rec.block-rule": "kl_adaptive", "dp-rec.block-size": 4}, "it must be 0"),
+    ({"dp-rec.view": "central_limit", "dp-rec.adjacency": "replacement"}, "choose zero_out"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """The check leaves one torch thread; what was before comes back."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(("settings", "message"), CONTRADICTIONS)
+@pytest.mark.parametrize("name", ["dp_rec", "dp-rec"])
+def test_contradictions_are_told_first(name: str, settings: dict[str, Value], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        check_run({"method": name, "data.name": "/no/such/folder", **settings}, 2)
+
+
+def test_they_concern_nobody_else() -> None:
+    every = {key: value for settings, _ in CONTRADICTIONS for key, value in settings.items()}
+    config, clients = check_run({"method": "fedavg", **every}, 2)
+    assert config.run.method == "fedavg" and clients == 2
+
+
+def test_what_goes_together_passes() -> None:
+    settings: dict[str, Value] = {"dp-rec.view": "central_certified", "dp-rec.block-rule": "per_tensor", "dp-rec.bits": 4}
+    config, clients = check_run({"method": "dp_rec", **settings}, 3)
+    assert (config.of(DpRec).bits, clients) == (4, 3)

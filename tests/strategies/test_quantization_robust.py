@@ -1,0 +1,93 @@
+"""Quantization-robust FedAvg end to end on real digits, and its objectives under other methods."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedwarm.config import SettingError, Value
+from fedwarm.objectives import is_learned
+from fedwarm.wire import from_records
+from tests.runs import run, same
+
+FAST: dict[str, Value] = {"num-server-rounds": 2, "local-epochs": 2, "data.max-examples": 40, "data.image-size": 16}
+LEARNED: dict[str, Value] = {**FAST, "quantization-robust.variant": "qat", "quantization-robust.range": "learned",
+                             "quantization-robust.quantize-activations": True}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"quantization-robust.variant": "mqat", "quantization-robust.train-bits": "32"},
+        {"quantization-robust.variant": "kure", "quantization-robust.kure-weight": 0.0},
+        {"quantization-robust.variant": "apqn", "quantization-robust.noise-scale": 0.0},
+        {"quantization-robust.variant": "qat", "quantization-robust.bits": 32},
+    ],
+    ids=lambda s: str(s["quantization-robust.variant"]),
+)
+def test_without_strength_it_is_fedavg_bit_for_bit(settings: dict[str, Value], tmp_path: Path) -> None:
+    fedavg = run("fedavg", tmp_path / "fedavg", {**FAST, "num-server-rounds": 3})
+    robust = run("quantization_robust", tmp_path / "robust", {**FAST, "num-server-rounds": 3, **settings})
+    assert same(fedavg.model, robust.model)
+    assert fedavg.results["totals"]["bytes_up"] == robust.results["totals"]["bytes_up"]
+    assert fedavg.results["totals"]["bytes_down"] == robust.results["totals"]["bytes_down"]
+
+
+@pytest.mark.parametrize("variant", ["kure", "apqn", "qat", "mqat", "rq"])
+def test_every_variant_trains_and_is_measured_at_every_width(variant: str, tmp_path: Path) -> None:
+    settings: dict[str, Value] = {**FAST, "quantization-robust.variant": variant, "quantization-robust.kure-warmup": 0}
+    outcome = run("quantization_robust", tmp_path / "run", settings)
+    plain = run("fedavg", tmp_path / "plain", FAST)
+    assert not same({n: a for n, a in outcome.model.items() if not is_learned(n)}, plain.model)
+    found = outcome.results["final"]["bit_widths"]
+    assert list(found) == [f"w{b}" for b in range(8, 1, -1)] + [f"w{b}a{b}" for b in range(8, 1, -1)]
+    assert all(0 <= a <= 1 for a in found.values())
+    assert abs(found["w8"] - outcome.results["final"]["global"]["accuracy"]) < 0.05
+    assert outcome.results["rounds"][-1]["bytes_evaluation"] > 0
+    assert {row["stage"] for row in outcome.ledger} == {"round", "evaluate", "widths"}
+
+
+def test_objectives_compose_with_other_methods(tmp_path: Path) -> None:
+    given: dict[str, Value] = {**FAST, "objective": "mqat", "evaluate.bit-widths": "4,32", "evaluate.activations": False}
+    ready = run("quantization_robust", tmp_path / "ready", FAST)
+    composed = run("fedavg", tmp_path / "fedavg", given)
+    assert same(ready.model, composed.model)
+    final = composed.results["final"]
+    assert list(final["bit_widths"]) == ["w4", "w32"] and final["bit_widths"]["w32"] == final["global"]["accuracy"]
+    proximal = run("fedprox", tmp_path / "fedprox", {**given, "fedprox.mu": 1.0})
+    assert not same(proximal.model, composed.model)
+    private = run("dp_rec", tmp_path / "dp_rec", {**given, "dp-rec.entropy": "seeded"})
+    assert set(private.results["final"]["bit_widths"]) == {"w4", "w32"}
+
+
+def test_learned_steps_travel_as_logarithms_and_are_averaged(tmp_path: Path) -> None:
+    outcome = run("quantization_robust", tmp_path / "run", LEARNED)
+    said = [from_records(r.content) for r in outcome.replies if r.metadata.message_type == "train"]
+    names = [name for name in said[0].arrays if is_learned(name)]
+    assert names and all(list(p.arrays) == list(said[0].arrays) for p in said)
+    weights = [p.metrics["num-examples"] for p in said[4:]]
+    for name in names:
+        mean = np.average([p.arrays[name] for p in said[4:]], axis=0, weights=weights)
+        assert np.allclose(outcome.model[name], mean, atol=1e-6)
+    sent = [from_records(m.content) for m in outcome.messages if m.metadata.message_type == "train"]
+    assert not any(is_learned(name) for name in sent[0].arrays) and set(names) <= set(sent[4].arrays)
+
+
+def test_learned_steps_travel_rounded_too(tmp_path: Path) -> None:
+    outcome = run("quantization_robust", tmp_path / "run", {**LEARNED, "codec": "stochastic-rounding"})
+    assert outcome.results["complete"] and any(is_learned(name) for name in outcome.model)
+
+
+def test_workers_give_the_same_model(tmp_path: Path) -> None:
+    one, two = (run("quantization_robust", tmp_path / str(n), {**LEARNED, "num-server-rounds": 1}, workers=n) for n in (1, 2))
+    assert same(one.model, two.model) and one.results["final"] == two.results["final"]
+
+
+def test_what_cannot_be_averaged_is_refused(tmp_path: Path) -> None:
+    for method, more in (("dp_rec", {}), ("fedavg", {"codec": "dp-rec"})):
+        with pytest.raises(SettingError, match="learns quantizers that clients must share"):
+            run(method, tmp_path / method, {**FAST, "objective": "rq", **more})
+    with pytest.raises(SettingError, match="evaluate.bit-widths"):
+        run("fedavg", tmp_path / "widths", {**FAST, "evaluate.bit-widths": "4;2"})

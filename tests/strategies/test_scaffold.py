@@ -1,0 +1,78 @@
+"""SCAFFOLD: its algebra, and what it is for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fedwarm.config import Value
+from fedwarm.methods.scaffold import ControlVariate, control_after, joined, split
+from fedwarm.wire import from_records
+from tests.runs import run, same
+
+FAST: dict[str, Value] = {"num-server-rounds": 3, "local-epochs": 1, "data.max-examples": 40, "data.image-size": 16}
+PLAIN: dict[str, Value] = {**FAST, "momentum": 0.0, "learning-rate": 0.05}
+
+
+def test_the_first_round_of_equal_clients_is_fedavg(tmp_path: Path) -> None:
+    """All control variates are zero in it, and all clients hold as many images."""
+    one: dict[str, Value] = {**PLAIN, "num-server-rounds": 1, "data.partition": "iid"}
+    scaffold, fedavg = run("scaffold", tmp_path / "scaffold", one), run("fedavg", tmp_path / "fedavg", one)
+    assert same(scaffold.model, fedavg.model)
+
+
+def test_the_control_variates_mean_is_the_servers(tmp_path: Path) -> None:
+    """With everyone in every round, c is the mean of c_k, and each c_k is the mean gradient along the client's path."""
+    outcome = run("scaffold", tmp_path / "run", PLAIN)
+    sent = [split(from_records(m.content).arrays) for m in outcome.messages if m.metadata.message_type == "train"]
+    replies = [split(from_records(r.content).arrays) for r in outcome.replies if r.metadata.message_type == "train"]
+    own = [{name: np.zeros_like(a) for name, a in sent[0][1].items()} for _ in range(4)]
+    for number in range(3):
+        start, shared = sent[4 * number]
+        for client, (after, told) in enumerate(replies[4 * number : 4 * number + 4]):
+            steps = -(-40 // 32)
+            for name in shared:
+                new = own[client][name] - shared[name] + (start[name] - after[name]) / (steps * 0.05)
+                assert np.allclose(told[name], shared[name] + new - own[client][name], atol=2e-5)
+                own[client][name] = new
+        for name in shared if number < 2 else ():
+            assert np.allclose(sent[4 * number + 4][1][name], np.mean([c[name] for c in own], axis=0), atol=2e-5)
+
+
+def test_it_sends_twice_what_fedavg_sends(tmp_path: Path) -> None:
+    scaffold, fedavg = run("scaffold", tmp_path / "scaffold", FAST), run("fedavg", tmp_path / "fedavg", FAST)
+    assert scaffold.results["totals"]["bytes_up"] == 2 * fedavg.results["totals"]["bytes_up"]
+    assert not any(name.startswith("control/") for name in scaffold.model)
+
+
+def test_it_lessens_the_drift_of_unlike_clients(tmp_path: Path) -> None:
+    """On clients of two classes each, the spread of the clients' models about their mean falls below FedAvg's."""
+    unlike: dict[str, Value] = {**PLAIN, "num-server-rounds": 4, "local-epochs": 3, "data.partition": "pathological"}
+
+    def spread(method: str) -> float:
+        outcome = run(method, tmp_path / method, unlike, clients=5)
+        replies = [split(from_records(r.content).arrays)[0] for r in outcome.replies if r.metadata.message_type == "train"][-5:]
+        mean = {name: np.mean([r[name] for r in replies], axis=0) for name in replies[0]}
+        return float(sum(np.square(r[n] - mean[n]).sum() for r in replies for n in mean))
+
+    assert spread("scaffold") < 0.8 * spread("fedavg")
+
+
+def test_the_hook_adds_the_difference() -> None:
+    model = torch.nn.Linear(2, 1, bias=False)
+    model.weight.grad = torch.ones(1, 2)
+    ControlVariate({"weight": torch.tensor([[0.5, -1.0]])}).gradient(model)
+    assert torch.equal(model.weight.grad, torch.tensor([[1.5, 0.0]]))
+
+
+def test_the_control_is_the_mean_gradient() -> None:
+    one = {"w": torch.tensor([1.0])}
+    found = control_after({"w": torch.tensor([0.3])}, {"w": torch.tensor([0.1])}, one, {"w": torch.tensor([0.6])}, 2.0)
+    assert torch.allclose(found["w"], torch.tensor([0.4]))
+
+
+def test_what_is_joined_comes_apart() -> None:
+    model, control = {"a": np.ones(2)}, {"a": np.zeros(2)}
+    assert split(joined(model, control)) == (model, control)
