@@ -122,8 +122,8 @@ def flower() -> None:
         ray = timed([*common, "--engine", "ray", "--out", f"{folder}/ray"])
         cold, warm = flwr_run(Path(folder))
     print(
-        f"local engine {local:.1f} s; Flower's simulation by --engine ray {ray:.1f} s ({ray / local:.1f} times), plain `flwr run` "
-        f"{cold:.1f} s the first time ({cold / local:.1f} times) and {warm:.1f} s with its daemon running ({warm / local:.1f} times)"
+        f"local engine {local:.1f} s; Flower's simulation by --engine ray {ray:.1f} s ({ray / local:.1f} times); `flwr run` "
+        f"{cold:.1f} s the first time ({cold / local:.1f}) and {warm:.1f} s with its daemon running ({warm / local:.1f})"
     )
 
 

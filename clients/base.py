@@ -18,6 +18,7 @@ from fedwarm.data import Shard, load_shard
 from fedwarm.evaluate import correct
 from fedwarm.models import build_model, device_of
 from fedwarm.objectives import is_learned, learned_state
+from fedwarm.privacy.dp_sgd import DpSgd, Mechanism, Steps, example_epsilon, rate_of, source_of, steps_of
 from fedwarm.seeds import generator
 from fedwarm.store import Store
 from fedwarm.training import Hook, Plan, fit
@@ -25,7 +26,7 @@ from fedwarm.widths import Evaluate, hooks_of, learned_of, scheme_of, widths
 from fedwarm.wire import Fact, Payload
 
 Action = Literal["describe", "round", "adapt", "distill", "evaluate"]
-PERSONAL = "personal"
+PERSONAL, ACCOUNT = "personal", "account"
 UPLOADING = ("round", "adapt")
 
 
@@ -106,13 +107,13 @@ class BaseClient:
         return generator(self.config.run.seed, purpose, number, self.node.partition)
 
     def describe(self, payload: Payload) -> Payload:
-        """Partition, sizes and classes; counts per class only where the settings share them."""
-        shard, counts = self.shard, self.shard.counts()
+        """Partition, sizes and classes; counts per class only where the settings share them and examples are not private."""
+        shard, counts, unsaid = self.shard, self.shard.counts(), self.config.run.privacy != "none"
         facts: dict[str, Fact] = {
             "classes": list(shard.classes),
-            "present": [c for c, n in enumerate(counts) if n],
+            "present": [c for c, n in enumerate(counts) if n or unsaid],
         }
-        if self.config.data.share_class_counts:
+        if self.config.data.share_class_counts and not unsaid:
             facts["counts"] = counts
         if codec_for(self.config).private:
             return self.unnamed()
@@ -146,7 +147,8 @@ class BaseClient:
         model, learned = self.model(payload), {n: a for n, a in payload.arrays.items() if is_learned(n)}
         done = self.fit(model, "train", int(payload.metrics.get("round", 0)), learned)
         arrays = {**from_module(model), **learned}
-        return Payload("weights", arrays, {"num-examples": len(self.shard.train_labels), "train-loss": done})
+        told = {"train-loss": done} if self.config.run.privacy == "none" else {}
+        return Payload("weights", arrays, {"num-examples": len(self.shard.train_labels), **told, **self.spent})
 
     def fit(self, model: nn.Module, purpose: str, number: int, learned: Arrays | None = None) -> float:
         """Train in place on this client's images by the run's plan, objective and hooks; the mean loss of the last epoch.
@@ -159,10 +161,47 @@ class BaseClient:
         plan, shard = Plan.of(self.config.run), self.shard
         objective = hooks_of(self.config, number, self.draws("objective", number), to_tensors(learned or {}))
         hooks = [*objective, *self.hooks()]
-        done = fit(model, shard.train_images, shard.train_labels, plan, self.draws(purpose, number), hooks)
+        private = self.mechanism(purpose, number)
+        draws = self.draws(purpose, number)
+        done = fit(model, shard.train_images, shard.train_labels, plan, draws, hooks, private=private)
+        if done.spent is not None:
+            self.spend(done.spent, number)
         if learned is not None:
             learned.update(from_tensors(learned_state(objective)))
         return done.loss
+
+    # Example-level privacy (setting `privacy`)
+
+    @property
+    def spent(self) -> dict[str, float]:
+        """`epsilon` of an example so far, as a metric; nothing where training is not private."""
+        if self.config.run.privacy == "none":
+            return {}
+        return {"epsilon": example_epsilon(self._account(), self.config.of(DpSgd).delta)}
+
+    def privately(self) -> list[tuple[float, int]]:
+        """All that this client trains and sends of in a run, at most: (rate, steps) each."""
+        run, n = self.config.run, len(self.shard.train_labels)
+        return [(rate_of(n, run.batch_size), run.num_server_rounds * steps_of(n, run.batch_size, run.local_epochs))]
+
+    def mechanism(self, purpose: str, number: int) -> Mechanism | None:
+        """How a training's steps are made private; None where they are not."""
+        if self.config.run.privacy == "none":
+            return None
+        settings = self.config.of(DpSgd)
+        source = source_of(settings, self.config.run.seed, purpose, number, self.node.partition)
+        return Mechanism.of(settings, self.privately(), source)
+
+    def spend(self, steps: Steps, number: int) -> None:
+        """Book private steps; what is trained anew for a message that is sent again is booked again, unless its draws are."""
+        again = number if self.config.of(DpSgd).entropy == "seeded" else None
+        taken = [*self._account(again), steps]
+        rows = torch.tensor([[s.rate, s.noise_multiplier, s.count] for s in taken], dtype=torch.float64)
+        self.node.store.save(ACCOUNT, {"steps": rows}, number)
+
+    def _account(self, before: int | None = None) -> list[Steps]:
+        found = self.node.store.load(ACCOUNT, before=before)
+        return [Steps(rate, noise, int(count)) for rate, noise, count in found["steps"].tolist()] if found else []
 
     def evaluate(self, payload: Payload) -> Payload:
         """Right answers on this client's own test images: of the received model and of the personal one, if there is one."""

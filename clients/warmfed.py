@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fedwarm.arrays import Arrays, from_module, from_tensors
 from fedwarm.methods.warmfed import CLASSIFIER, SelfDistillation, WarmFed, best_of
+from fedwarm.privacy.dp_sgd import rate_of
 from fedwarm.training import Hook, Plan, fit
 from fedwarm.wire import Fact, Payload
 
@@ -35,17 +36,27 @@ class WarmFedClient(BaseClient):
         foundation = load_foundation(diffusion, run.device)
         if payload.text("fingerprint") != foundation.fingerprint:
             raise ValueError("this client's foundation differs from the server's; set diffusion.foundation to the same model")
-        sentences = prompts(self.settings.prompt, shard.classes)
-        state = tune_adapter(
-            foundation, shard.train_images, shard.train_labels, sentences, diffusion, run.seed, self.node.partition
-        )
+        sentences, private = prompts(self.settings.prompt, shard.classes), self.mechanism("adapt", 0)
+        data = (shard.train_images, shard.train_labels)
+        state = tune_adapter(foundation, *data, sentences, diffusion, run.seed, self.node.partition, private)
+        if private is not None:
+            self.spend(private.steps(len(shard.train_labels), diffusion.lora_batch_size, diffusion.lora_steps), 0)
         facts: dict[str, Fact] = {"fingerprint": foundation.fingerprint, "rank": diffusion.rank, "alpha": diffusion.alpha}
         arrays = from_tensors(state)
         if self.settings.local_model_source == "uploaded":
             local = self.model()
             self.fit(local, "train", 0)
             arrays |= {CLASSIFIER + name: array for name, array in from_module(local).items()}
-        return Payload("adapter", arrays, {"num-examples": len(shard.train_labels)}, facts)
+        return Payload("adapter", arrays, {"num-examples": len(shard.train_labels), **self.spent}, facts)
+
+    def privately(self) -> list[tuple[float, int]]:
+        n, diffusion, settings = len(self.shard.train_labels), self.config.diffusion, self.settings
+        adapt = (
+            [(rate_of(n, diffusion.lora_batch_size), diffusion.lora_steps)] if settings.adapt and settings.synthetic_ratio else []
+        )
+        rate, steps = super().privately()[0]
+        uploaded = steps // self.config.run.num_server_rounds if settings.local_model_source == "uploaded" else 0
+        return [*adapt, (rate, uploaded + (steps if settings.protocol == "five-round" else 0))]
 
     def reference(self, action: Action, payload: Payload) -> Arrays:
         if action != "adapt":

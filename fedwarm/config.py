@@ -40,12 +40,16 @@ class General(Group):
 
     method: str = setting("warmfed", "the method; `fedwarm methods` lists them")
     objective: str = setting(
-        "plain", "local objective of methods that train a classifier; all but plain: quantization-robust.*, relaxed-quantization.*",
+        "plain", "what a classifier is trained for; all but plain: quantization-robust.*, relaxed-quantization.*",
         choices=("plain", "kure", "apqn", "qat", "mqat", "rq"),
     )  # fmt: skip
     codec: str = setting(
         "dense", "how updates travel: as they are; as private code words (dp-rec.*); rounded at random to a few bits",
         choices=("dense", "dp-rec", "stochastic-rounding"),
+    )  # fmt: skip
+    privacy: str = setting(
+        "none", "dp-sgd: each training step of a client is private at the level of examples (dp-sgd.*)",
+        choices=("none", "dp-sgd"),
     )  # fmt: skip
     augment: str = setting("none", "what clients add to their data before training", choices=("none",))
     seed: int = setting(0, "every random draw of the run derives from it", low=0, high=2**53)
@@ -103,7 +107,7 @@ class Model(Group):
     """The classifier."""
 
     prefix: ClassVar[str] = "model"
-    name: str = setting("cnn", "the classifier's architecture", choices=("cnn", "lenet5", "logistic", "resnet18"))
+    name: str = setting("cnn", "the classifier's architecture", choices=("cnn", "lenet5", "logistic", "resnet8", "resnet18"))
     weights: str = setting("", "safetensors file of a shared initialisation; empty: random from the seed")
 
 
@@ -185,10 +189,11 @@ def common_groups() -> tuple[type[Group], ...]:
     from fedwarm.faults import Faults
     from fedwarm.methods.quantization_robust import QuantizationRobust
     from fedwarm.methods.relaxed_quantization import RelaxedQuantization
+    from fedwarm.privacy.dp_sgd import DpSgd
     from fedwarm.robust import Robust
     from fedwarm.widths import Evaluate
 
-    return (*GROUPS, Evaluate, StochasticRounding, QuantizationRobust, RelaxedQuantization, Robust, Faults)
+    return (*GROUPS, Evaluate, StochasticRounding, DpSgd, QuantizationRobust, RelaxedQuantization, Robust, Faults)
 
 
 def near(name: str, known: list[str]) -> str:

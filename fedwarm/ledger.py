@@ -15,7 +15,8 @@ MEASURING = (EVALUATE, WIDTHS)
 class Entry:
     """One exchange with one client; `failure` says why its reply was left out, empty where it counted.
 
-    `ticket` is the number of the message: stage, attempt and client.
+    `ticket` is the number of the message: stage, attempt and client. `epsilon` is that of an example of this client so far, where
+    local training is private.
     """
 
     round: int
@@ -28,6 +29,7 @@ class Entry:
     seconds: float
     failure: str = ""
     ticket: str = ""
+    epsilon: float = 0.0
 
 
 class Ledger:
@@ -58,6 +60,10 @@ class Ledger:
     def failures(self, number: int) -> list[str]:
         """One line for each reply of the round that was left out."""
         return [f"client {e.client}, {e.stage}: {e.failure}" for e in self._round(number) if e.failure]
+
+    def epsilon(self) -> float:
+        """The largest epsilon of an example of any client so far; 0 where none was told."""
+        return max((e.epsilon for e in self.entries), default=0.0)
 
     def _round(self, number: int) -> list[Entry]:
         return self._of_round.get(number, [])

@@ -129,7 +129,7 @@ class BaseStrategy(Method):
                 self.folder.save_best(self.arrays)
         losses = [p.metrics["train-loss"] for p in replies.values() if "train-loss" in p.metrics]
         self.finish(stage)
-        self.record.spend(stage.round, self.privacy())
+        self.record.spend(stage.round, self.statement())
         self.norms[stage.name] = [*self.norms.get(stage.name, []), *lengths][-NORMS_KEPT:]
         self.record.stage(stage.round, stage.name, time.monotonic() - begun, losses)
         self.done = index + 1

@@ -137,19 +137,22 @@ class _Call:
         for client in clients:
             begun = time.monotonic()
             reply = next(replies)
-            up, failure = Size(), ""
+            up, failure, epsilon = Size(), "", 0.0
             try:
                 if reply is None:
                     raise PayloadError(f"no reply within {exchange.seconds:g} s")
                 up = size_of(reply.content) if reply.has_content() else Size()
                 payload = self._read(reply, up, tickets[client])
+                epsilon = payload.number("epsilon") if "epsilon" in payload.metrics else 0.0
                 self.accept(client, payload)
                 self.accepted[client] = Payload(payload.kind, {}, payload.metrics, payload.facts)
             except (PayloadError, ValueError) as error:
                 failure = _line(error)
             sizes = (down[client].payload_bytes, down[client].wire_bytes, up.payload_bytes, up.wire_bytes)
             seconds = round(time.monotonic() - begun, 3)
-            exchange.ledger.add(Entry(self.stage.round, self.stage.name, client, *sizes, seconds, failure, tickets[client]))
+            exchange.ledger.add(
+                Entry(self.stage.round, self.stage.name, client, *sizes, seconds, failure, tickets[client], epsilon)
+            )
             if failure:
                 yield client
 

@@ -22,6 +22,7 @@ from fedwarm.codecs import codec_for
 from fedwarm.config import Config, Value, parse
 from fedwarm.ledger import EVALUATE, WIDTHS, Ledger
 from fedwarm.models import build_model
+from fedwarm.privacy.dp_sgd import DpSgd
 from fedwarm.robust import Aggregator, Robust, aggregator, floats
 from fedwarm.run.folder import RunFolder
 from fedwarm.run.record import Record
@@ -120,6 +121,24 @@ class Method(Strategy):
     def privacy(self) -> dict[str, Any] | None:
         """What is said of privacy so far; None where nothing is accounted for."""
         return self.wire_codec.statement()
+
+    def statement(self) -> dict[str, Any] | None:
+        """All that is said of privacy: the method's, the codec's, and that of clients' private training."""
+        told, example = self.privacy(), self.record.ledger.epsilon()
+        if not example:
+            return told
+        chosen = self.config.of(DpSgd)
+        level: dict[str, Any] = {
+            "epsilon": example,
+            "delta": chosen.delta,
+            "view": "example",
+            "adjacency": "add_remove",
+            "mechanism": "dp-sgd",
+            "noise_multiplier": chosen.noise_multiplier if not chosen.target_epsilon else None,
+            "clip": chosen.clip,
+            "certified": chosen.entropy == "system",
+        }
+        return level if told is None else {**told, "example_level": level}
 
     def after(self) -> Iterator[Stage]:
         """What is measured when training is done: the final model at other widths, where settings ask for it."""

@@ -7,19 +7,26 @@ says so.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.func import functional_call
 
 from fedwarm.config import Diffusion
 from fedwarm.diffusion.foundation import Foundation
-from fedwarm.diffusion.lora import adapter_state, attached, check_finite
+from fedwarm.diffusion.lora import adapter_state, attached, check_finite, trainable
 from fedwarm.models import to_input
+from fedwarm.privacy.dp_sgd import Mechanism, PrivateGradient
 from fedwarm.progress import tick
 from fedwarm.seeds import generator
 
 CAPTION_DROPOUT = 0.1
 HALF_SCALE = 1024.0
+Examples = tuple[Any, Tensor, Tensor, Tensor]
 
 
 def to_foundation(images: Tensor, size: int) -> Tensor:
@@ -31,7 +38,14 @@ def to_foundation(images: Tensor, size: int) -> Tensor:
 
 
 def tune_adapter(
-    foundation: Foundation, images: Tensor, labels: Tensor, prompts: list[str], settings: Diffusion, seed: int, client: int
+    foundation: Foundation,
+    images: Tensor,
+    labels: Tensor,
+    prompts: list[str],
+    settings: Diffusion,
+    seed: int,
+    client: int,
+    private: Mechanism | None = None,
 ) -> dict[str, Tensor]:
     """Train a LoRA adapter on a client's images; latents are encoded once, only the adapter's parameters change.
 
@@ -41,7 +55,9 @@ def tune_adapter(
         labels: int64 (n,), indices into `prompts`.
         prompts: one sentence per class.
         settings: rank, steps, batch size and step size.
-        seed, client: every draw derives from them.
+        seed, client: every draw derives from them, but those of private training.
+        private: makes each step private at the level of images; the account needs
+            `private.steps(n, settings.lora_batch_size, settings.lora_steps)`.
 
     Returns:
         the adapter's matrices (see `adapter_state`).
@@ -50,7 +66,6 @@ def tune_adapter(
 
     latents = foundation.encode(to_foundation(images, foundation.image_size))
     context = foundation.embed([*prompts, ""])
-    draws = generator(seed, "lora", client)
     unet, scheduler = foundation.pipe.unet, DDPMScheduler.from_config(foundation.pipe.scheduler.config)
     with attached(unet, settings, seed, "lora-init", client) as parameters:
         if settings.gradient_checkpointing:
@@ -59,10 +74,13 @@ def tune_adapter(
         try:
             optimiser = torch.optim.AdamW(parameters, lr=settings.lora_learning_rate)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.lora_steps)
+            examples = scheduler, latents, labels, context
+            if private is None:
+                gradient = _plain(unet, examples, optimiser, settings, foundation.dtype, generator(seed, "lora", client))
+            else:
+                gradient = _private(unet, examples, optimiser, settings, foundation.dtype, private)
             for step in range(settings.lora_steps):
-                loss = _loss(unet, scheduler, latents, labels, context, settings.lora_batch_size, draws)
-                optimiser.zero_grad()
-                _backward(loss, parameters, foundation.dtype)
+                gradient()
                 optimiser.step()
                 schedule.step()
                 tick("adapter", step + 1, settings.lora_steps)
@@ -74,9 +92,50 @@ def tune_adapter(
     return state
 
 
+def _plain(
+    unet: Any,
+    examples: Examples,
+    optimiser: torch.optim.Optimizer,
+    settings: Diffusion,
+    dtype: torch.dtype,
+    draws: torch.Generator,
+) -> Callable[[], None]:
+    """Puts the gradient of one batch into the adapter."""
+    parameters = list(trainable(unet).values())
+
+    def gradient() -> None:
+        loss = _loss(unet, *examples, settings.lora_batch_size, draws)
+        optimiser.zero_grad()
+        _backward(loss, parameters, dtype)
+
+    return gradient
+
+
+def _private(
+    unet: Any, examples: Examples, optimiser: torch.optim.Optimizer, settings: Diffusion, dtype: torch.dtype, mechanism: Mechanism
+) -> Callable[[], None]:
+    """Puts a private gradient into the adapter; with checkpoints, which vmap cannot do, of one image after another."""
+    if settings.gradient_checkpointing:
+        mechanism = replace(mechanism, chunk=1)
+    n, scale, draws = len(examples[1]), _scale(dtype), mechanism.generator()
+    expected = n * mechanism.steps(n, settings.lora_batch_size, 1).rate
+    into = PrivateGradient(unet, optimiser, trainable(unet), mechanism, expected, scale)
+
+    def loss(weights: dict[str, Tensor], noisy: Tensor, time_steps: Tensor, captions: Tensor, target: Tensor) -> Tensor:
+        predicted = functional_call(unet, weights, (noisy, time_steps, captions)).sample
+        return F.mse_loss(predicted.float(), target.float()) * scale
+
+    return lambda: into(loss, _noised(*examples, mechanism.rows(n, settings.lora_batch_size), draws))
+
+
+def _scale(dtype: torch.dtype) -> float:
+    """What a loss is multiplied by so that float16 gradients do not sink below its smallest number."""
+    return HALF_SCALE if dtype == torch.float16 else 1.0
+
+
 def _backward(loss: Tensor, parameters: list[torch.nn.Parameter], dtype: torch.dtype) -> None:
-    """Gradients of the loss; under float16 by way of a larger loss, as they would sink below its smallest number."""
-    scale = HALF_SCALE if dtype == torch.float16 else 1.0
+    """Gradients of the loss, by way of a larger one under float16."""
+    scale = _scale(dtype)
     (loss * scale).backward()
     if scale != 1.0:
         torch._foreach_div_([p.grad for p in parameters if p.grad is not None], scale)
@@ -84,23 +143,30 @@ def _backward(loss: Tensor, parameters: list[torch.nn.Parameter], dtype: torch.d
 
 def _loss(
     unet: torch.nn.Module,
-    scheduler: object,
+    scheduler: Any,
     latents: Tensor,
     labels: Tensor,
     context: Tensor,
     batch_size: int,
     draws: torch.Generator,
 ) -> Tensor:
-    """Noise-prediction loss of one batch; a tenth of the captions are dropped, as guidance needs the empty one."""
+    """Noise-prediction loss of one batch."""
     rows = torch.randint(len(latents), (batch_size,), generator=draws)
-    dropped = torch.rand(batch_size, generator=draws) < CAPTION_DROPOUT
+    noisy, time_steps, captions, target = _noised(scheduler, latents, labels, context, rows, draws)
+    return F.mse_loss(unet(noisy, time_steps, captions).sample.float(), target.float())
+
+
+def _noised(
+    scheduler: Any, latents: Tensor, labels: Tensor, context: Tensor, rows: Tensor, draws: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(noisy latents, time steps, captions, targets) of some rows; a tenth of the captions are dropped: guidance needs that."""
+    dropped = torch.rand(len(rows), generator=draws) < CAPTION_DROPOUT
     captions = torch.where(dropped, torch.tensor(len(context) - 1), labels[rows])
-    time_steps = torch.randint(scheduler.config.num_train_timesteps, (batch_size,), generator=draws)  # type: ignore[attr-defined]
-    noise = torch.randn((batch_size, *latents.shape[1:]), generator=draws).to(latents)
+    time_steps = torch.randint(scheduler.config.num_train_timesteps, (len(rows),), generator=draws)
+    noise = torch.randn((len(rows), *latents.shape[1:]), generator=draws).to(latents)
     time_steps = time_steps.to(latents.device)
     clean = latents[rows.to(latents.device)]
-    noisy = scheduler.add_noise(clean, noise, time_steps)  # type: ignore[attr-defined]
-    velocity = scheduler.config.prediction_type == "v_prediction"  # type: ignore[attr-defined]
-    target = scheduler.get_velocity(clean, noise, time_steps) if velocity else noise  # type: ignore[attr-defined]
-    predicted = unet(noisy, time_steps, context[captions.to(context.device)]).sample
-    return F.mse_loss(predicted.float(), target.float())
+    noisy = scheduler.add_noise(clean, noise, time_steps)
+    velocity = scheduler.config.prediction_type == "v_prediction"
+    target = scheduler.get_velocity(clean, noise, time_steps) if velocity else noise
+    return noisy, time_steps, context[captions.to(context.device)], target

@@ -23,6 +23,8 @@ class FedProx(Group):
 class ProximalTerm(Hook):
     """Adds mu/2 ||w - w^t||^2, the distance to the weights the round began with (arXiv 1812.06127, eq. 2)."""
 
+    uses = "weights"
+
     def __init__(self, mu: float) -> None:
         self.mu = mu
         self._start: list[Tensor] = []

@@ -38,7 +38,7 @@ class RelaxedQuantization(Group):
     bits_weights: int = setting(4, "b of the weights, 1 to 16; 0: float", low=0, high=16)
     bits_activations: int = setting(4, "b of the layers' inputs, 1 to 16; 0: float", low=0, high=16)
     noise: str = setting("logistic", "noise whose bins are the law of a quantized number", choices=("logistic", "gaussian"))
-    temperature: float = setting(0.0, "lambda of the concrete relaxation; 0: 1 for rq_st, 2 for rq", low=0.0)
+    temperature: float = setting(0.0, "lambda of the concrete relaxation; 0: 1 for rq_st, 2/3 for rq", low=0.0)
     local_grid: bool = setting(True, "sample only the grid points near a number; off: time grows as 2^b")
     delta_w: float = setting(3.0, "half width of the local grid in units of sigma", low=0.0)
     alpha_init: str = setting(
@@ -52,7 +52,7 @@ class RelaxedQuantization(Group):
 
     def rule(self, bits: int) -> Rule | None:
         """How tensors of this width are quantized; None for 0."""
-        temperature = self.temperature or (2.0 if self.variant == "rq" else 1.0)
+        temperature = self.temperature or (2 / 3 if self.variant == "rq" else 1.0)
         noise = (self.variant, self.noise, temperature, self.local_grid, self.delta_w)
         return Rule(bits, *noise, self.floor, self.alpha_init, self.sigma_init) if bits else None
 

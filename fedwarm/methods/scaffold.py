@@ -38,6 +38,8 @@ class ControlVariate(Hook):
         shift: c - c_k by the parameters' names.
     """
 
+    uses = "weights"
+
     def __init__(self, shift: Mapping[str, Tensor]) -> None:
         self.shift = shift
 

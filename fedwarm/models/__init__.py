@@ -49,6 +49,33 @@ def lenet5(classes: int, image_size: int) -> nn.Module:
     )  # fmt: skip
 
 
+class _Residual(nn.Module):
+    """Two 3x3 convolutions with GroupNorm beside a shortcut (He et al., arXiv 1512.03385, section 4.2, option B)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.norm1 = nn.GroupNorm(8, outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.norm2 = nn.GroupNorm(8, outputs)
+        same = stride == 1 and inputs == outputs
+        self.shortcut = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm1(self.conv1(x)).relu()
+        summed: Tensor = self.norm2(self.conv2(y)) + self.shortcut(x)
+        return summed.relu()
+
+
+def resnet8(classes: int, image_size: int) -> nn.Module:
+    """The ResNet for small images of He et al. (arXiv 1512.03385, section 4.2) with n = 1 and GroupNorm; 77,850 parameters."""
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.GroupNorm(8, 16), nn.ReLU(),
+        _Residual(16, 16, 1), _Residual(16, 32, 2), _Residual(32, 64, 2),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, classes),
+    )  # fmt: skip
+
+
 def resnet18(classes: int, image_size: int) -> nn.Module:
     """torchvision's ResNet-18 with GroupNorm, so that averages of weights are averages of the whole model."""
     from torchvision.models import resnet18 as build
@@ -60,7 +87,9 @@ def resnet18(classes: int, image_size: int) -> nn.Module:
     return model
 
 
-MODELS: dict[str, Callable[[int, int], nn.Module]] = {"cnn": cnn, "lenet5": lenet5, "logistic": logistic, "resnet18": resnet18}
+MODELS: dict[str, Callable[[int, int], nn.Module]] = {
+    "cnn": cnn, "lenet5": lenet5, "logistic": logistic, "resnet8": resnet8, "resnet18": resnet18,
+}  # fmt: skip
 
 
 def build_model(

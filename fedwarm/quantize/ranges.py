@@ -1,11 +1,14 @@
 """Where a grid ends: by min-max or by the least squared error, and over batches by an exponential moving average.
 
-The squared error of every candidate is exact and comes from one sort. With magnitudes a and whole levels 0 .. L,
-Q(a) = Delta sum_k 1[a > (k - 1/2) Delta], so sum (a - Q(a))^2 = sum a^2 - 2 Delta sum_k S_k + Delta^2 sum_k (2k - 1) N_k. S_k and
-N_k are the sum and number of those above (k - 1/2) Delta: look-ups in a sorted array and its running sum.
+The squared error of every candidate comes from one sort: of all values, or of 131,072 at even distances where there are more.
+With magnitudes a and whole levels 0 .. L, Q(a) = Delta sum_k 1[a > (k - 1/2) Delta], so
+sum (a - Q(a))^2 = sum a^2 - 2 Delta sum_k S_k + Delta^2 sum_k (2k - 1) N_k. S_k and N_k are the sum and number of those above
+(k - 1/2) Delta: look-ups in a sorted array and its running sum.
 """
 
 from __future__ import annotations
+
+from math import gcd
 
 import numpy as np
 import torch
@@ -16,7 +19,8 @@ from fedwarm.quantize.uniform import Grid, Scheme, affine_grid, levels
 
 CANDIDATES = 100
 SEARCHED_BITS = 8
-SAMPLE = 1 << 13
+SAMPLE, SEARCHED = 1 << 13, 1 << 17
+USUAL_FACTORS = 2 * 3 * 5 * 7
 QUERIES = 1 << 20
 DECAY = 0.9
 
@@ -47,7 +51,8 @@ def grid_of(
         step = (rows.abs().amax(1, keepdim=True) / high).clamp(min=torch.finfo(rows.dtype).tiny)
         grid = Grid(step, torch.full_like(step, low), torch.full_like(step, high))
     if rule == "mse" and bits <= SEARCHED_BITS:
-        grid = Grid(_best_steps(rows, grid, symmetric=not affine and not full_range), grid.low, grid.high)
+        some = rows[:, :: stride(rows.shape[1], SEARCHED)]
+        grid = Grid(_best_steps(some, grid, symmetric=not affine and not full_range), grid.low, grid.high)
     shape = (-1, *[1] * (x.dim() - 1)) if per_channel else ()
     return Grid(grid.step.reshape(shape), grid.low.reshape(shape), grid.high.reshape(shape))
 
@@ -90,10 +95,18 @@ def _gain(values: Tensor, steps: Tensor, most: Tensor) -> Tensor:
     return 2 * steps * (above * there).sum(2) - steps.square() * (counts * there * (2 * k - 1)).sum(2)
 
 
+def stride(count: int, most: int) -> int:
+    """The least distance that leaves `most` of `count` values and shares no factor with usual shapes: all columns are visited."""
+    distance = -(-count // most)
+    while distance > 1 and gcd(distance, USUAL_FACTORS) > 1:
+        distance += 1
+    return distance
+
+
 def spread(x: Tensor, most: int = SAMPLE) -> Tensor:
     """At most `most` values of x at even distances, and its least and largest among them: (n,)."""
     flat = x.detach().reshape(-1)
-    thin = flat[:: -(-flat.numel() // max(1, most - 2))]
+    thin = flat[:: stride(flat.numel(), most - 2)]
     return torch.cat([thin, torch.stack(flat.aminmax())])
 
 

@@ -210,6 +210,20 @@ def privacy(
     print(json.dumps(found.json()) if as_json else "\n".join(found.lines()))
 
 
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="run folder")],
+    bits: Annotated[int, typer.Option(help="bits of a weight, 2 to 16; 32: float")] = 8,
+    form: Annotated[str, typer.Option("--format", help="torch: packed safetensors; onnx: for onnxruntime")] = "torch",
+    out: Annotated[Path | None, typer.Option(help="the file; default model-wBITS beside the run's model")] = None,
+) -> None:
+    """Write a run's global model with its weights quantized, as the file that a device would load."""
+    from fedwarm.run.exporting import export_run
+
+    ending = {"torch": "safetensors", "onnx": "onnx"}.get(form, form)
+    print(export_run(run, bits, form, out or run / f"model-w{bits}.{ending}").text)
+
+
 @foundation_app.command("train")
 def foundation_train(
     name: Annotated[str, typer.Argument(help="glyph")],

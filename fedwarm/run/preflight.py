@@ -35,16 +35,20 @@ def check_run(flat: Mapping[str, Value], clients: int) -> tuple[Config, int]:
     config = parse(flat)
     if clients < 0:
         raise SettingError(f"--clients {clients} is out of range; it must be at least 1")
+    from fedwarm.codecs import codec_for
     from fedwarm.data import default_clients, load_shard, partition_table
     from fedwarm.faults import Faults, struck_clients
     from fedwarm.methods.dp_rec import DpRec, validated
     from fedwarm.models import build_model, device_of
     from fedwarm.run.trackers import require
+    from fedwarm.widths import widths
 
     device_of(config.run.device)
     require(config.run.tracker)
     if config.run.method == "dp_rec":
         validated(config.of(DpRec))
+    codec_for(config)
+    widths(config)
     struck_clients(config.of(Faults))
     count = clients or default_clients(config.data)
     _check_cohort(config, count)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+import math
+from typing import ClassVar
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedwarm.config import parse
+from fedwarm.config import SettingError, parse
+from fedwarm.methods.fedprox import ProximalTerm
 from fedwarm.models import cnn
+from fedwarm.privacy.dp_sgd import DpSgd, Mechanism, Steps, source_of
 from fedwarm.seeds import generator
 from fedwarm.training import Batch, Fit, Hook, Plan, fit
 
@@ -48,10 +52,10 @@ def test_fit_is_the_bare_loop_bit_for_bit() -> None:
     images, labels = data()
     ours = cnn(CLASSES, SIZE)
     bare, start = copy.deepcopy(ours), copy.deepcopy(ours)
-    done = fit(ours, images, labels, PLAN, generator(0, "x"))
+    done = fit(ours, images, labels, PLAN, generator(0, "x"), private=None)
     mean = bare_loop(bare, images, labels, PLAN, generator(0, "x"))
     assert same(ours, bare) and not same(ours, start)
-    assert (done.steps, done.examples) == (3 * 3, N)
+    assert (done.steps, done.examples, done.spent) == (3 * 3, N, None)
     assert done.loss == pytest.approx(mean, rel=1e-6)
 
 
@@ -172,3 +176,189 @@ def test_the_plan_of_a_runs_settings() -> None:
     assert Plan.of(run) == Plan(3, 7, 0.5, 0.25, 0.125)
     assert Plan.of(run, 0) == Plan(0, 7, 0.5, 0.25, 0.125)
     assert Plan.of(run, 9).epochs == 9
+
+
+# Private at the level of examples
+
+WHOLE = Plan(epochs=4, batch_size=N, learning_rate=0.05, momentum=0.9, weight_decay=1e-3)
+OPEN = 1e6
+
+
+def noisy(noise: float = 1.0, clip: float = 1.0, chunk: int = 8, key: int = 0) -> Mechanism:
+    return Mechanism(clip, noise, chunk, source_of(DpSgd(entropy="seeded"), 0, key))
+
+
+def close(one: nn.Module, other: nn.Module) -> None:
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+class Quiet(Hook):
+    """Looks at nothing but the weights."""
+
+    uses: ClassVar[str] = "weights"
+
+
+class Pull(ProximalTerm):
+    """The proximal term, declared as what it is."""
+
+    uses: ClassVar[str] = "weights"
+
+
+class Weighed(Hook):
+    """A weight for each example."""
+
+    uses: ClassVar[str] = "example"
+
+    def loss(self, batch: Batch, loss: Tensor) -> Tensor:
+        return (F.cross_entropy(batch.logits, batch.labels, reduction="none") * (1.0 + batch.rows % 3)).mean()
+
+
+class Ridge(Hook):
+    """A norm of the model's own weights, as part of each example's loss."""
+
+    uses: ClassVar[str] = "example"
+
+    def loss(self, batch: Batch, loss: Tensor) -> Tensor:
+        return loss + 0.1 * torch.stack([p.square().sum() for p in batch.model.parameters()]).sum()
+
+
+class Halved(Quiet):
+    def gradient(self, model: nn.Module) -> None:
+        for p in model.parameters():
+            assert p.grad is not None
+            p.grad *= 0.5
+
+
+def test_private_steps_move_every_parameter_and_tell_the_account() -> None:
+    model = cnn(CLASSES, SIZE)
+    start = copy.deepcopy(model)
+    done = fit(model, *data(), Plan(1, N, 0.1), generator(0), private=noisy())
+    assert all(bool((a != b).any()) for a, b in zip(model.parameters(), start.parameters(), strict=True))
+    assert done.spent == Steps(1.0, 1.0, 1) and math.isnan(done.loss)
+    longer = fit(model, *data(), PLAN, generator(0), private=noisy(0.7))
+    assert longer.spent == Steps(8 / N, 0.7, 9) and (longer.steps, longer.examples) == (9, N)
+    assert fit(model, *data(), Plan(0, 8, 0.1), generator(0), private=noisy()).spent == Steps(8 / N, 1.0, 0)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 64])
+@pytest.mark.parametrize("hooks", [[], [Weighed()], [Ridge()], [Halved()], [Pull(3.0)]], ids=lambda hooks: str(len(hooks)))
+def test_without_clip_noise_and_sampling_it_is_plain_training(chunk: int, hooks: list[Hook]) -> None:
+    plain = cnn(CLASSES, SIZE)
+    private = copy.deepcopy(plain)
+    fit(plain, *data(), WHOLE, generator(0), hooks)
+    fit(private, *data(), WHOLE, generator(0), hooks, private=noisy(0.0, OPEN, chunk))
+    close(private, plain)
+
+
+def test_a_seeded_source_repeats_and_nothing_else_is_drawn_from() -> None:
+    first, again, other, system = (cnn(CLASSES, SIZE) for _ in range(4))
+    for model in (again, other, system):
+        model.load_state_dict(first.state_dict())
+    draws, world = generator(3), torch.get_rng_state()
+    fit(first, *data(), PLAN, draws, private=noisy())
+    assert torch.equal(draws.get_state(), generator(3).get_state()) and torch.equal(world, torch.get_rng_state())
+    fit(again, *data(), PLAN, generator(4), private=noisy())
+    fit(other, *data(), PLAN, generator(3), private=noisy(key=1))
+    fit(system, *data(), PLAN, generator(3), private=Mechanism(1.0, 1.0))
+    assert same(first, again) and not same(first, other) and not same(first, system)
+
+
+class Rows(Hook):
+    """Counts who takes part; needs the examples one after another."""
+
+    uses: ClassVar[str] = "example"
+
+    def __init__(self) -> None:
+        self.seen = torch.zeros(N)
+
+    def loss(self, batch: Batch, loss: Tensor) -> Tensor:
+        assert len(batch.rows) == len(batch.labels) == len(batch.logits) == 1
+        self.seen[batch.rows] += 1
+        return loss
+
+
+def test_batches_are_poisson_samples_and_may_be_empty() -> None:
+    """q = 1/21: a third of the steps have no example, and take noise alone."""
+    hook, model, epochs = Rows(), cnn(CLASSES, SIZE), 40
+    done = fit(model, *data(), Plan(epochs, 1, 1e-3), generator(0), [hook], private=noisy(0.5, chunk=1))
+    assert done.steps == epochs * N
+    assert (hook.seen - epochs).abs().max() < 5 * math.sqrt(epochs)
+    assert abs(float(hook.seen.mean()) - epochs) < 5 * math.sqrt(epochs / N)
+    assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
+
+
+def test_a_wild_example_moves_a_step_by_the_clip_at_most() -> None:
+    """Another image and label in one place: 2 C r / N, where plain training would go a hundred times as far."""
+    images, labels = data()
+    start, plan, clip = cnn(CLASSES, SIZE), Plan(1, N, 0.5), 0.1
+    with torch.no_grad():
+        for p in start.parameters():
+            p *= 5
+    others, wrong = images.clone(), labels.clone()
+    others[0], wrong[0] = 255 - others[0], (labels[0] + 1) % CLASSES
+
+    def moved(private: Mechanism | None) -> float:
+        one, other = copy.deepcopy(start), copy.deepcopy(start)
+        fit(one, images, labels, plan, generator(0), private=private)
+        fit(other, others, wrong, plan, generator(0), private=private)
+        pairs = zip(one.parameters(), other.parameters(), strict=True)
+        return math.sqrt(sum(float((a - b).detach().double().square().sum()) for a, b in pairs))
+
+    limit = 2 * clip * plan.learning_rate / N
+    assert 0.5 * limit < moved(noisy(0.0, clip)) <= 1.001 * limit < 0.01 * moved(None)
+
+
+def test_a_term_of_the_weights_is_neither_clipped_nor_noised() -> None:
+    """No example counts (clip 1e-9): what is left of a step is the pull back to where training began."""
+    model = cnn(CLASSES, SIZE)
+    pull = Pull(2.0)
+    pull.prepare(model)
+    start = copy.deepcopy(model)
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 1.0
+    pull.prepare = lambda model: None  # type: ignore[method-assign]
+    fit(model, *data(), Plan(1, N, 0.25), generator(0), [pull], private=noisy(1.0, 1e-9))
+    for a, b in zip(model.parameters(), start.parameters(), strict=True):
+        torch.testing.assert_close(a - b, torch.full_like(a, 0.5), rtol=1e-4, atol=1e-5)
+
+
+def test_a_term_of_the_weights_is_shown_no_example() -> None:
+    class Curious(Quiet):
+        def loss(self, batch: Batch, loss: Tensor) -> Tensor:
+            shown.append([len(batch.inputs), len(batch.labels), len(batch.logits), len(batch.rows)])
+            return loss
+
+    shown: list[list[int]] = []
+    fit(cnn(CLASSES, SIZE), *data(), Plan(1, 8, 0.1), generator(0), [Curious()], private=noisy())
+    assert shown == [[0, 0, 0, 0]] * 3
+
+
+def test_hooks_that_are_not_covered_are_refused_before_anything_happens() -> None:
+    model, calls = cnn(CLASSES, SIZE), list[str]()
+    start = copy.deepcopy(model)
+    with pytest.raises(SettingError, match="dp-sgd does not cover Recorder"):
+        fit(model, *data(), PLAN, generator(0), [Quiet(), Recorder("a", calls)], private=noisy())
+    assert calls == [] and same(model, start)
+
+
+def test_no_examples_and_batch_statistics_are_refused() -> None:
+    images, labels = data()
+    with pytest.raises(SettingError, match="at least one training example"):
+        fit(cnn(CLASSES, SIZE), images[:0], labels[:0], PLAN, generator(0), private=noisy())
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3 * SIZE * SIZE, CLASSES))
+    with pytest.raises(SettingError, match="'0', which keeps statistics"):
+        fit(model, images, labels, PLAN, generator(0), private=noisy())
+
+
+def test_it_learns_through_the_noise() -> None:
+    """Two brightnesses, 400 images, epsilon 3: nearly all are told apart."""
+    draws = generator(0, "brightness")
+    labels = torch.randint(2, (400,), generator=draws)
+    images = (torch.randint(0, 100, (400, 3, SIZE, SIZE), generator=draws) + 100 * labels.view(-1, 1, 1, 1)).to(torch.uint8)
+    model, plan = cnn(2, SIZE), Plan(4, 40, 0.1, 0.9)
+    private = Mechanism.of(DpSgd(target_epsilon=3.0), [(0.1, 40)], source_of(DpSgd(entropy="seeded"), 0))
+    fit(model, images, labels, plan, generator(0), private=private)
+    right = (model((images.float() - 127.5) / 127.5).argmax(1) == labels).float().mean()
+    assert right > 0.9

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedwarm.config import SettingError, Value
+from fedwarm.config import SettingError, Value, parse
 from fedwarm.objectives import is_learned
 from fedwarm.wire import from_records
 from tests.runs import run, same
@@ -91,3 +91,20 @@ def test_what_cannot_be_averaged_is_refused(tmp_path: Path) -> None:
             run(method, tmp_path / method, {**FAST, "objective": "rq", **more})
     with pytest.raises(SettingError, match="evaluate.bit-widths"):
         run("fedavg", tmp_path / "widths", {**FAST, "evaluate.bit-widths": "4;2"})
+
+
+def test_a_run_is_exported_and_gives_the_same_answers(tmp_path: Path) -> None:
+    """The packed file, loaded again, answers as the model did at that width when it was measured."""
+    from fedwarm.data import load_shard
+    from fedwarm.evaluate import correct
+    from fedwarm.quantize.export import load_exported
+    from fedwarm.run.exporting import export_run
+
+    outcome = run("quantization_robust", tmp_path / "run", FAST)
+    told = export_run(outcome.folder, 4, "torch", tmp_path / "model.safetensors")
+    model = load_exported(tmp_path / "model.safetensors")
+    config = parse(outcome.results["settings"])
+    shards = [load_shard(config.data, 0, client, 4) for client in range(4)]
+    right = sum(correct(model, s.test_images, s.test_labels) for s in shards)
+    assert right / sum(len(s.test_labels) for s in shards) == outcome.results["final"]["bit_widths"]["w4"]
+    assert (tmp_path / "model.safetensors").stat().st_size == told.file_bytes

@@ -71,7 +71,7 @@ def test_settings_have_the_defaults_that_are_stated() -> None:
     rule = settings().rule(4)
     assert rule is not None and (rule.variant, rule.temperature, rule.delta_w, rule.local_grid) == ("rq_st", 1.0, 3.0, True)
     relaxed = settings(variant="rq").rule(4)
-    assert relaxed is not None and relaxed.temperature == 2.0
+    assert relaxed is not None and relaxed.temperature == 2 / 3
     assert settings().rule(0) is None
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.ao.quantization import MinMaxObserver, PerChannelMinMaxObserver
 
-from fedwarm.quantize.ranges import CANDIDATES, SAMPLE, Running, grid_of, spread
+from fedwarm.quantize.ranges import CANDIDATES, SAMPLE, Running, grid_of, spread, stride
 from fedwarm.quantize.uniform import Grid
 
 BITS = (2, 3, 4, 6, 8)
@@ -38,7 +38,10 @@ def test_min_max_is_torchs_observers(bits: int) -> None:
     assert torch.equal(grid_of(x, bits, rule="minmax", per_channel=True).step.flatten(), channels.calculate_qparams()[0])
 
 
-@pytest.mark.parametrize(("bits", "step", "least"), [(2, 1.224, 0.1902), (3, 0.651, 0.0469), (4, 0.353, 0.0129), (6, 0.1055, 0.00107)])
+OPTIMA = [(2, 1.224, 0.1902), (3, 0.651, 0.0469), (4, 0.353, 0.0129), (6, 0.1055, 0.00107)]
+
+
+@pytest.mark.parametrize(("bits", "step", "least"), OPTIMA)
 def test_the_optimum_of_a_normal_law(bits: int, step: float, least: float) -> None:
     """Step within 5 %, squared error within 2 % of the numerical optimum of 2^b - 1 even levels."""
     x = numbers(10**6)
@@ -95,6 +98,16 @@ def test_spread_holds_the_ends_and_no_more_than_asked() -> None:
     thin = spread(x)
     assert len(thin) <= SAMPLE and float(thin.min()) == float(x.min()) and float(thin.max()) == float(x.max())
     assert torch.equal(spread(x[0, :5])[:5], x[0, :5])
+
+
+def test_a_stride_visits_every_column_and_kernel_position() -> None:
+    for shape, most in (((64, 16, 32, 32), 1 << 13), ((512, 512, 3, 3), 1 << 17), ((3, 5), 100)):
+        columns = torch.arange(shape[-1]).expand(shape).reshape(-1)
+        rows = torch.arange(shape[-2])[:, None].expand(shape).reshape(-1)
+        step = stride(len(columns), most)
+        assert len(columns[::step]) <= most
+        assert len(columns[::step].unique()) == shape[-1] and len(rows[::step].unique()) == shape[-2]
+    assert stride(100, 100) == 1 and stride(101, 100) == 11
 
 
 def test_the_running_range_is_an_exponential_moving_average() -> None:

@@ -1,0 +1,127 @@
+"""One model at every bit-width: quantization-robust training against FedAvg, over three seeds.
+
+    python benchmarks/quantization.py cifar10 --data path/to/cifar10    # a small ResNet with GroupNorm, Dirichlet 0.3, 10 clients
+    python benchmarks/quantization.py femnist --data path/to/femnist    # a CNN, 20 clients of 20 writers each, 62 classes
+    python benchmarks/quantization.py femnist --data .. --arms fedavg mqat --seeds 1
+
+A run that is complete in the folder is not run again. Accuracies are of the final global model over all clients' test images,
+quantized after training without any tuning; `float` is the model as it is. `--clients`, `--rounds`, `--examples` and `--model`
+make it as large as a machine can bear.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from fedwarm.config import Value
+from fedwarm.run.launch import Request, run_method
+
+ROOT = Path(__file__).parents[1]
+WIDTHS = (8, 6, 4, 3, 2)
+ROBUST = "quantization_robust"
+ARMS: dict[str, tuple[str, dict[str, Value]]] = {
+    "fedavg": ("fedavg", {}),
+    "lsq": (ROBUST, {"quantization-robust.variant": "qat", "quantization-robust.range": "learned"}),
+    "kure": (ROBUST, {"quantization-robust.variant": "kure"}),
+    "apqn": (ROBUST, {"quantization-robust.variant": "apqn"}),
+    "qat 2": (ROBUST, {"quantization-robust.variant": "qat", "quantization-robust.bits": 2}),
+    "qat 4": (ROBUST, {"quantization-robust.variant": "qat", "quantization-robust.bits": 4}),
+    "qat 8": (ROBUST, {"quantization-robust.variant": "qat", "quantization-robust.bits": 8}),
+    "mqat": (ROBUST, {"quantization-robust.variant": "mqat"}),
+    "rq": (ROBUST, {"quantization-robust.variant": "rq"}),
+}
+NAMES = {
+    "fedavg": "FedAvg, quantized after training",
+    "lsq": "FedAvg, learned steps (LSQ) at 4 bits for the last third",
+}
+COMMON: dict[str, Value] = {"evaluate.bit-widths": ",".join(map(str, WIDTHS)), "learning-rate": 0.05, "momentum": 0.9}
+SETS: dict[str, dict[str, Value]] = {
+    "cifar10": {"model.name": "resnet8", "data.partition": "dirichlet", "data.alpha": 0.3, "local-epochs": 2},
+    "femnist": {"model.name": "cnn", "data.partition": "natural", "data.partition-by": "writer_id", "local-epochs": 2},
+}
+SIZES = {"cifar10": (10, 20, 400), "femnist": (20, 20, 0)}
+
+
+def one(arm: str, seed: int, flat: dict[str, Value], clients: int, rounds: int, folder: Path) -> dict[str, Any]:
+    """The results of one run, from the folder if it is complete there."""
+    method, own = ARMS[arm]
+    own = {"quantization-robust.start-round": 1 + 2 * rounds // 3, **own} if arm == "lsq" else own
+    place = folder / f"{arm.replace(' ', '-')}-seed-{seed}"
+    path = place / "results.json"
+    if not (path.is_file() and json.loads(path.read_text())["complete"]):
+        print(f"== {arm}, seed {seed}", flush=True)
+        settings = tuple(f"{key}={json.dumps(value)}" for key, value in {**COMMON, **flat, **own}.items())
+        run_method(Request(method, "local", place, seed, rounds, clients, fresh=True, run_config=settings))
+    results: dict[str, Any] = json.loads(path.read_text())
+    return results
+
+
+def cell(values: list[float]) -> str:
+    """Mean and sample standard deviation, in percent."""
+    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * statistics.mean(values):.1f}{spread}"
+
+
+def table(rows: dict[str, list[dict[str, Any]]], suffix: str) -> list[str]:
+    """Accuracy by width of every arm; `suffix` says whether activations are quantized, too."""
+    heads = [f"w{b}" + (f"a{b}" if suffix else "") for b in WIDTHS]
+    lines = ["| training | float | " + " | ".join(heads) + " | s |", "|---" * (len(heads) + 3) + "|"]
+    for arm, results in rows.items():
+        final = [r["final"] for r in results]
+        seconds = statistics.mean(r["totals"]["seconds"] for r in results)
+        cells = [cell([f["global"]["accuracy"] for f in final]), *(cell([f["bit_widths"][h] for f in final]) for h in heads)]
+        lines.append(f"| {NAMES.get(arm, arm)} | " + " | ".join(cells) + f" | {seconds:.0f} |")
+    return lines
+
+
+def plot(rows: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """Accuracy against bits, weights alone and weights with activations."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4), sharey=True)
+    for axis, suffix in zip(axes, ("", "a"), strict=True):
+        for arm, results in rows.items():
+            heads = [f"w{b}" + (f"a{b}" if suffix else "") for b in WIDTHS]
+            means = [statistics.mean(r["final"]["bit_widths"][h] for r in results) for h in heads]
+            axis.plot(WIDTHS, [100 * m for m in means], marker="o", label=arm)
+        axis.set_xlabel("bits of weights" + (" and activations" if suffix else ""))
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("accuracy, %")
+    axes[0].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=SETS)
+    parser.add_argument("--data", required=True, help="folder of parquet files, or a Hub name")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--clients", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=0)
+    parser.add_argument("--examples", type=int, default=-1, help="most training images of a client; 0: all")
+    parser.add_argument("--model", default="", help="another classifier, e.g. resnet18")
+    parser.add_argument("--runs", type=Path, default=None)
+    given = parser.parse_args()
+    clients, rounds, examples = SIZES[given.what]
+    examples = examples if given.examples < 0 else given.examples
+    flat: dict[str, Value] = {**SETS[given.what], "data.name": given.data, "data.max-examples": examples}
+    flat |= {"model.name": given.model} if given.model else {}
+    folder = given.runs or ROOT / "runs" / f"quantization-{given.what}"
+    sizes = (given.clients or clients, given.rounds or rounds, folder)
+    rows = {arm: [one(arm, seed, flat, *sizes) for seed in range(1, given.seeds + 1)] for arm in given.arms}
+    print("\n".join([*table(rows, ""), "", *table(rows, "a")]))
+    plot(rows, folder / "accuracy-by-bits.png")
+    print(f"\nplot: {folder / 'accuracy-by-bits.png'}")
+
+
+if __name__ == "__main__":
+    main()

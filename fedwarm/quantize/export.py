@@ -1,0 +1,186 @@
+"""Quantized models as files of their true size: packed safetensors, or ONNX with whole-number weights.
+
+The safetensors file holds each quantized weight as ceil(bits numel / 8) bytes under its own name and its steps under
+`<name>.step`; whatever else the model's state holds is float. Its header says the rest as JSON. In the ONNX file a weight is an
+initializer of the narrowest whole type that holds it (2, 4, 8 or 16 bits) with a DequantizeLinear behind it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedwarm.coding.packing import CodeError, pack, unpack
+from fedwarm.config import Model, SettingError
+from fedwarm.files import replacing
+from fedwarm.models import MODELS, build_model
+from fedwarm.quantize.learned import Learned
+from fedwarm.quantize.surgery import layers, tensor_of
+from fedwarm.quantize.sweep import weight_grids
+from fedwarm.quantize.uniform import FLOAT_BITS, PLAIN, Scheme, levels
+
+FORMATS = ("torch", "onnx")
+HEADER, VERSION, STEP = "fedwarm", 1, ".step"
+
+
+@dataclass(frozen=True)
+class Coded:
+    """One quantized weight: whole numbers `low` .. of its shape as uint16 above `low`, and its steps (1,) or (C,)."""
+
+    codes: np.ndarray[Any, np.dtype[np.uint16]]
+    low: int
+    step: Tensor
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What a file holds, in bytes.
+
+    Attributes:
+        bits: the width of the weights.
+        stored_bits: the width that they are stored in; more only where ONNX has no type of `bits`.
+        weights: how many weights the quantized layers have.
+        weight_bytes: what they take.
+        overhead_bytes: everything else: steps, biases and norms as floats, names, shapes and, in ONNX, the graph.
+        file_bytes: the sum.
+    """
+
+    bits: int
+    stored_bits: int
+    weights: int
+    weight_bytes: int
+    overhead_bytes: int
+    file_bytes: int
+
+    @property
+    def text(self) -> str:
+        stored = "" if self.stored_bits == self.bits else f" (ONNX has no {self.bits}-bit type: stored in {self.stored_bits})"
+        kind = "float" if self.bits == FLOAT_BITS else f"{self.bits}-bit"
+        weights = f"{self.weights:,} {kind} weights{stored} in {self.weight_bytes:,} bytes"
+        return f"{weights}, {self.overhead_bytes:,} bytes of other floats, names and structure: {self.file_bytes:,} bytes"
+
+
+def export(
+    model: nn.Module,
+    bits: int,
+    form: str,
+    path: Path,
+    settings: Model,
+    classes: int,
+    image_size: int,
+    scheme: Scheme = PLAIN,
+    learned: Learned | None = None,
+) -> Exported:
+    """Write the model with its weights quantized; what a device would load.
+
+    Args:
+        model: the float classifier; not changed.
+        bits: 2 to 16, or 32 for float.
+        form: `torch` or `onnx`.
+        path: the file.
+        settings: the architecture's name, as `build_model` knows it.
+        classes, image_size: what the architecture was built with.
+        scheme: how weights are quantized.
+        learned: steps to take at the width they belong to.
+
+    Raises:
+        SettingError: unknown format or width, weights that are not finite, or ONNX's packages are missing.
+    """
+    if form not in FORMATS:
+        raise SettingError(f"format {form!r} is unknown; choose one of {', '.join(FORMATS)}")
+    coded = codes_of(model, bits, scheme, learned)
+    if form == "onnx":
+        from fedwarm.quantize.onnx_graph import write_onnx
+
+        stored_bits = write_onnx(model, coded, bits, path, image_size)
+    else:
+        stored_bits = bits
+        _write_packed(model, coded, bits, path, {"model": settings.name, "classes": classes, "image_size": image_size})
+    sizes = [layer.get_parameter("weight").numel() for layer in layers(model, scheme.skip_first_last).values()]
+    weight_bytes = sum(-(-size * stored_bits // 8) for size in sizes)
+    file_bytes = path.stat().st_size
+    return Exported(bits, stored_bits, sum(sizes), weight_bytes, file_bytes - weight_bytes, file_bytes)
+
+
+@torch.no_grad()
+def codes_of(model: nn.Module, bits: int, scheme: Scheme = PLAIN, learned: Learned | None = None) -> dict[str, Coded]:
+    """The quantized weights by their names in the state.
+
+    Raises:
+        SettingError: a weight is not finite, or the width is none.
+    """
+    found = {}
+    for layer, grid in weight_grids(model, bits, scheme, learned).items():
+        weight = model.get_submodule(layer).get_parameter("weight").detach()
+        if not bool(torch.isfinite(weight).all()):
+            raise SettingError(f"{tensor_of(layer)} holds NaN or infinity; such a model cannot be quantized")
+        low = levels(bits, scheme.full_range)[0]
+        codes = (grid.codes(weight) - low).cpu().numpy().astype(np.uint16)
+        found[tensor_of(layer)] = Coded(codes, low, grid.step.reshape(-1).float().cpu())
+    return found
+
+
+def _write_packed(model: nn.Module, coded: Mapping[str, Coded], bits: int, path: Path, told: Mapping[str, Any]) -> None:
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        if name in coded:
+            tensors[name] = torch.frombuffer(bytearray(pack(coded[name].codes.reshape(-1), bits)), dtype=torch.uint8)
+            tensors[name + STEP] = coded[name].step
+        else:
+            tensors[name] = tensor.detach().cpu().contiguous().clone()
+    header = {"version": VERSION, "bits": bits, **told, "low": min((c.low for c in coded.values()), default=0)}
+    header["shapes"] = {name: list(c.codes.shape) for name, c in coded.items()}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={HEADER: json.dumps(header, separators=(",", ":"))})
+
+
+def load_exported(path: Path, settings: Model | None = None) -> nn.Module:
+    """The classifier out of a file that `export` wrote as `torch`, its weights the float values of the grid.
+
+    Args:
+        path: the file.
+        settings: the architecture; what the file says if None.
+
+    Raises:
+        SettingError: it is no such file, or it does not fit the architecture.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            header = json.loads((file.metadata() or {})[HEADER])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a safetensors file is no mapping)
+        if header["version"] != VERSION:
+            raise SettingError(f"{path} has version {header['version']!r}; this fedwarm reads version {VERSION}")
+        state = _unpacked(tensors, header["shapes"], int(header["bits"]), int(header["low"]))
+        architecture = settings or Model(name=header["model"])
+        if architecture.name not in MODELS:
+            raise SettingError(f"{path} holds a model {architecture.name!r}; there are {', '.join(MODELS)}")
+        return build_model(architecture, int(header["classes"]), int(header["image_size"]), 0, state)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, SettingError):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise SettingError(f"{path} is none that `fedwarm export` wrote: {type(error).__name__}: {reason}") from error
+
+
+def _unpacked(tensors: Mapping[str, Tensor], shapes: Mapping[str, list[int]], bits: int, low: int) -> dict[str, Tensor]:
+    """The float state."""
+    steps = {name + STEP for name in shapes}
+    state = {name: tensor for name, tensor in tensors.items() if name not in steps}
+    for name, shape in shapes.items():
+        codes = unpack(tensors[name].numpy().tobytes(), int(np.prod(shape)), bits).astype(np.float32) + low
+        step = tensors[name + STEP]
+        if step.numel() not in (1, shape[0]) or not bool(torch.isfinite(step).all()):
+            raise CodeError(f"{name} has {step.numel()} steps for {shape[0]} channels")
+        state[name] = torch.from_numpy(codes).reshape(shape) * step.reshape(-1, *[1] * (len(shape) - 1))
+    return state

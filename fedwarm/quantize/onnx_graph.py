@@ -1,0 +1,104 @@
+"""A classifier as an ONNX graph whose weights are whole numbers with a DequantizeLinear behind each.
+
+The graph takes pictures as they are, `images` uint8 (n, 3, S, S), and gives `logits` (n, classes).
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedwarm.coding.packing import pack
+from fedwarm.config import SettingError
+from fedwarm.files import replacing
+from fedwarm.models import to_input
+
+if TYPE_CHECKING:
+    from fedwarm.quantize.export import Coded
+
+OPSET, OPSET_OF_TWO_BITS = 21, 25
+STORED_BITS = (2, 4, 8, 16)
+PREFIX = "classifier."
+
+
+class _Pictures(nn.Module):
+    """A classifier that takes pictures as bytes."""
+
+    def __init__(self, classifier: nn.Module) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, images: Tensor) -> Any:
+        return self.classifier(to_input(images))
+
+
+def write_onnx(model: nn.Module, coded: Mapping[str, Coded], bits: int, path: Path, image_size: int) -> int:
+    """Write the graph; the bits that a quantized weight is stored in.
+
+    Raises:
+        SettingError: onnx or onnxscript is not installed.
+    """
+    try:
+        import onnx
+        import onnxscript  # noqa: F401 (torch.onnx needs it)
+    except ImportError as error:
+        raise SettingError(f"format 'onnx' needs the packages onnx and onnxscript: {error}") from error
+    stored = next((width for width in STORED_BITS if width >= bits), bits)
+    graph = _traced(model, image_size)
+    if stored == STORED_BITS[0]:
+        graph = onnx.version_converter.convert_version(graph, OPSET_OF_TWO_BITS)
+        graph.ir_version = max(graph.ir_version, onnx.helper.find_min_ir_version_for(list(graph.opset_import)))
+    for name, weight in coded.items():
+        _replace(graph.graph, PREFIX + name, weight, stored)
+    onnx.checker.check_model(graph)
+    with replacing(path) as temporary:
+        temporary.write_bytes(graph.SerializeToString())
+    return stored
+
+
+def _traced(model: nn.Module, image_size: int) -> Any:
+    """The float graph, with any number of pictures."""
+    twin = _Pictures(copy.deepcopy(model).cpu()).eval()
+    example = (torch.zeros(2, 3, image_size, image_size, dtype=torch.uint8),)
+    shapes = ({0: torch.export.Dim("n")},)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        program = torch.onnx.export(
+            twin, example, dynamo=True, input_names=["images"], output_names=["logits"], dynamic_shapes=shapes,
+            opset_version=OPSET, verbose=False,
+        )  # fmt: skip
+    assert program is not None
+    return _plain(program.model_proto)
+
+
+def _plain(graph: Any) -> Any:
+    """The graph without what a tracer notes of the machine it ran on: files, lines, intermediate shapes."""
+    for part in (graph, graph.graph, *graph.graph.node, *graph.graph.initializer, *graph.graph.input, *graph.graph.output):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    graph.graph.ClearField("value_info")
+    return graph
+
+
+def _replace(graph: Any, name: str, weight: Coded, stored: int) -> None:
+    """Put whole numbers and a DequantizeLinear in the place of a float initializer."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    places = [i for i, initializer in enumerate(graph.initializer) if initializer.name == name]
+    if not places:
+        raise SettingError(f"{name.removeprefix(PREFIX)} is not to be found in the ONNX graph; export it as torch")
+    del graph.initializer[places[0]]
+    signed = (weight.codes.astype(np.int64) + weight.low) & ((1 << stored) - 1)
+    raw = pack(signed.reshape(-1), stored)
+    kind = getattr(TensorProto, f"INT{stored}")
+    step = weight.step.numpy() if weight.step.numel() > 1 else weight.step.numpy().reshape(())
+    graph.initializer.append(helper.make_tensor(name + ".codes", kind, weight.codes.shape, raw, raw=True))
+    graph.initializer.append(numpy_helper.from_array(step, name + ".step"))
+    graph.node.insert(0, helper.make_node("DequantizeLinear", [name + ".codes", name + ".step"], [name], axis=0))

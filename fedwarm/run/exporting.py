@@ -1,0 +1,54 @@
+"""A finished run's global model as the file that a device would load, its weights quantized."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+from fedwarm.config import Model, SettingError
+from fedwarm.models import build_model
+from fedwarm.quantize.export import Exported, export
+from fedwarm.quantize.learned import PREFIX, STEP, Learned
+from fedwarm.run.reading import Run, read_run
+
+WEIGHTS = "model.safetensors"
+
+
+def export_run(folder: Path, bits: int, form: str, out: Path) -> Exported:
+    """Write the run's global model with quantized weights; how they are quantized is what the run's settings say.
+
+    Args:
+        folder: the run.
+        bits: 2 to 16, or 32 for float.
+        form: `torch` or `onnx`.
+        out: the file.
+
+    Raises:
+        SettingError: the folder holds no run or no classifier, or it cannot be written like this.
+    """
+    from safetensors.torch import load_file
+
+    from fedwarm.methods.quantization_robust import QuantizationRobust
+
+    run, weights = read_run(folder, ledger=False), folder / WEIGHTS
+    if not weights.is_file():
+        raise SettingError(f"{folder} holds no {WEIGHTS}; {run.method} keeps no global model, or the run is not finished")
+    state = load_file(weights)
+    steps = {name: tensor for name, tensor in state.items() if name.startswith(PREFIX) and name.endswith(STEP)}
+    state = {name: tensor for name, tensor in state.items() if not name.startswith(PREFIX)}
+    settings, size = Model(name=str(_told(run, "model.name"))), int(_told(run, "data.image-size"))
+    given = {f.name: f"{QuantizationRobust.prefix}.{f.name.replace('_', '-')}" for f in fields(QuantizationRobust)}
+    robust = QuantizationRobust(**{name: run.settings[key] for name, key in given.items() if key in run.settings})
+    learned = Learned(robust.bits, steps) if steps else None
+    try:
+        model = build_model(settings, len(run.classes), size, run.seed, state)
+    except (KeyError, RuntimeError) as error:
+        raise SettingError(f"{weights} does not fit model {settings.name!r} with {len(run.classes)} classes") from error
+    return export(model, bits, form, out, settings, len(run.classes), size, robust.scheme, learned)
+
+
+def _told(run: Run, key: str) -> str | int:
+    if key not in run.settings:
+        raise SettingError(f"{run.folder / 'results.json'} does not say {key}")
+    value: str | int = run.settings[key]
+    return value
