@@ -13,7 +13,7 @@ norm is at most fedwarm's c(b) = sqrt(2) ln K / sqrt(ln 1/delta) (without its ca
 X = min(C^2 / sigma^2, B c^2): where the bits do not carry the listed epsilon, the noise is raised and a smaller epsilon reached.
 Taken is the smallest b whose predicted error, (d - B + B var) / (X s^2 n) with the closed forms of the shrinkage s and of the
 variance along a block, is within 2 % of the least. Updates run through the codec as in training: clip, rotation, blocks, shared
-candidates, bytes, debiased sum. All of it takes about ten minutes on one core, nearly all in the plans of 10 bits a block.
+candidates, bytes, debiased sum. All of it takes about a quarter of an hour on one core, most in plans of 9 or 10 bits.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def main_table(found: dict[str, Any], budgets: list[int]) -> str:
         if budget in PPR:
             marks = ["*" * (p > g) for p, g in zip(PPR[budget], UNCOMPRESSED, strict=True)]
             lines.append(
-                "| | PPR, published | " + " | ".join(f"{p:.4f}{m}" for p, m in zip(PPR[budget], marks, strict=True)) + " |"
+                "| | PPR, arXiv 2405.20782 | " + " | ".join(f"{p:.4f}{m}" for p, m in zip(PPR[budget], marks, strict=True)) + " |"
             )
     note = "↑ the noise was raised to what the bits carry, and epsilon is smaller than listed; * PPR, limited by its bits."
     return "\n".join([*lines, "", note])

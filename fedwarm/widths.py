@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from fedwarm.config import Config, Group, SettingError, setting
 from fedwarm.methods.quantization_robust import QuantizationRobust, widths_of
-from fedwarm.objectives import learned_state, objective_hooks
+from fedwarm.methods.relaxed_quantization import RelaxedQuantization, steps
+from fedwarm.objectives import is_learned, learned_state, objective_hooks
 from fedwarm.quantize.learned import Learned
 from fedwarm.quantize.uniform import Scheme
 from fedwarm.training import Hook
@@ -55,14 +56,17 @@ def widths(config: Config) -> tuple[int, ...]:
 
 
 def scheme_of(config: Config) -> Scheme:
-    """How a model is quantized after training: as in training, by `quantization-robust.*`."""
-    return config.of(QuantizationRobust).scheme
+    """How a model is quantized after training: as in training, by `quantization-robust.*`; relaxed grids are whole."""
+    scheme = config.of(QuantizationRobust).scheme
+    return replace(scheme, full_range=True) if objective_of(config) == "rq" else scheme
 
 
 def learned_of(config: Config, arrays: Mapping[str, Tensor]) -> Learned | None:
     """The learned steps among a model's arrays; None where there are none."""
-    steps = {name: tensor for name, tensor in arrays.items() if name.endswith(".log_step")}
-    return Learned(config.of(QuantizationRobust).bits, steps) if steps else None
+    found = {name: tensor for name, tensor in arrays.items() if is_learned(name)}
+    if objective_of(config) == "rq":
+        return steps(config.of(RelaxedQuantization), found) if found else None
+    return Learned(config.of(QuantizationRobust).bits, found) if found else None
 
 
 def learned_template(config: Config, model: nn.Module, image_size: int) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import isfinite, log
+from math import log
 from typing import ClassVar
 
 import torch
@@ -24,7 +24,7 @@ from fedwarm.training import Hook
 
 State = dict[str, Tensor]
 ALPHA, SIGMA = ".log_alpha", ".log_sigma"
-APART = 3.0
+APART, LARGEST = 3.0, 60.0
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def load_quantizer_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Give a model's quantizers these logs; names that do not begin with `quantizer/` are passed over.
 
     Raises:
-        SettingError: names are missing or extra, or a value is not one finite number.
+        SettingError: names are missing or extra, or a value is not one number within 60 of 0.
     """
     given = {name: value for name, value in state.items() if name.startswith(PREFIX)}
     found = quantizers(model)
@@ -138,8 +138,8 @@ def load_quantizer_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     if given.keys() != wanted:
         raise SettingError(f"quantizers differ from the model's by {sorted(given.keys() ^ wanted)[:3]}; use the same settings")
     for name, value in given.items():
-        if value.numel() != 1 or not isfinite(value.item()):
-            raise SettingError(f"{name} = {value.tolist()!r:.60} must be one finite number")
+        if value.numel() != 1 or not abs(value.item()) <= LARGEST:
+            raise SettingError(f"{name} = {value.tolist()!r:.60} must be one number from -{LARGEST:g} to {LARGEST:g}")
     for name, q in found.items():
         q.load(given[PREFIX + name + ALPHA].item(), given[PREFIX + name + SIGMA].item())
 

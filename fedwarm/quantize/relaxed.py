@@ -54,7 +54,7 @@ class Rule:
     def half_window(self, ratio: float) -> int:
         """m at sigma / alpha = ratio: 2 m + 1 points are sampled, those of the grid among them; 2^b - 1 where it is not local."""
         every = (1 << self.bits) - 1
-        return min(every, max(1, floor(self.delta_w * ratio + 1e-4))) if self.local_grid else every
+        return floor(min(max(1.0, self.delta_w * ratio + 1e-4), every)) if self.local_grid else every
 
 
 def bounds(bits: int, signed: bool) -> Bounds:
@@ -193,10 +193,12 @@ class _Sample(torch.autograd.Function):
 def sample(x: Tensor, alpha: Tensor, sigma: Tensor, rule: Rule, grid: Bounds, draws: torch.Generator) -> Tensor:
     """A noisy quantized x, differentiable by x, alpha and sigma (scalars); `draws` is on x's device.
 
-    Memory and time follow the window, not the grid, where the grid is local.
+    Memory and time follow the window, not the grid, where the grid is local. Half precision is computed in single.
     """
     if not x.numel():
         return x
+    if x.dtype in (torch.float16, torch.bfloat16):
+        return sample(x.float(), alpha, sigma, rule, grid, draws).to(x.dtype)
     out: Tensor = _Sample.apply(x, alpha, sigma, rule, grid, draws)
     return out
 

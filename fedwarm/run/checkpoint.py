@@ -77,7 +77,7 @@ class Keeper:
         files = {name: self._part(name, arrays) for name, arrays in checkpoint.parts.items()}
         document = {"schema": SCHEMA, **asdict(_without_parts(checkpoint)), "parts": files}
         with replacing(self.folder / INDEX, durable=True) as temporary:
-            temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(document) + "\n", encoding="utf-8")
         kept = {INDEX, *(entry["file"] for entry in files.values())}
         for path in self.folder.iterdir():
             if path.name not in kept:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,8 +11,16 @@ from fedwarm.config import all_groups, keys
 from fedwarm.methods import METHODS
 from fedwarm.run import plots
 from fedwarm.run.reading import Json, Round, Run, mean
+from fedwarm.run.scatter import Point, points
 
 PLACES = {"seed", "out", "client-folder", "method", "resume", "tracker", "client-state-mb"}
+
+
+def bits_up(run: Run) -> float | None:
+    """Mean bits, without headers, that a parameter of the model cost in a client's reply; None where none were counted."""
+    totals = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))["totals"]
+    bits = totals.get("bits_per_parameter_up")
+    return float(bits) if bits else None
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,7 @@ COST: dict[str, Measure] = {
     "up_per_client": Measure("up per client", "bytes", lambda run: run.up_per_client),
     "up": Measure("bytes up", "bytes", lambda run: run.up),
     "down": Measure("bytes down", "bytes", lambda run: run.down),
+    "bits_up": Measure("bits per parameter up", "number", bits_up),
     "seconds": Measure("time", "time", lambda run: run.seconds),
     "epsilon": Measure("epsilon", "number", lambda run: run.epsilon),
     "failures": Measure("replies left out", "number", lambda run: len(run.failures)),
@@ -135,7 +145,28 @@ def figures(groups: dict[str, list[Run]]) -> list[tuple[str, str]]:
         if lines := [line for line in lines if line.x]:
             chart = plots.curves(lines, title, of_bytes=spent == "bytes", of_seconds=spent == "seconds")
             found.append((chart, f"{title}{band}."))
-    return found
+    return found + by_bits(groups)
+
+
+def by_bits(groups: dict[str, list[Run]]) -> list[tuple[str, str]]:
+    """Accuracy against bits per parameter up, one mark a group with its epsilon; nothing where all groups sent the same."""
+    shown = []
+    for style, (label, runs) in enumerate(groups.items()):
+        bits, reached = mean(map(bits_up, runs)), spread(run.accuracy for run in runs)
+        if bits is not None and reached.mean is not None:
+            shown.append(Point(label + _privacy_text(runs), bits, reached.mean, reached.deviation, style))
+    if not shown or max(p.x for p in shown) < 1.01 * min(p.x for p in shown):
+        return []
+    title = "Global accuracy by bits per parameter up, a client's reply"
+    bars = "; bars: one standard deviation over seeds" if any(p.deviation is not None for p in shown) else ""
+    return [(points(shown, title, "bits per parameter up"), f"{title}{bars}.")]
+
+
+def _privacy_text(runs: Sequence[Run]) -> str:
+    """The largest epsilon of the runs and whether it is only an estimate; empty where nothing was accounted for."""
+    spent = [run.epsilon for run in runs if run.epsilon is not None]
+    proven = all((run.privacy or {}).get("certified", True) for run in runs)
+    return f", epsilon {max(spent):.3g}{'' if proven else ' (not certified)'}" if spent else ""
 
 
 def _line(label: str, style: int, runs: Sequence[Run], value: Callable[[Round], float | None], spent: str) -> plots.Line:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 
-from fedwarm.config import Model, SettingError
+from fedwarm.config import Model, SettingError, parse
 from fedwarm.models import build_model
+from fedwarm.objectives import is_learned
 from fedwarm.quantize.export import Exported, export
-from fedwarm.quantize.learned import PREFIX, STEP, Learned
 from fedwarm.run.reading import Run, read_run
 
 WEIGHTS = "model.safetensors"
+OWN, GROUPS = ("method", "objective"), ("quantization-robust", "relaxed-quantization")
 
 
 def export_run(folder: Path, bits: int, form: str, out: Path) -> Exported:
@@ -28,23 +28,21 @@ def export_run(folder: Path, bits: int, form: str, out: Path) -> Exported:
     """
     from safetensors.torch import load_file
 
-    from fedwarm.methods.quantization_robust import QuantizationRobust
+    from fedwarm.widths import learned_of, scheme_of
 
     run, weights = read_run(folder, ledger=False), folder / WEIGHTS
     if not weights.is_file():
         raise SettingError(f"{folder} holds no {WEIGHTS}; {run.method} keeps no global model, or the run is not finished")
     state = load_file(weights)
-    steps = {name: tensor for name, tensor in state.items() if name.startswith(PREFIX) and name.endswith(STEP)}
-    state = {name: tensor for name, tensor in state.items() if not name.startswith(PREFIX)}
+    learned = {name: tensor for name, tensor in state.items() if is_learned(name)}
+    state = {name: tensor for name, tensor in state.items() if not is_learned(name)}
     settings, size = Model(name=str(_told(run, "model.name"))), int(_told(run, "data.image-size"))
-    given = {f.name: f"{QuantizationRobust.prefix}.{f.name.replace('_', '-')}" for f in fields(QuantizationRobust)}
-    robust = QuantizationRobust(**{name: run.settings[key] for name, key in given.items() if key in run.settings})
-    learned = Learned(robust.bits, steps) if steps else None
+    config = parse({key: value for key, value in run.settings.items() if key in OWN or key.partition(".")[0] in GROUPS})
     try:
         model = build_model(settings, len(run.classes), size, run.seed, state)
     except (KeyError, RuntimeError) as error:
         raise SettingError(f"{weights} does not fit model {settings.name!r} with {len(run.classes)} classes") from error
-    return export(model, bits, form, out, settings, len(run.classes), size, robust.scheme, learned)
+    return export(model, bits, form, out, settings, len(run.classes), size, scheme_of(config), learned_of(config, learned))
 
 
 def _told(run: Run, key: str) -> str | int:

@@ -57,7 +57,7 @@ class RunFolder:
         if not now and time.monotonic() - self._written < WRITE_INTERVAL_SECONDS:
             return
         self._written = time.monotonic()
-        write_text(self.path / "results.json", json.dumps(record.results(), indent=1) + "\n")
+        write_text(self.path / "results.json", json.dumps(record.results(), indent=1 if record.complete else None) + "\n")
 
     def append(self, record: Record) -> dict[str, int]:
         """Add what is new to the ledger and the journal; the lengths of both in bytes."""

@@ -107,7 +107,7 @@ def curves(
     spent = [x for line in lines if (of_bytes or of_seconds) and not line.level for x in line.x if x > 0]
     logarithmic = bool(spent) and max(spent) > 30 * min(spent)
     lines = [_above_zero(line) for line in lines] if logarithmic else lines
-    names = [textwrap.fill(_plain(line.label), 48) for line in lines]
+    names = [textwrap.fill(plain(line.label), 48) for line in lines]
     figure = Figure(figsize=(WIDTH_INCHES, 2.9 + (0.19 * (1 + sum(n.count("\n") + 1 for n in names)) if len(lines) > 1 else 0)))
     figure.set_layout_engine("constrained")
     axes = figure.add_subplot()
@@ -115,7 +115,7 @@ def curves(
         _draw(axes, line, name)
     seen = [v for line in lines for row in (line.y, line.low, line.high, *line.members) for v in row if v is not None]
     axes.set_ylim(*(span or accuracy_range(seen)))
-    _frame(axes)
+    frame(axes)
     axes.set_xlabel(label, color=INK)
     if of_bytes or of_seconds:
         _spent_axis(axes, spent, logarithmic, _short_byte_text if of_bytes else "{:g}".format)
@@ -143,7 +143,7 @@ def bars(series: Sequence[tuple[str, Values]], alt: str, x_label: str = "client"
             texts = ["" if v is None else f"{100 * v:.0f}" for v in values]
             axes.bar_label(drawn, texts, color=INK, fontsize=8, padding=1)
     axes.set_ylim(0, 1.08 if count <= 8 else 1)
-    _frame(axes)
+    frame(axes)
     axes.set_yticks(np.linspace(0, 1, 6))
     axes.set_xticks(range(0, count, math.ceil(count / 20) or 1))
     axes.set_xlabel(x_label, color=INK)
@@ -156,10 +156,10 @@ def durations(rows: Sequence[tuple[str, float]], alt: str) -> str:
     figure = Figure(figsize=(WIDTH_INCHES, 1.0 + 0.32 * len(rows)))
     figure.set_layout_engine("constrained")
     axes = figure.add_subplot()
-    names = [textwrap.shorten(_plain(name), 24) for name, _ in rows]
+    names = [textwrap.shorten(plain(name), 24) for name, _ in rows]
     drawn = axes.barh(range(len(rows)), [seconds for _, seconds in rows], 0.7, color=COLOURS[2])
     axes.bar_label(drawn, [second_text(seconds) for _, seconds in rows], color=INK, fontsize=9, padding=3)
-    _frame(axes)
+    frame(axes)
     axes.invert_yaxis()
     axes.grid(visible=False)
     axes.set_yticks(range(len(rows)), names)
@@ -216,7 +216,7 @@ def _spent_axis(axes: Axes, spent: Sequence[float], logarithmic: bool, text: Cal
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: text(x)))
 
 
-def _frame(axes: Axes) -> None:
+def frame(axes: Axes) -> None:
     """Quiet axes: percent up, light rules behind, no box."""
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
     axes.set_axisbelow(True)
@@ -228,7 +228,7 @@ def _frame(axes: Axes) -> None:
     axes.tick_params(axis="y", length=0)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Without the meaning that matplotlib gives to dollars and to a leading underscore."""
     return text.replace("$", r"\$").removeprefix("_")
 

@@ -93,14 +93,16 @@ def test_what_cannot_be_averaged_is_refused(tmp_path: Path) -> None:
         run("fedavg", tmp_path / "widths", {**FAST, "evaluate.bit-widths": "4;2"})
 
 
-def test_a_run_is_exported_and_gives_the_same_answers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("variant", ["mqat", "qat", "rq"])
+def test_a_run_is_exported_and_gives_the_same_answers(variant: str, tmp_path: Path) -> None:
     """The packed file, loaded again, answers as the model did at that width when it was measured."""
     from fedwarm.data import load_shard
     from fedwarm.evaluate import correct
     from fedwarm.quantize.export import load_exported
     from fedwarm.run.exporting import export_run
 
-    outcome = run("quantization_robust", tmp_path / "run", FAST)
+    given: dict[str, Value] = {"quantization-robust.variant": variant, "quantization-robust.range": "learned"}
+    outcome = run("quantization_robust", tmp_path / "run", {**FAST, **(given if variant != "mqat" else {})})
     told = export_run(outcome.folder, 4, "torch", tmp_path / "model.safetensors")
     model = load_exported(tmp_path / "model.safetensors")
     config = parse(outcome.results["settings"])

@@ -109,6 +109,7 @@ def test_what_the_local_grid_leaves_out(sigma: float, distance: float, size: int
 
 def test_the_window_is_three_sigma_wide_but_never_without_neighbours() -> None:
     sizes = {ratio: 2 * rule(8).half_window(ratio) + 1 for ratio in (1e-3, 0.3, 1 / 3, 0.34, 2 / 3, 1.0)}
+    assert rule(8).half_window(float("nan")) == 1 and rule(8).half_window(float("inf")) == 255
     assert sizes == {1e-3: 3, 0.3: 3, 1 / 3: 3, 0.34: 3, 2 / 3: 5, 1.0: 7}
     assert rule(2).half_window(100.0) == 3 and rule(4, local_grid=False).half_window(1e-3) == 15
 
@@ -275,6 +276,13 @@ def test_nothing_overflows_in_single_precision(variant: str, noise: str) -> None
                 assert torch.isfinite(value).all() and (value.abs() <= max(-low, high) * alpha * 1.001).all()
                 for tensor in (*inputs, sigma):
                     assert tensor.grad is not None and torch.isfinite(tensor.grad).all(), (bits, alpha, ratio)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_single(dtype: torch.dtype) -> None:
+    x, scales = torch.linspace(-1, 1, 101).to(dtype), (torch.tensor(0.125), torch.tensor(0.04))
+    found = sample(x, *scales, rule(), (-8, 7), draws())
+    assert found.dtype == dtype and torch.equal(found.float(), sample(x.float(), *scales, rule(), (-8, 7), draws()))
 
 
 # Cost
