@@ -137,12 +137,12 @@ def run(job: Job) -> Path:
     return job.folder
 
 
-def jobs_of(trial: Trial, folder: Path, seeds: Iterable[int]) -> dict[str, list[Job]]:
+def jobs_of(trial: Trial, folder: Path, seeds: Iterable[int], chosen: Iterable[str] = tuple(ARMS)) -> dict[str, list[Job]]:
     """The runs of each arm."""
-    slugs = {arm: "-".join(str(value) for value in ARMS[arm].values()) for arm in ARMS}
+    slugs = {arm: "-".join(str(value) for value in ARMS[arm].values()) for arm in chosen}
     place = partial(Job, method="dp_rec", clients=trial.clients, rounds=trial.rounds)
     return {
-        arm: [place(folder / f"{slugs[arm]}-seed-{seed}", seed=seed, settings=trial.of(arm)) for seed in seeds] for arm in ARMS
+        arm: [place(folder / f"{slugs[arm]}-seed-{seed}", seed=seed, settings=trial.of(arm)) for seed in seeds] for arm in slugs
     }
 
 
@@ -196,9 +196,9 @@ def row(arm: str, folders: list[Path], dense_bytes: float) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def compared(trial: Trial, folder: Path, seeds: list[int], pool: ProcessPoolExecutor) -> list[str]:
+def compared(trial: Trial, folder: Path, seeds: list[int], chosen: list[str], pool: ProcessPoolExecutor) -> list[str]:
     """Run what is missing of a trial; its table. The page that compares the runs is `report.html` in the folder."""
-    arms = jobs_of(trial, folder, seeds)
+    arms = jobs_of(trial, folder, seeds, chosen)
     own = {key: value for key, value in trial.settings.items() if not key.startswith("dp-rec.")}
     dense = Job(folder / "dense-fedavg", "fedavg", 2, 1, seeds[0], {**own, "fraction-train": 1.0})
     every = [job for members in arms.values() for job in members]
@@ -214,11 +214,14 @@ def main() -> None:
     parser.add_argument("--data", required=True, type=Path, help="folder of parquet files")
     parser.add_argument("--views", default="central,local")
     parser.add_argument("--seeds", default="1,2,3")
+    parser.add_argument("--arms", default="none,gaussian,4,7,10", help="of none, gaussian and bits a block; 10 takes longest")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "dp-rec")
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
+    names = dict(zip(("none", "gaussian", "4", "7", "10"), ARMS, strict=True))
+    chosen = [names[name] for name in arguments.arms.split(",")]
     tables = []
     with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
         for view, trial in TRIALS[arguments.set].items():
@@ -228,7 +231,7 @@ def main() -> None:
             trial = trial.tiny if arguments.quick else trial
             folder = arguments.runs / "-".join([arguments.set, view] + ["quick"] * arguments.quick)
             title = f"{arguments.set}, {view}: {trial.clients} clients, {trial.rounds} rounds, seeds {arguments.seeds}"
-            tables.append([f"\n{title}; {folder / 'report.html'}\n", *compared(trial, folder, seeds, pool)])
+            tables.append([f"\n{title}; {folder / 'report.html'}\n", *compared(trial, folder, seeds, chosen, pool)])
     print("\n".join(line for table in tables for line in table))
 
 

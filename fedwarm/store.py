@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from fedwarm.files import replacing
 
 KEPT_STEPS = 2
 MIB = 2**20
+MEASURED_EVERY_SECONDS = 5.0
+_room: dict[tuple[Path, int], tuple[int, float]] = {}  # bytes free when last measured, less what this process wrote since
 KEY = re.compile(r"[0-9a-f]{1,32}")
 
 
@@ -80,7 +83,15 @@ class Store:
         return self.folder / f"{name}.{step}.safetensors"
 
     def _make_room(self, newest: Path) -> None:
-        """Remove other runs' states, oldest first, until all fit."""
+        """Remove other runs' states, oldest first, until all fit; folders are measured only now and then, as that takes long."""
+        left, then = _room.get((self.root, self.limit_bytes), (0, 0.0))
+        left -= newest.stat().st_size
+        if left < 0 or time.monotonic() - then > MEASURED_EVERY_SECONDS:
+            left, then = self._measured(), time.monotonic()
+        _room[self.root, self.limit_bytes] = (left, then)
+
+    def _measured(self) -> int:
+        """Bytes that are free after others' states were removed as far as need be."""
         sizes = {run: _bytes(run) for run in self.root.iterdir() if run.is_dir()}
         others = sorted((run for run in sizes if run != self.run), key=lambda run: run.stat().st_mtime)
         while sum(sizes.values()) > self.limit_bytes and others:
@@ -90,6 +101,7 @@ class Store:
         if sum(sizes.values()) > self.limit_bytes:
             used = sum(sizes.values()) / MIB
             raise SettingError(f"clients' states need {used:.0f} MB below {self.root}; raise client-state-mb")
+        return self.limit_bytes - sum(sizes.values())
 
 
 def _bytes(folder: Path) -> int:

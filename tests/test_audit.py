@@ -37,9 +37,9 @@ def test_the_account_stands(audit: ModuleType, tmp_path: Path, capsys: pytest.Ca
 
 @pytest.mark.parametrize("broken", ["clip", "sigma", "seeded"])
 def test_a_broken_account_is_found_out(audit: ModuleType, broken: str) -> None:
-    name = {"clip": "replacement", "sigma": "blocks behind a rotation", "seeded": "many participations"}[broken]
+    name = {"clip": "replacement", "sigma": "Gaussian, four rounds", "seeded": "many participations"}[broken]
     setting = next(s for s in audit.SETTINGS if s.name == name)
-    assert not audit.audit(setting, 200, 1, 0.95, broken).holds
+    assert not audit.audit(setting, 1000 if broken == "sigma" else 200, 1, 0.95, broken).holds
 
 
 def test_a_broken_account_fails_the_command(

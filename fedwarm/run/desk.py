@@ -46,19 +46,22 @@ def copied(content: RecordDict) -> RecordDict:
 
 
 def _copied_record(record: ArrayRecord | ConfigRecord | MetricRecord) -> ArrayRecord | ConfigRecord | MetricRecord:
+    """A record with values of its own; they were checked when the record was made, and are not checked again."""
+    twin = record.copy()
     if isinstance(record, ArrayRecord):
-        arrays = record.copy()
-        for name, array in record.items():
-            twin = Array.__new__(Array)
-            twin.__dict__.update(array.__dict__)
-            twin.__dict__.pop("_chunks", None)
-            arrays[name] = twin
-        return arrays
-    values = record.copy()
-    for name, value in record.items():
-        if isinstance(value, list):
-            values[name] = value.copy()  # type: ignore[assignment]
-    return values
+        own: dict[str, object] = {name: _bare(array) for name, array in record.__dict__["_data"].items()}
+    else:
+        values = record.__dict__["_data"].items()
+        own = {name: value.copy() if isinstance(value, list) else value for name, value in values}
+    twin.__dict__["_data"] = own
+    return twin
+
+
+def _bare(array: Array) -> Array:
+    twin = Array.__new__(Array)
+    twin.__dict__.update(array.__dict__)
+    twin.__dict__.pop("_chunks", None)
+    return twin
 
 
 def identify(run_id: int, node_id: int) -> None:

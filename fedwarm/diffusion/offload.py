@@ -1,0 +1,123 @@
+"""Weights out of memory and back: into a private file, bit for bit, one tensor at a time."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor, nn
+
+from fedwarm.files import PRIVATE
+
+DROP_PAGES = 4
+Span = tuple[int, int]
+
+
+def open_private(path: Path) -> BinaryIO:
+    """A new file to write and read, unbuffered, its owner's alone.
+
+    Raises:
+        FileExistsError: it is there already.
+    """
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, PRIVATE), "w+b", buffering=0)
+
+
+def raw(tensor: Tensor) -> memoryview:
+    """The bytes of a contiguous CPU tensor, not copied."""
+    return tensor.detach().reshape(-1).view(torch.uint8).numpy().data
+
+
+def read_into(file: BinaryIO, tensor: Tensor) -> None:
+    """Fill a contiguous CPU tensor from the file's place.
+
+    Raises:
+        EOFError: the file ends before.
+    """
+    left = raw(tensor)
+    while len(left):
+        got = file.readinto(left)  # type: ignore[attr-defined]
+        if not got:
+            raise EOFError(f"{file.name} ends {len(left)} bytes too early")
+        left = left[got:]
+
+
+def write_all(file: BinaryIO, tensor: Tensor) -> None:
+    """Append a tensor's bytes at the file's place."""
+    left = raw(tensor.cpu().contiguous())
+    while len(left):
+        left = left[file.write(left) :]
+
+
+@contextmanager
+def away(modules: Iterable[nn.Module], path: Path) -> Iterator[int]:
+    """The modules' numbers are in a private file for the block, in no device's memory, and back afterwards.
+
+    The parameters stay the same objects, empty; a forward pass through them fails. What was a mapped file comes back as memory.
+
+    Args:
+        path: a new file; gone after the block.
+
+    Yields:
+        Bytes that were freed.
+    """
+    tensors = list({id(t): t for m in modules for t in (*m.parameters(), *m.buffers())}.values())
+    shapes = [t.shape for t in tensors]
+    with open_private(path) as file:
+        try:
+            for tensor in tensors:
+                write_all(file, tensor)
+            try:
+                yield _freed(tensors)
+            finally:
+                give_back()
+                file.seek(0)
+                for tensor, shape in zip(tensors, shapes, strict=True):
+                    fresh = torch.empty(shape, dtype=tensor.dtype)
+                    read_into(file, fresh)
+                    tensor.data = fresh.to(tensor.device)
+        finally:
+            path.unlink()
+
+
+def _freed(tensors: list[Tensor]) -> int:
+    """Empty the tensors and see that their memory is the system's again: bytes."""
+    size, spans = sum(t.numel() * t.itemsize for t in tensors), _mapped_files()
+    for tensor in tensors:
+        start = tensor.data_ptr()
+        if tensor.device.type == "cpu" and any(a <= start < b for a, b in spans):
+            _drop_pages(start, tensor.numel() * tensor.itemsize)
+        tensor.data = tensor.data.new_empty(0)
+    give_back()
+    return size
+
+
+def give_back() -> None:
+    """Hand freed memory to the system: what CUDA's allocator keeps and, where the C library is glibc, what its heap keeps."""
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
+def _mapped_files() -> list[Span]:
+    """Addresses where private mappings of files lie: weights of a safetensors file that was read without a cast are such."""
+    if sys.platform != "linux":
+        return []
+    lines = (line.split() for line in Path("/proc/self/maps").read_text().splitlines())
+    spans = (line[0].split("-") for line in lines if line[4] != "0" and line[1].endswith("p"))
+    return [(int(start, 16), int(end, 16)) for start, end in spans]
+
+
+def _drop_pages(start: int, size: int) -> None:
+    """Forget the whole pages in a span of a mapped file; who reads there again gets the file's content."""
+    first, last = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, (start + size) // mmap.PAGESIZE * mmap.PAGESIZE
+    if last > first:
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), DROP_PAGES)

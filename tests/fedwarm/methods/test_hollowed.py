@@ -1,0 +1,111 @@
+"""Depths of clients, and adapters of different depths in one round."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fedwarm.arrays import Arrays
+from fedwarm.config import SettingError, keys
+from fedwarm.methods.hollowed import RULES, Hollowed, aligned, depth_of, merge, targets_of
+
+
+def adapter(layers: str, value: float, rank: int = 2) -> Arrays:
+    """Both matrices of some layers, one letter each."""
+    out: Arrays = {}
+    for i, layer in enumerate(layers):
+        out[f"{layer}.to_q.lora_A.weight"] = np.full((rank, 3), value + i, np.float32)
+        out[f"{layer}.to_q.lora_B.weight"] = np.full((4, rank), -value - i, np.float32)
+    return out
+
+
+def first(arrays: Arrays, layer: str) -> float:
+    return float(arrays[f"{layer}.to_q.lora_A.weight"].flat[0])
+
+
+SHALLOW, DEEP = adapter("abc", 1.0), adapter("a", 5.0)
+
+
+def test_shared_matrices_are_averaged_and_the_others_are_their_owners() -> None:
+    merged = merge([SHALLOW, DEEP], "union")
+    assert merged.keys() == SHALLOW.keys() and list(merged) == sorted(merged)
+    assert first(merged, "a") == pytest.approx((1 + 5) / 2, abs=1e-7)
+    for layer in "bc":
+        assert first(merged, layer) == pytest.approx(first(SHALLOW, layer), abs=1e-7)
+    assert all(array.dtype == np.float32 for array in merged.values())
+
+
+def test_weights_are_renormalised_over_those_who_hold_a_key() -> None:
+    merged = merge([SHALLOW, DEEP, adapter("ab", 9.0)], "union", [1.0, 2.0, 3.0])
+    assert first(merged, "a") == pytest.approx((1 + 2 * 5 + 3 * 9) / 6)
+    assert first(merged, "b") == pytest.approx((2 + 3 * 10) / 4)
+    assert first(merged, "c") == pytest.approx(3.0)
+
+
+def test_keys_that_nobody_sent_keep_the_previous_value() -> None:
+    before = adapter("abcd", 100.0)
+    for rule, expected in (("union", 1.0 + 1), ("intersect", 101.0), ("zero_fill", 1.0)):
+        merged = merge([SHALLOW, DEEP], rule, previous=before)
+        assert merged.keys() == before.keys()
+        assert first(merged, "d") == 103.0 and first(merged, "b") == expected
+    assert first(before, "a") == 100.0
+
+
+def test_only_what_all_hold_or_zeros() -> None:
+    assert merge([SHALLOW, DEEP], "intersect").keys() == DEEP.keys()
+    filled = merge([SHALLOW, DEEP], "zero_fill", [1.0, 3.0])
+    assert filled.keys() == SHALLOW.keys()
+    assert first(filled, "a") == 4.0 and first(filled, "b") == 0.5
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_equal_depths_make_the_plain_mean(rule: str) -> None:
+    merged = merge([adapter("ab", 1.0), adapter("ab", 3.0)], rule)
+    assert {first(merged, "a"), first(merged, "b")} == {2.0, 3.0}
+    assert merge([SHALLOW], rule).keys() == SHALLOW.keys()
+
+
+def test_adapters_for_use_one_by_one() -> None:
+    own = aligned([SHALLOW, DEEP], "union")
+    assert [a.keys() for a in own] == [SHALLOW.keys(), DEEP.keys()]
+    assert [a.keys() for a in aligned([SHALLOW, DEEP], "intersect")] == [DEEP.keys()] * 2
+    filled = aligned([SHALLOW, DEEP], "zero_fill")
+    assert [a.keys() for a in filled] == [SHALLOW.keys()] * 2
+    assert first(filled[1], "a") == 5.0 and not any(filled[1][n].any() for n in SHALLOW.keys() - DEEP.keys())
+    assert filled[1]["b.to_q.lora_B.weight"].shape == (4, 2) and filled[1]["b.to_q.lora_B.weight"].dtype == np.float32
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_ranks_and_halves_that_do_not_fit_are_refused(rule: str) -> None:
+    with pytest.raises(ValueError, match="has shape .* they need one rank"):
+        merge([SHALLOW, adapter("a", 1.0, rank=3)], rule)
+    half = {name: array for name, array in SHALLOW.items() if name != "b.to_q.lora_B.weight"}
+    with pytest.raises(ValueError, match="of 'b.to_q' one is missing"):
+        merge([SHALLOW, half], rule)
+
+
+def test_nothing_makes_nothing() -> None:
+    assert merge([], "union") == {} and targets_of({}) == ""
+
+
+def test_the_layers_of_an_adapter_in_their_order() -> None:
+    assert targets_of(adapter("cab", 0.0)) == "c.to_q,a.to_q,b.to_q"
+
+
+def test_depths_are_dealt_in_turn() -> None:
+    assert [depth_of(Hollowed(depth=3), c) for c in range(3)] == [3, 3, 3]
+    assert [depth_of(Hollowed(depth=3, depths="0, 2,-2"), c) for c in range(5)] == [0, 2, -2, 0, 2]
+    assert depth_of(Hollowed(), 0) == -1
+
+
+@pytest.mark.parametrize("text", ["0,x", "0,,1", "-3", "1.5", ","])
+def test_a_list_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(SettingError, match=r"hollowed.depths = .* is no list of depths"):
+        depth_of(Hollowed(depths=text), 0)
+
+
+def test_the_keys_of_the_settings() -> None:
+    told = [key for key, _, _ in keys((Hollowed,))]
+    assert told == [f"hollowed.{name}" for name in (
+        "depth", "depths", "cache", "cache-dtype", "tuples", "memory-budget-mb", "mixed", "keep-cache",
+    )]  # fmt: skip
