@@ -105,8 +105,11 @@ def build_model(
         RuntimeError: `state` does not fit.
     """
     if state is not None:
-        model = _twin(_empty(settings.name, classes, image_size))
-        model.load_state_dict(state, strict=True, assign=True)
+        empty, shapes = _empty(settings.name, classes, image_size)
+        if {name: tensor.shape for name, tensor in state.items()} == shapes:
+            return _twin(empty, state)
+        model = _twin(empty)
+        model.load_state_dict(state, strict=True, assign=True)  # says what does not fit
         return model
     with initialisation(seed, "model"):
         model = MODELS[settings.name](classes, image_size)
@@ -116,17 +119,24 @@ def build_model(
 
 
 @lru_cache(maxsize=4)
-def _empty(name: str, classes: int, image_size: int) -> nn.Module:
-    """The classifier without numbers, to take twins of: that is several times faster than building it again."""
+def _empty(name: str, classes: int, image_size: int) -> tuple[nn.Module, dict[str, torch.Size]]:
+    """The classifier without numbers, to take twins of: several times faster than to build it; and the shapes of its state."""
     with torch.device("meta"):
-        return MODELS[name](classes, image_size)
+        model = MODELS[name](classes, image_size)
+    return model, {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
-def _twin(module: nn.Module) -> nn.Module:
-    """The same module with tables (parameters, buffers, parts, hooks) of its own; the tensors in them are shared."""
+def _twin(module: nn.Module, state: Mapping[str, Tensor] | None = None, prefix: str = "") -> nn.Module:
+    """The same module with tables (parameters, buffers, parts, hooks) of its own; tensors are shared, or those of `state`."""
     twin = copy.copy(module)
     vars(twin).update({name: table.copy() for name, table in vars(module).items() if isinstance(table, dict)})
-    twin._modules = {name: None if part is None else _twin(part) for name, part in module._modules.items()}
+    parts = {name: None if part is None else _twin(part, state, f"{prefix}{name}.") for name, part in module._modules.items()}
+    twin._modules = parts
+    if state is not None:
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                twin._parameters[name] = nn.Parameter(state[prefix + name], parameter.requires_grad)
+        twin._buffers.update({name: state[prefix + name] for name in module._buffers if prefix + name in state})
     return twin
 
 
