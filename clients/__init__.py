@@ -11,6 +11,7 @@ TRAINERS = {
     "ScaffoldClient": "scaffold",
     "DpRecClient": "dp_rec",
     "QuantizationRobustClient": "quantization_robust",
+    "GenFedSdClient": "gen_fedsd",
     "LocalOnlyClient": "local_only",
     "CentralizedClient": "centralized",
     "WarmFedClient": "warmfed",

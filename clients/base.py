@@ -9,13 +9,16 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fedwarm.arrays import Arrays, from_module, from_tensors, to_tensors
+from fedwarm.augment.fill import fill
+from fedwarm.augment.settings import augmenting, histogram, secret, shelf_root
 from fedwarm.codecs import Place, codec_for
-from fedwarm.config import Config
+from fedwarm.config import Config, SettingError
 from fedwarm.data import Shard, load_shard
 from fedwarm.evaluate import correct
+from fedwarm.methods.gen_fedsd import GenFedSD, weight
 from fedwarm.models import build_model, device_of
 from fedwarm.objectives import is_learned, learned_state
 from fedwarm.privacy.dp_sgd import DpSgd, Mechanism, Steps, example_epsilon, rate_of, source_of, steps_of
@@ -25,8 +28,8 @@ from fedwarm.training import Hook, Plan, fit
 from fedwarm.widths import Evaluate, hooks_of, learned_of, scheme_of, widths
 from fedwarm.wire import Fact, Payload
 
-Action = Literal["describe", "round", "adapt", "distill", "evaluate"]
-PERSONAL, ACCOUNT = "personal", "account"
+Action = Literal["describe", "gaps", "augment", "round", "adapt", "distill", "evaluate"]
+PERSONAL, ACCOUNT, SYNTHETIC, HISTOGRAM = "personal", "account", "synthetic", "histogram"
 UPLOADING = ("round", "adapt")
 
 
@@ -51,9 +54,18 @@ class BaseClient:
         self.config, self.node = config, node
 
     @cached_property
-    def shard(self) -> Shard:
+    def real(self) -> Shard:
         """This client's own data."""
         return load_shard(self.config.data, self.config.run.seed, self.node.partition, self.node.partitions)
+
+    @cached_property
+    def shard(self) -> Shard:
+        """What this client trains on: its own data, and what was drawn beside them by the setting `augment`."""
+        own = self.real
+        if not augmenting(self.config):
+            return own
+        images, labels = (torch.cat(pair) for pair in zip((own.train_images, own.train_labels), self.synthetic(), strict=True))
+        return replace(own, train_images=images, train_labels=labels)
 
     @cached_property
     def device(self) -> torch.device:
@@ -97,7 +109,7 @@ class BaseClient:
 
     def model(self, payload: Payload | None = None) -> nn.Module:
         """The shared initialisation, or the model with the payload's weights."""
-        run, shard = self.config.run, self.shard
+        run, shard = self.config.run, self.real
         arrays = {} if payload is None else payload.arrays
         state = to_tensors({n: a for n, a in arrays.items() if not is_learned(n)}) if arrays else None
         return build_model(self.config.model, len(shard.classes), shard.train_images.shape[-1], run.seed, state).to(self.device)
@@ -108,7 +120,7 @@ class BaseClient:
 
     def describe(self, payload: Payload) -> Payload:
         """Partition, sizes and classes; counts per class only where the settings share them and examples are not private."""
-        shard, counts, unsaid = self.shard, self.shard.counts(), self.config.run.privacy != "none"
+        shard, counts, unsaid = self.real, self.real.counts(), self.config.run.privacy != "none"
         facts: dict[str, Fact] = {
             "classes": list(shard.classes),
             "present": [c for c, n in enumerate(counts) if n or unsaid],
@@ -128,13 +140,13 @@ class BaseClient:
 
     def unnamed(self) -> Payload:
         """A description without anything of this client's own: it stands for one image of every class."""
-        classes = self.shard.classes
+        classes = self.real.classes
         sizes = {
             "partition": self.node.partition,
             "partitions": self.node.partitions,
             "num-examples": 1,
             "num-test": 0,
-            "image-size": int(self.shard.train_images.shape[-1]),
+            "image-size": int(self.real.train_images.shape[-1]),
         }
         return Payload(metrics=dict(sizes), facts={"classes": list(classes), "present": list(range(len(classes)))})
 
@@ -148,7 +160,15 @@ class BaseClient:
         done = self.fit(model, "train", int(payload.metrics.get("round", 0)), learned)
         arrays = {**from_module(model), **learned}
         told = {"train-loss": done} if self.config.run.privacy == "none" else {}
-        return Payload("weights", arrays, {"num-examples": len(self.shard.train_labels), **told, **self.spent})
+        return Payload("weights", arrays, {"num-examples": self.weight, **told, **self.spent})
+
+    @property
+    def weight(self) -> int:
+        """What this client counts for in an average, in images."""
+        if not augmenting(self.config):
+            return len(self.shard.train_labels)
+        real = self.real.counts()
+        return weight(self.config.of(GenFedSD), real, [n - m for n, m in zip(self.shard.counts(), real, strict=True)])
 
     def fit(self, model: nn.Module, purpose: str, number: int, learned: Arrays | None = None) -> float:
         """Train in place on this client's images by the run's plan, objective and hooks; the mean loss of the last epoch.
@@ -169,6 +189,39 @@ class BaseClient:
         if learned is not None:
             learned.update(from_tensors(learned_state(objective)))
         return done.loss
+
+    # Synthetic data (setting `augment`)
+
+    def gaps(self, payload: Payload) -> Payload:
+        """This client's class histogram, with noise by setting; what was told is told again, as new noise would tell more."""
+        kept = self.node.store.load(HISTOGRAM)
+        told = kept["counts"].tolist() if kept else histogram(self.config, self.real.counts())
+        self.node.store.save(HISTOGRAM, {"counts": torch.tensor(told)}, 0)
+        return Payload(facts={"counts": told})
+
+    def augment(self, payload: Payload) -> Payload:
+        """Have the images drawn that this client's classes lack; they stay here, and a few numbers say what it took."""
+        filled = fill(self.config, self.real, self.node.partition, shelf_root(self.config), payload.count("target"))
+        self.node.store.save(SYNTHETIC, {"images": filled.images, "labels": filled.labels}, 0)
+        if secret(self.config):
+            return Payload()
+        report, shown = filled.report, self.config.data.share_class_counts
+        numbers = {name: value for name, value in report.facts().items() if isinstance(value, (int, float))}
+        return Payload(metrics=numbers, facts={"synthetic": report.synthetic} if shown else {})
+
+    def synthetic(self) -> tuple[Tensor, Tensor]:
+        """Images and labels that were drawn for this client.
+
+        Raises:
+            SettingError: they are gone, as when its disk made room for other runs.
+        """
+        found = self.node.store.load(SYNTHETIC)
+        if found is None:
+            raise SettingError(
+                f"the synthetic images of client {self.node.partition} are gone from {self.node.store.folder}; raise "
+                "client-state-mb and begin the run anew: what its shelf still holds is not drawn again"
+            )
+        return found["images"], found["labels"]
 
     # Example-level privacy (setting `privacy`)
 
@@ -205,7 +258,7 @@ class BaseClient:
 
     def evaluate(self, payload: Payload) -> Payload:
         """Right answers on this client's own test images: of the received model and of the personal one, if there is one."""
-        metrics: dict[str, int | float] = {"num-test": len(self.shard.test_labels)}
+        metrics: dict[str, int | float] = {"num-test": len(self.real.test_labels)}
         if payload.arrays and payload.facts.get("widths"):
             return Payload(metrics={**metrics, **self.at_widths(payload)})
         if payload.arrays:
@@ -224,7 +277,7 @@ class BaseClient:
         """
         from fedwarm.quantize.sweep import right_answers
 
-        chosen, shard = self.config.of(Evaluate), self.shard
+        chosen, shard = self.config.of(Evaluate), self.real
         tests = (shard.test_images, shard.test_labels)
         known = shard.train_images[: chosen.calibration_images] if chosen.activations else None
         scheme, learned = scheme_of(self.config), learned_of(self.config, to_tensors(payload.arrays))
@@ -233,4 +286,4 @@ class BaseClient:
 
     def correct(self, model: nn.Module) -> int:
         """Right answers of a model on this client's own test images."""
-        return correct(model, self.shard.test_images, self.shard.test_labels)
+        return correct(model, self.real.test_images, self.real.test_labels)

@@ -59,6 +59,18 @@ def train(message: Message, context: Context) -> Message:
     return handle(message, context, "round")
 
 
+@app.train("gaps")
+def gaps(message: Message, context: Context) -> Message:
+    """How many images of each class are here."""
+    return handle(message, context, "gaps")
+
+
+@app.train("augment")
+def augment(message: Message, context: Context) -> Message:
+    """Fill the class gaps with synthetic images."""
+    return handle(message, context, "augment")
+
+
 @app.train("adapt")
 def adapt(message: Message, context: Context) -> Message:
     """Tune a generator's adapter."""

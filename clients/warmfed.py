@@ -5,16 +5,22 @@ Feng et al., arXiv 2503.03110. The personal model and its teachers stay in the c
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from fedwarm.arrays import Arrays, from_module, from_tensors
+from fedwarm.methods.hollowed import Hollowed, check_together
 from fedwarm.methods.warmfed import CLASSIFIER, SelfDistillation, WarmFed, best_of
 from fedwarm.privacy.dp_sgd import rate_of
 from fedwarm.training import Hook, Plan, fit
 from fedwarm.wire import Fact, Payload
 
 from .base import PERSONAL, Action, BaseClient
+
+if TYPE_CHECKING:
+    from fedwarm.diffusion.foundation import Foundation
 
 HELD_SHARE = 5
 
@@ -28,7 +34,6 @@ class WarmFedClient(BaseClient):
 
     def adapt(self, payload: Payload) -> Payload:
         """Tune LoRA matrices on this client's images; they are all that leaves (and a classifier, by setting)."""
-        from fedwarm.diffusion.finetune import tune_adapter
         from fedwarm.diffusion.foundation import load_foundation
         from fedwarm.diffusion.prompts import prompts
 
@@ -36,11 +41,7 @@ class WarmFedClient(BaseClient):
         foundation = load_foundation(diffusion, run.device)
         if payload.text("fingerprint") != foundation.fingerprint:
             raise ValueError("this client's foundation differs from the server's; set diffusion.foundation to the same model")
-        sentences, private = prompts(self.settings.prompt, shard.classes), self.mechanism("adapt", 0)
-        data = (shard.train_images, shard.train_labels)
-        state = tune_adapter(foundation, *data, sentences, diffusion, run.seed, self.node.partition, private)
-        if private is not None:
-            self.spend(private.steps(len(shard.train_labels), diffusion.lora_batch_size, diffusion.lora_steps), 0)
+        state = self._tuned(foundation, prompts(self.settings.prompt, shard.classes))
         facts: dict[str, Fact] = {"fingerprint": foundation.fingerprint, "rank": diffusion.rank, "alpha": diffusion.alpha}
         arrays = from_tensors(state)
         if self.settings.local_model_source == "uploaded":
@@ -48,6 +49,22 @@ class WarmFedClient(BaseClient):
             self.fit(local, "train", 0)
             arrays |= {CLASSIFIER + name: array for name, array in from_module(local).items()}
         return Payload("adapter", arrays, {"num-examples": len(shard.train_labels), **self.spent}, facts)
+
+    def _tuned(self, foundation: Foundation, sentences: list[str]) -> dict[str, Tensor]:
+        """The adapter's matrices, by the trainer of the settings."""
+        from fedwarm.diffusion.finetune import tune_adapter
+        from fedwarm.diffusion.hollow_tune import tune_hollowed
+
+        shard, diffusion, seed = self.shard, self.config.diffusion, self.config.run.seed
+        given = (foundation, shard.train_images, shard.train_labels, sentences, diffusion, seed, self.node.partition)
+        if diffusion.trainer == "hollowed":
+            check_together(self.config)
+            return tune_hollowed(*given, self.config.of(Hollowed), self.node.store.folder)
+        private = self.mechanism("adapt", 0)
+        state = tune_adapter(*given, private)
+        if private is not None:
+            self.spend(private.steps(len(shard.train_labels), diffusion.lora_batch_size, diffusion.lora_steps), 0)
+        return state
 
     def privately(self) -> list[tuple[float, int]]:
         n, diffusion, settings = len(self.shard.train_labels), self.config.diffusion, self.settings
@@ -62,10 +79,14 @@ class WarmFedClient(BaseClient):
         if action != "adapt":
             return super().reference(action, payload)
         from fedwarm.diffusion.foundation import load_foundation
+        from fedwarm.diffusion.hollow_plan import cut_of, outside
         from fedwarm.diffusion.lora import first_matrices
 
-        run, diffusion = self.config.run, self.config.diffusion
-        arrays = from_tensors(first_matrices(load_foundation(diffusion, run.device), diffusion, run.seed, self.node.partition))
+        run, diffusion, client = self.config.run, self.config.diffusion, self.node.partition
+        foundation = load_foundation(diffusion, run.device)
+        arrays = from_tensors(first_matrices(foundation, diffusion, run.seed, client))
+        if diffusion.trainer == "hollowed":
+            arrays = outside(cut_of(foundation, diffusion, self.config.of(Hollowed), client), arrays)
         if self.settings.local_model_source == "uploaded":
             arrays |= {CLASSIFIER + name: array for name, array in from_module(self.model()).items()}
         return arrays

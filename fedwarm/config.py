@@ -51,7 +51,10 @@ class General(Group):
         "none", "dp-sgd: each training step of a client is private at the level of examples (dp-sgd.*)",
         choices=("none", "dp-sgd"),
     )  # fmt: skip
-    augment: str = setting("none", "what clients add to their data before training", choices=("none",))
+    augment: str = setting(
+        "none", "what clients add to their data before training; gen-fedsd: images of the classes that they lack (gen-fedsd.*)",
+        choices=("none", "gen-fedsd"),
+    )  # fmt: skip
     seed: int = setting(0, "every random draw of the run derives from it", low=0, high=2**53)
     num_server_rounds: int = setting(5, "rounds of training", low=1)
     fraction_train: float = setting(1.0, "share of the clients that train in a round (at least one)", low=1e-9, high=1.0)
@@ -98,6 +101,9 @@ class Data(Group):
     label_column: str = setting("", "column of the labels; empty: found")
     max_examples: int = setting(0, "most training examples of a client, a seeded subset; 0: all", low=0)
     test_fraction: float = setting(0.25, "share of a client's images held out for testing", low=0.01, high=0.9)
+    public_share: float = setting(
+        0.0, "share of every class that no client holds, the same in all runs: a foundation may learn from it", low=0.0, high=0.9
+    )
     image_size: int = setting(32, "images are brought to this height and width", low=8)
     share_class_counts: bool = setting(True, "clients tell the server how many images of each class they hold")
 
@@ -117,7 +123,10 @@ class Diffusion(Group):
 
     prefix: ClassVar[str] = "diffusion"
     foundation: str = setting("glyph", "`glyph` (embedded), a Stable Diffusion model's Hub name, or a pipeline's folder")
-    trainer: str = setting("lora", "how clients fine-tune the foundation", choices=("lora",))
+    trainer: str = setting(
+        "lora", "how clients fine-tune the foundation: whole in memory, or with its core taken out (hollowed.*)",
+        choices=("lora", "hollowed"),
+    )  # fmt: skip
     rank: int = setting(8, "rank r of the LoRA matrices", low=1)
     alpha: float = setting(8.0, "LoRA scale; the product BA is multiplied by alpha / rank", low=1e-6)
     targets: str = setting("to_q,to_k,to_v,to_out.0", "U-Net layers that get an adapter, by the end of their names")
@@ -187,13 +196,17 @@ def common_groups() -> tuple[type[Group], ...]:
     """The groups that every method knows."""
     from fedwarm.codecs import StochasticRounding
     from fedwarm.faults import Faults
+    from fedwarm.methods.gen_fedsd import GenFedSD
+    from fedwarm.methods.hollowed import Hollowed
     from fedwarm.methods.quantization_robust import QuantizationRobust
     from fedwarm.methods.relaxed_quantization import RelaxedQuantization
     from fedwarm.privacy.dp_sgd import DpSgd
     from fedwarm.robust import Robust
     from fedwarm.widths import Evaluate
 
-    return (*GROUPS, Evaluate, StochasticRounding, DpSgd, QuantizationRobust, RelaxedQuantization, Robust, Faults)
+    return (
+        *GROUPS, Evaluate, StochasticRounding, DpSgd, QuantizationRobust, RelaxedQuantization, Hollowed, GenFedSD, Robust, Faults,
+    )  # fmt: skip
 
 
 def near(name: str, known: list[str]) -> str:

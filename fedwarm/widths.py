@@ -18,7 +18,7 @@ from fedwarm.quantize.uniform import Scheme
 from fedwarm.training import Hook
 
 ROBUST_WIDTHS = "8,7,6,5,4,3,2"
-AVERAGING = ("fedavg", "fedprox", "centralized", "quantization_robust")
+AVERAGING = ("fedavg", "fedprox", "gen_fedsd", "centralized", "quantization_robust")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ STRATEGIES = {
     "Scaffold": "scaffold",
     "DpRec": "dp_rec",
     "QuantizationRobust": "quantization_robust",
+    "GenFedSd": "gen_fedsd",
     "LocalOnly": "local_only",
     "Centralized": "centralized",
     "WarmFed": "warmfed",

@@ -26,8 +26,9 @@ from fedwarm.run.record import Measure
 from fedwarm.run.trackers import tracker
 from fedwarm.run.versions import versions
 from fedwarm.widths import by_width
-from fedwarm.wire import Payload, PayloadError, to_records
+from fedwarm.wire import Payload, PayloadError, check_arrays, to_records
 
+from .augment import STAGES as AUGMENTING
 from .exchange import Exchange, Stage
 from .fleet import FederationError, Member, meet
 from .method import Method
@@ -72,7 +73,7 @@ class BaseStrategy(Method):
         exchange = Exchange(grid, self.fleet, self.record.ledger, self.key, run.stage_timeout, run.min_replies)
         place = None if self.folder is None else self.folder.path
         with closing(tracker(run.tracker, place, self.config.flat(), self.record.newest())) as told:
-            for index, stage in enumerate(chain.from_iterable((self.plan(), self.after()))):
+            for index, stage in enumerate(chain.from_iterable((self.before(), self.plan(), self.after()))):
                 if index >= self.done:
                     self._run_stage(stage, index, exchange)
                     if stage.measures >= 0:
@@ -97,6 +98,7 @@ class BaseStrategy(Method):
                 raise FederationError(f"the run had {before.clients} clients and {here} are here; resume it with as many")
             self.key, self.done, self.norms = before.key, before.done, before.facts["norms"]
             self.restore(before.parts, before.facts["method"])
+            self.augmentation.restore(before.facts.get("augment", {}))
             self.wire_codec.restore(before.facts["codec"])
             if before.versions != versions():
                 self.record.note(f"resumed after stage {before.done} with other versions of packages")
@@ -113,13 +115,20 @@ class BaseStrategy(Method):
         coded = self._book(stage, expected)
 
         def accept(client: int, payload: Payload) -> None:
+            own = self.expected_of(stage, client, payload, expected)
+            check_arrays(payload.arrays, coded if own is expected else self.wire_codec.expected(own))
             if coded is not expected:
                 payload = self.wire_codec.decode(payload, self.reference(stage, client), self._place(stage, client))
+            if stage.name in AUGMENTING:
+                return self.augmentation.absorb(stage, client, payload, len(self.fleet.classes))
             self.check(stage, payload)
-            lengths.append(self._check_size(stage, payload.arrays, expected))
+            lengths.append(self._check_size(stage, payload.arrays, own))
             self.absorb(stage, client, payload)
 
         replies = exchange.run(stage, index, lambda c: self._instructed(stage, c), coded, accept) if stage.clients else {}
+        if stage.name in AUGMENTING:
+            self.augmentation.finish(stage)
+            self.record.augment(self.augmentation.told([member.counts for member in self.fleet.members]))
         if stage.name == WIDTHS:
             self.record.widths(by_width(p.metrics for p in replies.values()))
         if stage.measures >= 0:
@@ -157,6 +166,8 @@ class BaseStrategy(Method):
     def _instructed(self, stage: Stage, client: int) -> Payload:
         if stage.name == WIDTHS:
             return Payload("weights", self.arrays, {"round": stage.round}, {"widths": True})
+        if stage.name in AUGMENTING:
+            return self.augmentation.instruct(stage)
         payload = self.instruct(stage, client)
         return replace(payload, metrics={**payload.metrics, **self.wire_codec.told()})
 
@@ -177,7 +188,8 @@ class BaseStrategy(Method):
         self.folder.keep(
             Checkpoint(
                 self.done, record.complete, self.key, len(self.fleet.members), round(record.seconds, 3), self.config.flat(),
-                versions(), lengths, {"method": self.facts(), "norms": self.norms, "codec": self.wire_codec.facts()},
+                versions(), lengths, {"method": self.facts(), "norms": self.norms, "codec": self.wire_codec.facts(),
+                 "augment": self.augmentation.facts()},
                 self.state(),
             )
         )  # fmt: skip

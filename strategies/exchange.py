@@ -16,7 +16,7 @@ from flwr.serverapp import Grid
 
 from fedwarm.arrays import Arrays
 from fedwarm.ledger import Entry, Ledger
-from fedwarm.wire import Encoded, Payload, PayloadError, Size, check_arrays, from_records, size_of, to_records
+from fedwarm.wire import Encoded, Payload, PayloadError, Size, from_records, size_of, to_records
 
 from .fleet import FederationError, Fleet, reason
 
@@ -79,8 +79,8 @@ class Exchange:
             stage: whom to ask, and how.
             index: the stage's number in its run.
             instruct: what a client is sent.
-            expected: names, shapes and dtypes of a reply's arrays.
-            accept: raises PayloadError where a reply cannot be used.
+            expected: the most that a reply's arrays may be, for a limit on its bytes.
+            accept: raises PayloadError where a reply, its arrays among it, cannot be used.
 
         Returns:
             The accepted replies without their arrays, by partition.
@@ -120,7 +120,6 @@ class _Call:
         accept: Callable[[int, Payload], None],
     ) -> None:
         self.exchange, self.stage, self.index, self.instruct, self.accept = exchange, stage, index, instruct, accept
-        self.expected = expected
         self.limit_bytes = sum(a.nbytes + HEADER_BYTES for a in expected.values()) + SPARE_BYTES
         self.accepted: dict[int, Payload] = {}
         self.asked_again: set[int] = set()
@@ -173,7 +172,6 @@ class _Call:
         told = payload.text("ticket")
         if told != ticket:
             raise PayloadError(f"it answers message {told[:40]!r} and not {ticket!r}")
-        check_arrays(payload.arrays, self.expected)
         return payload
 
 

@@ -30,6 +30,7 @@ from fedwarm.seeds import numpy_generator
 from fedwarm.widths import learned_template, objective_of, widths
 from fedwarm.wire import Payload
 
+from .augment import Augmentation
 from .exchange import Stage
 from .fleet import Fleet
 
@@ -51,6 +52,7 @@ class Method(Strategy):
         self.config = parse({**flat, **given})
         self.folder = folder
         self.wire_codec = codec_for(self.config)
+        self.augmentation = Augmentation(self.config)
         self.record = Record(self.config, Ledger())
         self.arrays: Arrays = {}
         self.fleet = Fleet((), (), 0)
@@ -74,6 +76,14 @@ class Method(Strategy):
     def expected(self, stage: Stage) -> Arrays:
         """Names, shapes and dtypes that a reply's arrays must have; its update is measured from these values."""
         return {**self.learned, **self.arrays} if stage.name == "round" else {}
+
+    def expected_of(self, stage: Stage, client: int, payload: Payload, expected: Arrays) -> Arrays:
+        """What of a stage's expected arrays this client's reply must hold: all, where clients are alike.
+
+        Raises:
+            ValueError: it cannot be this client's reply.
+        """
+        return expected
 
     def reference(self, stage: Stage, client: int) -> Arrays:
         """What the client and the server both know of a reply's arrays beforehand: a codec codes the difference to it."""
@@ -139,6 +149,10 @@ class Method(Strategy):
             "certified": chosen.entropy == "system",
         }
         return level if told is None else {**told, "example_level": level}
+
+    def before(self) -> Iterator[Stage]:
+        """What comes before training: clients fill their class gaps, where settings ask for it."""
+        return self.augmentation.stages(self.everyone)
 
     def after(self) -> Iterator[Stage]:
         """What is measured when training is done: the final model at other widths, where settings ask for it."""

@@ -7,6 +7,7 @@ Feng et al., arXiv 2503.03110 (2025). Stages: `adapt` (once), then `distill` (on
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,10 +16,12 @@ from torch import Tensor
 from fedwarm.arrays import Arrays, from_module, from_tensors, load_module, to_tensors
 from fedwarm.config import Config, Value
 from fedwarm.data.pool import Pool, join
+from fedwarm.methods.hollowed import Hollowed, check_together
 from fedwarm.methods.warmfed import CLASSIFIER, quota
 from fedwarm.methods.warmfed import WarmFed as Settings
 from fedwarm.models import device_of
 from fedwarm.progress import tick
+from fedwarm.robust import floats
 from fedwarm.run.folder import RunFolder, save_tensors
 from fedwarm.seeds import generator
 from fedwarm.training import Plan, fit
@@ -28,6 +31,7 @@ from .base import BaseStrategy, Stage
 
 if TYPE_CHECKING:
     from fedwarm.diffusion.foundation import Foundation
+    from fedwarm.diffusion.hollow_plan import Parts
 
 PICTURES_PER_CLASS = 4
 
@@ -39,6 +43,8 @@ class WarmFed(BaseStrategy):
 
     def __init__(self, config: Config | None = None, folder: RunFolder | None = None, **settings: Value) -> None:
         super().__init__(config, folder, **settings)
+        if self.hollowed:
+            check_together(self.config)
         self.uploads: Arrays = {}
         self.drawn: Arrays = {}
         self.draw = 0
@@ -51,6 +57,11 @@ class WarmFed(BaseStrategy):
     def generates(self) -> bool:
         """Whether any image is drawn at all."""
         return self.settings.synthetic_ratio > 0
+
+    @property
+    def hollowed(self) -> bool:
+        """Whether clients tune a part of the foundation each."""
+        return self.generates and self.settings.adapt and self.config.diffusion.trainer == "hollowed"
 
     def plan(self) -> Iterator[Stage]:
         if self.generates:
@@ -75,15 +86,20 @@ class WarmFed(BaseStrategy):
         return Payload("weights", self.arrays, {"round": stage.round, "model": stage.measures})
 
     def expected(self, stage: Stage) -> Arrays:
-        return self.template if stage.name == "adapt" else super().expected(stage)
+        return self.parts.union(self.everyone) if stage.name == "adapt" else super().expected(stage)
+
+    def expected_of(self, stage: Stage, client: int, payload: Payload, expected: Arrays) -> Arrays:
+        if stage.name != "adapt":
+            return expected
+        return self.parts.of(client) if self.config.run.codec != "dense" else self.parts.answered(client, payload.arrays)
 
     def reference(self, stage: Stage, client: int) -> Arrays:
         if stage.name != "adapt":
             return super().reference(stage, client)
         from fedwarm.diffusion.lora import first_matrices
 
-        first = first_matrices(self.foundation, self.config.diffusion, self.config.run.seed, client)
-        return {**self.template, **from_tensors(first)}
+        first = from_tensors(first_matrices(self.foundation, self.config.diffusion, self.config.run.seed, client))
+        return {name: first.get(name, array) for name, array in self.parts.of(client).items()}
 
     def sends(self) -> dict[str, int]:
         adapt = {"adapt": 1} if self.generates and self.settings.adapt else {}
@@ -109,6 +125,8 @@ class WarmFed(BaseStrategy):
     def finish(self, stage: Stage) -> None:
         if stage.name == "adapt":
             self._save_adapters()
+            if self.hollowed:
+                self.record.upload(stage.name, self._numbers_sent())
         elif stage.name == "generate":
             self._draw_pool()
         elif stage.name == "warm start":
@@ -134,6 +152,11 @@ class WarmFed(BaseStrategy):
         own = {n.removeprefix(f"{client}/"): a for n, a in self.uploads.items() if n.startswith(f"{client}/")}
         return {n.removeprefix(CLASSIFIER): a for n, a in own.items() if n.startswith(CLASSIFIER) == classifier}
 
+    def _numbers_sent(self) -> int:
+        """Numbers in the mean upload: depths differ."""
+        clients = {name.partition("/")[0] for name in self.uploads}
+        return round(sum(self.uploads[name].size for name in floats(self.uploads)) / len(clients))
+
     # The foundation and its pool
 
     @property
@@ -143,16 +166,16 @@ class WarmFed(BaseStrategy):
 
         return load_foundation(self.config.diffusion, self.config.run.device)
 
-    @property
-    def template(self) -> Arrays:
-        """Names, shapes and dtypes that an adapter must have."""
+    @cached_property
+    def parts(self) -> Parts:
+        """Names, shapes and dtypes of what each client sends of its adapter, and beside it."""
+        from fedwarm.diffusion.hollow_plan import Parts
         from fedwarm.diffusion.lora import first_matrices
 
-        if not hasattr(self, "_template"):
-            self._template = from_tensors(first_matrices(self.foundation, self.config.diffusion, 0, 0))
-            if self.settings.local_model_source == "uploaded":
-                self._template |= {CLASSIFIER + name: array for name, array in self.arrays.items()}
-        return self._template
+        matrices = from_tensors(first_matrices(self.foundation, self.config.diffusion, 0, 0))
+        uploaded = self.settings.local_model_source == "uploaded"
+        beside = {CLASSIFIER + name: array for name, array in self.arrays.items()} if uploaded else {}
+        return Parts(self.foundation, self.config.diffusion, self.config.of(Hollowed), matrices, beside)
 
     def _draw_pool(self) -> None:
         """Generate for every client, class by class, and keep a few pictures for the report."""
@@ -160,9 +183,11 @@ class WarmFed(BaseStrategy):
         from fedwarm.diffusion.prompts import prompts
 
         sentences = prompts(self.settings.prompt, self.fleet.classes)
+        sent = {client: adapter for client in self.everyone if (adapter := self._uploaded(client))}
+        adapters = self.parts.used(sent) if sent else {}
         pools = []
         for member in self.fleet.members:
-            adapter = self._uploaded(member.partition)
+            adapter = adapters.get(member.partition, {})
             if self.settings.adapt and not adapter:
                 continue
             tick("clients drawn", member.partition + 1, len(self.fleet.members))
@@ -173,7 +198,7 @@ class WarmFed(BaseStrategy):
                     sentences,
                     member.present,
                     quota(self.settings, member.examples, len(member.present)),
-                    self.config.diffusion,
+                    self.parts.attaching(adapter) if adapter else self.config.diffusion,
                     seed=self.config.run.seed,
                     client=member.partition,
                     size=self.fleet.image_size,
@@ -227,6 +252,7 @@ class WarmFed(BaseStrategy):
     # The record
 
     def _save_adapters(self) -> None:
+        """Each client's own matrices, as it sent them."""
         from fedwarm.diffusion.lora import save_adapter
 
         if self.folder is None:
@@ -236,7 +262,7 @@ class WarmFed(BaseStrategy):
             arrays = self._uploaded(client)
             if arrays:
                 place = self.folder.path / "adapters" / f"client-{client}"
-                save_adapter(place, to_tensors(arrays), d.rank, d.alpha, d.targets)
+                save_adapter(place, to_tensors(arrays), d.rank, d.alpha, self.parts.attaching(arrays).targets)
 
     def _save_pool(self) -> None:
         if self.folder is None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import re
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from fedwarm.config import all_groups, keys
 from fedwarm.ledger import Entry, Ledger
@@ -65,6 +72,23 @@ class Page(HTMLParser):
 
     def all(self, tag: str) -> list[dict[str, str | None]]:
         return [found for name, found in self.tags if name == tag]
+
+
+def assert_stands_alone(page: Page) -> None:
+    """Nothing is fetched or run; pictures have a text; every id is there once and every reference has its target."""
+    assert not re.search(r"https?:|file:/|<script|<link|@import|src=\"(?!data:image/png;base64,)", page.source)
+    assert all(found["alt"] for found in page.all("img"))
+    assert all(found["role"] == "img" and found["aria-label"] for found in page.all("svg"))
+    ids = [found["id"] for _, found in page.tags if "id" in found]
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r"(?:href=\"|url\()#([^\")]+)", page.source)) <= set(ids)
+    assert all(found.get("scope") for found in page.all("th"))
+
+
+def pixels(address: str | None) -> NDArray[np.uint8]:
+    """The picture (height, width, 4) of an `img`."""
+    assert address is not None and address.startswith("data:image/png;base64,")
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(address.split(",")[1]))))
 
 
 def settings(**changed: Any) -> dict[str, Any]:

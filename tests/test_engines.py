@@ -38,6 +38,7 @@ METHODS: dict[str, dict[str, Value]] = {
     "scaffold": {**FAST, "fraction-train": 0.5},
     "quantization_robust": {**FAST, "quantization-robust.variant": "qat", "quantization-robust.range": "learned"},
     "dp_rec": {**FAST, "dp-rec.bits": 3, "dp-rec.entropy": "seeded", "dp-rec.downlink": "replay"},
+    "gen_fedsd": {**FAST, "gen-fedsd.steps": 2, "gen-fedsd.cap": 0.5},
     "local_only": FAST,
     "centralized": FAST,
     "warmfed": SMALL_WARMFED,

@@ -11,6 +11,8 @@
 - domain: domain j goes to client j modulo their number; with more clients than domains, each domain is cut into equal parts
   at random for the clients i with i modulo the number of domains = j
 
+Where a share of the data set is public (`data.public-share`), all of this is about the rest of it.
+
 The three that need only a sort are done here, as importing flwr-datasets takes longer than all of them; tests hold them to it.
 """
 
@@ -23,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedwarm.config import Data, SettingError, near
-from fedwarm.data.tables import Column, Rows, Table
+from fedwarm.data.tables import Column, Rows, Table, private_part
 from fedwarm.seeds import derive, numpy_generator
 
 if TYPE_CHECKING:
@@ -35,11 +37,12 @@ NEED = f"each needs at least {FEWEST}, one to train and one to hold out"
 
 
 def client_rows(table: Table, data: Data, seed: int, partitions: int) -> list[Rows]:
-    """The rows of each client, ascending.
+    """The rows of each client, ascending; none of them is public.
 
     Raises:
         SettingError: the partition cannot be made.
     """
+    table, private = private_part(table, data.public_share)
     if partitions < 1:
         raise SettingError(f"{partitions} clients are too few; at least 1 is needed")
     if partitions * FEWEST > len(table) and data.partition != "natural":
@@ -48,7 +51,7 @@ def client_rows(table: Table, data: Data, seed: int, partitions: int) -> list[Ro
             f"take at most {len(table) // FEWEST} clients"
         )
     kinds = {"iid": _iid, "dirichlet": _dirichlet, "pathological": _pathological, "natural": _natural, "domain": _domain}
-    parts = [np.sort(np.asarray(rows, dtype=np.int64)) for rows in kinds[data.partition](table, data, seed, partitions)]
+    parts = [np.sort(private[np.asarray(rows, dtype=np.int64)]) for rows in kinds[data.partition](table, data, seed, partitions)]
     for i, rows in enumerate(parts):
         if len(rows) < FEWEST:
             raise SettingError(
@@ -60,6 +63,7 @@ def client_rows(table: Table, data: Data, seed: int, partitions: int) -> list[Ro
 
 def natural_clients(table: Table, data: Data) -> int:
     """How many clients `natural` or `domain` makes at most, or by itself."""
+    table, _ = private_part(table, data.public_share)
     if data.partition == "domain":
         return len(_present(domain_column(table)))
     return len(_eligible(id_column(table, data)))

@@ -1,4 +1,8 @@
-"""What every data set looks like to the partitions: labels in memory, columns of ids and images on demand."""
+"""What every data set looks like to the partitions: labels in memory, columns of ids and images on demand.
+
+A share of every class can be public: no client holds it under any partition, and it is the same in every run, so that whatever
+was trained on it (a foundation, a first model) has seen nothing that a client holds.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedwarm.seeds import numpy_generator
+
+PUBLIC_SEED = 2405
 Rows = NDArray[np.int64]
 
 
@@ -46,3 +53,36 @@ def coded(values: Sequence[str] | Sequence[int]) -> Column:
     """Numbers for the sorted distinct values, named by their text."""
     names, codes = np.unique(np.asarray(values), return_inverse=True)
     return Column(codes.astype(np.int64), tuple(str(name) for name in names))
+
+
+def public_rows(table: Table, share: float) -> Rows:
+    """The rows that are public, ascending: of every class the share, rounded, at random; at least one image of it stays private.
+
+    A function of the table's labels and the share alone, by a seed of its own; a smaller share is a part of a larger one.
+    """
+    order = np.argsort(table.label.codes, kind="stable")
+    sizes = np.bincount(table.label.codes, minlength=len(table.label.names))
+    chosen = [np.empty(0, dtype=np.int64)]
+    for code, rows in enumerate(np.split(order, np.cumsum(sizes)[:-1])):
+        take = min(round(share * len(rows)), len(rows) - 1)
+        if take > 0:
+            chosen.append(numpy_generator(PUBLIC_SEED, "public", code).permutation(rows)[:take])
+    return np.sort(np.concatenate(chosen))
+
+
+def private_part(table: Table, share: float) -> tuple[Table, Rows]:
+    """What clients may hold: the table without its public rows, and the rows' numbers in the whole table (n,)."""
+    kept = np.ones(len(table), dtype=bool)
+    kept[public_rows(table, share)] = False
+    rows = np.flatnonzero(kept)
+    if len(rows) == len(table):
+        return table, rows
+
+    def part(column: Column) -> Column:
+        return Column(column.codes[rows], column.names)
+
+    name = f"{table.name} without its public part"
+    return (
+        Table(name, part(table.label), table.columns, lambda column: part(table.column(column)), lambda k: table.images(rows[k])),
+        rows,
+    )

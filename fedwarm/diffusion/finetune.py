@@ -18,7 +18,7 @@ from torch.func import functional_call
 
 from fedwarm.config import Diffusion
 from fedwarm.diffusion.foundation import Foundation
-from fedwarm.diffusion.lora import adapter_state, attached, check_finite, trainable
+from fedwarm.diffusion.lora import FIRST, adapter_state, attached, check_finite, trainable
 from fedwarm.models import to_input
 from fedwarm.privacy.dp_sgd import Mechanism, PrivateGradient
 from fedwarm.progress import tick
@@ -67,7 +67,7 @@ def tune_adapter(
     latents = foundation.encode(to_foundation(images, foundation.image_size))
     context = foundation.embed([*prompts, ""])
     unet, scheduler = foundation.pipe.unet, DDPMScheduler.from_config(foundation.pipe.scheduler.config)
-    with attached(unet, settings, seed, "lora-init", client) as parameters:
+    with attached(unet, settings, seed, FIRST, client) as parameters:
         if settings.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         unet.train()
@@ -106,7 +106,7 @@ def _plain(
     def gradient() -> None:
         loss = _loss(unet, *examples, settings.lora_batch_size, draws)
         optimiser.zero_grad()
-        _backward(loss, parameters, dtype)
+        backward(loss, parameters, dtype)
 
     return gradient
 
@@ -133,7 +133,7 @@ def _scale(dtype: torch.dtype) -> float:
     return HALF_SCALE if dtype == torch.float16 else 1.0
 
 
-def _backward(loss: Tensor, parameters: list[torch.nn.Parameter], dtype: torch.dtype) -> None:
+def backward(loss: Tensor, parameters: list[torch.nn.Parameter], dtype: torch.dtype) -> None:
     """Gradients of the loss, by way of a larger one under float16."""
     scale = _scale(dtype)
     (loss * scale).backward()

@@ -148,8 +148,11 @@ def _load(source: str, device: torch.device, dtype: torch.dtype) -> Foundation:
     from diffusers import StableDiffusionPipeline
     from diffusers.utils import logging
     from safetensors import SafetensorError
+    from transformers.utils import logging as of_transformers
 
     logging.disable_progress_bar()
+    of_transformers.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         pipe = StableDiffusionPipeline.from_pretrained(
             source,

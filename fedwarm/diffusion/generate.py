@@ -10,7 +10,7 @@ from torch import Tensor
 from fedwarm.config import Diffusion
 from fedwarm.data.pool import Pool
 from fedwarm.diffusion.foundation import Foundation
-from fedwarm.diffusion.lora import attached, load_adapter
+from fedwarm.diffusion.lora import FIRST, attached, load_adapter
 from fedwarm.diffusion.sampling import sample
 from fedwarm.seeds import derive
 
@@ -47,7 +47,7 @@ def generate(
     if adapter is None:
         images = sample(foundation, wanted, seeds, settings, size)
     else:
-        with attached(foundation.pipe.unet, settings, seed, "lora-init", client):
+        with attached(foundation.pipe.unet, settings, seed, FIRST, client):
             load_adapter(foundation.pipe.unet, adapter)
             images = sample(foundation, wanted, seeds, settings, size)
     told, drawn = torch.tensor(labels, dtype=torch.int64), torch.tensor(seeds, dtype=torch.int64)

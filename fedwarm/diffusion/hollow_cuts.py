@@ -78,17 +78,21 @@ def check_cuttable(unet: nn.Module) -> None:
     """
     from diffusers import UNet2DConditionModel
 
-    kind = type(unet).__name__
     if not isinstance(unet, UNet2DConditionModel):
-        raise SettingError(
-            f"diffusion.trainer = 'hollowed' cannot cut a {kind}: it takes the middle out of a UNet2DConditionModel along its "
-            f"skips; a transformer has none, and its middle blocks hold the subject; {INSTEAD}"
-        )
+        raise no_unet(type(unet).__name__)
     blocks = [*unet.down_blocks, *unet.up_blocks]
     strange = sorted({type(block).__name__ for block in blocks} - {*DOWN, *UP})
     if strange or unet.mid_block is None or len(_encoder(unet)) != len(_decoder(unet)):
         what = f"blocks of class {', '.join(strange)}" if strange else "no middle block between matching skips"
         raise SettingError(f"diffusion.trainer = 'hollowed' cannot cut this U-Net: it has {what}; {INSTEAD}")
+
+
+def no_unet(kind: str) -> SettingError:
+    """Why a backbone of another class is refused."""
+    return SettingError(
+        f"diffusion.trainer = 'hollowed' cannot cut a {kind}: it takes the middle out of a UNet2DConditionModel along its "
+        f"skips; a transformer has none, and its middle blocks hold the subject; {INSTEAD}"
+    )
 
 
 def _encoder(unet: Any) -> list[tuple[str, ...]]:
@@ -114,9 +118,7 @@ def _decoder(unet: Any) -> list[tuple[str, ...]]:
 
 def _layers(name: str, block: Any) -> list[tuple[str, ...]]:
     attended = len(getattr(block, "attentions", ()))
-    return [
-        (f"{name}.resnets.{j}", *((f"{name}.attentions.{j}",) if j < attended else ())) for j in range(len(block.resnets))
-    ]
+    return [(f"{name}.resnets.{j}", *((f"{name}.attentions.{j}",) if j < attended else ())) for j in range(len(block.resnets))]
 
 
 def deepest(unet: nn.Module) -> int:

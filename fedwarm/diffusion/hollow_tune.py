@@ -16,42 +16,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedwarm.config import Diffusion, SettingError
-from fedwarm.diffusion.finetune import _backward, to_foundation, tune_adapter
+from fedwarm.config import Diffusion
+from fedwarm.diffusion.finetune import backward, to_foundation, tune_adapter
 from fedwarm.diffusion.foundation import Foundation
 from fedwarm.diffusion.hollow import HollowedUNet, core_output
 from fedwarm.diffusion.hollow_cache import Draws, Rows, check_room, draw_tuples, private_folder
-from fedwarm.diffusion.hollow_cuts import Cut, check_cuttable, cut_at, kept_layers
-from fedwarm.diffusion.hollow_memory import affordable_depth
+from fedwarm.diffusion.hollow_cuts import Cut, kept_layers
+from fedwarm.diffusion.hollow_plan import cut_of
 from fedwarm.diffusion.lora import FIRST, adapter_state, attached, check_finite, first_matrices, load_adapter
 from fedwarm.diffusion.offload import away
-from fedwarm.methods.hollowed import AUTO, NONE, Hollowed, depth_of
+from fedwarm.methods.hollowed import Hollowed
 from fedwarm.progress import tick
 from fedwarm.seeds import generator
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
-
-
-def cut_of(foundation: Foundation, settings: Diffusion, hollowed: Hollowed, client: int) -> Cut | None:
-    """The cut of a client by the settings, None for plain LoRA.
-
-    Raises:
-        SettingError: the foundation's backbone cannot be cut, or not so; nothing has been done then.
-    """
-    unet, depth = foundation.pipe.unet, depth_of(hollowed, client)
-    if depth == NONE:
-        return None
-    check_cuttable(unet)
-    if depth == AUTO:
-        depth = affordable_depth(unet, settings, foundation.dtype, hollowed.memory_budget_mb)
-    cut = cut_at(unet, depth)
-    kept_layers(unet, cut, settings.targets)
-    if hollowed.cache == "residual" and cut.channels_in != cut.channels_out:
-        raise SettingError(
-            f"hollowed.cache = 'residual' needs one shape at both ends of the core; at depth {depth} they have {cut.channels_in} "
-            f"and {cut.channels_out} channels; set hollowed.cache = 'output'"
-        )
-    return cut
 
 
 def tune_hollowed(
@@ -210,7 +188,7 @@ class Job:
             predicted = net(noisy, time_steps, captions, cache.said.read(which).to(noisy))
             loss = F.mse_loss(predicted.float(), target.float())
             optimiser.zero_grad()
-            _backward(loss, parameters, self.foundation.dtype)
+            backward(loss, parameters, self.foundation.dtype)
             optimiser.step()
             schedule.step()
             tick("adapter", step + 1, self.settings.lora_steps)

@@ -1,4 +1,4 @@
-"""Train the embedded foundation `glyph`: a small Stable Diffusion pipeline on pictures of digits rendered from fonts.
+"""Train a small Stable Diffusion pipeline: the embedded `glyph` on pictures of digits rendered from fonts, or any on others.
 
 Latent diffusion as in Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", arXiv 2112.10752
 (CVPR 2022), at 32x32 pixels and 8x8 latents: first the autoencoder, then text encoder and U-Net together on its latents, with
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,24 @@ from torch import Tensor, nn
 from fedwarm.diffusion.glyphs import SIZE, font_masks, glyph_batch
 
 Tick = Callable[[str, int, int, str], None]
+
+
+class Pictures(Protocol):
+    """Endless captioned pictures."""
+
+    def batch(self, n: int, generator: torch.Generator) -> tuple[Tensor, list[str]]:
+        """n pictures (n, 3, S, S) in [-1, 1] and their captions; every random draw comes from the generator."""
+
+
+class Glyphs:
+    """Digits rendered from fonts."""
+
+    def __init__(self) -> None:
+        self.masks = font_masks()
+
+    def batch(self, n: int, generator: torch.Generator) -> tuple[Tensor, list[str]]:
+        """n digits and what they are."""
+        return glyph_batch(self.masks, n, generator)[:2]
 
 
 @dataclass(frozen=True)
@@ -54,10 +72,17 @@ def build_tokenizer(captions: list[str], length: int) -> Any:
     bpe.normalizer = normalizers.Lowercase()
     bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False)])
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=1024, end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False)
+    ends = [f"{c}</w>" for c in alphabet]
+    trainer = trainers.BpeTrainer(
+        vocab_size=1280,
+        end_of_word_suffix="</w>",
+        initial_alphabet=alphabet,
+        special_tokens=ends,  # numbered before the words are read, in an order that hashes decide, as numbers break ties
+        show_progress=False,
+    )
     bpe.train_from_iterator(captions, trainer)
     merges = [tuple(m) for m in json.loads(bpe.to_str())["model"]["merges"]]
-    tokens = alphabet + [f"{c}</w>" for c in alphabet] + ["".join(m) for m in merges] + ["<|startoftext|>", "<|endoftext|>"]
+    tokens = alphabet + ends + ["".join(m) for m in merges] + ["<|startoftext|>", "<|endoftext|>"]
     vocab = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=length)
 
@@ -127,13 +152,12 @@ def _optimiser(modules: list[nn.Module], rate: float, steps: int) -> tuple[torch
     return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.05)
 
 
-def train_vae(vae: Any, recipe: Recipe, generator: torch.Generator, tick: Tick) -> None:
+def train_vae(vae: Any, pictures: Pictures, recipe: Recipe, generator: torch.Generator, tick: Tick) -> None:
     """Fit the autoencoder by L1 + squared error + a light Kullback-Leibler term, then set the latents' scale to one."""
-    masks = font_masks()
     optimiser, schedule = _optimiser([vae], recipe.vae_learning_rate, recipe.vae_steps)
     vae.train()
     for step in range(recipe.vae_steps):
-        image, _, _ = glyph_batch(masks, recipe.batch_size, generator)
+        image, _ = pictures.batch(recipe.batch_size, generator)
         posterior = vae.encode(image).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator)
         output = vae.decode(posterior.mean + posterior.std * noise).sample
@@ -147,17 +171,23 @@ def train_vae(vae: Any, recipe: Recipe, generator: torch.Generator, tick: Tick) 
         tick("autoencoder", step + 1, recipe.vae_steps, f"loss {loss.item():.4f}")
     vae.eval().requires_grad_(False)
     with torch.no_grad():
-        latents = vae.encode(glyph_batch(masks, 512, generator)[0]).latent_dist.mean
+        latents = vae.encode(pictures.batch(512, generator)[0]).latent_dist.mean
     vae.register_to_config(scaling_factor=float(1 / latents.std()))
 
 
 @torch.no_grad()
-def latent_set(pipe: Any, recipe: Recipe, generator: torch.Generator, tick: Tick) -> tuple[Tensor, Tensor]:
+def rebuilt_error(vae: Any, pictures: Pictures, generator: torch.Generator, n: int = 1000) -> float:
+    """Mean absolute error of the autoencoder on n pictures, whose values are in [-1, 1]."""
+    image, _ = pictures.batch(n, generator)
+    return F.l1_loss(vae.decode(vae.encode(image).latent_dist.mean).sample, image).item()
+
+
+@torch.no_grad()
+def latent_set(pipe: Any, pictures: Pictures, recipe: Recipe, generator: torch.Generator, tick: Tick) -> tuple[Tensor, Tensor]:
     """Encode the recipe's pictures once: latents (images, 4, 8, 8) at unit scale and token ids (images, tokens)."""
-    masks = font_masks()
     latents, ids = [], []
     for start in range(0, recipe.images, 256):
-        image, captions, _ = glyph_batch(masks, min(256, recipe.images - start), generator)
+        image, captions = pictures.batch(min(256, recipe.images - start), generator)
         latents.append(pipe.vae.encode(image).latent_dist.mean * pipe.vae.config.scaling_factor)
         ids.append(tokenize(pipe.tokenizer, captions))
         tick("latents", start + len(image), recipe.images, "")
@@ -218,29 +248,30 @@ def pretrain(folder: Path, recipe: Recipe, tick: Tick, vae: Any = None) -> dict[
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)  # the initial weights; every later draw has its own generator
     generator = torch.Generator().manual_seed(recipe.seed + 1)
-    begun = time.monotonic()
-    captions = glyph_batch(font_masks(), 4000, generator)[1]
-    pipe = build_pipeline(recipe, build_tokenizer(captions, recipe.tokens))
+    begun, glyphs = time.monotonic(), Glyphs()
+    pipe = build_pipeline(recipe, build_tokenizer(glyphs.batch(4000, generator)[1], recipe.tokens))
     if vae is None:
-        train_vae(pipe.vae, recipe, generator, tick)
+        train_vae(pipe.vae, glyphs, recipe, generator, tick)
     else:
         pipe.register_modules(vae=vae)
-    image = glyph_batch(font_masks(), 1000, torch.Generator().manual_seed(recipe.seed + 2))[0]
-    with torch.no_grad():
-        rebuilt = pipe.vae.decode(pipe.vae.encode(image).latent_dist.mean).sample
-    error = F.l1_loss(rebuilt, image).item()
+    error = rebuilt_error(pipe.vae, glyphs, torch.Generator().manual_seed(recipe.seed + 2))
     pipe.vae.save_pretrained(folder / "vae")
-    latents, ids = latent_set(pipe, recipe, generator, tick)
+    latents, ids = latent_set(pipe, glyphs, recipe, generator, tick)
     train_unet(pipe, latents, ids, recipe, generator, tick)
-    pipe.to(dtype=torch.float16)
-    pipe.save_pretrained(folder, safe_serialization=True)
-    config = folder / "text_encoder" / "config.json"  # transformers would load half precision, diffusers does not
-    config.write_text(config.read_text().replace('"float16"', '"float32"'))
     record = {
         "recipe": asdict(recipe),
         "seconds": round(time.monotonic() - begun),
         "autoencoder_l1": round(error, 4),
         "torch": torch.__version__,
     }
-    (folder / "recipe.json").write_text(json.dumps(record, indent=1) + "\n")
+    save(pipe, folder, record)
     return record
+
+
+def save(pipe: Any, folder: Path, record: dict[str, Any]) -> None:
+    """Write a pipeline as fp16 safetensors, and `recipe.json` beside it."""
+    pipe.to(dtype=torch.float16)
+    pipe.save_pretrained(folder, safe_serialization=True)
+    config = folder / "text_encoder" / "config.json"  # transformers would load half precision, diffusers does not
+    config.write_text(config.read_text().replace('"float16"', '"float32"'))
+    (folder / "recipe.json").write_text(json.dumps(record, indent=1) + "\n")

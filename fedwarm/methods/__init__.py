@@ -26,6 +26,7 @@ METHODS: dict[str, Entry] = {
     "scaffold": Entry("control variates against the drift of unlike clients (Karimireddy et al., 2020)", "Scaffold"),
     "dp_rec": Entry("differentially private updates as a few bits of shared random code (Triastcyn et al., 2021)", "DpRec"),
     "quantization_robust": Entry("FedAvg whose one model stays good at every bit-width (Gupta et al., 2022)"),
+    "gen_fedsd": Entry("FedAvg after each client had the images drawn that its classes lack (Morafah et al., 2024)"),
     "local_only": Entry("baseline: each client trains alone; nothing is shared"),
     "centralized": Entry("reference, not federated: one model trained on everybody's data together"),
 }

@@ -6,6 +6,7 @@ paper trains on one device; a federation with depths of its own for each client 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from fedwarm.arrays import Arrays, WeightedMean
-from fedwarm.config import Group, SettingError, setting
+from fedwarm.config import Config, Group, SettingError, setting
 
 AUTO, NONE = -1, -2
 RULES = ("union", "intersect", "zero_fill")
@@ -55,15 +56,50 @@ def depth_of(settings: Hollowed, client: int) -> int:
     Raises:
         SettingError: `depths` is no list of depths.
     """
+    dealt = _dealt(settings)
+    return dealt[client % len(dealt)]
+
+
+def _dealt(settings: Hollowed) -> list[int]:
     if not settings.depths.strip():
-        return settings.depth
+        return [settings.depth]
     try:
         dealt = [int(part) for part in settings.depths.split(",")]
     except ValueError:
         dealt = [NONE - 1]
     if min(dealt) < NONE:
         raise SettingError(f"hollowed.depths = {settings.depths!r} is no list of depths; write e.g. '0,2,-2'")
-    return dealt[client % len(dealt)]
+    return dealt
+
+
+def unsettled(settings: Hollowed, client: int) -> bool:
+    """Whether only the client itself knows its depth: what fits its budget of memory depends on its own precision."""
+    return depth_of(settings, client) == AUTO and settings.memory_budget_mb > 0
+
+
+def check_together(config: Config) -> None:
+    """Refuse settings that do not go with hollowed tuning.
+
+    Raises:
+        SettingError: why, and what would go.
+    """
+    settings, run = config.of(Hollowed), config.run
+    dealt = _dealt(settings)
+    if run.privacy != "none":
+        raise SettingError(
+            f"privacy = {run.privacy!r} does not cover diffusion.trainer = 'hollowed': its stored tuples use images again and "
+            "again, which the account of random batches does not know; use diffusion.trainer = 'lora'"
+        )
+    if run.codec != "dense" and AUTO in dealt and settings.memory_budget_mb:
+        raise SettingError(
+            f"codec = {run.codec!r} needs adapters whose size the server knows; hollowed.memory-budget-mb leaves the depth to "
+            "each client: set hollowed.depth or hollowed.depths to numbers from 0"
+        )
+    if run.codec == "dp-rec" and len(set(dealt)) > 1:
+        raise SettingError(
+            f"codec = 'dp-rec' accounts for adapters of one size; hollowed.depths = {settings.depths!r} makes several: "
+            "set one hollowed.depth, or another codec"
+        )
 
 
 def targets_of(adapter: Mapping[str, object]) -> str:
@@ -72,11 +108,11 @@ def targets_of(adapter: Mapping[str, object]) -> str:
     Raises:
         ValueError: a layer has one matrix of two.
     """
-    layers = [name.partition(MARK)[0] for name in adapter]
-    odd = sorted({layer for layer in layers if layers.count(layer) != 2})
+    layers = Counter(name.partition(MARK)[0] for name in adapter)
+    odd = sorted(layer for layer, matrices in layers.items() if matrices != 2)
     if odd:
         raise ValueError(f"adapter matrices come in pairs; of {odd[0]!r} one is missing")
-    return ",".join(dict.fromkeys(layers))
+    return ",".join(layers)
 
 
 def aligned(adapters: Sequence[Arrays], rule: str) -> list[Arrays]:

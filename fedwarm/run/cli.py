@@ -211,6 +211,22 @@ def privacy(
 
 
 @app.command()
+def augment(
+    seed: Annotated[int | None, typer.Option(help="of partition and images, as of the run that they are for")] = None,
+    clients: Annotated[int, typer.Option(help="number of clients; 0: what the data set suggests")] = 0,
+    client: Annotated[int, typer.Option(help="this one alone, as on its own device; -1: all")] = -1,
+    fill: Annotated[bool, typer.Option("--fill", help="draw what is missing; runs with the same settings find it")] = False,
+    page: Annotated[Path | None, typer.Option(help="write a page of gaps before and after, with samples")] = None,
+    run_config: Settings = None,
+) -> None:
+    """Show how many images each client's classes lack, and what drawing them will take (Gen-FedSD)."""
+    from fedwarm.run.augmenting import Work
+    from fedwarm.run.augmenting import augment as work
+
+    print(work(Work(seed, clients, client, fill, page, tuple(run_config or ()))))
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="run folder")],
     bits: Annotated[int, typer.Option(help="bits of a weight, 2 to 16; 32: float")] = 8,
@@ -226,14 +242,35 @@ def export(
 
 @foundation_app.command("train")
 def foundation_train(
-    name: Annotated[str, typer.Argument(help="glyph")],
-    out: Annotated[Path | None, typer.Option(help="folder; default: fedwarm/assets/NAME")] = None,
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="glyph, the embedded one; or any name, with --data")],
+    data: Annotated[str, typer.Option(help="train on the public part of this data set, as data.name has it")] = "",
+    public_share: Annotated[float | None, typer.Option(help="share of every class that is public; 0.5")] = None,
+    from_: Annotated[str | None, typer.Option("--from", help="glyph: its weights come first (default); scratch: none")] = None,
+    jitter: Annotated[float | None, typer.Option(help="pictures are shifted and scaled by up to this share; 0.04")] = None,
+    image_column: Annotated[str | None, typer.Option(help="column of the images; default: found")] = None,
+    label_column: Annotated[str | None, typer.Option(help="column of the labels; default: found")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder; default foundations/NAME; for glyph fedwarm/assets/glyph")] = None,
     seed: Annotated[int, typer.Option(help="of weights, pictures and order")] = 0,
-    threads: Annotated[int, typer.Option(help="torch threads")] = 0,
-    vae_steps: Annotated[int, typer.Option(help="steps of the autoencoder; 0: the recipe's")] = 0,
-    unet_steps: Annotated[int, typer.Option(help="steps of the denoiser; 0: the recipe's")] = 0,
+    threads: Annotated[int, typer.Option(help="torch threads; 0: one per core; part of the result")] = 0,
+    vae_steps: Annotated[int, typer.Option(min=0, help="steps of the autoencoder; 0: the recipe's")] = 0,
+    unet_steps: Annotated[int, typer.Option(min=0, help="steps of the denoiser; 0: the recipe's")] = 0,
+    images: Annotated[int, typer.Option(min=0, help="pictures that are encoded for the denoiser; 0: the recipe's")] = 0,
+    batch_size: Annotated[int, typer.Option(min=0, help="pictures in a step; 0: the recipe's")] = 0,
+    vae_learning_rate: Annotated[float, typer.Option(min=0, help="of the autoencoder; 0: the recipe's")] = 0.0,
+    unet_learning_rate: Annotated[float, typer.Option(min=0, help="of the denoiser; 0: the recipe's")] = 0.0,
 ) -> None:
-    """Train the embedded foundation from fonts alone (about an hour on two cores)."""
-    from fedwarm.run.launch import train_foundation
+    """Train a foundation: glyph from fonts alone (about an hour on two cores), or one of your own on images that no client holds.
 
-    train_foundation(name, out, seed, threads or len(os.sched_getaffinity(0)), vae_steps, unet_steps)
+    E.g. `fedwarm foundation train mnist --data PATH --public-share 0.5`; runs then take diffusion.foundation='foundations/mnist'
+    and data.public-share=0.5. A training that was stopped goes on by the same command.
+    """
+    from fedwarm.run.foundations import Training, train_foundation
+
+    given = context.params
+    names = ("vae_steps", "unet_steps", "images", "batch_size", "vae_learning_rate", "unet_learning_rate")
+    recipe = {key: given[key] for key in names if given[key]}
+    recipe |= {"seed": seed, "threads": threads or len(os.sched_getaffinity(0))}
+    options = ("public_share", "from_", "jitter", "image_column", "label_column")
+    public = {key.rstrip("_").replace("_", "-"): given[key] for key in options if given[key] is not None}
+    train_foundation(Training(name, out, recipe, data, public))

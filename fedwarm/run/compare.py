@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from fedwarm.config import all_groups, keys
 from fedwarm.methods import METHODS
-from fedwarm.run import plots
+from fedwarm.run import bits, plots
 from fedwarm.run.reading import Json, Round, Run, mean
+from fedwarm.run.relevance import matters
 from fedwarm.run.scatter import Point, points
 
 PLACES = {"seed", "out", "client-folder", "method", "resume", "tracker", "client-state-mb"}
@@ -19,8 +20,8 @@ PLACES = {"seed", "out", "client-folder", "method", "resume", "tracker", "client
 def bits_up(run: Run) -> float | None:
     """Mean bits, without headers, that a parameter of the model cost in a client's reply; None where none were counted."""
     totals = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))["totals"]
-    bits = totals.get("bits_per_parameter_up")
-    return float(bits) if bits else None
+    paid = totals.get("bits_per_parameter_up")
+    return float(paid) if paid else None
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ COST: dict[str, Measure] = {
     "down": Measure("bytes down", "bytes", lambda run: run.down),
     "bits_up": Measure("bits per parameter up", "number", bits_up),
     "seconds": Measure("time", "time", lambda run: run.seconds),
+    "augment_seconds": Measure("augmenting, all clients", "time", lambda run: run.augment.seconds if run.augment else None),
     "epsilon": Measure("epsilon", "number", lambda run: run.epsilon),
     "failures": Measure("replies left out", "number", lambda run: len(run.failures)),
 }
@@ -81,7 +83,8 @@ def compare(runs: Sequence[Run]) -> Json:
     ]
     watched = sorted({run.best.text for run in runs if run.best})
     tables = [("What was reached", known(REACHED, runs)), ("What it cost", known(COST, runs))]
-    return {"groups": rows, "tables": tables, "spread": spread, "watched": watched, "figures": figures(groups)}
+    shown = {"groups": rows, "tables": tables, "widths": by_widths(runs), "spread": spread, "watched": watched}
+    return {**shown, "figures": figures(groups)}
 
 
 def known(measures: dict[str, Measure], runs: Iterable[Run]) -> list[Measure]:
@@ -89,15 +92,30 @@ def known(measures: dict[str, Measure], runs: Iterable[Run]) -> list[Measure]:
     return [measure for measure in measures.values() if any(measure.of(run) is not None for run in runs)]
 
 
+def by_widths(runs: Sequence[Run]) -> list[tuple[str, list[Measure]]]:
+    """Columns of the final models' accuracies, one for each width that a run measured, most bits first."""
+    found = []
+    for both, text in bits.KINDS.items():
+        widths = sorted({width for run in runs for width in bits.at_bits(run, both)}, reverse=True)
+        if widths:
+            whole = Measure("float", "percent", lambda run: bits.of_float(run) if run.bit_widths else None)
+            found.append((text[0].upper() + text[1:], [whole, *(_at_width(width, both) for width in widths)]))
+    return found
+
+
+def _at_width(width: int, activations: bool) -> Measure:
+    return Measure(f"{width} bits", "percent", lambda run: bits.at_bits(run, activations).get(width))
+
+
 def concerns(key: str, method: str) -> bool:
-    """Whether a setting can change what a method does: it belongs to no other method."""
+    """Whether a setting can change what a method does: it belongs to no other method, or to one whose settings all share."""
     owner = key.split(".")[0].replace("-", "_") if "." in key else ""
-    return owner not in METHODS or owner == method
+    return owner not in METHODS or owner == method or not METHODS[owner].settings
 
 
 def relevant(run: Run) -> Json:
-    """The settings that can change a run's numbers: no places, no seed, and nothing that belongs to other methods."""
-    return {key: value for key, value in run.settings.items() if key not in PLACES and concerns(key, run.method)}
+    """The settings that can change a run's numbers: no places, no seed, and nothing of other methods or of what is not used."""
+    return {key: value for key, value in run.settings.items() if key not in PLACES and matters(key, run.settings, run.method)}
 
 
 def grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -145,16 +163,16 @@ def figures(groups: dict[str, list[Run]]) -> list[tuple[str, str]]:
         if lines := [line for line in lines if line.x]:
             chart = plots.curves(lines, title, of_bytes=spent == "bytes", of_seconds=spent == "seconds")
             found.append((chart, f"{title}{band}."))
-    return found + by_bits(groups)
+    return found + by_bits(groups) + bits.compared(groups)
 
 
 def by_bits(groups: dict[str, list[Run]]) -> list[tuple[str, str]]:
     """Accuracy against bits per parameter up, one mark a group with its epsilon; nothing where all groups sent the same."""
     shown = []
     for style, (label, runs) in enumerate(groups.items()):
-        bits, reached = mean(map(bits_up, runs)), spread(run.accuracy for run in runs)
-        if bits is not None and reached.mean is not None:
-            shown.append(Point(label + _privacy_text(runs), bits, reached.mean, reached.deviation, style))
+        paid, reached = mean(map(bits_up, runs)), spread(run.accuracy for run in runs)
+        if paid is not None and reached.mean is not None:
+            shown.append(Point(label + _privacy_text(runs), paid, reached.mean, reached.deviation, style))
     if not shown or max(p.x for p in shown) < 1.01 * min(p.x for p in shown):
         return []
     title = "Global accuracy by bits per parameter up, a client's reply"

@@ -50,7 +50,7 @@ def run_method(request: Request) -> Path:
 
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    flat = _asked(request)
+    flat = asked(request)
     before = _resumed(request, flat)
     if before is not None and before.complete:
         return _conclude(_folder(request, flat))
@@ -64,7 +64,7 @@ def run_method(request: Request) -> Path:
     return _conclude(folder.path)
 
 
-def _asked(request: Request) -> dict[str, Value]:
+def asked(request: Request) -> dict[str, Value]:
     """The settings of a request, flat; those of the environment's `FEDWARM_RUN_CONFIG` come first and lose."""
     from fedwarm.methods import canonical
     from fedwarm.run.flower_app import parse_overrides
@@ -201,27 +201,3 @@ def run_app(app_folder: Path, overrides: list[str], engine: str, clients: int, w
         from fedwarm.run.ray import run_ray
 
         _guarded(lambda: run_ray(app_folder.absolute(), flat, clients=clients, stream=_echo))
-
-
-def train_foundation(name: str, out: Path | None, seed: int, threads: int, vae_steps: int, unet_steps: int) -> None:
-    """Train the embedded foundation into a folder, which must be new or hold a foundation already."""
-    from dataclasses import replace
-
-    from fedwarm.diffusion.foundation import EMBEDDED
-    from fedwarm.diffusion.pretrain import Recipe, pretrain
-    from fedwarm.diffusion.quality import judged
-    from fedwarm.progress import tick
-    from fedwarm.run.display import shown
-
-    if name not in EMBEDDED:
-        raise SettingError(f"unknown foundation {name!r}{near(name, list(EMBEDDED))}; there is {', '.join(EMBEDDED)}")
-    folder = out or Path(__file__).parents[1] / "assets" / name
-    if folder.exists() and any(folder.iterdir()) and not (folder / "model_index.json").is_file():
-        raise SettingError(f"--out {folder} holds something that is no foundation; name a new folder")
-    recipe = Recipe(seed=seed, threads=threads)
-    recipe = replace(recipe, vae_steps=vae_steps or recipe.vae_steps, unet_steps=unet_steps or recipe.unet_steps)
-    with shown(f"foundation {name}"):
-        record = pretrain(folder, recipe, tick)
-        record["quality"] = judged(folder, seed)
-    (folder / "recipe.json").write_text(json.dumps(record, indent=1) + "\n")
-    print(f"{folder}: {record['seconds']} s, autoencoder error {record['autoencoder_l1']} (L1 on [-1, 1]), {record['quality']}")

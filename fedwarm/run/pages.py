@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
+from fedwarm.config import SettingError
+from fedwarm.files import write_text
 from fedwarm.run.plots import COLOURS, ID_PREFIX, byte_text, second_text
-from fedwarm.run.template import MACROS, PAGE, SECTION, TABLES
+from fedwarm.run.template import GAP_PAGE, MACROS, PAGE, SECTION
+from fedwarm.run.template_tables import TABLES
 
-PARTS = ("pictures", "rounds", "clients", "data", "stages", "settings", "record")
+PARTS = {"pictures": "Pictures", "augment": "Augmentation", "widths": "Bit-widths", "rounds": "Rounds", "clients": "Clients"}
+PARTS |= {"data": "Data", "stages": "Stages", "settings": "Settings", "record": "Record"}
 DARK_COLOURS = ("#56b4e9", "#ff8a3c", "#2cc79a", "#e39ac4", "#f0b93a", "#a9b8ff")
 
 STYLE = """
@@ -44,6 +49,8 @@ nav{margin:1rem 0 0;font-size:.9rem}nav a{margin-right:1rem;white-space:nowrap}
 .facts dd{margin:.1rem 0 0;font-size:1.35rem;font-weight:650;line-height:1.3;white-space:nowrap;font-variant-numeric:tabular-nums}
 .facts small{display:block;white-space:normal;font-size:.82rem;font-weight:400;color:var(--soft)}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:1.5rem 2rem;margin-top:1rem}
+.charts.wide{grid-template-columns:minmax(0,1fr)}.charts.wide figure{max-width:none;overflow-x:auto}
+.charts.wide svg{min-width:44rem}.facts.gaps{grid-template-columns:repeat(auto-fit,minmax(11rem,1fr))}
 .charts.three{grid-template-columns:repeat(auto-fit,minmax(min(100%,20.5rem),1fr))}
 figure{margin:0;break-inside:avoid;max-width:34rem}
 figure svg{display:block;width:100%;height:auto}
@@ -52,7 +59,7 @@ figcaption,caption{font-size:.88rem;text-align:left}
 caption{padding-bottom:.4rem}
 .scroll{overflow-x:auto;margin:.75rem 0;max-width:100%}
 .tall{max-height:34rem;overflow-y:auto}.tall thead th{position:sticky;top:0;z-index:1;background:var(--page)}
-.scroll:focus-visible,summary:focus-visible,a:focus-visible{outline:2px solid var(--accent);outline-offset:2px}
+:is(.scroll,figure,summary,a):focus-visible{outline:2px solid var(--accent);outline-offset:2px}
 table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}
 th,td{padding:.3rem .7rem;text-align:right;border-bottom:1px solid var(--rule);vertical-align:baseline}
 td{white-space:nowrap}.settings td{white-space:normal}
@@ -67,6 +74,7 @@ tr.sum td small{display:block}.wide{min-width:15rem}
 tr.one th,tr.one td{color:var(--soft)}tr.one th[scope=row]{padding-left:1.5rem}
 .heat td.cell{min-width:2.9rem;text-align:center;border:1px solid var(--page);background:rgba(var(--heat),calc(var(--v)*.55));
 -webkit-print-color-adjust:exact;print-color-adjust:exact}
+.heat td.cell small{color:inherit}.heat td.cell b{font-weight:650}
 .pictures td,.pictures thead th{padding:.2rem;text-align:center;vertical-align:middle;border:0}
 .pictures th[scope=row],.pictures th[scope=rowgroup]{border:0;vertical-align:middle;text-align:left;padding-right:.6rem}
 .pictures tbody{border-top:1px solid var(--rule);break-inside:avoid}
@@ -139,6 +147,8 @@ def _environment() -> Environment:
         "measured": lambda run, measure: measure.of(run),
         "setting": _setting,
         "placed": lambda svg, prefix: Markup(svg.replace(ID_PREFIX, prefix)),
+        "distance": lambda value: "–" if value is None else f"{value:.2f}",
+        "points": lambda value: "–" if value is None else f"{100 * value:.1f}",
         "marked": lambda text: Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text)))),
     }
     return environment
@@ -146,8 +156,28 @@ def _environment() -> Environment:
 
 def render(sections: Sequence[dict[str, Any]], comparison: dict[str, Any] | None) -> str:
     """The whole page as HTML: one run's, or a comparison with each run folded below it."""
-    template = _environment().from_string(MACROS + TABLES + SECTION + PAGE)
-    parts = [(name, name.capitalize()) for name in PARTS]
-    style = Markup(style_sheet())
-    page = template.render(sections=sections, comparison=comparison, style=style, colours=len(COLOURS), parts=parts)
-    return page.strip() + "\n"
+    return _filled(PAGE, sections=sections, comparison=comparison, colours=len(COLOURS), parts=list(PARTS.items()))
+
+
+def render_gaps(title: str, text: str, gaps: dict[str, Any]) -> str:
+    """A page about augmentation alone, as HTML; `gaps` as `fedwarm.run.gap_page.shown` makes them."""
+    return _filled(GAP_PAGE, title=title, text=text, gaps=gaps)
+
+
+def _filled(page: str, **facts: Any) -> str:
+    template = _environment().from_string(MACROS + TABLES + SECTION + page)
+    return template.render(**facts, style=Markup(style_sheet())).strip() + "\n"
+
+
+def write_page(path: Path, page: str) -> None:
+    """The page under a temporary name beside its place, then renamed: readers see the old page or the new one.
+
+    Raises:
+        SettingError: the path is a folder or cannot be written.
+    """
+    if path.is_dir():
+        raise SettingError(f"{path} is a folder; the page needs the name of a file, e.g. {path / 'report.html'}")
+    try:
+        write_text(path, page)
+    except OSError as error:
+        raise SettingError(f"the page {path} cannot be written: {error.strerror}; choose another place") from error

@@ -35,10 +35,15 @@ def check_run(flat: Mapping[str, Value], clients: int) -> tuple[Config, int]:
     config = parse(flat)
     if clients < 0:
         raise SettingError(f"--clients {clients} is out of range; it must be at least 1")
+    from fedwarm.augment.fill import check
+    from fedwarm.augment.settings import augmenting, check_private
     from fedwarm.codecs import codec_for
     from fedwarm.data import default_clients, load_shard, partition_table
+    from fedwarm.diffusion.foundation import locate
+    from fedwarm.diffusion.pretrain_data import refuse_seen
     from fedwarm.faults import Faults, struck_clients
     from fedwarm.methods.dp_rec import DpRec, validated
+    from fedwarm.methods.gen_fedsd import GenFedSD
     from fedwarm.models import build_model, device_of
     from fedwarm.run.trackers import require
     from fedwarm.widths import widths
@@ -56,7 +61,12 @@ def check_run(flat: Mapping[str, Value], clients: int) -> tuple[Config, int]:
     shard = load_shard(config.data, config.run.seed, 0, count)
     build_model(config.model, len(shard.classes), config.data.image_size, config.run.seed)
     if config.run.method == "warmfed":
-        _check_foundation(config)
+        _check_foundation(config, count)
+    if augmenting(config):
+        check_private(config)
+        check(config, shard.classes)
+        if config.of(GenFedSD).provider == "foundation":
+            refuse_seen(Path(locate(config.diffusion.foundation)), config.data)
     return config, count
 
 
@@ -69,12 +79,16 @@ def _check_cohort(config: Config, clients: int) -> None:
         raise SettingError(f"robust.rule = {robust.rule!r} needs {needs(robust)} clients in a round; there are {cohort}")
 
 
-def _check_foundation(config: Config) -> None:
+def _check_foundation(config: Config, clients: int) -> None:
     from fedwarm.diffusion.foundation import locate
     from fedwarm.diffusion.prompts import prompts
     from fedwarm.methods.warmfed import WarmFed
 
     settings = config.of(WarmFed)
     prompts(settings.prompt, ["x"])
+    if settings.synthetic_ratio > 0 and settings.adapt and config.diffusion.trainer == "hollowed":
+        from fedwarm.diffusion.hollow_plan import check_plan
+
+        check_plan(config, clients)
     if settings.synthetic_ratio > 0:
         locate(config.diffusion.foundation)

@@ -11,6 +11,7 @@ from typing import Any
 
 from fedwarm.config import SettingError
 from fedwarm.methods import METHODS
+from fedwarm.run.gaps import Augment, read_augment
 
 SCHEMA = 1
 BYTE_KEYS = ("payload_bytes_up", "wire_bytes_up", "payload_bytes_down", "wire_bytes_down")
@@ -61,7 +62,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder, read and checked."""
+    """A run folder, read and checked; `bit_widths` are the final model's accuracies by `w4`, `w4a4`, ..."""
 
     folder: Path
     method: str
@@ -78,6 +79,8 @@ class Run:
     personal_mean: float | None
     personal_worst: float | None
     best: Best | None
+    bit_widths: dict[str, float]
+    augment: Augment | None
     up: int
     down: int
     seconds: float
@@ -197,6 +200,8 @@ def _run(folder: Path, raw: Json, ledger_path: Path | None) -> Run:
         personal_mean=_number(personal.get("mean")),
         personal_worst=_number(personal.get("worst")),
         best=_best(raw.get("best")),
+        bit_widths={str(name): float(share) for name, share in (final.get("bit_widths") or {}).items()},
+        augment=read_augment(raw.get("augment")),
         up=int(raw["totals"]["bytes_up"]),
         down=int(raw["totals"]["bytes_down"]),
         seconds=float(raw["totals"]["seconds"]),

@@ -80,6 +80,7 @@ class Record:
         self.parameters = 0
         self.uploads: dict[str, int] = {}
         self.bit_widths: dict[str, float] = {}
+        self.augmented: dict[str, Any] = {}
         self.begun = time.monotonic()
         self.complete = False
 
@@ -118,6 +119,10 @@ class Record:
         """The final model was measured at several widths."""
         self._happened({"bit_widths": dict(accuracies)})
 
+    def augment(self, told: Mapping[str, Any]) -> None:
+        """Clients filled their class gaps."""
+        self._happened({"augment": dict(told)})
+
     def spend(self, number: int, statement: Mapping[str, Any] | None) -> None:
         """What a method says of its privacy after a stage of a round; None: nothing is accounted for."""
         if statement is not None and (dict(statement) != self.privacy or number not in self.epsilons):
@@ -141,6 +146,8 @@ class Record:
         if "privacy" in event:
             self.privacy = {name: value for name, value in event["privacy"].items() if name != "round"}
             self.epsilons[event["privacy"]["round"]] = self.privacy["epsilon"]
+        if "augment" in event:
+            self.augmented = event["augment"]
         if "bit_widths" in event:
             self.bit_widths = event["bit_widths"]
         if "upload" in event:
@@ -239,6 +246,7 @@ class Record:
                 "bits_per_parameter_up": self._bits_up(),
             },
             "privacy": self.privacy,
+            **({"augment": self.augmented} if self.augmented else {}),
             "notes": self.notes,
         }
 

@@ -7,26 +7,20 @@ the data set, for real pictures beside the generated ones; where that cannot be 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
-from fedwarm.config import SettingError, all_groups, allowed, keys, parse
-from fedwarm.files import write_text
+from fedwarm.config import SettingError, all_groups, allowed, keys
 from fedwarm.ledger import EVALUATE
-from fedwarm.run import plots
+from fedwarm.run import bits, gap_page, plots
 from fedwarm.run.compare import compare
-from fedwarm.run.pages import render
+from fedwarm.run.pages import render, write_page
+from fedwarm.run.pictures import PICTURES, pictures, synthetic
 from fedwarm.run.reading import BYTE_KEYS, Json, Run, mean, read_run
 
-MOST_ROWS, MOST_PICTURE_ROWS, MOST_PICTURE_COLUMNS = 100, 12, 20
-MOST_BARS = 40
-PICTURES = "pictures/generated.safetensors"
-PICTURES_PER_CELL = 4
+MOST_ROWS, MOST_BARS = 100, 40
 
 
 def make_report(runs: Sequence[Path], out: Path | None = None) -> Path:
@@ -45,18 +39,8 @@ def make_report(runs: Sequence[Path], out: Path | None = None) -> Path:
     read = [read_run(folder) for folder in folders]
     path = Path(out) if out is not None else folders[0] / "report.html" if len(read) == 1 else Path("fedwarm-report.html")
     comparison = compare(read) if len(read) > 1 else None
-    _write(path.resolve(), render(sections=[section(run) for run in read], comparison=comparison))
+    write_page(path.resolve(), render(sections=[section(run) for run in read], comparison=comparison))
     return path.resolve()
-
-
-def _write(path: Path, page: str) -> None:
-    """The page under a temporary name beside its place, then renamed: readers see the old page or the new one."""
-    if path.is_dir():
-        raise SettingError(f"{path} is a folder; the page needs the name of a file, e.g. {path / 'report.html'}")
-    try:
-        write_text(path, page)
-    except OSError as error:
-        raise SettingError(f"the page {path} cannot be written: {error.strerror}; choose another place") from error
 
 
 def section(run: Run) -> Json:
@@ -69,6 +53,8 @@ def section(run: Run) -> Json:
         "most_rows": MOST_ROWS,
         "stages": stage_rows(run),
         "pictures": pictures(run),
+        "augment": gap_page.shown(run.augment, run.classes, synthetic(run)) if run.augment else None,
+        "widths": bits.rows(run),
         "settings": setting_rows(run.settings),
         "files": file_sizes(run.folder),
     }
@@ -81,6 +67,7 @@ def figures(run: Run) -> list[tuple[str, str]]:
     if (not found or run.clients > 1) and run.clients <= MOST_BARS and any(v is not None for _, row in pairs for v in row):
         caption = "Last accuracy on each client's own test images"
         found.append((plots.bars(pairs, f"{caption}: {run.title}"), f"{caption}, in percent."))
+    found += bits.figures(run)
     stages = {name: sum(seconds for other, seconds in run.stages if other == name) for name, _ in run.stages}
     if len(stages) > 1:
         found.append((plots.durations(list(stages.items()), f"Time by stage: {run.title}"), "Time by stage."))
@@ -168,59 +155,3 @@ def file_sizes(folder: Path) -> list[tuple[str, int]]:
     named = [(f"adapters ({len(adapters)} files)", sum(path.stat().st_size for path in adapters))] if adapters else []
     rest = ("model.safetensors", PICTURES, "results.json", "ledger.jsonl")
     return named + [(name, (folder / name).stat().st_size) for name in rest if (folder / name).is_file()]
-
-
-def pictures(run: Run) -> Json | None:
-    """Generated pictures beside real ones, by client and class, as `data:` addresses; None where the run drew none."""
-    path = run.folder / PICTURES
-    if not path.is_file():
-        return None
-    try:
-        drawn = _drawn(path)
-    except (OSError, SafetensorError, ValueError) as error:
-        return {
-            "classes": [],
-            "rows": [],
-            "hidden": 0,
-            "note": f"The generated pictures cannot be read: {error}",
-            "file": PICTURES,
-        }
-    present = sorted({c for by_class in drawn.values() for c in by_class})[:MOST_PICTURE_COLUMNS]
-    rows, note = [], ""
-    for k, by_class in sorted(drawn.items())[:MOST_PICTURE_ROWS]:
-        real: dict[int, str] = {}
-        if not note:
-            try:
-                real = _real(run, k, present)
-            except (ImportError, SettingError, OSError) as error:
-                note = f"The data set could not be loaded here, so generated pictures stand alone: {error}"
-        row: Json = {"client": k, "real": [real.get(c) for c in present]}
-        row["generated"] = [plots.mosaic(by_class[c]) if c in by_class and len(by_class[c]) else None for c in present]
-        rows.append(row)
-    names = [run.classes[c] if c < len(run.classes) else str(c) for c in present]
-    return {"classes": names, "rows": rows, "hidden": len(drawn) - len(rows), "note": note, "file": PICTURES}
-
-
-def _drawn(path: Path) -> dict[int, dict[int, NDArray[np.uint8]]]:
-    """The first generated pictures (m, 3, S, S), uint8, of each client and class."""
-    drawn: dict[int, dict[int, NDArray[np.uint8]]] = {}
-    with safe_open(path, framework="numpy") as file:
-        metadata = file.metadata() or {}
-        for key in file.keys():  # noqa: SIM118 (a safetensors file is no mapping)
-            images = file.get_tensor(key)
-            classes = json.loads(metadata.get(key, "[]"))
-            if images.ndim != 5 or len(classes) != len(images):
-                raise ValueError(f"{key} has shape {images.shape} for classes {classes}")
-            drawn[int(key.rsplit("-", 1)[1])] = {int(c): images[i, :PICTURES_PER_CELL] for i, c in enumerate(classes)}
-    return drawn
-
-
-def _real(run: Run, client: int, classes: Sequence[int]) -> dict[int, str]:
-    """Real training pictures of one client by class, as `data:` addresses; classes it does not hold are left out."""
-    from fedwarm.data import load_shard
-
-    config = parse(run.settings)
-    shard = load_shard(config.data, run.seed, client, run.clients)
-    images, labels = np.asarray(shard.train_images), np.asarray(shard.train_labels)
-    chosen = {c: images[np.flatnonzero(labels == c)[:PICTURES_PER_CELL]] for c in classes}
-    return {c: plots.mosaic(found) for c, found in chosen.items() if len(found)}

@@ -1,7 +1,7 @@
 """The jinja2 template of the report's page, as text: bundles of Flower apps carry no .html.
 
-`MACROS` are the smallest parts, `TABLES` has a macro for each table, `SECTION` is about one run, `PAGE` is the page; they are
-joined to one template.
+`MACROS` are the smallest parts, `SECTION` is about one run, `PAGE` is the page, and `GAP_PAGE` one about augmentation alone;
+with the tables of `fedwarm.run.template_tables` they are joined to one template.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ MACROS = """
 
 {% macro heading(level, text, id) %}<h{{ level }} id="{{ id }}">{{ text }}</h{{ level }}>{% endmacro %}
 
-{% macro charts(figures, id='') %}
+{% macro charts(figures, id='', kind='') %}
 {% if figures %}
-<div class="charts{{ ' three' if figures|length in [3, 5, 6] }}">
+<div class="charts {{ kind or ('three' if figures|length in [3, 5, 6]) }}">
 {% for svg, caption in figures %}
-<figure>{{ svg|placed(id ~ 'figure-' ~ loop.index ~ '-') }}<figcaption>{{ caption }}</figcaption></figure>
+<figure{{ ' tabindex="0"'|safe if kind == 'wide' }}>
+{{ svg|placed(id ~ 'figure-' ~ loop.index ~ '-') }}<figcaption>{{ caption }}</figcaption></figure>
 {% endfor %}
 </div>
 {% endif %}
@@ -42,6 +43,22 @@ MACROS = """
 
 {% macro fact(name, value, note='') %}
 <div><dt>{{ name }}</dt><dd>{{ value }}{% if note %}<small>{{ note }}</small>{% endif %}</dd></div>
+{% endmacro %}
+
+{% macro document(title) %}
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>fedwarm: {{ title }}</title>
+<style>{{ style }}</style>
+</head>
+<body>
+<main>
+{{ caller() }}
+</body>
+</html>
 {% endmacro %}
 
 {% macro facts(run) %}
@@ -60,150 +77,59 @@ MACROS = """
 {% endmacro %}
 """
 
-TABLES = """
-{% macro round_table(run) %}
-{% set losses = run.rounds|rejectattr('train_loss', 'none')|list %}
-{% call scroll('Rounds', run.rounds|length) %}<table>
-{{ head('round', ['global accuracy', 'its worst client', 'personal, mean', 'personal, worst']
-  + (['training loss'] if losses else []) + ['bytes up', 'bytes down', 'for evaluation', 'time']) }}
-<tbody>
-{% for r in run.rounds %}
-<tr><th scope="row">{{ r.number }}</th>
-{% for share in [r.accuracy, r.clients|least, r.personal_mean, r.personal|least] %}<td>{{ share|percent }}</td>{% endfor %}
-{% if losses %}<td>{{ r.train_loss|number }}</td>{% endif %}
-{% for n in [r.up|sum, r.down|sum, r.evaluation_bytes] %}<td>{{ size(n) }}</td>{% endfor %}
-<td>{{ r.seconds|time }}</td></tr>
-{% endfor %}
-</tbody></table>{% endcall %}
-{% endmacro %}
-
-{% macro client_table(rows) %}
-{% set adapted = rows|rejectattr('adapter', 'none')|list %}
-{% call scroll('Clients', rows|length) %}<table>
-{{ head('client', ['examples', 'global accuracy', 'personal accuracy', 'payload up', 'wire up', 'payload down', 'wire down']
-  + (['adapter file'] if adapted else []) + ['time']) }}
-<tbody>
-{% for c in rows %}
-<tr><th scope="row">{{ c.client }}</th>
-<td>{{ c.examples|known }}</td><td>{{ c.shared|percent }}</td><td>{{ c.personal|percent }}</td>
-{% for n in c.bytes %}<td>{{ size(n) }}</td>{% endfor %}
-{% if adapted %}<td>{{ size(c.adapter) }}</td>{% endif %}
-<td>{{ c.seconds|time }}</td></tr>
-{% endfor %}
-</tbody></table>{% endcall %}
-{% endmacro %}
-
-{% macro count_table(run, peak, most) %}
-{% call scroll('Examples per client and class', run.counts|length) %}<table class="heat">
-<caption>Training images of each client and class; the more, the darker.</caption>
-{{ head('client', run.classes + ['all']) }}
-<tbody>
-{% for row in run.counts[:most] %}
-<tr><th scope="row">{{ loop.index0 }}</th>
-{% for n in row %}<td class="cell" style="--v:{{ '%.2f'|format(n / (peak or 1)) }}">{{ n }}</td>{% endfor %}
-<td>{{ row|sum }}</td></tr>
-{% endfor %}
-<tr class="sum"><th scope="row">all</th>
-{% for i in range(run.counts[0]|length) %}<td>{{ run.counts|map(attribute=i)|sum }}</td>{% endfor %}
-<td>{{ run.counts|map('sum')|sum }}</td></tr>
-</tbody></table>{% endcall %}
-{% endmacro %}
-
-{% macro picture_table(grid) %}
-{% set kinds = ['generated'] if grid.note else ['real', 'generated'] %}
-{% call scroll('Pictures') %}<table class="pictures">
-{{ head('client', [''] + grid.classes) }}
-{% for row in grid.rows %}
-<tbody>
-{% for kind in kinds %}
-<tr>{% if loop.first %}<th scope="rowgroup" rowspan="{{ kinds|length }}">{{ row.client }}</th>{% endif %}
-<th scope="row">{{ kind }}</th>
-{% for picture in row[kind] %}
-{% set what = kind ~ ', client ' ~ row.client ~ ', class ' ~ grid.classes[loop.index0] %}
-<td>{% if picture %}<img src="{{ picture }}" alt="{{ what }}">{% else %}<span class="soft">–</span>{% endif %}</td>
-{% endfor %}
-</tr>
-{% endfor %}
-</tbody>
-{% endfor %}
-</table>{% endcall %}
-{% endmacro %}
-
-{% macro stage_table(rows) %}
-{% call scroll('Stages', rows|length) %}<table>
-{{ head('stage', ['time', 'replies', 'payload up', 'wire up', 'payload down', 'wire down', 'mean reply', 'longest reply']) }}
-<tbody>
-{% for t in rows %}
-<tr><th scope="row">{{ t.name }}</th><td>{{ t.seconds|time }}</td>
-{% if t.replies %}
-<td>{{ t.replies }}{% if t.failures %} <small>{{ t.failures }} left out</small>{% endif %}</td>
-{% for n in t.bytes %}<td>{{ size(n) }}</td>{% endfor %}
-<td>{{ t.mean_seconds|time }}</td><td>{{ t.longest_seconds|time }}</td>
-{% else %}
-<td class="text soft" colspan="7">on the server</td>
-{% endif %}
-</tr>
-{% endfor %}
-</tbody></table>{% endcall %}
-{% endmacro %}
-
-{% macro setting_table(rows, label) %}
-{% call scroll(label) %}<table class="settings">
-<caption>{{ label }}</caption>
-<thead><tr>{% for name in ['setting', 'value', 'default', 'meaning'] %}<th scope="col">{{ name }}</th>{% endfor %}</tr></thead>
-<tbody>
-{% for r in rows %}
-<tr class="{{ 'changed' if r.changed else 'default' }}"><th scope="row"><code>{{ r.key }}</code></th>
-<td class="value"><code>{{ r.value|setting }}</code></td>
-<td><code>{{ r.default|setting }}</code></td><td>{{ r.text|marked }}</td></tr>
-{% endfor %}
-</tbody></table>{% endcall %}
-{% endmacro %}
-
-{% macro group_table(label, measures, comparison, colours) %}
-{% call scroll(label) %}<table>
-<caption>{{ label }}</caption>
-{{ head('method, and what differs', ['seed'] + measures|map(attribute='heading')|list) }}
-<tbody>
-{% for g in comparison.groups %}
-<tr class="sum"><th scope="row" class="wide">
-<span class="key" style="background:var(--c{{ g.style % colours }})"></span>{{ g.name }}
-{% if g.details %}<small>{{ g.details }}</small>{% endif %}</th>
-<td>{{ g.runs[0].seed if g.runs|length == 1 else g.runs|length|many('run') }}</td>
-{% for m in measures %}<td>{{ spread(comparison.spread(g.runs|map('measured', m)), m.form) }}</td>{% endfor %}</tr>
-{% for run in g.runs if g.runs|length > 1 %}
-<tr class="one"><th scope="row">{{ run.folder.name }}</th><td>{{ run.seed }}</td>
-{% for m in measures %}<td>{{ shown(m.of(run), m.form) }}</td>{% endfor %}</tr>
-{% endfor %}
-{% endfor %}
-</tbody></table>{% endcall %}
-{% endmacro %}
-
-{% macro facts_table(label, rows, form='bytes') %}
-{% call scroll(label) %}<table>
-<caption>{{ label }}</caption>
-<tbody>
-{% for name, value in rows %}
-<tr><th scope="row">{{ name }}</th><td class="text">{{ shown(value, form) if value is number else value }}</td></tr>
-{% endfor %}
-</tbody></table>{% endcall %}
-{% endmacro %}
-"""
-
 SECTION = """
+{% macro sampled(grid) %}
+{% if grid.note %}<p>{{ grid.note }}</p>{% endif %}
+{% if grid.real %}
+<p class="soft">Training images of each client, and below them its {{ grid.kind }} ones. The upper ones are real data of the
+clients: mind whom you give this page to.</p>
+{% endif %}
+{% if grid.rows %}{{ picture_table(grid) }}{% endif %}
+{% if grid.hidden %}<p class="soft">{{ grid.hidden|many('more client') }}{{ ' in ' ~ grid.file if grid.file }}.</p>{% endif %}
+{% endmacro %}
+
+{% macro gap_section(gaps, id) %}
+{% set a = gaps.augment %}
+<dl class="facts gaps">
+{{ fact('Synthetic images', a.synthetic|sum|known,
+  'beside ' ~ a.real|sum|known ~ ' real ones' if a.real else 'real ones unknown') }}
+{% set made, reused, bytes = a.total('made'), a.total('reused'), a.total('bytes') %}
+{% if made is not none %}
+{{ fact('To be made' if gaps.planned else 'Made', made|known, reused|known ~ ' there already' if reused is not none else '') }}
+{% endif %}
+{% if a.seconds is not none %}{{ fact("Clients' time", a.seconds|time, 'of all clients together') }}{% endif %}
+{% if bytes is not none %}{{ fact("On the clients' disks", size(bytes)) }}{% endif %}
+{% if a.distances %}
+{{ fact('Distance to even classes', a.distances[0]|distance ~ ' → ' ~ a.distances[1]|distance,
+  'total variation, mean over clients') }}
+{% endif %}
+{% if a.shared %}
+{{ fact('Histogram shared', 'epsilon ' ~ a.epsilon|number if a.epsilon else 'as it is', 'to say what all clients lack') }}
+{% endif %}
+</dl>
+{{ charts(gaps.figures, id ~ 'gap-', 'wide') }}
+{{ gap_table(gaps) }}
+{% if gaps.hidden %}<p class="soft">{{ gaps.hidden|many('more client') }} in the sum.</p>{% endif %}
+{% if gaps.costs %}{{ gap_cost_table(gaps) }}{% endif %}
+{% if gaps.pictures %}{{ sampled(gaps.pictures) }}{% endif %}
+{% endmacro %}
+
 {% macro section(s, level, id) %}
 {% set run = s.run %}
 {{ charts(s.figures, id) }}
 {% if s.pictures %}
 {{ heading(level, 'Pictures', id ~ 'pictures') }}
-{% if s.pictures.note %}
-<p>{{ s.pictures.note }}</p>
-{% else %}
-<p class="soft">Training images of each client, and below them what was generated for it. The upper ones are real data of the
-clients: mind whom you give this page to.</p>
+{{ sampled(s.pictures) }}
 {% endif %}
-{{ picture_table(s.pictures) }}
-{% if s.pictures.hidden %}<p class="soft">{{ s.pictures.hidden|many('more client') }} in {{ s.pictures.file }}.</p>{% endif %}
+{% if s.augment %}
+{{ heading(level, 'Augmentation', id ~ 'augment') }}
+<p class="soft">What the clients added to their training images by {{ run.augment.method or 'augmentation' }}.</p>
+{{ gap_section(s.augment, id) }}
+{% endif %}
+{% if s.widths %}
+{{ heading(level, 'Bit-widths', id ~ 'widths') }}
+<p class="soft">The final model on all clients' test images, its numbers rounded to so many bits after training.</p>
+{{ width_table(s.widths) }}
 {% endif %}
 {{ heading(level, 'Rounds', id ~ 'rounds') }}
 {% if run.rounds %}{{ round_table(run) }}{% else %}<p>No round was finished.</p>{% endif %}
@@ -250,16 +176,8 @@ makes of it; evaluation is not counted.</p>
 {% endmacro %}
 """
 
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>fedwarm: {{ sections|length ~ ' runs compared' if comparison else sections[0].run.title }}</title>
-<style>{{ style }}</style>
-</head>
-<body>
-<main>
+PAGE = """
+{% call document(sections|length ~ ' runs compared' if comparison else sections[0].run.title) %}
 {% if comparison %}
 <h1>{{ sections|length }} runs compared</h1>
 <p class="soft">Runs that differ in nothing but the seed stand together, with their mean ± sample standard deviation.</p>
@@ -267,6 +185,11 @@ PAGE = """<!DOCTYPE html>
 <p class="soft">The worst tenth are the clients with the lowest accuracies, at least one.
 {% if comparison.watched %}Best is the highest {{ comparison.watched|join(' or ') }} of any round.{% endif %}</p>
 {{ charts(comparison.figures) }}
+{% if comparison.widths %}
+<h2>Bit-widths</h2>
+<p class="soft">The final models on all clients' test images, their numbers rounded to so many bits after training.</p>
+{% for label, measures in comparison.widths %}{{ group_table(label, measures, comparison, colours, false) }}{% endfor %}
+{% endif %}
 <h2>The runs</h2>
 {% for s in sections %}
 <details class="run" id="run-{{ loop.index }}">
@@ -285,7 +208,7 @@ Engine {{ run.engine }}, seed {{ run.seed }}, {{ run.clients|many('client') }}.<
 {% if not run.complete %}<p><strong>This run is not finished:</strong> the page shows how far it came.</p>{% endif %}
 {{ facts(run) }}
 <nav aria-label="Sections">
-{% for id, text in parts if id not in ['pictures', 'stages'] or s[id] %}<a href="#{{ id }}">{{ text }}</a>{% endfor %}
+{% for id, text in parts if id not in s or s[id] %}<a href="#{{ id }}">{{ text }}</a>{% endfor %}
 </nav>
 <h2>Accuracy and time</h2>
 {{ section(s, 2, '') }}
@@ -293,6 +216,15 @@ Engine {{ run.engine }}, seed {{ run.seed }}, {{ run.clients|many('client') }}.<
 </main>
 <footer>Written by fedwarm report. The global model's accuracy is over all clients' test images together, a personal model's on
 its own client's. Point at a number of bytes to see it exactly.</footer>
-</body>
-</html>
+{% endcall %}
+"""
+
+GAP_PAGE = """
+{% call document(title) %}
+<h1>{{ title }}</h1>
+<p class="soft">{{ text }}</p>
+{{ gap_section(gaps, '') }}
+</main>
+<footer>Written by fedwarm augment. Point at a number of bytes to see it exactly.</footer>
+{% endcall %}
 """

@@ -97,7 +97,7 @@ def test_warmfed_composes(tmp_path: Path) -> None:
     assert {"fingerprint", "rank", "alpha"} <= set(adapters[0].facts)
     config = parse({"method": "warmfed", **WARM, **REC})
     account = Accountant(1e-5)
-    adapter = Layout.of(strategy_class("warmfed")(config).template)
+    adapter = Layout.of(strategy_class("warmfed")(config).parts.whole)
     assert adapter.total == 66_304
     for sizes in (adapter.sizes, Layout.of(told.model).sizes):
         account.spend(release_of(config.of(DpRec), sizes, 0.5), (0,))

@@ -233,7 +233,7 @@ def test_small_gradients_survive_float16(settings: Diffusion, foundation: Founda
             latents = torch.randn(2, 4, 32, 32, generator=generator(0, "half")).to(on.dtype)
             noise = torch.randn(latents.shape, generator=generator(1, "half"))
             said = unet(latents, torch.tensor([200, 700]), on.embed(["one", "two"])).sample
-            finetune._backward(1e-2 * F.mse_loss(said.float(), noise), parameters, on.dtype)
+            finetune.backward(1e-2 * F.mse_loss(said.float(), noise), parameters, on.dtype)
             gradients[on.dtype] = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
     exact, small = gradients[torch.float32], gradients[torch.float16]
     assert F.cosine_similarity(exact, small, dim=0) > 0.9999

@@ -17,11 +17,11 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from fedwarm.config import Diffusion, SettingError
-from fedwarm.diffusion import hollow_tune
 from fedwarm.diffusion.finetune import to_foundation, tune_adapter
 from fedwarm.diffusion.foundation import Foundation, load_foundation
 from fedwarm.diffusion.hollow import HollowedUNet
 from fedwarm.diffusion.hollow_cuts import cut_at, kept_layers, kept_size, removed_weights
+from fedwarm.diffusion.hollow_memory import affordable_depth
 from fedwarm.diffusion.hollow_tune import Job, cut_of, tune_hollowed
 from fedwarm.diffusion.lora import attached, first_matrices, load_adapter, save_adapter
 from fedwarm.diffusion.sampling import sample
@@ -355,4 +355,4 @@ def test_a_transformer_is_refused_but_may_be_tuned_plainly(foundation: Foundatio
 
 def test_the_default_depth_is_the_balanced_one(foundation: Foundation, settings: Diffusion) -> None:
     cut = cut_of(foundation, settings, Hollowed(), 0)
-    assert cut is not None and cut.depth == hollow_tune.affordable_depth(foundation.pipe.unet, settings, torch.float32, 0) == 0
+    assert cut is not None and cut.depth == affordable_depth(foundation.pipe.unet, settings, torch.float32, 0) == 0

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fedwarm.arrays import Arrays
-from fedwarm.config import SettingError, keys
-from fedwarm.methods.hollowed import RULES, Hollowed, aligned, depth_of, merge, targets_of
+from fedwarm.config import SettingError, Value, keys, parse
+from fedwarm.methods.hollowed import RULES, Hollowed, aligned, check_together, depth_of, merge, targets_of, unsettled
 
 
 def adapter(layers: str, value: float, rank: int = 2) -> Arrays:
@@ -102,6 +102,27 @@ def test_depths_are_dealt_in_turn() -> None:
 def test_a_list_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(SettingError, match=r"hollowed.depths = .* is no list of depths"):
         depth_of(Hollowed(depths=text), 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"privacy": "dp-sgd"}, "use diffusion.trainer = 'lora'"),
+        ({"codec": "dp-rec", "hollowed.depths": "0,2"}, "set one hollowed.depth, or another codec"),
+        ({"codec": "stochastic-rounding", "hollowed.memory-budget-mb": 9}, "leaves the depth to each client"),
+    ],
+)
+def test_what_does_not_go_together(settings: dict[str, Value], why: str) -> None:
+    with pytest.raises(SettingError, match=why):
+        check_together(parse(settings))
+    check_together(parse({**settings, "codec": "dense", "privacy": "none"}))
+    check_together(parse({"codec": settings.get("codec", "dense"), "hollowed.depths": "2,2", "hollowed.memory-budget-mb": 9}))
+
+
+def test_a_budget_unsettles_automatic_depths_alone() -> None:
+    given = Hollowed(depths="-1,0", memory_budget_mb=9)
+    assert [unsettled(given, client) for client in (0, 1, 2)] == [True, False, True]
+    assert not unsettled(Hollowed(), 0)
 
 
 def test_the_keys_of_the_settings() -> None:

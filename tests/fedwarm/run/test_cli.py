@@ -283,8 +283,30 @@ def test_options_that_an_app_does_not_take(refused: Refused, shell: Path, option
     assert option[0] in refused("run", "--app", app_folder(shell), *option)
 
 
-def test_an_unknown_foundation_to_train(refused: Refused) -> None:
-    assert "'glyhp'" in refused("foundation", "train", "glyhp")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["glyhp"], ["'glyhp'", "did you mean glyph", "--data"]),
+        (["mine", "--public-share", 0.5], ["'mine'", "--data"]),
+        (["glyph", "--from", "scratch"], ["--from means nothing without --data"]),
+        (["glyph", "--data", "digits"], ["'glyph' is the embedded foundation", "another name"]),
+        (["mine", "--data", "digits", "--public-share", 0], ["--public-share 0 is out of range", "no public part"]),
+        (["mine", "--data", "digits", "--public-share", 0.95], ["--public-share 0.95", "at most 0.9"]),
+        (["mine", "--data", "digits", "--public-share", 0.001], ["no image of class 'zero'"]),
+        (["mine", "--data", "digits", "--from", "scrach"], ["--from 'scrach'", "did you mean scratch"]),
+        (["mine", "--data", "digits", "--jitter", 0.5], ["--jitter 0.5"]),
+        (["mine", "--data", "/no/such/folder"], ["/no/such/folder", "there is no such folder"]),
+    ],
+)
+def test_a_foundation_that_cannot_be_trained(refused: Refused, arguments: list[object], words: list[str]) -> None:
+    line = refused("foundation", "train", *arguments)
+    assert all(word in line for word in words), line
+
+
+def test_a_foundation_over_something_else(refused: Refused, shell: Path) -> None:
+    (shell / "foundations" / "mine").mkdir(parents=True)
+    (shell / "foundations" / "mine" / "thesis.txt").write_text("all there is")
+    assert "holds something that is no foundation" in refused("foundation", "train", "mine", "--data", "digits")
 
 
 def test_a_report_about_nothing(refused: Refused, shell: Path) -> None:
@@ -396,6 +418,19 @@ def test_a_small_run_leaves_its_record(shell: Path, monkeypatch: pytest.MonkeyPa
     out = capsys.readouterr().out
     assert "global accuracy" in out and str(shell / "run") in out
     assert [p.name for p in shell.iterdir()] == ["run"]
+
+
+def test_a_foundation_of_ones_own(shell: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("fedwarm.diffusion.quality.DRAWN", 10)
+    sizes = ["--vae-steps", "1", "--unet-steps", "1", "--images", "16", "--batch-size", "2", "--threads", "1", "--seed", "3"]
+    assert call(monkeypatch, "foundation", "train", "mine", "--data", "digits", "--public-share", "0.25", *sizes) == 0
+    record = json.loads((shell / "foundations" / "mine" / "recipe.json").read_text())
+    assert record["data"]["public_share"] == 0.25 and record["data"]["images"] == 450 and record["start"] == "glyph"
+    assert (record["recipe"]["seed"], record["recipe"]["unet_steps"], record["recipe"]["batch_size"]) == (3, 1, 2)
+    assert record["quality"]["judge_on_real"] > 0.5 and 0 <= record["quality"]["judge_on_drawn"] < 0.9
+    captured = capsys.readouterr()
+    assert "foundations/mine" in captured.out and "take more --unet-steps" in captured.err
+    assert [p.name for p in shell.iterdir()] == ["foundations"]
 
 
 def test_out_may_be_given_as_a_setting(shell: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,3 +44,23 @@ def test_what_goes_together_passes() -> None:
     settings: dict[str, Value] = {"dp-rec.view": "central_certified", "dp-rec.block-rule": "per_tensor", "dp-rec.bits": 4}
     config, clients = check_run({"method": "dp_rec", **settings}, 3)
     assert (config.of(DpRec).bits, clients) == (4, 3)
+
+
+HOLLOWED: list[tuple[dict[str, Value], str]] = [
+    ({"hollowed.depth": 9}, "hollowed depth 9 is out of range for this U-Net; it must be 0 to 3"),
+    ({"hollowed.depths": "0,9"}, "hollowed depth 9 is out of range"),
+    ({"hollowed.depths": "0;2"}, "is no list of depths; write e.g. '0,2,-2'"),
+    ({"privacy": "dp-sgd"}, "privacy = 'dp-sgd' does not cover diffusion.trainer = 'hollowed'"),
+    ({"hollowed.depths": "0,2", "codec": "dp-rec"}, "codec = 'dp-rec' accounts for adapters of one size"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), HOLLOWED)
+def test_hollowed_tuning_that_cannot_be_is_told_first(settings: dict[str, Value], message: str) -> None:
+    given: dict[str, Value] = {"method": "warmfed", "diffusion.trainer": "hollowed", **settings}
+    with pytest.raises(SettingError, match=message) as caught:
+        check_run(given, 2)
+    assert "\n" not in str(caught.value)
+    unused: list[dict[str, Value]] = [{"warmfed.adapt": False}, {"warmfed.synthetic-ratio": 0.0}, {"diffusion.trainer": "lora"}]
+    for change in [*unused, {"method": "fedavg"}]:
+        check_run({**given, **change}, 2)

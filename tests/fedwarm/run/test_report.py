@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import os
-import re
 import statistics
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 from safetensors.numpy import save_file
 
 from fedwarm.config import SettingError, parse
@@ -24,7 +20,7 @@ from fedwarm.run.reading import SCHEMA, Best, read_run
 from fedwarm.run.record import SCHEMA as WRITTEN_SCHEMA
 from fedwarm.run.record import Measure, Record
 from fedwarm.run.report import make_report
-from tests.report_page import Page, entry, results, settings, write
+from tests.report_page import Page, assert_stands_alone, entry, pixels, results, settings, write
 
 
 def write_pictures(folder: Path, classes: dict[int, list[int]]) -> dict[str, np.ndarray[Any, np.dtype[np.uint8]]]:
@@ -34,22 +30,6 @@ def write_pictures(folder: Path, classes: dict[int, list[int]]) -> dict[str, np.
     metadata = {f"client-{k}": json.dumps(c) for k, c in classes.items()}
     save_file(drawn, folder / "pictures" / "generated.safetensors", metadata=metadata)
     return drawn
-
-
-def pixels(address: str | None) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    assert address is not None and address.startswith("data:image/png;base64,")
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(address.split(",")[1]))))
-
-
-def assert_stands_alone(page: Page) -> None:
-    """Nothing is fetched or run; pictures have a text; every id is there once and every reference has its target."""
-    assert not re.search(r"https?:|file:|<script|<link|@import|src=\"(?!data:image/png;base64,)", page.source)
-    assert all(found["alt"] for found in page.all("img"))
-    assert all(found["role"] == "img" and found["aria-label"] for found in page.all("svg"))
-    ids = [found["id"] for _, found in page.tags if "id" in found]
-    assert len(ids) == len(set(ids))
-    assert set(re.findall(r"(?:href=\"|url\()#([^\")]+)", page.source)) <= set(ids)
-    assert all(found.get("scope") for found in page.all("th"))
 
 
 def test_numbers_of_one_run(tmp_path: Path) -> None:

@@ -1,0 +1,81 @@
+"""What synthetic images are worth: do they show what was asked for, and how far are they from real ones?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from fedwarm.augment.fill import Filled
+from fedwarm.config import Config
+from fedwarm.evaluate import correct
+from fedwarm.models import build_model, device_of
+from fedwarm.seeds import generator
+from fedwarm.training import Plan, fit
+
+LEAST_AGREEMENT = 0.9
+
+
+@dataclass(frozen=True)
+class DomainGap:
+    """Accuracies of two classifiers of the run's architecture, each trained on one kind of images alone.
+
+    Attributes:
+        real_on_synthetic: trained on real images, measured on synthetic ones: do these show their classes?
+        synthetic_on_real: trained on synthetic images, measured on real test images: do these teach them?
+        real_on_real: trained on real images, measured on real test images: what either could reach at best.
+    """
+
+    real_on_synthetic: float
+    synthetic_on_real: float
+    real_on_real: float
+
+
+def agreement(model: nn.Module, filled: Filled) -> float:
+    """Share of the synthetic images that a classifier, trained on real ones, labels as they were asked for.
+
+    Raises:
+        ValueError: there are no synthetic images.
+    """
+    if not len(filled.labels):
+        raise ValueError("there are no synthetic images to look at")
+    return correct(model, filled.images, filled.labels) / len(filled.labels)
+
+
+def warning(share: float) -> str:
+    """A line for an agreement that is too low; empty where it is not."""
+    if share >= LEAST_AGREEMENT:
+        return ""
+    return (
+        f"a classifier trained on real images agrees with the labels of {share:.1%} of the synthetic ones, less "
+        f"than {LEAST_AGREEMENT:.0%}: the foundation may not know these classes; look at samples, set gen-fedsd.phrases or judge"
+    )
+
+
+def domain_gap(
+    config: Config, real: tuple[Tensor, Tensor], synthetic: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], classes: int,
+    epochs: int | None = None,
+) -> DomainGap:  # fmt: skip
+    """Train one classifier on real and one on synthetic images, and measure each on the other kind.
+
+    Args:
+        config: architecture, optimiser and seed.
+        real, synthetic, test: uint8 images (n, 3, S, S) and labels (n,); the test images are real.
+        epochs: of each training; None: `local-epochs`.
+    """
+    on_real, on_synthetic = (
+        trained(config, *part, classes, name, epochs) for part, name in ((real, "real"), (synthetic, "drawn"))
+    )
+    return DomainGap(
+        correct(on_real, *synthetic) / len(synthetic[1]),
+        correct(on_synthetic, *test) / len(test[1]),
+        correct(on_real, *test) / len(test[1]),
+    )
+
+
+def trained(config: Config, images: Tensor, labels: Tensor, classes: int, name: str, epochs: int | None = None) -> nn.Module:
+    """A classifier of the run's architecture after the run's local training on these images."""
+    run = config.run
+    model = build_model(config.model, classes, images.shape[-1], run.seed).to(device_of(run.device))
+    fit(model, images, labels, Plan.of(run, epochs), generator(run.seed, "audit", name), stage=f"audit on {name} images")
+    return model

@@ -1,0 +1,60 @@
+"""Which settings can change the numbers of a run: those of a part that the run does not use can not.
+
+Runs that differ in such settings alone are the same run, and a label that named them would mislead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fedwarm.methods import METHODS
+
+SCHEME = ("range", "per-channel", "full-range", "skip-first-last")
+ALL_ROBUST = (*SCHEME, "start-round")
+ROBUST = {
+    "kure": (*ALL_ROBUST, "kure-weight", "kure-target", "kure-warmup"),
+    "apqn": (*ALL_ROBUST, "apqn-width", "noise", "noise-scale"),
+    "qat": (*ALL_ROBUST, "bits", "quantize-activations"),
+    "mqat": (*ALL_ROBUST, "train-bits", "granularity", "quantize-activations"),
+    "rq": ALL_ROBUST,
+}
+SWITCHES = {
+    "dp-rec": ("codec", "dp-rec"),
+    "stochastic-rounding": ("codec", "stochastic-rounding"),
+    "dp-sgd": ("privacy", "dp-sgd"),
+    "gen-fedsd": ("augment", "gen-fedsd"),
+    "hollowed": ("diffusion.trainer", "hollowed"),
+}
+
+
+def objective(settings: Mapping[str, Any], method: str) -> str:
+    """What the clients train for: the setting's, or of method `quantization_robust` its variant."""
+    chosen = str(settings.get("objective", "plain"))
+    if chosen == "plain" and method == "quantization_robust":
+        return str(settings.get("quantization-robust.variant", "mqat"))
+    return chosen
+
+
+def matters(key: str, settings: Mapping[str, Any], method: str) -> bool:
+    """Whether a setting can change what a run does."""
+    part, _, name = key.rpartition(".")
+    if not part or part.replace("-", "_") == method != "quantization_robust":
+        return True
+    if part == "quantization-robust":
+        return name in _robust(settings, method)
+    if part == "relaxed-quantization":
+        return objective(settings, method) == "rq"
+    if part in SWITCHES:
+        switch, value = SWITCHES[part]
+        return bool(settings.get(switch) == value)
+    return part.replace("-", "_") not in METHODS
+
+
+def _robust(settings: Mapping[str, Any], method: str) -> tuple[str, ...]:
+    """The settings `quantization-robust.*` that are used; those of the scheme by the measurement after training, too."""
+    chosen = objective(settings, method)
+    measured = SCHEME if settings.get("evaluate.bit-widths") else ()
+    own = ("variant",) if method == "quantization_robust" and settings.get("objective", "plain") == "plain" else ()
+    drawn = {"sampled": ("train-bits",), "fixed": ("bits",)}.get(str(settings.get("quantization-robust.apqn-width")), ())
+    return ("clip", *ROBUST.get(chosen, measured), *own, *(drawn if chosen == "apqn" else ()))

@@ -1,0 +1,108 @@
+"""The stages before training in which clients fill their class gaps, by the setting `augment`; images stay where they are drawn.
+
+Morafah et al., arXiv 2405.07925. Only with `gen-fedsd.rule = "global"` does a client tell its class histogram, with noise by
+setting; else a reply holds counts of images and seconds, and its histograms where `data.share-class-counts` allows them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from fedwarm.augment.settings import augmenting, check_private, global_rule
+from fedwarm.config import Config
+from fedwarm.methods.gen_fedsd import GenFedSD, global_target
+from fedwarm.wire import Payload, PayloadError
+
+from .exchange import Stage
+
+GAPS, AUGMENT = "gaps", "augment"
+STAGES = (GAPS, AUGMENT)
+SECONDS = ("seconds", "drawn_seconds")
+NUMBERS = ("made", "reused", "repeated", "redrawn", "below_judge", "bytes")
+MOST = 2**31
+
+
+class Augmentation:
+    """What the server knows of it.
+
+    Args:
+        config: the run's settings.
+
+    Raises:
+        SettingError: they do not go together.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config, self.target = config, 0
+        self.histograms: dict[int, list[int]] = {}
+        self.reports: dict[int, dict[str, Any]] = {}
+        check_private(config)
+
+    def stages(self, clients: tuple[int, ...]) -> Iterator[Stage]:
+        """All clients fill their gaps before the first round; first they tell their histograms, where the rule needs them."""
+        if global_rule(self.config):
+            yield Stage(0, GAPS, "train.gaps", clients)
+        if augmenting(self.config):
+            yield Stage(0, AUGMENT, "train.augment", clients)
+
+    def instruct(self, stage: Stage) -> Payload:
+        """What a client is sent."""
+        return Payload(metrics={"target": self.target} if stage.name == AUGMENT else {})
+
+    def absorb(self, stage: Stage, client: int, payload: Payload, classes: int) -> None:
+        """What a client tells.
+
+        Raises:
+            PayloadError: it is no histogram, or no report.
+        """
+        if stage.name == GAPS:
+            self.histograms[client] = _counts(payload, "counts", classes, -MOST)
+            return
+        drawn = _counts(payload, "synthetic", classes) if "synthetic" in payload.facts else None
+        numbers = {
+            name: payload.number(name) if name in SECONDS else payload.count(name)
+            for name in (*SECONDS, *NUMBERS)
+            if name in payload.metrics
+        }
+        self.reports[client] = {"synthetic": drawn, **numbers}
+
+    def finish(self, stage: Stage) -> None:
+        """Settle the target that is announced."""
+        if stage.name == GAPS:
+            self.target = global_target([self.histograms[client] for client in sorted(self.histograms)])
+
+    def told(self, real: Sequence[Sequence[int] | None]) -> dict[str, Any]:
+        """The `augment` of results.json.
+
+        Args:
+            real: each client's own images by class; None where it does not tell.
+        """
+        settings = self.config.of(GenFedSD)
+        epsilon = settings.histogram_epsilon or None
+        shared = {"epsilon": epsilon, "adjacency": "add_remove", "view": "example"} if global_rule(self.config) else None
+        nothing = {"synthetic": None, "seconds": None}
+        return {
+            "method": "gen-fedsd",
+            "target": self.target or None,
+            "histogram": shared,
+            "per_client": [
+                {"real": None if counts is None else list(counts), **nothing, **self.reports.get(client, {})}
+                for client, counts in enumerate(real)
+            ],
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {"target": self.target}
+
+    def restore(self, facts: Mapping[str, Any]) -> None:
+        """Take up what `facts` gave."""
+        self.target = int(facts.get("target", 0))
+
+
+def _counts(payload: Payload, name: str, classes: int, least: int = 0) -> list[int]:
+    found = payload.facts.get(name)
+    if not isinstance(found, list) or len(found) != classes or not all(type(n) is int and least <= n < MOST for n in found):
+        raise PayloadError(f"{name!r} must hold one number of images for each of {classes} classes")
+    return [int(n) for n in found]

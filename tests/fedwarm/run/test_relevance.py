@@ -1,0 +1,96 @@
+"""Which settings tell runs apart: those of parts that a run does not use do not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedwarm.config import all_groups, keys
+from fedwarm.run.compare import concerns, grouped
+from fedwarm.run.reading import read_run
+from fedwarm.run.relevance import ROBUST, matters, objective
+from tests.report_page import results, settings, write
+
+
+def used(method: str = "fedavg", **changed: Any) -> set[str]:
+    flat = settings(method=method, **changed)
+    return {key for key in flat if "." in key and matters(key, flat, method)}
+
+
+def of(part: str, found: set[str]) -> set[str]:
+    return {key.partition(".")[2] for key in found if key.startswith(f"{part}.")}
+
+
+@pytest.mark.parametrize(
+    ("changed", "part", "there"),
+    [
+        ({}, "quantization-robust", {"clip"}),
+        (
+            {"evaluate__bit_widths": "8,4"},
+            "quantization-robust",
+            {"clip", "range", "per-channel", "full-range", "skip-first-last"},
+        ),
+        ({"objective": "qat"}, "quantization-robust", {"clip", "bits", "quantize-activations", *ROBUST["rq"]}),
+        ({"objective": "rq"}, "quantization-robust", {"clip", *ROBUST["rq"]}),
+        ({"method": "fedprox"}, "fedprox", {"mu"}),
+        ({}, "fedprox", set()),
+        ({}, "relaxed-quantization", set()),
+        ({}, "dp-sgd", set()),
+        ({}, "stochastic-rounding", set()),
+        ({"codec": "stochastic-rounding"}, "stochastic-rounding", {"bits"}),
+    ],
+)
+def test_a_part_counts_where_it_is_used(changed: dict[str, Any], part: str, there: set[str]) -> None:
+    assert of(part, used(**changed)) == there
+
+
+@pytest.mark.parametrize(
+    ("changed", "part"),
+    [
+        ({"objective": "rq"}, "relaxed-quantization"),
+        ({"codec": "dp-rec"}, "dp-rec"),
+        ({"method": "dp_rec"}, "dp-rec"),
+        ({"privacy": "dp-sgd"}, "dp-sgd"),
+        ({"diffusion__trainer": "hollowed"}, "hollowed"),
+        ({"augment": "gen-fedsd"}, "gen-fedsd"),
+    ],
+)
+def test_a_part_that_is_switched_on_counts_whole(changed: dict[str, Any], part: str) -> None:
+    every = {key for key, _, _ in keys(all_groups()) if key.startswith(f"{part}.")}
+    assert {key for key in used(**changed) if key.startswith(f"{part}.")} == every != set()
+    assert not of(part, used())
+
+
+def test_the_robust_settings_that_are_named_exist() -> None:
+    known = {key.partition(".")[2] for key, _, _ in keys(all_groups()) if key.startswith("quantization-robust.")}
+    assert {name for names in ROBUST.values() for name in names} <= known
+    every = [used("quantization_robust", quantization_robust__variant=name) for name in ROBUST]
+    fixed = used("quantization_robust", quantization_robust__variant="apqn", quantization_robust__apqn_width="fixed")
+    assert set().union(*(of("quantization-robust", found) for found in (*every, fixed))) == known
+
+
+def test_the_objective_of_the_ready_strategy_is_its_variant() -> None:
+    assert objective({"objective": "plain"}, "fedavg") == "plain"
+    assert objective({"objective": "plain", "quantization-robust.variant": "kure"}, "quantization_robust") == "kure"
+    assert objective({"objective": "qat", "quantization-robust.variant": "kure"}, "quantization_robust") == "qat"
+
+
+def test_runs_of_one_method_with_other_objectives_or_codecs_are_apart(tmp_path: Path) -> None:
+    """Bits of `qat` and of `codec = "dp-rec"` are settings of other methods' groups; unused ones still tell nothing apart."""
+    changes: list[dict[str, Any]] = [
+        {"objective": "qat", "quantization_robust__bits": 2},
+        {"objective": "qat", "quantization_robust__bits": 8},
+        {"codec": "dp-rec", "dp_rec__bits": 4},
+        {"codec": "dp-rec", "dp_rec__bits": 6},
+        {"dp_rec__bits": 4, "quantization_robust__train_bits": "4"},
+        {"dp_rec__bits": 6, "seed": 1},
+    ]
+    runs = [read_run(write(tmp_path / str(i), results([0.5], **changed))) for i, changed in enumerate(changes)]
+    assert [len(found) for found in grouped(runs).values()] == [1, 1, 1, 1, 2]
+
+
+def test_shared_settings_concern_every_method() -> None:
+    assert concerns("quantization-robust.bits", "fedavg") and concerns("fedprox.mu", "fedprox")
+    assert not concerns("fedprox.mu", "fedavg") and concerns("local-epochs", "fedavg")

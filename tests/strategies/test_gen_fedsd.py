@@ -1,0 +1,162 @@
+"""Gen-FedSD in a federation: real runs on digits with images that the embedded foundation drew in two steps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fedwarm.config import SettingError, Value, parse
+from fedwarm.data import load_shard
+from fedwarm.methods.gen_fedsd import imbalance
+from fedwarm.run.preflight import check_run
+from strategies.augment import Augmentation
+from strategies.exchange import Stage
+from tests.runs import Outcome, run, same
+
+FAST: dict[str, Value] = {
+    "num-server-rounds": 2, "local-epochs": 1, "data.max-examples": 30, "data.partition": "dirichlet", "data.alpha": 0.3,
+}  # fmt: skip
+FILLED: dict[str, Value] = {**FAST, "augment": "gen-fedsd", "gen-fedsd.steps": 2, "gen-fedsd.cap": 0.5}
+TRANSFORMED: dict[str, Value] = {**FAST, "augment": "gen-fedsd", "gen-fedsd.provider": "transforms"}
+
+
+def of_stage(outcome: Outcome, stage: str) -> list[dict[str, object]]:
+    return [entry for entry in outcome.ledger if entry["stage"] == stage]
+
+
+def test_whole_run_balances_every_client_and_sends_nothing_more(tmp_path: Path) -> None:
+    settings: dict[str, Value] = {**FILLED, "gen-fedsd.cap": 0.0, "data.max-examples": 12, "num-server-rounds": 1}
+    plain = run("fedavg", tmp_path / "plain", {**settings, "augment": "none"}, clients=2)
+    filled = run("gen_fedsd", tmp_path / "filled", settings, clients=2)
+    told = filled.results["augment"]
+    assert told["method"] == "gen-fedsd" and told["histogram"] is None
+    for k, client in enumerate(told["per_client"]):
+        shard = load_shard(parse(settings).data, 0, k, 2)
+        assert client["real"] == shard.counts()
+        both = [a + b for a, b in zip(client["real"], client["synthetic"], strict=True)]
+        assert both == [max(client["real"])] * 10 and imbalance(both) == 0
+        assert client["made"] == sum(client["synthetic"]) > 0 == client["reused"]
+        assert client["seconds"] > 0 and client["bytes"] == sum(client["synthetic"]) * 3 * 32 * 32
+    sizes = [[(e["payload_bytes_up"], e["payload_bytes_down"]) for e in of_stage(o, "round")] for o in (plain, filled)]
+    assert sizes[0] == sizes[1]
+    assert all(not m.content.array_records["arrays"] for m in filled.replies if m.metadata.message_type == "train.augment")
+    assert not same(plain.model, filled.model)
+
+
+@pytest.mark.parametrize("method", ["fedavg", "scaffold"])
+def test_where_nothing_is_added_training_is_the_plain_run(method: str, tmp_path: Path) -> None:
+    plain = run(method, tmp_path / "plain", FAST)
+    none = run(method, tmp_path / "none", {**FAST, "augment": "gen-fedsd", "gen-fedsd.provider": "none"})
+    assert same(plain.model, none.model)
+    assert plain.results["final"] == none.results["final"]
+
+
+def test_later_runs_find_what_was_drawn(tmp_path: Path) -> None:
+    first = run("fedavg", tmp_path / "first", FILLED, clients=2)
+    again = run("fedprox", tmp_path / "again", {**FILLED, "fedprox.mu": 0.0}, clients=2)
+    made = [[(c["made"], c["reused"]) for c in o.results["augment"]["per_client"]] for o in (first, again)]
+    assert all(m > 0 == r for m, r in made[0]) and made[1] == [(0, m) for m, _ in made[0]]
+    drawn = [[c["drawn_seconds"] for c in o.results["augment"]["per_client"]] for o in (first, again)]
+    assert drawn[0] == pytest.approx(drawn[1]) and min(drawn[0]) > 0
+    assert same(first.model, again.model)  # fedprox with mu = 0 is fedavg
+
+
+@pytest.mark.parametrize(
+    ("method", "own"),
+    [
+        ("fedprox", {}),
+        ("scaffold", {}),
+        ("quantization_robust", {}),
+        ("fedavg", {"objective": "kure"}),
+        ("fedavg", {"codec": "stochastic-rounding"}),
+        ("fedavg", {"codec": "dp-rec", "dp-rec.entropy": "seeded"}),
+        ("dp_rec", {"dp-rec.entropy": "seeded"}),
+        ("local_only", {}),
+    ],
+)
+def test_any_method_trains_on_it(method: str, own: dict[str, Value], tmp_path: Path) -> None:
+    outcomes = [run(method, tmp_path / name, {**given, **own}, clients=3) for name, given in (("a", FAST), ("b", TRANSFORMED))]
+    assert all(o.results["complete"] for o in outcomes)
+    if method != "local_only":
+        assert not same(outcomes[0].model, outcomes[1].model)
+    private = method == "dp_rec" or own.get("codec") == "dp-rec"
+    told = outcomes[1].results["augment"]["per_client"]
+    assert [c["synthetic"] is None for c in told] == [private] * 3 and [c["seconds"] is None for c in told] == [private] * 3
+
+
+def test_a_client_that_shares_no_counts_tells_none(tmp_path: Path) -> None:
+    outcome = run("fedavg", tmp_path, {**TRANSFORMED, "data.share-class-counts": False}, clients=2)
+    assert [(c["real"], c["synthetic"]) for c in outcome.results["augment"]["per_client"]] == [(None, None)] * 2
+
+
+@pytest.mark.parametrize("by", ["augmented", "real"])
+def test_what_a_client_counts_for(by: str, tmp_path: Path) -> None:
+    outcome = run("fedavg", tmp_path, {**TRANSFORMED, "gen-fedsd.weight-by": by, "num-server-rounds": 1}, clients=3)
+    weights = [r.content.metric_records["metrics"]["num-examples"] for r in outcome.replies if r.metadata.message_type == "train"]
+    each = outcome.results["augment"]["per_client"]
+    assert weights == [sum(c["real"]) + (sum(c["synthetic"]) if by == "augmented" else 0) for c in each]
+
+
+def test_global_target_is_announced_and_its_histograms_are_noisy(tmp_path: Path) -> None:
+    settings: dict[str, Value] = {**TRANSFORMED, "gen-fedsd.rule": "global", "num-server-rounds": 1}
+    exact = run("fedavg", tmp_path / "exact", settings, clients=3).results["augment"]
+    total = sum(sum(c["real"]) for c in exact["per_client"])
+    assert exact["target"] == round(total / 30) and exact["histogram"]["epsilon"] is None
+    for client in exact["per_client"]:
+        assert client["synthetic"] == [max(0, exact["target"] - n) if n else 0 for n in client["real"]]
+    noisy = run("fedavg", tmp_path / "noisy", {**settings, "gen-fedsd.histogram-epsilon": 0.05}, clients=3)
+    assert noisy.results["augment"]["histogram"] == {"epsilon": 0.05, "adjacency": "add_remove", "view": "example"}
+    told = [list(r.content.config_records["facts"]["counts"]) for r in noisy.replies if r.metadata.message_type == "train.gaps"]  # type: ignore[arg-type]
+    assert told != [c["real"] for c in noisy.results["augment"]["per_client"]]
+
+
+def test_stopped_after_synthesis_goes_on_to_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run("gen_fedsd", tmp_path / "whole", FILLED, clients=2)
+    from strategies.base import BaseStrategy
+
+    original = BaseStrategy._run_stage
+
+    def stop(self: BaseStrategy, stage: Stage, index: int, exchange: object) -> None:
+        if stage.name == "round":
+            raise KeyboardInterrupt
+        original(self, stage, index, exchange)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(BaseStrategy, "_run_stage", stop)
+    with pytest.raises((KeyboardInterrupt, RuntimeError)):
+        run("gen_fedsd", tmp_path / "part", FILLED, clients=2)
+    monkeypatch.undo()
+    resumed = run("gen_fedsd", tmp_path / "part", {**FILLED, "resume": True}, clients=2)
+    assert same(whole.model, resumed.model)
+    keys = ("real", "synthetic", "bytes")
+    made = [[[c[key] for key in keys] for c in o.results["augment"]["per_client"]] for o in (whole, resumed)]
+    assert made[0] == made[1]
+
+
+@pytest.mark.parametrize(
+    ("flat", "words"),
+    [
+        ({"method": "warmfed"}, "draws images of its own"),
+        ({"method": "centralized"}, "everybody's data together"),
+        ({"method": "fedavg", "privacy": "dp-sgd"}, "which no noise covers"),
+        ({"method": "dp_rec", "gen-fedsd.rule": "global"}, "does not cover"),
+        ({"method": "fedavg", "gen-fedsd.rule": "fixed"}, "needs gen-fedsd.fixed"),
+        ({"method": "fedavg", "diffusion.foundation": "/no/such/folder"}, "neither a folder nor a Hub name"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_before_any_work(flat: dict[str, Value], words: str) -> None:
+    with pytest.raises(SettingError, match=words):
+        check_run({**FILLED, **flat}, 2)
+
+
+def test_a_reply_that_is_no_report_is_refused() -> None:
+    from fedwarm.wire import Payload, PayloadError
+
+    found, stage = Augmentation(parse({**FILLED, "method": "fedavg"})), Stage(0, "augment", "train.augment", (0,))
+    for wrong in ({"synthetic": [1, 2]}, {"synthetic": [-1] * 10}, {"synthetic": ["a"] * 10}):
+        with pytest.raises(PayloadError, match="one number of images for each of 10 classes"):
+            found.absorb(stage, 0, Payload(facts=wrong), 10)  # type: ignore[arg-type]
+    with pytest.raises(PayloadError, match="'made'"):
+        found.absorb(stage, 0, Payload(metrics={"made": -1}), 10)
+    assert json.dumps(found.told([None]))
