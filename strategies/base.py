@@ -88,7 +88,8 @@ class BaseStrategy(Method):
     def _open_codec(self) -> None:
         _ = self.learned  # settings that do not go together are refused before anything is sent
         if self.config.run.codec != "dense":
-            sizes = {name: Upload(self.expected(Stage(0, name)), times) for name, times in self.sends().items()}
+            last = self.config.run.num_server_rounds
+            sizes = {name: Upload(self.expected(Stage(last, name)), times) for name, times in self.sends().items()}
             self.wire_codec.open(sizes, len(self.fleet.members), len(self.sampled(1)))
 
     def _begin(self, before: Checkpoint | None, initial_arrays: ArrayRecord | None) -> None:

@@ -21,6 +21,7 @@ from fedwarm.arrays import Arrays, from_module, from_tensors
 from fedwarm.codecs import codec_for
 from fedwarm.config import Config, Value, parse
 from fedwarm.ledger import EVALUATE, WIDTHS, Ledger
+from fedwarm.methods.quantization_robust import QuantizationRobust
 from fedwarm.models import build_model
 from fedwarm.privacy.dp_sgd import DpSgd
 from fedwarm.robust import Aggregator, Robust, aggregator, floats
@@ -75,7 +76,10 @@ class Method(Strategy):
 
     def expected(self, stage: Stage) -> Arrays:
         """Names, shapes and dtypes that a reply's arrays must have; its update is measured from these values."""
-        return {**self.learned, **self.arrays} if stage.name == "round" else {}
+        if stage.name != "round":
+            return {}
+        begun = stage.round >= self.config.of(QuantizationRobust).start_round
+        return {**self.learned, **self.arrays} if begun else self.arrays
 
     def expected_of(self, stage: Stage, client: int, payload: Payload, expected: Arrays) -> Arrays:
         """What of a stage's expected arrays this client's reply must hold: all, where clients are alike.

@@ -110,3 +110,13 @@ def test_a_run_is_exported_and_gives_the_same_answers(variant: str, tmp_path: Pa
     right = sum(correct(model, s.test_images, s.test_labels) for s in shards)
     assert right / sum(len(s.test_labels) for s in shards) == outcome.results["final"]["bit_widths"]["w4"]
     assert (tmp_path / "model.safetensors").stat().st_size == told.file_bytes
+
+
+@pytest.mark.parametrize("codec", ["dense", "stochastic-rounding"])
+def test_steps_are_learned_from_the_first_round_of_the_objective_on(codec: str, tmp_path: Path) -> None:
+    settings: dict[str, Value] = {**LEARNED, "num-server-rounds": 3, "quantization-robust.start-round": 3, "codec": codec}
+    outcome = run("quantization_robust", tmp_path, settings)
+    replies = [from_records(m.content) for m in outcome.replies if m.metadata.message_type == "train"]
+    if codec == "dense":
+        assert [any(map(is_learned, reply.arrays)) for reply in replies] == [False] * 8 + [True] * 4
+    assert any(map(is_learned, outcome.model)) and outcome.results["complete"]
