@@ -17,6 +17,7 @@ from fedwarm.augment.judge import Judge
 from fedwarm.augment.prompts import sentences
 from fedwarm.augment.providers import Generated, Provider, indices, provider_of
 from fedwarm.augment.real import DRAWS
+from fedwarm.augment.settings import check_private
 from fedwarm.augment.shelf import Drawn
 from fedwarm.config import Config, SettingError
 from fedwarm.data import Shard, partition_table
@@ -24,6 +25,7 @@ from fedwarm.data.shards import open_table
 from fedwarm.diffusion.foundation import locate
 from fedwarm.methods.gen_fedsd import GenFedSD, amounts, validated
 from fedwarm.progress import Tick, current, listening
+from fedwarm.store import MIB
 
 
 @dataclass(frozen=True)
@@ -81,11 +83,7 @@ def check(config: Config, classes: Sequence[str]) -> None:
         SettingError: they cannot.
     """
     settings, diffusion = validated(config.of(GenFedSD)), sampler(config)
-    if config.run.privacy != "none":
-        raise SettingError(
-            f"augment = 'gen-fedsd' with privacy = {config.run.privacy!r}: one example more changes how many images are made, "
-            "which no noise covers; set one of them to 'none'"
-        )
+    check_private(config)
     if settings.provider == "foundation":
         folder = Path(locate(diffusion.foundation))
         sentences(settings, diffusion.foundation, folder if folder.is_dir() else None, classes)
@@ -110,22 +108,34 @@ def fill(config: Config, shard: Shard, partition: int, root: Path, announced: in
         announced: the server's target, of rule `global`.
 
     Raises:
-        SettingError: the images cannot be had, e.g. as a pool is too small.
+        SettingError: the images cannot be had, e.g. as a pool is too small, or not be kept; nothing was drawn.
     """
+    check_private(config)
     begun, provider, real = time.monotonic(), provider_of(config, shard.classes, root, shard), shard.counts()
     if provider is None:
         return _filled(config, real, {}, 0, begun)
     wanted = wanted_of(config, real, provider, announced)
+    _check_size(config, partition, sum(wanted))
+    chosen = [chosen_of(config, provider, partition, label, count, shard.classes) for label, count in enumerate(wanted)]
     taken: dict[int, Drawn] = {}
     made, classes = 0, len(wanted)
     with _progress(sum(wanted)) as progress:
         for step in range(classes):
             label = (partition + step) % classes  # so that workers who share a pool do not wait for each other
-            chosen = chosen_of(config, provider, partition, label, wanted[label], shard.classes)
-            taken[label], new = provider.take(partition, label, chosen)
+            taken[label], new = provider.take(partition, label, chosen[label])
             made += new
-            progress.done(len(chosen))
+            progress.done(len(chosen[label]))
     return _filled(config, real, taken, made, begun)
+
+
+def _check_size(config: Config, partition: int, images: int) -> None:
+    """Refuse before anything is drawn what the client could not keep, such as a target that a spoilt histogram set."""
+    size, limit = images * 3 * config.data.image_size**2, config.run.client_state_mb
+    if size > limit * MIB:
+        raise SettingError(
+            f"client {partition} lacks {images:,} images, {size / MIB:,.0f} MB, more than client-state-mb = {limit}; raise it, or "
+            "set gen-fedsd.cap, budget-images or budget-mb"
+        )
 
 
 def found(config: Config, partition: int, partitions: int, root: Path, announced: int = 0) -> Filled | None:
@@ -182,14 +192,15 @@ def _filled(config: Config, real: Sequence[int], taken: dict[int, Drawn], made: 
     whole = Drawn.join([Drawn.none(size), *(taken[label] for label in sorted(taken))])
     labels = torch.cat([torch.empty(0, dtype=torch.int64), *(torch.full_like(taken[c].indices, c) for c in sorted(taken))])
     least = settings.judge_least if settings.judge else 0.0
+    repeated = sum(len(drawn) - len(drawn.indices.unique()) for drawn in taken.values())
     report = Report(
         real=list(real),
         synthetic=[len(taken.get(label, ())) for label in range(len(real))],
         seconds=time.monotonic() - begun,
         drawn_seconds=float(whole.seconds.sum()),
         made=made,
-        reused=len(whole) - made if settings.provider == "foundation" else 0,
-        repeated=sum(len(drawn) - len(drawn.indices.unique()) for drawn in taken.values()),
+        reused=len(whole) - made - repeated if settings.provider == "foundation" else 0,
+        repeated=repeated,
         redrawn=int((whole.tries - 1).sum()),
         below_judge=int((whole.scores < least).sum()),
         bytes=whole.images.numel(),

@@ -7,7 +7,8 @@ that is drawn with it, of no order, and not of who drew it before.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -111,6 +112,10 @@ class Generated:
 
     def draw(self, owner: Owner, label: int, indices: Sequence[int]) -> Drawn:
         """Draw images, and draw anew those that are blank or that the judge refuses; the best draw of each stays."""
+        with _threads(self.config.run.client_threads):
+            return self._drawn(owner, label, indices)
+
+    def _drawn(self, owner: Owner, label: int, indices: Sequence[int]) -> Drawn:
         known, n = self.facts["prompts"][label], len(indices)
         prompts = [i % len(known) for i in indices]
         images = torch.empty(n, 3, self.size, self.size, dtype=torch.uint8)
@@ -141,14 +146,24 @@ class Generated:
 
     def speed(self) -> float:
         """Seconds an image, measured once on this machine by sixteen that are thrown away, and kept on the shelf."""
-        known = self.shelf.speed()
-        if known is None:
-            load_foundation(sampler(self.config), self.config.run.device)
-            begun = time.monotonic()
-            self.draw("speed", 0, range(SPEED_IMAGES))
-            known = (time.monotonic() - begun) / SPEED_IMAGES
-            self.shelf.set_speed(known)
-        return known
+        return self.shelf.measured(self._measure)
+
+    def _measure(self) -> float:
+        load_foundation(sampler(self.config), self.config.run.device)
+        begun = time.monotonic()
+        self.draw("speed", 0, range(SPEED_IMAGES))
+        return (time.monotonic() - begun) / SPEED_IMAGES
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Compute with a client's torch threads, which are part of an image, whoever draws it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def provider_of(config: Config, classes: Sequence[str], root: Path, shard: Shard | None = None) -> Provider | None:

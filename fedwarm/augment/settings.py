@@ -43,20 +43,46 @@ def secret(config: Config) -> bool:
 
 
 def check_private(config: Config) -> None:
-    """Refuse a histogram that a run's account of privacy does not cover.
+    """Refuse what would tell more of a client than the settings of privacy say; both sides of a run do, and its check before.
 
     Raises:
-        SettingError: it does not.
+        SettingError: it would.
     """
-    if global_rule(config) and secret(config):
+    run = config.run
+    if augmenting(config) and run.privacy != "none":
+        raise SettingError(
+            f"augment = 'gen-fedsd' with privacy = {run.privacy!r}: one example more changes how many images are made, "
+            "which no noise covers; set one of them to 'none'"
+        )
+    if not global_rule(config):
+        return
+    if secret(config):
         raise SettingError(
             "gen-fedsd.rule = 'global' tells the server each client's histogram, which the epsilon of dp-rec does not cover; "
             "take client_max, client_mean or fixed"
         )
+    epsilon, exact = config.of(GenFedSD).histogram_epsilon, config.data.share_class_counts
+    if epsilon and exact:
+        raise SettingError(
+            f"gen-fedsd.histogram-epsilon = {epsilon:g} covers a histogram that data.share-class-counts = true tells without "
+            "noise; set data.share-class-counts = false, or the epsilon to 0"
+        )
+    if not epsilon and not exact:
+        raise SettingError(
+            "gen-fedsd.rule = 'global' without gen-fedsd.histogram-epsilon tells each client's exact histogram, which "
+            "data.share-class-counts = false forbids; set an epsilon above 0, or take client_max, client_mean or fixed"
+        )
 
 
 def histogram(config: Config, counts: Sequence[int]) -> list[int]:
-    """What a client tells of its counts: with noise by `gen-fedsd.histogram-epsilon`, drawn by the system and told once."""
+    """What a client tells of its counts: with noise by `gen-fedsd.histogram-epsilon`, drawn by the system and told once.
+
+    Raises:
+        SettingError: the settings let no histogram leave, whatever a server asks for.
+    """
+    check_private(config)
+    if not global_rule(config):
+        raise SettingError(f"gen-fedsd.rule = {config.of(GenFedSD).rule!r} tells no histogram, and the server asked for one")
     return noisy_histogram(counts, config.of(GenFedSD).histogram_epsilon)
 
 

@@ -150,6 +150,18 @@ class Shelf:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
+    def measured(self, measure: Callable[[], float]) -> float:
+        """The speed; where it is not known one process measures it, and the others wait and take its number."""
+        known = self.speed()
+        if known is None:
+            self._make_folder(self.folder)
+            with self._alone(self.folder / "speed.lock"):
+                known = self.speed()
+                if known is None:
+                    known = measure()
+                    self.set_speed(known)
+        return known
+
     def set_speed(self, seconds_per_image: float) -> None:
         """Keep the speed, so that a client that starts again has the same budget in images."""
         self._make_folder(self.folder)
@@ -158,12 +170,27 @@ class Shelf:
 
     @contextmanager
     def _locked(self, owner: Owner, label: int) -> Iterator[None]:
-        self._make_folder(self.folder / str(owner))
-        descriptor = os.open(self.folder / str(owner) / f"{label}.lock", os.O_RDWR | os.O_CREAT, PRIVATE)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with self._alone(self.folder / str(owner) / f"{label}.lock"):
             for left in (self.folder / str(owner)).glob(f".{label}.*"):  # by a process that was killed as it wrote
                 left.unlink(missing_ok=True)
+            yield
+
+    @contextmanager
+    def _alone(self, lock: Path) -> Iterator[None]:
+        """Wait for a lock file, and begin anew where somebody who made room removed it meanwhile."""
+        while True:
+            self._make_folder(lock.parent)
+            with suppress(FileNotFoundError):
+                descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, PRIVATE)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+                    if os.fstat(descriptor).st_nlink:
+                        break
+                except BaseException:
+                    os.close(descriptor)
+                    raise
+                os.close(descriptor)
+        try:
             yield
         finally:
             os.close(descriptor)  # which unlocks; so does the end of a process that is killed

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fedwarm.config import all_groups, keys
 from fedwarm.methods import METHODS
 from fedwarm.run import bits, plots
 from fedwarm.run.reading import Json, Round, Run, mean
-from fedwarm.run.relevance import matters
+from fedwarm.run.relevance import SWITCHES, matters
 from fedwarm.run.scatter import Point, points
 
 PLACES = {"seed", "out", "client-folder", "method", "resume", "tracker", "client-state-mb"}
@@ -107,10 +108,18 @@ def _at_width(width: int, activations: bool) -> Measure:
     return Measure(f"{width} bits", "percent", lambda run: bits.at_bits(run, activations).get(width))
 
 
-def concerns(key: str, method: str) -> bool:
-    """Whether a setting can change what a method does: it belongs to no other method, or to one whose settings all share."""
-    owner = key.split(".")[0].replace("-", "_") if "." in key else ""
-    return owner not in METHODS or owner == method or not METHODS[owner].settings
+def concerns(key: str, method: str, settings: Mapping[str, Any] | None = None) -> bool:
+    """Whether a setting can change what a method does: it belongs to no other method, or to one whose settings all share.
+
+    Args:
+        settings: of the run, or lists of them by key: they may switch on a part that is a method of its own elsewhere.
+    """
+    part = key.partition(".")[0] if "." in key else ""
+    owner = part.replace("-", "_")
+    switch, value = SWITCHES.get(part, ("", ""))
+    given = (settings or {}).get(switch)
+    switched = value in given if isinstance(given, (list, tuple)) else value == given
+    return owner not in METHODS or owner == method or not METHODS[owner].settings or (bool(switch) and switched)
 
 
 def relevant(run: Run) -> Json:

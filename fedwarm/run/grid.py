@@ -167,9 +167,9 @@ def jobs(sweep: Sweep, where: str) -> list[Job]:
             raise SettingError(f"{where}: {key} is no setting of a sweep: {ELSEWHERE[key]}")
         if key in sweep.settings and key in sweep.grid:
             raise SettingError(f"{where}: {key} is set for all runs and stands in the grid; leave one of them out")
-    found = []
+    found, given = [], {**sweep.settings, **sweep.grid}
     for method in sweep.methods:
-        own = {key: values for key, values in sweep.grid.items() if concerns(key, method)}
+        own = {key: values for key, values in sweep.grid.items() if concerns(key, method, given)}
         for combination in itertools.product(*own.values()):
             varied = dict(zip(own, combination, strict=True))
             found += [Job(method, seed, varied, {**sweep.settings, **varied}) for seed in sweep.seeds]
@@ -180,6 +180,6 @@ def jobs(sweep: Sweep, where: str) -> list[Job]:
     except SettingError as error:
         raise SettingError(f"{where}: {error}") from error
     for key in sweep.grid:
-        if not any(concerns(key, method) for method in sweep.methods):
+        if not any(concerns(key, method, given) for method in sweep.methods):
             raise SettingError(f"{where}: {key} in the grid is a setting of none of {', '.join(sweep.methods)}")
     return found

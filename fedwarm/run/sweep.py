@@ -101,7 +101,7 @@ def _done(job: Job, folder: Path, clients: int) -> bool:
         return False
     run = read_run(folder, ledger=False)
     for key, value in parse(job.flat).flat().items():
-        if key not in FREE and concerns(key, job.method) and run.settings.get(key, value) != value:
+        if key not in FREE and concerns(key, job.method, job.flat) and run.settings.get(key, value) != value:
             raise SettingError(
                 f"{folder} holds a run with {key} = {run.settings[key]!r}, and the sweep wants {value!r}; "
                 "give another --out, or --fresh to begin all its runs anew"

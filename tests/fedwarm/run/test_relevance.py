@@ -94,3 +94,6 @@ def test_runs_of_one_method_with_other_objectives_or_codecs_are_apart(tmp_path: 
 def test_shared_settings_concern_every_method() -> None:
     assert concerns("quantization-robust.bits", "fedavg") and concerns("fedprox.mu", "fedprox")
     assert not concerns("fedprox.mu", "fedavg") and concerns("local-epochs", "fedavg")
+    assert not concerns("dp-rec.bits", "fedavg") and concerns("dp-rec.bits", "fedavg", {"codec": "dp-rec"})
+    assert concerns("dp-rec.bits", "fedavg", {"codec": ("dense", "dp-rec")}) and concerns("gen-fedsd.rule", "fedavg")
+    assert not concerns("dp-rec.bits", "fedavg", {"codec": "dense"})
