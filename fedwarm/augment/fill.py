@@ -133,8 +133,8 @@ def _check_size(config: Config, partition: int, images: int) -> None:
     size, limit = images * 3 * config.data.image_size**2, config.run.client_state_mb
     if size > limit * MIB:
         raise SettingError(
-            f"client {partition} lacks {images:,} images, {size / MIB:,.0f} MB, more than client-state-mb = {limit}; raise it, or "
-            "set gen-fedsd.cap, budget-images or budget-mb"
+            f"client {partition} lacks {images:,} images, {size / MIB:,.0f} MB, more than client-state-mb = {limit}; raise it, "
+            "or set gen-fedsd.cap, budget-images or budget-mb"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -78,13 +79,19 @@ def _unheld(name: str, data: Data) -> tuple[Table, Rows]:
             raise SettingError("gen-fedsd.file = 'public' needs data.public-share, images that no client holds; it is 0")
         table = open_table(data)
         return table, public_rows(table, data.public_share)
-    if name == data.name:
+    if _place(name) == _place(data.name):
         raise SettingError(
             f"gen-fedsd.file = {name!r} is the clients' own data set, with each other's images and test images in it; give "
             "another, or 'public' with data.public-share"
         )
     table = _table(name, data.image_column, data.label_column, data.image_size)
     return table, np.arange(len(table))
+
+
+def _place(name: str) -> str:
+    """A folder however it is spelled; any other name as it is."""
+    path = os.path.expanduser(name)
+    return os.path.realpath(path) if os.path.isdir(path) else name
 
 
 @lru_cache(maxsize=1)

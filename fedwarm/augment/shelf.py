@@ -154,7 +154,6 @@ class Shelf:
         """The speed; where it is not known one process measures it, and the others wait and take its number."""
         known = self.speed()
         if known is None:
-            self._make_folder(self.folder)
             with self._alone(self.folder / "speed.lock"):
                 known = self.speed()
                 if known is None:
@@ -177,19 +176,12 @@ class Shelf:
 
     @contextmanager
     def _alone(self, lock: Path) -> Iterator[None]:
-        """Wait for a lock file, and begin anew where somebody who made room removed it meanwhile."""
-        while True:
-            self._make_folder(lock.parent)
+        """Hold a lock file; one that somebody who made room removed meanwhile holds nobody, and a new one is taken."""
+        descriptor = None
+        while descriptor is None:
             with suppress(FileNotFoundError):
-                descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, PRIVATE)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX)
-                    if os.fstat(descriptor).st_nlink:
-                        break
-                except BaseException:
-                    os.close(descriptor)
-                    raise
-                os.close(descriptor)
+                self._make_folder(lock.parent)
+                descriptor = _held(lock)
         try:
             yield
         finally:
@@ -216,7 +208,7 @@ class Shelf:
     def _write(self, owner: Owner, label: int, drawn: Drawn) -> None:
         from safetensors.torch import save_file
 
-        used = sum(path.stat().st_size for path in self.folder.rglob("*.safetensors")) + drawn.images.numel()
+        used = _used(self.folder) + drawn.images.numel()
         if used > self.limit_bytes:
             raise SettingError(
                 f"synthetic images need more than {self.limit_bytes / MIB:.0f} MB below {self.folder}; raise client-state-mb or "
@@ -229,6 +221,31 @@ class Shelf:
         metadata = {"provenance": json.dumps(told, sort_keys=True), "sha256": _digest(drawn)}
         with replacing(folder / f"{label}.{number:06d}.safetensors", private=True) as temporary:
             save_file({name: t.contiguous() for name, t in drawn.tensors().items()}, temporary, metadata=metadata)
+
+
+def _held(lock: Path) -> int | None:
+    """The descriptor of a lock file, when it is its turn; None where the file is gone by then."""
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, PRIVATE)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        there = os.fstat(descriptor).st_nlink > 0
+    except BaseException:
+        os.close(descriptor)
+        raise
+    if there:
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _used(folder: Path) -> int:
+    """Bytes of all files below; those that go away meanwhile do not count."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += os.stat(os.path.join(place, name)).st_size
+    return total
 
 
 def _indices(parts: Sequence[Drawn]) -> set[int]:

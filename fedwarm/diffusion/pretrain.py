@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedwarm.diffusion.glyphs import SIZE, font_masks, glyph_batch
+from fedwarm.files import write_text
 
 Tick = Callable[[str, int, int, str], None]
 
@@ -274,4 +275,4 @@ def save(pipe: Any, folder: Path, record: dict[str, Any]) -> None:
     pipe.save_pretrained(folder, safe_serialization=True)
     config = folder / "text_encoder" / "config.json"  # transformers would load half precision, diffusers does not
     config.write_text(config.read_text().replace('"float16"', '"float32"'))
-    (folder / "recipe.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_text(folder / "recipe.json", json.dumps(record, indent=1) + "\n")

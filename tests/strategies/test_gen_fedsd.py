@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from fedwarm.augment.fill import fill
+from fedwarm.augment.settings import histogram
 from fedwarm.config import SettingError, Value, parse
 from fedwarm.data import load_shard
 from fedwarm.methods.gen_fedsd import imbalance
@@ -20,6 +22,8 @@ FAST: dict[str, Value] = {
 }  # fmt: skip
 FILLED: dict[str, Value] = {**FAST, "augment": "gen-fedsd", "gen-fedsd.steps": 2, "gen-fedsd.cap": 0.5}
 TRANSFORMED: dict[str, Value] = {**FAST, "augment": "gen-fedsd", "gen-fedsd.provider": "transforms"}
+
+GLOBAL: dict[str, Value] = {"method": "fedavg", "gen-fedsd.rule": "global"}
 
 
 def of_stage(outcome: Outcome, stage: str) -> list[dict[str, object]]:
@@ -106,10 +110,12 @@ def test_global_target_is_announced_and_its_histograms_are_noisy(tmp_path: Path)
     assert exact["target"] == round(total / 30) and exact["histogram"]["epsilon"] is None
     for client in exact["per_client"]:
         assert client["synthetic"] == [max(0, exact["target"] - n) if n else 0 for n in client["real"]]
-    noisy = run("fedavg", tmp_path / "noisy", {**settings, "gen-fedsd.histogram-epsilon": 0.05}, clients=3)
+    covered: dict[str, Value] = {"gen-fedsd.histogram-epsilon": 0.05, "data.share-class-counts": False}
+    noisy = run("fedavg", tmp_path / "noisy", {**settings, **covered}, clients=3)
     assert noisy.results["augment"]["histogram"] == {"epsilon": 0.05, "adjacency": "add_remove", "view": "example"}
     told = [list(r.content.config_records["facts"]["counts"]) for r in noisy.replies if r.metadata.message_type == "train.gaps"]  # type: ignore[arg-type]
-    assert told != [c["real"] for c in noisy.results["augment"]["per_client"]]
+    assert told != [c["real"] for c in exact["per_client"]]
+    assert [(c["real"], c["synthetic"]) for c in noisy.results["augment"]["per_client"]] == [(None, None)] * 3
 
 
 def test_stopped_after_synthesis_goes_on_to_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,6 +147,8 @@ def test_stopped_after_synthesis_goes_on_to_the_same_model(tmp_path: Path, monke
         ({"method": "centralized"}, "everybody's data together"),
         ({"method": "fedavg", "privacy": "dp-sgd"}, "which no noise covers"),
         ({"method": "dp_rec", "gen-fedsd.rule": "global"}, "does not cover"),
+        ({**GLOBAL, "gen-fedsd.histogram-epsilon": 1.0}, "= true tells without noise; set data.share-class-counts = false"),
+        ({**GLOBAL, "data.share-class-counts": False}, "= false forbids; set an epsilon above 0"),
         ({"method": "fedavg", "gen-fedsd.rule": "fixed"}, "needs gen-fedsd.fixed"),
         ({"method": "fedavg", "diffusion.foundation": "/no/such/folder"}, "neither a folder nor a Hub name"),
     ],
@@ -148,6 +156,29 @@ def test_stopped_after_synthesis_goes_on_to_the_same_model(tmp_path: Path, monke
 def test_what_does_not_go_together_is_refused_before_any_work(flat: dict[str, Value], words: str) -> None:
     with pytest.raises(SettingError, match=words):
         check_run({**FILLED, **flat}, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"privacy": "dp-sgd"}, "which no noise covers"),
+        ({**GLOBAL, "gen-fedsd.histogram-epsilon": 1.0}, "tells without noise"),
+    ],
+)
+def test_server_and_clients_refuse_it_too(changes: dict[str, Value], words: str, tmp_path: Path) -> None:
+    """Flower's own engines start a run without the check before."""
+    config = parse({**TRANSFORMED, **changes, "method": "fedavg"})
+    with pytest.raises(SettingError, match=words):
+        Augmentation(config)
+    with pytest.raises(SettingError, match=words):
+        fill(config, load_shard(config.data, 0, 0, 2), 0, tmp_path)
+
+
+@pytest.mark.parametrize("changes", [{}, {"method": "dp_rec"}, {"augment": "none"}, {"data.share-class-counts": False}])
+def test_no_histogram_leaves_a_client_whose_rule_needs_none(changes: dict[str, Value]) -> None:
+    with pytest.raises(SettingError, match="tells no histogram, and the server asked for one"):
+        histogram(parse({**TRANSFORMED, "method": "fedavg", **changes}), [1, 2])
+    assert histogram(parse({**TRANSFORMED, **GLOBAL}), [1, 2]) == [1, 2]
 
 
 def test_a_reply_that_is_no_report_is_refused() -> None:

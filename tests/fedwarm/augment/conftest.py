@@ -28,8 +28,8 @@ def configure() -> Configure:
 
     def make(**changes: Value) -> Config:
         flat: dict[str, Value] = {
-            "augment": "gen-fedsd", "data.partition": "dirichlet", "data.alpha": 0.1, "data.max-examples": 40,
-            "gen-fedsd.steps": 2, "gen-fedsd.budget-images": 12,
+            "method": "gen_fedsd", "augment": "gen-fedsd", "data.partition": "dirichlet", "data.alpha": 0.1,
+            "data.max-examples": 40, "gen-fedsd.steps": 2, "gen-fedsd.budget-images": 12,
         }  # fmt: skip
         for name, value in changes.items():
             key = name.replace("__", ".").replace("_", "-")

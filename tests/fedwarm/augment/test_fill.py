@@ -102,6 +102,21 @@ def test_a_pool_holds_no_image_twice_in_a_client(configure: Configure, tmp_path:
     repeated = fill(configure(pool=2, budget_images=0, cap=0.5, allow_repeat=True), shard_of(config, 3), 3, tmp_path)
     assert repeated.report.synthetic == filled.report.synthetic
     assert repeated.report.repeated == sum(max(0, n - 2) for n in filled.report.synthetic) > 0
+    assert (repeated.report.made, repeated.report.reused) == (0, len(set(digests(repeated))))
+
+
+def test_what_cannot_be_had_or_kept_is_refused_before_anything_is_drawn(configure: Configure, tmp_path: Path) -> None:
+    shard = shard_of(configure(), 1)
+    uneven = replace(shard, train_images=shard.train_images[:5], train_labels=torch.tensor([0, 0, 0, 1, 1]))
+    few = configure(pool=2, budget_images=0)  # two of class 1's images are there, three of the others' are not
+    with pytest.raises(SettingError, match="lacks 3 images"):
+        fill(few, uneven, 1, tmp_path)
+    spoilt = configure(rule="global", budget_images=0, client_state_mb=1)
+    with pytest.raises(
+        SettingError, match=r"client 1 lacks [\d,]+ images, [\d,]+ MB, more than client-state-mb = 1; raise it"
+    ) as error:
+        fill(spoilt, shard, 1, tmp_path, announced=10**12)
+    assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
 
 
 def test_what_is_found_is_what_was_filled(configure: Configure, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from fedwarm.diffusion.foundation import asset_folder, load_foundation
 from fedwarm.diffusion.glyphs import WORDS
 from fedwarm.diffusion.sampling import sample
 from fedwarm.models import build_model
+from fedwarm.progress import listening
 from fedwarm.seeds import derive
 
 Configure = Callable[..., Config]
@@ -156,6 +157,13 @@ def test_speed_is_measured_once(configure: Configure, tmp_path: Path, monkeypatc
     asked: list[Any] = []
     monkeypatch.setattr(Generated, "draw", lambda *arguments: asked.append(arguments))
     assert Generated(configure(), WORDS, tmp_path).speed() == measured and not asked
+
+
+def test_images_are_drawn_with_a_clients_threads_whoever_draws_them(configure: Configure, tmp_path: Path) -> None:
+    seen: list[int] = []
+    with listening(lambda event: seen.append(torch.get_num_threads())):
+        Generated(configure(client_threads=2), WORDS, tmp_path).draw(0, 0, [0])
+    assert set(seen) == {2} and torch.get_num_threads() == 1
 
 
 # Which images of a pool a client takes

@@ -75,6 +75,18 @@ def test_the_clients_own_table_is_refused(configure: Configure) -> None:
         Chosen(configure(provider="file", file="public"), WORDS)
 
 
+def test_the_clients_own_table_is_refused_however_it_is_spelled(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`fedwarm run` makes data.name absolute, and leaves gen-fedsd.file as it is given."""
+    (tmp_path / "set").mkdir()
+    (tmp_path / "link").symlink_to("set")
+    monkeypatch.chdir(tmp_path)
+    for file in ("set", "./set", f"{tmp_path}/set/", "link"):
+        with pytest.raises(SettingError, match="is the clients' own data set"):
+            Chosen(configure(provider="file", file=file, data__name=str(tmp_path / "set")), WORDS)
+
+
 def test_the_public_part_is_nobodys(configure: Configure, tmp_path: Path) -> None:
     config = configure(provider="file", file="public", data__public_share=0.3)
     source = provider_of(config, WORDS, tmp_path)

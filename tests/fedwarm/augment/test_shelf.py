@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +180,32 @@ def test_the_speed_is_kept(tmp_path: Path) -> None:
     assert shelf(tmp_path).speed() == 0.25
     (tmp_path / KEY / "speed.json").write_text("[1")
     assert shelf(tmp_path).speed() is None
+
+
+def test_the_speed_is_measured_once_by_whoever_is_first(tmp_path: Path) -> None:
+    measured: list[float] = []
+
+    def measure() -> float:
+        time.sleep(0.1)
+        measured.append(0.5 + len(measured))
+        return measured[-1]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda _: shelf(tmp_path).measured(measure), range(4))) == [0.5] * 4
+    assert measured == [0.5]
+
+
+def test_a_lock_that_somebody_removed_holds_nobody(tmp_path: Path) -> None:
+    """Room was made while one waited for its turn: it takes a new lock, which others wait for."""
+    kept, source = shelf(tmp_path), Source()
+    with ThreadPoolExecutor(1) as pool, kept._locked(0, 1):
+        waiting = pool.submit(shelf(tmp_path).take, 0, 1, [0, 1], source)
+        time.sleep(0.2)
+        assert not waiting.done()
+        shutil.rmtree(tmp_path / KEY)
+    got, made = waiting.result(timeout=10)
+    assert made == 2 and same(got, [0, 1])
+    assert sorted(p.name for p in (tmp_path / KEY / "0").iterdir()) == ["1.000000.safetensors", "1.lock"]
 
 
 def test_memory_is_bounded_and_a_changed_file_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
