@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from fedwarm.arrays import Arrays, from_module, from_tensors, to_tensors
 from fedwarm.augment.fill import fill
-from fedwarm.augment.settings import augmenting, histogram, secret, shelf_root
+from fedwarm.augment.settings import augmenting, global_rule, histogram, secret, shelf_root
 from fedwarm.codecs import Place, codec_for
 from fedwarm.config import Config, SettingError
-from fedwarm.data import Shard, load_shard
+from fedwarm.data import Shard, held_counts, load_shard
 from fedwarm.evaluate import correct
 from fedwarm.methods.gen_fedsd import GenFedSD, weight
 from fedwarm.models import build_model, device_of
@@ -120,7 +120,8 @@ class BaseClient:
 
     def describe(self, payload: Payload) -> Payload:
         """Partition, sizes and classes; counts per class only where the settings share them and examples are not private."""
-        shard, counts, unsaid = self.real, self.real.counts(), self.config.run.privacy != "none"
+        shard, counts = self.real, self.real.counts()
+        unsaid = self.config.run.privacy != "none" or (global_rule(self.config) and not self.config.data.share_class_counts)
         facts: dict[str, Fact] = {
             "classes": list(shard.classes),
             "present": [c for c, n in enumerate(counts) if n or unsaid],
@@ -193,11 +194,14 @@ class BaseClient:
     # Synthetic data (setting `augment`)
 
     def gaps(self, payload: Payload) -> Payload:
-        """This client's class histogram, with noise by setting; what was told is told again, as new noise would tell more."""
+        """This client's class histogram; one with noise counts all its images, and is told again as it is when asked again."""
         kept = self.node.store.load(HISTOGRAM)
-        told = kept["counts"].tolist() if kept else histogram(self.config, self.real.counts())
-        self.node.store.save(HISTOGRAM, {"counts": torch.tensor(told)}, 0)
-        return Payload(facts={"counts": told})
+        if kept is None:
+            noisy, where = self.config.of(GenFedSD).histogram_epsilon > 0, (self.node.partition, self.node.partitions)
+            counts = held_counts(self.config.data, self.config.run.seed, *where) if noisy else self.real.counts()
+            kept = {"counts": torch.tensor(histogram(self.config, counts))}
+            self.node.store.save(HISTOGRAM, kept, 0)
+        return Payload(facts={"counts": kept["counts"].tolist()})
 
     def augment(self, payload: Payload) -> Payload:
         """Have the images drawn that this client's classes lack; they stay here, and a few numbers say what it took."""
@@ -207,7 +211,9 @@ class BaseClient:
             return Payload()
         report, shown = filled.report, self.config.data.share_class_counts
         numbers = {name: value for name, value in report.facts().items() if isinstance(value, (int, float))}
-        return Payload(metrics=numbers, facts={"synthetic": report.synthetic} if shown else {})
+        if not shown:
+            return Payload(metrics={name: numbers[name] for name in ("seconds", "drawn_seconds")})
+        return Payload(metrics=numbers, facts={"synthetic": report.synthetic})
 
     def synthetic(self) -> tuple[Tensor, Tensor]:
         """Images and labels that were drawn for this client.

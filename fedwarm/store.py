@@ -93,16 +93,30 @@ class Store:
 
     def _measured(self) -> int:
         """Bytes that are free after others' states were removed as far as need be."""
-        sizes = {run: _bytes(run) for run in self.root.iterdir() if run.is_dir()}
-        others = sorted((run for run in sizes if run != self.run), key=lambda run: run.stat().st_mtime)
-        while sum(sizes.values()) > self.limit_bytes and others:
-            oldest = others.pop(0)
-            sizes.pop(oldest)
-            shutil.rmtree(oldest, ignore_errors=True)
-        if sum(sizes.values()) > self.limit_bytes:
-            used = sum(sizes.values()) / MIB
+        left = make_room(self.root, self.run, self.limit_bytes)
+        if left < 0:
+            used = (self.limit_bytes - left) / MIB
             raise SettingError(f"clients' states need {used:.0f} MB below {self.root}; raise client-state-mb")
-        return self.limit_bytes - sum(sizes.values())
+        return left
+
+
+def make_room(root: Path, kept: Path, limit_bytes: int) -> int:
+    """Remove folders below `root`, but not `kept`, oldest first, until all fit; the bytes that are free then, or missing."""
+    sizes = {run: _bytes(run) for run in root.iterdir() if run.is_dir()}
+    others = sorted((run for run in sizes if run != kept), key=_changed)
+    while sum(sizes.values()) > limit_bytes and others:
+        oldest = others.pop(0)
+        sizes.pop(oldest)
+        shutil.rmtree(oldest, ignore_errors=True)
+    return limit_bytes - sum(sizes.values())
+
+
+def _changed(folder: Path) -> float:
+    """When something was last written to a folder or to those in it."""
+    times = [0.0]
+    with suppress(FileNotFoundError):
+        times += [folder.stat().st_mtime, *(entry.stat().st_mtime for entry in os.scandir(folder))]
+    return max(times)
 
 
 def _bytes(folder: Path) -> int:

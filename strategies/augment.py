@@ -20,7 +20,7 @@ GAPS, AUGMENT = "gaps", "augment"
 STAGES = (GAPS, AUGMENT)
 SECONDS = ("seconds", "drawn_seconds")
 NUMBERS = ("made", "reused", "repeated", "redrawn", "below_judge", "bytes")
-MOST = 2**31
+MOST, MOST_REFUSED = 2**31, 0.1
 
 
 class Augmentation:
@@ -67,10 +67,25 @@ class Augmentation:
         }
         self.reports[client] = {"synthetic": drawn, **numbers}
 
+    def remarks(self) -> Iterator[str]:
+        """What the record should say of the images."""
+        drawn = sum(sum(report["synthetic"] or ()) for report in self.reports.values())
+        refused = sum(report.get("below_judge", 0) for report in self.reports.values())
+        if refused > MOST_REFUSED * drawn:
+            yield f"the judge agrees with what was asked for on {1 - refused / drawn:.0%} of the synthetic images only"
+
     def finish(self, stage: Stage) -> None:
         """Settle the target that is announced."""
         if stage.name == GAPS:
-            self.target = global_target([self.histograms[client] for client in sorted(self.histograms)])
+            told = global_target([self.histograms[client] for client in sorted(self.histograms)])
+            self.target = self._for_training(told, len(next(iter(self.histograms.values())))) if told else 0
+
+    def _for_training(self, target: int, classes: int) -> int:
+        """A target out of noisy histograms, which count all images, without those that are for testing or left out."""
+        if not self.config.of(GenFedSD).histogram_epsilon:
+            return target
+        most, share = self.config.data.max_examples, 1 - self.config.data.test_fraction
+        return min(round(target * share), -(-most // classes) if most else target)
 
     def told(self, real: Sequence[Sequence[int] | None]) -> dict[str, Any]:
         """The `augment` of results.json.

@@ -126,10 +126,14 @@ class BaseStrategy(Method):
             lengths.append(self._check_size(stage, payload.arrays, own))
             self.absorb(stage, client, payload)
 
+        if stage.name in AUGMENTING:
+            exchange = replace(exchange, wanted=0)  # training begins when every client has its images
         replies = exchange.run(stage, index, lambda c: self._instructed(stage, c), coded, accept) if stage.clients else {}
         if stage.name in AUGMENTING:
             self.augmentation.finish(stage)
             self.record.augment(self.augmentation.told([member.counts for member in self.fleet.members]))
+            for text in self.augmentation.remarks():
+                self.record.note(text)
         if stage.name == WIDTHS:
             self.record.widths(by_width(p.metrics for p in replies.values()))
         if stage.measures >= 0:

@@ -25,7 +25,7 @@ from fedwarm.data.shards import open_table
 from fedwarm.diffusion.foundation import locate
 from fedwarm.methods.gen_fedsd import GenFedSD, amounts, validated
 from fedwarm.progress import Tick, current, listening
-from fedwarm.store import MIB
+from fedwarm.store import MIB, make_room
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,8 @@ def fill(config: Config, shard: Shard, partition: int, root: Path, announced: in
             taken[label], new = provider.take(partition, label, chosen[label])
             made += new
             progress.done(len(chosen[label]))
+    if made and isinstance(provider, Generated):
+        make_room(root, provider.shelf.folder, provider.shelf.limit_bytes)
     return _filled(config, real, taken, made, begun)
 
 

@@ -75,6 +75,16 @@ def partition_table(data: Data, seed: int, partitions: int) -> list[list[int]]:
     return [[int(count) for count in np.bincount(label.codes[train], minlength=len(label.names))] for train, _ in splits]
 
 
+def held_counts(data: Data, seed: int, partition: int, partitions: int) -> list[int]:
+    """All images of a client by class: those for training and testing, and those that `max_examples` leaves out.
+
+    One image more or less changes one number by one, which of the numbers of a shard is not true.
+    """
+    label = open_table(data).label
+    rows = client_rows(open_table(data), data, seed, partitions)[partition]
+    return [int(count) for count in np.bincount(label.codes[rows], minlength=len(label.names))]
+
+
 def open_table(data: Data) -> Table:
     """The data set of the settings; the last one is kept in the process."""
     if data.name == "digits":

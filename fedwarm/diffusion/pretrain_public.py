@@ -63,12 +63,14 @@ def pretrain_public(folder: Path, public: PublicPart, recipe: Recipe, start: str
         what `recipe.json` holds.
 
     Raises:
-        SettingError: a caption has more tokens than the text encoder reads.
+        SettingError: the folder holds another foundation, or a caption has more tokens than the text encoder reads.
     """
     plan = json.loads(json.dumps({"recipe": asdict(recipe), "start": start, "data": public.provenance()}))
     finished = _read(folder / "recipe.json")
     if {key: finished.get(key) for key in plan} == plan:
         return finished
+    if finished and (folder / "model_index.json").is_file():
+        raise SettingError(f"{folder} holds a foundation of another recipe or other images; name a new folder by --out")
     torch.set_num_threads(recipe.threads)
     pipe, begun = started(public, recipe, start), time.monotonic()
     (folder / UNFINISHED).mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedwarm.config import Data, SettingError, Value, near
+from fedwarm.files import write_text
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def train_foundation(request: Training) -> None:
     if folder.exists() and not known and (not folder.is_dir() or any(folder.iterdir())):
         raise SettingError(f"--out {folder} holds something that is no foundation; name a new folder")
     record = _trained_public(request, folder) if request.data else _trained_glyph(request, folder)
-    (folder / "recipe.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_text(folder / "recipe.json", json.dumps(record, indent=1) + "\n")
     print(f"{folder}: {record['seconds']} s, autoencoder error {record['autoencoder_l1']} (L1 on [-1, 1]), {record['quality']}")
 
 

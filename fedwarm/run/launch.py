@@ -18,7 +18,10 @@ from fedwarm.run.folder import RunFolder
 from fedwarm.run.record import ENGINE_VARIABLE
 
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-PATHS = ("data.name", "diffusion.foundation", "model.weights")
+PATHS = (
+    "data.name", "diffusion.foundation", "model.weights", "gen-fedsd.file", "gen-fedsd.judge", "gen-fedsd.prompts-file",
+    "gen-fedsd.phrases",
+)  # fmt: skip
 ENGINES = ("local", "ray")
 DEFAULTS_VARIABLE = "FEDWARM_RUN_CONFIG"
 

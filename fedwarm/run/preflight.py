@@ -81,6 +81,7 @@ def _check_cohort(config: Config, clients: int) -> None:
 
 def _check_foundation(config: Config, clients: int) -> None:
     from fedwarm.diffusion.foundation import locate
+    from fedwarm.diffusion.pretrain_data import refuse_seen
     from fedwarm.diffusion.prompts import prompts
     from fedwarm.methods.warmfed import WarmFed
 
@@ -91,4 +92,4 @@ def _check_foundation(config: Config, clients: int) -> None:
 
         check_plan(config, clients)
     if settings.synthetic_ratio > 0:
-        locate(config.diffusion.foundation)
+        refuse_seen(Path(locate(config.diffusion.foundation)), config.data)
