@@ -27,7 +27,7 @@ ROBUST = "quantization_robust"
 ARMS: dict[str, tuple[str, dict[str, Value]]] = {
     "fedavg": ("fedavg", {}),
     "lsq": (ROBUST, {"quantization-robust.variant": "qat", "quantization-robust.range": "learned"}),
-    "kure": (ROBUST, {"quantization-robust.variant": "kure"}),
+    "kure": (ROBUST, {"quantization-robust.variant": "kure", "quantization-robust.kure-warmup": 5}),
     "apqn": (ROBUST, {"quantization-robust.variant": "apqn"}),
     "qat 2": (ROBUST, {"quantization-robust.variant": "qat", "quantization-robust.bits": 2}),
     "qat 4": (ROBUST, {"quantization-robust.variant": "qat", "quantization-robust.bits": 4}),

@@ -43,6 +43,22 @@ def hooks_of(config: Config, number: int, draws: torch.Generator, start: Mapping
     return objective_hooks(objective_of(config), config, number, draws, start)
 
 
+def check_covered(config: Config) -> None:
+    """Refuse an objective that private training steps do not cover.
+
+    Raises:
+        SettingError: it looks at more than one example at a time.
+    """
+    if config.run.privacy == "none":
+        return
+    for hook in hooks_of(config, config.run.num_server_rounds, torch.Generator().manual_seed(0), {}):
+        if hook.uses not in ("weights", "example"):
+            raise SettingError(
+                f"objective {objective_of(config)!r} looks at more than one example at a time, which privacy = "
+                f"{config.run.privacy!r} does not cover; take kure, apqn, or qat and mqat without quantized activations"
+            )
+
+
 def widths(config: Config) -> tuple[int, ...]:
     """The widths to measure the final model at; method `quantization_robust` has 8 to 2 where none are set.
 

@@ -69,7 +69,10 @@ class Augmentation:
 
     def remarks(self) -> Iterator[str]:
         """What the record should say of the images."""
-        drawn = sum(sum(report["synthetic"] or ()) for report in self.reports.values())
+        told = [report["synthetic"] for report in self.reports.values()]
+        drawn = sum(sum(counts or ()) for counts in told)
+        if told and None not in told and not drawn:
+            yield "nothing was drawn: by gen-fedsd.* no client's classes lack anything; see data.partition and data.alpha"
         refused = sum(report.get("below_judge", 0) for report in self.reports.values())
         if refused > MOST_REFUSED * drawn:
             yield f"the judge agrees with what was asked for on {1 - refused / drawn:.0%} of the synthetic images only"

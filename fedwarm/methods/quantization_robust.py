@@ -43,7 +43,7 @@ class QuantizationRobust(Group):
     granularity: str = setting("batch", "when mqat draws a width: for each batch, or once a round", choices=("batch", "round"))
     kure_weight: float = setting(0.1, "lambda, weight of the kurtosis penalty; 0 is FedAvg", low=0.0)
     kure_target: float = setting(1.8, "kurtosis that weights are drawn to; 1.8 is the uniform law's", low=1.0)
-    kure_warmup: int = setting(5, "rounds before the kurtosis penalty sets in", low=0)
+    kure_warmup: int = setting(1, "rounds before the kurtosis penalty sets in", low=0)
     apqn_width: str = setting("sampled", "the noise's width: drawn for each batch, or `bits`", choices=("sampled", "fixed"))
     noise: str = setting("uniform", "law of apqn's noise, each of variance step^2 / 12", choices=("uniform", "gaussian"))
     noise_scale: float = setting(1.0, "apqn's noise relative to that; 0 is FedAvg", low=0.0)

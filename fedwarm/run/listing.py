@@ -219,8 +219,12 @@ def _files(place: Path) -> list[Path] | None:
     if place.is_symlink() or not place.is_dir() or not KEY.fullmatch(place.name):
         return None
     inside = [path for path in place.rglob("*") if not path.is_dir() or path.is_symlink()]
-    ours = (re.fullmatch(r"\d+/(\..+|.+\.\d+\.safetensors)", path.relative_to(place).as_posix()) for path in inside)
+    ours = (OURS.fullmatch(path.relative_to(place).as_posix()) for path in inside)
     return inside if all(ours) else None
+
+
+OURS = re.compile(r"speed\.(json|lock)|(\d+|pool)/(\..+|\d+\.lock|.+\.\d+\.safetensors|hollowed-[^/]*/.+)")
+"""A client's states, a shelf of drawn images, tensors of hollowed tuning that were kept or left behind."""
 
 
 def list_states(root: Path) -> None:

@@ -34,7 +34,8 @@ def test_every_objective_by_its_name() -> None:
 
 
 def test_when_they_set_in() -> None:
-    assert [names("kure", n) for n in (1, 5, 6)] == [[], [], ["Kure"]]
+    assert [names("kure", n, kure_warmup=5) for n in (1, 5, 6)] == [[], [], ["Kure"]]
+    assert [names("kure", n) for n in (1, 2)] == [[], ["Kure"]]
     assert [names("kure", n, kure_warmup=0, start_round=3) for n in (2, 3)] == [[], ["Kure"]]
     assert [names("mqat", n, start_round=4) for n in (3, 4)] == [[], ["Mqat"]]
     assert names("plain", 1, clip=1.0) == ["ClipGradient"] and names("mqat", 1, clip=1.0) == ["Mqat", "ClipGradient"]

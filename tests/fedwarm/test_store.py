@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fedwarm.config import SettingError
-from fedwarm.store import Store, cache_home
+from fedwarm.store import Store, cache_home, make_room
 
 
 def tensors() -> dict[str, torch.Tensor]:
@@ -95,3 +95,15 @@ def test_cache_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert cache_home() == tmp_path / "home" / ".cache" / "fedwarm" / "clients"
+
+
+def test_room_is_made_by_the_oldest_that_is_not_kept(tmp_path: Path) -> None:
+    for age, key in enumerate(("0a", "0b", "0c")):
+        Store(tmp_path, key, 0).save("personal", {"w": torch.zeros(1000)}, 1)
+        for path in (tmp_path / key, *(tmp_path / key).iterdir()):
+            os.utime(path, (1000.0 + age, 1000.0 + age))
+    used = sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors"))
+    assert make_room(tmp_path, tmp_path / "0a", used) == 0
+    assert make_room(tmp_path, tmp_path / "0a", used - 1) > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0a", "0c"]
+    assert make_room(tmp_path, tmp_path / "0a", 1) < 0 and [path.name for path in tmp_path.iterdir()] == ["0a"]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedwarm.config import Data, SettingError
-from fedwarm.data import default_clients, load_pooled, load_shard, partition_table
+from fedwarm.data import default_clients, held_counts, load_pooled, load_shard, partition_table
 from fedwarm.data.digits import digits_table
 from fedwarm.data.partitions import client_rows, natural_clients
 from fedwarm.data.tables import Rows, Table, coded, private_part, public_rows
@@ -132,3 +132,11 @@ def test_too_many_clients_for_the_private_part() -> None:
     few = "899 clients are too many for the 899 images of digits without its public part.*at most 449 clients"
     with pytest.raises(SettingError, match=few):
         partition_table(Data(partition="iid", public_share=0.5), 0, 899)
+
+
+def test_held_counts_are_all_of_a_clients_images() -> None:
+    data = Data(partition="dirichlet", alpha=0.5, max_examples=20)
+    whole, few = [held_counts(replace(data, max_examples=n), 0, 1, 4) for n in (0, 20)]
+    shard = load_shard(replace(data, max_examples=0), 0, 1, 4)
+    tests = torch.bincount(shard.test_labels, minlength=10).tolist()
+    assert whole == few == [a + b for a, b in zip(shard.counts(), tests, strict=True)]

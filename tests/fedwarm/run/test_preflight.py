@@ -64,3 +64,12 @@ def test_hollowed_tuning_that_cannot_be_is_told_first(settings: dict[str, Value]
     unused: list[dict[str, Value]] = [{"warmfed.adapt": False}, {"warmfed.synthetic-ratio": 0.0}, {"diffusion.trainer": "lora"}]
     for change in [*unused, {"method": "fedavg"}]:
         check_run({**given, **change}, 2)
+
+
+@pytest.mark.parametrize(
+    "own", [{"objective": "rq"}, {"objective": "mqat", "quantization-robust.quantize-activations": True}], ids=["rq", "inputs"]
+)
+def test_an_objective_that_private_steps_do_not_cover_is_refused(own: dict[str, Value]) -> None:
+    with pytest.raises(SettingError, match="does not cover"):
+        check_run({"method": "fedavg", "privacy": "dp-sgd", **own}, 2)
+    check_run({"method": "fedavg", "privacy": "dp-sgd", "objective": "mqat"}, 2)
