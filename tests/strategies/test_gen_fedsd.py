@@ -195,6 +195,6 @@ def test_a_reply_that_is_no_report_is_refused() -> None:
 
 def test_even_classes_draw_nothing_and_the_record_says_so(tmp_path: Path) -> None:
     even: dict[str, Value] = {**FAST, "data.partition": "iid", "data.max-examples": 0, "num-server-rounds": 1}
-    outcome = run("fedavg", tmp_path, {**even, "augment": "gen-fedsd", "gen-fedsd.rule": "fixed", "gen-fedsd.fixed": 1}, clients=2)
+    outcome = run("gen_fedsd", tmp_path, {**even, "gen-fedsd.rule": "fixed", "gen-fedsd.fixed": 1}, clients=2)
     assert [sum(c["synthetic"]) for c in outcome.results["augment"]["per_client"]] == [0, 0]
     assert any("nothing was drawn" in note for note in outcome.results["notes"])
