@@ -115,7 +115,7 @@ def drawn(results: dict[str, Any]) -> tuple[int, float]:
 def line(label: str, runs: list[dict[str, Any]], plain: list[dict[str, Any]]) -> str:
     """One row: accuracy, gain over the same method without, rounds and bytes to what plain FedAvg ends with, and the cost."""
     gains = [final(a) - final(b) for a, b in zip(runs, plain, strict=True)]
-    there = [reached(a, final(b) / 100) for a, b in zip(runs, plain, strict=True)]
+    there = [reached(a, final(b) / 100 - 1e-9) for a, b in zip(runs, plain, strict=True)]
     bytes_of = [curve(b)[-1][1] for b in plain]
     rounds = "not by all" if None in there else spread([found[0] for found in there if found is not None], ".0f")
     share = (

@@ -86,7 +86,5 @@ def _fill(config: Config, count: int, chosen: Sequence[int], root: Path) -> list
             filled = fill(config, load_shard(config.data, config.run.seed, k, count), k, root, announced)
             entries.append({"partition": k, **filled.report.facts()})
     total = {name: sum(entry[name] for entry in entries) for name in ("made", "reused", "bytes", "seconds")}
-    print(
-        f"{total['made']:,} images drawn, {total['reused']:,} found, {total['bytes'] / 1e6:,.1f} MB, {total['seconds']:,.0f} s"
-    )
+    print(f"{total['made']:,} images drawn, {total['reused']:,} found, {total['bytes'] / 1e6:,.1f} MB, {total['seconds']:,.0f} s")
     return entries
