@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fedwarm.config import Value
 from fedwarm.run.launch import Request, run_method
 
@@ -50,7 +52,7 @@ SIZES: dict[str, dict[int, dict[str, Value]]] = {
     },
 }
 SIZES["fashion"] = SIZES["mnist"]
-ROUNDS, LAST = 20, 5
+ROUNDS, LAST, AUDIT_EPOCHS = 20, 5, 10
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,27 @@ def line(label: str, runs: list[dict[str, Any]], plain: list[dict[str, Any]]) ->
     return "| " + " | ".join(cells) + " |"
 
 
+def audit(job: Job) -> str:
+    """Whether the images show their classes, and what they teach by themselves, on all clients' images of one run."""
+    from fedwarm.augment.audit import domain_gap
+    from fedwarm.augment.fill import found
+    from fedwarm.config import parse
+    from fedwarm.data import load_pooled
+    from fedwarm.store import cache_home
+
+    config = parse({**job.settings, "method": job.method, "seed": job.seed})
+    filled = [found(config, k, job.clients, cache_home()) for k in range(job.clients)]
+    parts = [(f.images, f.labels) for f in filled if f is not None]
+    images, labels = (torch.cat(column) for column in zip(*parts, strict=True))
+    pooled = load_pooled(config.data, job.seed, job.clients)
+    real, test = (pooled.train_images, pooled.train_labels), (pooled.test_images, pooled.test_labels)
+    gap = domain_gap(config, real, (images, labels), test, len(pooled.classes), AUDIT_EPOCHS)
+    return (
+        f"trained on all real images: {gap.real_on_real:.1%} on real test images, {gap.real_on_synthetic:.1%} on synthetic ones; "
+        f"trained on the synthetic ones alone: {gap.synthetic_on_real:.1%} on real test images"
+    )
+
+
 HEADINGS = (
     "training", "accuracy", "gain over plain FedAvg", "rounds to its end", "bytes to it / its bytes", "images", "s a client",
 )  # fmt: skip
@@ -144,6 +167,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8, help="denoising steps of an image")
     parser.add_argument("--guidance", type=float, default=1.5)
     parser.add_argument("--no-controls", action="store_true", help="leave out `more steps` and `transforms`")
+    parser.add_argument("--audit", action="store_true", help="what synthetic images show and teach, of the first seed")
     parser.add_argument("--jobs", type=int, default=1, help="processes, of one torch thread each")
     parser.add_argument("--runs", type=Path, default=None)
     given = parser.parse_args()
@@ -180,6 +204,8 @@ def main() -> None:
                 print(f"\n**{given.what}, {name}, {clients} clients** ({held:,.0f} training images)\n")
                 print("| " + " | ".join(HEADINGS) + " |\n" + "|---" * len(HEADINGS) + "|")
                 print("\n".join(line(arm, runs, rows["fedavg"]) for arm, runs in rows.items()), flush=True)
+                if given.audit:
+                    print("\n" + audit(next(row[0] for arm, row in jobs.items() if "gen-fedsd" in arm)), flush=True)
 
 
 if __name__ == "__main__":
