@@ -102,7 +102,7 @@ class Store:
 
 def make_room(root: Path, kept: Path, limit_bytes: int) -> int:
     """Remove folders below `root`, but not `kept`, oldest first, until all fit; the bytes that are free then, or missing."""
-    sizes = {run: _bytes(run) for run in root.iterdir() if run.is_dir()}
+    sizes = {run: bytes_below(run) for run in root.iterdir() if run.is_dir()}
     others = sorted((run for run in sizes if run != kept), key=_changed)
     while sum(sizes.values()) > limit_bytes and others:
         oldest = others.pop(0)
@@ -119,7 +119,7 @@ def _changed(folder: Path) -> float:
     return max(times)
 
 
-def _bytes(folder: Path) -> int:
+def bytes_below(folder: Path) -> int:
     """Of all files below; those that go away meanwhile do not count."""
     total = 0
     for place, _, names in os.walk(folder):

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from fedwarm.config import SettingError
 from fedwarm.files import PRIVATE, replacing
-from fedwarm.store import KEY, MIB
+from fedwarm.store import KEY, MIB, bytes_below
 
 POOL = "pool"
 CHUNK = 256
@@ -208,7 +208,7 @@ class Shelf:
     def _write(self, owner: Owner, label: int, drawn: Drawn) -> None:
         from safetensors.torch import save_file
 
-        used = _used(self.folder) + drawn.images.numel()
+        used = bytes_below(self.folder) + drawn.images.numel()
         if used > self.limit_bytes:
             raise SettingError(
                 f"synthetic images need more than {self.limit_bytes / MIB:.0f} MB below {self.folder}; raise client-state-mb or "
@@ -236,16 +236,6 @@ def _held(lock: Path) -> int | None:
         return descriptor
     os.close(descriptor)
     return None
-
-
-def _used(folder: Path) -> int:
-    """Bytes of all files below; those that go away meanwhile do not count."""
-    total = 0
-    for place, _, names in os.walk(folder):
-        for name in names:
-            with suppress(FileNotFoundError):
-                total += os.stat(os.path.join(place, name)).st_size
-    return total
 
 
 def _indices(parts: Sequence[Drawn]) -> set[int]:
