@@ -53,7 +53,7 @@ def test_every_key_is_printed(
 
 
 def test_default_range_and_meaning_stand_in_the_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setenv("COLUMNS", "700")
     lines = printed("warmfed", capsys)
     for key, _, f in keys((*common_groups(), WarmFed)):
         (line,) = [line for line in lines if line.split()[:1] == [key]]
