@@ -5,7 +5,7 @@
     python benchmarks/quantization.py femnist --data .. --arms fedavg mqat --seeds 1
 
 A run that is complete in the folder is not run again. Accuracies are of the final global model over all clients' test images,
-quantized after training without any tuning; `float` is the model as it is. CIFAR-10 is cut down to 16 pixels, a client to 500
+quantized after training without any tuning; `float` is the model as it is. CIFAR-10 is cut down to 16 pixels, a client to 2,000
 images and Dirichlet 0.3, so that two cores are done in time; `--clients`, `--rounds`, `--examples`, `--model` and `--pixels` make
 it as large as a machine can bear.
 """
@@ -47,7 +47,7 @@ SETS: dict[str, dict[str, Value]] = {
     },
     "femnist": {"model.name": "cnn", "data.partition": "natural", "data.partition-by": "writer_id", "local-epochs": 2},
 }  # fmt: skip
-SIZES = {"cifar10": (10, 30, 500), "femnist": (20, 20, 0)}
+SIZES = {"cifar10": (10, 30, 2000), "femnist": (20, 20, 0)}
 
 
 def one(arm: str, seed: int, flat: dict[str, Value], clients: int, rounds: int, folder: Path) -> dict[str, Any]:

@@ -61,11 +61,7 @@ class BaseClient:
     @cached_property
     def shard(self) -> Shard:
         """What this client trains on: its own data, and what was drawn beside them by the setting `augment`."""
-        own = self.real
-        if not augmenting(self.config):
-            return own
-        images, labels = (torch.cat(pair) for pair in zip((own.train_images, own.train_labels), self.synthetic(), strict=True))
-        return replace(own, train_images=images, train_labels=labels)
+        return self.real.joined(*self.synthetic()) if augmenting(self.config) else self.real
 
     @cached_property
     def device(self) -> torch.device:

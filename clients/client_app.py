@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
@@ -13,6 +12,7 @@ from fedwarm.config import Config, Value, parse
 from fedwarm.progress import listening
 from fedwarm.progress import logger as log_progress
 from fedwarm.store import Store, cache_home
+from fedwarm.threads import torch_threads
 from fedwarm.wire import Payload, from_records, to_records
 
 from . import trainer_class
@@ -36,13 +36,9 @@ def handle(message: Message, context: Context, action: Action) -> Message:
     payload = from_records(message.content)
     store = Store(root, payload.text("run") or f"{context.run_id:x}", partition, config.run.client_state_mb)
     trainer = trainer_class(config.run.method)(config, Node(partition, int(context.node_config["num-partitions"]), store))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(config.run.client_threads)
-    try:
-        with listening(log_progress, f"client {partition}", only_if_nobody_listens=True):
-            reply = trainer.answer(action, payload)
-    finally:
-        torch.set_num_threads(threads)  # in this process the server may go on
+    told = listening(log_progress, f"client {partition}", only_if_nobody_listens=True)
+    with torch_threads(config.run.client_threads), told:  # in this process the server may go on
+        reply = trainer.answer(action, payload)
     answer = Payload(reply.kind, reply.arrays, reply.metrics, {**reply.facts, "ticket": payload.text("ticket")})
     return Message(content=to_records(answer), reply_to=message)
 

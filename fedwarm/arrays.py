@@ -46,12 +46,15 @@ class WeightedMean:
     """Sum_k w_k x_k / sum_k w_k, one client at a time in the order of the calls (float64 inside, dtype of the input outside).
 
     McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", arXiv 1602.05629, Alg. 1.
+
+    Attributes:
+        weight: sum_k w_k so far.
     """
 
     def __init__(self) -> None:
         self._sums: dict[str, NDArray[np.float64]] = {}
         self._dtypes: dict[str, np.dtype[np.generic]] = {}
-        self._total = 0.0
+        self.weight = 0.0
 
     def add(self, arrays: Arrays, weight: float) -> None:
         """Add one client's arrays.
@@ -73,7 +76,7 @@ class WeightedMean:
             flat, total = array.reshape(-1), self._sums[name].reshape(-1)
             for start in range(0, flat.size, PIECE):
                 total[start : start + PIECE] += flat[start : start + PIECE].astype(np.float64) * weight
-        self._total += weight
+        self.weight += weight
 
     def result(self) -> Arrays:
         """The mean; integer arrays are rounded back to their dtype.
@@ -81,11 +84,11 @@ class WeightedMean:
         Raises:
             ValueError: nothing was added.
         """
-        if not self._total:
+        if not self.weight:
             raise ValueError("the mean of nothing")
         out: Arrays = {}
         for name, total in self._sums.items():
-            mean, dtype = total / self._total, self._dtypes[name]
+            mean, dtype = total / self.weight, self._dtypes[name]
             out[name] = np.asarray(np.rint(mean) if np.issubdtype(dtype, np.integer) else mean).astype(dtype)
         return out
 

@@ -42,19 +42,18 @@ class Scaffold(BaseStrategy):
         return joined(super().expected(stage), self.shared) if stage.name == "round" else {}
 
     def begin(self, stage: Stage) -> None:
-        self.models, self.controls, self.answered = self.aggregator(), WeightedMean(), 0
+        self.models, self.controls = self.aggregator(), WeightedMean()
 
     def absorb(self, stage: Stage, client: int, payload: Payload) -> None:
         if stage.name == "round":
             model, control = split(payload.arrays)
             self.models.add(model, payload.number("num-examples") if self.settings.weight_by == "examples" else 1.0)
             self.controls.add(control, 1.0)
-            self.answered += 1
 
     def finish(self, stage: Stage) -> None:
         if stage.name != "round":
             return
-        rate, share = self.settings.server_learning_rate, self.answered / len(self.fleet.members)
+        rate, share = self.settings.server_learning_rate, self.controls.weight / len(self.fleet.members)
         self.arrays = _towards(self.arrays, self.models.result(), rate)
         self.control = _towards(self.shared, self.controls.result(), share)
 

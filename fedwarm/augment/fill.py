@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -160,14 +160,6 @@ def found(config: Config, partition: int, partitions: int, root: Path, announced
             taken[label], _ = provider.take(partition, label, chosen)
     filled = _filled(config, real, taken, 0, time.monotonic())
     return filled if len(filled.labels) else None
-
-
-def joined(shard: Shard, filled: Filled) -> Shard:
-    """The client's own images and then the synthetic ones; its test images are real ones only, and stay as they are."""
-    if not len(filled.labels):
-        return shard
-    images, labels = torch.cat([shard.train_images, filled.images]), torch.cat([shard.train_labels, filled.labels])
-    return replace(shard, train_images=images, train_labels=labels)
 
 
 def wanted_of(

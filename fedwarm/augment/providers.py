@@ -7,8 +7,7 @@ that is drawn with it, of no order, and not of who drew it before.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +26,7 @@ from fedwarm.diffusion.sampling import EXACT_ROWS, sample
 from fedwarm.methods.gen_fedsd import GenFedSD
 from fedwarm.models import device_of
 from fedwarm.seeds import derive, numpy_generator
+from fedwarm.threads import torch_threads
 
 SPEED_IMAGES = 16
 
@@ -112,7 +112,7 @@ class Generated:
 
     def draw(self, owner: Owner, label: int, indices: Sequence[int]) -> Drawn:
         """Draw images, and draw anew those that are blank or that the judge refuses; the best draw of each stays."""
-        with _threads(self.config.run.client_threads):
+        with torch_threads(self.config.run.client_threads):  # part of an image, whoever draws it
             return self._drawn(owner, label, indices)
 
     def _drawn(self, owner: Owner, label: int, indices: Sequence[int]) -> Drawn:
@@ -153,17 +153,6 @@ class Generated:
         begun = time.monotonic()
         self.draw("speed", 0, range(SPEED_IMAGES))
         return (time.monotonic() - begun) / SPEED_IMAGES
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Compute with a client's torch threads, which are part of an image, whoever draws it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def provider_of(config: Config, classes: Sequence[str], root: Path, shard: Shard | None = None) -> Provider | None:

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedwarm.arrays import Arrays, WeightedMean
+from fedwarm.arrays import Arrays
 from fedwarm.config import Config, Group, SettingError, setting
 
 AUTO, NONE = -1, -2
@@ -131,36 +131,6 @@ def aligned(adapters: Sequence[Arrays], rule: str) -> list[Arrays]:
     if rule == "intersect":
         return [{n: a for n, a in adapter.items() if all(n in other for other in adapters)} for adapter in adapters]
     return [{n: adapter[n] if n in adapter else np.zeros(*shapes[n]) for n in shapes} for adapter in adapters]
-
-
-def merge(
-    adapters: Sequence[Arrays], rule: str, weights: Sequence[float] | None = None, previous: Arrays | None = None
-) -> Arrays:
-    """The mean of adapters of different depths, key by key.
-
-    Args:
-        adapters: in the clients' order, which is the order of the sums.
-        rule: `union`: over the clients that hold a key, their weights renormalised; `intersect`: keys that all hold, and no
-            others; `zero_fill`: over all clients, as if those without a key had sent zeros.
-        weights: one a client, positive; None: all the same.
-        previous: the server's adapter; its keys that got no new value keep theirs.
-
-    Returns:
-        the new adapter, sorted by name.
-
-    Raises:
-        ValueError: a shape differs between clients, or a layer has one matrix of two.
-    """
-    shares = [1.0] * len(adapters) if weights is None else weights
-    merged: Arrays = dict(previous or {})
-    parts = aligned(adapters, rule)
-    for name in {name: None for part in parts for name in part}:
-        mean = WeightedMean()
-        for part, weight in zip(parts, shares, strict=True):
-            if name in part:
-                mean.add({name: part[name]}, weight)
-        merged |= mean.result()
-    return dict(sorted(merged.items()))
 
 
 def _shapes(adapters: Sequence[Arrays]) -> dict[str, tuple[tuple[int, ...], np.dtype[np.generic]]]:

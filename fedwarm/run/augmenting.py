@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedwarm.config import Config, General, SettingError
+from fedwarm.config import Config, SettingError
 
-MOST_SAMPLED = 20
+MOST_SAMPLED, GEN_FEDSD = 20, "gen_fedsd"
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,9 @@ def _settings(work: Work) -> tuple[Config, int]:
     from fedwarm.run.preflight import check_run
 
     flat = asked(Request("", seed=work.seed, clients=work.clients, run_config=work.run_config))
-    flat.setdefault("method", "gen_fedsd")
-    config, count = check_run(flat, work.clients)
-    from fedwarm.augment.settings import augmenting
-
-    if not augmenting(config):
-        config = replace(config, groups={**config.groups, General: replace(config.run, augment="gen-fedsd")})
-        augmenting(config)
-    return config, count
+    if flat.setdefault("method", GEN_FEDSD) != GEN_FEDSD and flat.get("augment", "none") == "none":
+        flat["augment"] = "gen-fedsd"  # any method's run, as if it filled the gaps first
+    return check_run(flat, work.clients)
 
 
 def _fill(config: Config, count: int, chosen: Sequence[int], root: Path) -> list[dict[str, Any]]:

@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable, Iterator
 
 import pytest
-import torch
 
 from fedwarm.config import GROUPS, Config, Value, keys, parse
+from fedwarm.threads import torch_threads
 
 Configure = Callable[..., Config]
 
@@ -16,10 +16,8 @@ Configure = Callable[..., Config]
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Tests compute on one thread, and leave the number as they found it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with torch_threads(1):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from fedwarm.augment import providers
-from fedwarm.augment.fill import Filled, check, fill, found, joined
+from fedwarm.augment.fill import Filled, check, fill, found
 from fedwarm.config import Config, SettingError, Value
 from fedwarm.data import Shard, load_shard
 from fedwarm.evaluate import predict
@@ -55,7 +55,8 @@ def test_what_is_lacking_is_added(configure: Configure, tmp_path: Path) -> None:
 def test_the_largest_class_flattens_a_client(configure: Configure, tmp_path: Path) -> None:
     config = configure(budget_images=0, data__max_examples=5)
     shard = shard_of(config, 0)
-    whole = joined(shard, fill(config, shard, 0, tmp_path))
+    filled = fill(config, shard, 0, tmp_path)
+    whole = shard.joined(filled.images, filled.labels)
     assert set(whole.counts()) == {max(shard.counts())}
     n = len(shard.train_labels)
     assert torch.equal(whole.train_images[:n], shard.train_images) and torch.equal(whole.train_labels[:n], shard.train_labels)
@@ -153,8 +154,7 @@ def test_without_gaps_training_is_the_same_bit_for_bit(configure: Configure, tmp
     for settings, client in ((config, flat), (configure(provider="none"), shard)):
         filled = fill(settings, client, 1, tmp_path)
         assert len(filled.labels) == 0 and filled.images.shape == (0, 3, 32, 32) and filled.report.synthetic == [0] * 10
-        assert joined(client, filled) is client
-        assert trained_on(config, joined(client, filled)) == trained_on(config, client)
+        assert trained_on(config, client.joined(filled.images, filled.labels)) == trained_on(config, client)
     assert not list(tmp_path.iterdir())
 
 

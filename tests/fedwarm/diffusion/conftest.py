@@ -17,6 +17,7 @@ from fedwarm.diffusion.foundation import Foundation, load_foundation
 from fedwarm.diffusion.glyphs import WORDS, font_masks, glyph_batch
 from fedwarm.diffusion.pretrain import Recipe, build_pipeline, build_tokenizer
 from fedwarm.seeds import generator, initialisation
+from fedwarm.threads import torch_threads
 
 SMALL = Recipe(unet_channels=(16, 32), vae_channels=(16, 16, 16), text_width=16, text_layers=1, threads=1)
 
@@ -24,10 +25,8 @@ SMALL = Recipe(unet_channels=(16, 32), vae_channels=(16, 16, 16), text_width=16,
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Tests compute on one thread, and leave the number as they found it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with torch_threads(1):
+        yield
 
 
 @pytest.fixture(scope="session")

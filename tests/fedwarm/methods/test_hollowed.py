@@ -7,7 +7,7 @@ import pytest
 
 from fedwarm.arrays import Arrays
 from fedwarm.config import SettingError, Value, keys, parse
-from fedwarm.methods.hollowed import RULES, Hollowed, aligned, check_together, depth_of, merge, targets_of, unsettled
+from fedwarm.methods.hollowed import RULES, Hollowed, aligned, check_together, depth_of, targets_of, unsettled
 
 
 def adapter(layers: str, value: float, rank: int = 2) -> Arrays:
@@ -26,45 +26,6 @@ def first(arrays: Arrays, layer: str) -> float:
 SHALLOW, DEEP = adapter("abc", 1.0), adapter("a", 5.0)
 
 
-def test_shared_matrices_are_averaged_and_the_others_are_their_owners() -> None:
-    merged = merge([SHALLOW, DEEP], "union")
-    assert merged.keys() == SHALLOW.keys() and list(merged) == sorted(merged)
-    assert first(merged, "a") == pytest.approx((1 + 5) / 2, abs=1e-7)
-    for layer in "bc":
-        assert first(merged, layer) == pytest.approx(first(SHALLOW, layer), abs=1e-7)
-    assert all(array.dtype == np.float32 for array in merged.values())
-
-
-def test_weights_are_renormalised_over_those_who_hold_a_key() -> None:
-    merged = merge([SHALLOW, DEEP, adapter("ab", 9.0)], "union", [1.0, 2.0, 3.0])
-    assert first(merged, "a") == pytest.approx((1 + 2 * 5 + 3 * 9) / 6)
-    assert first(merged, "b") == pytest.approx((2 + 3 * 10) / 4)
-    assert first(merged, "c") == pytest.approx(3.0)
-
-
-def test_keys_that_nobody_sent_keep_the_previous_value() -> None:
-    before = adapter("abcd", 100.0)
-    for rule, expected in (("union", 1.0 + 1), ("intersect", 101.0), ("zero_fill", 1.0)):
-        merged = merge([SHALLOW, DEEP], rule, previous=before)
-        assert merged.keys() == before.keys()
-        assert first(merged, "d") == 103.0 and first(merged, "b") == expected
-    assert first(before, "a") == 100.0
-
-
-def test_only_what_all_hold_or_zeros() -> None:
-    assert merge([SHALLOW, DEEP], "intersect").keys() == DEEP.keys()
-    filled = merge([SHALLOW, DEEP], "zero_fill", [1.0, 3.0])
-    assert filled.keys() == SHALLOW.keys()
-    assert first(filled, "a") == 4.0 and first(filled, "b") == 0.5
-
-
-@pytest.mark.parametrize("rule", RULES)
-def test_equal_depths_make_the_plain_mean(rule: str) -> None:
-    merged = merge([adapter("ab", 1.0), adapter("ab", 3.0)], rule)
-    assert {first(merged, "a"), first(merged, "b")} == {2.0, 3.0}
-    assert merge([SHALLOW], rule).keys() == SHALLOW.keys()
-
-
 def test_adapters_for_use_one_by_one() -> None:
     own = aligned([SHALLOW, DEEP], "union")
     assert [a.keys() for a in own] == [SHALLOW.keys(), DEEP.keys()]
@@ -78,14 +39,14 @@ def test_adapters_for_use_one_by_one() -> None:
 @pytest.mark.parametrize("rule", RULES)
 def test_ranks_and_halves_that_do_not_fit_are_refused(rule: str) -> None:
     with pytest.raises(ValueError, match="has shape .* they need one rank"):
-        merge([SHALLOW, adapter("a", 1.0, rank=3)], rule)
+        aligned([SHALLOW, adapter("a", 1.0, rank=3)], rule)
     half = {name: array for name, array in SHALLOW.items() if name != "b.to_q.lora_B.weight"}
     with pytest.raises(ValueError, match="of 'b.to_q' one is missing"):
-        merge([SHALLOW, half], rule)
+        aligned([SHALLOW, half], rule)
 
 
 def test_nothing_makes_nothing() -> None:
-    assert merge([], "union") == {} and targets_of({}) == ""
+    assert aligned([], "union") == [] and targets_of({}) == ""
 
 
 def test_the_layers_of_an_adapter_in_their_order() -> None:
