@@ -18,8 +18,15 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from fedwarm.config import Value
+from safetensors.torch import load_file
+
+from fedwarm.config import Value, parse
+from fedwarm.data import load_pooled
+from fedwarm.models import build_model
+from fedwarm.objectives import is_learned
+from fedwarm.quantize.sweep import bit_width_sweep
 from fedwarm.run.launch import Request, run_method
+from fedwarm.widths import scheme_of
 
 ROOT = Path(__file__).parents[1]
 WIDTHS = (8, 6, 4, 3, 2)
@@ -39,6 +46,7 @@ NAMES = {
     "fedavg": "FedAvg, quantized after training",
     "lsq": "FedAvg, learned steps (LSQ) at 4 bits for the last third",
 }
+LEARNED = ("lsq", "rq")
 COMMON: dict[str, Value] = {"evaluate.bit-widths": ",".join(map(str, WIDTHS)), "learning-rate": 0.05, "momentum": 0.9}
 SETS: dict[str, dict[str, Value]] = {
     "cifar10": {
@@ -50,16 +58,21 @@ SETS: dict[str, dict[str, Value]] = {
 SIZES = {"cifar10": (10, 30, 2000), "femnist": (20, 20, 0)}
 
 
+def place(folder: Path, arm: str, seed: int) -> Path:
+    """Where a run lies."""
+    return folder / f"{arm.replace(' ', '-')}-seed-{seed}"
+
+
 def one(arm: str, seed: int, flat: dict[str, Value], clients: int, rounds: int, folder: Path) -> dict[str, Any]:
     """The results of one run, from the folder if it is complete there."""
     method, own = ARMS[arm]
     own = {"quantization-robust.start-round": 1 + 2 * rounds // 3, **own} if arm == "lsq" else own
-    place = folder / f"{arm.replace(' ', '-')}-seed-{seed}"
-    path = place / "results.json"
+    out = place(folder, arm, seed)
+    path = out / "results.json"
     if not (path.is_file() and json.loads(path.read_text())["complete"]):
         print(f"== {arm}, seed {seed}", flush=True)
         settings = tuple(f"{key}={json.dumps(value)}" for key, value in {**COMMON, **flat, **own}.items())
-        run_method(Request(method, "local", place, seed, rounds, clients, fresh=True, run_config=settings))
+        run_method(Request(method, "local", out, seed, rounds, clients, fresh=True, run_config=settings))
     results: dict[str, Any] = json.loads(path.read_text())
     return results
 
@@ -80,6 +93,16 @@ def table(rows: dict[str, list[dict[str, Any]]], suffix: str) -> list[str]:
         cells = [cell([f["global"]["accuracy"] for f in final]), *(cell([f["bit_widths"][h] for f in final]) for h in heads)]
         lines.append(f"| {NAMES.get(arm, arm)} | " + " | ".join(cells) + f" | {seconds:.0f} |")
     return lines
+
+
+def by_min_max(results: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The same model again with each layer's weights spread over all they hold, the simplest range that a device can take."""
+    config = parse({**results["settings"], "quantization-robust.range": "minmax"})
+    test = load_pooled(config.data, config.run.seed, results["partition"]["clients"])
+    state = {name: tensor for name, tensor in load_file(folder / "model.safetensors").items() if not is_learned(name)}
+    model = build_model(config.model, len(test.classes), test.test_images.shape[-1], config.run.seed, state)
+    found = bit_width_sweep(model, WIDTHS, test.test_images, test.test_labels, activations=False, scheme=scheme_of(config))
+    return {**results, "final": {**results["final"], "bit_widths": found}}
 
 
 def plot(rows: dict[str, list[dict[str, Any]]], path: Path) -> None:
@@ -114,6 +137,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=-1, help="most training images of a client; 0: all")
     parser.add_argument("--pixels", type=int, default=0, help="height and width of images; 0: the table's")
     parser.add_argument("--model", default="", help="another classifier, e.g. resnet18")
+    parser.add_argument("--min-max", action="store_true", help="the models again by min-max ranges, weights alone")
     parser.add_argument("--runs", type=Path, default=None)
     given = parser.parse_args()
     clients, rounds, examples = SIZES[given.what]
@@ -125,6 +149,13 @@ def main() -> None:
     sizes = (given.clients or clients, given.rounds or rounds, folder)
     rows = {arm: [one(arm, seed, flat, *sizes) for seed in range(1, given.seeds + 1)] for arm in given.arms}
     print("\n".join([*table(rows, ""), "", *table(rows, "a")]))
+    if given.min_max:
+        again = {
+            arm: [by_min_max(results, place(folder, arm, seed)) for seed, results in enumerate(row, 1)]
+            for arm, row in rows.items()
+            if arm not in LEARNED
+        }
+        print("\n".join(["", "by min-max ranges:", "", *table(again, "")]))
     plot(rows, folder / "accuracy-by-bits.png")
     print(f"\nplot: {folder / 'accuracy-by-bits.png'}")
 
