@@ -60,7 +60,7 @@ def judged_public(folder: Path, public: PublicPart, seed: int, guidances: Sequen
         folder: a pipeline.
         public: the images; up to 2,000 of them, and a sixth at most, are kept from the judge's training.
         seed: of the judge and of the drawn images, whose captions take the templates in turn.
-        guidances: classifier-free guidance scales; 400 images are drawn with each.
+        guidances: classifier-free guidance scales; with each 40 images of a class are drawn, fewer where that makes over 400.
 
     Returns:
         shares of right answers: `judge_on_real`; `judge_on_drawn`, the best of `drawn_by_guidance`, and `worst_class` there.
@@ -87,7 +87,7 @@ def _right_by_class(judge: nn.Module, folder: Path, public: PublicPart, seed: in
     """Of each class the share of drawn images that the judge takes for it."""
     classes = len(public.phrases)
     settings = Diffusion(foundation=str(folder.absolute()), guidance=guidance)
-    asked = torch.arange(classes).repeat(-(-DRAWN // classes))
+    asked = torch.arange(classes).repeat(min(PER_CLASS, -(-DRAWN // classes)))
     sentences = [public.caption(c, i // classes) for i, c in enumerate(asked.tolist())]
     seeds = [derive(seed, "judge-image", i) for i in range(len(asked))]
     foundation = load_foundation(settings, "cpu")
