@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedwarm.config import SettingError, Value, near
+from fedwarm.config import Config, SettingError, Value, near
 from fedwarm.run.checkpoint import Checkpoint, load
 from fedwarm.run.failures import RunError
 from fedwarm.run.folder import RunFolder
@@ -60,11 +60,21 @@ def run_method(request: Request) -> Path:
     config, clients = check_run(flat, request.clients or (before.clients if before is not None else 0))
     out = _folder(request, flat)
     folder = RunFolder(out) if before is not None else prepare_folder(out, request.fresh)
+    _tell_idle(request, config)
     flat["out"], flat["resume"] = str(folder.path), before is not None
     flat.setdefault("client-folder", str(folder.path / "clients"))
     with _named(request.engine):
         _engine(request.engine, flat, clients, request.workers, config.run.method)
     return _conclude(folder.path)
+
+
+def _tell_idle(request: Request, config: Config) -> None:
+    from fedwarm.run.flower_app import parse_overrides
+    from fedwarm.run.relevance import idle
+
+    if found := idle(parse_overrides([*request.run_config]), config.flat(), config.run.method):
+        verb = "changes" if len(found) == 1 else "change"
+        print(f"fedwarm: {', '.join(found)} {verb} nothing in this run", file=sys.stderr)
 
 
 def asked(request: Request) -> dict[str, Value]:

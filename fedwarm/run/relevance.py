@@ -5,7 +5,7 @@ Runs that differ in such settings alone are the same run, and a label that named
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fedwarm.methods import METHODS
@@ -19,6 +19,14 @@ ROBUST = {
     "mqat": (*ALL_ROBUST, "train-bits", "granularity", "quantize-activations"),
     "rq": ALL_ROBUST,
 }
+PROVIDED = {
+    "foundation": (
+        "pool", "prompt-mode", "prompt", "prompts-file", "phrases", "guidance", "steps", "judge", "judge-least", "judge-tries",
+        "budget-seconds",
+    ),
+    "file": ("file",),
+    "transforms": ("transforms",),
+}  # fmt: skip
 SWITCHES = {
     "dp-rec": ("codec", "dp-rec"),
     "stochastic-rounding": ("codec", "stochastic-rounding"),
@@ -39,6 +47,8 @@ def objective(settings: Mapping[str, Any], method: str) -> str:
 def matters(key: str, settings: Mapping[str, Any], method: str) -> bool:
     """Whether a setting can change what a run does."""
     part, _, name = key.rpartition(".")
+    if part == "gen-fedsd" and not _provided(name, str(settings.get("gen-fedsd.provider", "foundation"))):
+        return False
     if not part or part.replace("-", "_") == method != "quantization_robust":
         return True
     if part == "quantization-robust":
@@ -49,6 +59,16 @@ def matters(key: str, settings: Mapping[str, Any], method: str) -> bool:
         switch, value = SWITCHES[part]
         return bool(settings.get(switch) == value)
     return part.replace("-", "_") not in METHODS
+
+
+def idle(given: Iterable[str], settings: Mapping[str, Any], method: str) -> list[str]:
+    """Those of the settings that somebody gave that change nothing."""
+    return sorted(key for key in given if not matters(key, settings, method))
+
+
+def _provided(name: str, provider: str) -> bool:
+    """Whether a setting `gen-fedsd.*` means something to this source of images."""
+    return all(name not in names for other, names in PROVIDED.items() if other != provider)
 
 
 def _robust(settings: Mapping[str, Any], method: str) -> tuple[str, ...]:

@@ -437,3 +437,13 @@ def test_out_may_be_given_as_a_setting(shell: Path, monkeypatch: pytest.MonkeyPa
     options = ["--clients", "2", "--rounds", "1", "--workers", "1", "-c", f"data.max-examples=8 out='{shell / 'here'}'"]
     assert call(monkeypatch, "run", "fedavg", *options) == 0
     assert [p.name for p in shell.iterdir()] == ["here"]
+
+
+def test_a_setting_that_changes_nothing_is_told(
+    shell: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = "data.max-examples=8 local-epochs=1 fedprox.mu=0.1 dp-rec.sigma=2.0"
+    assert call(monkeypatch, "run", "fedavg", "--rounds", "1", "--clients", "2", "--out", "one", "-c", small) == 0
+    told = "fedwarm: dp-rec.sigma, fedprox.mu change nothing in this run"
+    assert told in capsys.readouterr().err.splitlines()
+    assert (shell / "one" / "results.json").is_file()

@@ -10,7 +10,7 @@ import pytest
 from fedwarm.config import all_groups, keys
 from fedwarm.run.compare import concerns, grouped
 from fedwarm.run.reading import read_run
-from fedwarm.run.relevance import ROBUST, matters, objective
+from fedwarm.run.relevance import PROVIDED, ROBUST, idle, matters, objective
 from tests.report_page import results, settings, write
 
 
@@ -54,13 +54,30 @@ def test_a_part_counts_where_it_is_used(changed: dict[str, Any], part: str, ther
         ({"method": "dp_rec"}, "dp-rec"),
         ({"privacy": "dp-sgd"}, "dp-sgd"),
         ({"diffusion__trainer": "hollowed"}, "hollowed"),
-        ({"augment": "gen-fedsd"}, "gen-fedsd"),
     ],
 )
 def test_a_part_that_is_switched_on_counts_whole(changed: dict[str, Any], part: str) -> None:
     every = {key for key, _, _ in keys(all_groups()) if key.startswith(f"{part}.")}
     assert {key for key in used(**changed) if key.startswith(f"{part}.")} == every != set()
     assert not of(part, used())
+
+
+@pytest.mark.parametrize("method", ["fedavg", "gen_fedsd"])
+def test_of_the_settings_of_synthesis_those_of_one_source_count(method: str) -> None:
+    every = {key.partition(".")[2] for key, _, _ in keys(all_groups()) if key.startswith("gen-fedsd.")}
+    alone = {name for names in PROVIDED.values() for name in names}
+    assert alone < every
+    for provider in (*PROVIDED, "none"):
+        found = of("gen-fedsd", used(method, augment="gen-fedsd", gen_fedsd__provider=provider))
+        assert found == every - alone | set(PROVIDED.get(provider, ()))
+    assert not of("gen-fedsd", used())
+
+
+def test_what_was_given_for_nothing() -> None:
+    flat = settings(augment="gen-fedsd", gen_fedsd__provider="transforms")
+    given = ["gen-fedsd.steps", "learning-rate", "fedprox.mu", "gen-fedsd.transforms", "data.alpha"]
+    assert idle(given, flat, "fedavg") == ["fedprox.mu", "gen-fedsd.steps"]
+    assert idle(given, flat, "fedprox") == ["gen-fedsd.steps"]
 
 
 def test_the_robust_settings_that_are_named_exist() -> None:
