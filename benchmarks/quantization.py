@@ -18,14 +18,17 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from fedwarm.config import Value, parse
 from fedwarm.data import load_pooled
+from fedwarm.diffusion.pretrain_data import public_part
 from fedwarm.models import build_model
 from fedwarm.objectives import is_learned
 from fedwarm.quantize.sweep import bit_width_sweep
 from fedwarm.run.launch import Request, run_method
+from fedwarm.seeds import generator
+from fedwarm.training import Plan, fit
 from fedwarm.widths import scheme_of
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +50,7 @@ NAMES = {
     "lsq": "FedAvg, learned steps (LSQ) at 4 bits for the last third",
 }
 LEARNED = ("lsq", "rq")
+WARM_SEED, WARM_RATES = 0, (0.05, 0.01)
 COMMON: dict[str, Value] = {"evaluate.bit-widths": ",".join(map(str, WIDTHS)), "learning-rate": 0.05, "momentum": 0.9}
 SETS: dict[str, dict[str, Value]] = {
     "cifar10": {
@@ -56,6 +60,19 @@ SETS: dict[str, dict[str, Value]] = {
     "femnist": {"model.name": "cnn", "data.partition": "natural", "data.partition-by": "writer_id", "local-epochs": 2},
 }  # fmt: skip
 SIZES = {"cifar10": (10, 30, 2000), "femnist": (20, 20, 0)}
+
+
+def warm(flat: dict[str, Value], epochs: int, path: Path) -> None:
+    """A classifier that was trained, without a thought of bits, on the public half that no client holds."""
+    config = parse(flat)
+    public = public_part(config.data)
+    model = build_model(config.model, len(public.phrases), config.data.image_size, WARM_SEED)
+    for rate in WARM_RATES:
+        plan = Plan(epochs, config.run.batch_size, rate, config.run.momentum)
+        done = fit(model, public.images, public.labels, plan, generator(WARM_SEED, "warm", str(rate)))
+        print(f"== warm: {len(public.labels):,} images, {epochs} epochs at {rate:g}, loss {done.loss:.3f}", flush=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(model.state_dict(), path)
 
 
 def place(folder: Path, arm: str, seed: int) -> Path:
@@ -137,6 +154,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=-1, help="most training images of a client; 0: all")
     parser.add_argument("--pixels", type=int, default=0, help="height and width of images; 0: the table's")
     parser.add_argument("--model", default="", help="another classifier, e.g. resnet18")
+    parser.add_argument("--warm", type=int, default=0, help="begin with weights of so many epochs on half of the data, twice")
     parser.add_argument("--min-max", action="store_true", help="the models again by min-max ranges, weights alone")
     parser.add_argument("--runs", type=Path, default=None)
     given = parser.parse_args()
@@ -145,7 +163,13 @@ def main() -> None:
     flat: dict[str, Value] = {**SETS[given.what], "data.name": given.data, "data.max-examples": examples}
     flat |= {"model.name": given.model} if given.model else {}
     flat |= {"data.image-size": given.pixels} if given.pixels else {}
-    folder = given.runs or ROOT / "runs" / f"quantization-{given.what}"
+    folder = (given.runs or ROOT / "runs" / f"quantization-{given.what}").absolute()
+    if given.warm:
+        start = folder / "warm.safetensors"
+        flat |= {"data.public-share": 0.5}
+        if not start.is_file():
+            warm({**COMMON, **flat}, given.warm, start)
+        flat |= {"model.weights": str(start)}
     sizes = (given.clients or clients, given.rounds or rounds, folder)
     rows = {arm: [one(arm, seed, flat, *sizes) for seed in range(1, given.seeds + 1)] for arm in given.arms}
     print("\n".join([*table(rows, ""), "", *table(rows, "a")]))

@@ -3,6 +3,8 @@
 q = s clip(round(x / s), -Qn, Qp) with dq/dx = 1 where -Qn < x / s < Qp, else 0 (eq. 5), and dq/ds = round(x / s) - x / s there,
 else -Qn or Qp (eq. 3), scaled by g = 1 / sqrt(N Qp) for N numbers that share a step (section 2.2). What is learned is log s;
 clients average it, and s stays positive. Its gradient is g dq/ds / s, so that a step of SGD moves s as far as LSQ's own would.
+That is near |dL/dx| / |x| (section 2.2), well below 1; in training it is cut to 1 where s became so small that it is not, as exp
+of what it would move log s by has no bound.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from fedwarm.quantize.ranges import weight_grid
 from fedwarm.quantize.uniform import Grid, Scheme, levels
 
 PREFIX, STEP = "quantizer/", ".log_step"
+STEEPEST = 1.0
 
 
 class _LearnedStep(torch.autograd.Function):
@@ -74,6 +77,7 @@ class LearnedStep(nn.Module):
         super().__init__()
         self.start = None if start is None else start.to(device)
         self.moved = nn.Parameter(torch.zeros(shape, device=device))
+        self.moved.register_hook(_bounded)
 
     @property
     def log_step(self) -> Tensor:
@@ -85,6 +89,10 @@ class LearnedStep(nn.Module):
         if self.start is None:
             raise RuntimeError("a learned step was asked for before any input was seen")
         return (self.start + self.moved).detach()
+
+
+def _bounded(gradient: Tensor) -> Tensor:
+    return gradient.clamp(-STEEPEST, STEEPEST)
 
 
 class LearnedWeight(LearnedStep):

@@ -82,6 +82,21 @@ def test_a_step_finds_a_better_one_than_it_began_with() -> None:
     assert float(learner.log_step.exp()) == pytest.approx(float(weight_grid(weight, 2, scheme).step), rel=0.1)
 
 
+@pytest.mark.parametrize("kind", ["weight", "input"])
+def test_a_tiny_step_under_a_steep_loss_stays_finite(kind: str) -> None:
+    """One step of SGD along the whole gradient, 300 times that of any sound training, would carry exp beyond float32."""
+    x, start = numbers(2000), torch.tensor([log(1e-6)])
+    learner = LearnedWeight(x, 4, Scheme(), start) if kind == "weight" else LearnedInput(4, x.device, start)
+    learner.train()
+    optimiser = torch.optim.SGD(learner.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(400):
+        optimiser.zero_grad()
+        (learner(x) - x).square().sum().backward()
+        optimiser.step()
+        assert torch.isfinite(learner(x)).all()
+    assert 0.05 < float(learner.log_step.exp()) < 2
+
+
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_weights_begin_at_the_schemes_range_or_where_they_are_told(per_channel: bool) -> None:
     weight, scheme = numbers(4, 3, 2, 2), Scheme(per_channel=per_channel)
