@@ -49,6 +49,24 @@ class _LearnedStep(torch.autograd.Function):
         return gradients[0] * inside, moved / step, None, None, None
 
 
+class _Bounded(torch.autograd.Function):
+    """The same number, with a gradient of at most 1."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0].clamp(-STEEPEST, STEEPEST)
+
+
 def learned_quantize(x: Tensor, log_step: Tensor, low: int, high: int, numbers: float) -> Tensor:
     """x on the grid of exp(log_step), differentiable by both.
 
@@ -77,7 +95,6 @@ class LearnedStep(nn.Module):
         super().__init__()
         self.start = None if start is None else start.to(device)
         self.moved = nn.Parameter(torch.zeros(shape, device=device))
-        self.moved.register_hook(_bounded)
 
     @property
     def log_step(self) -> Tensor:
@@ -89,10 +106,6 @@ class LearnedStep(nn.Module):
         if self.start is None:
             raise RuntimeError("a learned step was asked for before any input was seen")
         return (self.start + self.moved).detach()
-
-
-def _bounded(gradient: Tensor) -> Tensor:
-    return gradient.clamp(-STEEPEST, STEEPEST)
 
 
 class LearnedWeight(LearnedStep):
@@ -107,7 +120,7 @@ class LearnedWeight(LearnedStep):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.start is None:
             return x
-        return learned_quantize(x, self.start + self.moved, *self.bounds, self.numbers)
+        return learned_quantize(x, self.start + _Bounded.apply(self.moved), *self.bounds, self.numbers)
 
 
 class LearnedInput(LearnedStep):
@@ -129,7 +142,7 @@ class LearnedInput(LearnedStep):
         if self.start is None:
             mean = x.detach().abs().mean().clamp(min=torch.finfo(x.dtype).tiny)
             self.start = (2 * mean / sqrt(self.bounds[1])).log().reshape(1)
-        return learned_quantize(x, self.start + self.moved, *self.bounds, x[0].numel())
+        return learned_quantize(x, self.start + _Bounded.apply(self.moved), *self.bounds, x[0].numel())
 
 
 def shape_of(weight: Tensor, scheme: Scheme) -> tuple[int, ...]:
