@@ -48,6 +48,8 @@ class Shard:
 
     def joined(self, images: Tensor, labels: Tensor) -> Shard:
         """With more training images, uint8 (k, 3, S, S) and int64 (k,), after its own; what it tests on stays as it is."""
+        if not len(labels):
+            return self
         return replace(
             self, train_images=torch.cat([self.train_images, images]), train_labels=torch.cat([self.train_labels, labels])
         )

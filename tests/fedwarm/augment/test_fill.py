@@ -154,7 +154,9 @@ def test_without_gaps_training_is_the_same_bit_for_bit(configure: Configure, tmp
     for settings, client in ((config, flat), (configure(provider="none"), shard)):
         filled = fill(settings, client, 1, tmp_path)
         assert len(filled.labels) == 0 and filled.images.shape == (0, 3, 32, 32) and filled.report.synthetic == [0] * 10
-        assert trained_on(config, client.joined(filled.images, filled.labels)) == trained_on(config, client)
+        whole = client.joined(filled.images, filled.labels)
+        assert whole is client
+        assert trained_on(config, whole) == trained_on(config, client)
     assert not list(tmp_path.iterdir())
 
 

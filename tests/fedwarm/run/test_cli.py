@@ -15,6 +15,7 @@ from fedwarm.methods import METHODS
 from fedwarm.run import cli, launch
 from fedwarm.run.failures import RunError
 from fedwarm.store import Store, cache_home
+from fedwarm.threads import torch_threads
 from tests.report_page import results, write
 
 Refused = Callable[..., str]
@@ -39,9 +40,8 @@ def shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     for name in ("HF_HUB_DISABLE_TELEMETRY", "FEDWARM_ENGINE"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    threads = torch.get_num_threads()
-    yield work
-    torch.set_num_threads(threads)
+    with torch_threads(torch.get_num_threads()):
+        yield work
 
 
 @pytest.fixture
