@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 
 from fedwarm.arrays import from_tensors, to_tensors
-from fedwarm.methods.scaffold import ControlVariate, control_after, joined, split
+from fedwarm.methods.scaffold import ControlVariate, control_after, joined, path_length, split
+from fedwarm.privacy.dp_sgd import steps_of
 from fedwarm.training import Hook
 from fedwarm.wire import Payload
 
@@ -27,8 +28,9 @@ class ScaffoldClient(BaseClient):
         control = known or {name: torch.zeros_like(c) for name, c in shared.items()}
         self.shift = {name: shared[name] - control[name] for name in shared}
         reply = super().round(Payload(payload.kind, before, payload.metrics))
-        steps = self.config.run.local_epochs * -(-len(self.shard.train_labels) // self.config.run.batch_size)
-        path = steps * self.config.run.learning_rate / (1 - self.config.run.momentum)
+        run = self.config.run
+        steps = steps_of(len(self.shard.train_labels), run.batch_size, run.local_epochs)
+        path = path_length(steps, run.learning_rate, run.momentum)
         new = control_after(control, shared, to_tensors(before), to_tensors(reply.arrays), path)
         self.node.store.save(OWN, new, number)
         sent = {name: shared[name] + new[name] - control[name] for name in shared}

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from fedwarm.arrays import Arrays, WeightedMean
+from fedwarm.arrays import Arrays
 from fedwarm.methods.scaffold import Scaffold as Settings
 from fedwarm.methods.scaffold import joined, split
-from fedwarm.robust import floats
+from fedwarm.robust import Robust, aggregator, floats
 from fedwarm.wire import Payload
 
 from .base import BaseStrategy, Stage
@@ -42,18 +42,19 @@ class Scaffold(BaseStrategy):
         return joined(super().expected(stage), self.shared) if stage.name == "round" else {}
 
     def begin(self, stage: Stage) -> None:
-        self.models, self.controls = self.aggregator(), WeightedMean()
+        self.models, self.controls, self.replies = self.aggregator(), aggregator(self.config.of(Robust), self.shared), 0
 
     def absorb(self, stage: Stage, client: int, payload: Payload) -> None:
         if stage.name == "round":
             model, control = split(payload.arrays)
             self.models.add(model, payload.number("num-examples") if self.settings.weight_by == "examples" else 1.0)
             self.controls.add(control, 1.0)
+            self.replies += 1
 
     def finish(self, stage: Stage) -> None:
         if stage.name != "round":
             return
-        rate, share = self.settings.server_learning_rate, self.controls.weight / len(self.fleet.members)
+        rate, share = self.settings.server_learning_rate, self.replies / len(self.fleet.members)
         self.arrays = _towards(self.arrays, self.models.result(), rate)
         self.control = _towards(self.shared, self.controls.result(), share)
 

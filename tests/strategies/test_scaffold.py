@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from fedwarm.config import Value
-from fedwarm.methods.scaffold import ControlVariate, control_after, joined, split
+from fedwarm.methods.scaffold import ControlVariate, control_after, joined, path_length, split
 from fedwarm.wire import from_records
 from tests.runs import run, same
 
@@ -41,6 +42,22 @@ def test_the_control_variates_mean_is_the_servers(tmp_path: Path) -> None:
             assert np.allclose(sent[4 * number + 4][1][name], np.mean([c[name] for c in own], axis=0), atol=2e-5)
 
 
+@pytest.mark.parametrize("rule", ["mean", "median"])
+def test_the_server_steps_by_its_rate_and_by_the_share_that_replied(tmp_path: Path, rule: str) -> None:
+    """x <- x + eta_g (agg(y_k) - x), c <- c + |S| / N (agg(c + c_k+ - c_k) - c), by the robust rule for both."""
+    told: dict[str, Value] = {**FAST, "fraction-train": 0.5, "scaffold.server-learning-rate": 0.5, "robust.rule": rule}
+    outcome = run("scaffold", tmp_path / "run", told, clients=6)
+    sent = [from_records(m.content).arrays for m in outcome.messages if m.metadata.message_type == "train"]
+    replies = [from_records(r.content).arrays for r in outcome.replies if r.metadata.message_type == "train"]
+    assert len(sent) == 3 * 3
+    join = np.mean if rule == "mean" else np.median
+    for start, stop in ((0, 3), (3, 6)):
+        for name, before in sent[start].items():
+            change = join([reply[name] - before for reply in replies[start:stop]], axis=0)
+            assert np.allclose(sent[stop][name], before + 0.5 * change, atol=1e-6)
+    assert any(np.abs(sent[3][name]).max() > 0 for name in sent[3] if name.startswith("control/"))
+
+
 def test_it_sends_twice_what_fedavg_sends(tmp_path: Path) -> None:
     scaffold, fedavg = run("scaffold", tmp_path / "scaffold", FAST), run("fedavg", tmp_path / "fedavg", FAST)
     assert scaffold.results["totals"]["bytes_up"] == 2 * fedavg.results["totals"]["bytes_up"]
@@ -71,6 +88,17 @@ def test_the_control_is_the_mean_gradient() -> None:
     one = {"w": torch.tensor([1.0])}
     found = control_after({"w": torch.tensor([0.3])}, {"w": torch.tensor([0.1])}, one, {"w": torch.tensor([0.6])}, 2.0)
     assert torch.allclose(found["w"], torch.tensor([0.4]))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("steps", [1, 2, 10])
+def test_the_path_is_as_long_as_a_constant_gradient_moves(steps: int, momentum: float) -> None:
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimiser = torch.optim.SGD([weight], lr=0.1, momentum=momentum)
+    for _ in range(steps):
+        weight.grad = torch.tensor([1.0])
+        optimiser.step()
+    assert path_length(steps, 0.1, momentum) == pytest.approx(-weight.item(), rel=1e-5)
 
 
 def test_what_is_joined_comes_apart() -> None:
