@@ -172,11 +172,11 @@ class BaseClient:
 
         Args:
             model: what is trained.
-            purpose, number: what the draws are for, and in which round.
+            purpose, number: what the draws are for, and in which round; 0 is before the first, and has its objective.
             learned: what the objective learned so far; what it learns is put in its place.
         """
         plan, shard = Plan.of(self.config.run), self.shard
-        objective = hooks_of(self.config, number, self.draws("objective", number), to_tensors(learned or {}))
+        objective = hooks_of(self.config, max(1, number), self.draws("objective", number), to_tensors(learned or {}))
         hooks = [*objective, *self.hooks()]
         private = self.mechanism(purpose, number)
         draws = self.draws(purpose, number)
@@ -281,7 +281,7 @@ class BaseClient:
 
         chosen, shard = self.config.of(Evaluate), self.real
         tests = (shard.test_images, shard.test_labels)
-        known = shard.train_images[: chosen.calibration_images] if chosen.activations else None
+        known = shard.train_images[_even(len(shard.train_images), chosen.calibration_images)] if chosen.activations else None
         scheme, learned = scheme_of(self.config), learned_of(self.config, to_tensors(payload.arrays))
         found = right_answers(self.model(payload), widths(self.config), *tests, known, scheme, learned)
         return {f"correct-{name}": count for name, count in found.items()}
@@ -289,3 +289,8 @@ class BaseClient:
     def correct(self, model: nn.Module) -> int:
         """Right answers of a model on this client's own test images."""
         return correct(model, self.real.test_images, self.real.test_labels)
+
+
+def _even(count: int, most: int) -> Tensor:
+    """At most so many of `count` rows, at even distances: data that are stored class by class show all of them."""
+    return torch.arange(min(count, most)) * count // max(1, min(count, most))

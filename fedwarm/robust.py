@@ -133,7 +133,8 @@ class Krum(Held):
 
 class Clipped:
     """Norm clipping before any rule (Sun et al. 2019): x_k becomes w + (x_k - w) min(1, C / ||x_k - w||), with C = `clip_norm`
-    and w = `reference`, the arrays that the clients were sent; integer arrays stay.
+    and w = `reference`, the arrays that the clients were sent; integer arrays stay, and so do those that `reference` does not
+    hold, such as quantizers that clients have just begun to learn.
     """
 
     def __init__(self, inner: Aggregator, reference: Arrays, clip_norm: float) -> None:
@@ -141,8 +142,10 @@ class Clipped:
 
     def add(self, arrays: Arrays, weight: float) -> None:
         """Clip one client's arrays and pass them on; ValueError where they are not like the reference, or as the rule says."""
-        norm = update_norm(arrays, self.reference)
-        self.inner.add(along(arrays, self.reference, self.clip_norm / norm) if norm > self.clip_norm else arrays, weight)
+        known = {name: array for name, array in arrays.items() if name in self.reference}
+        norm = update_norm(known, self.reference)
+        clipped = along(known, self.reference, self.clip_norm / norm) if norm > self.clip_norm else known
+        self.inner.add({**arrays, **clipped}, weight)
 
     def result(self) -> Arrays:
         """What the rule makes of the clipped replies; ValueError as the rule says."""

@@ -43,15 +43,42 @@ def hooks_of(config: Config, number: int, draws: torch.Generator, start: Mapping
     return objective_hooks(objective_of(config), config, number, draws, start)
 
 
-def check_covered(config: Config) -> None:
-    """Refuse an objective that private training steps do not cover.
+def check_objective(config: Config) -> None:
+    """Refuse an objective that would not do what it is for in this run.
 
     Raises:
-        SettingError: it looks at more than one example at a time.
+        SettingError: there is no such objective, its settings do not go together, it never begins, it learns quantizers that the
+            method does not average, or private training steps do not cover it.
     """
-    if config.run.privacy == "none":
-        return
-    for hook in hooks_of(config, config.run.num_server_rounds, torch.Generator().manual_seed(0), {}):
+    name, rounds = objective_of(config), config.run.num_server_rounds
+    _check_shared(config, name)
+    if config.run.method not in ("warmfed", "centralized") and name != "plain" and not _begins(config, name):
+        raise SettingError(
+            f"objective {name!r} begins after the last of {rounds} rounds; lower quantization-robust.start-round or, for kure, "
+            "kure-warmup, or raise num-server-rounds"
+        )
+    hooks = hooks_of(config, rounds, torch.Generator().manual_seed(0), {})
+    if config.run.privacy != "none":
+        _check_private(config, hooks)
+
+
+def _begins(config: Config, name: str) -> bool:
+    settings, rounds = config.of(QuantizationRobust), config.run.num_server_rounds
+    return settings.start_round <= rounds and not (name == "kure" and settings.kure_warmup >= rounds)
+
+
+def _check_shared(config: Config, name: str) -> None:
+    settings = config.of(QuantizationRobust)
+    learns = name == "rq" or (name == "qat" and settings.range == "learned")
+    if learns and (config.run.method not in AVERAGING or config.run.codec == "dp-rec"):
+        raise SettingError(
+            f"objective {name!r} learns quantizers that clients must share; method {config.run.method!r} with "
+            f"codec {config.run.codec!r} does not average them: take one of {', '.join(AVERAGING)}, and another codec than dp-rec"
+        )
+
+
+def _check_private(config: Config, hooks: Iterable[Hook]) -> None:
+    for hook in hooks:
         if hook.uses not in ("weights", "example"):
             raise SettingError(
                 f"objective {objective_of(config)!r} looks at more than one example at a time, which privacy = "
@@ -72,9 +99,13 @@ def widths(config: Config) -> tuple[int, ...]:
 
 
 def scheme_of(config: Config) -> Scheme:
-    """How a model is quantized after training: as in training, by `quantization-robust.*`; relaxed grids are whole."""
+    """How a model is quantized after training: as in training, by `quantization-robust.*`; by relaxed quantization on whole grids,
+    of the layers that it trains.
+    """
     scheme = config.of(QuantizationRobust).scheme
-    return replace(scheme, full_range=True) if objective_of(config) == "rq" else scheme
+    if objective_of(config) != "rq":
+        return scheme
+    return replace(scheme, full_range=True, skip_first_last=config.of(RelaxedQuantization).layers == "skip_first_last")
 
 
 def learned_of(config: Config, arrays: Mapping[str, Tensor]) -> Learned | None:
@@ -89,8 +120,9 @@ def learned_template(config: Config, model: nn.Module, image_size: int) -> dict[
     """Names and shapes of what clients learn beside the weights, by a look at one empty image; the model stays as it is.
 
     Raises:
-        SettingError: the method cannot average it.
+        SettingError: the method does not average it.
     """
+    _check_shared(config, objective_of(config))
     hooks = hooks_of(config, config.run.num_server_rounds, torch.Generator().manual_seed(0), {})
     for hook in hooks:
         hook.prepare(model)
@@ -99,18 +131,17 @@ def learned_template(config: Config, model: nn.Module, image_size: int) -> dict[
         model(torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device))
     for hook in hooks:
         hook.finish(model)
-    found = {name: torch.zeros_like(tensor) for name, tensor in learned_state(hooks).items()}
-    if found and (config.run.method not in AVERAGING or config.run.codec == "dp-rec"):
-        raise SettingError(
-            f"objective {objective_of(config)!r} learns quantizers that clients must share; method {config.run.method!r} with "
-            f"codec {config.run.codec!r} does not average them: take one of {', '.join(AVERAGING)}, and another codec than dp-rec"
-        )
-    return found
+    return {name: torch.zeros_like(tensor) for name, tensor in learned_state(hooks).items()}
 
 
-def by_width(replies: Iterable[Mapping[str, int | float]]) -> dict[str, float]:
-    """Accuracy by width over the union of the clients' test images, from replies with `num-test` and `correct-w..`."""
+def measures(config: Config) -> list[str]:
+    """What is measured at the run's widths, by name: `w4` for weights alone, `w4a4` for weights and activations."""
+    found = widths(config)
+    return [f"w{b}" for b in found] + ([f"w{b}a{b}" for b in found] if config.of(Evaluate).activations else [])
+
+
+def by_width(names: Iterable[str], replies: Iterable[Mapping[str, int | float]]) -> dict[str, float]:
+    """Accuracy by these names over the union of the clients' test images, from replies with `num-test` and `correct-<name>`."""
     told = list(replies)
-    names = [name for name in (told[0] if told else {}) if name.startswith("correct-w")]
     tests = sum(reply["num-test"] for reply in told)
-    return {name.removeprefix("correct-"): sum(reply[name] for reply in told) / tests for name in names} if tests else {}
+    return {name: sum(reply[f"correct-{name}"] for reply in told) / tests for name in names} if tests else {}

@@ -25,7 +25,7 @@ from fedwarm.run.checkpoint import Checkpoint
 from fedwarm.run.record import Measure
 from fedwarm.run.trackers import tracker
 from fedwarm.run.versions import versions
-from fedwarm.widths import by_width
+from fedwarm.widths import by_width, measures
 from fedwarm.wire import Payload, PayloadError, check_arrays, to_records
 
 from .augment import STAGES as AUGMENTING
@@ -135,7 +135,7 @@ class BaseStrategy(Method):
             for text in self.augmentation.remarks():
                 self.record.note(text)
         if stage.name == WIDTHS:
-            self.record.widths(by_width(p.metrics for p in replies.values()))
+            self.record.widths(by_width(measures(self.config), (p.metrics for p in replies.values())))
         if stage.measures >= 0:
             self.record.measure(Measure.of(stage.measures, len(self.fleet.members), replies))
             best = self.record.best()

@@ -28,7 +28,7 @@ from fedwarm.robust import Aggregator, Robust, aggregator, floats
 from fedwarm.run.folder import RunFolder
 from fedwarm.run.record import Record
 from fedwarm.seeds import numpy_generator
-from fedwarm.widths import learned_template, objective_of, widths
+from fedwarm.widths import learned_template, measures, objective_of, widths
 from fedwarm.wire import Payload
 
 from .augment import Augmentation
@@ -115,8 +115,8 @@ class Method(Strategy):
                     payload.count(name, 0, tests)
         if stage.name == WIDTHS:
             tests = payload.count("num-test", 1)
-            for name in [n for n in payload.metrics if n.startswith("correct-")]:
-                payload.count(name, 0, tests)
+            for name in measures(self.config):
+                payload.count(f"correct-{name}", 0, tests)
         if stage.message_type == MessageType.TRAIN:
             payload.count("num-examples", 1)
 

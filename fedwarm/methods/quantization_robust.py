@@ -93,8 +93,8 @@ def validated(settings: QuantizationRobust, objective: str) -> QuantizationRobus
         SettingError: they do not, or a width is none.
     """
     checked_bits(settings.bits, "quantization-robust.bits")
-    if settings.range == "learned" and objective in ("apqn", "mqat"):
-        raise SettingError(f"quantization-robust.range = 'learned' is for one width, not for {objective}; use mse or minmax")
+    if settings.range == "learned" and objective in ("kure", "apqn", "mqat", "rq"):
+        raise SettingError(f"quantization-robust.range = 'learned' is for qat, not for {objective}; use mse or minmax")
     assert settings.widths
     return settings
 

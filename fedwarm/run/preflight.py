@@ -46,7 +46,7 @@ def check_run(flat: Mapping[str, Value], clients: int) -> tuple[Config, int]:
     from fedwarm.methods.gen_fedsd import GenFedSD
     from fedwarm.models import build_model, device_of
     from fedwarm.run.trackers import require
-    from fedwarm.widths import check_covered, widths
+    from fedwarm.widths import check_objective, widths
 
     device_of(config.run.device)
     require(config.run.tracker)
@@ -54,7 +54,7 @@ def check_run(flat: Mapping[str, Value], clients: int) -> tuple[Config, int]:
         validated(config.of(DpRec))
     codec_for(config)
     widths(config)
-    check_covered(config)
+    check_objective(config)
     struck_clients(config.of(Faults))
     count = clients or default_clients(config.data)
     _check_cohort(config, count)

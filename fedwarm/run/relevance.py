@@ -17,7 +17,7 @@ ROBUST = {
     "apqn": (*ALL_ROBUST, "apqn-width", "noise", "noise-scale"),
     "qat": (*ALL_ROBUST, "bits", "quantize-activations"),
     "mqat": (*ALL_ROBUST, "train-bits", "granularity", "quantize-activations"),
-    "rq": ALL_ROBUST,
+    "rq": ("range", "per-channel", "start-round"),
 }
 PROVIDED = {
     "foundation": (
@@ -27,6 +27,7 @@ PROVIDED = {
     "file": ("file",),
     "transforms": ("transforms",),
 }  # fmt: skip
+GENERATING = ("foundation", "precision", "scheduler", "sample-steps", "guidance", "sample-batch-size")
 SWITCHES = {
     "dp-rec": ("codec", "dp-rec"),
     "stochastic-rounding": ("codec", "stochastic-rounding"),
@@ -49,6 +50,13 @@ def matters(key: str, settings: Mapping[str, Any], method: str) -> bool:
     part, _, name = key.rpartition(".")
     if part == "gen-fedsd" and not _provided(name, str(settings.get("gen-fedsd.provider", "foundation"))):
         return False
+    if part in ("quantization-robust", "relaxed-quantization") or key == "objective":
+        if method == "warmfed" and not _trains(settings):
+            return False
+    if part == "evaluate" and method == "local_only":
+        return False
+    if part in ("diffusion", "hollowed") and not _diffuses(name if part == "diffusion" else "", settings, method):
+        return False
     if not part or part.replace("-", "_") == method != "quantization_robust":
         return True
     if part == "quantization-robust":
@@ -69,6 +77,22 @@ def idle(given: Iterable[str], settings: Mapping[str, Any], method: str) -> list
 def _provided(name: str, provider: str) -> bool:
     """Whether a setting `gen-fedsd.*` means something to this source of images."""
     return all(name not in names for other, names in PROVIDED.items() if other != provider)
+
+
+def _trains(settings: Mapping[str, Any]) -> bool:
+    """Whether clients of WarmFed train a classifier by the run's objective."""
+    return settings.get("warmfed.protocol") == "five-round" or settings.get("warmfed.local-model-source") == "uploaded"
+
+
+def _diffuses(name: str, settings: Mapping[str, Any], method: str) -> bool:
+    """Whether a setting of the foundation, or of its tuning, means something to this run."""
+    filled = method == "gen_fedsd" or settings.get("augment") == "gen-fedsd"
+    drawn = filled and settings.get("gen-fedsd.provider", "foundation") == "foundation"
+    if name in GENERATING and drawn:
+        return True
+    if method != "warmfed" or not settings.get("warmfed.synthetic-ratio", 1.0):
+        return False
+    return name in GENERATING or bool(settings.get("warmfed.adapt", True))
 
 
 def _robust(settings: Mapping[str, Any], method: str) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ def test_every_objective_by_its_name() -> None:
     }  # fmt: skip
     with pytest.raises(SettingError, match="objective = 'mqta' is unknown.*mqat"):
         objective_hooks("mqta", config(), 1, generator(0))
-    with pytest.raises(SettingError, match="one width"):
+    with pytest.raises(SettingError, match="is for qat"):
         objective_hooks("mqat", config(range="learned"), 1, generator(0))
 
 

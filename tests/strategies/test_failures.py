@@ -90,6 +90,21 @@ def test_what_cannot_be_used_is_named_and_left_out(spoil: Spoil, monkeypatch: py
     assert all(np.isfinite(a).all() for a in outcome.model.values())
 
 
+def test_widths_that_were_not_asked_for_or_are_missing_do_no_harm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    original = BaseClient.at_widths
+
+    def at_widths(self: Any, payload: Payload) -> dict[str, int]:
+        found = original(self, payload)
+        if self.node.partition == 1:
+            found.pop("correct-w4")
+        return {**found, "correct-w99": 1}
+
+    monkeypatch.setattr(BaseClient, "at_widths", at_widths)
+    outcome = run("fedavg", tmp_path / "run", {**FAST, "min-replies": 3, "evaluate.bit-widths": "8,4"})
+    assert list(outcome.results["final"]["bit_widths"]) == ["w8", "w4", "w8a8", "w4a4"]
+    assert any("client 1" in f and "correct-w4" in f for f in outcome.results["rounds"][-1]["failures"])
+
+
 def test_too_few_replies_end_the_run_with_the_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     spoiled(monkeypatch, crash, times=9)
     with pytest.raises(FederationError, match=r"3 valid replies of 4, 4 are needed .*the battery is empty"):

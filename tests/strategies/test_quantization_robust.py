@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from fedwarm.config import SettingError, Value, parse
+from fedwarm.models import build_model
 from fedwarm.objectives import is_learned
 from fedwarm.wire import from_records
-from tests.runs import run, same
+from tests.runs import SMALL_WARMFED, Outcome, run, same
 
 FAST: dict[str, Value] = {"num-server-rounds": 2, "local-epochs": 2, "data.max-examples": 40, "data.image-size": 16}
 LEARNED: dict[str, Value] = {**FAST, "quantization-robust.variant": "qat", "quantization-robust.range": "learned",
@@ -80,13 +82,57 @@ def test_learned_steps_travel_rounded_too(tmp_path: Path) -> None:
     assert outcome.results["complete"] and any(is_learned(name) for name in outcome.model)
 
 
+def test_a_norm_clips_what_the_server_knows_and_lets_new_steps_pass(tmp_path: Path) -> None:
+    """In the first round nothing is known of learned steps, so that a distance to them means nothing; then they are clipped."""
+    outcome = run("quantization_robust", tmp_path / "run", {**LEARNED, "robust.clip-norm": 0.5})
+    said = [from_records(r.content).arrays for r in outcome.replies if r.metadata.message_type == "train"]
+    sent = [from_records(m.content).arrays for m in outcome.messages if m.metadata.message_type == "train"]
+    new = [name for name in said[0] if is_learned(name)]
+    weights = [from_records(r.content).metrics["num-examples"] for r in outcome.replies if r.metadata.message_type == "train"][:4]
+    for name in new:
+        assert np.allclose(sent[4][name], np.average([a[name] for a in said[:4]], axis=0, weights=weights), atol=1e-6)
+    for start, end in ((sent[0], sent[4]), (sent[4], outcome.model)):
+        assert 0 < np.sqrt(sum(float(np.square(end[n] - start[n]).sum()) for n in start)) <= 0.5 + 1e-5
+
+
+def test_classifiers_that_are_uploaded_with_adapters_train_by_the_objective(tmp_path: Path) -> None:
+    given: dict[str, Value] = {**SMALL_WARMFED, "warmfed.local-model-source": "uploaded"}
+    robust: dict[str, Value] = {"objective": "qat", "quantization-robust.bits": 2}
+    plain, quantized = (run("warmfed", tmp_path / str(len(m)), {**given, **m}, clients=2) for m in ({}, robust))
+
+    def uploaded(outcome: Outcome) -> dict[str, np.ndarray]:
+        return {n: a for r in outcome.replies for n, a in from_records(r.content).arrays.items() if n.startswith("classifier.")}
+
+    first, second = uploaded(plain), uploaded(quantized)
+    assert first.keys() == second.keys() and first and not same(first, second)
+
+
+@pytest.mark.parametrize("layers", ["all", "skip_first_last"])
+def test_relaxed_quantization_is_measured_on_the_layers_that_it_trains(layers: str, tmp_path: Path) -> None:
+    """At its own width the model is measured on learned grids of exactly these layers; another group's setting has no say."""
+    from fedwarm.arrays import to_tensors
+    from fedwarm.quantize.sweep import weight_grids
+    from fedwarm.widths import learned_of, scheme_of
+
+    given: dict[str, Value] = {"relaxed-quantization.layers": layers, "quantization-robust.skip-first-last": layers == "all"}
+    outcome = run("quantization_robust", tmp_path / "run", {**FAST, "quantization-robust.variant": "rq", **given})
+    config, arrays = parse(outcome.results["settings"]), to_tensors(outcome.model)
+    model = build_model(config.model, 10, 16, 0, {n: a for n, a in arrays.items() if not is_learned(n)})
+    learned = learned_of(config, arrays)
+    assert learned is not None
+    found = weight_grids(model, 4, scheme_of(config), learned)
+    assert set(found) == {name.split("/")[1].removesuffix(".weight.log_alpha") for name in arrays if "weight.log_alpha" in name}
+    for name, grid in found.items():
+        assert torch.allclose(grid.step, arrays[f"quantizer/{name}.weight.log_alpha"].exp())
+
+
 def test_workers_give_the_same_model(tmp_path: Path) -> None:
     one, two = (run("quantization_robust", tmp_path / str(n), {**LEARNED, "num-server-rounds": 1}, workers=n) for n in (1, 2))
     assert same(one.model, two.model) and one.results["final"] == two.results["final"]
 
 
 def test_what_cannot_be_averaged_is_refused(tmp_path: Path) -> None:
-    for method, more in (("dp_rec", {}), ("fedavg", {"codec": "dp-rec"})):
+    for method, more in (("dp_rec", {}), ("fedavg", {"codec": "dp-rec"}), ("scaffold", {})):
         with pytest.raises(SettingError, match="learns quantizers that clients must share"):
             run(method, tmp_path / method, {**FAST, "objective": "rq", **more})
     with pytest.raises(SettingError, match="evaluate.bit-widths"):
@@ -101,8 +147,9 @@ def test_a_run_is_exported_and_gives_the_same_answers(variant: str, tmp_path: Pa
     from fedwarm.quantize.export import load_exported
     from fedwarm.run.exporting import export_run
 
-    given: dict[str, Value] = {"quantization-robust.variant": variant, "quantization-robust.range": "learned"}
-    outcome = run("quantization_robust", tmp_path / "run", {**FAST, **(given if variant != "mqat" else {})})
+    given: dict[str, Value] = {"quantization-robust.variant": variant}
+    given |= {"quantization-robust.range": "learned"} if variant == "qat" else {}
+    outcome = run("quantization_robust", tmp_path / "run", {**FAST, **given})
     told = export_run(outcome.folder, 4, "torch", tmp_path / "model.safetensors")
     model = load_exported(tmp_path / "model.safetensors")
     config = parse(outcome.results["settings"])

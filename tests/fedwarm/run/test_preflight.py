@@ -46,6 +46,21 @@ def test_what_goes_together_passes() -> None:
     assert (config.of(DpRec).bits, clients) == (4, 3)
 
 
+OBJECTIVES: list[tuple[dict[str, Value], str]] = [
+    ({"objective": "qat", "quantization-robust.start-round": 4}, "'qat' begins after the last of 3 rounds; lower .*start-round"),
+    ({"objective": "kure", "quantization-robust.kure-warmup": 3}, "'kure' begins after the last of 3 rounds; lower .*kure-warmup"),
+    ({"objective": "mqat", "quantization-robust.range": "learned"}, "range = 'learned' is for qat, not for mqat"),
+    ({"method": "local_only", "objective": "rq"}, "method 'local_only' .*does not average them: take one of fedavg"),
+    ({"method": "warmfed", "objective": "rq"}, "method 'warmfed' .*does not average them"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), OBJECTIVES)
+def test_objectives_that_would_change_nothing_or_break_are_told_first(settings: dict[str, Value], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        check_run({"method": "fedavg", "num-server-rounds": 3, **settings}, 2)
+
+
 HOLLOWED: list[tuple[dict[str, Value], str]] = [
     ({"hollowed.depth": 9}, "hollowed depth 9 is out of range for this U-Net; it must be 0 to 3"),
     ({"hollowed.depths": "0,9"}, "hollowed depth 9 is out of range"),

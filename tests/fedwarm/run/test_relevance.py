@@ -10,7 +10,7 @@ import pytest
 from fedwarm.config import all_groups, keys
 from fedwarm.run.compare import concerns, grouped
 from fedwarm.run.reading import read_run
-from fedwarm.run.relevance import PROVIDED, ROBUST, idle, matters, objective
+from fedwarm.run.relevance import GENERATING, PROVIDED, ROBUST, idle, matters, objective
 from tests.report_page import results, settings, write
 
 
@@ -32,7 +32,18 @@ def of(part: str, found: set[str]) -> set[str]:
             "quantization-robust",
             {"clip", "range", "per-channel", "full-range", "skip-first-last"},
         ),
-        ({"objective": "qat"}, "quantization-robust", {"clip", "bits", "quantize-activations", *ROBUST["rq"]}),
+        ({"objective": "qat"}, "quantization-robust", {"clip", *ROBUST["qat"]}),
+        ({"method": "warmfed", "objective": "qat"}, "quantization-robust", set()),
+        (
+            {"method": "warmfed", "objective": "qat", "warmfed__protocol": "five-round"},
+            "quantization-robust",
+            {"clip", *ROBUST["qat"]},
+        ),
+        ({"method": "local_only"}, "evaluate", set()),
+        ({"method": "warmfed", "warmfed__adapt": False}, "diffusion", {*GENERATING}),
+        ({}, "diffusion", set()),
+        ({"augment": "gen-fedsd"}, "diffusion", {*GENERATING}),
+        ({"augment": "gen-fedsd", "gen_fedsd__provider": "file"}, "diffusion", set()),
         ({"objective": "rq"}, "quantization-robust", {"clip", *ROBUST["rq"]}),
         ({"method": "fedprox"}, "fedprox", {"mu"}),
         ({}, "fedprox", set()),
@@ -53,7 +64,7 @@ def test_a_part_counts_where_it_is_used(changed: dict[str, Any], part: str, ther
         ({"codec": "dp-rec"}, "dp-rec"),
         ({"method": "dp_rec"}, "dp-rec"),
         ({"privacy": "dp-sgd"}, "dp-sgd"),
-        ({"diffusion__trainer": "hollowed"}, "hollowed"),
+        ({"method": "warmfed", "diffusion__trainer": "hollowed"}, "hollowed"),
     ],
 )
 def test_a_part_that_is_switched_on_counts_whole(changed: dict[str, Any], part: str) -> None:
