@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from kept import kept
 
 from fedwarm.config import Value
 from fedwarm.run.launch import Request, run_method
@@ -68,14 +69,14 @@ class Job:
 
 
 def run(job: Job) -> dict[str, Any]:
-    """A run's results, from its folder if they are complete there."""
-    path = job.folder / "results.json"
-    if not (path.is_file() and json.loads(path.read_text())["complete"]):
+    """A run's results, from its folder if they are complete there; SystemExit if the folder holds another run."""
+    found = kept(job.folder, {**job.settings, "num-server-rounds": job.rounds}, job.clients)
+    if found is None:
         settings = tuple(f"{key}={json.dumps(value)}" for key, value in job.settings.items())
         run_method(
             Request(job.method, "local", job.folder, job.seed, job.rounds, job.clients, 1, fresh=True, run_config=settings)
         )
-    found: dict[str, Any] = json.loads(path.read_text())
+        found = json.loads((job.folder / "results.json").read_text())
     return found
 
 
@@ -115,7 +116,7 @@ def drawn(results: dict[str, Any]) -> tuple[int, float]:
 
 
 def line(label: str, runs: list[dict[str, Any]], plain: list[dict[str, Any]]) -> str:
-    """One row: accuracy, gain over the same method without, rounds and bytes to what plain FedAvg ends with, and the cost."""
+    """One row: accuracy, gain over plain FedAvg, rounds and bytes to what plain FedAvg ends with, and the cost."""
     gains = [final(a) - final(b) for a, b in zip(runs, plain, strict=True)]
     there = [reached(a, final(b) / 100 - 1e-9) for a, b in zip(runs, plain, strict=True)]
     bytes_of = [curve(b)[-1][1] for b in plain]

@@ -19,6 +19,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from kept import kept
 from safetensors.torch import load_file, save_file
 
 from fedwarm.config import Value, parse
@@ -44,11 +45,13 @@ ARMS: dict[str, tuple[str, dict[str, Value]]] = {
     "qat 4": (ROBUST, {"quantization-robust.variant": "qat", "quantization-robust.bits": 4}),
     "qat 8": (ROBUST, {"quantization-robust.variant": "qat", "quantization-robust.bits": 8}),
     "mqat": (ROBUST, {"quantization-robust.variant": "mqat"}),
+    "mqat min-max": (ROBUST, {"quantization-robust.variant": "mqat", "quantization-robust.range": "minmax"}),
     "rq": (ROBUST, {"quantization-robust.variant": "rq"}),
 }
 NAMES = {
     "fedavg": "FedAvg, quantized after training",
     "lsq": "FedAvg, learned steps (LSQ) at 4 bits for the last third",
+    "mqat min-max": "mqat by min-max ranges",
 }
 LEARNED = ("lsq", "rq")
 WARM_SEED, WARM_RATES = 0, (0.05, 0.01)
@@ -83,16 +86,16 @@ def place(folder: Path, arm: str, seed: int) -> Path:
 
 
 def one(arm: str, seed: int, flat: dict[str, Value], clients: int, rounds: int, folder: Path) -> dict[str, Any]:
-    """The results of one run, from the folder if it is complete there."""
+    """The results of one run, from the folder if it is complete there; SystemExit if the folder holds another run."""
     method, own = ARMS[arm]
     own = {"quantization-robust.start-round": 1 + 2 * rounds // 3, **own} if arm == "lsq" else own
-    out = place(folder, arm, seed)
-    path = out / "results.json"
-    if not (path.is_file() and json.loads(path.read_text())["complete"]):
+    out, asked = place(folder, arm, seed), {**COMMON, **flat, **own}
+    results = kept(out, {**asked, "num-server-rounds": rounds}, clients)
+    if results is None:
         print(f"== {arm}, seed {seed}", flush=True)
-        settings = tuple(f"{key}={json.dumps(value)}" for key, value in {**COMMON, **flat, **own}.items())
+        settings = tuple(f"{key}={json.dumps(value)}" for key, value in asked.items())
         run_method(Request(method, "local", out, seed, rounds, clients, fresh=True, run_config=settings))
-    results: dict[str, Any] = json.loads(path.read_text())
+        results = json.loads((out / "results.json").read_text())
     return results
 
 
@@ -168,7 +171,7 @@ def main() -> None:
     folder = (given.runs or ROOT / "runs" / f"quantization-{given.what}").absolute()
     epochs = WARM[given.what] if given.warm < 0 else given.warm
     if epochs:
-        start = folder / "warm.safetensors"
+        start = folder / f"warm-{flat['model.name']}-{flat['data.image-size']}-{epochs}.safetensors"
         flat |= {"data.public-share": 0.5}
         if not start.is_file():
             warm({**COMMON, **flat}, epochs, start)

@@ -152,15 +152,18 @@ def quantized_cell(name: str, data: Data, recipe: Recipe, out: Path, seed: int) 
 
 
 def cell(name: str, data: Data, out: Path, seed: int, quick: bool) -> dict[str, Any]:
-    """One cell, from its file if it is there."""
+    """One cell, from its file if it is there; SystemExit if that is another's."""
     path = out / f"{name}.json"
+    said = {"cell": name, "seed": seed, "quick": quick, "threads": torch.get_num_threads()}
     if not path.is_file():
         recipe = FLOAT if name == "float" else TUNED[int(name.split("-")[1])]
         recipe = dataclasses.replace(recipe, epochs=1) if quick else recipe
         result = float_cell(data, recipe, out, seed) if name == "float" else quantized_cell(name, data, recipe, out, seed)
-        said = {"cell": name, "seed": seed, "quick": quick, "threads": torch.get_num_threads()}
         path.write_text(json.dumps({**said, **result}, indent=1))
     found: dict[str, Any] = json.loads(path.read_text())
+    for key, value in said.items():
+        if found[key] != value:
+            raise SystemExit(f"{path} was made with {key} = {found[key]!r}, not {value!r}; give another --out")
     return found
 
 
