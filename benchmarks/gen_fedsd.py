@@ -23,10 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from kept import kept
 
-from fedwarm.config import Value
+from fedwarm.config import SettingError, Value
 from fedwarm.run.launch import Request, run_method
 
 ROOT = Path(__file__).parents[1]
@@ -129,25 +128,15 @@ def line(label: str, runs: list[dict[str, Any]], plain: list[dict[str, Any]]) ->
     return "| " + " | ".join(cells) + " |"
 
 
-def audit(job: Job) -> str:
+def audited(job: Job) -> str:
     """Whether the images show their classes, and what they teach by themselves, on all clients' images of one run."""
-    from fedwarm.augment.audit import domain_gap
-    from fedwarm.augment.fill import found
+    from fedwarm.augment.audit import audit
     from fedwarm.config import parse
-    from fedwarm.data import load_pooled
     from fedwarm.store import cache_home
 
     config = parse({**job.settings, "method": job.method, "seed": job.seed})
-    filled = [found(config, k, job.clients, cache_home()) for k in range(job.clients)]
-    parts = [(f.images, f.labels) for f in filled if f is not None]
-    images, labels = (torch.cat(column) for column in zip(*parts, strict=True))
-    pooled = load_pooled(config.data, job.seed, job.clients)
-    real, test = (pooled.train_images, pooled.train_labels), (pooled.test_images, pooled.test_labels)
-    gap = domain_gap(config, real, (images, labels), test, len(pooled.classes), AUDIT_EPOCHS)
-    return (
-        f"trained on all real images: {gap.real_on_real:.1%} on real test images, {gap.real_on_synthetic:.1%} on synthetic ones; "
-        f"trained on the synthetic ones alone: {gap.synthetic_on_real:.1%} on real test images"
-    )
+    gap = audit(config, job.clients, range(job.clients), cache_home(), AUDIT_EPOCHS)
+    return "nothing was drawn" if gap is None else gap.text()
 
 
 HEADINGS = (
@@ -199,14 +188,18 @@ def main() -> None:
                     for arm, (method, own) in arms.items()
                 }  # fmt: skip
                 flat = [job for row in jobs.values() for job in row]
-                done = dict(zip((job.folder for job in flat), pool.map(run, flat), strict=True))
+                try:
+                    done = dict(zip((job.folder for job in flat), pool.map(run, flat), strict=True))
+                except SettingError as error:  # so many clients cannot be that unlike on so few images
+                    print(f"\n**{given.what}, {name}, {clients} clients**: not run: {error}", flush=True)
+                    continue
                 rows = {arm: [done[job.folder] for job in row] for arm, row in jobs.items()}
                 held = statistics.fmean(sum(map(sum, r["partition"]["counts"])) for r in rows["fedavg"])
                 print(f"\n**{given.what}, {name}, {clients} clients** ({held:,.0f} training images)\n")
                 print("| " + " | ".join(HEADINGS) + " |\n" + "|---" * len(HEADINGS) + "|")
                 print("\n".join(line(arm, runs, rows["fedavg"]) for arm, runs in rows.items()), flush=True)
                 if given.audit:
-                    print("\n" + audit(next(row[0] for arm, row in jobs.items() if "gen-fedsd" in arm)), flush=True)
+                    print("\n" + audited(next(row[0] for arm, row in jobs.items() if "gen-fedsd" in arm)), flush=True)
 
 
 if __name__ == "__main__":

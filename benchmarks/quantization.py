@@ -45,13 +45,11 @@ ARMS: dict[str, tuple[str, dict[str, Value]]] = {
     "qat 4": (ROBUST, {"quantization-robust.variant": "qat", "quantization-robust.bits": 4}),
     "qat 8": (ROBUST, {"quantization-robust.variant": "qat", "quantization-robust.bits": 8}),
     "mqat": (ROBUST, {"quantization-robust.variant": "mqat"}),
-    "mqat min-max": (ROBUST, {"quantization-robust.variant": "mqat", "quantization-robust.range": "minmax"}),
     "rq": (ROBUST, {"quantization-robust.variant": "rq"}),
 }
 NAMES = {
     "fedavg": "FedAvg, quantized after training",
     "lsq": "FedAvg, learned steps (LSQ) at 4 bits for the last third",
-    "mqat min-max": "mqat by min-max ranges",
 }
 LEARNED = ("lsq", "rq")
 WARM_SEED, WARM_RATES = 0, (0.05, 0.01)

@@ -99,8 +99,9 @@ def widths(config: Config) -> tuple[int, ...]:
 
 
 def scheme_of(config: Config) -> Scheme:
-    """How a model is quantized after training: as in training, by `quantization-robust.*`; by relaxed quantization on whole grids,
-    of the layers that it trains.
+    """How a model is quantized after training: as in training, by `quantization-robust.*`.
+
+    Relaxed quantization has whole grids, on the layers that it trains.
     """
     scheme = config.of(QuantizationRobust).scheme
     if objective_of(config) != "rq":

@@ -74,8 +74,14 @@ class Augmentation:
         if told and None not in told and not drawn:
             yield "nothing was drawn: by gen-fedsd.* no client's classes lack anything; see data.partition and data.alpha"
         refused = sum(report.get("below_judge", 0) for report in self.reports.values())
-        if refused > MOST_REFUSED * drawn:
-            yield f"the judge agrees with what was asked for on {1 - refused / drawn:.0%} of the synthetic images only"
+        left_out = self.config.of(GenFedSD).refused == "drop"
+        made = drawn + refused if left_out else drawn
+        if made and refused > MOST_REFUSED * made:
+            why = "refused by the judge or blank" if self.config.of(GenFedSD).judge else "blank"
+            yield (
+                f"{refused:,} of {made:,} synthetic images are {why}, and {'left out' if left_out else 'stay'}: the foundation "
+                "may not know these classes; look at samples, set gen-fedsd.phrases or refused"
+            )
 
     def finish(self, stage: Stage) -> None:
         """Settle the target that is announced."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
-from fedwarm.augment.fill import Filled
+from fedwarm.augment.fill import found
 from fedwarm.config import Config
+from fedwarm.data import load_pooled
 from fedwarm.evaluate import correct
 from fedwarm.models import build_model, device_of
 from fedwarm.seeds import generator
@@ -30,16 +34,35 @@ class DomainGap:
     synthetic_on_real: float
     real_on_real: float
 
+    def text(self) -> str:
+        """Two lines, and a third where the images do not show their classes."""
+        lines = [
+            f"trained on real images: {self.real_on_real:.1%} on real test images, {self.real_on_synthetic:.1%} on synthetic",
+            f"trained on synthetic images alone: {self.synthetic_on_real:.1%} on real test images",
+        ]
+        return "\n".join([*lines, warning(self.real_on_synthetic)]).rstrip()
 
-def agreement(model: nn.Module, filled: Filled) -> float:
-    """Share of the synthetic images that a classifier, trained on real ones, labels as they were asked for.
 
-    Raises:
-        ValueError: there are no synthetic images.
+def audit(
+    config: Config, partitions: int, clients: Sequence[int], root: Path, epochs: int | None = None, announced: int = 0
+) -> DomainGap | None:
+    """What the synthetic images of some clients are worth, by those that lie on this machine; None where there are none.
+
+    Args:
+        config: the run's settings.
+        partitions: clients of the run, whose real images are all looked at, as only a simulation can.
+        clients: those whose synthetic images are.
+        root: holds the states of all runs on this machine.
+        epochs: of each training; None: `local-epochs`.
+        announced: the server's target, of rule `global`.
     """
-    if not len(filled.labels):
-        raise ValueError("there are no synthetic images to look at")
-    return correct(model, filled.images, filled.labels) / len(filled.labels)
+    filled = [some for k in clients if (some := found(config, k, partitions, root, announced)) is not None]
+    if not filled:
+        return None
+    pooled = load_pooled(config.data, config.run.seed, partitions)
+    synthetic = (torch.cat([some.images for some in filled]), torch.cat([some.labels for some in filled]))
+    real, test = (pooled.train_images, pooled.train_labels), (pooled.test_images, pooled.test_labels)
+    return domain_gap(config, real, synthetic, test, len(pooled.classes), epochs)
 
 
 def warning(share: float) -> str:

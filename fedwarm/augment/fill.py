@@ -23,8 +23,8 @@ from fedwarm.config import Config, SettingError
 from fedwarm.data import Shard, partition_table
 from fedwarm.data.shards import open_table
 from fedwarm.diffusion.foundation import locate
-from fedwarm.methods.gen_fedsd import GenFedSD, amounts, validated
-from fedwarm.progress import Tick, current, listening
+from fedwarm.methods.gen_fedsd import GenFedSD, amounts, global_target, validated
+from fedwarm.progress import Tick, current, listening, tick
 from fedwarm.store import MIB, make_room
 
 
@@ -39,7 +39,7 @@ class Report:
         made, reused: images drawn now, and found on the shelf.
         repeated: images that the client holds more than once.
         redrawn: draws that were thrown away for a better one.
-        below_judge: images that stayed although blank or refused by the judge.
+        below_judge: images that were blank or refused by the judge to the last; they stay, or are left out by setting.
         bytes: of the images.
     """
 
@@ -130,6 +130,28 @@ def fill(config: Config, shard: Shard, partition: int, root: Path, announced: in
     return _filled(config, real, taken, made, begun)
 
 
+def check_room(config: Config, partitions: int) -> None:
+    """See before any work that one machine can keep what all clients together have drawn, as a simulation does.
+
+    Raises:
+        SettingError: it cannot, by `client-state-mb`. Where seconds are bounded nothing is known yet.
+    """
+    settings = config.of(GenFedSD)
+    if settings.provider != "foundation" or settings.budget_seconds:
+        return
+    table, limit = partition_table(config.data, config.run.seed, partitions), config.run.client_state_mb
+    image_bytes, announced = 3 * config.data.image_size**2, global_target(table)
+    wanted = [amounts(settings, counts, announced, image_bytes=image_bytes) for counts in table]
+    images = sum(map(sum, wanted))
+    if settings.pool:
+        images = min(images, settings.pool * len(table[0]))
+    if images * image_bytes > limit * MIB:
+        raise SettingError(
+            f"{partitions} clients have {images:,} images drawn, {images * image_bytes / MIB:,.0f} MB, more than "
+            f"client-state-mb = {limit}; raise it, or set gen-fedsd.pool, cap, budget-images or budget-mb"
+        )
+
+
 def _check_size(config: Config, partition: int, images: int) -> None:
     """Refuse before anything is drawn what the client could not keep, such as a target that a spoilt histogram set."""
     size, limit = images * 3 * config.data.image_size**2, config.run.client_state_mb
@@ -166,10 +188,11 @@ def wanted_of(
     config: Config, real: Sequence[int], provider: Provider | None, announced: int = 0, *, measure: bool = True
 ) -> list[int]:
     """Synthetic images of each class that a client gets; `measure` draws a few where a budget needs the speed."""
-    settings, speed = validated(config.of(GenFedSD)), 0.0
+    settings, speed, batch = validated(config.of(GenFedSD)), 0.0, 1
     if settings.budget_seconds and isinstance(provider, Generated):
-        speed = provider.speed() if measure else provider.shelf.speed() or 0.0
-    return amounts(settings, real, announced, image_bytes=3 * config.data.image_size**2, seconds_per_image=speed)
+        speed, batch = provider.speed() if measure else provider.shelf.speed() or 0.0, provider.own_batch
+    size = config.data.image_size
+    return amounts(settings, real, announced, image_bytes=3 * size**2, seconds_per_image=speed, batch=batch)
 
 
 def chosen_of(
@@ -183,9 +206,13 @@ def chosen_of(
 def _filled(config: Config, real: Sequence[int], taken: dict[int, Drawn], made: int, begun: float) -> Filled:
     """Everything in the order of classes, whatever the order it was made in."""
     size, settings = config.data.image_size, config.of(GenFedSD)
+    least = settings.judge_least if settings.judge else 0.0
+    asked = sum(map(len, taken.values()))
+    refused = sum(int((drawn.scores < least).sum()) for drawn in taken.values())
+    if settings.refused == "drop":
+        taken = {label: drawn.rows(torch.where(drawn.scores >= least)[0].tolist()) for label, drawn in taken.items()}
     whole = Drawn.join([Drawn.none(size), *(taken[label] for label in sorted(taken))])
     labels = torch.cat([torch.empty(0, dtype=torch.int64), *(torch.full_like(taken[c].indices, c) for c in sorted(taken))])
-    least = settings.judge_least if settings.judge else 0.0
     repeated = sum(len(drawn) - len(drawn.indices.unique()) for drawn in taken.values())
     report = Report(
         real=list(real),
@@ -193,10 +220,10 @@ def _filled(config: Config, real: Sequence[int], taken: dict[int, Drawn], made: 
         seconds=time.monotonic() - begun,
         drawn_seconds=float(whole.seconds.sum()),
         made=made,
-        reused=len(whole) - made - repeated if settings.provider == "foundation" else 0,
+        reused=max(0, asked - made - repeated) if settings.provider == "foundation" else 0,
         repeated=repeated,
         redrawn=int((whole.tries - 1).sum()),
-        below_judge=int((whole.scores < least).sum()),
+        below_judge=refused,
         bytes=whole.images.numel(),
     )
     return Filled(whole.images, labels, whole.seeds, report)
@@ -217,6 +244,8 @@ class _Progress:
         """A class is there; what was not drawn for it was found."""
         self.finished += count
         self.base = self.finished
+        with listening(self.outer):
+            tick(DRAWS, self.base, self.of)
 
 
 @contextmanager

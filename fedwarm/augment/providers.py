@@ -102,9 +102,14 @@ class Generated:
         """Images that cost as much as one: a CPU always draws sixteen."""
         return EXACT_ROWS if device_of(self.config.run.device).type == "cpu" else 1
 
+    @property
+    def own_batch(self) -> int:
+        """Of the images of a class, how many a client pays for together; what a pool draws beside its own serves others."""
+        return 1 if self.settings.pool else self.batch
+
     def cost(self, count: int) -> int:
-        """How many images a client's share of a class costs; what a pool draws beside it serves others."""
-        return count if self.settings.pool else -(-count // self.batch) * self.batch
+        """How many images a client's share of a class costs."""
+        return -(-count // self.own_batch) * self.own_batch
 
     def find(self, client: int, label: int, indices: Sequence[int]) -> Drawn:
         """Those of the images that are there already."""

@@ -62,7 +62,11 @@ class GenFedSD(Group):
     steps: int = setting(0, "denoising steps of an image; 0: diffusion.sample-steps", low=0)
     judge: str = setting("", "safetensors file of a classifier of architecture model.name that looks at what is drawn")
     judge_least: float = setting(0.5, "an image is drawn anew when the judge gives its class less than this", low=0.0, high=1.0)
-    judge_tries: int = setting(3, "most draws of an image that the judge refuses, or that is blank; the best one stays", low=1)
+    judge_tries: int = setting(3, "most draws of an image that the judge refuses, or that is blank", low=1)
+    refused: str = setting(
+        "keep", "an image that the judge still refuses, or that is blank: its best draw stays, or it is left out",
+        choices=("keep", "drop"),
+    )  # fmt: skip
     weight_by: str = setting(
         "augmented", "what a client counts for in the average: real and synthetic images, or its real ones",
         choices=("augmented", "real"),
@@ -122,8 +126,8 @@ def scaled(wanted: Sequence[int], budget: int, counts: Sequence[int]) -> list[in
     return out
 
 
-def budget(settings: GenFedSD, examples: int, image_bytes: int, seconds_per_image: float = 0.0) -> int | None:
-    """Most images of a client with so many examples; None: no bound. A speed that is not known (0) bounds nothing."""
+def budget(settings: GenFedSD, examples: int, image_bytes: int) -> int | None:
+    """Most images of a client with so many examples; None: no bound; seconds are not among them."""
     bounds = []
     if settings.cap:
         bounds.append(int(settings.cap * examples + 1e-9))
@@ -131,13 +135,23 @@ def budget(settings: GenFedSD, examples: int, image_bytes: int, seconds_per_imag
         bounds.append(settings.budget_images)
     if settings.budget_mb:
         bounds.append(int(settings.budget_mb * MB / image_bytes + 1e-9))
-    if settings.budget_seconds and seconds_per_image > 0:
-        bounds.append(int(settings.budget_seconds / seconds_per_image))
     return min(bounds, default=None)
 
 
+def in_batches(wanted: Sequence[int], most: int, batch: int, counts: Sequence[int]) -> list[int]:
+    """What at most so many batches hold of the images of `wanted`, each batch of one class: as `scaled`, by batches."""
+    drawn = scaled([-(-n // batch) for n in wanted], most, counts)
+    return [min(n, batch * batches) for n, batches in zip(wanted, drawn, strict=True)]
+
+
 def amounts(
-    settings: GenFedSD, counts: Sequence[int], announced: int = 0, *, image_bytes: int, seconds_per_image: float = 0.0
+    settings: GenFedSD,
+    counts: Sequence[int],
+    announced: int = 0,
+    *,
+    image_bytes: int,
+    seconds_per_image: float = 0.0,
+    batch: int = 1,
 ) -> list[int]:
     """Synthetic images of each class that a client gets: its gaps, within its budgets.
 
@@ -146,14 +160,18 @@ def amounts(
         announced: the server's target, of rule global.
         image_bytes: of one image.
         seconds_per_image: what one takes to draw; 0: not known.
+        batch: images of a class that are drawn together, and cost as much when there are fewer.
     """
     if settings.provider == "none":
         return [0] * len(counts)
     missing = gaps(counts, target(settings, counts, announced))
     if settings.provider == "transforms":
         missing = [g if n else 0 for g, n in zip(missing, counts, strict=True)]
-    most = budget(settings, sum(counts), image_bytes, seconds_per_image)
-    return missing if most is None else scaled(missing, most, counts)
+    most = budget(settings, sum(counts), image_bytes)
+    missing = missing if most is None else scaled(missing, most, counts)
+    if not settings.budget_seconds or not seconds_per_image:
+        return missing
+    return in_batches(missing, int(settings.budget_seconds / (seconds_per_image * batch)), batch, counts)
 
 
 def weight(settings: GenFedSD, real: Sequence[int], synthetic: Sequence[int]) -> int:

@@ -10,6 +10,12 @@ from typing import Any
 from fedwarm.config import Config, SettingError
 
 MOST_SAMPLED, GEN_FEDSD = 20, "gen_fedsd"
+UNDRAWN = "nothing has been drawn yet; `fedwarm augment --fill` does"
+WHERE = {
+    "file": "images of gen-fedsd.file are read where they lie, none are kept",
+    "transforms": "transforms are made by a run from a client's own images, none are kept",
+    "none": "gen-fedsd.provider = 'none' draws nothing",
+}
 
 
 @dataclass(frozen=True)
@@ -19,6 +25,7 @@ class Work:
     Attributes:
         client: one of them; -1: all.
         fill: draw what is missing, and keep it for runs.
+        audit: train two small classifiers that say whether the images show their classes, and what they teach.
         page: where a page of gaps and samples is written; None: nowhere.
     """
 
@@ -26,6 +33,7 @@ class Work:
     clients: int = 0
     client: int = -1
     fill: bool = False
+    audit: bool = False
     page: Path | None = None
     run_config: tuple[str, ...] = ()
 
@@ -36,8 +44,11 @@ def augment(work: Work) -> str:
     Raises:
         SettingError: something asked for cannot be; nothing was drawn.
     """
+    from fedwarm.augment.audit import audit
     from fedwarm.augment.plan import plan_of
     from fedwarm.augment.settings import shelf_root
+    from fedwarm.data import partition_table
+    from fedwarm.methods.gen_fedsd import GenFedSD, global_target
     from fedwarm.run.gap_page import augment_page
     from fedwarm.run.pictures import samples
 
@@ -45,15 +56,20 @@ def augment(work: Work) -> str:
     if work.client >= count:
         raise SettingError(f"--client {work.client} is out of range; {count} clients have the numbers 0 to {count - 1}")
     root, chosen = shelf_root(config), range(count) if work.client < 0 else [work.client]
-    plans = plan_of(config, count, root, chosen)
+    announced = global_target(partition_table(config.data, config.run.seed, count))
+    plans = plan_of(config, count, root, chosen, announced=announced)
     print(plans.text())
     told: Any = plans
     if work.fill:
-        told = _fill(config, count, chosen, root)
+        told = _fill(config, count, chosen, root, announced)
+    kept = WHERE.get(config.of(GenFedSD).provider, f"images lie in {root}" if work.fill else UNDRAWN)
+    if work.audit:
+        gap = audit(config, count, chosen, root, announced=announced)
+        print(f"nothing to audit: {kept}" if gap is None else gap.text())
     if work.page is None:
-        return f"images lie in {root}" if work.fill else "--fill draws them, --page FILE shows them"
-    shown = samples(config, list(chosen)[:MOST_SAMPLED], count, [root])
-    note = "" if shown else "Nothing has been drawn yet: `fedwarm augment --fill` does."
+        return kept if work.fill else "--fill draws them, --page FILE shows them, --audit says what they are worth"
+    shown = samples(config, list(chosen)[:MOST_SAMPLED], count, [root], announced)
+    note = "" if shown else (f"{kept[0].upper()}{kept[1:]}." if plans.images else "No class of these clients lacks anything.")
     page = augment_page(told, shown, work.page, classes=plans.classes, note=note, planned=not work.fill)
     return f"page   {page.resolve()}"
 
@@ -68,18 +84,22 @@ def _settings(work: Work) -> tuple[Config, int]:
     return check_run(flat, work.clients)
 
 
-def _fill(config: Config, count: int, chosen: Sequence[int], root: Path) -> list[dict[str, Any]]:
+def _fill(config: Config, count: int, chosen: Sequence[int], root: Path, announced: int) -> list[dict[str, Any]]:
     from fedwarm.augment.fill import fill
-    from fedwarm.data import load_shard, partition_table
-    from fedwarm.methods.gen_fedsd import global_target
+    from fedwarm.data import load_shard
+    from fedwarm.methods.gen_fedsd import GenFedSD
+    from fedwarm.progress import current, listening, tick
     from fedwarm.run.display import shown
 
-    announced = global_target(partition_table(config.data, config.run.seed, count))
     entries = []
     with shown(f"{len(chosen)} clients: synthesis"):
         for k in chosen:
-            filled = fill(config, load_shard(config.data, config.run.seed, k, count), k, root, announced)
+            with listening(current(), f"client {k}"):
+                filled = fill(config, load_shard(config.data, config.run.seed, k, count), k, root, announced)
             entries.append({"partition": k, **filled.report.facts()})
-    total = {name: sum(entry[name] for entry in entries) for name in ("made", "reused", "bytes", "seconds")}
+            tick("clients", len(entries), len(chosen))
+    total = {name: sum(entry[name] for entry in entries) for name in ("made", "reused", "bytes", "seconds", "below_judge")}
     print(f"{total['made']:,} images drawn, {total['reused']:,} found, {total['bytes'] / 1e6:,.1f} MB, {total['seconds']:,.0f} s")
+    if total["below_judge"]:
+        print(f"{total['below_judge']:,} are blank or refused by the judge; gen-fedsd.refused = {config.of(GenFedSD).refused!r}")
     return entries

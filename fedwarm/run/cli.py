@@ -216,6 +216,7 @@ def augment(
     clients: Annotated[int, typer.Option(help="number of clients; 0: what the data set suggests")] = 0,
     client: Annotated[int, typer.Option(help="this one alone, as on its own device; -1: all")] = -1,
     fill: Annotated[bool, typer.Option("--fill", help="draw what is missing; runs with the same settings find it")] = False,
+    audit: Annotated[bool, typer.Option("--audit", help="train classifiers that say what the images show and teach")] = False,
     page: Annotated[Path | None, typer.Option(help="write a page of gaps before and after, with samples")] = None,
     run_config: Settings = None,
 ) -> None:
@@ -223,7 +224,7 @@ def augment(
     from fedwarm.run.augmenting import Work
     from fedwarm.run.augmenting import augment as work
 
-    print(work(Work(seed, clients, client, fill, page, tuple(run_config or ()))))
+    print(work(Work(seed, clients, client, fill, audit, page, tuple(run_config or ()))))
 
 
 @app.command()

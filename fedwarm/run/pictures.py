@@ -158,7 +158,7 @@ def samples(config: Config, clients: Sequence[int], partitions: int, places: Seq
     from fedwarm.augment.fill import found
     from fedwarm.data import load_shard
 
-    there, out = [place for place in places if place.is_dir()], []
+    there, out = [place for place in places if place.is_dir()] or list(places[:1]), []
     for k in clients:
         kept = (found(config, k, partitions, place, announced) for place in there)
         filled = next((some for some in kept if some is not None), None)

@@ -22,7 +22,7 @@ ROBUST = {
 PROVIDED = {
     "foundation": (
         "pool", "prompt-mode", "prompt", "prompts-file", "phrases", "guidance", "steps", "judge", "judge-least", "judge-tries",
-        "budget-seconds",
+        "refused", "budget-seconds",
     ),
     "file": ("file",),
     "transforms": ("transforms",),
@@ -48,14 +48,7 @@ def objective(settings: Mapping[str, Any], method: str) -> str:
 def matters(key: str, settings: Mapping[str, Any], method: str) -> bool:
     """Whether a setting can change what a run does."""
     part, _, name = key.rpartition(".")
-    if part == "gen-fedsd" and not _provided(name, str(settings.get("gen-fedsd.provider", "foundation"))):
-        return False
-    if part in ("quantization-robust", "relaxed-quantization") or key == "objective":
-        if method == "warmfed" and not _trains(settings):
-            return False
-    if part == "evaluate" and method == "local_only":
-        return False
-    if part in ("diffusion", "hollowed") and not _diffuses(name if part == "diffusion" else "", settings, method):
+    if not _reached(part, name, settings, method):
         return False
     if not part or part.replace("-", "_") == method != "quantization_robust":
         return True
@@ -67,6 +60,17 @@ def matters(key: str, settings: Mapping[str, Any], method: str) -> bool:
         switch, value = SWITCHES[part]
         return bool(settings.get(switch) == value)
     return part.replace("-", "_") not in METHODS
+
+
+def _reached(part: str, name: str, settings: Mapping[str, Any], method: str) -> bool:
+    """Whether a run comes to where this setting is looked at."""
+    if part == "gen-fedsd":
+        return _provided(name, str(settings.get("gen-fedsd.provider", "foundation")))
+    if part in ("diffusion", "hollowed"):
+        return _diffuses(name if part == "diffusion" else "", settings, method)
+    if part in ("quantization-robust", "relaxed-quantization") or (part, name) == ("", "objective"):
+        return method != "warmfed" or _trains(settings)
+    return part != "evaluate" or method != "local_only"
 
 
 def idle(given: Iterable[str], settings: Mapping[str, Any], method: str) -> list[str]:

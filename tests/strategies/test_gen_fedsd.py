@@ -10,9 +10,10 @@ import pytest
 from fedwarm.augment.fill import fill
 from fedwarm.augment.settings import histogram
 from fedwarm.config import SettingError, Value, parse
-from fedwarm.data import load_shard
-from fedwarm.methods.gen_fedsd import imbalance
+from fedwarm.data import held_counts, load_shard
+from fedwarm.methods.gen_fedsd import global_target, imbalance
 from fedwarm.run.preflight import check_run
+from fedwarm.wire import Payload
 from strategies.augment import Augmentation
 from strategies.exchange import Stage
 from tests.runs import Outcome, run, same
@@ -114,8 +115,30 @@ def test_global_target_is_announced_and_its_histograms_are_noisy(tmp_path: Path)
     noisy = run("fedavg", tmp_path / "noisy", {**settings, **covered}, clients=3)
     assert noisy.results["augment"]["histogram"] == {"epsilon": 0.05, "adjacency": "add_remove", "view": "example"}
     told = [list(r.content.config_records["facts"]["counts"]) for r in noisy.replies if r.metadata.message_type == "train.gaps"]  # type: ignore[arg-type]
-    assert told != [c["real"] for c in exact["per_client"]]
+    config = parse(noisy.results["settings"])
+    held = [held_counts(config.data, config.run.seed, client, 3) for client in range(3)]
+    apart = [abs(a - b) for one, other in zip(told, held, strict=True) for a, b in zip(one, other, strict=True)]
+    assert 0 < sum(apart) / len(apart) < 100, "noise of a standard deviation of 28"
+    most = -(-config.data.max_examples // 10)
+    asked = {m.content.metric_records["metrics"]["target"] for m in noisy.messages if m.metadata.message_type == "train.augment"}
+    assert asked == {min(round(global_target(told) * (1 - config.data.test_fraction)), most)}
     assert [(c["real"], c["synthetic"]) for c in noisy.results["augment"]["per_client"]] == [(None, None)] * 3
+
+
+@pytest.mark.parametrize("judge", ["", "judge.safetensors"])
+@pytest.mark.parametrize("refused", ["keep", "drop"])
+def test_images_that_nobody_recognises_are_remarked_on(judge: str, refused: str) -> None:
+    told = Augmentation(parse({"method": "gen_fedsd", "gen-fedsd.judge": judge, "gen-fedsd.refused": refused}))
+    report = {"seconds": 1.0, "drawn_seconds": 1.0, "below_judge": 3}
+    told.absorb(Stage(0, "augment", "train.augment", (0, 1)), 0, Payload(metrics=report, facts={"synthetic": [4, 5]}), 2)
+    why, fate = "refused by the judge or blank" if judge else "blank", "left out" if refused == "drop" else "stay"
+    assert [text.split(":")[0] for text in told.remarks()] == [
+        f"3 of {12 if refused == 'drop' else 9} synthetic images are {why}, and {fate}"
+    ]
+    told.absorb(Stage(0, "augment", "train.augment", (0, 1)), 0, Payload(metrics=report, facts={"synthetic": [0, 0]}), 2)
+    assert len(list(told.remarks())) == (2 if refused == "drop" else 1)
+    told.absorb(Stage(0, "augment", "train.augment", (0, 1)), 0, Payload(facts={"synthetic": [4, 5]}), 2)
+    assert not list(told.remarks())
 
 
 def test_stopped_after_synthesis_goes_on_to_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

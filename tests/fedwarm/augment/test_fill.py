@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from fedwarm.augment import providers
-from fedwarm.augment.fill import Filled, check, fill, found
+from fedwarm.augment.fill import Filled, check, check_room, fill, found
+from fedwarm.augment.plan import plan_of
 from fedwarm.config import Config, SettingError, Value
 from fedwarm.data import Shard, load_shard
 from fedwarm.evaluate import predict
@@ -189,12 +190,14 @@ def test_progress_counts_all_images_up(configure: Configure, tmp_path: Path) -> 
 
 
 def test_a_budget_of_seconds_is_kept_over_a_restart(configure: Configure, tmp_path: Path) -> None:
-    config = configure(budget_images=0, budget_seconds=1.0)
+    """A CPU draws sixteen of a class at a time, however few are asked for: 10 seconds are three times sixteen."""
+    config = configure(budget_images=0, budget_seconds=10.0)
     shard = shard_of(config, 1)
     provider = providers.Generated(config, shard.classes, tmp_path)
     provider.shelf.set_speed(0.2)
+    plan = plan_of(config, CLIENTS, tmp_path).clients[1]
     first = fill(config, shard, 1, tmp_path)
-    assert sum(first.report.synthetic) == 5
+    assert 0 < plan.seconds <= 10 and plan.synthetic == first.report.synthetic and 16 < sum(plan.synthetic) <= 48
     assert digests(fill(config, shard, 1, tmp_path)) == digests(first)
     assert found(config, 1, CLIENTS, tmp_path) is not None
 
@@ -208,6 +211,20 @@ def test_a_judge_is_told_of_in_the_report(configure: Configure, tmp_path: Path) 
     model = build_model(replace(config.model, weights=str(path)), 10, 32, 0)
     given = predict(model, filled.images).softmax(1)[torch.arange(12), filled.labels]
     assert filled.report.below_judge == int((given < 0.3).sum()) and 0 < filled.report.redrawn <= 12
+    strict = configure(judge=str(path), judge_least=0.3, judge_tries=2, refused="drop")
+    left = fill(strict, shard_of(config, 1), 1, tmp_path / "root")
+    assert digests(left) == [digest for digest, share in zip(digests(filled), given, strict=True) if share >= 0.3]
+    assert left.report.made == 0 and left.report.below_judge == filled.report.below_judge > 0
+    assert left.report.synthetic == torch.bincount(left.labels, minlength=10).tolist()
+
+
+def test_what_one_machine_cannot_keep_is_refused_before_any_work(configure: Configure) -> None:
+    check_room(configure(budget_images=0), CLIENTS)
+    with pytest.raises(
+        SettingError, match=r"4 clients have [\d,]+ images drawn, \d+ MB, more than client-state-mb = 1; raise it"
+    ):
+        check_room(configure(budget_images=0, rule="fixed", fixed=100, client_state_mb=1), CLIENTS)
+    check_room(configure(budget_images=0, rule="fixed", fixed=100, client_state_mb=1, pool=20), CLIENTS)
 
 
 @pytest.mark.parametrize(

@@ -59,9 +59,22 @@ def test_the_sheets_example(settings: GenFedSD, expected: list[int]) -> None:
 
 def test_seconds_are_images_by_the_measured_speed() -> None:
     settings = GenFedSD(budget_seconds=10.0)
-    assert budget(settings, 100, IMAGE_BYTES, 2.5) == 4 and budget(settings, 100, IMAGE_BYTES) is None
+    assert budget(settings, 100, IMAGE_BYTES) is None
     assert amounts(settings, [5, 0, 3], image_bytes=IMAGE_BYTES, seconds_per_image=2.5) == [0, 3, 1]
     assert amounts(settings, [5, 0, 3], image_bytes=IMAGE_BYTES, seconds_per_image=11.0) == [0, 0, 0]
+    assert amounts(settings, [5, 0, 3], image_bytes=IMAGE_BYTES) == [0, 5, 2]
+
+
+@given(
+    wanted=st.lists(st.integers(0, 60), min_size=1, max_size=8), seconds=st.integers(1, 300), batch=st.sampled_from([1, 4, 16])
+)
+def test_a_budget_of_seconds_pays_whole_batches(wanted: list[int], seconds: int, batch: int) -> None:
+    """All that is wanted where it can be paid; else less than a batch of the budget is left, and it is never overrun."""
+    settings, counts = GenFedSD(rule="fixed", fixed=100, budget_seconds=seconds), [100 - n for n in wanted]
+    found = amounts(settings, counts, image_bytes=IMAGE_BYTES, seconds_per_image=0.5, batch=batch)
+    spent, whole = (sum(-(-n // batch) for n in some) * batch * 0.5 for some in (found, wanted))
+    assert spent <= seconds and all(a <= b for a, b in zip(found, wanted, strict=True))
+    assert found == wanted if whole <= seconds else seconds - spent < batch * 0.5
 
 
 def test_the_mean_is_over_classes_that_are_held_and_halves_go_up() -> None:

@@ -48,7 +48,10 @@ def test_what_goes_together_passes() -> None:
 
 OBJECTIVES: list[tuple[dict[str, Value], str]] = [
     ({"objective": "qat", "quantization-robust.start-round": 4}, "'qat' begins after the last of 3 rounds; lower .*start-round"),
-    ({"objective": "kure", "quantization-robust.kure-warmup": 3}, "'kure' begins after the last of 3 rounds; lower .*kure-warmup"),
+    (
+        {"objective": "kure", "quantization-robust.kure-warmup": 3},
+        "'kure' begins after the last of 3 rounds; lower .*kure-warmup",
+    ),
     ({"objective": "mqat", "quantization-robust.range": "learned"}, "range = 'learned' is for qat, not for mqat"),
     ({"method": "local_only", "objective": "rq"}, "method 'local_only' .*does not average them: take one of fedavg"),
     ({"method": "warmfed", "objective": "rq"}, "method 'warmfed' .*does not average them"),

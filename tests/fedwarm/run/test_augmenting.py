@@ -1,0 +1,58 @@
+"""`fedwarm augment`: the plan, the work, the audit and the page, each of what the others say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fedwarm.config import SettingError
+from fedwarm.run.augmenting import UNDRAWN, WHERE, Work, augment
+from fedwarm.threads import torch_threads
+
+SMALL = (
+    "data.max-examples=20 data.image-size=16 data.partition='dirichlet' data.alpha=0.3 model.name='logistic' gen-fedsd.steps=2 "
+    "gen-fedsd.budget-images=6"
+)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def run(*more: str, **asked: object) -> str:
+    with torch_threads(1):
+        return augment(Work(clients=3, run_config=(SMALL, *more), **asked))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rule", ["client_max", "global"])
+def test_what_was_drawn_is_on_the_page(rule: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "page.html"
+    assert run(f"gen-fedsd.rule='{rule}'", page=page) == f"page   {page}" and UNDRAWN[1:] in page.read_text()
+    plan = capsys.readouterr().out
+    assert run(f"gen-fedsd.rule='{rule}'", fill=True, audit=True, page=page) == f"page   {page}"
+    told = capsys.readouterr()
+    assert UNDRAWN[1:] not in page.read_text() and page.read_text().count("data:image/png") > 0
+    drawn = int(told.out.split(" images drawn")[0].rsplit("\n", 1)[-1].replace(",", ""))
+    assert 0 < drawn <= 18 and f"{drawn}" in plan.splitlines()[4]
+    assert "trained on synthetic images alone" in told.out
+    assert "client 0: synthesis" in told.err and "server: clients 3/3" in told.err
+    assert run(f"gen-fedsd.rule='{rule}'", fill=True).startswith("images lie in ")
+    assert f"0 images drawn, {drawn} found" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("provider", ["transforms", "file"])
+def test_what_nobody_keeps_is_said_to_be_kept_nowhere(provider: str, tmp_path: Path) -> None:
+    given = f"gen-fedsd.provider='{provider}' gen-fedsd.file='public' data.public-share=0.3"
+    page = tmp_path / "page.html"
+    assert run(given, fill=True) == WHERE[provider]
+    run(given, fill=True, page=page)
+    shown = page.read_text().count("data:image/png") > 0
+    assert shown == (provider == "file") and (WHERE[provider][1:20] in page.read_text()) == (not shown)
+
+
+def test_a_client_that_is_not_there() -> None:
+    with pytest.raises(SettingError, match="--client 3 is out of range; 3 clients have the numbers 0 to 2"):
+        run(client=3)
