@@ -7,7 +7,8 @@
 
 Training sets are small on purpose (their size is printed): that is where clients lack data. Half of MNIST and Fashion-MNIST is
 public: the foundation learned from it, and no client holds it. Two controls stand beside: FedAvg with five times the local
-epochs, as synthetic images mean more local steps, too; and classes balanced by random transforms of a client's own images. A
+epochs, as synthetic images mean more local steps, too; and classes balanced by random transforms of a client's own images.
+SCAFFOLD takes steps without momentum, as in its paper: with it, control variates that are rounds old throw unlike clients off. A
 run that is complete in the folder is not run again; drawn images are kept in the folder, too.
 """
 
@@ -35,7 +36,7 @@ PARTITIONS: dict[str, dict[str, Value]] = {
     "dirichlet 0.5": {"data.partition": "dirichlet", "data.alpha": 0.5},
     "two classes": {"data.partition": "pathological", "data.classes-per-client": 2},
 }
-METHODS = ("fedavg", "fedprox", "scaffold")
+METHODS: dict[str, dict[str, Value]] = {"fedavg": {}, "fedprox": {}, "scaffold": {"momentum": 0.0, "learning-rate": 0.1}}
 FILLED: dict[str, Value] = {"augment": "gen-fedsd", "gen-fedsd.pool": 200}
 CONTROLS: dict[str, dict[str, Value]] = {
     "more steps": {"local-epochs": 10},
@@ -170,7 +171,8 @@ def main() -> None:
     controls = {} if given.no_controls else CONTROLS
     arms: dict[str, tuple[str, dict[str, Value]]] = {}
     for method in given.methods:
-        arms |= {method: (method, {}), f"{method} + gen-fedsd": (method, FILLED)}
+        own = METHODS[method]
+        arms |= {method: (method, own), f"{method} + gen-fedsd": (method, {**own, **FILLED})}
     arms |= {f"fedavg, {name}": ("fedavg", own) for name, own in controls.items()}
     arms.setdefault("fedavg", ("fedavg", {}))
     with ProcessPoolExecutor(given.jobs) as pool:
