@@ -20,6 +20,7 @@ from .base import Action, Node
 from .faulty import faulty
 
 app = ClientApp(mods=[faulty])
+OWN = ("device", "client-folder", "hollowed.memory-budget-mb")
 
 
 @lru_cache(maxsize=4)
@@ -30,7 +31,8 @@ def settings(flat: tuple[tuple[str, Value], ...]) -> Config:
 
 def handle(message: Message, context: Context, action: Action) -> Message:
     """One message in, one message out: parse, train, answer."""
-    config = settings(tuple(context.run_config.items()))
+    own = {key: context.node_config[key] for key in OWN if key in context.node_config}  # what a device may have of its own
+    config = settings(tuple({**context.run_config, **own}.items()))
     partition = int(context.node_config["partition-id"])
     root = Path(config.run.client_folder) if config.run.client_folder else cache_home()
     payload = from_records(message.content)

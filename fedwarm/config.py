@@ -133,6 +133,8 @@ class Diffusion(Group):
     lora_steps: int = setting(600, "optimiser steps of a client's adapter", low=1)
     lora_batch_size: int = setting(16, "images in a step of the adapter", low=1)
     lora_learning_rate: float = setting(1e-2, "step size of the adapter's AdamW", low=1e-12)
+    lora_schedule: str = setting("cosine", "step size over the steps: falling to 0 as a cosine, or constant",
+                                 choices=("cosine", "constant"))  # fmt: skip
     precision: str = setting("auto", "auto: fp16 on CUDA, else fp32", choices=("auto", "fp32", "fp16", "bf16"))
     gradient_checkpointing: bool = setting(False, "recompute activations to save memory while tuning")
     scheduler: str = setting("dpm", "sampler of generated images", choices=("ddim", "dpm", "foundation"))

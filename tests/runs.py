@@ -83,8 +83,16 @@ def watched(outcome: Outcome) -> Iterator[None]:
         local.LocalGrid.stream = streaming  # type: ignore[method-assign]
 
 
-def run(method: str, folder: Path, settings: dict[str, Value] | None = None, *, clients: int = 4, workers: int = 1) -> Outcome:
-    """Run a method; the outcome holds its folder and its messages."""
+def run(
+    method: str,
+    folder: Path,
+    settings: dict[str, Value] | None = None,
+    *,
+    clients: int = 4,
+    workers: int = 1,
+    node: dict[str, Value] | None = None,
+) -> Outcome:
+    """Run a method, on nodes of a config of their own; the outcome holds its folder and its messages."""
     outcome = Outcome(folder)
     flat: dict[str, Value] = {
         "method": method,
@@ -94,7 +102,7 @@ def run(method: str, folder: Path, settings: dict[str, Value] | None = None, *, 
     }
     app = FlowerApp("fedwarm.strategies.server_app:app", "fedwarm.clients.client_app:app", flat, None)
     with watched(outcome):
-        local.run_local(app, {}, clients=clients, workers=workers)
+        local.run_local(app, {}, clients=clients, workers=workers, node_config=node)
     return outcome
 
 

@@ -37,6 +37,13 @@ def to_foundation(images: Tensor, size: int) -> Tensor:
     return inputs.clamp(-1, 1)
 
 
+def schedule_of(optimiser: torch.optim.Optimizer, settings: Diffusion) -> torch.optim.lr_scheduler.LRScheduler:
+    """The step size over `lora_steps` steps, by `lora_schedule`."""
+    if settings.lora_schedule == "constant":
+        return torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1.0)
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.lora_steps)
+
+
 def tune_adapter(
     foundation: Foundation,
     images: Tensor,
@@ -73,7 +80,7 @@ def tune_adapter(
         unet.train()
         try:
             optimiser = torch.optim.AdamW(parameters, lr=settings.lora_learning_rate)
-            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.lora_steps)
+            schedule = schedule_of(optimiser, settings)
             examples = scheduler, latents, labels, context
             if private is None:
                 gradient = _plain(unet, examples, optimiser, settings, foundation.dtype, generator(seed, "lora", client))

@@ -98,13 +98,16 @@ class _Reached(Exception):  # noqa: N818
 
 
 @torch.no_grad()
-def core_output(unet: Any, cut: Cut, noisy: Tensor, time_steps: Tensor, context: Tensor, residual: bool = False) -> Tensor:
+def core_output(
+    unet: Any, cut: Cut, noisy: Tensor, time_steps: Tensor, context: Tensor, residual: bool = False, **conditions: Any
+) -> Tensor:
     """What the core of the whole, unchanged net says.
 
     Args:
         unet: in evaluation mode, as dropout in the core would be cached for good.
         noisy, time_steps, context: the inputs of the U-Net, (n, c, h, w), (n,) and (n, tokens, width).
         residual: b - h instead of b.
+        conditions: others of diffusers' forward, such as `class_labels`.
 
     Returns:
         (n, `*cut.shape(h)`).
@@ -125,7 +128,7 @@ def core_output(unet: Any, cut: Cut, noisy: Tensor, time_steps: Tensor, context:
         unet.get_submodule(cut.leaves).register_forward_hook(leave),
     ]
     try:
-        unet(noisy, time_steps, context)
+        unet(noisy, time_steps, context, **conditions)
     except _Reached:
         pass
     finally:

@@ -110,7 +110,8 @@ def _activations(net: nn.Module, config: Any, cut: Cut | None, batch: int, token
     dtype, size = next(p.dtype for p in net.parameters()), config.sample_size
     with torch.device("meta"):
         noisy = torch.empty(batch, config.in_channels, size, size, dtype=dtype)
-        context = torch.empty(batch, tokens, config.cross_attention_dim, dtype=dtype)
+        width = config.cross_attention_dim
+        context = torch.empty(batch, tokens, width if isinstance(width, int) else width[0], dtype=dtype)
         inputs = [noisy, torch.zeros(batch, dtype=torch.int64), context]
         if cut is not None:
             inputs.append(torch.empty(batch, *cut.shape(size), dtype=dtype))
@@ -119,7 +120,7 @@ def _activations(net: nn.Module, config: Any, cut: Cut | None, batch: int, token
     return sum(t.untyped_storage().nbytes() for t in kept.values())
 
 
-def affordable_depth(unet: Any, settings: Diffusion, dtype: torch.dtype, budget_mb: int) -> int:
+def affordable_depth(unet: Any, settings: Diffusion, dtype: torch.dtype, budget_mb: int, tokens: int = TOKENS) -> int:
     """The least depth whose count fits the budget; without a budget (0) the balanced one.
 
     Raises:
@@ -134,7 +135,7 @@ def affordable_depth(unet: Any, settings: Diffusion, dtype: torch.dtype, budget_
         )
     least = 0.0
     for cut in cuts(unet, settings.targets):
-        least = footprint(unet, settings, cut, dtype).total / MB
+        least = footprint(unet, settings, cut, dtype, tokens=tokens).total / MB
         if least <= budget_mb:
             return cut.depth
     raise SettingError(

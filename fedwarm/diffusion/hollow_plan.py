@@ -19,10 +19,11 @@ from fedwarm.arrays import Arrays
 from fedwarm.config import Config, Diffusion, SettingError
 from fedwarm.diffusion.foundation import EMBEDDED, PRECISIONS, Foundation, locate
 from fedwarm.diffusion.hollow_cuts import Cut, check_cuttable, cut_at, cuts, kept_layers, no_unet
-from fedwarm.diffusion.hollow_memory import affordable_depth
+from fedwarm.diffusion.hollow_memory import TOKENS, affordable_depth
 from fedwarm.methods.hollowed import AUTO, NONE, Hollowed, aligned, check_together, depth_of, targets_of, unsettled
 
 T = TypeVar("T")
+MORE_INPUTS = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type")
 
 
 def cut_of(foundation: Foundation, settings: Diffusion, hollowed: Hollowed, client: int) -> Cut | None:
@@ -31,21 +32,26 @@ def cut_of(foundation: Foundation, settings: Diffusion, hollowed: Hollowed, clie
     Raises:
         SettingError: the foundation's backbone cannot be cut, or not so; nothing has been done then.
     """
-    return planned_cut(foundation.pipe.unet, settings, hollowed, client, foundation.dtype)
+    tokens = int(foundation.pipe.tokenizer.model_max_length)
+    return planned_cut(foundation.pipe.unet, settings, hollowed, client, foundation.dtype, min(tokens, TOKENS))
 
 
-def planned_cut(unet: Any, settings: Diffusion, hollowed: Hollowed, client: int, dtype: torch.dtype) -> Cut | None:
+def planned_cut(
+    unet: Any, settings: Diffusion, hollowed: Hollowed, client: int, dtype: torch.dtype, tokens: int = TOKENS
+) -> Cut | None:
     """As `cut_of`, on a U-Net that may be without numbers.
 
     Args:
         dtype: of the frozen weights; a budget of memory is counted in it.
+        tokens: of a sentence, of which it is counted.
     """
     depth = depth_of(hollowed, client)
     if depth == NONE:
         return None
     check_cuttable(unet)
+    _check_inputs(unet.config)
     if depth == AUTO:
-        depth = affordable_depth(unet, settings, dtype, hollowed.memory_budget_mb)
+        depth = affordable_depth(unet, settings, dtype, hollowed.memory_budget_mb, tokens)
     cut = cut_at(unet, depth)
     kept_layers(unet, cut, settings.targets)
     if hollowed.cache == "residual" and cut.channels_in != cut.channels_out:
@@ -54,6 +60,13 @@ def planned_cut(unet: Any, settings: Diffusion, hollowed: Hollowed, client: int,
             f"and {cut.channels_out} channels; set hollowed.cache = 'output'"
         )
     return cut
+
+
+def _check_inputs(config: Any) -> None:
+    """Refuse a net that is told more than noise, time and a sentence, which is all that tuning tells it."""
+    more = [name for name in MORE_INPUTS if config.get(name) is not None]
+    if more:
+        raise SettingError(f"tuning tells a U-Net noise, time and a sentence; this one has {', '.join(more)}, too")
 
 
 def outside(cut: Cut | None, named: Mapping[str, T]) -> dict[str, T]:

@@ -42,9 +42,14 @@ class Hollowed(Group):
         choices=("auto", "float32", "float16"),
     )  # fmt: skip
     tuples: int = setting(0, "noised images that the core is asked about, trained on in turn; 0: a new one for each use", low=0)
-    memory_budget_mb: int = setting(0, "most MB that training may take, by estimate; decides depth -1; 0: not set", low=0)
+    memory_budget_mb: int = setting(
+        0,
+        "most MB that training may take, by estimate; decides depth -1; 0: not set; a node may have its own by --node-config",
+        low=0,
+    )
     mixed: str = setting(
-        "union", "matrices that not all clients of a round train: averaged over those who do, left out, or zero where missing",
+        "union", "what images are drawn from where depths differ: each adapter as it came; only the matrices that all clients "
+        "train; or each with zeros for the others, which draws as `union`",
         choices=RULES,
     )  # fmt: skip
     keep_cache: bool = setting(False, "leave the stored tensors on the client's disk; they tell about its images")

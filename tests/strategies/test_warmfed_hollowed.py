@@ -197,9 +197,11 @@ def test_a_client_finds_its_own_depth_within_a_budget(shallow: Outcome, tmp_path
     from fedwarm.diffusion.hollow_memory import footprint
 
     config, unet = parse({"method": "warmfed", **HOLLOWED}), foundation().pipe.unet
-    sizes = [footprint(unet, config.diffusion, cut_at(unet, depth), foundation().dtype).total / 1e6 for depth in (0, 1)]
-    budget: dict[str, Value] = {"hollowed.memory-budget-mb": int(sum(sizes) / 2), "warmfed.local-model-source": "uploaded"}
-    sent = adapters(run("warmfed", tmp_path / "run", {**HOLLOWED, **budget}, clients=2))
+    words = foundation().pipe.tokenizer.model_max_length
+    sizes = [footprint(unet, config.diffusion, cut_at(unet, d), foundation().dtype, tokens=words).total / 1e6 for d in (0, 1)]
+    budget: dict[str, Value] = {"hollowed.memory-budget-mb": 10_000, "warmfed.local-model-source": "uploaded"}
+    node: dict[str, Value] = {"hollowed.memory-budget-mb": int(sum(sizes) / 2)}  # the devices' own
+    sent = adapters(run("warmfed", tmp_path / "run", {**HOLLOWED, **budget}, clients=2, node=node))
     told = [{n: a for n, a in one.items() if "classifier." not in n} for one in sent]
     assert all(same(a, b) for a, b in zip(told, adapters(shallow), strict=True))
     assert all(len(one) > len(a) for one, a in zip(sent, told, strict=True))

@@ -62,6 +62,24 @@ def inputs_of(unet: Any, batch: int = 3, size: int = 0, key: str = "inputs") -> 
 
 
 @torch.no_grad()
+def test_a_net_of_classes_is_told_them_in_both_passes() -> None:
+    """The same forward pass as diffusers', with whatever else it takes."""
+    from diffusers import UNet2DConditionModel
+
+    with initialisation(0, "hollow", "classes"):
+        net = UNet2DConditionModel(
+            sample_size=16, cross_attention_dim=8, attention_head_dim=4, norm_num_groups=4, num_class_embeds=3, **FOUR
+        )
+    unet = net.requires_grad_(False).eval()
+    inputs, labels = inputs_of(unet), torch.tensor([0, 2, 1])
+    whole = unet(*inputs, class_labels=labels).sample
+    for cut in cuts(unet, TARGETS):
+        said = core_output(unet, cut, *inputs, class_labels=labels)
+        assert torch.equal(HollowedUNet(unet, cut)(*inputs, said, class_labels=labels), whole)
+        assert not torch.equal(core_output(unet, cut, *inputs, class_labels=labels.flip(0)), said)
+
+
+@torch.no_grad()
 def differences(unet: Any, batch: int = 3, size: int = 0, *, residual: bool = False) -> list[float]:
     """At each depth, how far the hollowed net is from the whole."""
     inputs = inputs_of(unet, batch, size)

@@ -121,6 +121,15 @@ def test_what_cannot_be_cut_so_is_refused_in_one_line(given: dict[str, Value], w
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("more", [{"num_class_embeds": 3}, {"class_embed_type": "timestep"}])
+def test_a_net_that_wants_to_know_more_than_a_sentence_is_refused(pipeline_folder: Path, tmp_path: Path, more: Any) -> None:
+    shutil.copytree(pipeline_folder, tmp_path / "own")
+    config = json.loads((tmp_path / "own" / "unet" / "config.json").read_text())
+    (tmp_path / "own" / "unet" / "config.json").write_text(json.dumps({**config, **more}))
+    with pytest.raises(SettingError, match=f"tells a U-Net noise, time and a sentence; this one has {next(iter(more))}, too"):
+        check_plan(planned(tmp_path / "own"), 2)
+
+
 def test_a_depth_that_no_client_has_is_not_asked_for() -> None:
     check_plan(planned("glyph", depths="0,2,40"), 2)
 

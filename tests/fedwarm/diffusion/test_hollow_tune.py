@@ -281,11 +281,42 @@ def test_half_precision_trains_float32_matrices(settings: Diffusion, tune: Tune,
     assert F.cosine_similarity(*moved, dim=0) > 0.9
 
 
-def test_a_velocity_foundation_is_tuned_as_one(foundation: Foundation, with_scheduler: Swap, tune: Tune) -> None:
+def test_a_velocity_foundation_is_tuned_as_one(
+    foundation: Foundation, with_scheduler: Swap, tune: Tune, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its target is sqrt(abar) eps - sqrt(1 - abar) x (Salimans and Ho, arXiv 2202.00512, appendix D)."""
     from diffusers import DDIMScheduler
 
     velocity = DDIMScheduler.from_config(foundation.pipe.scheduler.config, prediction_type="v_prediction")
-    assert not same(tune(on=with_scheduler(foundation, velocity)), tune())
+    on, seen, plain = with_scheduler(foundation, velocity), list[tuple[Tensor, ...]](), Job.noised
+
+    def noised(self: Job, cache: Any, which: list[int], scheduler: Any) -> Any:
+        found = plain(self, cache, which, scheduler)
+        clean = cache.latents.read(cache.draws.images[which].tolist())
+        share = scheduler.alphas_cumprod[cache.draws.time_steps[which]][:, None, None, None]
+        noise = cache.draws.noise(which, clean.shape[1:])
+        seen.append((found[0], share.sqrt() * clean + (1 - share).sqrt() * noise))
+        seen.append((found[3], share.sqrt() * noise - (1 - share).sqrt() * clean))
+        return found
+
+    monkeypatch.setattr(Job, "noised", noised)
+    tune(on=on)
+    assert seen
+    for ours, by_hand in seen:
+        torch.testing.assert_close(ours, by_hand, rtol=1e-4, atol=1e-5)
+
+
+def test_a_constant_step_size_goes_further_than_a_falling_one(foundation: Foundation, settings: Diffusion, tune: Tune) -> None:
+    """Both begin alike; the last of three steps of a cosine is a quarter of the first."""
+    falling, constant = tune(), tune(lora_schedule="constant")
+    first = first_matrices(foundation, settings, 0, 0)
+
+    def way(state: dict[str, Tensor]) -> float:
+        return sum((state[name] - first[name]).abs().sum().item() for name in state)
+
+    assert way(constant) > 1.1 * way(falling)
+    plain, moved = tune(NONE), tune(NONE, lora_schedule="constant")
+    assert way(moved) > 1.1 * way(plain)
 
 
 # Refusals and errors
@@ -346,7 +377,8 @@ def test_a_transformer_is_refused_but_may_be_tuned_plainly(foundation: Foundatio
 
     with torch.device("meta"):
         other = DiTTransformer2DModel(num_layers=1, num_attention_heads=1, attention_head_dim=8, norm_num_groups=1)
-    swapped = dataclasses.replace(foundation, pipe=SimpleNamespace(unet=other))
+    pipe = SimpleNamespace(unet=other, tokenizer=foundation.pipe.tokenizer)
+    swapped = dataclasses.replace(foundation, pipe=pipe)
     for depth in (AUTO, 0):
         with pytest.raises(SettingError, match="cannot cut a DiTTransformer2DModel"):
             cut_of(swapped, settings, Hollowed(depth=depth), 0)
