@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from fedwarm.config import Value, parse
 from fedwarm.data import load_pooled
 from fedwarm.diffusion.pretrain_data import public_part
+from fedwarm.methods.quantization_robust import kurtoses
 from fedwarm.models import build_model
 from fedwarm.objectives import is_learned
 from fedwarm.quantize.sweep import bit_width_sweep
@@ -46,12 +47,14 @@ ARMS: dict[str, tuple[str, dict[str, Value]]] = {
     "qat 8": (ROBUST, {"quantization-robust.variant": "qat", "quantization-robust.bits": 8}),
     "mqat": (ROBUST, {"quantization-robust.variant": "mqat"}),
     "rq": (ROBUST, {"quantization-robust.variant": "rq"}),
+    "rq warm": (ROBUST, {"quantization-robust.variant": "rq"}),
 }
 NAMES = {
     "fedavg": "FedAvg, quantized after training",
+    "rq warm": "rq, after a sixth of the rounds in float",
     "lsq": "FedAvg, learned steps (LSQ) at 4 bits for the last third",
 }
-LEARNED = ("lsq", "rq")
+LEARNED = ("lsq", "rq", "rq warm")
 WARM_SEED, WARM_RATES = 0, (0.05, 0.01)
 COMMON: dict[str, Value] = {"evaluate.bit-widths": ",".join(map(str, WIDTHS)), "learning-rate": 0.05, "momentum": 0.9}
 SETS: dict[str, dict[str, Value]] = {
@@ -86,7 +89,8 @@ def place(folder: Path, arm: str, seed: int) -> Path:
 def one(arm: str, seed: int, flat: dict[str, Value], clients: int, rounds: int, folder: Path) -> dict[str, Any]:
     """The results of one run, from the folder if it is complete there; SystemExit if the folder holds another run."""
     method, own = ARMS[arm]
-    own = {"quantization-robust.start-round": 1 + 2 * rounds // 3, **own} if arm == "lsq" else own
+    begins = {"lsq": 1 + 2 * rounds // 3, "rq warm": 1 + rounds // 6}
+    own = {"quantization-robust.start-round": begins[arm], **own} if arm in begins else own
     out, asked = place(folder, arm, seed), {**COMMON, **flat, **own}
     results = kept(out, {**asked, "num-server-rounds": rounds}, clients)
     if results is None:
@@ -125,6 +129,20 @@ def by_min_max(results: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {**results, "final": {**results["final"], "bit_widths": found}}
 
 
+def kurtosis(folder: Path) -> list[float]:
+    """Of the final model's layers, in their order."""
+    results = json.loads((folder / "results.json").read_text())
+    config, classes = parse(results["settings"]), len(results["partition"]["classes"])
+    state = {name: tensor for name, tensor in load_file(folder / "model.safetensors").items() if not is_learned(name)}
+    model = build_model(config.model, classes, config.data.image_size, config.run.seed, state)
+    return [value.item() for value in kurtoses(model).values()]
+
+
+def spans(rows: list[list[float]]) -> list[str]:
+    """By layer, least to greatest."""
+    return [f"{min(layer):.1f} - {max(layer):.1f}" for layer in zip(*rows, strict=True)]
+
+
 def plot(rows: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """Accuracy against bits, weights alone and weights with activations."""
     import matplotlib
@@ -150,7 +168,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=SETS)
     parser.add_argument("--data", required=True, help="folder of parquet files, or a Hub name")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=[])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--clients", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=0)
@@ -159,6 +177,7 @@ def main() -> None:
     parser.add_argument("--model", default="", help="another classifier, e.g. resnet18")
     parser.add_argument("--warm", type=int, default=-1, help="epochs of the first weights at either step size; 0: random weights")
     parser.add_argument("--min-max", action="store_true", help="the models again by min-max ranges, weights alone")
+    parser.add_argument("--kurtosis", action="store_true", help="of the models' layers, which kure draws to 1.8")
     parser.add_argument("--runs", type=Path, default=None)
     given = parser.parse_args()
     clients, rounds, examples = SIZES[given.what]
@@ -175,7 +194,8 @@ def main() -> None:
             warm({**COMMON, **flat}, epochs, start)
         flat |= {"model.weights": str(start)}
     sizes = (given.clients or clients, given.rounds or rounds, folder)
-    rows = {arm: [one(arm, seed, flat, *sizes) for seed in range(1, given.seeds + 1)] for arm in given.arms}
+    arms = given.arms or [arm for arm in ARMS if arm != "rq warm" or not epochs]
+    rows = {arm: [one(arm, seed, flat, *sizes) for seed in range(1, given.seeds + 1)] for arm in arms}
     print("\n".join([*table(rows, ""), "", *table(rows, "a")]))
     if given.min_max:
         again = {
@@ -184,6 +204,10 @@ def main() -> None:
             if arm not in LEARNED
         }
         print("\n".join(["", "by min-max ranges:", "", *table(again, "")]))
+    if given.kurtosis:
+        found = {arm: [kurtosis(place(folder, arm, seed)) for seed in range(1, given.seeds + 1)] for arm in arms}
+        lines = [f"| {NAMES.get(arm, arm)} | " + " | ".join(spans(row)) + " |" for arm, row in found.items()]
+        print("\n".join(["", "kurtosis of each layer's weights, least to greatest over the seeds:", "", *lines]))
     plot(rows, folder / "accuracy-by-bits.png")
     print(f"\nplot: {folder / 'accuracy-by-bits.png'}")
 
