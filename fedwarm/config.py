@@ -140,6 +140,10 @@ class Diffusion(Group):
     scheduler: str = setting("dpm", "sampler of generated images", choices=("ddim", "dpm", "foundation"))
     sample_steps: int = setting(12, "denoising steps of a generated image", low=1)
     guidance: float = setting(1.5, "classifier-free guidance scale; 1: none", low=0.0)
+    resize: str = setting(
+        "bicubic", "how drawn images are brought to data.image-size: bicubic without aliasing, or the mean of areas",
+        choices=("bicubic", "area"),
+    )  # fmt: skip
     sample_batch_size: int = setting(64, "images denoised together; it does not change them", low=1)
 
 

@@ -21,6 +21,7 @@ from fedwarm.models import device_of
 
 FORMAT = 1
 KEY_DIGITS = 32
+RESIZE = "bicubic"  # shelves were named without it before there was a choice
 HEAD_BYTES = 1024
 CONTENT = (".json", ".txt", ".safetensors")
 
@@ -40,6 +41,7 @@ def identity(config: Config, classes: Sequence[str]) -> dict[str, Any]:
     own, diffusion, run = config.of(GenFedSD), sampler(config), config.run
     folder, device = foundation_folder(diffusion, run.device), device_of(run.device).type
     judge = {"file": file_digest(Path(own.judge)), "model": config.model.name, "least": own.judge_least} if own.judge else None
+    resize = {} if diffusion.resize == RESIZE else {"resize": diffusion.resize}
     return {
         "format": FORMAT,
         "foundation": pipeline_digest(folder),
@@ -54,6 +56,7 @@ def identity(config: Config, classes: Sequence[str]) -> dict[str, Any]:
         "judge": judge,
         "tries": own.judge_tries,
         "prompts": sentences(own, diffusion.foundation, folder, classes),
+        **resize,
     }
 
 

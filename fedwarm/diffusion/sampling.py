@@ -61,7 +61,7 @@ def sample(
         clean = _denoise(
             foundation, latents, context[rows[chosen].to(context.device)], context[-1:], settings, [seeds[i] for i in chosen]
         )
-        parts.append(_decode(foundation, clean, size)[: settings.sample_batch_size][: n - start])
+        parts.append(_decode(foundation, clean, size, settings.resize)[: settings.sample_batch_size][: n - start])
         tick(stage, min(start + settings.sample_batch_size, n), n)
     return torch.cat(parts) if parts else torch.empty(0, 3, size, size, dtype=torch.uint8)
 
@@ -105,10 +105,11 @@ def _denoise(
     return latents
 
 
-def _decode(foundation: Foundation, latents: Tensor, size: int) -> Tensor:
+def _decode(foundation: Foundation, latents: Tensor, size: int, resize: str) -> Tensor:
     vae = foundation.pipe.vae
     images = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample.float()
     if images.shape[-1] != size:
-        images = F.interpolate(images, size=(size, size), mode="bicubic", align_corners=False, antialias=True)
+        cubic: dict[str, Any] = {"align_corners": False, "antialias": True} if resize == "bicubic" else {}
+        images = F.interpolate(images, size=(size, size), mode=resize, **cubic)
     pixels: Tensor = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu().contiguous()
     return pixels

@@ -27,7 +27,7 @@ PROVIDED = {
     "file": ("file",),
     "transforms": ("transforms",),
 }  # fmt: skip
-GENERATING = ("foundation", "precision", "scheduler", "sample-steps", "guidance", "sample-batch-size")
+GENERATING = ("foundation", "precision", "scheduler", "sample-steps", "guidance", "resize", "sample-batch-size")
 SWITCHES = {
     "dp-rec": ("codec", "dp-rec"),
     "stochastic-rounding": ("codec", "stochastic-rounding"),

@@ -51,6 +51,7 @@ def test_the_name_is_hexadecimal_and_stays(configure: Configure) -> None:
         {"steps": 3},
         {"guidance": 3.0},
         {"diffusion__scheduler": "ddim"},
+        {"diffusion__resize": "area"},
         {"diffusion__precision": "bf16"},
         {"data__image_size": 16},
         {"client_threads": 2},

@@ -212,6 +212,12 @@ def test_images_come_in_the_size_asked_for(draw: Draw, pale: Foundation, size: i
         assert (resized - expected).abs().max() <= 2
 
 
+def test_smaller_images_may_be_means_of_areas(draw: Draw, pale: Foundation) -> None:
+    native, small = draw(on=pale).double(), draw(on=pale, size=16, resize="area")
+    means = native.unflatten(2, (16, 2)).unflatten(4, (16, 2)).mean((3, 5))
+    assert (small - means).abs().max() <= 1
+
+
 def test_nothing_asked_nothing_drawn(draw: Draw) -> None:
     images = draw([], [], size=16)
     assert images.shape == (0, 3, 16, 16) and images.dtype == torch.uint8
