@@ -36,7 +36,7 @@ PARTITIONS: dict[str, dict[str, Value]] = {
     "dirichlet 0.5": {"data.partition": "dirichlet", "data.alpha": 0.5},
     "two classes": {"data.partition": "pathological", "data.classes-per-client": 2},
 }
-METHODS: dict[str, dict[str, Value]] = {"fedavg": {}, "fedprox": {}, "scaffold": {"momentum": 0.0, "learning-rate": 0.1}}
+METHODS: dict[str, dict[str, Value]] = {"fedavg": {}, "fedprox": {}, "scaffold": {"momentum": 0.0, "learning-rate": 0.05}}
 FILLED: dict[str, Value] = {"augment": "gen-fedsd", "gen-fedsd.pool": 200}
 CONTROLS: dict[str, dict[str, Value]] = {
     "more steps": {"local-epochs": 10},

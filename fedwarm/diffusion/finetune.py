@@ -19,6 +19,7 @@ from torch.func import functional_call
 from fedwarm.config import Diffusion
 from fedwarm.diffusion.foundation import Foundation
 from fedwarm.diffusion.lora import FIRST, adapter_state, attached, check_finite, trainable
+from fedwarm.diffusion.offload import apart
 from fedwarm.models import to_input
 from fedwarm.privacy.dp_sgd import Mechanism, PrivateGradient
 from fedwarm.progress import tick
@@ -74,7 +75,7 @@ def tune_adapter(
     latents = foundation.encode(to_foundation(images, foundation.image_size))
     context = foundation.embed([*prompts, ""])
     unet, scheduler = foundation.pipe.unet, DDPMScheduler.from_config(foundation.pipe.scheduler.config)
-    with attached(unet, settings, seed, FIRST, client) as parameters:
+    with apart(), attached(unet, settings, seed, FIRST, client) as parameters:
         if settings.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         unet.train()

@@ -26,7 +26,7 @@ from fedwarm.diffusion.hollow_cache import Draws, Rows, check_room, draw_tuples,
 from fedwarm.diffusion.hollow_cuts import Cut, kept_layers
 from fedwarm.diffusion.hollow_plan import cut_of
 from fedwarm.diffusion.lora import FIRST, adapter_state, attached, check_finite, first_matrices, load_adapter
-from fedwarm.diffusion.offload import away
+from fedwarm.diffusion.offload import apart, away
 from fedwarm.methods.hollowed import Hollowed
 from fedwarm.progress import tick
 from fedwarm.seeds import generator
@@ -62,7 +62,7 @@ def tune_hollowed(
     cut = cut_of(foundation, settings, hollowed, client)
     if cut is None:
         return tune_adapter(foundation, images, labels, prompts, settings, seed, client)
-    with private_folder(folder, f"hollowed-{client}", hollowed.keep_cache) as where:
+    with private_folder(folder, f"hollowed-{client}", hollowed.keep_cache) as where, apart():
         job = Job(foundation, settings, hollowed, cut, foundation.embed([*prompts, ""]), seed, client, where)
         state = job.train(job.precompute(images, labels))
     check_finite(state)

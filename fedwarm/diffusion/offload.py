@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from fedwarm.files import PRIVATE
 
-DROP_PAGES = 4
+DROP_PAGES, MMAP_THRESHOLD = 4, -3
+APART_BYTES, USUAL_BYTES = 1 << 20, 1 << 25
 Span = tuple[int, int]
 
 
@@ -105,6 +106,24 @@ def give_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Tensors of a MiB and more that the block makes have pages of their own, which the system has back when they are freed.
+
+    Else glibc keeps them in its heap, where tensors of many sizes leave holes: tuning Stable Diffusion at 512 pixels took 1.6 GB
+    more than its tensors. After the block sizes up to 32 MiB are the heap's, as glibc itself comes to have it.
+    """
+    option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if option is None:
+        yield
+        return
+    option(MMAP_THRESHOLD, APART_BYTES)
+    try:
+        yield
+    finally:
+        option(MMAP_THRESHOLD, USUAL_BYTES)
 
 
 def _mapped_files() -> list[Span]:

@@ -141,3 +141,30 @@ def test_the_process_really_shrinks(tmp_path: Path, kind: str) -> None:
     assert 120_000_000 <= freed <= 120_001_000
     assert fell >= 0.98 * 120_000_000
     assert done.stdout.splitlines()[1] == "True"
+
+
+@LINUX
+def test_what_is_freed_between_others_is_the_systems_again() -> None:
+    """Tensors of 2 MiB lie between small ones that stay; freed in the block, they leave the process without a further call."""
+    program = """
+import torch
+from pathlib import Path
+from fedwarm.diffusion.offload import apart
+
+def resident():
+    return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS")).split()[1])
+
+first = torch.ones(6 << 20)
+del first  # after this glibc's heap would take all up to 24 MiB
+with apart():
+    before, large, small = resident(), [], []
+    for _ in range(100):
+        large.append(torch.ones(1 << 19))
+        small.append(torch.ones(1 << 10))
+    full = resident()
+    large.clear()
+    print(full - before, resident() - before)
+"""
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    full, left = map(int, told.split())
+    assert full > 200 * 1024 and left < 0.1 * full
