@@ -145,7 +145,13 @@ class Plans:
 
 
 def plan_of(
-    config: Config, partitions: int, root: Path, clients: Sequence[int] | None = None, *, announced: int | None = None
+    config: Config,
+    partitions: int,
+    root: Path,
+    clients: Sequence[int] | None = None,
+    *,
+    announced: int | None = None,
+    measure: bool = True,
 ) -> Plans:
     """The plans of a run's clients on this machine; a few images are drawn, and thrown away, to learn the speed.
 
@@ -155,6 +161,7 @@ def plan_of(
         root: holds the states of all runs on this machine.
         clients: which of them; None: all.
         announced: the target of rule `global`; None: from the exact counts, whatever noise their histograms would get.
+        measure: learn the speed where it is not known; else the plan has no seconds then.
 
     Raises:
         SettingError: the images cannot be had.
@@ -164,8 +171,10 @@ def plan_of(
     provider, told = provider_of(config, names, root), global_target(table) if announced is None else announced
     ledger = _Claims(provider)
     chosen = range(partitions) if clients is None else clients
-    drafts = [_draft(config, provider, names, k, table[k], told, ledger) for k in chosen]
-    speed = provider.speed() if isinstance(provider, Generated) and any(sum(new) for _, new in drafts) else 0.0
+    drafts = [_draft(config, provider, names, k, table[k], told, ledger, measure) for k in chosen]
+    speed = 0.0
+    if isinstance(provider, Generated) and any(sum(new) for _, new in drafts):
+        speed = provider.speed() if measure else provider.shelf.speed() or 0.0
     size = 3 * config.data.image_size**2
     plans = []
     for k, (wanted, new) in zip(chosen, drafts, strict=True):
@@ -199,10 +208,17 @@ class _Claims:
 
 
 def _draft(
-    config: Config, provider: Provider | None, names: Sequence[str], client: int, real: list[int], told: int, claims: _Claims
+    config: Config,
+    provider: Provider | None,
+    names: Sequence[str],
+    client: int,
+    real: list[int],
+    told: int,
+    claims: _Claims,
+    measure: bool,
 ) -> tuple[list[int], list[int]]:
     """Images that a client gets and those that must be drawn for it, by class."""
-    wanted, new = wanted_of(config, real, provider, told), []
+    wanted, new = wanted_of(config, real, provider, told, measure=measure), []
     for label, count in enumerate(wanted):
         new.append(claims.claim(client, label, chosen_of(config, provider, client, label, count, names)))
     return wanted, new

@@ -74,6 +74,20 @@ def augment(work: Work) -> str:
     return f"page   {page.resolve()}"
 
 
+def outlook(config: Config, clients: int) -> str:
+    """A line about what a run's clients will have drawn, without drawing anything for it; empty where they draw nothing."""
+    from fedwarm.augment.plan import plan_of
+    from fedwarm.augment.settings import augmenting, shelf_root
+    from fedwarm.methods.gen_fedsd import MB, GenFedSD
+
+    if not augmenting(config) or config.of(GenFedSD).provider != "foundation":
+        return ""
+    plan = plan_of(config, clients, shelf_root(config), measure=False)
+    took = f", about {plan.seconds:,.0f} s of one machine" if plan.seconds else ""
+    size = f"{plan.images:,} images ({plan.bytes / MB:,.1f} MB)"
+    return f"{clients} clients get {size}, {plan.new:,} of them to be drawn{took}; `fedwarm augment` shows the plan"
+
+
 def _settings(work: Work) -> tuple[Config, int]:
     from fedwarm.run.launch import Request, asked
     from fedwarm.run.preflight import check_run

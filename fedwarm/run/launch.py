@@ -49,6 +49,7 @@ def run_method(request: Request) -> Path:
         SettingError: something asked for cannot be; nothing was written.
         RunError: the run started and failed.
     """
+    from fedwarm.run.augmenting import outlook
     from fedwarm.run.preflight import check_run, prepare_folder
 
     for name, value in QUIET.items():
@@ -61,6 +62,8 @@ def run_method(request: Request) -> Path:
     out = _folder(request, flat)
     folder = RunFolder(out) if before is not None else prepare_folder(out, request.fresh)
     _tell_idle(request, config)
+    if before is None and (told := outlook(config, clients)):
+        print(f"fedwarm: {told}", file=sys.stderr)
     flat["out"], flat["resume"] = str(folder.path), before is not None
     flat.setdefault("client-folder", str(folder.path / "clients"))
     with _named(request.engine):

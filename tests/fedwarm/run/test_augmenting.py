@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from fedwarm.config import SettingError
-from fedwarm.run.augmenting import UNDRAWN, WHERE, Work, augment
+from fedwarm.run.augmenting import UNDRAWN, WHERE, Work, augment, outlook
+from fedwarm.run.flower_app import parse_overrides
+from fedwarm.run.preflight import check_run
 from fedwarm.threads import torch_threads
 
 SMALL = (
@@ -32,10 +34,15 @@ def test_what_was_drawn_is_on_the_page(rule: str, tmp_path: Path, capsys: pytest
     page = tmp_path / "page.html"
     assert run(f"gen-fedsd.rule='{rule}'", page=page) == f"page   {page}" and UNDRAWN[1:] in page.read_text()
     plan = capsys.readouterr().out
+    config, clients = check_run({"method": "gen_fedsd", **dict(parse_overrides([SMALL, f"gen-fedsd.rule='{rule}'"]))}, 3)
+    ahead = outlook(config, clients)
+    assert " s of one machine" in ahead, "the plan measured the speed"
     assert run(f"gen-fedsd.rule='{rule}'", fill=True, audit=True, page=page) == f"page   {page}"
     told = capsys.readouterr()
     assert UNDRAWN[1:] not in page.read_text() and page.read_text().count("data:image/png") > 0
     drawn = int(told.out.split(" images drawn")[0].rsplit("\n", 1)[-1].replace(",", ""))
+    assert f"({drawn * 768 / 1e6:.1f} MB), {drawn} of them to be drawn" in ahead and f"3 clients get {drawn} images" in ahead
+    assert "0 of them to be drawn;" in outlook(config, clients)
     assert 0 < drawn <= 18 and f"{drawn}" in plan.splitlines()[4]
     assert "trained on synthetic images alone" in told.out
     assert "client 0: synthesis" in told.err and "server: clients 3/3" in told.err
@@ -51,6 +58,12 @@ def test_what_nobody_keeps_is_said_to_be_kept_nowhere(provider: str, tmp_path: P
     run(given, fill=True, page=page)
     shown = page.read_text().count("data:image/png") > 0
     assert shown == (provider == "file") and (WHERE[provider][1:20] in page.read_text()) == (not shown)
+
+
+def test_nothing_is_told_of_runs_that_draw_nothing() -> None:
+    for settings in ({"method": "fedavg"}, {"method": "gen_fedsd", "gen-fedsd.provider": "transforms"}):
+        with torch_threads(1):
+            assert outlook(*check_run(settings, 3)) == ""
 
 
 def test_a_client_that_is_not_there() -> None:
