@@ -3,8 +3,8 @@
     python benchmarks/hollowed_quality.py [--out runs/hollowed-quality] [--seeds 4] [--jobs 2]                # digits domains
     python benchmarks/hollowed_quality.py --dreambooth DATA --foundation PIPELINE --clip FOLDER --dino FOLDER   # subjects
 
-Digits: the embedded foundation is tuned on each domain's own training images, as WarmFed's clients tune it, at every depth; what
-is measured says `hollowed_digits`. Subjects: what `hollowed_subjects` says. Figures are means over domains or subjects, then mean
+Digits: the embedded foundation is tuned on each domain's own training images by what WarmFed's clients run, in fewer steps, at
+every depth; what is measured says `hollowed_digits`. Subjects: what `hollowed_subjects` says. Figures are means over domains or subjects, then mean
 and sample deviation over seeds. A held-out loss is also told over full LoRA's of the same domain and seed, and as the share that
 is left of full LoRA's gain over no tuning. A row of one seed and domain that has its file in --out is not run again.
 """
@@ -57,7 +57,7 @@ def read(given: argparse.Namespace, unit: Unit, row: str) -> dict[str, Any] | No
     if not path.is_file():
         return None
     held = json.loads(path.read_text())
-    if held["settings"] != stated(given):
+    if any(held["settings"].get(name, value) != value for name, value in stated(given).items()):
         other = sorted(name for name, value in stated(given).items() if held["settings"].get(name) != value)
         raise SettingError(f"{path} was made with other values of {', '.join(other)}; choose another --out")
     figures: dict[str, Any] = held["figures"]
