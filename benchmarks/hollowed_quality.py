@@ -4,9 +4,10 @@
     python benchmarks/hollowed_quality.py --dreambooth DATA --foundation PIPELINE --clip FOLDER --dino FOLDER   # subjects
 
 Digits: the embedded foundation is tuned on each domain's own training images by what WarmFed's clients run, in fewer steps, at
-every depth; what is measured says `hollowed_digits`. Subjects: what `hollowed_subjects` says. Figures are means over domains or subjects, then mean
-and sample deviation over seeds. A held-out loss is also told over full LoRA's of the same domain and seed, and as the share that
-is left of full LoRA's gain over no tuning. A row of one seed and domain that has its file in --out is not run again.
+every depth; what is measured says `hollowed_digits`. Subjects: what `hollowed_subjects` says. Figures are means over domains or
+subjects, then mean and sample deviation over seeds. A held-out loss is also told over full LoRA's of the same domain and seed,
+and as the share that is left of full LoRA's gain over no tuning. A row of one seed and domain that has its file in --out is not
+run again.
 """
 
 from __future__ import annotations
