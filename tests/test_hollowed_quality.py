@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -94,3 +96,12 @@ def test_weights_that_are_not_all_there_are_refused(bench: ModuleType, tmp_path:
     model.save_pretrained(tmp_path, state_dict=short)
     with pytest.raises(SettingError, match="--dino = .* lacks weights of a ViTModel, e.g. embeddings.cls_token"):
         subjects._whole(ViTModel, tmp_path, "--dino")
+
+
+def test_the_memory_benchmark_counts_every_case() -> None:
+    """Of the embedded net at batch 1: hollowed at depth 0 takes little more than its weights, and the order is the paper's."""
+    command = [sys.executable, str(FOLDER / "hollowed_memory.py"), "--batch", "1", "--part", "count"]
+    told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+    assert list(told) == ["inference", "full", "lora-1", "lora-4", "lora-128", *(f"hollowed-{depth}" for depth in range(4))]
+    assert told["hollowed-0"] <= 1.1 * told["inference"]
+    assert told["hollowed-0"] < told["lora-1"] <= told["lora-4"] <= told["lora-128"] < told["full"]
