@@ -379,7 +379,7 @@ def test_settings_that_do_not_go_together() -> None:
             validated(settings(train_bits=text), "mqat")
     with pytest.raises(SettingError, match="quantization-robust.bits = 20"):
         validated(settings(bits=20), "qat")
-    for objective in ("mqat", "apqn"):
-        with pytest.raises(SettingError, match="'learned' is for one width"):
+    for objective in ("kure", "mqat", "apqn", "rq"):
+        with pytest.raises(SettingError, match=f"'learned' is for qat, not for {objective}"):
             validated(settings(range="learned"), objective)
     assert validated(settings(range="learned"), "qat").scheme.rule == "mse"
