@@ -58,8 +58,7 @@ def read(given: argparse.Namespace, unit: Unit, row: str) -> dict[str, Any] | No
     if not path.is_file():
         return None
     held = json.loads(path.read_text())
-    if any(held["settings"].get(name, value) != value for name, value in stated(given).items()):
-        other = sorted(name for name, value in stated(given).items() if held["settings"].get(name) != value)
+    if other := sorted(name for name, value in stated(given).items() if held["settings"].get(name, value) != value):
         raise SettingError(f"{path} was made with other values of {', '.join(other)}; choose another --out")
     figures: dict[str, Any] = held["figures"]
     return figures

@@ -21,6 +21,7 @@ from typing import Any
 
 from kept import kept
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from fedwarm.config import Value, parse
 from fedwarm.data import load_pooled
@@ -119,23 +120,26 @@ def table(rows: dict[str, list[dict[str, Any]]], suffix: str) -> list[str]:
     return lines
 
 
+def final_model(results: dict[str, Any], folder: Path) -> nn.Module:
+    """A run's float model, without what was learned beside its weights."""
+    config, classes = parse(results["settings"]), len(results["partition"]["classes"])
+    state = {name: tensor for name, tensor in load_file(folder / "model.safetensors").items() if not is_learned(name)}
+    return build_model(config.model, classes, config.data.image_size, config.run.seed, state)
+
+
 def by_min_max(results: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The same model again with each layer's weights spread over all they hold, the simplest range that a device can take."""
     config = parse({**results["settings"], "quantization-robust.range": "minmax"})
     test = load_pooled(config.data, config.run.seed, results["partition"]["clients"])
-    state = {name: tensor for name, tensor in load_file(folder / "model.safetensors").items() if not is_learned(name)}
-    model = build_model(config.model, len(test.classes), test.test_images.shape[-1], config.run.seed, state)
-    found = bit_width_sweep(model, WIDTHS, test.test_images, test.test_labels, activations=False, scheme=scheme_of(config))
+    found = bit_width_sweep(
+        final_model(results, folder), WIDTHS, test.test_images, test.test_labels, activations=False, scheme=scheme_of(config)
+    )
     return {**results, "final": {**results["final"], "bit_widths": found}}
 
 
-def kurtosis(folder: Path) -> list[float]:
+def kurtosis(results: dict[str, Any], folder: Path) -> list[float]:
     """Of the final model's layers, in their order."""
-    results = json.loads((folder / "results.json").read_text())
-    config, classes = parse(results["settings"]), len(results["partition"]["classes"])
-    state = {name: tensor for name, tensor in load_file(folder / "model.safetensors").items() if not is_learned(name)}
-    model = build_model(config.model, classes, config.data.image_size, config.run.seed, state)
-    return [value.item() for value in kurtoses(model).values()]
+    return [value.item() for value in kurtoses(final_model(results, folder)).values()]
 
 
 def spans(rows: list[list[float]]) -> list[str]:
@@ -205,7 +209,7 @@ def main() -> None:
         }
         print("\n".join(["", "by min-max ranges:", "", *table(again, "")]))
     if given.kurtosis:
-        found = {arm: [kurtosis(place(folder, arm, seed)) for seed in range(1, given.seeds + 1)] for arm in arms}
+        found = {arm: [kurtosis(r, place(folder, arm, seed)) for seed, r in enumerate(row, 1)] for arm, row in rows.items()}
         lines = [f"| {NAMES.get(arm, arm)} | " + " | ".join(spans(row)) + " |" for arm, row in found.items()]
         print("\n".join(["", "kurtosis of each layer's weights, least to greatest over the seeds:", "", *lines]))
     plot(rows, folder / "accuracy-by-bits.png")

@@ -141,8 +141,7 @@ def check_room(config: Config, partitions: int) -> None:
         return
     table, limit = partition_table(config.data, config.run.seed, partitions), config.run.client_state_mb
     image_bytes, announced = 3 * config.data.image_size**2, global_target(table)
-    wanted = [amounts(settings, counts, announced, image_bytes=image_bytes) for counts in table]
-    images = sum(map(sum, wanted))
+    images = sum(sum(wanted_of(config, counts, None, announced)) for counts in table)
     if settings.pool:
         images = min(images, settings.pool * len(table[0]))
     if images * image_bytes > limit * MIB:
@@ -190,7 +189,7 @@ def wanted_of(
     """Synthetic images of each class that a client gets; `measure` draws a few where a budget needs the speed."""
     settings, speed, batch = validated(config.of(GenFedSD)), 0.0, 1
     if settings.budget_seconds and isinstance(provider, Generated):
-        speed, batch = provider.speed() if measure else provider.shelf.speed() or 0.0, provider.own_batch
+        speed, batch = provider.speed(measure), provider.own_batch
     size = config.data.image_size
     return amounts(settings, real, announced, image_bytes=3 * size**2, seconds_per_image=speed, batch=batch)
 

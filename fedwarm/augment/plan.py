@@ -172,9 +172,8 @@ def plan_of(
     ledger = _Claims(provider)
     chosen = range(partitions) if clients is None else clients
     drafts = [_draft(config, provider, names, k, table[k], told, ledger, measure) for k in chosen]
-    speed = 0.0
-    if isinstance(provider, Generated) and any(sum(new) for _, new in drafts):
-        speed = provider.speed() if measure else provider.shelf.speed() or 0.0
+    drawn = any(sum(new) for _, new in drafts)
+    speed = provider.speed(measure) if isinstance(provider, Generated) and drawn else 0.0
     size = 3 * config.data.image_size**2
     plans = []
     for k, (wanted, new) in zip(chosen, drafts, strict=True):

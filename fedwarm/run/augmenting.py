@@ -75,12 +75,18 @@ def augment(work: Work) -> str:
 
 
 def outlook(config: Config, clients: int) -> str:
-    """A line about what a run's clients will have drawn, without drawing anything for it; empty where they draw nothing."""
+    """A line about what a run's clients will have drawn, without drawing anything for it; empty where they draw nothing.
+
+    So, too, for a model of the Hub, which this process would have to load: clients do, when it is their turn.
+    """
     from fedwarm.augment.plan import plan_of
     from fedwarm.augment.settings import augmenting, shelf_root
+    from fedwarm.diffusion.foundation import locate
     from fedwarm.methods.gen_fedsd import MB, GenFedSD
 
     if not augmenting(config) or config.of(GenFedSD).provider != "foundation":
+        return ""
+    if not Path(locate(config.diffusion.foundation)).is_dir():
         return ""
     plan = plan_of(config, clients, shelf_root(config), measure=False)
     took = f", about {plan.seconds:,.0f} s of one machine" if plan.seconds else ""
