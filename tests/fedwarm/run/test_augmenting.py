@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fedwarm.config import SettingError
+from fedwarm.config import SettingError, Value, parse
 from fedwarm.run.augmenting import UNDRAWN, WHERE, Work, augment, outlook
 from fedwarm.run.flower_app import parse_overrides
 from fedwarm.run.preflight import check_run
@@ -64,6 +64,12 @@ def test_nothing_is_told_of_runs_that_draw_nothing() -> None:
     for settings in ({"method": "fedavg"}, {"method": "gen_fedsd", "gen-fedsd.provider": "transforms"}):
         with torch_threads(1):
             assert outlook(*check_run(settings, 3)) == ""
+
+
+def test_a_model_of_the_hub_is_left_to_the_clients() -> None:
+    """This process would load it before workers are forked."""
+    settings: dict[str, Value] = {"method": "gen_fedsd", "diffusion.foundation": "owner/model"}
+    assert outlook(parse(settings), 3) == ""
 
 
 def test_a_client_that_is_not_there() -> None:
