@@ -15,7 +15,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from fedwarm.arrays import Arrays, WeightedMean
 from fedwarm.config import Group, setting
+from fedwarm.sums import lanes, norm, total
 
 Floats = NDArray[np.float64]
 Named = Mapping[str, NDArray[np.generic]]
@@ -143,8 +144,8 @@ class Clipped:
     def add(self, arrays: Arrays, weight: float) -> None:
         """Clip one client's arrays and pass them on; ValueError where they are not like the reference, or as the rule says."""
         known = {name: array for name, array in arrays.items() if name in self.reference}
-        norm = update_norm(known, self.reference)
-        clipped = along(known, self.reference, self.clip_norm / norm) if norm > self.clip_norm else known
+        length = update_norm(known, self.reference)
+        clipped = along(known, self.reference, self.clip_norm / length) if length > self.clip_norm else known
         self.inner.add({**arrays, **clipped}, weight)
 
     def result(self) -> Arrays:
@@ -181,7 +182,8 @@ def median(values: Floats) -> Floats:
 def trimmed_mean(values: Floats, trim: float) -> Floats:
     """The mean of (n, d) along n without the `cuts` smallest and largest: (d,) (Yin et al. 2018, Definition 2)."""
     cut = cuts(len(values), trim)
-    mean: Floats = np.sort(values, axis=0)[cut : len(values) - cut].mean(axis=0)
+    kept = np.sort(values, axis=0)[cut : len(values) - cut]
+    mean: Floats = reduce(np.add, kept) / len(kept)
     return mean
 
 
@@ -195,17 +197,19 @@ def krum_scores(replies: Sequence[Arrays], byzantine: int) -> Floats:
     """s(i) = sum of ||x_i - x_j||^2 over the n - f - 2 replies j nearest to i, itself not counted: (n,)."""
     squares = _squared_distances(replies)
     np.fill_diagonal(squares, np.inf)
-    scores: Floats = np.sort(squares, axis=1)[:, : len(replies) - byzantine - 2].sum(axis=1)
-    return scores
+    nearest = np.sort(squares, axis=1)[:, : len(replies) - byzantine - 2]
+    return np.array([total(row) for row in nearest.tolist()])
 
 
 def _squared_distances(replies: Sequence[Arrays]) -> Floats:
     """||x_i - x_j||^2: (n, n), from differences, since ||x||^2 + ||y||^2 - 2 x.y loses what is small beside a liar's norm."""
     squares = np.zeros((len(replies), len(replies)))
-    with np.errstate(over="ignore"):
-        for values in (block for name in floats(replies[0]) for block in _blocks(replies, name)):
-            for i in range(len(replies) - 1):
-                squares[i, i + 1 :] += np.square(values[i + 1 :] - values[i]).sum(axis=1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for name in sorted(floats(replies[0])):  # replies that came by way of a file have another order
+            for values in _blocks(replies, name):
+                for i in range(len(replies) - 1):
+                    parts = lanes(np.square(values[i + 1 :] - values[i]))
+                    squares[i, i + 1 :] += [total(row) for row in parts.tolist()]
     return squares + squares.T
 
 
@@ -285,13 +289,5 @@ def _cast(values: Floats, dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
 
 
 def _norm(arrays: Named, less: Named | None = None) -> float:
-    """||x - less|| in numpy's own order of sums: a BLAS product's would depend on its number of threads."""
-    total = 0.0
-    with np.errstate(over="ignore", invalid="ignore"):
-        for name in floats(arrays):
-            for start in range(0, arrays[name].size, BLOCK):
-                block = arrays[name].reshape(-1)[start : start + BLOCK].astype(np.float64)
-                if less is not None:
-                    block -= less[name].reshape(-1)[start : start + BLOCK].astype(np.float64)
-                total += float(np.square(block).sum())
-    return math.sqrt(total)
+    """||x - less|| over all float arrays together."""
+    return norm((arrays[name], None if less is None else less[name]) for name in floats(arrays))

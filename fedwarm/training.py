@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fedwarm import sums
 from fedwarm.config import General, SettingError
 from fedwarm.models import to_input
 from fedwarm.privacy.dp_sgd import Mechanism, PrivateGradient, Steps, steps_of
@@ -140,7 +141,7 @@ def fit(
                 for rows in torch.randperm(n, generator=generator).to(device).split(plan.batch_size)
             ]
         steps += len(losses)
-        mean = float(torch.stack(losses).mean()) if epoch == plan.epochs - 1 else mean
+        mean = sums.mean(torch.stack(losses).tolist()) if epoch == plan.epochs - 1 else mean
         tick(stage, epoch + 1, plan.epochs)
     for hook in hooks:
         hook.finish(model)

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedwarm.privacy.randomness import SYSTEM, Source, normals
+from fedwarm.sums import norm
 
 Vector = NDArray[np.float64]
 
@@ -20,8 +21,8 @@ def clip(update: Vector, limit: float) -> Vector:
     Raises:
         UpdateError: the update holds NaN or infinity, or its norm overflows float64.
     """
-    norm = norm_of(update)
-    return update * (limit / norm) if norm > limit else update.copy()
+    length = norm_of(update)
+    return update * (limit / length) if length > limit else update.copy()
 
 
 def norm_of(update: Vector) -> float:
@@ -30,10 +31,9 @@ def norm_of(update: Vector) -> float:
     Raises:
         UpdateError: it is not; the message says whether a number or only the norm is to blame.
     """
-    with np.errstate(over="ignore", invalid="ignore"):
-        norm = float(np.sqrt(np.square(update, dtype=np.float64).sum()))
-    if np.isfinite(norm):
-        return norm
+    length = norm([(update, None)])
+    if np.isfinite(length):
+        return length
     bad = int((~np.isfinite(update)).sum())
     if bad:
         raise UpdateError(f"{bad} of the update's {update.size} numbers are NaN or infinity; did local training diverge?")

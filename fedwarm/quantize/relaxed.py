@@ -17,6 +17,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from fedwarm.sums import sum_squares
+
 NOISES = ("logistic", "gaussian", "uniform")
 VARIANTS = ("rq_st", "rq", "sr")
 REACH, TOP = 40.0, 80.0
@@ -217,7 +219,7 @@ def first_alpha(x: Tensor, rule: Rule, grid: Bounds) -> float:
     if rule.start == "range":
         return widest
     tried = [widest * 1.6 * (i + 1) / CANDIDATES for i in range(CANDIDATES)]
-    return min(tried, key=lambda a: float((rounded(x, a, grid) - x).square().sum()))
+    return min(tried, key=lambda a: sum_squares(rounded(x, a, grid).cpu().numpy(), x.cpu().numpy()))
 
 
 class Quantizer(nn.Module):

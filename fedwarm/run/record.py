@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fedwarm import sums
 from fedwarm.config import Config
 from fedwarm.ledger import Ledger
 from fedwarm.run.versions import commit, versions
@@ -102,7 +103,7 @@ class Record:
 
     def stage(self, number: int, name: str, seconds: float, losses: Sequence[float] = ()) -> None:
         """A stage ended."""
-        mean = sum(losses) / len(losses) if losses else None
+        mean = sums.mean(losses) if losses else None
         loss = {} if mean is None else {"loss": mean if math.isfinite(mean) else None}
         self._happened({"stage": {"round": number, "name": name, "seconds": round(seconds, 3)}, **loss})
 
