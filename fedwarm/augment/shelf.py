@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from fedwarm.config import SettingError
-from fedwarm.files import PRIVATE, replacing
+from fedwarm.files import PRIVATE, order_metadata, replacing
 from fedwarm.store import KEY, MIB, bytes_below
 
 POOL = "pool"
@@ -221,6 +221,7 @@ class Shelf:
         metadata = {"provenance": json.dumps(told, sort_keys=True), "sha256": _digest(drawn)}
         with replacing(folder / f"{label}.{number:06d}.safetensors", private=True) as temporary:
             save_file({name: t.contiguous() for name, t in drawn.tensors().items()}, temporary, metadata=metadata)
+            order_metadata(temporary)
 
 
 def _held(lock: Path) -> int | None:

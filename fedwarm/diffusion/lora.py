@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fedwarm.config import Diffusion, SettingError
+from fedwarm.files import order_metadata
 from fedwarm.seeds import initialisation
 
 if TYPE_CHECKING:
@@ -126,13 +127,14 @@ def save_adapter(folder: Path, state: Mapping[str, Tensor], rank: int, alpha: fl
     from diffusers.utils import convert_state_dict_to_diffusers
 
     folder.mkdir(parents=True, exist_ok=True)
-    names = [t.strip() for t in targets.split(",") if t.strip()]
+    names, path = [t.strip() for t in targets.split(",") if t.strip()], folder / "pytorch_lora_weights.safetensors"
     StableDiffusionPipeline.save_lora_weights(
         folder,
         unet_lora_layers=convert_state_dict_to_diffusers(dict(state)),
         unet_lora_adapter_metadata={"r": rank, "lora_alpha": alpha, "target_modules": names},
     )
-    return folder / "pytorch_lora_weights.safetensors"
+    order_metadata(path)
+    return path
 
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fedwarm.arrays import Arrays, to_tensors
 from fedwarm.config import SettingError
-from fedwarm.files import replacing, settle, write_text
+from fedwarm.files import order_metadata, replacing, settle, write_text
 from fedwarm.ledger import Ledger
 from fedwarm.run.checkpoint import Checkpoint, Keeper, load
 from fedwarm.run.record import Record
@@ -124,3 +124,4 @@ def save_tensors(path: Path, arrays: Arrays, notes: Mapping[str, str] | None = N
 
     with replacing(path) as temporary:
         save_file(to_tensors(arrays), temporary, metadata=dict(notes or {}))
+        order_metadata(temporary)
