@@ -1,3 +1,3 @@
-import clients, sys  # noqa: E401, I001
+from fedwarm.checkout import share
 
-sys.modules[__name__] = clients  # the public name of the top-level package; a wheel has the real one here
+share("clients")  # the public name of the top-level package; a wheel has the real one here

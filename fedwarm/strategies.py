@@ -1,3 +1,3 @@
-import strategies, sys  # noqa: E401, I001
+from fedwarm.checkout import share
 
-sys.modules[__name__] = strategies  # the public name of the top-level package; a wheel has the real one here
+share("strategies")  # the public name of the top-level package; a wheel has the real one here
