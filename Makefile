@@ -3,8 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/warmfed
-# ALL=1: the long tests too, and the share of branches that tests reach.
-CHOSEN = $(if $(ALL),--cov=fedwarm --cov-branch --cov-report=term:skip-covered --cov-fail-under=90,-m "not long")
+# ALL=1: the long tests too, in a random order (SEED=N repeats one), and the share of branches that tests reach.
+SHORT = $(if $(ALL),, and not long)
+ORDER = $(if $(ALL),$(if $(SEED),-p randomly --randomly-seed=$(SEED)),-p no:randomly)
+COVER = $(if $(ALL),--cov=fedwarm --cov-branch --cov-report=)
+TOLD = $(if $(ALL),--cov-append --cov-report=term:skip-covered --cov-fail-under=90)
+CORES = -n auto --maxprocesses 8 --dist worksteal
 
 .PHONY: run test check clean
 run: $(VENV)/.installed
@@ -13,7 +17,8 @@ run: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest $(CHOSEN)
+	$(BIN)/python -m pytest $(ORDER) $(COVER) $(CORES) -m "not alone$(SHORT)"
+	$(BIN)/python -m pytest $(ORDER) $(COVER) $(TOLD) -m "alone$(SHORT)"
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

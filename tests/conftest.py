@@ -1,10 +1,43 @@
-"""What every test has: a cache folder of its own, so that no test finds what another, or the user, left there."""
+"""What every test has: one thread, draws that no other test decides, and a cache folder of its own.
+
+The suite may run on several processes and in any order, so no test may hang on what ran before it.
+"""
 
 from __future__ import annotations
 
+import os
+import random
+from collections.abc import Iterator
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded; sums of more threads have other last bits
+
+import numpy as np
 import pytest
+import torch
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+def _seed() -> None:
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup() -> Iterator[None]:
+    _seed()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call() -> Iterator[None]:
+    _seed()
+    before = torch.get_num_threads()
+    try:
+        return (yield)
+    finally:
+        torch.set_num_threads(before)

@@ -24,6 +24,7 @@ from fedwarm.config import SettingError, Value
 from fedwarm.run import flower_app, local, workers
 from fedwarm.run.flower_app import FlowerApp
 from fedwarm.run.local import make_node_ids, run_local
+from fedwarm.run.worker_process import THREAD_VARIABLES
 
 Make = Callable[..., FlowerApp]
 ENGINES = pytest.mark.parametrize("workers", [1, 2])
@@ -368,6 +369,7 @@ def train(message, context):
 BEFORE_1 = {str(index) for index, node in enumerate(make_node_ids(4)) if index == 3 and node < make_node_ids(4)[1]}
 
 
+@pytest.mark.alone
 def test_late_replies_are_left_out_and_do_not_come_back_later(make: Make, tmp_path: Path) -> None:
     server = """
     ask(grid)
@@ -384,6 +386,7 @@ def test_late_replies_are_left_out_and_do_not_come_back_later(make: Make, tmp_pa
     assert found(context, "second") == dict.fromkeys("0123", 1)
 
 
+@pytest.mark.alone
 def test_a_worker_that_never_comes_back_is_replaced_after_a_second_time_limit(
     make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -479,7 +482,8 @@ def test_workers_have_their_share_of_the_threads(make: Make, monkeypatch: pytest
     def train(message, context):
         return say(message, context, [int(os.environ["OMP_NUM_THREADS"]), *[lib["num_threads"] for lib in threadpool_info()]])
     """
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name in THREAD_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(local, "cores", lambda: 6)
     app = make('state["threads"] = ConfigRecord(answers(ask(grid)))', client)
     context = run_local(app, {}, clients=3, workers=0)
