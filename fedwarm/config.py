@@ -248,10 +248,15 @@ def allowed(f: dataclasses.Field[Value]) -> str:
         return " | ".join(meta["choices"])
     low, high = meta["low"], meta["high"]
     if low is not None and high is not None:
-        return f"{low:g} to {high:g}"
+        return f"{_number(low)} to {_number(high)}"
     if low is not None:
-        return f"at least {low:g}"
+        return f"at least {_number(low)}"
     return "true | false" if isinstance(f.default, bool) else "any"
+
+
+def _number(bound: float) -> str:
+    """A bound with all its digits where it is whole."""
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"
 
 
 def parse(flat: Mapping[str, Value]) -> Config:

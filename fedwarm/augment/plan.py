@@ -14,8 +14,9 @@ from fedwarm.config import Config
 from fedwarm.data import partition_table
 from fedwarm.data.shards import open_table
 from fedwarm.methods.gen_fedsd import MB, GenFedSD, gaps, global_target, imbalance, target
+from fedwarm.text import table
 
-MOST_COLUMNS, NAME_WIDTH = 12, 6
+MOST_COLUMNS = 12
 
 
 @dataclass(frozen=True)
@@ -93,32 +94,19 @@ class Plans:
         """Share of the images that another client has too, or the same client twice."""
         return 1 - self.different / self.images if self.images else 0.0
 
-    def text(self) -> str:
-        """A table with totals, for a terminal."""
+    def text(self, width: int | None = None) -> str:
+        """A table with totals, for a terminal of that many columns; None: however wide it is."""
         shown = self.classes if len(self.classes) <= MOST_COLUMNS else ()
-        heads = [
-            "client",
-            "real",
-            *(f"+{name[: NAME_WIDTH - 1]}" for name in shown),
-            "synthetic",
-            "new",
-            "MB",
-            "seconds",
-            "unlike",
-        ]
-        rows = [heads]
+        heads = ["client", "real", *(f"+{name}" for name in shown), "synthetic", "new", "MB", "seconds", "unlike"]
+        rows = []
         for plan in self.clients:
             added = plan.synthetic if shown else []
-            rows.append(
-                [str(plan.partition), *_numbers([sum(plan.real), *added, sum(plan.synthetic), sum(plan.new)]), *_costs(plan)]
-            )
-            rows[-1].append(f"{plan.before:.2f} > {plan.after:.2f}")
+            counts = _numbers([sum(plan.real), *added, sum(plan.synthetic), sum(plan.new)])
+            rows.append([str(plan.partition), *counts, *_costs(plan), f"{plan.before:.2f} > {plan.after:.2f}"])
         each = [sum(plan.synthetic[c] for plan in self.clients) for c in range(len(shown))]
         total = [sum(sum(plan.real) for plan in self.clients), *each, self.images, self.new]
         rows.append(["all", *_numbers(total), *_costs(self), ""])
-        widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
-        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([*lines, *self._remarks()])
+        return "\n".join([table(heads, rows, width, right=True), *self._remarks()])
 
     def _remarks(self) -> list[str]:
         out = ["unlike: total-variation distance of a client's labels from uniform, before and after"]
@@ -167,19 +155,19 @@ def plan_of(
         SettingError: the images cannot be had.
     """
     settings, names = config.of(GenFedSD), open_table(config.data).label.names
-    table = partition_table(config.data, config.run.seed, partitions)
-    provider, told = provider_of(config, names, root), global_target(table) if announced is None else announced
+    counts = partition_table(config.data, config.run.seed, partitions)
+    provider, told = provider_of(config, names, root), global_target(counts) if announced is None else announced
     ledger = _Claims(provider)
     chosen = range(partitions) if clients is None else clients
-    drafts = [_draft(config, provider, names, k, table[k], told, ledger, measure) for k in chosen]
+    drafts = [_draft(config, provider, names, k, counts[k], told, ledger, measure) for k in chosen]
     drawn = any(sum(new) for _, new in drafts)
     speed = provider.speed(measure) if isinstance(provider, Generated) and drawn else 0.0
     size = 3 * config.data.image_size**2
     plans = []
     for k, (wanted, new) in zip(chosen, drafts, strict=True):
-        missing = gaps(table[k], target(settings, table[k], told))
+        missing = gaps(counts[k], target(settings, counts[k], told))
         cost = sum(map(provider.cost, new)) if isinstance(provider, Generated) else 0
-        plans.append(Plan(k, table[k], missing, wanted, new, sum(wanted) * size, cost * speed))
+        plans.append(Plan(k, counts[k], missing, wanted, new, sum(wanted) * size, cost * speed))
     return Plans(tuple(names), plans, speed, ledger.different, settings.pool if isinstance(provider, Generated) else 0)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedwarm.config import Config, SettingError
+from fedwarm.run.terminal import columns
 
 MOST_SAMPLED, GEN_FEDSD = 20, "gen_fedsd"
 UNDRAWN = "nothing has been drawn yet; `fedwarm augment --fill` does"
@@ -58,7 +59,7 @@ def augment(work: Work) -> str:
     root, chosen = shelf_root(config), range(count) if work.client < 0 else [work.client]
     announced = global_target(partition_table(config.data, config.run.seed, count))
     plans = plan_of(config, count, root, chosen, announced=announced)
-    print(plans.text())
+    print(plans.text(columns()))
     told: Any = plans
     if work.fill:
         told = _fill(config, count, chosen, root, announced)

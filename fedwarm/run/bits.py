@@ -7,14 +7,25 @@ filled where training saw that width, as the settings tell it, and hollow where 
 from __future__ import annotations
 
 import re
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedwarm.run.plots import COLOURS, DASHES, INK, MARKERS, WIDTH_INCHES, accuracy_range, frame, inline_svg, plain
+from fedwarm.run.plots import (
+    COLOURS,
+    DASHES,
+    INK,
+    MARKERS,
+    NAMED,
+    WIDTH_INCHES,
+    accuracy_range,
+    frame,
+    inline_svg,
+    legend,
+    legible,
+)
 from fedwarm.run.reading import Json, Run, mean
 from fedwarm.run.relevance import objective
 
@@ -144,15 +155,15 @@ def by_width(lines: Sequence[WidthLine], alt: str, level: float | None = None, *
     """
     widths = sorted({bits for line in lines for bits in line.accuracies})
     far = widths[-1] + max(1.0, (widths[-1] - widths[0]) / 6)
-    names = [textwrap.fill(plain(line.label), 48) for line in lines]
-    entries = sum(name.count("\n") + 1 for name in names) + (level is not None)
+    names = [*(legible(line.label) for line in lines), *(["float model"] if level is not None else [])]
+    entries = sum(name.count("\n") + 1 for name in names)
     figure = Figure(figsize=(WIDTH_INCHES, 2.9 + 0.19 * (1 + entries)))
     figure.set_layout_engine("constrained")
     axes = figure.add_subplot()
-    for line, name in zip(lines, names, strict=True):
-        _draw(axes, line, name, far, line.seen if marked else frozenset(line.accuracies))
+    for line in lines:
+        _draw(axes, line, far, line.seen if marked else frozenset(line.accuracies))
     if level is not None:
-        axes.axhline(level, color=INK, linestyle=(0, (6, 3)), linewidth=1.5, label="float model")
+        axes.axhline(level, color=INK, linestyle=(0, (6, 3)), linewidth=1.5, label=NAMED)
     shares = [v for line in lines for row in (line.accuracies, line.low or {}, line.high or {}) for v in row.values()]
     whole = [v for v in (level, *(line.whole for line in lines)) if v is not None]
     axes.set_ylim(*accuracy_range([*shares, *whole]))
@@ -160,11 +171,11 @@ def by_width(lines: Sequence[WidthLine], alt: str, level: float | None = None, *
     ends = [(far, "float")] if any(line.whole is not None for line in lines) else []
     axes.set_xticks([*widths, *(x for x, _ in ends)], [*map(str, widths), *(text for _, text in ends)])
     axes.set_xlabel("bits", color=INK)
-    figure.legend(loc="outside lower left", frameon=False, labelcolor=INK, fontsize=9)
+    legend(figure, axes, names)
     return inline_svg(figure, alt)
 
 
-def _draw(axes: Axes, line: WidthLine, name: str, far: float, filled: frozenset[int]) -> None:
+def _draw(axes: Axes, line: WidthLine, far: float, filled: frozenset[int]) -> None:
     """One series from few bits to float, hollow where training did not see a width."""
     colour, marker = COLOURS[line.style % len(COLOURS)], MARKERS[line.style % len(MARKERS)]
     dash = DASHES[line.style // len(COLOURS) % len(DASHES)]
@@ -174,7 +185,7 @@ def _draw(axes: Axes, line: WidthLine, name: str, far: float, filled: frozenset[
     ends = [] if line.whole is None else [(far, line.whole)]
     points = [(float(bits), line.accuracies[bits]) for bits in x] + ends
     look: Json = {"color": colour, "marker": marker, "ms": 6, "mew": 1.5, "clip_on": False, "zorder": 3}
-    axes.plot([at for at, _ in points], [share for _, share in points], linestyle=dash, linewidth=2, label=name, **look)
+    axes.plot([at for at, _ in points], [share for _, share in points], linestyle=dash, linewidth=2, label=NAMED, **look)
     hollow = [bits for bits in x if bits not in filled]
     if hollow:
         axes.plot(hollow, [line.accuracies[bits] for bits in hollow], linestyle="none", mfc=HOLLOW, **look)

@@ -10,15 +10,14 @@ from typing import Annotated
 import click
 import typer
 
+from fedwarm import __version__
 from fedwarm.config import SettingError
+from fedwarm.run.cli_privacy import privacy
+from fedwarm.run.help import App
+from fedwarm.run.terminal import CLOSED_PIPE, closed, define, forget, prepare, put, say
 
-app = typer.Typer(
-    help="Federated learning on top of Flower that starts warm, speaks little and fits small devices.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-foundation_app = typer.Typer(help="The embedded text-to-image foundation.", no_args_is_help=True)
+app = App("Federated learning on top of Flower that starts warm, speaks little and fits small devices.")
+foundation_app = App("Train text-to-image foundations.")
 app.add_typer(foundation_app, name="foundation")
 Settings = Annotated[
     list[str] | None,
@@ -30,8 +29,9 @@ def main() -> None:
     """Entry point; an input that cannot be used is one line and exit code 2, a run that failed one line and exit code 1."""
     from fedwarm.run.failures import RunError
 
+    prepare()
     try:
-        code = app(standalone_mode=False)
+        code = _served()
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(2)
@@ -49,10 +49,43 @@ def main() -> None:
         sys.exit(code or 0)
 
 
+def _served() -> int:
+    """Do what was asked; the exit code, `CLOSED_PIPE` where nobody reads the output to its end."""
+    try:
+        code = app(standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (SystemExit, OSError) as end:
+        if not closed(end) and not closed(end.__context__):
+            raise
+        forget()
+        code = CLOSED_PIPE
+    return int(code or 0)
+
+
 def _stop(message: str, code: int) -> None:
-    print(f"fedwarm: {message}", file=sys.stderr)
-    sys.stderr.flush()
+    say(f"fedwarm: {message}")
     sys.exit(code)
+
+
+def _version(wanted: bool) -> None:
+    """Print the version, and those of what decides the numbers, by their packages' metadata alone."""
+    if wanted:
+        from fedwarm.run.versions import versions
+
+        found = versions()
+        others = ", ".join(f"{name} {found[name]}" for name in ("flwr", "torch", "python") if name in found)
+        put(f"fedwarm {found.get('fedwarm', __version__)} ({others})")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print this and other versions, and exit.")
+    ] = False,
+) -> None:
+    """What stands before a command."""
 
 
 @app.command()
@@ -138,20 +171,14 @@ def state(
 @app.command()
 def methods() -> None:
     """List the methods."""
-    from rich.console import Console
-    from rich.table import Table
-
     from fedwarm.methods import METHODS
 
-    table = Table("method", "what it does", box=None)
-    for name, entry in METHODS.items():
-        table.add_row(name, entry.summary)
-    Console().print(table)
+    define([("method", "what it does"), *((name, entry.summary) for name, entry in METHODS.items())])
 
 
 @app.command()
 def settings(
-    method: Annotated[str, typer.Argument(help="a method; empty: settings of all")] = "",
+    name: Annotated[str, typer.Argument(help="a method, a part such as data or dp-rec, or one setting; empty: all")] = "",
     toml: Annotated[bool, typer.Option("--toml", help="as the run config of a Flower app's pyproject.toml")] = False,
 ) -> None:
     """Print every setting with default, range and meaning."""
@@ -160,7 +187,7 @@ def settings(
     if toml:
         print(settings_toml(), end="")
     else:
-        settings_table(method)
+        settings_table(name)
 
 
 @app.command()
@@ -171,43 +198,10 @@ def report(
     """Write one HTML page about one run, or a comparison of several."""
     from fedwarm.run.report import make_report
 
-    print(make_report(runs, out))
+    put(str(make_report(runs, out)))
 
 
-@app.command()
-def privacy(
-    context: typer.Context,
-    mechanism: Annotated[str | None, typer.Option(help="coding (default), gaussian, or dp-sgd: noise in local training")] = None,
-    target_epsilon: Annotated[float | None, typer.Option(help="asks for the noise that this takes")] = None,
-    sigma: Annotated[float | None, typer.Option(help="scale of the noise of one update")] = None,
-    noise_multiplier: Annotated[float | None, typer.Option(help="z = sqrt(n) sigma / C for n updates in a sum")] = None,
-    clip: Annotated[float | None, typer.Option(help="C, most norm of an update or an example's gradient; 1")] = None,
-    delta: Annotated[float | None, typer.Option(help="of (epsilon, delta); 1e-5")] = None,
-    bits: Annotated[int | None, typer.Option(help="bits a block; 7")] = None,
-    blocks: Annotated[int | None, typer.Option(help="blocks a message; default: as the block-size rule has it")] = None,
-    block_size: Annotated[int | None, typer.Option(help="numbers a block, in place of --blocks")] = None,
-    update_size: Annotated[int | None, typer.Option(help="numbers in an update (the model's parameters)")] = None,
-    view: Annotated[str | None, typer.Option(help="local (default), central_certified or central_limit")] = None,
-    adjacency: Annotated[str | None, typer.Option(help="zero_out (default) or replacement")] = None,
-    cohort: Annotated[int | None, typer.Option(help="clients of a round")] = None,
-    population: Annotated[int | None, typer.Option(help="clients in all")] = None,
-    rounds: Annotated[int | None, typer.Option(help="rounds; 1, or as many as participations")] = None,
-    participations: Annotated[int | None, typer.Option(help="most rounds of one client (local view); default: all")] = None,
-    rate: Annotated[float | None, typer.Option(help="dp-sgd: chance that an example is drawn for a step")] = None,
-    steps: Annotated[int | None, typer.Option(help="dp-sgd: steps in all rounds")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
-) -> None:
-    """Say what epsilon a plan has, or what noise a target takes, without a run.
-
-    E.g. `fedwarm privacy --bits 7 --blocks 4 --sigma 2 --participations 8`, or the same with --target-epsilon 3 for --sigma 2.
-    """
-    import json
-
-    from fedwarm.run.pricing import Question, answer
-
-    given = {name: value for name, value in context.params.items() if value is not None and name != "as_json"}
-    found = answer(Question(**given))
-    print(json.dumps(found.json()) if as_json else "\n".join(found.lines()))
+app.command()(privacy)
 
 
 @app.command()
@@ -224,7 +218,7 @@ def augment(
     from fedwarm.run.augmenting import Work
     from fedwarm.run.augmenting import augment as work
 
-    print(work(Work(seed, clients, client, fill, audit, page, tuple(run_config or ()))))
+    put(work(Work(seed, clients, client, fill, audit, page, tuple(run_config or ()))))
 
 
 @app.command()
@@ -238,7 +232,7 @@ def export(
     from fedwarm.run.exporting import export_run
 
     ending = {"torch": "safetensors", "onnx": "onnx"}.get(form, form)
-    print(export_run(run, bits, form, out or run / f"model-w{bits}.{ending}").text)
+    put(export_run(run, bits, form, out or run / f"model-w{bits}.{ending}").text)
 
 
 @foundation_app.command("train")

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from fedwarm.progress import Listener, Pace, Tick, listening
+from fedwarm.run.logs import one_style
+from fedwarm.run.terminal import lively, say
+from fedwarm.text import visible
 
 LINE_INTERVAL_SECONDS = 5.0
+LEAST_COLUMNS = 72
 
 
 @contextmanager
 def shown(title: str) -> Iterator[None]:
-    """Show the ticks of the block."""
-    if sys.stderr.isatty():
-        with _bars(title) as listener, listening(listener, "server"):
-            yield
-    else:
-        with listening(_lines(), "server"):
-            yield
+    """Show the ticks of the block, and what is logged in it: bars on a terminal that has room for them, else lines."""
+    bars = lively(sys.stderr, LEAST_COLUMNS)
+    with _bars(title) if bars else nullcontext(_lines()) as listener, one_style(), listening(listener, "server"):
+        yield
 
 
 @contextmanager
@@ -28,12 +29,13 @@ def _bars(title: str) -> Iterator[Listener]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.fields[who]:<10}"), TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[text]}"),
+        TextColumn("{task.fields[who]:<10}", markup=False), TextColumn("{task.description:<16}", markup=False), BarColumn(),
+        MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        TextColumn("{task.fields[text]}", markup=False),
     )  # fmt: skip
     tasks: dict[tuple[str, str], tuple[int, int]] = {}
     with Progress(*columns, console=Console(stderr=True), transient=False) as progress:
-        progress.console.print(title)
+        progress.console.print(visible(title), markup=False, emoji=False, highlight=False)
 
         def show(event: Tick) -> None:
             key = (event.who, event.stage)
@@ -42,9 +44,9 @@ def _bars(title: str) -> Iterator[Listener]:
                 progress.remove_task(task)  # type: ignore[arg-type]
                 task = -1
             if task < 0:
-                task = int(progress.add_task(event.stage, total=event.of, who=event.who, text=""))
+                task = int(progress.add_task(event.stage, total=event.of, who=visible(event.who), text=""))
             tasks[key] = (task, event.step)
-            progress.update(task, completed=event.step, total=event.of, text=event.text)  # type: ignore[arg-type]
+            progress.update(task, completed=event.step, total=event.of, text=visible(event.text))  # type: ignore[arg-type]
 
         yield show
 
@@ -56,6 +58,6 @@ def _lines() -> Listener:
     def show(event: Tick) -> None:
         line = pace.line(event)
         if line is not None:
-            print(line, file=sys.stderr, flush=True)
+            say(line)
 
     return show

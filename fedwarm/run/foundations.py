@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from fedwarm.config import Data, SettingError, Value, near
 from fedwarm.files import write_text
+from fedwarm.run.terminal import put, say
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def train_foundation(request: Training) -> None:
         raise SettingError(f"--out {folder} holds something that is no foundation; name a new folder")
     record = _trained_public(request, folder) if request.data else _trained_glyph(request, folder)
     write_text(folder / "recipe.json", json.dumps(record, indent=1) + "\n")
-    print(f"{folder}: {record['seconds']} s, autoencoder error {record['autoencoder_l1']} (L1 on [-1, 1]), {record['quality']}")
+    put(f"{folder}: {record['seconds']} s, autoencoder error {record['autoencoder_l1']} (L1 on [-1, 1]), {record['quality']}")
 
 
 def _trained_glyph(request: Training, folder: Path) -> dict[str, Any]:
@@ -98,9 +98,8 @@ def _trained_public(request: Training, folder: Path) -> dict[str, Any]:
         record = pretrain_public(folder, public, recipe, start, tick)
         quality = judged_public(folder, public, recipe.seed)
     if quality["judge_on_drawn"] < AGREES:
-        print(
+        say(
             f"fedwarm: a judge agrees with the prompt on {quality['judge_on_drawn']:.0%} of the drawn images only "
-            f"({quality['judge_on_real']:.0%} of real ones); take more --unet-steps",
-            file=sys.stderr,
+            f"({quality['judge_on_real']:.0%} of real ones); take more --unet-steps"
         )
     return {**record, "quality": quality}

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from fedwarm.run.gaps import Augment, Gap, read_augment
 from fedwarm.run.pages import render_gaps, write_page
 from fedwarm.run.pictures import Sample, grid
-from fedwarm.run.plots import COLOURS, INK, inline_svg, plain
+from fedwarm.run.plots import COLOURS, INK, inline_svg, legible
 from fedwarm.run.reading import Json
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def _panel(axes: Axes, gap: Gap, names: Sequence[str]) -> None:
     axes.set_xlim(-0.6, len(real) - 0.4)
     axes.set_yticks([top] if top else [])
     short = len(names) <= MOST_NAMED and all(len(name) <= LONGEST_NAME for name in names)
-    axes.set_xticks(list(x) if short else [], [plain(name) for name in names] if short else [])
+    axes.set_xticks(list(x) if short else [], [legible(name) for name in names] if short else [])
     axes.tick_params(axis="both", colors=INK, labelsize=8, length=0, pad=2)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from fedwarm.run.checkpoint import Checkpoint, load
 from fedwarm.run.failures import RunError
 from fedwarm.run.folder import RunFolder
 from fedwarm.run.record import ENGINE_VARIABLE
+from fedwarm.run.terminal import put, say
 
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 PATHS = (
@@ -63,7 +63,7 @@ def run_method(request: Request) -> Path:
     folder = RunFolder(out) if before is not None else prepare_folder(out, request.fresh)
     _tell_idle(request, config)
     if before is None and (told := outlook(config, clients)):
-        print(f"fedwarm: {told}", file=sys.stderr)
+        say(f"fedwarm: {told}")
     flat["out"], flat["resume"] = str(folder.path), before is not None
     flat.setdefault("client-folder", str(folder.path / "clients"))
     with _named(request.engine):
@@ -77,7 +77,7 @@ def _tell_idle(request: Request, config: Config) -> None:
 
     if found := idle(parse_overrides([*request.run_config]), config.flat(), config.run.method):
         verb = "changes" if len(found) == 1 else "change"
-        print(f"fedwarm: {', '.join(found)} {verb} nothing in this run", file=sys.stderr)
+        say(f"fedwarm: {', '.join(found)} {verb} nothing in this run")
 
 
 def asked(request: Request) -> dict[str, Value]:
@@ -177,7 +177,9 @@ def _guarded(work: object) -> None:
 
 
 def _echo(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    from fedwarm.run.logs import restyled
+
+    say(restyled(line))
 
 
 def _conclude(folder: Path) -> Path:
@@ -191,7 +193,7 @@ def _conclude(folder: Path) -> Path:
     if final["personal"]:
         print(f"personal accuracy  {final['personal']['mean']:.4f} mean, {final['personal']['worst']:.4f} worst client")
     print(f"bytes              {totals['bytes_up']:,} up, {totals['bytes_down']:,} down, in {totals['seconds']:.0f} s")
-    print(f"report             {page}")
+    put(f"report             {page}")
     return folder
 
 

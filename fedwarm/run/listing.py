@@ -9,33 +9,17 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fedwarm.config import SettingError, Value, all_groups, keys, near
-from fedwarm.run.reading import Run, read_run
+from fedwarm.run.reading import Round, Run, read_run
+from fedwarm.run.settings import literal
+from fedwarm.run.terminal import put, show
+from fedwarm.text import visible
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
-WIDTH = 240
+HEADS = ("run", "method", "seed", "engine", "rounds", "state", "accuracy", "personal", "bytes up", "written")
 MOST_FAILURES = 20
 MB = 1e6
 AGES = ((86400.0, "day"), (3600.0, "hour"), (60.0, "minute"))
-
-
-def console() -> Console:
-    """Standard output, so wide that tables keep every cell whole: a narrow terminal wraps rows, a pipe gets one line each."""
-    from rich.console import Console
-
-    return Console(width=WIDTH, highlight=False)
-
-
-def table(*columns: str) -> Table:
-    """An open table whose first column is never broken."""
-    from rich.table import Column, Table
-
-    return Table(Column(columns[0], no_wrap=True), *columns[1:], box=None)
 
 
 def run_folders(folder: Path) -> Iterator[Path]:
@@ -57,13 +41,17 @@ def list_runs(folder: Path) -> None:
         raise SettingError(f"{folder} is no folder; give the one that holds the runs, e.g. fedwarm list runs")
     found = sorted(run_folders(folder), key=lambda place: (_written(place), place))
     if not found:
-        print(f"no runs below {folder}")
+        put(f"no runs below {folder}")
         return
-    shown = table("run", "method", "seed", "engine", "rounds", "state", "accuracy", "personal", "bytes up", "written")
-    for place in found:
-        name = "." if place == folder else place.relative_to(folder).as_posix()
-        shown.add_row(name, *_row(place), time.strftime("%Y-%m-%d %H:%M", time.localtime(_written(place))))
-    console().print(shown)
+    show(HEADS, [[_name(place, folder), *_row(place), _when(place)] for place in found])
+
+
+def _name(place: Path, folder: Path) -> str:
+    return "." if place == folder else place.relative_to(folder).as_posix()
+
+
+def _when(place: Path) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(_written(place)))
 
 
 def _row(place: Path) -> list[str]:
@@ -105,23 +93,20 @@ def show_run(folder: Path) -> None:
         SettingError: it is no run folder.
     """
     run = read_run(folder, ledger=False)
-    to = console()
     state = "complete" if run.complete else "unfinished"
-    print(f"{run.title}, seed {run.seed}, engine {run.engine}, {run.clients} clients, commit {run.commit or 'unknown'}, {state}")
-    _show_settings(run, to)
-    _show_rounds(run, to)
-    facts = table("total", "")
-    for name, value in totals(run):
-        facts.add_row(name, value)
+    put(f"{run.title}, seed {run.seed}, engine {run.engine}, {run.clients} clients, commit {run.commit or 'unknown'}, {state}")
+    _show_settings(run)
+    _show_rounds(run)
     print()
-    to.print(facts)
+    show(("total", ""), totals(run))
     if run.failures:
-        print(f"\n{len(run.failures)} replies were left out:")
-        print("\n".join(f"  {failure}" for failure in run.failures[:MOST_FAILURES]))
+        put(f"\n{len(run.failures)} replies were left out:")
+        for failure in run.failures[:MOST_FAILURES]:
+            put(f"  {visible(failure)}")
         if len(run.failures) > MOST_FAILURES:
-            print(f"  and {len(run.failures) - MOST_FAILURES} more, in {run.folder / 'results.json'}")
+            put(f"  and {len(run.failures) - MOST_FAILURES} more, in {run.folder / 'results.json'}")
     for note in run.notes:
-        print(f"\nnote: {note}")
+        put(f"\nnote: {visible(note)}")
 
 
 def changed(run: Run) -> dict[str, tuple[Value, Value | None]]:
@@ -130,38 +115,30 @@ def changed(run: Run) -> dict[str, tuple[Value, Value | None]]:
     return {key: (value, defaults.get(key)) for key, value in run.settings.items() if value != defaults.get(key)}
 
 
-def _show_settings(run: Run, to: Console) -> None:
+def _show_settings(run: Run) -> None:
     print()
     found = changed(run)
     if not found:
         print("every setting is at its default")
         return
-    shown = table("setting", "value", "default")
-    for key, (value, default) in found.items():
-        shown.add_row(key, _value(value), "–" if default is None else _value(default))
-    to.print(shown)
+    rows = [(key, literal(value), "–" if default is None else literal(default)) for key, (value, default) in found.items()]
+    show(("setting", "value", "default"), rows)
 
 
-def _value(value: Value) -> str:
-    from fedwarm.run.settings import literal
-
-    return literal(value)
-
-
-def _show_rounds(run: Run, to: Console) -> None:
+def _show_rounds(run: Run) -> None:
     print()
     if not run.rounds:
         print("no round was finished")
         return
-    shown = table(
-        "round", "accuracy", "worst tenth", "personal", "worst tenth", "train loss", "bytes up", "bytes down", "seconds"
-    )
-    for r in run.rounds:
-        accuracies = [r.accuracy, r.worst_tenth, r.personal_mean, r.personal_worst_tenth]
-        loss = "–" if r.train_loss is None else f"{r.train_loss:.4g}"
-        cost = [size(sum(r.up)), size(sum(r.down)), f"{r.seconds:.1f}"]
-        shown.add_row(str(r.number), *map(_share, accuracies), loss, *cost)
-    to.print(shown)
+    heads = ("round", "accuracy", "worst tenth", "personal", "worst tenth", "train loss", "bytes up", "bytes down", "seconds")
+    show(heads, map(_round, run.rounds))
+
+
+def _round(r: Round) -> list[str]:
+    accuracies = [r.accuracy, r.worst_tenth, r.personal_mean, r.personal_worst_tenth]
+    loss = "–" if r.train_loss is None else f"{r.train_loss:.4g}"
+    cost = [size(sum(r.up)), size(sum(r.down)), f"{r.seconds:.1f}"]
+    return [str(r.number), *map(_share, accuracies), loss, *cost]
 
 
 def totals(run: Run) -> list[tuple[str, str]]:
@@ -231,14 +208,12 @@ def list_states(root: Path) -> None:
     """Print one row for each run whose clients keep something below `root`."""
     found = states(root)
     if not found:
-        print(f"clients keep nothing below {root}")
+        put(f"clients keep nothing below {root}")
         return
-    shown = table("run key", "partitions", "files", "size", "last written")
-    for state in found:
-        shown.add_row(state.key, str(state.partitions), str(state.files), size(state.bytes), f"{age(state.age_seconds)} ago")
-    print(f"below {root}:")
-    console().print(shown)
-    print(f"{size(sum(state.bytes for state in found))} in all; `fedwarm state --remove KEY` removes what a run's clients keep")
+    rows = [(s.key, str(s.partitions), str(s.files), size(s.bytes), f"{age(s.age_seconds)} ago") for s in found]
+    put(f"below {root}:")
+    show(("run key", "partitions", "files", "size", "last written"), rows)
+    put(f"{size(sum(state.bytes for state in found))} in all; `fedwarm state --remove KEY` removes what a run's clients keep")
 
 
 def age(seconds: float) -> str:
@@ -259,4 +234,4 @@ def remove_state(root: Path, key: str) -> None:
         raise SettingError(f"no run {key!r} keeps anything below {root}{near(key, list(found))}; give the whole key")
     shutil.rmtree(root / key)
     count = found[key].files
-    print(f"removed {count} file{'' if count == 1 else 's'}, {size(found[key].bytes)}, of run {key}")
+    put(f"removed {count} file{'' if count == 1 else 's'}, {size(found[key].bytes)}, of run {key}")

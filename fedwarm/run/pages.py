@@ -18,6 +18,7 @@ from fedwarm.files import write_text
 from fedwarm.run.plots import COLOURS, ID_PREFIX, byte_text, second_text
 from fedwarm.run.template import GAP_PAGE, MACROS, PAGE, SECTION
 from fedwarm.run.template_tables import TABLES
+from fedwarm.text import visible
 
 PARTS = {"pictures": "Pictures", "augment": "Augmentation", "widths": "Bit-widths", "rounds": "Rounds", "clients": "Clients"}
 PARTS |= {"data": "Data", "stages": "Stages", "settings": "Settings", "record": "Record"}
@@ -40,7 +41,8 @@ h3{font-size:1.05rem;margin:2rem 0 .4rem}
 p{margin:.4rem 0;max-width:46rem}
 .soft,caption,figcaption{color:var(--soft)}
 a{color:var(--accent)}
-code{font:.88em/1.4 ui-monospace,"DejaVu Sans Mono",Menlo,Consolas,monospace;overflow-wrap:anywhere}
+code{font:.88em/1.4 ui-monospace,"DejaVu Sans Mono",Menlo,Consolas,monospace;overflow-wrap:anywhere;white-space:pre-wrap}
+code,th,td,li,dd,summary,small{unicode-bidi:isolate}
 nav{margin:1rem 0 0;font-size:.9rem}nav a{margin-right:1rem;white-space:nowrap}
 .tag{display:inline-block;border:1px solid currentColor;border-radius:1rem;padding:0 .6rem;font-size:.85rem;vertical-align:middle}
 .facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:.75rem;margin:1.5rem 0 0;padding:0}
@@ -137,8 +139,13 @@ def _many(count: int, noun: str) -> str:
     return f"{count} {noun if count == 1 else plural}"
 
 
+def _whole(value: object) -> object:
+    """What is put on the page, its control characters visible; markup is ours and stays."""
+    return visible(str(value)) if isinstance(value, (str, Path)) and not isinstance(value, Markup) else value
+
+
 def _environment() -> Environment:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_whole)
     environment.filters |= FORMS | {
         "apply": lambda value, form: FORMS[form](value),
         "many": _many,
@@ -166,7 +173,9 @@ def render_gaps(title: str, text: str, gaps: dict[str, Any]) -> str:
 
 def _filled(page: str, **facts: Any) -> str:
     template = _environment().from_string(MACROS + TABLES + SECTION + page)
-    return template.render(**facts, style=Markup(style_sheet())).strip() + "\n"
+    return (
+        template.render(**facts, style=Markup(style_sheet())).strip().encode("utf-8", "backslashreplace").decode("utf-8") + "\n"
+    )
 
 
 def write_page(path: Path, page: str) -> None:

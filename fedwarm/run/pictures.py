@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from fedwarm.config import Config, SettingError, parse
-from fedwarm.run import plots
+from fedwarm.run.mosaic import mosaic
 from fedwarm.run.reading import Json, Run
 
 MOST_PICTURE_ROWS, MOST_PICTURE_COLUMNS = 12, 20
@@ -72,7 +72,7 @@ def grid(shown: Sequence[Sample], names: Sequence[str], kind: str, note: str = "
 
 
 def _cell(pictures: ByClass, c: int) -> str | None:
-    return plots.mosaic(pictures[c]) if c in pictures and len(pictures[c]) else None
+    return mosaic(pictures[c]) if c in pictures and len(pictures[c]) else None
 
 
 def pictures(run: Run) -> Json | None:

@@ -1,4 +1,4 @@
-"""Charts and pictures of the report, as text that stands inside an HTML page.
+"""Charts of the report, as text that stands inside an HTML page.
 
 Charts are matplotlib figures made through the object API and written as SVG without links, names or ids of their own; their
 colours are CSS variables (`--c0`.. for data, `--ink` and `--rule` for the frame), so that the page decides about light, dark and
@@ -7,14 +7,14 @@ print. Series differ in colour (after Okabe and Ito, "Color Universal Design", 2
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import html
 import io
 import math
 import re
 import textwrap
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import matplotlib
@@ -22,17 +22,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
-from numpy.typing import NDArray
-from PIL import Image
+
+from fedwarm.text import visible
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 INK, RULE = "#010203", "#040506"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", ":", "-.")
 MOST_THIN_LINES = 40
-PICTURE_PIXELS = 96
 WIDTH_INCHES = 4.3
-ID_PREFIX = "@id-"
+ID_PREFIX = "\x1aid-"
+"""Of ids inside a chart; no text of a user's can hold it, see `legible`."""
+NAMED = "named"
 Values = Sequence[float | None]
 
 
@@ -107,12 +108,12 @@ def curves(
     spent = [x for line in lines if (of_bytes or of_seconds) and not line.level for x in line.x if x > 0]
     logarithmic = bool(spent) and max(spent) > 30 * min(spent)
     lines = [_above_zero(line) for line in lines] if logarithmic else lines
-    names = [textwrap.fill(plain(line.label), 48) for line in lines]
+    names = [legible(line.label) for line in lines]
     figure = Figure(figsize=(WIDTH_INCHES, 2.9 + (0.19 * (1 + sum(n.count("\n") + 1 for n in names)) if len(lines) > 1 else 0)))
     figure.set_layout_engine("constrained")
     axes = figure.add_subplot()
-    for line, name in zip(lines, names, strict=True):
-        _draw(axes, line, name)
+    for line in lines:
+        _draw(axes, line)
     seen = [v for line in lines for row in (line.y, line.low, line.high, *line.members) for v in row if v is not None]
     axes.set_ylim(*(span or accuracy_range(seen)))
     frame(axes)
@@ -122,7 +123,7 @@ def curves(
     else:
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     if len(lines) > 1:
-        figure.legend(loc="outside lower left", frameon=False, labelcolor=INK, fontsize=9)
+        legend(figure, axes, names)
     return inline_svg(figure, alt)
 
 
@@ -156,7 +157,7 @@ def durations(rows: Sequence[tuple[str, float]], alt: str) -> str:
     figure = Figure(figsize=(WIDTH_INCHES, 1.0 + 0.32 * len(rows)))
     figure.set_layout_engine("constrained")
     axes = figure.add_subplot()
-    names = [textwrap.shorten(plain(name), 24) for name, _ in rows]
+    names = [plain(textwrap.shorten(visible(name), 24)) for name, _ in rows]
     drawn = axes.barh(range(len(rows)), [seconds for _, seconds in rows], 0.7, color=COLOURS[2])
     axes.bar_label(drawn, [second_text(seconds) for _, seconds in rows], color=INK, fontsize=9, padding=3)
     frame(axes)
@@ -169,12 +170,12 @@ def durations(rows: Sequence[tuple[str, float]], alt: str) -> str:
     return inline_svg(figure, alt)
 
 
-def _draw(axes: Axes, line: Line, name: str) -> None:
+def _draw(axes: Axes, line: Line) -> None:
     """One series with its band or thin lines; a level is drawn across the whole width."""
     colour = COLOURS[line.style % len(COLOURS)]
     dash, marker = DASHES[line.style // len(COLOURS) % len(DASHES)], MARKERS[line.style % len(MARKERS)]
     if line.level:
-        axes.axhline(_known(line.x, line.y)[1][-1], color=colour, linestyle=(0, (6, 3)), linewidth=1.5, label=name)
+        axes.axhline(_known(line.x, line.y)[1][-1], color=colour, linestyle=(0, (6, 3)), linewidth=1.5, label=NAMED)
         return
     members = line.members
     low, high = line.low, line.high
@@ -188,7 +189,9 @@ def _draw(axes: Axes, line: Line, name: str) -> None:
         axes.fill_between(line.x, _numbers(low), _numbers(high), color=colour, alpha=0.18, linewidth=0, label="_nolegend_")
     x, y = _known(line.x, line.y)
     every, size = max(1, math.ceil(len(x) / 12)), 8 if len(x) == 1 else 5
-    axes.plot(x, y, dash, color=colour, linewidth=2, marker=marker, ms=size, markevery=every, label=name, clip_on=False, zorder=3)
+    axes.plot(
+        x, y, dash, color=colour, linewidth=2, marker=marker, ms=size, markevery=every, label=NAMED, clip_on=False, zorder=3
+    )
 
 
 def _above_zero(line: Line) -> Line:
@@ -228,9 +231,26 @@ def frame(axes: Axes) -> None:
     axes.tick_params(axis="y", length=0)
 
 
+def legend(figure: Figure, axes: Axes, names: Sequence[str]) -> None:
+    """A legend below the axes for what was drawn as `NAMED`, in its order.
+
+    The names are put in last: matplotlib leaves out what has a name that begins with an underscore.
+    """
+    handles = [handle for handle, named in zip(*axes.get_legend_handles_labels(), strict=True) if named == NAMED]
+    drawn = figure.legend(handles, [NAMED] * len(handles), loc="outside lower left", frameon=False, labelcolor=INK, fontsize=9)
+    for text, name in zip(drawn.get_texts(), names, strict=True):
+        text.set_text(name)
+
+
+def legible(text: str, width: int = 48) -> str:
+    """A text as matplotlib shows it unchanged, in lines of at most `width` characters."""
+    return plain(textwrap.fill(visible(text), width))
+
+
 def plain(text: str) -> str:
-    """Without the meaning that matplotlib gives to dollars and to a leading underscore."""
-    return text.replace("$", r"\$").removeprefix("_")
+    """Without the meaning that matplotlib gives to dollars, and with escapes where characters are no text."""
+    whole = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return whole.replace("$", r"\$")
 
 
 def _known(x: Sequence[float], y: Values) -> tuple[list[float], list[float]]:
@@ -248,42 +268,24 @@ def inline_svg(figure: Figure, alt: str) -> str:
     Its inner ids begin with `ID_PREFIX`; who puts it on a page replaces that by something that is there only once.
     """
     buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": alt}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": alt}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the reader's fonts draw the text, not ours
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text[text.index("<svg") :], flags=re.DOTALL)
     box = re.search(r'viewBox="[^"]*"', text)
     assert box is not None
-    head = f'<svg {box.group()} role="img" aria-label="{html.escape(alt, quote=True)}">'
-    text = head + text[text.index(">") + 1 :].replace("xlink:href=", "href=")
+    named = {name for tag in re.findall(r"<[^>]*>", text) for name in re.findall(r"#([\w-]+)[\")]", tag)}
+    used = {name: f"{ID_PREFIX}{i}" for i, name in enumerate(sorted(named))}
+    text = re.sub(r"<[^>]*>", lambda tag: _themed(tag[0], used), text[text.index(">") + 1 :])
+    head = f'<svg {box.group()} role="img" aria-label="{html.escape(visible(alt), quote=True)}">'
+    return re.sub(r"\n\s*", "\n", head + text).strip()
+
+
+def _themed(tag: str, used: Mapping[str, str]) -> str:
+    """One tag with CSS variables for colours, its id only where it is used, and the reader's font; texts between tags stay."""
+    tag = re.sub(r" font-family: [^;]*;", "", tag.replace("xlink:href=", "href="))
     for name, colour in [("ink", INK), ("rule", RULE), *((f"c{i}", c) for i, c in enumerate(COLOURS)), ("page", "#ffffff")]:
-        text = text.replace(colour, f"var(--{name})")
-    used = {name: f"{ID_PREFIX}{i}" for i, name in enumerate(sorted(set(re.findall(r"#([\w-]+)[\")]", text))))}
-    text = re.sub(r' id="([^"]*)"', lambda found: f' id="{used[found.group(1)]}"' if found.group(1) in used else "", text)
-    text = re.sub(r"#([\w-]+)(?=[\")])", lambda found: "#" + used[found.group(1)], text)
-    return re.sub(r"\n\s*", "\n", re.sub(r" font-family: [^;]*;", "", text)).strip()
-
-
-def mosaic(images: NDArray[np.uint8]) -> str:
-    """Up to four pictures (n, 3, S, S), uint8, in two columns, as the `data:` address of a PNG.
-
-    Small pictures are enlarged by a whole factor without smoothing, large ones reduced.
-    """
-    tiles = [_tile(image) for image in images[:4]]
-    side, gap = tiles[0].width, max(2, tiles[0].width // 24)
-    columns, rows = min(2, len(tiles)), math.ceil(len(tiles) / 2)
-    sheet = Image.new("RGBA", (columns * (side + gap) - gap, rows * (side + gap) - gap), (0, 0, 0, 0))
-    for i, tile in enumerate(tiles):
-        sheet.paste(tile, (i % 2 * (side + gap), i // 2 * (side + gap)))
-    buffer = io.BytesIO()
-    sheet.save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def _tile(image: NDArray[np.uint8]) -> Image.Image:
-    """One picture (3, S, S) as a square of about `PICTURE_PIXELS`."""
-    picture = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
-    if picture.width > PICTURE_PIXELS:
-        return picture.resize((PICTURE_PIXELS, PICTURE_PIXELS), Image.Resampling.LANCZOS)
-    factor = max(1, PICTURE_PIXELS // picture.width)
-    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+        tag = tag.replace(colour, f"var(--{name})")
+    tag = re.sub(r' id="([^"]*)"', lambda found: f' id="{used[found.group(1)]}"' if found.group(1) in used else "", tag)
+    return re.sub(r"#([\w-]+)(?=[\")])", lambda found: "#" + used[found.group(1)], tag)

@@ -5,14 +5,13 @@ It follows `fedwarm.run.plots` in colours, markers and frame.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from fedwarm.run.plots import COLOURS, INK, MARKERS, WIDTH_INCHES, accuracy_range, frame, inline_svg, plain
+from fedwarm.run.plots import COLOURS, INK, MARKERS, NAMED, WIDTH_INCHES, accuracy_range, frame, inline_svg, legend, legible
 
 
 @dataclass(frozen=True)
@@ -34,14 +33,14 @@ def points(shown: Sequence[Point], alt: str, x_label: str) -> str:
         alt: what the chart shows, for those who cannot see it.
         x_label: what x is.
     """
-    names = [textwrap.fill(plain(point.label), 48) for point in shown]
+    names = [legible(point.label) for point in shown]
     figure = Figure(figsize=(WIDTH_INCHES, 2.9 + 0.19 * (1 + sum(name.count("\n") + 1 for name in names))))
     figure.set_layout_engine("constrained")
     axes = figure.add_subplot()
-    for point, name in zip(shown, names, strict=True):
+    for point in shown:
         marker, colour = MARKERS[point.style % len(MARKERS)], COLOURS[point.style % len(COLOURS)]
         bar = [point.deviation] if point.deviation else None
-        axes.errorbar([point.x], [point.y], bar, fmt=marker, color=colour, ms=8, capsize=4, elinewidth=1.5, label=name, zorder=3)
+        axes.errorbar([point.x], [point.y], bar, fmt=marker, color=colour, ms=8, capsize=4, elinewidth=1.5, label=NAMED, zorder=3)
     spans = [point.y + side * (point.deviation or 0.0) for point in shown for side in (-1, 1)]
     frame(axes)
     axes.set_ylim(*accuracy_range(spans))
@@ -52,5 +51,5 @@ def points(shown: Sequence[Point], alt: str, x_label: str) -> str:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.set_xlabel(x_label, color=INK)
-    figure.legend(loc="outside lower left", frameon=False, labelcolor=INK, fontsize=9)
+    legend(figure, axes, names)
     return inline_svg(figure, alt)

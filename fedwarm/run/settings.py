@@ -2,26 +2,64 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from itertools import groupby
 
-from fedwarm.config import Value, all_groups, allowed, common_groups, keys
+from fedwarm.config import Group, SettingError, Value, all_groups, allowed, common_groups, keys, near
+from fedwarm.run.terminal import columns
+from fedwarm.text import INDENT, NARROW, NARROW_INDENT, cells, paragraph, table
+
+Row = tuple[str, type[Group], dataclasses.Field[Value]]
 
 
-def settings_table(method: str) -> None:
-    """Print key, default, range and meaning of a method's settings (of all methods where the name is empty)."""
-    from rich.console import Console
-    from rich.table import Column, Table
+def settings_table(name: str, width: int | None = None) -> None:
+    """Print key, default, range and meaning of settings.
 
-    from fedwarm.methods import method_group
+    Args:
+        name: a method: what it takes; a part, such as `data`: its settings; one setting's key; empty: all there are.
+        width: columns; None: those of standard output.
+    """
+    print(settings_text(chosen(name), width or columns()))
 
-    own = method_group(method) if method else None
-    groups = (common_groups() + ((own,) if own else ())) if method else all_groups()
-    widest = max(len(key) for key, _, _ in keys(groups))
-    table = Table(Column("setting", no_wrap=True, min_width=widest), "default", "range", "meaning", box=None)
-    for key, _, f in keys(groups):
-        table.add_row(key, literal(f.default), allowed(f), str(f.metadata["text"]))  # type: ignore[arg-type]
-    Console().print(table)
+
+def chosen(name: str) -> list[Row]:
+    """The settings that a name stands for; `dp_rec` is the method, `dp-rec` the part, and so is any name with a dot behind it.
+
+    Raises:
+        SettingError: it stands for none.
+    """
+    from fedwarm.methods import METHODS, canonical, method_group
+
+    part, every = name.removesuffix("*").removesuffix("."), list(keys(all_groups()))
+    if not name:
+        return every
+    found = [row for row in every if row[0] == part or row[0].startswith(f"{part}.")]
+    if found and (name != part or part not in METHODS):
+        return found
+    if name.replace("-", "_").lower() in METHODS:
+        own = method_group(canonical(name))
+        return list(keys(common_groups() + ((own,) if own else ())))
+    parts = list(dict.fromkeys(group.prefix for _, group, _ in every if group.prefix))
+    known = [*METHODS, *parts, *(key for key, _, _ in every)]
+    raise SettingError(
+        f"unknown method {name!r}{near(name, known)}, and no part or key of the settings either; "
+        f"the methods are {', '.join(METHODS)}, the parts {', '.join(parts)}"
+    )
+
+
+def settings_text(rows: list[Row], width: int | None) -> str:
+    """A table where it is as narrow as `width`; else each setting in a line of its own with its meaning below."""
+    heads = ("setting", "default", "range", "meaning")
+    shown = [(key, literal(f.default), allowed(f), str(f.metadata["text"])) for key, _, f in rows]  # type: ignore[arg-type]
+    whole = table(heads, shown)
+    if width is None or max(map(cells, whole.split("\n"))) <= width:
+        return whole
+    step = NARROW_INDENT if width < NARROW else INDENT
+    return "\n".join(
+        f"{paragraph(f'{key} = {default}  ({span})', width, hang=2 * step)}\n{paragraph(text, width, step)}"
+        for key, default, span, text in shown
+    )
 
 
 def settings_toml() -> str:
@@ -39,4 +77,4 @@ def literal(value: Value) -> str:
     """A value as TOML writes it."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return json.dumps(value) if isinstance(value, str) else repr(value)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f") if isinstance(value, str) else repr(value)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-import re
 import shutil
 import signal
 import socket
@@ -27,12 +26,13 @@ from typing import IO
 
 import psutil  # type: ignore[import-untyped]
 
+from fedwarm.text import uncoloured
+
 MARK = "FEDWARM_FAMILY"
 LOOPBACK = "127.0.0.1"
 POLL_SECONDS = 0.1
 KILL_ROUNDS = 100
 LONGEST_RAY_FOLDER = 36
-_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 class RunFailed(RuntimeError):  # noqa: N818
@@ -47,7 +47,7 @@ class RunFailed(RuntimeError):  # noqa: N818
 
 def plain(text: str) -> str:
     """The text without terminal colours."""
-    return _COLOUR.sub("", text)
+    return uncoloured(text)
 
 
 def free_ports(count: int) -> list[int]:

@@ -25,11 +25,12 @@ from fedwarm.run.failures import RunError
 from fedwarm.run.flower_app import parse_overrides
 from fedwarm.run.grid import Job, Sweep, jobs, read_sweep
 from fedwarm.run.launch import QUIET, Request, run_method
-from fedwarm.run.listing import console, table
 from fedwarm.run.pages import FORMS
 from fedwarm.run.plots import second_text
 from fedwarm.run.reading import Run, read_run
+from fedwarm.run.terminal import lively, put, say, show
 
+BAR = 20
 COLUMNS = (
     "accuracy",
     "worst_tenth",
@@ -78,7 +79,7 @@ def run_sweep(
     failures = _run_all(missing, folder, common, fresh, len(listed))
     finish(listed, folder)
     for name, line in failures.items():
-        print(f"failed: {name}: {line}", file=sys.stderr)
+        say(f"failed: {name}: {line}")
     if failures:
         raise RunError(f"{len(failures)} of {len(listed)} runs failed; the same command tries them again")
     return folder
@@ -126,7 +127,7 @@ def _run_all(missing: Sequence[Job], folder: Path, common: Request, fresh: bool,
     failures: dict[str, str] = {}
     begun, before = time.monotonic(), total - len(missing)
     if before:
-        print(f"sweep: {before} of {total} runs are complete already", file=sys.stderr)
+        say(f"sweep: {before} of {total} runs are complete already")
     for i, job in enumerate(missing):
         _announce(job, before + i, total, time.monotonic() - begun, i)
         place = folder / job.name
@@ -141,7 +142,7 @@ def _run_all(missing: Sequence[Job], folder: Path, common: Request, fresh: bool,
             if os.environ.get("FEDWARM_DEBUG"):
                 raise
             failures[job.name] = (str(error).strip() or type(error).__name__).splitlines()[0]
-            print(f"failed: {job.name}: {failures[job.name]}", file=sys.stderr, flush=True)
+            say(f"failed: {job.name}: {failures[job.name]}")
     return failures
 
 
@@ -151,16 +152,9 @@ def _announce(job: Job, done: int, total: int, gone_seconds: float, finished: in
     if finished:
         left = gone_seconds / finished * (total - done)
         text += f" ({second_text(gone_seconds)} gone, about {second_text(left)} left)"
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
-
-        row = Table.grid(padding=(0, 1))
-        row.add_row(ProgressBar(total, done, width=20), text)
-        Console(stderr=True).print(row)
-    else:
-        print(f"sweep: {text}", file=sys.stderr, flush=True)
+    if lively(sys.stderr, BAR + 2 * len("sweep: ")):
+        text = f"[{'#' * (BAR * done // total):.<{BAR}}] {text}"
+    say(f"sweep: {text}")
 
 
 def finish(listed: Sequence[Job], folder: Path) -> None:
@@ -175,15 +169,15 @@ def finish(listed: Sequence[Job], folder: Path) -> None:
     if not every:
         return
     measures = known({name: measure for name, measure in (REACHED | COST).items() if name in COLUMNS}, every)
-    shown = table("run", "seeds", *(measure.heading for measure in measures))
+    rows = []
     for cell, found in runs.items():
         asked = len(cells[cell])
         count = str(asked) if len(found) == asked else f"{len(found)} of {asked}"
-        shown.add_row(cell, count, *(_spread_text(found, measure) for measure in measures))
+        rows.append([cell, count, *(_spread_text(found, measure) for measure in measures)])
     write_text(folder / "sweep.csv", _csv({cell: members[0] for cell, members in cells.items()}, runs, measures))
     page = make_report([run.folder for run in every], folder / "report.html")
-    console().print(shown)
-    print(f"table   {folder / 'sweep.csv'}\nreport  {page}")
+    show(["run", "seeds", *(measure.heading for measure in measures)], rows)
+    put(f"table   {folder / 'sweep.csv'}\nreport  {page}")
 
 
 def _complete(folder: Path) -> Run | None:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from fedwarm.config import SettingError, Value, near
 from fedwarm.files import write_text
+from fedwarm.text import in_markdown
 
 PROJECT = "fedwarm"
 PARAMS_PER_CALL = 100
@@ -51,7 +52,7 @@ class TensorBoard:
         purge = None if resumed_from is None else resumed_from + 1
         self._writer = writer(str(folder / "tensorboard"), purge_step=purge)
         if resumed_from is None or resumed_from < 0:
-            rows = "\n".join(f"| {key} | {value} |" for key, value in settings.items())
+            rows = "\n".join(f"| {in_markdown(key)} | {in_markdown(str(value))} |" for key, value in settings.items())
             self._writer.add_text("settings", f"| setting | value |\n|---|---|\n{rows}", 0)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:

@@ -25,6 +25,7 @@ import numpy as np
 from flwr.app import RecordDict
 
 from fedwarm import progress
+from fedwarm.run import logs, terminal
 from fedwarm.run.desk import Clients, Desk, Job, identify, spoilt
 
 LARGE_BYTES = 2**22
@@ -63,6 +64,9 @@ def work(connection: Connection, clients: Clients, start: Start) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    logs.undisplayed()
+    terminal.prepare()
+    logs.settle()
     if start.fork is not None:
         _part_ways(start.number, *start.fork)
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(start.threads)))
