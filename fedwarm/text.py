@@ -15,7 +15,7 @@ LEAST_BESIDE = 40
 NARROW, INDENT, NARROW_INDENT = 40, 4, 2
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-!|~$])")
+_MARKDOWN = re.compile(r"([\\`*_\[\]|~$])")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
@@ -66,15 +66,14 @@ def wrapped(text: str, width: int | None) -> list[str]:
         if cells(line) + cells(word) <= width:
             line += word
             continue
-        if line:
-            lines.append(line)
-            word = word.lstrip(" ")
+        lines += [line] if line else []
+        word = word.lstrip(" ") if lines else word
         while cells(word) > width:
             head = _head(word, width)
             lines.append(head)
             word = word[len(head) :]
         line = word
-    return [*lines, line]
+    return [*lines, line] if line or not lines else lines
 
 
 def _head(word: str, width: int) -> str:

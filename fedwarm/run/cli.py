@@ -13,8 +13,9 @@ import typer
 from fedwarm import __version__
 from fedwarm.config import SettingError
 from fedwarm.run.cli_privacy import privacy
+from fedwarm.run.failures import RunError
 from fedwarm.run.help import App
-from fedwarm.run.terminal import CLOSED_PIPE, closed, define, forget, prepare, put, say
+from fedwarm.run.terminal import CLOSED_PIPE, closed, define, flush, forget, prepare, put, say
 
 app = App("Federated learning on top of Flower that starts warm, speaks little and fits small devices.")
 foundation_app = App("Train text-to-image foundations.")
@@ -27,8 +28,6 @@ Settings = Annotated[
 
 def main() -> None:
     """Entry point; an input that cannot be used is one line and exit code 2, a run that failed one line and exit code 1."""
-    from fedwarm.run.failures import RunError
-
     prepare()
     try:
         code = _served()
@@ -53,8 +52,7 @@ def _served() -> int:
     """Do what was asked; the exit code, `CLOSED_PIPE` where nobody reads the output to its end."""
     try:
         code = app(standalone_mode=False)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        flush()
     except (SystemExit, OSError) as end:
         if not closed(end) and not closed(end.__context__):
             raise
@@ -185,7 +183,7 @@ def settings(
     from fedwarm.run.settings import settings_table, settings_toml
 
     if toml:
-        print(settings_toml(), end="")
+        put(settings_toml().removesuffix("\n"))
     else:
         settings_table(name)
 

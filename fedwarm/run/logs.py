@@ -38,8 +38,9 @@ def styled(level: str, message: str) -> str:
 
 def restyled(line: str) -> str:
     """A line of Flower's log, as its command line prints it, in our style."""
+    line = uncoloured(line)
     found = _LEVEL.match(line)
-    return styled(found[1], line[found.end() :]) if found else uncoloured(line)
+    return styled(found[1], line[found.end() :]) if found else line
 
 
 @contextmanager

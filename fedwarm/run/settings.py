@@ -7,7 +7,7 @@ import json
 from itertools import groupby
 
 from fedwarm.config import Group, SettingError, Value, all_groups, allowed, common_groups, keys, near
-from fedwarm.run.terminal import columns
+from fedwarm.run.terminal import columns, put
 from fedwarm.text import INDENT, NARROW, NARROW_INDENT, cells, paragraph, table
 
 Row = tuple[str, type[Group], dataclasses.Field[Value]]
@@ -20,7 +20,7 @@ def settings_table(name: str, width: int | None = None) -> None:
         name: a method: what it takes; a part, such as `data`: its settings; one setting's key; empty: all there are.
         width: columns; None: those of standard output.
     """
-    print(settings_text(chosen(name), width or columns()))
+    put(settings_text(chosen(name), width or columns()))
 
 
 def chosen(name: str) -> list[Row]:

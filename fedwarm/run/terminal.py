@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
+from fedwarm.run.failures import RunError
 from fedwarm.text import definitions, table, visible
 
 ERRORS = "fedwarm.plain"
@@ -69,17 +70,37 @@ def lively(stream: object, least: int = 0) -> bool:
 
 def put(text: str) -> None:
     """Print a result to standard output."""
-    print(visible(text, lines=True))
+    _print(visible(text, lines=True))
 
 
 def show(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table to standard output, as wide as that is."""
-    print(table(heads, rows, columns()))
+    _print(table(heads, rows, columns()))
 
 
 def define(pairs: Sequence[tuple[str, str]]) -> None:
     """Print names and what they mean to standard output."""
-    print(definitions(pairs, columns()))
+    _print(definitions(pairs, columns()))
+
+
+def flush() -> None:
+    """Write what standard output still holds back.
+
+    Raises:
+        RunError: it cannot be written.
+        BrokenPipeError: its reader is gone.
+    """
+    _print("", end="")
+
+
+def _print(text: str, end: str = "\n") -> None:
+    try:
+        print(text, end=end, flush=not end)
+    except OSError as error:
+        if closed(error):
+            raise
+        forget()
+        raise RunError(f"standard output cannot be written: {error.strerror}; give it another place") from error
 
 
 def say(text: str) -> None:

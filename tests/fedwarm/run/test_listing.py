@@ -12,7 +12,9 @@ import torch
 
 from fedwarm.config import SettingError
 from fedwarm.run import listing
+from fedwarm.run.settings import literal
 from fedwarm.store import Store
+from fedwarm.text import cells, visible
 from tests.report_page import results, write
 
 Capture = pytest.CaptureFixture[str]
@@ -44,6 +46,33 @@ def test_runs_are_listed_wherever_they_lie_the_newest_last(tmp_path: Path, capsy
     assert first == ["old", "local_only", "7", "local", "1", "unfinished", "25.0 %", "–", "2,000 B", when]
     assert second[:2] == ["broken", "–"] and "unreadable" in second
     assert third[:-1] == [f"sweep/{new.name}", "fedavg", "0", "local", "1 of 5", "complete", "75.0 %", "–", "4,000 B"]
+
+
+STRANGE = ["[bold]", "[/b]", "$x$ _a_", "数字 שלום ±", "a\x1b[31mb", "{c} %s", "q\"'<script>"]
+
+
+@pytest.mark.parametrize("columns", ["", "80", "40", "20"])
+def test_what_users_write_is_listed_and_shown_as_they_wrote_it(
+    columns: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """Square brackets are no markup, and no width costs a word."""
+    monkeypatch.setenv("COLUMNS", columns)
+    for i, text in enumerate(STRANGE):
+        document = results([0.5], data__name=text, warmfed__prompt=f"{text} {{class}}") | {"notes": [text], "method": text}
+        document["rounds"][0]["failures"] = [f"client 1: {text}"]
+        write(tmp_path / f"{i} {text}", document)
+    listing.list_runs(tmp_path)
+    listed = capsys.readouterr().out
+    for i, text in enumerate(STRANGE):
+        expected = visible(text)
+        told = shown(tmp_path / f"{i} {text}", capsys)
+        folded = "".join(told.split())
+        assert expected in told.splitlines()[0] and f"note: {expected}" in told and f"client 1: {expected}" in told
+        assert "".join(literal(f"{text} {{class}}").split()) in folded and "".join(f"{i} {expected}".split()) in "".join(
+            listed.split()
+        )
+        assert "\x1b" not in told + listed
+    assert not columns or max(map(cells, listed.splitlines())) <= int(columns)
 
 
 def test_a_run_folder_itself_is_listed(tmp_path: Path, capsys: Capture) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import html
 import re
 
 import pytest
 
 from fedwarm.run import plots
+from fedwarm.run.bits import WidthLine, by_width
+from fedwarm.run.scatter import Point, points
+from fedwarm.text import visible
 
 
 def test_curves_stay_inside_their_frame() -> None:
@@ -56,3 +60,36 @@ def test_accuracy_range_holds_the_values() -> None:
     for low, high in ((0.0, 1.0), (0.9, 0.91), (0.33, 0.35), (0.02, 0.03), (0.999, 1.0)):
         bottom, top = plots.accuracy_range([low, high])
         assert 0 <= bottom <= low and high <= top <= 1 and top - bottom >= 0.3 - 1e-9
+
+
+LABELS = [
+    "$x$ and $y",
+    "_lead",
+    "[b] <i> &amp;",
+    "数字 שלום",
+    "#0072b2 (see #fig)",
+    'url(#a") font-family: x;',
+    r"a\$b",
+    "\x1b[31m",
+]
+
+
+def legends(svg: str) -> list[str]:
+    texts = [html.unescape(text) for text in re.findall(r"<text[^>]*>([^<]*)</text>", svg)]
+    return [text for text in texts if text.strip() and not re.fullmatch(r"[−\d .%]+|round|bits|float|epsilon", text)]
+
+
+@pytest.mark.filterwarnings("error")
+def test_labels_appear_as_they_were_written() -> None:
+    """No dollar, underscore, bracket or colour in them means anything, whatever draws them."""
+    expected = [visible(label) for label in LABELS]
+    assert legends(plots.curves([plots.Line(label, [0, 1], [0.4, 0.5], i) for i, label in enumerate(LABELS)], "alt")) == expected
+    assert legends(points([Point(label, 1.0 + i, 0.5) for i, label in enumerate(LABELS)], "alt", "epsilon")) == expected
+    lines = [WidthLine(label, {4: 0.5, 8: 0.6}, i) for i, label in enumerate(LABELS)]
+    assert legends(by_width(lines, "alt", level=0.7)) == [*expected, "float model"]
+
+
+def test_long_labels_are_broken_and_not_cut() -> None:
+    long = "fedavg, data.name=" + "a_$b" * 40
+    told = legends(plots.curves([plots.Line(long, [0], [0.5]), plots.Line("b", [0], [0.4], 1)], "alt"))
+    assert "".join("".join(told).split()) == "".join(long.split()) + "b" and len(told) > 3

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
+import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from fedwarm.run.reading import SCHEMA, Best, read_run
 from fedwarm.run.record import SCHEMA as WRITTEN_SCHEMA
 from fedwarm.run.record import Measure, Record
 from fedwarm.run.report import make_report
+from fedwarm.text import visible
 from tests.report_page import Page, assert_stands_alone, entry, pixels, results, settings, write
 
 
@@ -61,6 +64,26 @@ def test_numbers_of_one_run(tmp_path: Path) -> None:
     assert "Note: a <word> & more" in page.text and "a &lt;word&gt;" in page.source
     assert {found["aria-label"] for found in page.all("svg")} >= {"Global model by round: fedavg", "Accuracy by bytes up: fedavg"}
     assert make_report([tmp_path / "run"]).read_text() == page.source
+
+
+def test_what_users_write_is_on_the_page_as_they_wrote_it(tmp_path: Path) -> None:
+    """Markup of any kind is text, and what is no text at all is an escape: a page is always written."""
+    texts = ["<script>alert(1)</script> q\"'&amp; {{ 7*7 }}", "[/b] {% x %} 數字 שלום", "\udcff \x1b[31m\x00 \u202egpj"]
+    runs = []
+    for i, text in enumerate(texts):
+        document = results([0.5], data__name=text) | {"notes": [text]}
+        document["partition"]["classes"] = [text, "b", "_c"]
+        document["rounds"][0]["failures"] = [f"client 1: {text}"]
+        runs.append(write(tmp_path / f"run-{i}", document))
+    page = Page(make_report(runs, tmp_path / "page.html"))
+    assert_stands_alone(page)
+    assert "\x1b" not in page.source and "\x1a" not in page.source
+    groups = [row[0] for row in page.tables["What was reached"][1:]]
+    legends = " ".join(html.unescape(re.sub("<[^>]*>", " ", page.source)).split())
+    for text, group in zip(texts, groups, strict=True):
+        shown = visible(text).encode("utf-8", "backslashreplace").decode()
+        assert f"data.name={shown}" in group and f"Note: {shown}" in page.text and f"client 1: {shown}" in page.text
+        assert legends.count(f"fedavg, data.name={shown}") > 2
 
 
 def test_one_round_is_shown_as_bars_of_both_models(tmp_path: Path) -> None:

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedwarm.config import SettingError, Value, all_groups, common_groups, keys
+from fedwarm.config import SettingError, Value, all_groups, allowed, common_groups, keys
 from fedwarm.methods import METHODS, method_group
 from fedwarm.methods.warmfed import WarmFed
 from fedwarm.run.flower_app import flat
-from fedwarm.run.settings import literal, settings_table, settings_toml
+from fedwarm.run.settings import chosen, literal, settings_table, settings_text, settings_toml
+from fedwarm.text import cells
 
 ROOT = Path(__file__).parents[3]
 PLAIN = st.text(st.characters(max_codepoint=0xFFFF, exclude_categories=["Cs", "Cc"]))
@@ -59,6 +60,46 @@ def test_default_range_and_meaning_stand_in_the_line(monkeypatch: pytest.MonkeyP
         (line,) = [line for line in lines if line.split()[:1] == [key]]
         assert literal(f.default) in line and f.metadata["text"] in line  # type: ignore[arg-type]
         assert all(choice in line for choice in f.metadata["choices"])
+
+
+@pytest.mark.parametrize("width", [80, 40, 20])
+def test_no_width_cuts_a_word(width: int) -> None:
+    rows = chosen("")
+    lines = settings_text(rows, width).split("\n")
+    assert max(map(cells, lines)) <= width
+    told = iter(lines)
+    for key, _, f in rows:
+        whole = f"{key} = {literal(f.default)}  ({allowed(f)}) {f.metadata['text']}"  # type: ignore[arg-type]
+        found = ""
+        while len(found) < len("".join(whole.split())):
+            found += "".join(next(told).split())
+        assert found == "".join(whole.split())
+    assert next(told, None) is None
+
+
+def test_one_setting_reads_like_this() -> None:
+    assert settings_text(chosen("data.alpha"), 60) == (
+        "data.alpha = 0.5  (at least 1e-06)\n    concentration of the Dirichlet partition; small: unlike\n    clients"
+    )
+
+
+def test_bounds_have_all_their_digits() -> None:
+    assert "seed = 0  (0 to 9007199254740992)\n" in settings_text(chosen("seed"), 80)
+    assert "e+" not in settings_text(chosen(""), None)
+
+
+@pytest.mark.parametrize("name", ["data", "data.", "data.*"])
+def test_a_part_is_printed_alone(name: str) -> None:
+    assert [key for key, _, _ in chosen(name)] == [key for key in DEFAULTS if key.startswith("data.")]
+
+
+def test_a_part_that_is_named_like_a_method() -> None:
+    own = [key for key in DEFAULTS if key.startswith("dp-rec.")]
+    assert [key for key, _, _ in chosen("dp-rec")] == own and chosen("warmfed.")[0][0] == "warmfed.protocol"
+    assert [key for key, _, _ in chosen("dp_rec")] == [*(key for key, _, _ in keys(common_groups())), *own]
+    assert [key for key, _, _ in chosen("learning-rate")] == ["learning-rate"]
+    with pytest.raises(SettingError, match=r"unknown method 'dta' \(did you mean data"):
+        chosen("dta")
 
 
 def test_an_unknown_method_is_refused() -> None:

@@ -55,7 +55,7 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 def test_tensorboard_files_hold_every_round_and_the_settings(tmp_path: Path, resumed_from: int | None) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    told = tracker("tensorboard", tmp_path / "run", SETTINGS, resumed_from)
+    told = tracker("tensorboard", tmp_path / "run", SETTINGS | {"warmfed.prompt": "a [b]| $c$ <i>"}, resumed_from)
     tell(told, range(3))
     assert scalars(tmp_path / "run")["accuracy"] == [(0, 0.0), (1, 0.25), (2, 0.5)], "written as the run goes on"
     told.log(3, {})
@@ -64,6 +64,7 @@ def test_tensorboard_files_hold_every_round_and_the_settings(tmp_path: Path, res
     read = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     read.Reload()
     (text,) = read.Tensors("settings/text_summary")
+    assert rb"| warmfed.prompt | a \[b\]\| \$c\$ &lt;i&gt; |" in text.tensor_proto.string_val[0]
     assert b"| data.alpha | 0.5 |" in text.tensor_proto.string_val[0]
 
 
