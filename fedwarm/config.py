@@ -70,12 +70,14 @@ class General(Group):
     stage_timeout: float = setting(43200.0, "seconds a stage may wait for its replies", low=1e-3)
     resume: bool = setting(False, "go on from the checkpoint in `out`; `fedwarm run --resume` sets it")
     watch: str = setting(
-        "accuracy", "what the best model is kept by and early stopping looks at", choices=("accuracy", "personal", "worst")
+        "accuracy",
+        "measure that chooses the best model and stops early: global, mean personal or worst personal accuracy",
+        choices=("accuracy", "personal", "worst"),
     )
     patience: int = setting(0, "stop after so many measured rounds without a better value of `watch`; 0: never", low=0)
     target: float = setting(0.0, "stop when `watch` reaches this share of right answers; 0: never", low=0.0, high=1.0)
     tracker: str = setting(
-        "none", "who else is told of every round", choices=("none", "tensorboard", "mlflow", "wandb")
+        "none", "where every round's measures are sent, besides the run folder", choices=("none", "tensorboard", "mlflow", "wandb")
     )  # fmt: skip
     client_state_mb: int = setting(4096, "most MB that clients of all runs keep on a machine; oldest runs go first", low=1)
     out: str = setting("", "run folder, absolute; empty: runs/<method>-<run id> below the working directory")
@@ -94,7 +96,7 @@ class Data(Group):
         "how examples are dealt to clients",
         choices=("domain", "iid", "dirichlet", "pathological", "natural"),
     )
-    alpha: float = setting(0.5, "concentration of the Dirichlet partition; small: unlike clients", low=1e-6)
+    alpha: float = setting(0.5, "concentration of the Dirichlet partition; the smaller, the more clients differ", low=1e-6)
     classes_per_client: int = setting(2, "classes a client holds in the pathological partition", low=1)
     partition_by: str = setting("", "column of the natural partition (`writer_id`, `domain`, ..); empty: found")
     image_column: str = setting("", "column of the images; empty: found")

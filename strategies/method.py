@@ -241,4 +241,5 @@ class Method(Strategy):
     def summary(self) -> None:
         """Log what is special about this run."""
         run = self.config.run
-        logging.getLogger("flwr").info("%s: %d rounds, seed %d", type(self).__name__, run.num_server_rounds, run.seed)
+        rounds = f"{run.num_server_rounds} round{'' if run.num_server_rounds == 1 else 's'}"
+        logging.getLogger("flwr").info("%s: %s, seed %d", type(self).__name__, rounds, run.seed)

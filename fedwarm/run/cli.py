@@ -22,7 +22,11 @@ foundation_app = App("Train text-to-image foundations.")
 app.add_typer(foundation_app, name="foundation")
 Settings = Annotated[
     list[str] | None,
-    typer.Option("-c", "--run-config", help='"key=value key=value", or a .toml file; FEDWARM_RUN_CONFIG holds usual ones'),
+    typer.Option(
+        "-c",
+        "--run-config",
+        help='settings: "key=value key=value", or a .toml file; those in FEDWARM_RUN_CONFIG come first and lose',
+    ),
 ]
 
 
@@ -97,7 +101,9 @@ def run(
     workers: Annotated[int, typer.Option(help="processes of the local engine; 0: one per core; 1: none besides this one")] = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="replace the run that the folder holds")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run in the folder, by its own settings")] = False,
-    sweep: Annotated[Path | None, typer.Option(help="run a .toml file's grid of settings and seeds, or the rest of it")] = None,
+    sweep: Annotated[
+        Path | None, typer.Option(help="run all that a .toml file combines of settings and seeds and that is missing")
+    ] = None,
     app_folder: Annotated[Path | None, typer.Option("--app", help="run any Flower app's folder instead of a method")] = None,
     run_config: Settings = None,
 ) -> None:
@@ -127,7 +133,7 @@ def run(
         run_sweep(sweep, out, method=method, engine=engine, clients=clients, workers=workers, fresh=fresh, overrides=pairs)
         return
     if not method and not (resume and out is not None):
-        raise SettingError("which method? `fedwarm methods` lists them; or give --app FOLDER")
+        raise SettingError("no method is given; name one of `fedwarm methods`, or give --app FOLDER")
     request = launch.Request(method, engine, out, seed, rounds, clients, workers, fresh, resume, tuple(run_config or ()))
     launch.run_method(request)
 
@@ -206,7 +212,7 @@ app.command()(privacy)
 def augment(
     seed: Annotated[int | None, typer.Option(help="of partition and images, as of the run that they are for")] = None,
     clients: Annotated[int, typer.Option(help="number of clients; 0: what the data set suggests")] = 0,
-    client: Annotated[int, typer.Option(help="this one alone, as on its own device; -1: all")] = -1,
+    client: Annotated[int, typer.Option(help="only this client, as on its own device; -1: all")] = -1,
     fill: Annotated[bool, typer.Option("--fill", help="draw what is missing; runs with the same settings find it")] = False,
     audit: Annotated[bool, typer.Option("--audit", help="train classifiers that say what the images show and teach")] = False,
     page: Annotated[Path | None, typer.Option(help="write a page of gaps before and after, with samples")] = None,
@@ -238,9 +244,11 @@ def foundation_train(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="glyph, the embedded one; or any name, with --data")],
     data: Annotated[str, typer.Option(help="train on the public part of this data set, as data.name has it")] = "",
-    public_share: Annotated[float | None, typer.Option(help="share of every class that is public; 0.5")] = None,
+    public_share: Annotated[float | None, typer.Option(help="share of every class that is public; default 0.5")] = None,
     from_: Annotated[str | None, typer.Option("--from", help="glyph: its weights come first (default); scratch: none")] = None,
-    jitter: Annotated[float | None, typer.Option(help="pictures are shifted and scaled by up to this share; 0.04")] = None,
+    jitter: Annotated[
+        float | None, typer.Option(help="pictures are shifted and scaled by up to this share; default 0.04")
+    ] = None,
     image_column: Annotated[str | None, typer.Option(help="column of the images; default: found")] = None,
     label_column: Annotated[str | None, typer.Option(help="column of the labels; default: found")] = None,
     out: Annotated[Path | None, typer.Option(help="folder; default foundations/NAME; for glyph fedwarm/assets/glyph")] = None,
@@ -250,8 +258,8 @@ def foundation_train(
     unet_steps: Annotated[int, typer.Option(min=0, help="steps of the denoiser; 0: the recipe's")] = 0,
     images: Annotated[int, typer.Option(min=0, help="pictures that are encoded for the denoiser; 0: the recipe's")] = 0,
     batch_size: Annotated[int, typer.Option(min=0, help="pictures in a step; 0: the recipe's")] = 0,
-    vae_learning_rate: Annotated[float, typer.Option(min=0, help="of the autoencoder; 0: the recipe's")] = 0.0,
-    unet_learning_rate: Annotated[float, typer.Option(min=0, help="of the denoiser; 0: the recipe's")] = 0.0,
+    vae_learning_rate: Annotated[float, typer.Option(min=0, help="step size of the autoencoder; 0: the recipe's")] = 0.0,
+    unet_learning_rate: Annotated[float, typer.Option(min=0, help="step size of the denoiser; 0: the recipe's")] = 0.0,
 ) -> None:
     """Train a foundation: glyph from fonts alone (about an hour on two cores), or one of your own on images that no client holds.
 

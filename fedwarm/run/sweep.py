@@ -153,7 +153,7 @@ def _announce(job: Job, done: int, total: int, gone_seconds: float, finished: in
         left = gone_seconds / finished * (total - done)
         text += f" ({second_text(gone_seconds)} gone, about {second_text(left)} left)"
     if lively(sys.stderr, BAR + 2 * len("sweep: ")):
-        text = f"[{'#' * (BAR * done // total):.<{BAR}}] {text}"
+        text = f"{'━' * (BAR * done // total):·<{BAR}} {text}"
     say(f"sweep: {text}")
 
 
