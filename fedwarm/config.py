@@ -70,14 +70,13 @@ class General(Group):
     stage_timeout: float = setting(43200.0, "seconds a stage may wait for its replies", low=1e-3)
     resume: bool = setting(False, "go on from the checkpoint in `out`; `fedwarm run --resume` sets it")
     watch: str = setting(
-        "accuracy",
-        "measure that chooses the best model and stops early: global, mean personal or worst personal accuracy",
+        "accuracy", "measure that chooses the best model and stops early: global, mean personal or worst personal accuracy",
         choices=("accuracy", "personal", "worst"),
-    )
+    )  # fmt: skip
     patience: int = setting(0, "stop after so many measured rounds without a better value of `watch`; 0: never", low=0)
     target: float = setting(0.0, "stop when `watch` reaches this share of right answers; 0: never", low=0.0, high=1.0)
     tracker: str = setting(
-        "none", "where every round's measures are sent, besides the run folder", choices=("none", "tensorboard", "mlflow", "wandb")
+        "none", "where a round's measures are sent, besides the run folder", choices=("none", "tensorboard", "mlflow", "wandb")
     )  # fmt: skip
     client_state_mb: int = setting(4096, "most MB that clients of all runs keep on a machine; oldest runs go first", low=1)
     out: str = setting("", "run folder, absolute; empty: runs/<method>-<run id> below the working directory")

@@ -79,7 +79,8 @@ def test_no_width_cuts_a_word(width: int) -> None:
 
 def test_one_setting_reads_like_this() -> None:
     assert settings_text(chosen("data.alpha"), 60) == (
-        "data.alpha = 0.5  (at least 1e-06)\n    concentration of the Dirichlet partition; the smaller,\n    the more clients differ"
+        "data.alpha = 0.5  (at least 1e-06)\n"
+        "    concentration of the Dirichlet partition; the smaller,\n    the more clients differ"
     )
 
 
