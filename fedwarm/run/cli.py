@@ -133,7 +133,7 @@ def run(
         run_sweep(sweep, out, method=method, engine=engine, clients=clients, workers=workers, fresh=fresh, overrides=pairs)
         return
     if not method and not (resume and out is not None):
-        raise SettingError("no method is given; name one of `fedwarm methods`, or give --app FOLDER")
+        raise SettingError("which method? `fedwarm methods` lists them; or give --app FOLDER")
     request = launch.Request(method, engine, out, seed, rounds, clients, workers, fresh, resume, tuple(run_config or ()))
     launch.run_method(request)
 

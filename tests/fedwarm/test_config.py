@@ -181,7 +181,7 @@ def test_allowed_in_words() -> None:
     assert words == {
         "device": "auto | cpu | cuda",
         "momentum": "0 to 0.9999",
-        "seed": "0 to 9.0072e+15",
+        "seed": "0 to 9007199254740992",
         "save-pictures": "true | false",
         "data.name": "any",
     }
