@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -98,7 +97,7 @@ def run(
     seed: Annotated[int | None, typer.Option(help="every random draw derives from it")] = None,
     rounds: Annotated[int | None, typer.Option(help="rounds of training (num-server-rounds)")] = None,
     clients: Annotated[int, typer.Option(help="number of clients; 0: what the data set suggests")] = 0,
-    workers: Annotated[int, typer.Option(help="processes of the local engine; 0: one per core; 1: none besides this one")] = 0,
+    workers: Annotated[int, typer.Option(help="processes for clients; 0: what cores and memory allow; 1: this one")] = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="replace the run that the folder holds")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run in the folder, by its own settings")] = False,
     sweep: Annotated[
@@ -266,12 +265,13 @@ def foundation_train(
     E.g. `fedwarm foundation train mnist --data PATH --public-share 0.5`; runs then take diffusion.foundation='foundations/mnist'
     and data.public-share=0.5. A training that was stopped goes on by the same command.
     """
+    from fedwarm.run.capacity import cores
     from fedwarm.run.foundations import Training, train_foundation
 
     given = context.params
     names = ("vae_steps", "unet_steps", "images", "batch_size", "vae_learning_rate", "unet_learning_rate")
     recipe = {key: given[key] for key in names if given[key]}
-    recipe |= {"seed": seed, "threads": threads or len(os.sched_getaffinity(0))}
+    recipe |= {"seed": seed, "threads": threads or cores()}
     options = ("public_share", "from_", "jitter", "image_column", "label_column")
     public = {key.rstrip("_").replace("_", "-"): given[key] for key in options if given[key] is not None}
     train_foundation(Training(name, out, recipe, data, public))

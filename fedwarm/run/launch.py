@@ -160,7 +160,7 @@ def _engine(engine: str, flat: Mapping[str, Value], clients: int, workers: int, 
 
         with tempfile.TemporaryDirectory(prefix="fedwarm-") as name:
             folder = write_app(Path(name) / "app", dict(flat))
-            _guarded(lambda: run_ray(folder, {}, clients=clients, stream=_echo))
+            _guarded(lambda: run_ray(folder, {}, clients=clients, workers=workers, stream=_echo))
 
 
 def _guarded(work: object) -> None:
@@ -218,4 +218,4 @@ def run_app(app_folder: Path, overrides: list[str], engine: str, clients: int, w
     else:
         from fedwarm.run.ray import run_ray
 
-        _guarded(lambda: run_ray(app_folder.absolute(), flat, clients=clients, stream=_echo))
+        _guarded(lambda: run_ray(app_folder.absolute(), flat, clients=clients, workers=workers, stream=_echo))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-import sys
 import threading
 import time
 from collections import deque
@@ -26,9 +25,10 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 
 from fedwarm.config import SettingError, Value
+from fedwarm.run.capacity import threads_of, workers_for
 from fedwarm.run.desk import Clients, InProcess, Job, copied, fresh, identify, unreachable
 from fedwarm.run.flower_app import FlowerApp, load, merged
-from fedwarm.run.worker_process import THREAD_VARIABLES
+from fedwarm.run.starting import start_method
 from fedwarm.run.workers import Pool
 
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
@@ -167,8 +167,8 @@ def run_local(
     """Run an app with `clients` clients on this machine; the server's context at the end.
 
     `config` overrides what the app's own config says, `node_config` is added to every client's. `workers` processes run the
-    clients, each with its share of the cores; 0: as many as there are cores, 1: no process, they run in this one. A program that
-    calls this at its top level needs `if __name__ == "__main__":`, as with every use of `multiprocessing`.
+    clients, each with its share of the cores; 0: as many as cores and memory are good for, 1: no process, they run in this one.
+    A program that calls this at its top level needs `if __name__ == "__main__":`, as with every use of `multiprocessing`.
 
     Raises:
         SettingError: an override of an unknown key, an app that cannot be loaded, fewer than one client or 0 workers.
@@ -176,14 +176,12 @@ def run_local(
     """
     if clients < 1:
         raise SettingError(f"clients = {clients} is too few; a run needs at least 1")
-    if workers < 0:
-        raise SettingError(f"workers = {workers} is too few; 0 takes one for each core, 1 runs all clients in this process")
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     settings = merged(app.config, config)
     run_id = secrets.randbits(63) if run_id is None else run_id
     crowd = Clients(app.client, app.folder, run_id, make_node_ids(clients), dict(node_config or {}), settings)
-    with closing(_runner(crowd, min(workers or cores(), clients))) as runner:
+    with closing(_runner(crowd, workers_for(clients, workers))) as runner:
         server = load(app.server, app.folder)
         if not isinstance(server, ServerApp):
             raise SettingError(f"{app.server} is a {type(server).__name__}; the server's part must be a ServerApp")
@@ -193,29 +191,6 @@ def run_local(
         return context
 
 
-def cores() -> int:
-    """The cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _runner(crowd: Clients, workers: int) -> Runner:
-    used = "torch" in sys.modules
     crowd.app()
-    if workers == 1:
-        return InProcess(crowd)
-    threads = _threads(workers)
-    return Pool(crowd, workers, threads, _start_method(used, threads))
-
-
-def _threads(workers: int) -> int:
-    """A worker's share of the cores, and no more than the environment allows."""
-    limits = [int(os.environ[name]) for name in THREAD_VARIABLES if os.environ.get(name, "").isdigit()]
-    return max(1, min([cores() // workers, *limits]))
-
-
-def _start_method(used: bool, threads: int) -> str:
-    """How workers start. `used`: torch may have computed here before, and what it then holds (threads, a GPU) does not fork."""
-    if sys.platform != "linux":
-        return "spawn"
-    torch = sys.modules.get("torch")
-    return "spawn" if torch is not None and ((used and threads > 1) or torch.cuda.is_initialized()) else "fork"
+    return InProcess(crowd) if workers == 1 else Pool(crowd, workers, threads_of(workers), start_method())

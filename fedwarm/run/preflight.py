@@ -31,7 +31,7 @@ def check_run(flat: Mapping[str, Value], clients: int) -> tuple[Config, int]:
     """
     import torch
 
-    torch.set_num_threads(1)  # no thread pool may exist before workers are forked
+    torch.set_num_threads(1)  # what is checked is small, and nobody's numbers depend on it
     config = parse(flat)
     if clients < 0:
         raise SettingError(f"--clients {clients} is out of range; it must be at least 1")

@@ -24,6 +24,7 @@ from typing import Any
 
 from fedwarm import __version__
 from fedwarm.config import SettingError, Value, near
+from fedwarm.run.capacity import workers_for
 from fedwarm.run.superlink import RunFailed, ending_on_signals, executable, plain, superlink
 
 __all__ = ["Outcome", "RunFailed", "run_ray", "submit", "write_app"]
@@ -242,15 +243,12 @@ def _status(env: Mapping[str, str], lines: list[str]) -> tuple[str, str]:
             return str(run["status"]), str(run["status-details"])
 
 
-def _usable_cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def run_ray(
     app_folder: Path,
     overrides: Mapping[str, Value],
     *,
     clients: int,
+    workers: int = 0,
     client_gpus: float = 0.0,
     stream: Callable[[str], None] | None = None,
     timeout_seconds: float = 3600.0 * 12,
@@ -260,7 +258,8 @@ def run_ray(
     Args:
         app_folder: the app; `write_app` makes one of installed components. Paths in its config must be absolute.
         overrides: run config values to replace; their keys must stand in the app's config.
-        clients: number of simulated SuperNodes; as many work at once as there are processors.
+        clients: number of simulated SuperNodes.
+        workers: so many work at once; 0: as many as cores and memory are good for. A cluster (RAY_ADDRESS) has its own number.
         client_gpus: share of a GPU that a client takes; at 0 clients see no GPU.
         stream: called with each line of the run's log as it comes.
         timeout_seconds: how long the run may take.
@@ -278,8 +277,8 @@ def run_ray(
         "client-resources-num-cpus": 1,
         "client-resources-num-gpus": float(client_gpus),
     }
-    if clients < _usable_cpus() and not os.environ.get("RAY_ADDRESS"):
-        federation["init-args-num-cpus"] = clients
+    if not os.environ.get("RAY_ADDRESS"):
+        federation["init-args-num-cpus"] = workers_for(clients, workers)
     with (
         ending_on_signals(),
         tempfile.TemporaryDirectory(prefix="fedwarm-", ignore_cleanup_errors=True) as home,

@@ -26,10 +26,10 @@ from flwr.app import RecordDict
 
 from fedwarm import progress
 from fedwarm.run import logs, terminal
+from fedwarm.run.capacity import THREAD_VARIABLES
 from fedwarm.run.desk import Clients, Desk, Job, identify, spoilt
 
 LARGE_BYTES = 2**22
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 A client is pinned: client i is answered by worker i mod W, whose memory keeps its context for the run. The parent hands a worker
 one message at a time; so a worker that dies costs the reply it was at and the states its clients had there, and a fresh process
-takes its place. Workers are forked before anything was computed, so that they start at once and share what was imported; those
-that come later, and all where a fork is no safe start, are spawned.
+takes its place. Workers are forked where that is safe, so that they start at once and share what was imported (see `starting`);
+those that take another's place are spawned.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from flwr.app import Message, RecordDict
 
 from fedwarm import progress
 from fedwarm.run.desk import LOG, Clients, Job, crashed, expired, spoilt
+from fedwarm.run.starting import FORK, SPAWN, begin
 from fedwarm.run.worker_process import Start, work
 
 GRACE_SECONDS = 3.0
@@ -182,11 +183,11 @@ class Pool:
         context: Any = multiprocessing.get_context(method)
         ours, theirs = context.Pipe()
         start = Start(number, self._threads)
-        if method == "fork":
+        if method == FORK:
             others = (*(worker.connection for worker in self._workers), ours)
             start = Start(number, self._threads, others, (self._number, random.getstate()))
         process = context.Process(target=work, args=(theirs, self._clients, start), name=f"worker-{number}", daemon=False)
-        process.start()
+        begin(process, method)
         theirs.close()
         return _Worker(number, process, ours)
 
@@ -264,7 +265,7 @@ class Pool:
         worker.connection.close()
         if worker.known:
             LOG.warning("a worker died; what clients %s kept in their context is lost", sorted(worker.known))
-        self._workers[worker.number] = successor = self._start(worker.number, "spawn")
+        self._workers[worker.number] = successor = self._start(worker.number, SPAWN)
         successor.job, successor.begun, successor.queue = worker.job, worker.begun, worker.queue
         if successor.job is not None:
             self._settle(successor, crashed(successor.job.message, end), end)

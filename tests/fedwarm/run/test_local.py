@@ -17,14 +17,15 @@ from typing import Any
 import numpy as np
 import psutil  # type: ignore[import-untyped]
 import pytest
+import torch
 from flwr.app import Context
 
 from fedwarm import progress
 from fedwarm.config import SettingError, Value
-from fedwarm.run import flower_app, local, workers
+from fedwarm.run import capacity, flower_app, local, workers
 from fedwarm.run.flower_app import FlowerApp
 from fedwarm.run.local import make_node_ids, run_local
-from fedwarm.run.worker_process import THREAD_VARIABLES
+from fedwarm.threads import torch_threads
 
 Make = Callable[..., FlowerApp]
 ENGINES = pytest.mark.parametrize("workers", [1, 2])
@@ -482,9 +483,10 @@ def test_workers_have_their_share_of_the_threads(make: Make, monkeypatch: pytest
     def train(message, context):
         return say(message, context, [int(os.environ["OMP_NUM_THREADS"]), *[lib["num_threads"] for lib in threadpool_info()]])
     """
-    for name in THREAD_VARIABLES:
+    for name in capacity.THREAD_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(local, "cores", lambda: 6)
+    monkeypatch.setattr(capacity, "cores", lambda: 6)
+    monkeypatch.setattr(capacity, "free_bytes", lambda: 10**12)
     app = make('state["threads"] = ConfigRecord(answers(ask(grid)))', client)
     context = run_local(app, {}, clients=3, workers=0)
     assert all(threads[0] == 2 for threads in found(context, "threads").values())
@@ -494,10 +496,26 @@ def test_workers_have_their_share_of_the_threads(make: Make, monkeypatch: pytest
 
 
 def test_workers_may_also_be_spawned(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "_start_method", lambda used, threads: "spawn")
+    monkeypatch.setattr(local, "start_method", lambda: "spawn")
     app = make(FEDAVG_SERVER, FEDAVG_CLIENT, rate=0.1)
     spawned, here = (run_local(app, {}, clients=5, workers=workers).state["arrays"] for workers in (2, 1))
     assert spawned == here
+
+
+def test_workers_compute_with_threads_after_their_caller_did(make: Make) -> None:
+    """A notebook's case: torch has computed here with all its threads, and clients are to have two."""
+    client = """
+    import torch
+    @app.train()
+    def train(message, context):
+        torch.set_num_threads(2)
+        return say(message, context, float((torch.ones(300, 300) @ torch.ones(300, 300))[0, 0]))
+    """
+    app = make('state["sums"] = ConfigRecord(answers(ask(grid, timeout=30)))', client)
+    with torch_threads(2):
+        torch.ones(300, 300) @ torch.ones(300, 300)
+        context = run_local(app, {}, clients=2, workers=2)
+    assert found(context, "sums") == {"0": 300.0, "1": 300.0}
 
 
 def test_a_client_may_start_processes_of_its_own(make: Make) -> None:

@@ -1,0 +1,66 @@
+"""How worker processes start: forked where that is safe, which takes no time, and else spawned.
+
+Two things do not survive a fork. A GPU's driver, once it was spoken to: where there is a GPU, workers are spawned. And the OpenMP
+threads that a thread of this process has computed with: they are gone in the child, which waits for them for ever (GCC's libgomp
+keeps them with the thread that began them). So workers are forked by a new thread, which has none, whatever its caller did.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from contextlib import suppress
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+FORK, SPAWN = "fork", "spawn"
+OPEN_FILES = Path("/proc/self/fd")
+DRIVERS = ("/dev/nvidia", "/dev/kfd", "/dev/dxg")
+
+
+def start_method() -> str:
+    """`fork` or `spawn`, as it is safe in this process now."""
+    if sys.platform != "linux" or _sees_gpu() or _speaks_to_driver():
+        return SPAWN
+    return FORK
+
+
+def begin(process: BaseProcess, method: str) -> None:
+    """Start the process; a fork is a new thread's.
+
+    Raises:
+        OSError: there can be no more processes.
+    """
+    if method != FORK:
+        process.start()
+        return
+    failures: list[BaseException] = []
+
+    def start() -> None:
+        try:
+            process.start()
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=start, name="fedwarm-fork")
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
+
+
+def _sees_gpu() -> bool:
+    """Whether torch, where it is loaded, could use a GPU here; asking it may speak to the driver, which then cannot be forked."""
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.cuda.is_available())
+
+
+def _speaks_to_driver() -> bool:
+    """Whether anything in this process holds a GPU's driver open."""
+    with suppress(OSError):
+        for each in OPEN_FILES.iterdir():
+            with suppress(OSError):
+                if os.readlink(each).startswith(DRIVERS):
+                    return True
+    return False
