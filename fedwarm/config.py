@@ -145,7 +145,7 @@ class Diffusion(Group):
         "bicubic", "how drawn images are brought to data.image-size: bicubic without aliasing, or the mean of areas",
         choices=("bicubic", "area"),
     )  # fmt: skip
-    sample_batch_size: int = setting(64, "images denoised together; it does not change them", low=1)
+    sample_batch_size: int = setting(64, "images denoised together on a GPU; it does not change them", low=1)
 
 
 GROUPS: tuple[type[Group], ...] = (General, Data, Model, Diffusion)

@@ -19,12 +19,15 @@ class LocalOnly(BaseStrategy):
     def initial_arrays(self) -> Arrays:
         return {}
 
+    def sampled(self, number: int) -> tuple[int, ...]:
+        return self.everyone
+
     def instruct(self, stage: Stage, client: int) -> Payload:
         return Payload(metrics={"round": stage.round})
 
     def plan(self) -> Iterator[Stage]:
         for number in range(1, self.config.run.num_server_rounds + 1):
-            yield Stage(number, "round", MessageType.TRAIN, self.everyone)
+            yield Stage(number, "round", MessageType.TRAIN, self.sampled(number))
             yield Stage(number, EVALUATE, MessageType.EVALUATE, self.everyone, number)
             if self.enough(number):
                 return

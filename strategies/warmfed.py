@@ -101,6 +101,9 @@ class WarmFed(BaseStrategy):
         first = from_tensors(first_matrices(self.foundation, self.config.diffusion, self.config.run.seed, client))
         return {name: first.get(name, array) for name, array in self.parts.of(client).items()}
 
+    def sampled(self, number: int) -> tuple[int, ...]:
+        return self.everyone
+
     def sends(self) -> dict[str, int]:
         adapt = {"adapt": 1} if self.generates and self.settings.adapt else {}
         return adapt if self.settings.protocol == "one-shot" else {**adapt, "round": self.config.run.num_server_rounds}
@@ -132,7 +135,7 @@ class WarmFed(BaseStrategy):
         elif stage.name == "warm start":
             self._warm_start()
         elif stage.name == "round":
-            self.draw += self.settings.regenerate_each_round
+            self.draw += self.settings.regenerate_each_round and self.generates
             if self.draw:
                 self._draw_pool()
             self.arrays = self._tuned(self.mean.result(), self._all(), self.settings.epochs_aggregate, f"aggregate {stage.round}")

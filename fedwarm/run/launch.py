@@ -72,12 +72,24 @@ def run_method(request: Request) -> Path:
 
 
 def _tell_idle(request: Request, config: Config) -> None:
-    from fedwarm.run.flower_app import parse_overrides
+    """Say in one line what was given, wherever it was, that this run does not use."""
+    from fedwarm.models import device_of
     from fedwarm.run.relevance import idle
 
-    if found := idle(parse_overrides([*request.run_config]), config.flat(), config.run.method):
+    given = _given(request)
+    settings = {**config.flat(), "device": device_of(config.run.device).type}
+    if found := [given[key] for key in idle(given, settings, config.run.method)]:
         verb = "changes" if len(found) == 1 else "change"
         say(f"fedwarm: {', '.join(found)} {verb} nothing in this run")
+
+
+def _given(request: Request) -> dict[str, str]:
+    """What somebody gave, by key: how it is called where it was given last."""
+    from fedwarm.run.flower_app import parse_overrides
+
+    names = {key: f"{key} (in {DEFAULTS_VARIABLE})" for key in parse_overrides(_usual())}
+    names |= {key: key for key in parse_overrides([*request.run_config])}
+    return names | ({"num-server-rounds": "--rounds"} if request.rounds is not None else {})
 
 
 def asked(request: Request) -> dict[str, Value]:

@@ -447,3 +447,14 @@ def test_a_setting_that_changes_nothing_is_told(
     told = "fedwarm: dp-rec.sigma, fedprox.mu change nothing in this run"
     assert told in capsys.readouterr().err.splitlines()
     assert (shell / "one" / "results.json").is_file()
+
+
+def test_a_setting_that_changes_nothing_is_told_wherever_it_was_given(
+    shell: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = "data.max-examples=8 warmfed.synthetic-ratio=0.0 warmfed.teacher-epochs=1 warmfed.distill-epochs=1 fraction-train=0.5"
+    monkeypatch.setenv("FEDWARM_RUN_CONFIG", "patience=3 target=0.5")
+    options = ["--rounds", "3", "--clients", "2", "--workers", "1", "--out", "one", "-c", f"{small} target=0.7"]
+    assert call(monkeypatch, "run", "warmfed", *options) == 0
+    told = "fedwarm: fraction-train, --rounds, patience (in FEDWARM_RUN_CONFIG), target change nothing in this run"
+    assert told in capsys.readouterr().err.splitlines()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fedwarm.config import all_groups, keys
+from fedwarm.methods import METHODS
 from fedwarm.run.compare import concerns, grouped
 from fedwarm.run.reading import read_run
 from fedwarm.run.relevance import GENERATING, PROVIDED, ROBUST, idle, matters, objective
@@ -68,8 +69,9 @@ def test_a_part_counts_where_it_is_used(changed: dict[str, Any], part: str, ther
     ],
 )
 def test_a_part_that_is_switched_on_counts_whole(changed: dict[str, Any], part: str) -> None:
-    every = {key for key, _, _ in keys(all_groups()) if key.startswith(f"{part}.")}
-    assert {key for key in used(**changed) if key.startswith(f"{part}.")} == every != set()
+    every = {key.partition(".")[2] for key, _, _ in keys(all_groups()) if key.startswith(f"{part}.")}
+    steps = {"server-learning-rate", "server-momentum"}  # of the method's server; a codec has none
+    assert of(part, used(**changed)) == every - (steps if changed.get("codec") == "dp-rec" else set()) != set()
     assert not of(part, used())
 
 
@@ -78,17 +80,55 @@ def test_of_the_settings_of_synthesis_those_of_one_source_count(method: str) -> 
     every = {key.partition(".")[2] for key, _, _ in keys(all_groups()) if key.startswith("gen-fedsd.")}
     alone = {name for names in PROVIDED.values() for name in names}
     assert alone < every
-    for provider in (*PROVIDED, "none"):
-        found = of("gen-fedsd", used(method, augment="gen-fedsd", gen_fedsd__provider=provider))
-        assert found == every - alone | set(PROVIDED.get(provider, ()))
+    for provider, names in PROVIDED.items():
+        asked: list[dict[str, Any]] = [
+            {},
+            {"gen_fedsd__rule": "fixed", "gen_fedsd__prompt_mode": "single", "gen_fedsd__pool": 5, "gen_fedsd__judge": "file"},
+            {"gen_fedsd__rule": "global"},
+        ]
+        base: dict[str, Any] = {"augment": "gen-fedsd", "gen_fedsd__provider": provider}
+        found = set[str]().union(*(of("gen-fedsd", used(method, **base, **more)) for more in asked))
+        assert found == (every - alone | {*names}) - ({"allow-repeat"} if provider == "transforms" else set())
+    assert of("gen-fedsd", used(method, augment="gen-fedsd", gen_fedsd__provider="none")) == {"provider"}
     assert not of("gen-fedsd", used())
+
+
+ONE_SHOT = {"num-server-rounds", "fraction-train", "local-epochs", "patience", "target"}
+
+
+def general(method: str, **changed: Any) -> set[str]:
+    flat = settings(method=method, **changed)
+    return {key for key in flat if "." not in key and not matters(key, flat, method)}
+
+
+def test_general_settings_that_a_method_does_not_use() -> None:
+    assert general("warmfed") == ONE_SHOT | {"objective"}
+    assert general("warmfed", warmfed__protocol="five-round") == {"fraction-train"}
+    assert general("warmfed", warmfed__local_model_source="uploaded") == ONE_SHOT - {"local-epochs"}
+    assert general("warmfed", warmfed__synthetic_ratio=0.0) == ONE_SHOT | {"objective", "save-pictures", "codec"}
+    assert general("fedavg") == {"save-pictures"}
+    assert general("gen_fedsd") == {"save-pictures", "augment"}
+    assert general("local_only") == {"save-pictures", "fraction-train", "codec"}
+
+
+@pytest.mark.parametrize(("device", "told"), [("cpu", True), ("cuda", False)])
+def test_a_cpu_draws_in_batches_of_its_own(device: str, told: bool) -> None:
+    flat = settings(method="warmfed", device=device)
+    assert matters("diffusion.sample-batch-size", flat, "warmfed") is not told
+
+
+def test_what_is_not_given_has_its_default() -> None:
+    for key in ("warmfed.prompt", "diffusion.rank", "data.alpha", "dp-rec.bits", "robust.trim"):
+        for method in METHODS:
+            assert matters(key, {}, method) is matters(key, settings(method=method), method)
+    assert not matters("diffusion.rank", {"warmfed.synthetic-ratio": 0.0}, "warmfed")
 
 
 def test_what_was_given_for_nothing() -> None:
     flat = settings(augment="gen-fedsd", gen_fedsd__provider="transforms")
     given = ["gen-fedsd.steps", "learning-rate", "fedprox.mu", "gen-fedsd.transforms", "data.alpha"]
-    assert idle(given, flat, "fedavg") == ["fedprox.mu", "gen-fedsd.steps"]
-    assert idle(given, flat, "fedprox") == ["gen-fedsd.steps"]
+    assert idle(given, flat, "fedavg") == ["data.alpha", "fedprox.mu", "gen-fedsd.steps"]
+    assert idle(given, {**flat, "data.partition": "dirichlet"}, "fedprox") == ["gen-fedsd.steps"]
 
 
 def test_the_robust_settings_that_are_named_exist() -> None:
