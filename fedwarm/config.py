@@ -101,6 +101,12 @@ class Data(Group):
     image_column: str = setting("", "column of the images; empty: found")
     label_column: str = setting("", "column of the labels; empty: found")
     max_examples: int = setting(0, "most training examples of a client, a seeded subset; 0: all", low=0)
+    test: str = setting(
+        "held-out",
+        "what is tested on: images held out of each client's; the data set's test split, dealt to clients; that, at the server",
+        choices=("held-out", "split", "central"),
+    )  # fmt: skip
+    test_split: str = setting("test", "the data set's split that data.test = split or central tests on")
     test_fraction: float = setting(0.25, "share of a client's images held out for testing", low=0.01, high=0.9)
     public_share: float = setting(
         0.0, "share of every class that no client holds, the same in all runs: a foundation may learn from it", low=0.0, high=0.9

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import nan
 
 import torch
 from torch import Tensor, nn
 
+from fedwarm.data.tables import Rows, Table
 from fedwarm.models import to_input
+
+AT_ONCE = 4096
 
 
 @torch.no_grad()
@@ -22,16 +26,28 @@ def predict(model: nn.Module, images: Tensor, batch_size: int = 512) -> Tensor:
 
 
 def correct(model: nn.Module, images: Tensor, labels: Tensor) -> int:
-    """How many of the images the model labels right."""
+    """How many of the images the model labels right; none of none."""
+    if not len(labels):
+        return 0
     return int((predict(model, images).argmax(1) == labels).sum())
 
 
+def correct_rows(model: nn.Module, table: Table, rows: Rows) -> int:
+    """How many images of a table's rows (m,) the model labels right; only some of them are in memory at once."""
+    parts = (rows[start : start + AT_ONCE] for start in range(0, len(rows), AT_ONCE))
+    return sum(correct(model, table.images(part), torch.from_numpy(table.label.codes[part])) for part in parts)
+
+
 def pooled_accuracy(corrects: Sequence[int], totals: Sequence[int]) -> float:
-    """Accuracy over the union of the clients' test images."""
+    """Accuracy over the union of the clients' test images; NaN where there are none."""
+    if not sum(totals):
+        return nan
     return sum(corrects) / sum(totals)
 
 
 def worst_tenth(accuracies: Sequence[float]) -> float:
-    """Mean accuracy of the worst tenth of the clients (at least one)."""
+    """Mean accuracy of the worst tenth of the clients (at least one); NaN where there are none."""
+    if not accuracies:
+        return nan
     count = max(1, len(accuracies) // 10)
     return sum(sorted(accuracies)[:count]) / count

@@ -11,6 +11,7 @@ from typing import Any
 
 from fedwarm.augment.settings import augmenting, check_private, global_rule
 from fedwarm.config import Config
+from fedwarm.data.testing import HELD_OUT
 from fedwarm.methods.gen_fedsd import GenFedSD, global_target
 from fedwarm.wire import Payload, PayloadError
 
@@ -93,7 +94,8 @@ class Augmentation:
         """A target out of noisy histograms, which count all images, without those that are for testing or left out."""
         if not self.config.of(GenFedSD).histogram_epsilon:
             return target
-        most, share = self.config.data.max_examples, 1 - self.config.data.test_fraction
+        data = self.config.data
+        most, share = data.max_examples, 1 - data.test_fraction if data.test == HELD_OUT else 1
         return min(round(target * share), -(-most // classes) if most else target)
 
     def told(self, real: Sequence[Sequence[int] | None]) -> dict[str, Any]:

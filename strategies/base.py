@@ -21,8 +21,10 @@ from fedwarm.config import Value, parse
 from fedwarm.ledger import WIDTHS
 from fedwarm.progress import tick
 from fedwarm.robust import Robust, floats, reference_norm, too_large, update_norm
+from fedwarm.run.artefacts import header, refuse_seen_tests, trained_on
 from fedwarm.run.checkpoint import Checkpoint
-from fedwarm.run.record import Measure
+from fedwarm.run.measure import Measure
+from fedwarm.run.remarks import Held, remarks
 from fedwarm.run.trackers import tracker
 from fedwarm.run.versions import versions
 from fedwarm.widths import by_width, measures
@@ -67,7 +69,9 @@ class BaseStrategy(Method):
             before.refuse_unlike(self.config.flat(), self.folder.path)  # type: ignore[union-attr]
         self.fleet = meet(grid, run.stage_timeout)
         self.record.open(self.config, self.fleet.classes, [m.counts for m in self.fleet.members])
+        self._trace(before is None)
         self._begin(before, initial_arrays)
+        self._tell_odd()
         self.record.parameters = sum(self.arrays[name].size for name in floats(self.arrays))
         self._open_codec()
         exchange = Exchange(grid, self.fleet, self.record.ledger, self.key, run.stage_timeout, run.min_replies)
@@ -84,6 +88,25 @@ class BaseStrategy(Method):
             self.folder.finish(self.record, self.arrays)
             self._keep()
         return self._result()
+
+    def _trace(self, fresh: bool) -> None:
+        """Say what this run's models are trained on, and see that nothing which it starts from knows its test images."""
+        clients = len(self.fleet.members)
+        if fresh:
+            refuse_seen_tests(self.config, clients)
+        found = trained_on(self.config, clients)
+        self.record.trained_on = [source.told() for source in found]
+        if self.folder is not None:
+            self.folder.header = header(found)
+
+    def _tell_odd(self) -> None:
+        """Note what is odd about who holds what, as far as clients tell."""
+        if self.config.run.method == "dp_rec" or self.wire_codec.private:
+            return
+        found = [Held(m.examples, m.tests, frozenset(m.present)) for m in self.fleet.members]
+        for text in remarks(self.config, found):
+            if text not in self.record.notes:
+                self.record.note(text)
 
     def _open_codec(self) -> None:
         _ = self.learned  # settings that do not go together are refused before anything is sent
@@ -137,7 +160,7 @@ class BaseStrategy(Method):
         if stage.name == WIDTHS:
             self.record.widths(by_width(measures(self.config), (p.metrics for p in replies.values())))
         if stage.measures >= 0:
-            self.record.measure(Measure.of(stage.measures, len(self.fleet.members), replies))
+            self.record.measure(Measure.of(stage.measures, len(self.fleet.members), replies, self.central()))
             best = self.record.best()
             if self.folder is not None and best is not None and best[0] == stage.measures:
                 self.folder.save_best(self.arrays)

@@ -22,7 +22,6 @@ from fedwarm.coding.codec import RandomCodec
 from fedwarm.coding.layout import Layout
 from fedwarm.coding.replay import PlainSum, Round, Sum, digest, pack_rounds, replay_bytes
 from fedwarm.config import Config, SettingError, Value
-from fedwarm.ledger import EVALUATE
 from fedwarm.methods.dp_rec import (
     NO_PRIVACY,
     Public,
@@ -141,7 +140,7 @@ class DpRec(BaseStrategy):
             if number > self.booked and not self.affordable(number, cohort):
                 return
             yield Stage(number, "round", MessageType.TRAIN, cohort if self.fits(number) else ())
-            yield Stage(number, EVALUATE, MessageType.EVALUATE, self.everyone, number)
+            yield self.evaluation(number)
             if self.enough(number):
                 return
 

@@ -17,15 +17,20 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from fedwarm.arrays import Arrays, from_module, from_tensors
+from fedwarm.arrays import Arrays, from_module, from_tensors, to_tensors
 from fedwarm.codecs import codec_for
 from fedwarm.config import Config, Value, parse
+from fedwarm.data.shards import tested
+from fedwarm.data.testing import CENTRAL
+from fedwarm.evaluate import correct_rows
 from fedwarm.ledger import EVALUATE, WIDTHS, Ledger
 from fedwarm.methods.quantization_robust import QuantizationRobust
-from fedwarm.models import build_model
+from fedwarm.models import build_model, device_of
+from fedwarm.objectives import is_learned
 from fedwarm.privacy.dp_sgd import DpSgd
 from fedwarm.robust import Aggregator, Robust, aggregator, floats
 from fedwarm.run.folder import RunFolder
+from fedwarm.run.measure import check_measured
 from fedwarm.run.record import Record
 from fedwarm.seeds import numpy_generator
 from fedwarm.widths import learned_template, measures, objective_of, widths
@@ -51,6 +56,7 @@ class Method(Strategy):
         flat = config.flat() if config is not None else {"method": self.method}
         given = {name.replace("__", ".").replace("_", "-"): value for name, value in settings.items()}
         self.config = parse({**flat, **given})
+        check_measured(self.config)
         self.folder = folder
         self.wire_codec = codec_for(self.config)
         self.augmentation = Augmentation(self.config)
@@ -66,7 +72,7 @@ class Method(Strategy):
         """The stages in order, as settings, fleet and measurements have it: a resumed run goes through them again."""
         for number in range(1, self.config.run.num_server_rounds + 1):
             yield Stage(number, "round", MessageType.TRAIN, self.sampled(number))
-            yield Stage(number, EVALUATE, MessageType.EVALUATE, self.everyone, number)
+            yield self.evaluation(number)
             if self.enough(number):
                 return
 
@@ -109,12 +115,12 @@ class Method(Strategy):
             PayloadError: why.
         """
         if stage.measures >= 0:
-            tests = payload.count("num-test", 1)
+            tests = payload.count("num-test")
             for name in ("correct-global", "correct-personal"):
                 if name in payload.metrics:
                     payload.count(name, 0, tests)
         if stage.name == WIDTHS:
-            tests = payload.count("num-test", 1)
+            tests = payload.count("num-test")
             for name in measures(self.config):
                 payload.count(f"correct-{name}", 0, tests)
         if stage.message_type == MessageType.TRAIN:
@@ -169,6 +175,22 @@ class Method(Strategy):
     def everyone(self) -> tuple[int, ...]:
         """All partitions."""
         return tuple(m.partition for m in self.fleet.members)
+
+    def evaluation(self, number: int) -> Stage:
+        """The stage that measures a round's global model: at all clients, or at the server by the setting `data.test`."""
+        if self.config.data.test == CENTRAL:
+            return Stage(number, EVALUATE, measures=number)
+        return Stage(number, EVALUATE, MessageType.EVALUATE, self.everyone, number)
+
+    def central(self) -> tuple[int, int] | None:
+        """Right answers of the global model on the test split that the server keeps, and its images; None where it keeps none."""
+        if self.config.data.test != CENTRAL or not self.arrays:
+            return None
+        state = to_tensors({name: array for name, array in self.arrays.items() if not is_learned(name)})
+        config, classes = self.config, len(self.fleet.classes)
+        model = build_model(config.model, classes, self.fleet.image_size, config.run.seed, state).to(device_of(config.run.device))
+        table, rows = tested(config.data, config.run.seed, len(self.fleet.members))
+        return correct_rows(model, table, rows), len(rows)
 
     def sampled(self, number: int) -> tuple[int, ...]:
         """The cohort of a round: a seeded share of the partitions, ascending."""

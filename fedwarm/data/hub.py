@@ -1,14 +1,15 @@
 """Data sets of the Hub and local folders of parquet files, read by Hugging Face's datasets library.
 
-Only the `train` split is used, even where there is a `test` split: a client is tested on images of its own, held out of what it
-was dealt. Images are decoded when a client needs them, at most once in a process, brought to RGB and S x S pixels (bilinear,
-antialiased; a picture that is not square is squeezed).
+Clients train on the `train` split alone; another split is read where `data.test` asks for one to test on. Images are decoded when
+a client needs them, at most once in a process, brought to RGB and S x S pixels (bilinear, antialiased; a picture that is not
+square is squeezed).
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -27,16 +28,18 @@ IMAGE_COLUMNS = ("image", "img", "images", "picture", "photo")
 LABEL_COLUMNS = ("label", "labels", "character", "fine_label", "class", "target", "category", "digit")
 ENCODED = ("PIL.Image.Image", "binary", "large_binary", "string")
 KEPT_BYTES = 1 << 30
+TRAIN = "train"
 
 
 @lru_cache(maxsize=1)
-def hub_table(name: str, image_column: str, label_column: str, size: int) -> Table:
+def hub_table(name: str, image_column: str, label_column: str, size: int, split: str = TRAIN) -> Table:
     """A Hub data set or a local folder; the columns of images and labels are found where their names are empty.
 
     Raises:
         SettingError: it cannot be read, or has no such columns.
     """
-    rows = read(name)
+    rows = read(name, split)
+    name = name if split == TRAIN else f"split {split!r} of {name}"
     columns = tuple(rows.column_names)
     image = found("image", image_column, IMAGE_COLUMNS, rows, name)
     label = found("label", label_column, LABEL_COLUMNS, rows, name)
@@ -45,8 +48,8 @@ def hub_table(name: str, image_column: str, label_column: str, size: int) -> Tab
     )
 
 
-def read(name: str) -> Dataset:
-    """The train split of a Hub data set or a local folder, images not decoded; SettingError where there is none."""
+def read(name: str, split: str = TRAIN) -> Dataset:
+    """A split of a Hub data set or a local folder, images not decoded; SettingError where there is none."""
     path = os.path.expanduser(name)
     if not os.path.isdir(path) and (os.path.isabs(path) or path.startswith(".") or path.count("/") > 1):
         raise SettingError(f"data.name = {name!r}: there is no such folder; give a folder of parquet files or a Hub name")
@@ -55,13 +58,25 @@ def read(name: str) -> Dataset:
     if not sys.stderr.isatty():
         disable_progress_bars()
     try:
-        return load_dataset(path, split="train")
+        return load_dataset(path, split=split) if split == TRAIN else _other(load_dataset(path), split, name)
+    except SettingError:
+        raise
     except Exception as error:
         lines = str(error).splitlines() or [type(error).__name__]
         raise SettingError(
             f"data.name = {name!r} is neither `digits` nor a data set that can be read{near(name, ['digits'])}: {lines[0]}; "
             "give a local folder of parquet files with a train split, or a Hub name on a machine with network"
         ) from error
+
+
+def _other(splits: Mapping[str, Dataset], split: str, name: str) -> Dataset:
+    """One of a data set's splits that is not what clients train on."""
+    if split not in splits:
+        raise SettingError(
+            f"{name} has no split {split!r}{near(split, list(splits))}; it has {', '.join(map(str, splits))}: name one but "
+            "train in data.test-split, or set data.test = 'held-out'"
+        )
+    return splits[split]
 
 
 def found(kind: str, given: str, usual: tuple[str, ...], rows: Dataset, name: str) -> str:

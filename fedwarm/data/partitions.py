@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 ID_COLUMNS = ("writer_id", "user_id", "client_id", "domain", "speaker_id", "subject_id", "author_id", "hospital", "center")
 FEWEST = 2
-NEED = f"each needs at least {FEWEST}, one to train and one to hold out"
+NEED = f"each needs at least {FEWEST}, so that one can be held out"
 
 
 def client_rows(table: Table, data: Data, seed: int, partitions: int) -> list[Rows]:
@@ -80,17 +80,22 @@ def domain_column(table: Table) -> Column:
 
 
 def id_column(table: Table, data: Data) -> Column:
-    """The column of the natural partition: the one given, else the first of the usual names."""
+    """The column of the natural partition."""
+    return table.column(id_name(table, data))
+
+
+def id_name(table: Table, data: Data) -> str:
+    """The name of the natural partition's column: the one given, else the first of the usual names."""
     if data.partition_by:
         if data.partition_by not in table.columns:
             raise SettingError(
                 f"data.partition-by = {data.partition_by!r} is no column of {table.name}"
                 f"{near(data.partition_by, list(table.columns))}; it has {', '.join(table.columns)}"
             )
-        return table.column(data.partition_by)
+        return data.partition_by
     for name in ID_COLUMNS:
         if name in table.columns:
-            return table.column(name)
+            return name
     raise SettingError(
         f"data.partition = 'natural' needs a column of ids; {table.name} has {', '.join(table.columns)}; "
         "set data.partition-by to one of them, or choose iid, dirichlet or pathological"

@@ -1,4 +1,4 @@
-"""What one client holds: its rows of the data set, with a part held out for testing, as tensors.
+"""What one client holds: its rows of the data set, and those that it is tested on, as tensors.
 
 Everything is a pure function of the data settings, the run's seed, the client's partition and the number of partitions. Data set
 and partition are kept once in a process; a shard's tensors are copies, so whoever gets one may write to it.
@@ -19,6 +19,7 @@ from fedwarm.data.digits import digits_table
 from fedwarm.data.hub import hub_table
 from fedwarm.data.partitions import client_rows, natural_clients
 from fedwarm.data.tables import Rows, Table
+from fedwarm.data.testing import CENTRAL, HELD_OUT, SPLIT, dealt, split_table
 from fedwarm.seeds import numpy_generator
 
 CLIENTS = 10
@@ -31,7 +32,7 @@ class Shard:
     Attributes:
         train_images: uint8 (n, 3, S, S).
         train_labels: int64 (n,).
-        test_images: uint8 (m, 3, S, S).
+        test_images: uint8 (m, 3, S, S); m may be 0 where they are not held out.
         test_labels: int64 (m,).
         classes: class names; a label is an index into them.
     """
@@ -63,12 +64,12 @@ def load_shard(data: Data, seed: int, partition: int, partitions: int) -> Shard:
     """
     if not 0 <= partition < max(partitions, 1):
         raise SettingError(f"there is no partition {partition}: {partitions} clients have the partitions 0 to {partitions - 1}")
-    return _gathered(open_table(data), [_splits(data, seed, partitions)[partition]])
+    return _gathered(data, [_splits(data, seed, partitions)[partition]])
 
 
 def load_pooled(data: Data, seed: int, partitions: int) -> Shard:
     """The union of all clients' shards, in the order of the partitions: what federated learning does without."""
-    return _gathered(open_table(data), _splits(data, seed, partitions))
+    return _gathered(data, _splits(data, seed, partitions))
 
 
 def default_clients(data: Data) -> int:
@@ -100,15 +101,42 @@ def open_table(data: Data) -> Table:
     return hub_table(data.name, data.image_column, data.label_column, data.image_size)
 
 
+def tests_per_client(data: Data, seed: int, partitions: int) -> list[int]:
+    """Test images of each client, without decoding an image."""
+    return [len(test) for _, test in _splits(data, seed, partitions)]
+
+
+def tested(data: Data, seed: int, partitions: int) -> tuple[Table, Rows]:
+    """All images that accuracies are measured on, at the clients or at the server: a table, and rows of it."""
+    if data.test == CENTRAL:
+        table = split_table(data, open_table(data))
+        return table, np.arange(len(table))
+    return table_tested(data), np.concatenate([test for _, test in _splits(data, seed, partitions)])
+
+
+def table_tested(data: Data) -> Table:
+    """What the clients' rows for testing are rows of."""
+    return split_table(data, open_table(data)) if data.test == SPLIT else open_table(data)
+
+
 @lru_cache(maxsize=4)
 def _splits(data: Data, seed: int, partitions: int) -> list[tuple[Rows, Rows]]:
-    """Each client's rows for training and for testing."""
+    """Each client's rows for training and for testing; the latter are rows of `table_tested`."""
     table = open_table(data)
+    parts = split_rows(table, data, seed, partitions)
+    if data.test != SPLIT:
+        return parts
+    tests = dealt(data, seed, table, client_rows(table, data, seed, partitions), table_tested(data))
+    return [(train, test) for (train, _), test in zip(parts, tests, strict=True)]
+
+
+def split_rows(table: Table, data: Data, seed: int, partitions: int) -> list[tuple[Rows, Rows]]:
+    """Each client's rows for training, and those held out; none are where `data.test` is another."""
     return [_split(data, table.label.codes, rows, seed, i) for i, rows in enumerate(client_rows(table, data, seed, partitions))]
 
 
 def _split(data: Data, labels: Rows, rows: Rows, seed: int, partition: int) -> tuple[Rows, Rows]:
-    held = min(max(round(len(rows) * data.test_fraction), 1), len(rows) - 1)
+    held = max(0, min(max(round(len(rows) * data.test_fraction), 1), len(rows) - 1)) if data.test == HELD_OUT else 0
     test = draw(labels[rows], held, numpy_generator(seed, "holdout", partition))
     train = rows[~test]
     if 0 < data.max_examples < len(train):
@@ -141,13 +169,14 @@ def draw(labels: Rows, take: int, draws: np.random.Generator) -> NDArray[np.bool
     return taken
 
 
-def _gathered(table: Table, splits: list[tuple[Rows, Rows]]) -> Shard:
+def _gathered(data: Data, splits: list[tuple[Rows, Rows]]) -> Shard:
+    table = open_table(data)
     train, test = (np.concatenate([split[i] for split in splits]) for i in (0, 1))
-    labels = torch.from_numpy(table.label.codes)
-    return Shard(
-        table.images(train),
-        labels[torch.from_numpy(train)],
-        table.images(test),
-        labels[torch.from_numpy(test)],
-        table.label.names,
-    )
+    size, tests = data.image_size, table_tested(data)
+    return Shard(*_labelled(table, train, size), *_labelled(tests, test, size), table.label.names)
+
+
+def _labelled(table: Table, rows: Rows, size: int) -> tuple[Tensor, Tensor]:
+    """Images (k, 3, S, S) and labels (k,) of some rows, or of none."""
+    images = table.images(rows) if len(rows) else torch.empty(0, 3, size, size, dtype=torch.uint8)
+    return images, torch.from_numpy(table.label.codes[rows])

@@ -6,7 +6,6 @@ that clients use later, drawn at random for every picture.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,10 @@ from torch import Tensor
 
 from fedwarm.augment.prompts import phrases, templates
 from fedwarm.config import Data, SettingError
+from fedwarm.data.provenance import labels_mark
 from fedwarm.data.shards import open_table
-from fedwarm.data.tables import Table, public_rows
+from fedwarm.data.tables import public_rows
+from fedwarm.data.testing import HELD_OUT, split_table
 from fedwarm.methods.gen_fedsd import PLACE, GenFedSD
 from fedwarm.models import to_input
 
@@ -111,11 +112,6 @@ def moved(pictures: Tensor, jitter: float, generator: torch.Generator) -> Tensor
     return F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
 
 
-def labels_mark(table: Table) -> str:
-    """SHA-256 over a table's labels, by which a foundation knows the data set again wherever it lies."""
-    return hashlib.sha256(table.label.codes.astype("<i8").tobytes()).hexdigest()
-
-
 def refuse_seen(folder: Path, data: Data) -> None:
     """Refuse a foundation that was trained on images which clients hold, by its `recipe.json`; no record says nothing.
 
@@ -127,7 +123,13 @@ def refuse_seen(folder: Path, data: Data) -> None:
         share, mark = float(seen["public_share"]), str(seen["labels_sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         return
-    if share > data.public_share and mark == labels_mark(open_table(data)):
+    table = open_table(data)
+    if data.test != HELD_OUT and mark == labels_mark(split_table(data, table)):
+        raise SettingError(
+            f"the foundation {folder} has seen {share:g} of what this run tests on, split {data.test_split!r} of {data.name}; "
+            "take another foundation, or another split"
+        )
+    if share > data.public_share and mark == labels_mark(table):
         raise SettingError(
             f"the foundation {folder} has seen {share:g} of {data.name}; data.public-share = {data.public_share:g} lets clients "
             f"hold a part of that, set it to at least {share:g}"

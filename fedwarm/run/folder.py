@@ -32,6 +32,7 @@ class RunFolder:
         self._written = -WRITE_INTERVAL_SECONDS
         self._keeper = Keeper(self.path)
         self._booked = 0
+        self.header: Mapping[str, str] = {}  # what a model's file says of itself
 
     def refuse_other(self) -> None:
         """Refuse a folder that holds another run or anything else.
@@ -109,13 +110,13 @@ class RunFolder:
     def finish(self, record: Record, arrays: Arrays) -> None:
         """Write the global model and the complete record."""
         if arrays:
-            save_tensors(self.path / "model.safetensors", arrays)
+            save_tensors(self.path / "model.safetensors", arrays, self.header)
         self.write(record, now=True)
 
     def save_best(self, arrays: Arrays) -> None:
         """Keep the best model so far."""
         if arrays:
-            save_tensors(self.path / "best.safetensors", arrays)
+            save_tensors(self.path / "best.safetensors", arrays, self.header)
 
 
 def save_tensors(path: Path, arrays: Arrays, notes: Mapping[str, str] | None = None) -> None:

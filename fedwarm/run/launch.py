@@ -62,6 +62,7 @@ def run_method(request: Request) -> Path:
     out = _folder(request, flat)
     folder = RunFolder(out) if before is not None else prepare_folder(out, request.fresh)
     _tell_idle(request, config)
+    _tell_odd(config, clients)
     if before is None and (told := outlook(config, clients)):
         say(f"fedwarm: {told}")
     flat["out"], flat["resume"] = str(folder.path), before is not None
@@ -90,6 +91,14 @@ def _given(request: Request) -> dict[str, str]:
     names = {key: f"{key} (in {DEFAULTS_VARIABLE})" for key in parse_overrides(_usual())}
     names |= {key: key for key in parse_overrides([*request.run_config])}
     return names | ({"num-server-rounds": "--rounds"} if request.rounds is not None else {})
+
+
+def _tell_odd(config: Config, clients: int) -> None:
+    from fedwarm.run.artefacts import unknown
+    from fedwarm.run.remarks import held, remarks
+
+    for line in (*remarks(config, held(config, clients)), *unknown(config)):
+        print(f"fedwarm: {line}", file=sys.stderr)
 
 
 def asked(request: Request) -> dict[str, Value]:

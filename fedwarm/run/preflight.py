@@ -38,13 +38,18 @@ def check_run(flat: Mapping[str, Value], clients: int) -> tuple[Config, int]:
     from fedwarm.augment.fill import check, check_room
     from fedwarm.augment.settings import augmenting, check_private
     from fedwarm.codecs import codec_for
-    from fedwarm.data import default_clients, load_shard, partition_table
+    from fedwarm.data import default_clients, load_shard
+    from fedwarm.data.provenance import marks
+    from fedwarm.data.shards import tested
     from fedwarm.diffusion.foundation import locate
     from fedwarm.diffusion.pretrain_data import refuse_seen
     from fedwarm.faults import Faults, struck_clients
     from fedwarm.methods.dp_rec import DpRec, validated
     from fedwarm.methods.gen_fedsd import GenFedSD
     from fedwarm.models import build_model, device_of
+    from fedwarm.run.artefacts import refuse_seen_tests
+    from fedwarm.run.measure import check_measured
+    from fedwarm.run.remarks import held, refuse_one_class
     from fedwarm.run.trackers import require
     from fedwarm.widths import check_objective, widths
 
@@ -58,9 +63,13 @@ def check_run(flat: Mapping[str, Value], clients: int) -> tuple[Config, int]:
     struck_clients(config.of(Faults))
     count = clients or default_clients(config.data)
     _check_cohort(config, count)
-    partition_table(config.data, config.run.seed, count)
+    check_measured(config)
     shard = load_shard(config.data, config.run.seed, 0, count)
+    refuse_one_class(held(config, count), shard.classes)
+    tested(config.data, config.run.seed, count)
+    marks(config.data, read=True)
     build_model(config.model, len(shard.classes), config.data.image_size, config.run.seed)
+    refuse_seen_tests(config, count)
     if config.run.method == "warmfed":
         _check_foundation(config, count)
     if augmenting(config):

@@ -9,57 +9,16 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from fedwarm import sums
 from fedwarm.config import Config
 from fedwarm.ledger import Ledger
+from fedwarm.run.measure import Measure
 from fedwarm.run.versions import commit, versions
-from fedwarm.wire import Payload
 
 SCHEMA = 1
 ENGINE_VARIABLE = "FEDWARM_ENGINE"
-
-
-@dataclass(frozen=True)
-class Measure:
-    """Right answers and test images per client of one round's models; None where a client did not say."""
-
-    round: int
-    tests: tuple[int | None, ...]
-    right_global: tuple[int | None, ...]
-    right_personal: tuple[int | None, ...]
-
-    @classmethod
-    def of(cls, number: int, clients: int, replies: Mapping[int, Payload]) -> Measure:
-        """Out of the clients' replies, by partition."""
-
-        def column(name: str) -> tuple[int | None, ...]:
-            values = [replies[c].metrics.get(name) if c in replies else None for c in range(clients)]
-            return tuple(None if v is None else int(v) for v in values)
-
-        return cls(number, column("num-test"), column("correct-global"), column("correct-personal"))
-
-    def shares(self, right: Sequence[int | None]) -> list[float | None]:
-        """Accuracy per client."""
-        return [None if r is None or not n else r / n for r, n in zip(right, self.tests, strict=True)]
-
-    def value(self, watch: str) -> float | None:
-        """The global accuracy (`accuracy`), the mean (`personal`) or least (`worst`) of the clients' own models.
-
-        A method without a global model, or without personal ones, is watched by those that it has.
-        """
-        overall = self.pooled(self.right_global)
-        personal = [a for a in self.shares(self.right_personal) if a is not None]
-        if not personal or (watch == "accuracy" and overall is not None):
-            return overall
-        return min(personal) if watch == "worst" else sum(personal) / len(personal)
-
-    def pooled(self, right: Sequence[int | None]) -> float | None:
-        """Accuracy over the union of the test images of the clients that answered."""
-        pairs = [(r, n) for r, n in zip(right, self.tests, strict=True) if r is not None and n]
-        return sum(r for r, _ in pairs) / sum(n for _, n in pairs) if pairs else None
 
 
 class Record:
@@ -82,6 +41,7 @@ class Record:
         self.uploads: dict[str, int] = {}
         self.bit_widths: dict[str, float] = {}
         self.augmented: dict[str, Any] = {}
+        self.trained_on: list[dict[str, Any]] = []
         self.begun = time.monotonic()
         self.complete = False
 
@@ -99,7 +59,7 @@ class Record:
 
     def measure(self, measure: Measure) -> None:
         """A round's models were measured."""
-        self._happened({"measure": asdict(measure)})
+        self._happened({"measure": measure.told()})
 
     def stage(self, number: int, name: str, seconds: float, losses: Sequence[float] = ()) -> None:
         """A stage ended."""
@@ -137,9 +97,8 @@ class Record:
     def _happened(self, event: dict[str, Any]) -> None:
         self.events.append(event)
         if "measure" in event:
-            told = event["measure"]
-            columns = (tuple(told[name]) for name in ("tests", "right_global", "right_personal"))
-            self.measures[told["round"]] = Measure(told["round"], *columns)
+            measure = Measure.read(event["measure"])
+            self.measures[measure.round] = measure
         if "stage" in event:
             self.stages.append(event["stage"])
         if "loss" in event:
@@ -167,7 +126,7 @@ class Record:
             return {}
         entry = self._round(number)
         found = {
-            "accuracy": measure.pooled(measure.right_global),
+            "accuracy": measure.accuracy,
             "personal": measure.value("personal") if entry["personal"] else None,
             "personal_worst": measure.value("worst") if entry["personal"] else None,
             "train_loss": entry["train_loss"],
@@ -207,7 +166,7 @@ class Record:
 
     def accuracies(self) -> dict[int, float]:
         """Global accuracy by round."""
-        pooled = {n: m.pooled(m.right_global) for n, m in sorted(self.measures.items())}
+        pooled = {n: m.accuracy for n, m in sorted(self.measures.items())}
         return {n: a for n, a in pooled.items() if a is not None}
 
     def headline(self) -> str:
@@ -215,7 +174,7 @@ class Record:
         if not self.measures:
             return ""
         newest = self.measures[max(self.measures)]
-        parts = [("accuracy", newest.pooled(newest.right_global)), ("personal", newest.pooled(newest.right_personal))]
+        parts = [("accuracy", newest.accuracy), ("personal", newest.pooled(newest.right_personal))]
         return ", ".join(f"{name} {value:.3f}" for name, value in parts if value is not None)
 
     def results(self) -> dict[str, Any]:
@@ -234,6 +193,8 @@ class Record:
             "versions": versions(),
             "commit": commit(),
             "partition": {"clients": self.clients, "classes": list(self.classes), "counts": self.counts},
+            "evaluation": self._evaluation(),
+            "trained_on": self.trained_on,
             "rounds": rounds,
             "stages": self.stages,
             "final": self._final(),
@@ -250,6 +211,12 @@ class Record:
             **({"augment": self.augmented} if self.augmented else {}),
             "notes": self.notes,
         }
+
+    def _evaluation(self) -> dict[str, Any]:
+        """What accuracies are measured on, by the setting `data.test`, and how many images that is."""
+        data = self.config.data
+        images = self.measures[max(self.measures)].images if self.measures else None
+        return {"test": data.test, "split": None if data.test == "held-out" else data.test_split, "images": images}
 
     def _bits_up(self) -> float | None:
         """Mean bits, without headers, that a number of the uploaded model or adapter cost; None where none was uploaded."""
@@ -273,10 +240,10 @@ class Record:
         }
         if measure is not None:
             entry["global"] = {
-                "accuracy": measure.pooled(measure.right_global),
+                "accuracy": measure.accuracy,
                 "per_client": measure.shares(measure.right_global),
             }
-            if any(r is not None for r in measure.right_personal):
+            if any(share is not None for share in measure.shares(measure.right_personal)):
                 entry["personal"] = {"per_client": measure.shares(measure.right_personal)}
         return entry
 
@@ -287,4 +254,4 @@ class Record:
         personal = [a for a in last.shares(last.right_personal) if a is not None]
         summary = {"mean": sum(personal) / len(personal), "worst": min(personal)} if personal else None
         measured = {"bit_widths": self.bit_widths} if self.bit_widths else {}
-        return {"global": {"accuracy": last.pooled(last.right_global)}, "personal": summary, **measured}
+        return {"global": {"accuracy": last.accuracy}, "personal": summary, **measured}

@@ -201,6 +201,8 @@ KEYS: dict[str, Rule] = {
         or (r.generates and not r["warmfed.server-learning-rate"])
     ),
     "save-pictures": lambda r: r.generates,
+    "data.test-fraction": lambda r: r["data.test"] == "held-out",
+    "data.test-split": lambda r: r["data.test"] != "held-out",
     "data.alpha": lambda r: r["data.partition"] == "dirichlet",
     "data.classes-per-client": lambda r: r["data.partition"] == "pathological",
     "data.partition-by": lambda r: r["data.partition"] == "natural",

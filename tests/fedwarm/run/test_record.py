@@ -15,7 +15,8 @@ from fedwarm.config import SettingError, parse
 from fedwarm.files import write_text
 from fedwarm.ledger import EVALUATE, Entry, Ledger
 from fedwarm.run.folder import RunFolder, save_tensors
-from fedwarm.run.record import Measure, Record
+from fedwarm.run.measure import Measure
+from fedwarm.run.record import Record
 from fedwarm.run.versions import versions
 from fedwarm.wire import Payload
 
@@ -67,7 +68,7 @@ def test_the_documents_keys_are_the_documented_ones(monkeypatch: pytest.MonkeyPa
         "totals",
         "privacy",
     }
-    assert set(results) == documented | {"complete", "commit", "stages", "notes", "best"}
+    assert set(results) == documented | {"complete", "commit", "stages", "notes", "best", "evaluation", "trained_on"}
     assert [results[k] for k in ("schema", "method", "seed", "engine", "privacy")] == [1, "warmfed", 4, "local", None]
     assert results["partition"] == {"clients": 2, "classes": list(CLASSES), "counts": COUNTS}
     assert {"round", "global", "personal", "bytes_up", "bytes_down", "seconds"} <= set(results["rounds"][0])

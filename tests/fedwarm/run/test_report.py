@@ -18,9 +18,10 @@ from fedwarm.config import SettingError, parse
 from fedwarm.data import load_shard
 from fedwarm.ledger import Ledger
 from fedwarm.run.folder import RunFolder
+from fedwarm.run.measure import Measure
 from fedwarm.run.reading import SCHEMA, Best, read_run
 from fedwarm.run.record import SCHEMA as WRITTEN_SCHEMA
-from fedwarm.run.record import Measure, Record
+from fedwarm.run.record import Record
 from fedwarm.run.report import make_report
 from fedwarm.text import visible
 from tests.report_page import Page, assert_stands_alone, entry, pixels, results, settings, write

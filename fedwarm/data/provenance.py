@@ -1,0 +1,156 @@
+"""What something was trained on, told so that the same images are found again: the data set's content, and which rows of it.
+
+Rows are a function of the settings `data.*`, the seed and the number of clients, so those say which they are. The data set is
+known by its labels in their order and by a few of its pictures, wherever it lies and whatever it is called.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedwarm.config import Data, SettingError, keys
+from fedwarm.data.digits import scans
+from fedwarm.data.shards import open_table, split_rows, tested
+from fedwarm.data.tables import Rows, Table, public_rows
+
+TRAIN, PUBLIC, WHOLE = "train", "public", "whole"
+LOOKED_AT = 64
+DEALING = (
+    "name", "partition", "alpha", "classes_per_client", "partition_by", "max_examples", "test", "test_split", "test_fraction",
+    "public_share", "share_class_counts",
+)  # fmt: skip
+_read: set[Data] = set()
+
+
+@dataclass(frozen=True)
+class Marks:
+    """A data set's labels and some of its pictures as SHA-256; empty where that is not known."""
+
+    labels: str = ""
+    images: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images that something was trained on.
+
+    Attributes:
+        part: `train`, what all clients of a run trained on; `public`, the public part; `whole`, all there is.
+        data: the settings of that run; its `name` is for people and counts where there are no marks.
+        seed, clients: of that run.
+        marks: know the data set again.
+    """
+
+    part: str
+    data: Data
+    seed: int = 0
+    clients: int = 0
+    marks: Marks = Marks()
+
+    def told(self) -> dict[str, Any]:
+        """As JSON."""
+        data = {key: getattr(self.data, f.name) for key, _, f in keys((Data,))}
+        return {"part": self.part, "seed": self.seed, "clients": self.clients, "sha256": asdict(self.marks), "data": data}
+
+    @staticmethod
+    def read(told: Mapping[str, Any]) -> Source:
+        """Out of what `told` gave; settings that this version does not know say nothing to it.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is none.
+        """
+        marks = told["sha256"]
+        given = (str(told["part"]), data_of(told["data"]), int(told["seed"]), int(told["clients"]))
+        return Source(*given, Marks(str(marks["labels"]), str(marks["images"])))
+
+    def rows(self, table: Table) -> Rows:
+        """Which rows of its data set these images are; all of them where that cannot be told."""
+        try:
+            if self.part == TRAIN:
+                return np.concatenate([train for train, _ in split_rows(table, self.data, self.seed, self.clients)])
+            if self.part == PUBLIC:
+                return public_rows(table, self.data.public_share)
+        except SettingError:
+            pass
+        return np.arange(len(table))
+
+
+def data_of(settings: Mapping[str, Any]) -> Data:
+    """The settings `data.*` among others."""
+    return Data(**{f.name: settings[key] for key, _, f in keys((Data,)) if key in settings})
+
+
+def source_of(part: str, data: Data, seed: int = 0, clients: int = 0) -> Source:
+    """A source of this run's data, its name without the folders above it."""
+    told = marks(data) or Marks()
+    path = os.path.expanduser(data.name)
+    name = Path(path).name if os.path.isabs(path) or os.path.isdir(path) else data.name
+    return Source(part, replace(data, name=name), seed, clients, told)
+
+
+def marks(data: Data, *, read: bool = False) -> Marks | None:
+    """A data set's marks; None for one of the Hub that this process has not read, as it may be elsewhere.
+
+    Args:
+        data: names it.
+        read: read it.
+
+    Raises:
+        SettingError: it cannot be read.
+    """
+    if read:
+        _read.add(data)
+    if read or data in _read or data.name == "digits" or os.path.isdir(os.path.expanduser(data.name)):
+        return _marks(data)
+    return None
+
+
+@lru_cache(maxsize=8)
+def _marks(data: Data) -> Marks:
+    return Marks(_digest(scans()[1])) if data.name == "digits" else marks_of(open_table(data))
+
+
+def marks_of(table: Table) -> Marks:
+    """Of a table, by a few of its pictures at even distances; `digits` is known by its labels alone."""
+    if table.name == "digits":
+        return Marks(labels_mark(table))
+    rows = np.unique(np.linspace(0, len(table) - 1, LOOKED_AT).astype(np.int64))
+    return Marks(labels_mark(table), hashlib.sha256(table.images(rows).numpy().tobytes()).hexdigest())
+
+
+def labels_mark(table: Table) -> str:
+    """SHA-256 over a table's labels, by which a data set is known again wherever it lies."""
+    return _digest(table.label.codes)
+
+
+def _digest(labels: Rows) -> str:
+    return hashlib.sha256(labels.astype("<i8").tobytes()).hexdigest()
+
+
+def seen(source: Source, data: Data, seed: int, clients: int) -> int:
+    """How many of a run's test images a source holds.
+
+    Raises:
+        SettingError: the run's data cannot be had.
+    """
+    table, rows = tested(data, seed, clients)
+    return len(np.intersect1d(source.rows(table), rows)) if _same(source, data, table) else 0
+
+
+def _same(source: Source, data: Data, table: Table) -> bool:
+    """Whether a source is of this table: by the labels, and by the pictures where both were made alike."""
+    if not source.marks.labels:
+        return data.test != "split" and data.test != "central" and source.data.name == source_of(WHOLE, data).data.name
+    if source.marks.labels != labels_mark(table):
+        return False
+    own = replace(data, **{name: getattr(source.data, name) for name in DEALING})
+    alike = source.marks.images and all(getattr(own, f.name) == getattr(source.data, f.name) for f in fields(Data))
+    return not alike or source.marks.images == marks_of(table).images

@@ -1,0 +1,124 @@
+"""What accuracies are measured on where it is not held out of the clients' own images: the data set's own test split.
+
+By `data.test`:
+
+- held-out: each client's own images, see `fedwarm.data.shards`; the split is not looked at
+- split: the split is dealt to the clients like the training images. Of each group of test images a client gets the share that it
+  holds of the same group's training images, cut at random: of a class (dirichlet, pathological), an id (natural), a domain
+  (domain), or of all images together (iid). So a client is tested on what it trains on, and each test image belongs to one client
+  at most; to none where no client holds training images of its group
+- central: the split stays at the server, which measures the global model on the whole of it
+
+With the last two clients train on all of their images, and who holds which training images is the same with all three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from fedwarm.config import Data, SettingError
+from fedwarm.data.hub import TRAIN, hub_table
+from fedwarm.data.partitions import domain_column, id_column, id_name
+from fedwarm.data.tables import Column, Rows, Table
+from fedwarm.seeds import numpy_generator
+
+HELD_OUT, SPLIT, CENTRAL = "held-out", "split", "central"
+NOBODY = -1
+
+
+def split_table(data: Data, train: Table) -> Table:
+    """The split that is tested on, its labels numbered like those of the training split.
+
+    Raises:
+        SettingError: there is none, or it holds a class that the training split does not know.
+    """
+    if data.name == "digits":
+        raise SettingError(
+            f"data.test = {data.test!r} needs a data set with a test split of its own, and `digits` has none; take "
+            "data.test = 'held-out', or another data set"
+        )
+    if data.test_split == TRAIN:
+        raise SettingError("data.test-split = 'train' is what clients train on; name another, or set data.test = 'held-out'")
+    return _read(data.name, data.image_column, data.label_column, data.image_size, data.test_split, train.label.names)
+
+
+@lru_cache(maxsize=1)
+def _read(name: str, image: str, label: str, size: int, split: str, classes: tuple[str, ...]) -> Table:
+    """The split as a table, kept beside the training split, which `hub_table` keeps."""
+    found = hub_table.__wrapped__(name, image, label, size, split)
+    codes = aligned(found.label, classes)
+    unknown = sorted({found.label.names[code] for code in np.unique(found.label.codes[codes == NOBODY])})
+    if unknown:
+        raise SettingError(
+            f"{found.name} has {int((codes == NOBODY).sum())} images of classes that its training split lacks, the first of them "
+            f"{unknown[0]!r}; leave those out, name another split in data.test-split, or set data.test = 'held-out'"
+        )
+    return Table(found.name, Column(codes, classes), found.columns, found.column, found.images)
+
+
+def aligned(column: Column, names: Sequence[str]) -> Rows:
+    """The column's values as indices into other names, -1 where those lack one."""
+    known = {name: code for code, name in enumerate(names)}
+    return np.array([known.get(name, NOBODY) for name in column.names], dtype=np.int64)[column.codes]
+
+
+def dealt(data: Data, seed: int, train: Table, rows: Sequence[Rows], test: Table) -> list[Rows]:
+    """Each client's rows of the test split, ascending; some may have none.
+
+    Args:
+        data: names the partition.
+        seed: decides which images of a group are whose.
+        train: the training split.
+        rows: what each client holds of it.
+        test: the test split.
+
+    Raises:
+        SettingError: the split lacks the partition's column, or nothing in it belongs to a client.
+    """
+    known, asked = _groups(data, train, test)
+    held, owners = known[np.concatenate(rows)], np.repeat(np.arange(len(rows)), [len(own) for own in rows])
+    order = np.argsort(held, kind="stable")
+    held, owners = held[order], owners[order]
+    parts: list[list[Rows]] = [[] for _ in rows]
+    for group in np.unique(asked[asked != NOBODY]):
+        start, end = np.searchsorted(held, [group, group + 1])
+        clients, counts = np.unique(owners[start:end], return_counts=True)
+        draws = numpy_generator(seed, "test-split", int(group))
+        turn = draws.permutation(len(clients))  # so that what rounding leaves over goes to anybody
+        shuffled = draws.permutation(np.flatnonzero(asked == group))
+        for client, part in zip(clients[turn], _cut(shuffled, counts[turn]), strict=True):
+            parts[client].append(part)
+    if not any(parts):
+        raise SettingError(
+            f"nothing in {test.name} belongs to a client: data.partition = {data.partition!r} finds none of the clients' ids in "
+            "it; set data.test = 'central' or 'held-out'"
+        )
+    return [np.sort(np.concatenate([np.empty(0, dtype=np.int64), *own])) for own in parts]
+
+
+def _cut(rows: Rows, counts: Rows) -> list[Rows]:
+    """The rows in parts as large as the counts are to each other, as near as whole numbers come."""
+    whole = int(counts.sum())
+    if not whole:
+        return []
+    ends = (2 * np.cumsum(counts) * len(rows) + whole) // (2 * whole)
+    return np.split(rows, ends[:-1])
+
+
+def _groups(data: Data, train: Table, test: Table) -> tuple[Rows, Rows]:
+    """The group of every training and of every test image; -1 for a test image whose group the training split lacks."""
+    if data.partition == "iid":
+        return np.zeros(len(train), dtype=np.int64), np.zeros(len(test), dtype=np.int64)
+    if data.partition in ("dirichlet", "pathological"):
+        return train.label.codes, test.label.codes
+    name = "domain" if data.partition == "domain" else id_name(train, data)
+    if name not in test.columns:
+        raise SettingError(
+            f"data.partition = {data.partition!r} deals {test.name} by column {name!r}, which it lacks; it has "
+            f"{', '.join(test.columns)}: set data.test = 'central' or 'held-out'"
+        )
+    own = domain_column(train) if data.partition == "domain" else id_column(train, data)
+    return own.codes, aligned(test.column(name), own.names)
