@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fedwarm.augment.fill import found
 from fedwarm.config import Config
 from fedwarm.data import load_pooled
+from fedwarm.data.shards import tested
 from fedwarm.evaluate import correct
 from fedwarm.models import build_model, device_of
 from fedwarm.seeds import generator
@@ -61,7 +62,8 @@ def audit(
         return None
     pooled = load_pooled(config.data, config.run.seed, partitions)
     synthetic = (torch.cat([some.images for some in filled]), torch.cat([some.labels for some in filled]))
-    real, test = (pooled.train_images, pooled.train_labels), (pooled.test_images, pooled.test_labels)
+    table, rows = tested(config.data, config.run.seed, partitions)
+    real, test = (pooled.train_images, pooled.train_labels), (table.images(rows), torch.from_numpy(table.label.codes[rows]))
     return domain_gap(config, real, synthetic, test, len(pooled.classes), epochs)
 
 

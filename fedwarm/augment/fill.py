@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fedwarm.augment.identity import sampler
 from fedwarm.augment.judge import Judge
+from fedwarm.augment.overlap import refuse_own
 from fedwarm.augment.prompts import sentences
 from fedwarm.augment.providers import Generated, Provider, indices, provider_of
 from fedwarm.augment.real import DRAWS
@@ -125,9 +126,11 @@ def fill(config: Config, shard: Shard, partition: int, root: Path, announced: in
             taken[label], new = provider.take(partition, label, chosen[label])
             made += new
             progress.done(len(chosen[label]))
+    filled = _filled(config, real, taken, made, begun)
+    refuse_own(config, filled.images, shard, partition)
     if made and isinstance(provider, Generated):
         make_room(root, provider.shelf.folder, provider.shelf.limit_bytes)
-    return _filled(config, real, taken, made, begun)
+    return filled
 
 
 def check_room(config: Config, partitions: int) -> None:

@@ -38,7 +38,7 @@ class Chosen:
 
     def __init__(self, config: Config, classes: Sequence[str]) -> None:
         self.size, name = config.data.image_size, config.of(GenFedSD).file
-        self.table, rows = _unheld(name, config.data)
+        self.table, rows = unheld(name, config.data)
         labels = self.table.label.codes[rows]
         self.rows = [rows[labels == code] for code in _matched(classes, self.table.label.names, name)]
 
@@ -72,7 +72,7 @@ def plain(images: Tensor, indices: Sequence[int]) -> Drawn:
     return Drawn(images, torch.tensor(indices, dtype=torch.int64), zeros, zeros, ones, torch.ones(n), torch.zeros(n))
 
 
-def _unheld(name: str, data: Data) -> tuple[Table, Rows]:
+def unheld(name: str, data: Data) -> tuple[Table, Rows]:
     """A table and those of its rows that no client holds."""
     if name == PUBLIC:
         if not data.public_share:

@@ -72,10 +72,9 @@ def read(name: str, split: str = TRAIN) -> Dataset:
 def _other(splits: Mapping[str, Dataset], split: str, name: str) -> Dataset:
     """One of a data set's splits that is not what clients train on."""
     if split not in splits:
-        raise SettingError(
-            f"{name} has no split {split!r}{near(split, list(splits))}; it has {', '.join(map(str, splits))}: name one but "
-            "train in data.test-split, or set data.test = 'held-out'"
-        )
+        others = [str(other) for other in splits if other != TRAIN]
+        remedy = f"name one of {', '.join(others)} in data.test-split, or set" if others else "set"
+        raise SettingError(f"{name} has no split {split!r}, only {', '.join([TRAIN, *others])}; {remedy} data.test = 'held-out'")
     return splits[split]
 
 

@@ -77,6 +77,7 @@ def export(
     image_size: int,
     scheme: Scheme = PLAIN,
     learned: Learned | None = None,
+    told: Mapping[str, Any] | None = None,
 ) -> Exported:
     """Write the model with its weights quantized; what a device would load.
 
@@ -89,6 +90,7 @@ def export(
         classes, image_size: what the architecture was built with.
         scheme: how weights are quantized.
         learned: steps to take at the width they belong to.
+        told: what else a `torch` file should say in its header.
 
     Raises:
         SettingError: unknown format or width, weights that are not finite, or ONNX's packages are missing.
@@ -102,7 +104,8 @@ def export(
         stored_bits = write_onnx(model, coded, bits, path, image_size)
     else:
         stored_bits = bits
-        _write_packed(model, coded, bits, path, {"model": settings.name, "classes": classes, "image_size": image_size})
+        own = {"model": settings.name, "classes": classes, "image_size": image_size}
+        _write_packed(model, coded, bits, path, {**(told or {}), **own})
     sizes = [layer.get_parameter("weight").numel() for layer in layers(model, scheme.skip_first_last).values()]
     weight_bytes = sum(-(-size * stored_bits // 8) for size in sizes)
     file_bytes = path.stat().st_size

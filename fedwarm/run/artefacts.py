@@ -120,7 +120,7 @@ def _why(source: Source) -> str:
         return "as a part of what its run drew from; take one that was not, or raise data.public-share"
     return (
         f"in a run with seed {source.seed}, {source.clients} clients and test-fraction {source.data.test_fraction:g}; take one "
-        "of a run with this one's seed, clients and data.*, or set data.test = 'split' or 'central': no run trains on those images"
+        "of a run with this one's seed, clients and data.*, or set data.test = 'split' or 'central', which no run trains on"
     )
 
 

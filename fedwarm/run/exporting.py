@@ -28,6 +28,7 @@ def export_run(folder: Path, bits: int, form: str, out: Path) -> Exported:
     """
     from safetensors.torch import load_file
 
+    from fedwarm.run.artefacts import KEY, sources
     from fedwarm.widths import learned_of, scheme_of
 
     run, weights = read_run(folder, ledger=False), folder / WEIGHTS
@@ -42,7 +43,8 @@ def export_run(folder: Path, bits: int, form: str, out: Path) -> Exported:
         model = build_model(settings, len(run.classes), size, run.seed, state)
     except (KeyError, RuntimeError) as error:
         raise SettingError(f"{weights} does not fit model {settings.name!r} with {len(run.classes)} classes") from error
-    return export(model, bits, form, out, settings, len(run.classes), size, scheme_of(config), learned_of(config, learned))
+    told = {KEY: [source.told() for source in sources(weights) or []]}
+    return export(model, bits, form, out, settings, len(run.classes), size, scheme_of(config), learned_of(config, learned), told)
 
 
 def _told(run: Run, key: str) -> str | int:

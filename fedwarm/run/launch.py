@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fedwarm.config import Config, SettingError, Value, near
 from fedwarm.run.checkpoint import Checkpoint, load
@@ -210,12 +211,18 @@ def _conclude(folder: Path) -> Path:
     results = json.loads((folder / "results.json").read_text())
     final, totals = results["final"], results["totals"]
     if final["global"]["accuracy"] is not None:
-        print(f"global accuracy    {final['global']['accuracy']:.4f}")
+        print(f"global accuracy    {final['global']['accuracy']:.4f}{_on(results.get('evaluation') or {})}")
     if final["personal"]:
         print(f"personal accuracy  {final['personal']['mean']:.4f} mean, {final['personal']['worst']:.4f} worst client")
     print(f"bytes              {totals['bytes_up']:,} up, {totals['bytes_down']:,} down, in {totals['seconds']:.0f} s")
     put(f"report             {page}")
     return folder
+
+
+def _on(evaluation: Mapping[str, Any]) -> str:
+    """Which split a global accuracy is on, where it is not the usual one."""
+    where = {"split": "dealt to the clients", "central": "at the server"}.get(str(evaluation.get("test")))
+    return f" on {evaluation['images']:,} images of split {evaluation['split']!r}, {where}" if where else ""
 
 
 def run_app(app_folder: Path, overrides: list[str], engine: str, clients: int, workers: int) -> None:

@@ -36,6 +36,7 @@ def check_run(flat: Mapping[str, Value], clients: int) -> tuple[Config, int]:
     if clients < 0:
         raise SettingError(f"--clients {clients} is out of range; it must be at least 1")
     from fedwarm.augment.fill import check, check_room
+    from fedwarm.augment.overlap import refuse_held
     from fedwarm.augment.settings import augmenting, check_private
     from fedwarm.codecs import codec_for
     from fedwarm.data import default_clients, load_shard
@@ -76,6 +77,7 @@ def check_run(flat: Mapping[str, Value], clients: int) -> tuple[Config, int]:
         check_private(config)
         check(config, shard.classes)
         check_room(config, count)
+        refuse_held(config, count)
         if config.of(GenFedSD).provider == "foundation":
             refuse_seen(Path(locate(config.diffusion.foundation)), config.data)
     return config, count

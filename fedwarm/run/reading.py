@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,18 @@ class Run:
     ledger: list[Json]
     unread_lines: int
     complete: bool
+    evaluation: Json = field(default_factory=dict)
+
+    @property
+    def tested_on(self) -> str:
+        """What accuracies are measured on, in words."""
+        images, split = self.evaluation.get("images"), self.evaluation.get("split")
+        some = f"the {images:,} images" if isinstance(images, int) else "the images"
+        words = {
+            "split": f"{some} of the data set's own split {split!r}, dealt to the clients",
+            "central": f"{some} of the data set's own split {split!r}, at the server",
+        }
+        return words.get(str(self.evaluation.get("test")), f"{some} held out of the clients' own")
 
     @property
     def title(self) -> str:
@@ -211,6 +223,7 @@ def _run(folder: Path, raw: Json, ledger_path: Path | None) -> Run:
         ledger=ledger,
         unread_lines=unread,
         complete=bool(raw.get("complete", True)),
+        evaluation=dict(raw.get("evaluation") or {}),
     )
 
 

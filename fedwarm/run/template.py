@@ -139,7 +139,7 @@ clients: mind whom you give this page to.</p>
 {% if run.failures|length > s.most_rows %}<p>{{ run.failures|length - s.most_rows }} more stand in results.json.</p>{% endif %}
 {% endif %}
 {{ heading(level, 'Clients', id ~ 'clients') }}
-<p class="soft">Accuracies are the last ones, on each client's own test images. Payload is what the method sends, wire what Flower
+<p class="soft">Accuracies are the last ones, on each client's own test images, where it has some. Payload is what the method sends, wire what Flower
 makes of it; evaluation is not counted.</p>
 {{ client_table(s.clients) }}
 {% if run.clients > s.clients|length %}
@@ -195,6 +195,7 @@ PAGE = """
 <details class="run" id="run-{{ loop.index }}">
 <summary>{{ s.run.title }} <small>seed {{ s.run.seed }}, engine {{ s.run.engine }}, {{ s.run.folder.name }}</small></summary>
 <h3>{{ s.run.title }}, seed {{ s.run.seed }}</h3>
+<p class="soft">Tested on {{ s.run.tested_on }}.</p>
 {{ facts(s.run) }}
 {{ section(s, 4, 'run-' ~ loop.index ~ '-') }}
 </details>
@@ -204,7 +205,7 @@ PAGE = """
 {% set run = s.run %}
 <h1>{{ run.method }}{% if run.reference %} <span class="tag">reference, not federated</span>{% endif %}</h1>
 <p class="soft">{% if run.summary %}{{ run.summary[0]|upper }}{{ run.summary[1:] }}. {% endif %}
-Engine {{ run.engine }}, seed {{ run.seed }}, {{ run.clients|many('client') }}.</p>
+Engine {{ run.engine }}, seed {{ run.seed }}, {{ run.clients|many('client') }}. Tested on {{ run.tested_on }}.</p>
 {% if not run.complete %}<p><strong>This run is not finished:</strong> the page shows how far it came.</p>{% endif %}
 {{ facts(run) }}
 <nav aria-label="Sections">
@@ -214,8 +215,8 @@ Engine {{ run.engine }}, seed {{ run.seed }}, {{ run.clients|many('client') }}.<
 {{ section(s, 2, '') }}
 {% endif %}
 </main>
-<footer>Written by fedwarm report. The global model's accuracy is over all clients' test images together, a personal model's on
-its own client's. Point at a number of bytes to see it exactly.</footer>
+<footer>Written by fedwarm report. The global model's accuracy is over all test images together, a personal model's on its own
+client's. Point at a number of bytes to see it exactly.</footer>
 {% endcall %}
 """
 
