@@ -20,7 +20,7 @@ from flwr.serverapp.strategy import Strategy
 from fedwarm.arrays import Arrays, from_module, from_tensors, to_tensors
 from fedwarm.codecs import codec_for
 from fedwarm.config import Config, Value, parse
-from fedwarm.data.shards import tested
+from fedwarm.data.shards import all_tests
 from fedwarm.data.testing import CENTRAL
 from fedwarm.evaluate import correct_rows
 from fedwarm.ledger import EVALUATE, WIDTHS, Ledger
@@ -189,7 +189,7 @@ class Method(Strategy):
         state = to_tensors({name: array for name, array in self.arrays.items() if not is_learned(name)})
         config, classes = self.config, len(self.fleet.classes)
         model = build_model(config.model, classes, self.fleet.image_size, config.run.seed, state).to(device_of(config.run.device))
-        table, rows = tested(config.data, config.run.seed, len(self.fleet.members))
+        table, rows = all_tests(config.data, config.run.seed, len(self.fleet.members))
         return correct_rows(model, table, rows), len(rows)
 
     def sampled(self, number: int) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fedwarm.augment.fill import found
 from fedwarm.config import Config
 from fedwarm.data import load_pooled
-from fedwarm.data.shards import tested
+from fedwarm.data.shards import all_tests
 from fedwarm.evaluate import correct
 from fedwarm.models import build_model, device_of
 from fedwarm.seeds import generator
@@ -62,7 +62,7 @@ def audit(
         return None
     pooled = load_pooled(config.data, config.run.seed, partitions)
     synthetic = (torch.cat([some.images for some in filled]), torch.cat([some.labels for some in filled]))
-    table, rows = tested(config.data, config.run.seed, partitions)
+    table, rows = all_tests(config.data, config.run.seed, partitions)
     real, test = (pooled.train_images, pooled.train_labels), (table.images(rows), torch.from_numpy(table.label.codes[rows]))
     return domain_gap(config, real, synthetic, test, len(pooled.classes), epochs)
 

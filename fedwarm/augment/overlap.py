@@ -17,7 +17,7 @@ from fedwarm.augment.real import PUBLIC, unheld
 from fedwarm.config import Config, SettingError
 from fedwarm.data import Shard
 from fedwarm.data.partitions import client_rows
-from fedwarm.data.shards import open_table, tested
+from fedwarm.data.shards import all_tests, open_table
 from fedwarm.data.tables import Rows, Table
 from fedwarm.data.testing import HELD_OUT
 from fedwarm.methods.gen_fedsd import GenFedSD
@@ -82,4 +82,4 @@ def _held(config: Config, clients: int) -> Iterator[tuple[Table, Rows]]:
     table = open_table(data)
     yield table, np.concatenate(client_rows(table, data, seed, clients))
     if data.test != HELD_OUT:
-        yield tested(data, seed, clients)
+        yield all_tests(data, seed, clients)

@@ -18,7 +18,7 @@ import numpy as np
 
 from fedwarm.config import Data, SettingError, keys
 from fedwarm.data.digits import scans
-from fedwarm.data.shards import open_table, split_rows, tested
+from fedwarm.data.shards import all_tests, open_table, split_rows
 from fedwarm.data.tables import Rows, Table, public_rows
 
 TRAIN, PUBLIC, WHOLE = "train", "public", "whole"
@@ -141,7 +141,7 @@ def seen(source: Source, data: Data, seed: int, clients: int) -> int:
     Raises:
         SettingError: the run's data cannot be had.
     """
-    table, rows = tested(data, seed, clients)
+    table, rows = all_tests(data, seed, clients)
     return len(np.intersect1d(source.rows(table), rows)) if _same(source, data, table) else 0
 
 

@@ -101,12 +101,12 @@ def open_table(data: Data) -> Table:
     return hub_table(data.name, data.image_column, data.label_column, data.image_size)
 
 
-def tests_per_client(data: Data, seed: int, partitions: int) -> list[int]:
+def count_tests(data: Data, seed: int, partitions: int) -> list[int]:
     """Test images of each client, without decoding an image."""
     return [len(test) for _, test in _splits(data, seed, partitions)]
 
 
-def tested(data: Data, seed: int, partitions: int) -> tuple[Table, Rows]:
+def all_tests(data: Data, seed: int, partitions: int) -> tuple[Table, Rows]:
     """All images that accuracies are measured on, at the clients or at the server: a table, and rows of it."""
     if data.test == CENTRAL:
         table = split_table(data, open_table(data))

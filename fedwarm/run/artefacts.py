@@ -16,7 +16,7 @@ from fedwarm.augment.real import PUBLIC as PUBLIC_FILE
 from fedwarm.augment.settings import augmenting
 from fedwarm.config import Config, Data, SettingError
 from fedwarm.data.provenance import PUBLIC, TRAIN, WHOLE, Marks, Source, data_of, marks, seen, source_of
-from fedwarm.data.shards import tested
+from fedwarm.data.shards import all_tests
 from fedwarm.diffusion.foundation import locate
 from fedwarm.methods.gen_fedsd import GenFedSD
 from fedwarm.methods.warmfed import WarmFed
@@ -35,7 +35,7 @@ def trained_on(config: Config, clients: int) -> list[Source]:
         found.append(source_of(PUBLIC if settings.file == PUBLIC_FILE else WHOLE, other))
     drawn = filled and settings.provider == "foundation"
     if drawn or (run.method == "warmfed" and config.of(WarmFed).synthetic_ratio > 0):
-        found += _of_foundation(Path(locate(config.diffusion.foundation)), config)
+        found += _of_foundation(config)
     return list(dict.fromkeys(found))
 
 
@@ -45,9 +45,10 @@ def _other(config: Config) -> Data:
     return config.data if file == PUBLIC_FILE else replace(config.data, name=file)
 
 
-def _of_foundation(folder: Path, config: Config) -> Iterator[Source]:
-    """The public images that a foundation of `fedwarm foundation train` knows, by its recipe."""
+def _of_foundation(config: Config) -> Iterator[Source]:
+    """The public images that a foundation of `fedwarm foundation train` knows, by its recipe; nothing where it is not here."""
     try:
+        folder = Path(locate(config.diffusion.foundation))
         told = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))["data"]
         name, share, mark = str(told["name"]), float(told["public_share"]), str(told["labels_sha256"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -111,7 +112,7 @@ def refuse_seen_tests(config: Config, clients: int) -> None:
         data, seed = config.data, config.run.seed
         for source in found:
             if count := seen(source, data, seed, clients):
-                of = f"of {len(tested(data, seed, clients)[1]):,} test images of this run"
+                of = f"of {len(all_tests(data, seed, clients)[1]):,} test images of this run"
                 raise SettingError(f"{key} = {path!r} was trained on {count:,} {of}, {_why(source)}")
 
 

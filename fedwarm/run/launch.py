@@ -99,7 +99,7 @@ def _tell_odd(config: Config, clients: int) -> None:
     from fedwarm.run.remarks import held, remarks
 
     for line in (*remarks(config, held(config, clients)), *unknown(config)):
-        print(f"fedwarm: {line}", file=sys.stderr)
+        say(f"fedwarm: {line}")
 
 
 def asked(request: Request) -> dict[str, Value]:

@@ -41,7 +41,7 @@ def check_run(flat: Mapping[str, Value], clients: int) -> tuple[Config, int]:
     from fedwarm.codecs import codec_for
     from fedwarm.data import default_clients, load_shard
     from fedwarm.data.provenance import marks
-    from fedwarm.data.shards import tested
+    from fedwarm.data.shards import all_tests
     from fedwarm.diffusion.foundation import locate
     from fedwarm.diffusion.pretrain_data import refuse_seen
     from fedwarm.faults import Faults, struck_clients
@@ -67,7 +67,7 @@ def check_run(flat: Mapping[str, Value], clients: int) -> tuple[Config, int]:
     check_measured(config)
     shard = load_shard(config.data, config.run.seed, 0, count)
     refuse_one_class(held(config, count), shard.classes)
-    tested(config.data, config.run.seed, count)
+    all_tests(config.data, config.run.seed, count)
     marks(config.data, read=True)
     build_model(config.model, len(shard.classes), config.data.image_size, config.run.seed)
     refuse_seen_tests(config, count)

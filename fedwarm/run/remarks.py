@@ -31,10 +31,10 @@ class Held:
 
 def held(config: Config, clients: int) -> list[Held]:
     """What the clients of a simulation hold; no image is decoded."""
-    from fedwarm.data.shards import partition_table, tests_per_client
+    from fedwarm.data.shards import count_tests, partition_table
 
     data, seed = config.data, config.run.seed
-    counts, tests = partition_table(data, seed, clients), tests_per_client(data, seed, clients)
+    counts, tests = partition_table(data, seed, clients), count_tests(data, seed, clients)
     return [
         Held(sum(row), test, frozenset(c for c, n in enumerate(row) if n)) for row, test in zip(counts, tests, strict=True)
     ]

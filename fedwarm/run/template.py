@@ -139,8 +139,8 @@ clients: mind whom you give this page to.</p>
 {% if run.failures|length > s.most_rows %}<p>{{ run.failures|length - s.most_rows }} more stand in results.json.</p>{% endif %}
 {% endif %}
 {{ heading(level, 'Clients', id ~ 'clients') }}
-<p class="soft">Accuracies are the last ones, on each client's own test images, where it has some. Payload is what the method sends, wire what Flower
-makes of it; evaluation is not counted.</p>
+<p class="soft">Accuracies are the last ones, on each client's own test images, where it has some. Payload is what the method
+sends, wire what Flower makes of it; evaluation is not counted.</p>
 {{ client_table(s.clients) }}
 {% if run.clients > s.clients|length %}
 <p class="soft">{{ run.clients - s.clients|length }} more stand in results.json and ledger.jsonl.</p>
