@@ -94,7 +94,8 @@ def test_a_client_without_test_images_counts_in_no_accuracy(data: dict[str, Valu
 
 
 def test_personal_models_are_made_and_not_measured(data: dict[str, Value], tmp_path: Path) -> None:
-    given = {**data, "data.test": "central", "warmfed.synthetic-ratio": 0.0, "warmfed.teacher-epochs": 1, "warmfed.distill-epochs": 1}
+    short: dict[str, Value] = {"warmfed.synthetic-ratio": 0.0, "warmfed.teacher-epochs": 1, "warmfed.distill-epochs": 1}
+    given = {**data, **short, "data.test": "central"}
     results = run("warmfed", tmp_path / "run", given, clients=CLIENTS).results
     assert results["final"]["personal"] is None and results["final"]["global"]["accuracy"] is not None
     assert results["evaluation"]["images"] == TESTS and results["rounds"][0]["failures"] == []
