@@ -24,7 +24,7 @@ from fedwarm.robust import Robust, floats, reference_norm, too_large, update_nor
 from fedwarm.run.artefacts import header, refuse_seen_tests, trained_on
 from fedwarm.run.checkpoint import Checkpoint
 from fedwarm.run.measure import Measure
-from fedwarm.run.remarks import Held, remarks
+from fedwarm.run.remarks import Held, of_record
 from fedwarm.run.trackers import tracker
 from fedwarm.run.versions import versions
 from fedwarm.widths import by_width, measures
@@ -104,7 +104,7 @@ class BaseStrategy(Method):
         if self.config.run.method == "dp_rec" or self.wire_codec.private:
             return
         found = [Held(m.examples, m.tests, frozenset(m.present)) for m in self.fleet.members]
-        for text in remarks(self.config, found):
+        for text in of_record(self.config, found):
             if text not in self.record.notes:
                 self.record.note(text)
 

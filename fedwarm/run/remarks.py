@@ -55,10 +55,15 @@ def refuse_one_class(found: Sequence[Held], names: Sequence[str]) -> None:
 
 
 def remarks(config: Config, found: Sequence[Held]) -> Iterator[str]:
-    """A line for each thing that is odd."""
+    """A line for each thing that is odd, for who begins the run."""
+    yield from of_record(config, found)
+    yield from _about_batches(config, [client.train for client in found])
+
+
+def of_record(config: Config, found: Sequence[Held]) -> Iterator[str]:
+    """A line for each thing that who reads the run's numbers must know."""
     yield from _about_tests(config, found)
     yield from _about_cohorts(config, len(found))
-    yield from _about_batches(config, [client.train for client in found])
 
 
 def _about_tests(config: Config, found: Sequence[Held]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -61,3 +62,9 @@ def test_pooled_accuracy_is_over_the_union() -> None:
 )
 def test_worst_tenth(accuracies: list[float], wanted: float) -> None:
     assert worst_tenth(accuracies) == pytest.approx(wanted, abs=1e-12)
+
+
+def test_of_nothing_nothing_is_known() -> None:
+    assert np.isnan(pooled_accuracy([], [])) and np.isnan(pooled_accuracy([0], [0])) and np.isnan(worst_tenth([]))
+    none = torch.empty(0, 3, 8, 8, dtype=torch.uint8)
+    assert correct(torch.nn.Identity(), none, torch.empty(0, dtype=torch.int64)) == 0

@@ -11,11 +11,12 @@ import datasets
 import numpy as np
 import pytest
 
-from fedwarm.config import Data
+from fedwarm.config import Data, SettingError
 from fedwarm.data import load_pooled
 from fedwarm.data.provenance import PUBLIC, TRAIN, WHOLE, Marks, Source, labels_mark, marks, seen, source_of
 from fedwarm.data.shards import open_table
 from fedwarm.data.tables import public_rows
+from fedwarm.diffusion.pretrain_data import refuse_seen
 from tests.sets import write_split
 
 
@@ -90,6 +91,15 @@ def test_what_is_tested_on_elsewhere_is_found_where_it_was_trained_on(whole: Dat
     assert seen(source, split, 7, 3) == 12 - held_out
     assert seen(source_of(WHOLE, beside(whole, "tests")), replace(whole, test="central"), 7, 3) == 12
     assert seen(source_of(TRAIN, whole, 1, 4), split, 2, 4) == 0, "no run trains on the split"
+
+
+def test_a_foundation_of_what_is_tested_on_is_refused(whole: Data, tmp_path: Path) -> None:
+    mark = labels_mark(open_table(beside(whole, "tests")))
+    (tmp_path / "recipe.json").write_text(json.dumps({"data": {"public_share": 0.5, "labels_sha256": mark}}))
+    refuse_seen(tmp_path, whole)
+    for test in ("split", "central"):
+        with pytest.raises(SettingError, match="has seen 0.5 of what this run tests on, split 'test' of"):
+            refuse_seen(tmp_path, replace(whole, test=test, public_share=0.6))
 
 
 def test_the_public_part_is_seen_where_clients_hold_it(whole: Data) -> None:

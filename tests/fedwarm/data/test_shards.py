@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fedwarm.config import Data, SettingError
 from fedwarm.data import Shard, default_clients, load_pooled, load_shard, partition_table
 from fedwarm.data.digits import digits_table
-from fedwarm.data.shards import draw, open_table
+from fedwarm.data.shards import _split, draw, open_table
 
 KINDS = [("domain", 4), ("domain", 10), ("iid", 30), ("dirichlet", 6), ("pathological", 10), ("natural", 4)]
 
@@ -153,3 +153,9 @@ def test_no_image_is_always_the_one_held_out() -> None:
     labels = np.repeat(np.arange(3), 8)
     often = np.sum([draw(labels, 6, np.random.default_rng(seed)) for seed in range(200)], axis=0)
     assert often.min() > 25 and often.max() < 75
+
+
+@pytest.mark.parametrize(("n", "held"), [(0, 0), (1, 0), (2, 1), (3, 1)])
+def test_a_client_of_hardly_any_images_keeps_one_to_train_on(n: int, held: int) -> None:
+    train, test = _split(Data(), np.zeros(9, dtype=np.int64), np.arange(n), 0, 0)
+    assert (len(train), len(test)) == (n - held, held)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fedwarm.config import all_groups, keys
+from fedwarm.config import all_groups, keys, parse
 from fedwarm.methods import METHODS
 from fedwarm.run.compare import concerns, grouped
 from fedwarm.run.reading import read_run
@@ -165,3 +165,9 @@ def test_shared_settings_concern_every_method() -> None:
     assert not concerns("dp-rec.bits", "fedavg") and concerns("dp-rec.bits", "fedavg", {"codec": "dp-rec"})
     assert concerns("dp-rec.bits", "fedavg", {"codec": ("dense", "dp-rec")}) and concerns("gen-fedsd.rule", "fedavg")
     assert not concerns("dp-rec.bits", "fedavg", {"codec": "dense"})
+
+
+def test_how_much_is_held_out_counts_where_something_is() -> None:
+    for test, kept in (("held-out", ["data.test-split"]), ("split", ["data.test-fraction"]), ("central", ["data.test-fraction"])):
+        flat = parse({"method": "fedavg", "data.test": test}).flat()
+        assert idle(["data.test-fraction", "data.test-split", "data.test"], flat, "fedavg") == kept

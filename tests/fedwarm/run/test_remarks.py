@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fedwarm.config import SettingError, Value, parse
-from fedwarm.run.remarks import Held, held, refuse_one_class, remarks
+from fedwarm.run.launch import _tell_odd
+from fedwarm.run.remarks import Held, held, of_record, refuse_one_class, remarks
 
 
 def lines(found: list[Held], **given: Value) -> list[str]:
@@ -66,6 +67,7 @@ def test_batches_that_are_larger_than_a_client() -> None:
     hidden = "all of them are in every step, which so hides none of them by leaving it out"
     assert lines(found, privacy="dp-sgd") == [start + hidden]
     assert lines(found, method="centralized") == []
+    assert list(of_record(parse({"method": "fedavg"}), found)) == [], "who reads the numbers need not know"
     [_, adapters] = lines(found, method="warmfed")
     assert adapters.startswith("diffusion.lora-batch-size = 16 is more than 3 of 3 clients hold (the fewest 5)")
 
@@ -77,3 +79,10 @@ def test_one_class_in_all() -> None:
     refuse_one_class([client(classes=(2,)), client(classes=(0,))], ("cat", "dog", "newt"))
     refuse_one_class([client(classes=())], ("cat",))
     assert lines(one) == ["all training images are of one class, so that accuracies say nothing"]
+
+
+def test_the_lines_stand_before_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    _tell_odd(parse({"method": "fedavg", "fraction-train": 0.01, "batch-size": 500}), 4)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "fedwarm: fraction-train = 0.01 of 4 clients is nobody; one client trains in each round"
+    assert second.startswith("fedwarm: batch-size = 500 is more than 4 of 4 clients hold (the fewest 337): ")
