@@ -140,6 +140,9 @@ def other(key: str, value: Value) -> Value:
     return more if meta["high"] is None or more <= meta["high"] else type(value)((value + meta["high"]) / 2)
 
 
+TOLD = ("settings", "versions", "commit", "engine", "trained_on")  # what was asked, and by what it was done
+
+
 def numbers(outcome: Outcome) -> str:
     """All that a run came to, without the seconds that it took."""
     timed = ("seconds", "drawn_seconds")
@@ -149,7 +152,7 @@ def numbers(outcome: Outcome) -> str:
             return {k: bare(v) for k, v in value.items() if k not in timed}
         return [bare(v) for v in value] if isinstance(value, list) else value
 
-    results = {key: value for key, value in outcome.results.items() if key not in ("settings", "versions", "commit", "engine")}
+    results = {key: value for key, value in outcome.results.items() if key not in TOLD}
     return json.dumps([bare(results), bare(outcome.ledger)], sort_keys=True)
 
 
