@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from fedwarm.config import Config, Value, parse
+from fedwarm.augment.settings import augmenting, secret
+from fedwarm.config import Config, SettingError, Value, parse
+from fedwarm.data.checks import remarks
+from fedwarm.methods.gen_fedsd import GenFedSD
 from fedwarm.progress import listening
 from fedwarm.progress import logger as log_progress
 from fedwarm.store import Store, cache_home
 from fedwarm.threads import torch_threads
-from fedwarm.wire import Payload, from_records, to_records
+from fedwarm.wire import Payload, from_records, to_records, unusable
 
 from . import trainer_class
 from .base import Action, Node
@@ -30,19 +34,61 @@ def settings(flat: tuple[tuple[str, Value], ...]) -> Config:
 
 
 def handle(message: Message, context: Context, action: Action) -> Message:
-    """One message in, one message out: parse, train, answer."""
+    """One message in, one message out; a setting or data that cannot be used are told in the error's own words."""
+    try:
+        return answered(message, context, action)
+    except SettingError as error:
+        own = context.node_config.get("partition-id")
+        who = "" if own is None or action != "describe" else f"client {own}: "
+        return unusable(message, f"{who}{error}")
+
+
+def answered(message: Message, context: Context, action: Action) -> Message:
+    """One message in, one message out: parse, train, answer.
+
+    Raises:
+        SettingError: a setting, this node's configuration or its data cannot be used.
+    """
     own = {key: context.node_config[key] for key in OWN if key in context.node_config}  # what a device may have of its own
     config = settings(tuple({**context.run_config, **own}.items()))
-    partition = int(context.node_config["partition-id"])
+    partition, partitions = place(context.node_config)
     root = Path(config.run.client_folder) if config.run.client_folder else cache_home()
     payload = from_records(message.content)
     store = Store(root, payload.text("run") or f"{context.run_id:x}", partition, config.run.client_state_mb)
-    trainer = trainer_class(config.run.method)(config, Node(partition, int(context.node_config["num-partitions"]), store))
+    trainer = trainer_class(config.run.method)(config, Node(partition, partitions, store))
     told = listening(log_progress, f"client {partition}", only_if_nobody_listens=True)
     with torch_threads(config.run.client_threads), told:  # in this process the server may go on
         reply = trainer.answer(action, payload)
-    answer = Payload(reply.kind, reply.arrays, reply.metrics, {**reply.facts, "ticket": payload.text("ticket")})
+    facts = {**reply.facts, "ticket": payload.text("ticket")}
+    if action == "evaluate" and open_handed(config):
+        facts["remarks"] = remarks(config.data, trainer.real)
+    answer = Payload(reply.kind, reply.arrays, reply.metrics, facts)
     return Message(content=to_records(answer), reply_to=message)
+
+
+def open_handed(config: Config) -> bool:
+    """Whether the server may hear of a client's data what training does not need: how many rows were left out, and the like."""
+    noisy = augmenting(config) and config.of(GenFedSD).histogram_epsilon > 0
+    return config.data.share_class_counts and config.run.privacy == "none" and not secret(config) and not noisy
+
+
+def place(node: Mapping[str, Value]) -> tuple[int, int]:
+    """Which partition of how many a node's configuration gives it.
+
+    Raises:
+        SettingError: it does not say, or no whole number.
+    """
+    found = []
+    for key in ("partition-id", "num-partitions"):
+        text = str(node.get(key, ""))
+        if not text.isdecimal():
+            said = f"{key} = {node[key]!r}, which is no whole number" if key in node else f"no {key}"
+            raise SettingError(
+                f"the node's configuration has {said}; start it with --node-config "
+                "'partition-id=0 num-partitions=4' (its number, counted from 0, and how many there are)"
+            )
+        found.append(int(text))
+    return found[0], found[1]
 
 
 @app.query()

@@ -7,18 +7,18 @@ str, int, float and bool values only, so there are no lists and no None: an empt
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, TypeVar
 
-Value = str | int | float | bool
+from fedwarm.ranges import SettingError as SettingError
+from fedwarm.ranges import Value as Value
+from fedwarm.ranges import allowed as allowed
+from fedwarm.ranges import checked as checked
+from fedwarm.ranges import near as near
+
 G = TypeVar("G", bound="Group")
-
-
-class SettingError(ValueError):
-    """A setting or an input that cannot be used; the message is one line that says what would be right."""
 
 
 class Group:
@@ -89,7 +89,9 @@ class Data(Group):
     """What the clients hold."""
 
     prefix: ClassVar[str] = "data"
-    name: str = setting("digits", "`digits` (embedded), a data set's name on the Hub, or a local folder of parquet files")
+    name: str = setting(
+        "digits", "`digits` (embedded), a data set's name on the Hub, or a local folder: parquet files, or one folder a class"
+    )  # fmt: skip
     partition: str = setting(
         "domain",
         "how examples are dealt to clients",
@@ -100,6 +102,16 @@ class Data(Group):
     partition_by: str = setting("", "column of the natural partition (`writer_id`, `domain`, ..); empty: found")
     image_column: str = setting("", "column of the images; empty: found")
     label_column: str = setting("", "column of the labels; empty: found")
+    background: str = setting("white", "what transparent pictures are laid on: a colour's name, or #rrggbb")
+    bits: int = setting(
+        0, "bits of a value where pictures have more than 8 a channel; 1: floats from 0 to 1; 0: found in the data set",
+        low=0, high=32,
+    )  # fmt: skip
+    missing_labels: str = setting(
+        "refuse", "rows whose label is missing (null, NaN, empty, -1 beside 0 and more); drop: left out; keep: -1 is a class",
+        choices=("refuse", "drop", "keep"),
+    )  # fmt: skip
+    skip_broken: bool = setting(False, "leave out pictures that cannot be read, and say so in the record; else they are refused")
     max_examples: int = setting(0, "most training examples of a client, a seeded subset; 0: all", low=0)
     test: str = setting(
         "held-out",
@@ -220,50 +232,6 @@ def common_groups() -> tuple[type[Group], ...]:
     return (
         *GROUPS, Evaluate, StochasticRounding, DpSgd, QuantizationRobust, RelaxedQuantization, Hollowed, GenFedSD, Robust, Faults,
     )  # fmt: skip
-
-
-def near(name: str, known: list[str]) -> str:
-    """` (did you mean a, b?)`, or nothing where no name is near."""
-    found = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f" (did you mean {', '.join(found)}?)" if found else ""
-
-
-def checked(key: str, value: Value, f: dataclasses.Field[Value]) -> Value:
-    """The value in its field's type and range, or a SettingError that names the key."""
-    assert f.default is not MISSING
-    wanted = type(f.default)
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value) if abs(value) < 2**1023 else float("inf")
-    if type(value) is not wanted:
-        raise SettingError(f"{key} = {value!r} is {type(value).__name__}; it must be {wanted.__name__}, e.g. {f.default!r}")
-    meta = f.metadata
-    if meta["choices"] and value not in meta["choices"]:
-        raise SettingError(f"{key} = {value!r} is unknown; choose one of {', '.join(meta['choices'])}")
-    if isinstance(value, (int, float)) and not _within(value, meta["low"], meta["high"]):
-        raise SettingError(f"{key} = {value!r} is out of range; it must be {allowed(f)}")
-    return value
-
-
-def _within(value: float, low: float | None, high: float | None) -> bool:
-    return value == value and abs(value) != float("inf") and (low is None or value >= low) and (high is None or value <= high)
-
-
-def allowed(f: dataclasses.Field[Value]) -> str:
-    """What a setting may be, in words."""
-    meta = f.metadata
-    if meta["choices"]:
-        return " | ".join(meta["choices"])
-    low, high = meta["low"], meta["high"]
-    if low is not None and high is not None:
-        return f"{_number(low)} to {_number(high)}"
-    if low is not None:
-        return f"at least {_number(low)}"
-    return "true | false" if isinstance(f.default, bool) else "any"
-
-
-def _number(bound: float) -> str:
-    """A bound with all its digits where it is whole."""
-    return str(bound) if isinstance(bound, int) else f"{bound:g}"
 
 
 def parse(flat: Mapping[str, Value]) -> Config:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from fedwarm.arrays import Arrays
@@ -29,6 +29,7 @@ DTYPES = {np.dtype(kind).name: np.dtype(kind) for kind in SCALARS}
 DIMENSIONS_AT_MOST = 32
 HEADER_BYTES_AT_MOST = 1024
 SHOWN = 60
+UNUSABLE = 2405  # an error code of this app's own: Flower's end below 100
 
 
 @dataclass
@@ -200,6 +201,16 @@ def size_of(content: RecordDict) -> Size:
 def _payload_bytes(array: Array) -> int:
     size_bytes = _size_bytes(array)
     return len(array.data) if size_bytes is None else min(len(array.data), size_bytes)
+
+
+def unusable(message: Message, reason: str) -> Message:
+    """A client's answer that it cannot use the settings or its data, and why."""
+    return Message(Error(code=UNUSABLE, reason=reason), reply_to=message)
+
+
+def is_unusable(reply: Message) -> bool:
+    """Whether a reply says that a client cannot use the settings or its data."""
+    return reply.has_error() and reply.error.code == UNUSABLE
 
 
 def check_arrays(arrays: Mapping[str, NDArray[np.generic]], like: Mapping[str, NDArray[np.generic]]) -> None:

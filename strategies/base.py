@@ -34,6 +34,7 @@ from .augment import STAGES as AUGMENTING
 from .exchange import Exchange, Stage
 from .fleet import FederationError, Member, meet
 from .method import Method
+from .remarks import remarks
 
 NORMS_KEPT = 64
 
@@ -152,6 +153,8 @@ class BaseStrategy(Method):
         if stage.name in AUGMENTING:
             exchange = replace(exchange, wanted=0)  # training begins when every client has its images
         replies = exchange.run(stage, index, lambda c: self._instructed(stage, c), coded, accept) if stage.clients else {}
+        for text in remarks(replies, self.record.notes):
+            self.record.note(text)
         if stage.name in AUGMENTING:
             self.augmentation.finish(stage)
             self.record.augment(self.augmentation.told([member.counts for member in self.fleet.members]))

@@ -18,7 +18,8 @@ from fedwarm.arrays import Arrays
 from fedwarm.ledger import Entry, Ledger
 from fedwarm.wire import Encoded, Payload, PayloadError, Size, from_records, size_of, to_records
 
-from .fleet import FederationError, Fleet, reason
+from .fleet import FederationError, Fleet
+from .reasons import reason
 
 ATTEMPTS = 2
 POLL_SECONDS = 0.05

@@ -13,7 +13,10 @@ from typing import TypeVar
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
-from fedwarm.wire import Payload, PayloadError, from_records, to_records
+from fedwarm.config import SettingError
+from fedwarm.wire import Payload, PayloadError, from_records, is_unusable, to_records
+
+from .reasons import reason
 
 T = TypeVar("T", str, int)
 POLL_SECONDS = 0.2
@@ -49,6 +52,7 @@ def meet(grid: Grid, timeout_seconds: float) -> Fleet:
     """Ask every node who it is, and wait until all partitions of the federation have answered.
 
     Raises:
+        SettingError: a node cannot use the settings, or its data.
         FederationError: nodes are missing at the end of the time, two share a partition, or what they say does not fit.
     """
     try:
@@ -81,15 +85,10 @@ def _ask(grid: Grid, nodes: list[int], timeout_seconds: float) -> dict[int, Payl
     answers: dict[int, Payload] = {}
     for reply in grid.send_and_receive(messages, timeout=timeout_seconds) if messages else []:
         if reply.has_error():
-            raise FederationError(f"node {reply.metadata.src_node_id} cannot take part: {reason(reply)}")
+            kind = SettingError if is_unusable(reply) else FederationError
+            raise kind(f"node {reply.metadata.src_node_id} cannot take part: {reason(reply)}")
         answers[reply.metadata.src_node_id] = from_records(reply.content)
     return answers
-
-
-def reason(reply: Message) -> str:
-    """Why a reply holds an error, in one line."""
-    text = (reply.error.reason or "").strip()
-    return text.splitlines()[-1] if text else f"error {reply.error.code}"
 
 
 def _fleet(known: dict[int, Payload], expected: int) -> Fleet:

@@ -16,6 +16,7 @@ from fedwarm.config import Config, Data, SettingError, near
 from fedwarm.data import Shard
 from fedwarm.data.digits import digits_table
 from fedwarm.data.hub import hub_table
+from fedwarm.data.pictures import Reading
 from fedwarm.data.shards import open_table
 from fedwarm.data.tables import Rows, Table, public_rows
 from fedwarm.methods.gen_fedsd import GenFedSD
@@ -84,7 +85,7 @@ def unheld(name: str, data: Data) -> tuple[Table, Rows]:
             f"gen-fedsd.file = {name!r} is the clients' own data set, with each other's images and test images in it; give "
             "another, or 'public' with data.public-share"
         )
-    table = _table(name, data.image_column, data.label_column, data.image_size)
+    table = _table(name, data.image_column, data.label_column, data.image_size, Reading.of(data))
     return table, np.arange(len(table))
 
 
@@ -95,12 +96,12 @@ def _place(name: str) -> str:
 
 
 @lru_cache(maxsize=1)
-def _table(name: str, image_column: str, label_column: str, size: int) -> Table:
+def _table(name: str, image_column: str, label_column: str, size: int, reading: Reading) -> Table:
     """The table of `gen-fedsd.file`, kept beside the clients' own, which `hub_table` keeps."""
     if name == "digits":
         return digits_table(size)
     try:
-        return hub_table.__wrapped__(name, image_column, label_column, size)
+        return hub_table.__wrapped__(name, image_column, label_column, size, reading)
     except SettingError as error:
         raise SettingError(str(error).replace("data.name", "gen-fedsd.file")) from error
 

@@ -18,6 +18,7 @@ from fedwarm.config import Data, SettingError
 from fedwarm.data.digits import digits_table
 from fedwarm.data.hub import hub_table
 from fedwarm.data.partitions import client_rows, natural_clients
+from fedwarm.data.pictures import Reading
 from fedwarm.data.tables import Rows, Table
 from fedwarm.data.testing import CENTRAL, HELD_OUT, SPLIT, dealt, split_table
 from fedwarm.seeds import numpy_generator
@@ -98,7 +99,7 @@ def open_table(data: Data) -> Table:
     """The data set of the settings; the last one is kept in the process."""
     if data.name == "digits":
         return digits_table(data.image_size)
-    return hub_table(data.name, data.image_column, data.label_column, data.image_size)
+    return hub_table(data.name, data.image_column, data.label_column, data.image_size, Reading.of(data))
 
 
 def count_tests(data: Data, seed: int, partitions: int) -> list[int]:

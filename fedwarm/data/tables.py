@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,7 @@ class Table:
         columns: the columns there are.
         column: reads a column of ids by name; SettingError where its values cannot be ids.
         images: decodes the given rows (k,) to uint8 (k, 3, S, S).
+        remarks: what a reader of the record should know of how it was read.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Table:
     columns: tuple[str, ...]
     column: Callable[[str], Column]
     images: Callable[[Rows], Tensor]
+    remarks: Callable[[], list[str]] = list
 
     def __len__(self) -> int:
         return len(self.label.codes)
@@ -51,8 +54,9 @@ class Table:
 
 def coded(values: Sequence[str] | Sequence[int]) -> Column:
     """Numbers for the sorted distinct values, named by their text."""
-    names, codes = np.unique(np.asarray(values), return_inverse=True)
-    return Column(codes.astype(np.int64), tuple(str(name) for name in names))
+    names: list[Any] = sorted(set(values))
+    codes = {name: code for code, name in enumerate(names)}
+    return Column(np.array([codes[value] for value in values], dtype=np.int64), tuple(str(name) for name in names))
 
 
 def public_rows(table: Table, share: float) -> Rows:

@@ -20,8 +20,10 @@ from functools import lru_cache
 import numpy as np
 
 from fedwarm.config import Data, SettingError
-from fedwarm.data.hub import TRAIN, hub_table
+from fedwarm.data.folders import TRAIN
+from fedwarm.data.hub import hub_table
 from fedwarm.data.partitions import domain_column, id_column, id_name
+from fedwarm.data.pictures import Reading
 from fedwarm.data.tables import Column, Rows, Table
 from fedwarm.seeds import numpy_generator
 
@@ -42,13 +44,14 @@ def split_table(data: Data, train: Table) -> Table:
         )
     if data.test_split == TRAIN:
         raise SettingError("data.test-split = 'train' is what clients train on; name another, or set data.test = 'held-out'")
-    return _read(data.name, data.image_column, data.label_column, data.image_size, data.test_split, train.label.names)
+    columns, classes = (data.image_column, data.label_column), train.label.names
+    return _read(data.name, *columns, data.image_size, Reading.of(data), data.test_split, classes)
 
 
 @lru_cache(maxsize=1)
-def _read(name: str, image: str, label: str, size: int, split: str, classes: tuple[str, ...]) -> Table:
+def _read(name: str, image: str, label: str, size: int, reading: Reading, split: str, classes: tuple[str, ...]) -> Table:
     """The split as a table, kept beside the training split, which `hub_table` keeps."""
-    found = hub_table.__wrapped__(name, image, label, size, split)
+    found = hub_table.__wrapped__(name, image, label, size, reading, split)
     codes = aligned(found.label, classes)
     unknown = sorted({found.label.names[code] for code in np.unique(found.label.codes[codes == NOBODY])})
     if unknown:
@@ -56,7 +59,7 @@ def _read(name: str, image: str, label: str, size: int, split: str, classes: tup
             f"{found.name} has {int((codes == NOBODY).sum())} images of classes that its training split lacks, the first of them "
             f"{unknown[0]!r}; leave those out, name another split in data.test-split, or set data.test = 'held-out'"
         )
-    return Table(found.name, Column(codes, classes), found.columns, found.column, found.images)
+    return Table(found.name, Column(codes, classes), found.columns, found.column, found.images, found.remarks)
 
 
 def aligned(column: Column, names: Sequence[str]) -> Rows:

@@ -25,6 +25,8 @@ from fedwarm.data.testing import HELD_OUT, split_table
 from fedwarm.methods.gen_fedsd import PLACE, GenFedSD
 from fedwarm.models import to_input
 
+READ = ("background", "bits", "missing_labels", "skip_broken")
+
 
 @dataclass(frozen=True, eq=False)
 class PublicPart:
@@ -73,6 +75,7 @@ class PublicPart:
             "templates": len(self.templates),
             "jitter": self.jitter,
             "labels_sha256": self.labels_sha256,
+            **{name: getattr(self.data, name) for name in READ if getattr(self.data, name) != getattr(Data(), name)},
         }
 
 

@@ -82,7 +82,9 @@ def validated(settings: GenFedSD) -> GenFedSD:
     if settings.rule == "fixed" and settings.fixed < 1:
         raise SettingError("gen-fedsd.rule = 'fixed' needs gen-fedsd.fixed, the images of a class; it is 0")
     if settings.provider == "file" and not settings.file:
-        raise SettingError("gen-fedsd.provider = 'file' needs gen-fedsd.file: a folder of parquet files or a Hub name")
+        raise SettingError(
+            "gen-fedsd.provider = 'file' needs gen-fedsd.file: a folder of parquet files or of pictures by class, or a Hub name"
+        )
     if settings.prompt_mode == "single" and PLACE not in settings.prompt:
         raise SettingError(f"gen-fedsd.prompt = {settings.prompt!r} does not say where the class stands; write {PLACE} there")
     if settings.histogram_epsilon and settings.rule != "global":

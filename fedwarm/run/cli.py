@@ -259,6 +259,9 @@ def foundation_train(
     batch_size: Annotated[int, typer.Option(min=0, help="pictures in a step; 0: the recipe's")] = 0,
     vae_learning_rate: Annotated[float, typer.Option(min=0, help="step size of the autoencoder; 0: the recipe's")] = 0.0,
     unet_learning_rate: Annotated[float, typer.Option(min=0, help="step size of the denoiser; 0: the recipe's")] = 0.0,
+    run_config: Annotated[
+        list[str] | None, typer.Option("-c", "--run-config", help="reading of pictures: data.bits=12 ..")
+    ] = None,
 ) -> None:
     """Train a foundation: glyph from fonts alone (about an hour on two cores), or one of your own on images that no client holds.
 
@@ -274,4 +277,4 @@ def foundation_train(
     recipe |= {"seed": seed, "threads": threads or cores()}
     options = ("public_share", "from_", "jitter", "image_column", "label_column")
     public = {key.rstrip("_").replace("_", "-"): given[key] for key in options if given[key] is not None}
-    train_foundation(Training(name, out, recipe, data, public))
+    train_foundation(Training(name, out, recipe, data, public, tuple(run_config or ())))

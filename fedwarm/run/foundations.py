@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fedwarm.config import Data, SettingError, Value, near
+from fedwarm.config import Data, SettingError, Value, near, parse
 from fedwarm.files import write_text
 from fedwarm.run.terminal import put, say
 
@@ -21,6 +21,7 @@ class Training:
         recipe: fields of the recipe that were given.
         data: of a foundation of one's own: the data set, or nothing.
         public: what was given of share, start, jitter and columns; means nothing without data.
+        read: `data.*` settings of how pictures are read, as `-c` takes them; mean nothing without data.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Training:
     recipe: Mapping[str, Value]
     data: str = ""
     public: Mapping[str, Value] = field(default_factory=dict)
+    read: Sequence[str] = ()
 
 
 def train_foundation(request: Training) -> None:
@@ -46,8 +48,8 @@ def train_foundation(request: Training) -> None:
                 f"unknown foundation {name!r}{near(name, list(EMBEDDED))}; there is {', '.join(EMBEDDED)}, "
                 "and --data PATH trains one of your own by any name"
             )
-        if request.public:
-            raise SettingError(f"--{next(iter(request.public))} means nothing without --data")
+        if request.public or request.read:
+            raise SettingError(f"--{next(iter(request.public), 'run-config')} means nothing without --data")
     elif embedded:
         raise SettingError(f"{name!r} is the embedded foundation; take another name for one trained on --data {request.data}")
     folder = request.out or (Path("foundations") if request.data else Path(__file__).parents[1] / "assets") / name
@@ -57,6 +59,17 @@ def train_foundation(request: Training) -> None:
     record = _trained_public(request, folder) if request.data else _trained_glyph(request, folder)
     write_text(folder / "recipe.json", json.dumps(record, indent=1) + "\n")
     put(f"{folder}: {record['seconds']} s, autoencoder error {record['autoencoder_l1']} (L1 on [-1, 1]), {record['quality']}")
+
+
+def reading(name: str, texts: Sequence[str]) -> Data:
+    """The data set with settings of how its pictures are read; SettingError where others are given, which mean nothing here."""
+    from fedwarm.diffusion.pretrain_data import READ
+    from fedwarm.run.flower_app import parse_overrides
+
+    flat, known = parse_overrides(texts), [f"data.{key.replace('_', '-')}" for key in READ]
+    if unknown := next((key for key in flat if key not in known), ""):
+        raise SettingError(f"{unknown} means nothing to a foundation{near(unknown, known)}; -c takes {', '.join(known)}")
+    return replace(parse(flat).data, name=name)
 
 
 def _trained_glyph(request: Training, folder: Path) -> dict[str, Any]:
@@ -86,8 +99,8 @@ def _trained_public(request: Training, folder: Path) -> dict[str, Any]:
         raise SettingError(f"--public-share {share:g} is out of range; it must be above 0 (no public part) and at most 0.9")
     if not 0 <= jitter < 0.5:
         raise SettingError(f"--jitter {jitter:g} is out of range; it must be at least 0 and below 0.5")
-    data = Data(
-        name=request.data,
+    data = replace(
+        reading(request.data, request.read),
         public_share=share,
         image_column=str(given["image-column"]),
         label_column=str(given["label-column"]),

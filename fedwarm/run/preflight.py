@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fedwarm.config import Config, SettingError, Value, parse
 from fedwarm.run.folder import RunFolder
+from fedwarm.run.terminal import say
 
 
 def prepare_folder(path: Path, fresh: bool) -> RunFolder:
@@ -40,6 +41,7 @@ def check_run(flat: Mapping[str, Value], clients: int) -> tuple[Config, int]:
     from fedwarm.augment.settings import augmenting, check_private
     from fedwarm.codecs import codec_for
     from fedwarm.data import default_clients, load_shard
+    from fedwarm.data.checks import check_pictures
     from fedwarm.data.provenance import marks
     from fedwarm.data.shards import all_tests
     from fedwarm.diffusion.foundation import locate
@@ -65,6 +67,8 @@ def check_run(flat: Mapping[str, Value], clients: int) -> tuple[Config, int]:
     count = clients or default_clients(config.data)
     _check_cohort(config, count)
     check_measured(config)
+    for text in check_pictures(config.data, config.run.seed, count, _say):
+        _say(text)
     shard = load_shard(config.data, config.run.seed, 0, count)
     refuse_one_class(held(config, count), shard.classes)
     all_tests(config.data, config.run.seed, count)
@@ -81,6 +85,10 @@ def check_run(flat: Mapping[str, Value], clients: int) -> tuple[Config, int]:
         if config.of(GenFedSD).provider == "foundation":
             refuse_seen(Path(locate(config.diffusion.foundation)), config.data)
     return config, count
+
+
+def _say(text: str) -> None:
+    say(f"fedwarm: {text}")
 
 
 def _check_cohort(config: Config, clients: int) -> None:

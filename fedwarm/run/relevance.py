@@ -29,6 +29,9 @@ PROVIDED = {
     "transforms": ("transforms",),
 }  # fmt: skip
 OWN_DEPTH = "-1"
+READING = (
+    "data.image-column", "data.label-column", "data.background", "data.bits", "data.missing-labels", "data.skip-broken",
+)  # fmt: skip
 GENERATING = ("foundation", "precision", "scheduler", "sample-steps", "guidance", "resize", "sample-batch-size")
 SWITCHES = {
     "dp-rec": ("codec", "dp-rec"),
@@ -206,7 +209,7 @@ KEYS: dict[str, Rule] = {
     "data.alpha": lambda r: r["data.partition"] == "dirichlet",
     "data.classes-per-client": lambda r: r["data.partition"] == "pathological",
     "data.partition-by": lambda r: r["data.partition"] == "natural",
-    **dict.fromkeys(("data.image-column", "data.label-column"), lambda r: (
+    **dict.fromkeys(READING, lambda r: (
         r["data.name"] != "digits" or (r.provided("file") and r["gen-fedsd.file"] not in ("digits", "public"))
     )),
     "data.share-class-counts": lambda r: r.method != "dp_rec" and r["codec"] != "dp-rec" and r["privacy"] == "none",

@@ -35,9 +35,7 @@ def held(config: Config, clients: int) -> list[Held]:
 
     data, seed = config.data, config.run.seed
     counts, tests = partition_table(data, seed, clients), count_tests(data, seed, clients)
-    return [
-        Held(sum(row), test, frozenset(c for c, n in enumerate(row) if n)) for row, test in zip(counts, tests, strict=True)
-    ]
+    return [Held(sum(row), test, frozenset(c for c, n in enumerate(row) if n)) for row, test in zip(counts, tests, strict=True)]
 
 
 def refuse_one_class(found: Sequence[Held], names: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from fedwarm.diffusion.lora import save_adapter
 from fedwarm.files import order_metadata
 
-NOTES = {"b": "ü \\ \" \n \x07 /", "a": "", "format": "pt", **{f"key {i}": "x" * i for i in range(9)}}
+NOTES = {"b": 'ü \\ " \n \x07 /', "a": "", "format": "pt", **{f"key {i}": "x" * i for i in range(9)}}
 
 
 def test_metadata_in_any_order_becomes_the_same_bytes(tmp_path: Path) -> None:

@@ -17,8 +17,10 @@ from PIL import Image
 
 from fedwarm.config import Data, SettingError
 from fedwarm.data import default_clients, load_pooled, load_shard, partition_table
-from fedwarm.data import hub as hub_module
-from fedwarm.data.hub import Gallery, hub_table, pixels, read
+from fedwarm.data import gallery as gallery_module
+from fedwarm.data.gallery import Gallery
+from fedwarm.data.hub import hub_table, read
+from fedwarm.data.pictures import pixels
 from fedwarm.data.shards import open_table
 
 REAL = Path(__file__).parents[4] / "shared" / "data"
@@ -118,11 +120,19 @@ def test_the_test_split_is_left_alone(make_set: MakeSet) -> None:
             {"label_column": "lable"},
             r"data.label-column = 'lable' is no column .*mean label\?",
         ),
-        ({"image": [b"", b""], "label": [1.5, 2]}, {}, "column 'label' of .* holds .*float64.* must be text or whole numbers"),
-        ({"image": [b"", b""], "label": ["a", None]}, {}, "column 'label' of .* is empty in 1 of 2 rows"),
+        (
+            {"image": [b"", b""], "label": [1.5, 2]},
+            {},
+            "column 'label' of .* holds 1.5 in row 0; .* must be text or whole numbers",
+        ),
+        ({"image": [b"", b""], "label": ["a", None]}, {}, r"label missing in 1 row, first row 1 \(null in column 'label'\)"),
         ({"image": [[1, 2], [3, 4]], "label": [1, 2]}, {}, "column 'image' of .* not images as files"),
-        ({"image": [png(1), b"nothing"], "label": [1, 2]}, {}, "row 1 of column 'image' cannot be read as an image"),
-        ({"image": [png(1), None], "label": [1, 2]}, {}, "row 1 of column 'image' cannot be read as an image"),
+        (
+            {"image": [png(1), b"nothing"], "label": [1, 2]},
+            {},
+            r"a picture of column 'image' cannot be read: row 1 \(of no image format",
+        ),
+        ({"image": [png(1), None], "label": [1, 2]}, {}, r"a picture of column 'image' cannot be read: row 1 \(empty\)"),
         (
             {"image": [png(1)] * 2, "label": [1, 2]},
             {"partition": "natural", "partition_by": "image"},
@@ -142,7 +152,7 @@ def test_a_set_that_cannot_be_used_is_refused_by_name(
 def test_rows_without_a_class_are_refused(make_set: MakeSet) -> None:
     names = datasets.ClassLabel(names=["a", "b"])
     data = make_set({"image": pictures([1, 2, 3]), "label": [0, -1, 1]}, {"image": datasets.Image(), "label": names})
-    with pytest.raises(SettingError, match=r"column 'label' of .* is empty in 1 of 3 rows"):
+    with pytest.raises(SettingError, match=r"label missing in 1 row, first row 1 \(-1 in column 'label'\)"):
         load_shard(data, 0, 0, 1)
 
 
@@ -227,7 +237,7 @@ def test_images_of_a_large_set_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> 
     hub_table.cache_clear()
     kept = load_shard(data, 0, 5, 1000)
     hub_table.cache_clear()
-    monkeypatch.setattr(hub_module, "KEPT_BYTES", 1000)
+    monkeypatch.setattr(gallery_module, "KEPT_BYTES", 1000)
     again = load_shard(data, 0, 5, 1000)
     assert open_table(data).images.__self__.kept is None  # type: ignore[attr-defined]
     assert torch.equal(kept.train_images, again.train_images)

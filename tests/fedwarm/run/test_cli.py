@@ -296,6 +296,9 @@ def test_options_that_an_app_does_not_take(refused: Refused, shell: Path, option
         (["mine", "--data", "digits", "--from", "scrach"], ["--from 'scrach'", "did you mean scratch"]),
         (["mine", "--data", "digits", "--jitter", 0.5], ["--jitter 0.5"]),
         (["mine", "--data", "/no/such/folder"], ["/no/such/folder", "there is no such folder"]),
+        (["glyph", "-c", "data.bits=12"], ["--run-config means nothing without --data"]),
+        (["mine", "--data", "digits", "-c", "data.bit=12"], ["data.bit means nothing to a foundation", "did you mean data.bits"]),
+        (["mine", "--data", "digits", "-c", "data.bits=99"], ["data.bits = 99 is out of range"]),
     ],
 )
 def test_a_foundation_that_cannot_be_trained(refused: Refused, arguments: list[object], words: list[str]) -> None:

@@ -171,3 +171,10 @@ def test_how_much_is_held_out_counts_where_something_is() -> None:
     for test, kept in (("held-out", ["data.test-split"]), ("split", ["data.test-fraction"]), ("central", ["data.test-fraction"])):
         flat = parse({"method": "fedavg", "data.test": test}).flat()
         assert idle(["data.test-fraction", "data.test-split", "data.test"], flat, "fedavg") == kept
+
+
+def test_how_pictures_are_read_means_nothing_to_the_embedded_digits() -> None:
+    given = {"data.bits": 12, "data.skip-broken": True, "data.background": "black", "data.missing-labels": "drop"}
+    assert idle(given, settings(), "fedavg") == sorted(given)
+    assert idle(given, settings(data__name="folder"), "fedavg") == []
+    assert idle(given, settings(augment="gen-fedsd", gen_fedsd__provider="file"), "fedavg") == []
