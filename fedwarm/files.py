@@ -1,14 +1,64 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and what is said where one cannot be written."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PRIVATE = 0o600
+ROOM = "make room there or name a folder on another disk"
+PERMIT = "permit it or name another folder"
+REMEDIES = {
+    errno.ENOSPC: ROOM,
+    errno.EDQUOT: ROOM,
+    errno.EFBIG: "raise the limit on a file's size (ulimit -f) or name a folder on another disk",
+    errno.EROFS: "name a folder on a disk that can be written to",
+    errno.EACCES: PERMIT,
+    errno.EPERM: PERMIT,
+    errno.ENAMETOOLONG: "name a folder with a shorter name",
+}
+_NUMBER = re.compile(r"os error (\d+)")
+
+
+class DiskError(OSError):
+    """A file or folder that cannot be written: one line with its path, the system's reason and a remedy."""
+
+    def __init__(self, path: Path, number: int) -> None:
+        super().__init__(number, os.strerror(number), str(path))
+
+    def __str__(self) -> str:
+        remedy = REMEDIES.get(self.errno or 0, "name another folder")
+        return f"{self.filename} cannot be written: {self.strerror}; {remedy}"
+
+    def __reduce__(self) -> tuple[type[DiskError], tuple[Path, int]]:
+        return DiskError, (Path(self.filename), self.errno or 0)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say of an error of the block, the system's or one that safetensors wraps, which path could not be written, and what to do.
+
+    Raises:
+        DiskError: in place of it.
+    """
+    try:
+        yield
+    except DiskError:
+        raise
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise DiskError(path, error.errno) from error
+    except Exception as error:
+        told = _NUMBER.search(str(error)) if type(error).__name__ == "SafetensorError" else None
+        if told is None:
+            raise
+        raise DiskError(path, int(told[1])) from error
 
 
 @contextmanager
@@ -19,18 +69,33 @@ def replacing(path: Path, *, private: bool = False, durable: bool = False) -> It
         path: the file; its folder is made if need be, and what it held before stays until the new content is complete.
         private: readable by its owner only.
         durable: on the disk before it takes the name, so that a loss of power leaves the old content or the new.
+
+    Raises:
+        DiskError: it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        if private:
-            temporary.chmod(PRIVATE)
-        if durable:
-            settle(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            if private:
+                temporary.chmod(PRIVATE)
+            if durable:
+                settle(temporary)
+            os.replace(temporary, path)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: Path, mode: int = 0o777) -> None:
+    """A folder and those above it, where they are not there yet.
+
+    Raises:
+        DiskError: it cannot be made.
+    """
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True, mode=mode)
 
 
 def settle(path: Path) -> None:

@@ -45,7 +45,7 @@ class Augmentation:
         if global_rule(self.config):
             yield Stage(0, GAPS, "train.gaps", clients)
         if augmenting(self.config):
-            yield Stage(0, AUGMENT, "train.augment", clients)
+            yield Stage(0, AUGMENT, "train.augment", clients, long=True)
 
     def instruct(self, stage: Stage) -> Payload:
         """What a client is sent."""

@@ -33,7 +33,7 @@ from fedwarm.wire import Payload, PayloadError, check_arrays, to_records
 from .augment import STAGES as AUGMENTING
 from .exchange import Exchange, Stage
 from .fleet import FederationError, Member, meet
-from .method import Method
+from .method import Method, alone
 from .remarks import remarks
 
 NORMS_KEPT = 64
@@ -44,6 +44,7 @@ class BaseStrategy(Method):
 
     # The loop
 
+    @alone
     def start(
         self,
         grid: Grid,
@@ -65,9 +66,8 @@ class BaseStrategy(Method):
             given["stage-timeout"] = float(timeout)
         self.config = parse({**self.config.flat(), **given})
         run = self.config.run
+        self.record.config = self.config
         before = self.folder.resume(self.record) if run.resume and self.folder is not None else None
-        if before is not None:
-            before.refuse_unlike(self.config.flat(), self.folder.path)  # type: ignore[union-attr]
         self.fleet = meet(grid, run.stage_timeout)
         self.record.open(self.config, self.fleet.classes, [m.counts for m in self.fleet.members])
         self._trace(before is None)
@@ -76,6 +76,7 @@ class BaseStrategy(Method):
         self.record.parameters = sum(self.arrays[name].size for name in floats(self.arrays))
         self._open_codec()
         exchange = Exchange(grid, self.fleet, self.record.ledger, self.key, run.stage_timeout, run.min_replies)
+        exchange.pieces = None if self.folder is None else self.folder.pieces
         place = None if self.folder is None else self.folder.path
         with closing(tracker(run.tracker, place, self.config.flat(), self.record.newest())) as told:
             for index, stage in enumerate(chain.from_iterable((self.before(), self.plan(), self.after()))):
@@ -127,6 +128,8 @@ class BaseStrategy(Method):
             self.wire_codec.restore(before.facts["codec"])
             if before.versions != versions():
                 self.record.note(f"resumed after stage {before.done} with other versions of packages")
+            if self.record.events and self.folder is not None:
+                self._keep()
             return
         self.arrays = {n: a.numpy() for n, a in initial_arrays.items()} if initial_arrays else self.initial_arrays()
         if self.folder is not None:

@@ -16,9 +16,11 @@ from flwr.serverapp import Grid
 
 from fedwarm.arrays import Arrays
 from fedwarm.ledger import Entry, Ledger
+from fedwarm.run.pieces import Pieces
 from fedwarm.wire import Encoded, Payload, PayloadError, Size, from_records, size_of, to_records
 
 from .fleet import FederationError, Fleet
+from .kept import Kept
 from .reasons import reason
 
 ATTEMPTS = 2
@@ -37,6 +39,7 @@ class Stage:
         message_type: Flower's, e.g. `train` or `train.adapt`; empty without clients.
         clients: partitions, ascending.
         measures: the round whose model the replies measure; -1: none.
+        long: it takes so long that each reply is kept on disk until all are in.
     """
 
     round: int
@@ -44,6 +47,7 @@ class Stage:
     message_type: str = ""
     clients: tuple[int, ...] = ()
     measures: int = -1
+    long: bool = False
 
 
 @dataclass
@@ -57,6 +61,7 @@ class Exchange:
         key: the run's key, which clients keep their states under.
         seconds: how long a reply may take.
         wanted: fewest valid replies; 0: all.
+        pieces: where the replies of a long stage are kept until it ends; None: nowhere.
     """
 
     grid: Grid
@@ -65,6 +70,7 @@ class Exchange:
     key: str
     seconds: float
     wanted: int = 0
+    pieces: Pieces | None = None
 
     def run(
         self,
@@ -98,6 +104,7 @@ class Exchange:
             if len(failed) > spare and not list(call.ask([client], 1)):
                 failed.remove(client)
         if len(call.accepted) < wanted:
+            call.kept.pieces = None  # what comes now is out of order, and a resumed run would not know
             list(call.ask([c for c in failed if c not in call.asked_again], 1))
         if len(call.accepted) < wanted:
             why = "; ".join(self.ledger.failures(stage.round)[-3:])
@@ -125,6 +132,7 @@ class _Call:
         self.accepted: dict[int, Payload] = {}
         self.asked_again: set[int] = set()
         self.encoded: Encoded = {}
+        self.kept = Kept(exchange.pieces, index, (stage.round, stage.name), stage.long)
 
     def ask(self, clients: Sequence[int], attempt: int = 0) -> Iterator[int]:
         """Send messages and take the replies one by one; the clients whose replies failed."""
@@ -133,11 +141,16 @@ class _Call:
         exchange = self.exchange
         tickets = {client: f"{self.index}.{attempt}.{client}" for client in clients}
         down: dict[int, Size] = {}
-        replies = arriving(exchange.grid, (self._message(c, tickets[c], down) for c in clients), exchange.seconds)
+        known = set() if attempt else {client for client in clients if self.kept.find(client) is not None}
+        missing = [client for client in clients if client not in known]
+        replies = arriving(exchange.grid, (self._message(c, tickets[c], down) for c in missing), exchange.seconds)
         for client in clients:
+            if client in known:
+                self._take_kept(client)
+                continue
             begun = time.monotonic()
             reply = next(replies)
-            up, failure, epsilon = Size(), "", 0.0
+            up, failure, epsilon, payload = Size(), "", 0.0, None
             try:
                 if reply is None:
                     raise PayloadError(f"no reply within {exchange.seconds:g} s")
@@ -150,11 +163,21 @@ class _Call:
                 failure = _line(error)
             sizes = (down[client].payload_bytes, down[client].wire_bytes, up.payload_bytes, up.wire_bytes)
             seconds = round(time.monotonic() - begun, 3)
-            exchange.ledger.add(
-                Entry(self.stage.round, self.stage.name, client, *sizes, seconds, failure, tickets[client], epsilon)
-            )
+            entry = Entry(self.stage.round, self.stage.name, client, *sizes, seconds, failure, tickets[client], epsilon)
+            exchange.ledger.add(entry)
+            self.kept.booked(entry, None if failure else payload)
             if failure:
                 yield client
+
+    def _take_kept(self, client: int) -> None:
+        """A reply of the run's earlier part, at its place; it was accepted then, in the same state."""
+        found = self.kept.find(client)
+        assert found is not None
+        payload, entries = found
+        self.accept(client, payload)
+        self.accepted[client] = Payload(payload.kind, {}, payload.metrics, payload.facts)
+        for entry in entries:
+            self.exchange.ledger.add(entry)
 
     def _message(self, client: int, ticket: str, down: dict[int, Size]) -> Message:
         payload = self.instruct(client)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from functools import cached_property, wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
@@ -39,6 +40,21 @@ from fedwarm.wire import Payload
 from .augment import Augmentation
 from .exchange import Stage
 from .fleet import Fleet
+
+M = TypeVar("M", bound="Method")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def alone(start: Callable[Concatenate[M, P], R]) -> Callable[Concatenate[M, P], R]:
+    """A method's start while no other process is in its run folder, where it has one."""
+
+    @wraps(start)
+    def guarded(self: M, /, *given: P.args, **named: P.kwargs) -> R:
+        with nullcontext() if self.folder is None else self.folder.lock.held():
+            return start(self, *given, **named)
+
+    return guarded
 
 
 class Method(Strategy):

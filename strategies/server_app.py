@@ -24,9 +24,9 @@ def main(grid: Grid, context: Context) -> None:
     config = parse(context.run_config)
     torch.set_num_threads(config.run.server_threads)
     folder = RunFolder(Path(config.run.out) if config.run.out else Path.cwd() / "runs" / f"{config.run.method}-{context.run_id}")
-    if not config.run.resume:
-        folder.refuse_other()
-    with listening(log_progress, "server", only_if_nobody_listens=True):
+    with folder.lock.held(), listening(log_progress, "server", only_if_nobody_listens=True):
+        if not config.run.resume:
+            folder.refuse_other()
         strategy = strategy_class(config.run.method)(config, folder)
         strategy.summary()
         strategy.start(grid)

@@ -16,24 +16,25 @@ from torch import Tensor
 from fedwarm.arrays import Arrays, from_module, from_tensors, load_module, to_tensors
 from fedwarm.config import Config, Value
 from fedwarm.data.pool import Pool, join
+from fedwarm.files import writing
 from fedwarm.methods.hollowed import Hollowed, check_together
 from fedwarm.methods.warmfed import CLASSIFIER, quota
 from fedwarm.methods.warmfed import WarmFed as Settings
 from fedwarm.models import device_of
 from fedwarm.progress import tick
 from fedwarm.robust import floats
-from fedwarm.run.folder import RunFolder, save_tensors
+from fedwarm.run.folder import RunFolder
 from fedwarm.seeds import generator
 from fedwarm.training import Plan, fit
 from fedwarm.wire import Payload, PayloadError
 
 from .base import BaseStrategy, Stage
+from .pictures import save_pictures
 
 if TYPE_CHECKING:
     from fedwarm.diffusion.foundation import Foundation
     from fedwarm.diffusion.hollow_plan import Parts
-
-PICTURES_PER_CLASS = 4
+    from fedwarm.diffusion.sampling import Through
 
 
 class WarmFed(BaseStrategy):
@@ -66,11 +67,11 @@ class WarmFed(BaseStrategy):
     def plan(self) -> Iterator[Stage]:
         if self.generates:
             if self.settings.adapt:
-                yield Stage(0, "adapt", "train.adapt", self.everyone)
+                yield Stage(0, "adapt", "train.adapt", self.everyone, long=True)
             yield Stage(0, "generate")
             yield Stage(0, "warm start")
         if self.settings.protocol == "one-shot":
-            yield Stage(0, "distill", "train.distill", self.everyone, 0)
+            yield Stage(0, "distill", "train.distill", self.everyone, 0, long=True)
             return
         last = self.config.run.num_server_rounds
         for number in range(1, last + 1):
@@ -78,7 +79,7 @@ class WarmFed(BaseStrategy):
             if self.enough(number - 1):
                 last = number
                 break
-        yield Stage(last, "distill", "train.distill", self.everyone, last)
+        yield Stage(last, "distill", "train.distill", self.everyone, last, long=True)
 
     def instruct(self, stage: Stage, client: int) -> Payload:
         if stage.name == "adapt":
@@ -206,11 +207,21 @@ class WarmFed(BaseStrategy):
                     client=member.partition,
                     size=self.fleet.image_size,
                     draw=self.draw,
+                    through=self._kept_batches(member.partition),
                 )
             )
         pool = join(pools)
         self.drawn = from_tensors(pool.tensors())
         self._save_pool()
+
+    def _kept_batches(self, client: int) -> Through:
+        """What gives the batches that a run drew for a client before it was ended in this stage, and keeps new ones."""
+        from fedwarm.diffusion.sampling import drawn_anew
+
+        if self.folder is None:
+            return drawn_anew
+        told = {"draw": self.draw, "device": self.foundation.device.type}
+        return self.folder.pieces.through(self.done, f"drawn-{client}", told)
 
     @property
     def pool(self) -> Pool:
@@ -265,28 +276,15 @@ class WarmFed(BaseStrategy):
             arrays = self._uploaded(client)
             if arrays:
                 place = self.folder.path / "adapters" / f"client-{client}"
-                save_adapter(place, to_tensors(arrays), d.rank, d.alpha, self.parts.attaching(arrays).targets)
+                with writing(place):
+                    save_adapter(place, to_tensors(arrays), d.rank, d.alpha, self.parts.attaching(arrays).targets)
 
     def _save_pool(self) -> None:
         if self.folder is None:
             return
         self.pool.save(self.folder.path / "pool" / f"pool-{self.draw}.safetensors")
         if self.config.run.save_pictures:
-            save_pictures(self.folder.path / "pictures" / "generated.safetensors", self.pool, PICTURES_PER_CLASS)
-
-
-def save_pictures(path: Any, pool: Pool, per_class: int) -> None:
-    """The first few images of each client and class: tensors `client-k` (classes, per_class, 3, S, S) and their class lists."""
-    import json
-
-    grids, classes = {}, {}
-    for client in pool.clients.unique().tolist():
-        images, labels = pool.of_client(client)
-        present = labels.unique().tolist()
-        fewest = min([per_class, *[int((labels == c).sum()) for c in present]])
-        grids[f"client-{client}"] = torch.stack([images[labels == c][:fewest] for c in present])
-        classes[f"client-{client}"] = json.dumps(present)
-    save_tensors(path, from_tensors(grids), classes)
+            save_pictures(self.folder.path / "pictures" / "generated.safetensors", self.pool)
 
 
 def _nothing() -> tuple[Tensor, Tensor]:

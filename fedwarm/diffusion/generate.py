@@ -11,7 +11,7 @@ from fedwarm.config import Diffusion
 from fedwarm.data.pool import Pool
 from fedwarm.diffusion.foundation import Foundation
 from fedwarm.diffusion.lora import FIRST, attached, load_adapter
-from fedwarm.diffusion.sampling import sample
+from fedwarm.diffusion.sampling import Through, drawn_anew, sample
 from fedwarm.seeds import derive
 
 
@@ -27,6 +27,7 @@ def generate(
     client: int,
     size: int,
     draw: int = 0,
+    through: Through = drawn_anew,
 ) -> Pool:
     """`per_class` images of each listed class.
 
@@ -37,6 +38,7 @@ def generate(
         prompts: one sentence per class of the data set.
         classes: the classes to draw.
         draw: counts repeated generations for the same client.
+        through: what gives a batch (see `sample`).
 
     Raises:
         ValueError: the adapter does not fit the foundation.
@@ -45,10 +47,10 @@ def generate(
     seeds = [derive(seed, "image", client, c, i, draw) for c in classes for i in range(per_class)]
     wanted = [prompts[c] for c in labels]
     if adapter is None:
-        images = sample(foundation, wanted, seeds, settings, size)
+        images = sample(foundation, wanted, seeds, settings, size, through=through)
     else:
         with attached(foundation.pipe.unet, settings, seed, FIRST, client):
             load_adapter(foundation.pipe.unet, adapter)
-            images = sample(foundation, wanted, seeds, settings, size)
+            images = sample(foundation, wanted, seeds, settings, size, through=through)
     told, drawn = torch.tensor(labels, dtype=torch.int64), torch.tensor(seeds, dtype=torch.int64)
     return Pool(images, told, torch.full_like(told, client), drawn, tuple(prompts))

@@ -7,8 +7,9 @@ guidance as in Ho and Salimans, arXiv 2207.12598, eq. 6. Noise enters only throu
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,12 @@ from fedwarm.progress import tick
 from fedwarm.seeds import generator
 
 EXACT_ROWS = 16
+Through = Callable[[int, Callable[[], Tensor]], Tensor]
+
+
+def drawn_anew(start: int, draw: Callable[[], Tensor]) -> Tensor:
+    """A batch, drawn."""
+    return draw()
 
 
 def make_scheduler(foundation: Foundation, name: str) -> Any:
@@ -34,7 +41,13 @@ def make_scheduler(foundation: Foundation, name: str) -> Any:
 
 @torch.no_grad()
 def sample(
-    foundation: Foundation, prompts: Sequence[str], seeds: Sequence[int], settings: Diffusion, size: int, stage: str = "images"
+    foundation: Foundation,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    settings: Diffusion,
+    size: int,
+    stage: str = "images",
+    through: Through = drawn_anew,
 ) -> Tensor:
     """One image per (prompt, seed).
 
@@ -45,6 +58,7 @@ def sample(
         settings: sampler, steps, guidance and batch size.
         size: height and width of the result in pixels.
         stage: the name under which progress is told.
+        through: called with the number of a batch's first image and what draws it; gives the batch, which it may have kept.
 
     Returns:
         uint8 (n, 3, size, size) on the CPU.
@@ -57,13 +71,19 @@ def sample(
     parts, n = [], len(prompts)
     for start in range(0, n, settings.sample_batch_size):
         chosen = padded(list(range(start, min(start + settings.sample_batch_size, n))), foundation.device)
-        latents = torch.cat([start_latents(foundation, seeds[i]) for i in chosen])
-        clean = _denoise(
-            foundation, latents, context[rows[chosen].to(context.device)], context[-1:], settings, [seeds[i] for i in chosen]
-        )
-        parts.append(_decode(foundation, clean, size, settings.resize)[: settings.sample_batch_size][: n - start])
+        wanted, own = context[rows[chosen].to(context.device)], [seeds[i] for i in chosen]
+        batch = through(start, partial(_batch, foundation, own, wanted, context[-1:], settings, size))
+        parts.append(batch[: settings.sample_batch_size][: n - start])
         tick(stage, min(start + settings.sample_batch_size, n), n)
     return torch.cat(parts) if parts else torch.empty(0, 3, size, size, dtype=torch.uint8)
+
+
+def _batch(
+    foundation: Foundation, seeds: Sequence[int], context: Tensor, empty: Tensor, settings: Diffusion, size: int
+) -> Tensor:
+    latents = torch.cat([start_latents(foundation, seed) for seed in seeds])
+    clean = _denoise(foundation, latents, context, empty, settings, seeds)
+    return _decode(foundation, clean, size, settings.resize)
 
 
 def padded(rows: list[int], device: torch.device) -> list[int]:

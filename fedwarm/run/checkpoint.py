@@ -15,7 +15,8 @@ from typing import Any
 
 from fedwarm.arrays import Arrays
 from fedwarm.config import SettingError, Value
-from fedwarm.files import replacing
+from fedwarm.files import make_folder, replacing, writing
+from fedwarm.run.pieces import is_piece
 
 SCHEMA = 1
 FOLDER, INDEX = "checkpoint", "checkpoint.json"
@@ -50,19 +51,6 @@ class Checkpoint:
     facts: dict[str, Any] = field(default_factory=dict)
     parts: Mapping[str, Arrays] = field(default_factory=dict)
 
-    def refuse_unlike(self, settings: Mapping[str, Value], where: Path) -> None:
-        """Refuse to go on with other settings.
-
-        Raises:
-            SettingError: the first setting that differs and would change the numbers.
-        """
-        for key in sorted({*self.settings, *settings} - {*FREE}):
-            if self.settings.get(key) != settings.get(key):
-                raise SettingError(
-                    f"{key} = {settings.get(key)!r}, but the run in {where} has {self.settings.get(key)!r}; "
-                    "resume it with its own settings, or name a new folder"
-                )
-
 
 class Keeper:
     """Writes a run's checkpoints below its folder."""
@@ -73,14 +61,14 @@ class Keeper:
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Replace the checkpoint before by this one."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         files = {name: self._part(name, arrays) for name, arrays in checkpoint.parts.items()}
         document = {"schema": SCHEMA, **asdict(_without_parts(checkpoint)), "parts": files}
         with replacing(self.folder / INDEX, durable=True) as temporary:
             temporary.write_text(json.dumps(document) + "\n", encoding="utf-8")
         kept = {INDEX, *(entry["file"] for entry in files.values())}
         for path in self.folder.iterdir():
-            if path.name not in kept:
+            if path.name not in kept and not is_piece(path, checkpoint.done):
                 path.unlink(missing_ok=True)
 
     def _part(self, name: str, arrays: Arrays) -> dict[str, str]:
@@ -90,11 +78,15 @@ class Keeper:
         if before is not None and before[0].keys() == arrays.keys() and all(before[0][n] is a for n, a in arrays.items()):
             return before[1]
         fresh = self.folder / f".{name}.new"
-        save_file(arrays, fresh)
-        digest = _digest(fresh)
-        entry = {"file": f"{name}.{digest[:16]}.safetensors", "sha256": digest}
-        with replacing(self.folder / entry["file"], private=True, durable=True) as temporary:
-            fresh.rename(temporary)
+        try:
+            with writing(self.folder / f"{name}.safetensors"):
+                save_file(arrays, fresh)
+            digest = _digest(fresh)
+            entry = {"file": f"{name}.{digest[:16]}.safetensors", "sha256": digest}
+            with replacing(self.folder / entry["file"], private=True, durable=True) as temporary:
+                fresh.rename(temporary)
+        finally:
+            fresh.unlink(missing_ok=True)
         self._written[name] = dict(arrays), entry
         return entry
 

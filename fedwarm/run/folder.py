@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from fedwarm.arrays import Arrays, to_tensors
 from fedwarm.config import SettingError
-from fedwarm.files import order_metadata, replacing, settle, write_text
+from fedwarm.files import order_metadata, replacing, settle, write_text, writing
 from fedwarm.ledger import Ledger
-from fedwarm.run.checkpoint import Checkpoint, Keeper, load
+from fedwarm.run.checkpoint import FOLDER, Checkpoint, Keeper, load
+from fedwarm.run.extend import JOURNAL, changed, told
+from fedwarm.run.lock import LOCK, Lock
+from fedwarm.run.pieces import Pieces
 from fedwarm.run.record import Record
 
 WRITE_INTERVAL_SECONDS = 2.0
-LEDGER, JOURNAL = "ledger.jsonl", "journal.jsonl"
+LEDGER = "ledger.jsonl"
 
 
 class RunFolder:
@@ -33,6 +38,22 @@ class RunFolder:
         self._keeper = Keeper(self.path)
         self._booked = 0
         self.header: Mapping[str, str] = {}  # what a model's file says of itself
+        self.lock = Lock(self.path)
+        self.pieces = Pieces(self.path / FOLDER)
+
+    def entries(self) -> list[Path]:
+        """What it holds, but for a lock."""
+        with writing(self.path):
+            return [path for path in self.path.iterdir() if path.name != LOCK] if self.path.is_dir() else []
+
+    def clear(self) -> None:
+        """Remove what it holds."""
+        for path in self.entries():
+            with writing(path):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
 
     def refuse_other(self) -> None:
         """Refuse a folder that holds another run or anything else.
@@ -42,7 +63,7 @@ class RunFolder:
         """
         if self.path.is_file():
             raise SettingError(f"--out {self.path} is a file; name a folder")
-        if self.path.exists() and any(self.path.iterdir()):
+        if self.entries():
             if (self.path / "results.json").is_file():
                 raise SettingError(
                     f"--out {self.path} holds another run; name a new folder, pass --resume to go on with it, "
@@ -71,10 +92,11 @@ class RunFolder:
 
     def _add(self, name: str, lines: str) -> int:
         path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as stream:
-            stream.write(lines.encode())
-        settle(path)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab") as stream:
+                stream.write(lines.encode())
+            settle(path)
         return path.stat().st_size
 
     def keep(self, checkpoint: Checkpoint) -> None:
@@ -82,12 +104,13 @@ class RunFolder:
         self._keeper.save(checkpoint)
 
     def resume(self, record: Record) -> Checkpoint:
-        """The checkpoint, with `record` and its ledger brought to where it stands.
+        """The checkpoint, with `record` and its ledger brought to where it stands; where the run gets longer, its end is undone.
 
         Raises:
-            SettingError: no checkpoint, or one that cannot be used.
+            SettingError: no checkpoint, one that cannot be used, or one of a run with other settings.
         """
         checkpoint = load(self.path)
+        other = changed(checkpoint, record.config.flat(), self.path)
         texts = {name: self._cut(name, length) for name, length in checkpoint.lengths.items()}
         try:
             record.ledger = Ledger.read(texts.get(LEDGER, ""))
@@ -97,6 +120,9 @@ class RunFolder:
         record.events.clear()
         record.begun -= checkpoint.seconds
         self._booked = len(record.ledger.entries)
+        if other:
+            checkpoint = replace(checkpoint, done=checkpoint.done - record.closing, complete=False)
+            record.reopen(told(other, max(0, record.newest())))
         return checkpoint
 
     def _cut(self, name: str, length: int) -> str:
@@ -104,7 +130,8 @@ class RunFolder:
         path = self.path / name
         if not path.is_file() or path.stat().st_size < length:
             raise SettingError(f"{path} is shorter than its checkpoint says; it cannot be resumed, run anew with --fresh")
-        os.truncate(path, length)
+        with writing(path):
+            os.truncate(path, length)
         return path.read_text(encoding="utf-8")
 
     def finish(self, record: Record, arrays: Arrays) -> None:

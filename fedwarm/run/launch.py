@@ -7,14 +7,16 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fedwarm.config import Config, SettingError, Value, near
 from fedwarm.run.checkpoint import Checkpoint, load
+from fedwarm.run.extend import changed
 from fedwarm.run.failures import RunError
 from fedwarm.run.folder import RunFolder
+from fedwarm.run.lock import refuse_busy
 from fedwarm.run.record import ENGINE_VARIABLE
 from fedwarm.run.terminal import put, say
 
@@ -56,6 +58,7 @@ def run_method(request: Request) -> Path:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     flat = asked(request)
+    refuse_busy(_folder(request, flat))
     before = _resumed(request, flat)
     if before is not None and before.complete:
         return _conclude(_folder(request, flat))
@@ -142,17 +145,17 @@ def _resumed(request: Request, flat: dict[str, Value]) -> Checkpoint | None:
     if request.fresh:
         raise SettingError("--resume goes on with the folder's run and --fresh replaces it; give one of them")
     place = _folder(request, flat)
-    if request.method and not (place.exists() and any(place.iterdir())):
+    if request.method and not RunFolder(place).entries():
         return None
     checkpoint = load(place)
     if request.clients not in (0, checkpoint.clients):
         raise SettingError(f"--clients {request.clients}, but the run in {place} has {checkpoint.clients}; leave it out")
-    checkpoint.refuse_unlike({**checkpoint.settings, **flat}, place)
+    other = changed(checkpoint, flat, place.absolute())
     own = dict(checkpoint.settings)
     if str(own.pop("client-folder", "")) not in ("", f"{own.pop('out', '')}/clients"):
         own["client-folder"] = checkpoint.settings["client-folder"]
     flat.update({key: value for key, value in own.items() if key not in flat})
-    return checkpoint
+    return replace(checkpoint, complete=checkpoint.complete and not other)
 
 
 @contextmanager

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from fedwarm.config import Config, SettingError, Value, parse
+from fedwarm.files import DiskError
 from fedwarm.run.folder import RunFolder
 from fedwarm.run.terminal import say
 
@@ -15,12 +15,20 @@ def prepare_folder(path: Path, fresh: bool) -> RunFolder:
     """The run's folder, empty or not there yet; `fresh` clears one that holds a run.
 
     Raises:
-        SettingError: it holds another run (without `fresh`) or something that is no run at all.
+        SettingError: it holds another run (without `fresh`) or something that is no run at all, a process is at work in it, or it
+            cannot be written to.
     """
     folder = RunFolder(path)
-    if fresh and (folder.path / "results.json").is_file():
-        shutil.rmtree(folder.path)
-    folder.refuse_other()
+    try:
+        fresh = fresh and (folder.path / "results.json").is_file()
+        if not fresh:
+            folder.refuse_other()
+        with folder.lock.held():
+            if fresh:
+                folder.clear()
+            folder.refuse_other()
+    except DiskError as error:
+        raise SettingError(f"--out {error}") from error
     return folder
 
 

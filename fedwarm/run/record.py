@@ -13,12 +13,13 @@ from typing import Any
 
 from fedwarm import sums
 from fedwarm.config import Config
-from fedwarm.ledger import Ledger
+from fedwarm.ledger import WIDTHS, Ledger
 from fedwarm.run.measure import Measure
 from fedwarm.run.versions import commit, versions
 
 SCHEMA = 1
 ENGINE_VARIABLE = "FEDWARM_ENGINE"
+CLOSING = (WIDTHS, "distill")
 
 
 class Record:
@@ -44,6 +45,7 @@ class Record:
         self.trained_on: list[dict[str, Any]] = []
         self.begun = time.monotonic()
         self.complete = False
+        self.closing = 0  # stages at the end so far that only close a run: a longer one has them later
 
     @property
     def seconds(self) -> float:
@@ -70,6 +72,10 @@ class Record:
     def note(self, text: str) -> None:
         """Something that a reader of the record should know."""
         self._happened({"note": text})
+
+    def reopen(self, text: str) -> None:
+        """A run goes on for longer than was planned: what closed it comes again at its end."""
+        self._happened({"note": text, "reopened": True})
 
     def upload(self, stage: str, numbers: int) -> None:
         """How many numbers a client uploads in a stage."""
@@ -101,6 +107,9 @@ class Record:
             self.measures[measure.round] = measure
         if "stage" in event:
             self.stages.append(event["stage"])
+            self.closing = self.closing + 1 if event["stage"]["name"] in CLOSING else 0
+        if "reopened" in event:
+            self.closing = 0
         if "loss" in event:
             self.losses[event["stage"]["round"]] = event["loss"]
         if "privacy" in event:
