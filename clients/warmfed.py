@@ -5,12 +5,15 @@ Feng et al., arXiv 2503.03110. The personal model and its teachers stay in the c
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from fedwarm.arrays import Arrays, from_module, from_tensors
+from fedwarm.arrays import Arrays, from_module, from_tensors, to_tensors
+from fedwarm.config import SettingError
+from fedwarm.files import DiskError
 from fedwarm.methods.hollowed import Hollowed, check_together
 from fedwarm.methods.warmfed import CLASSIFIER, SelfDistillation, WarmFed, best_of
 from fedwarm.privacy.dp_sgd import rate_of
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from fedwarm.diffusion.foundation import Foundation
 
 HELD_SHARE = 5
+ADAPTED = "adapted"
 
 
 class WarmFedClient(BaseClient):
@@ -33,22 +37,35 @@ class WarmFedClient(BaseClient):
         return self.config.of(WarmFed)
 
     def adapt(self, payload: Payload) -> Payload:
-        """Tune LoRA matrices on this client's images; they are all that leaves (and a classifier, by setting)."""
+        """Tune LoRA matrices on this client's images; they are all that leaves (and a classifier, by setting).
+
+        They are kept here, so that a client that is asked again, as by a run that was ended meanwhile, does not tune again.
+        """
         from fedwarm.diffusion.foundation import load_foundation
-        from fedwarm.diffusion.prompts import prompts
 
         shard, run, diffusion = self.shard, self.config.run, self.config.diffusion
         foundation = load_foundation(diffusion, run.device)
         if payload.text("fingerprint") != foundation.fingerprint:
             raise ValueError("this client's foundation differs from the server's; set diffusion.foundation to the same model")
-        state = self._tuned(foundation, prompts(self.settings.prompt, shard.classes))
         facts: dict[str, Fact] = {"fingerprint": foundation.fingerprint, "rank": diffusion.rank, "alpha": diffusion.alpha}
-        arrays = from_tensors(state)
+        kept = self.node.store.load(ADAPTED)
+        if kept is None:
+            arrays = self._adapted(foundation)
+            with suppress(SettingError, DiskError):  # without room for it the run goes on
+                self.node.store.save(ADAPTED, {f"{i:06d} {n}": t for i, (n, t) in enumerate(to_tensors(arrays).items())}, 0)
+        else:
+            arrays = {name.partition(" ")[2]: array for name, array in sorted(from_tensors(kept).items())}
+        return Payload("adapter", arrays, {"num-examples": len(shard.train_labels), **self.spent}, facts)
+
+    def _adapted(self, foundation: Foundation) -> Arrays:
+        from fedwarm.diffusion.prompts import prompts
+
+        arrays = from_tensors(self._tuned(foundation, prompts(self.settings.prompt, self.shard.classes)))
         if self.settings.local_model_source == "uploaded":
             local = self.model()
             self.fit(local, "train", 0)
             arrays |= {CLASSIFIER + name: array for name, array in from_module(local).items()}
-        return Payload("adapter", arrays, {"num-examples": len(shard.train_labels), **self.spent}, facts)
+        return arrays
 
     def _tuned(self, foundation: Foundation, sentences: list[str]) -> dict[str, Tensor]:
         """The adapter's matrices, by the trainer of the settings."""

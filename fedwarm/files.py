@@ -98,6 +98,18 @@ def make_folder(path: Path, mode: int = 0o777) -> None:
         path.mkdir(parents=True, exist_ok=True, mode=mode)
 
 
+def try_folder(path: Path) -> None:
+    """Make a folder where need be, and see that files can be made in it, before long work whose end is written there.
+
+    Raises:
+        DiskError: they cannot.
+    """
+    make_folder(path)
+    with replacing(path / ".try") as temporary:
+        temporary.touch()
+    (path / ".try").unlink(missing_ok=True)
+
+
 def settle(path: Path) -> None:
     """Wait until what was written to a file is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -17,7 +17,7 @@ from pathlib import Path
 from torch import Tensor
 
 from fedwarm.config import SettingError
-from fedwarm.files import replacing
+from fedwarm.files import make_folder, replacing
 
 KEPT_STEPS = 2
 MIB = 2**20
@@ -27,8 +27,19 @@ KEY = re.compile(r"[0-9a-f]{1,32}")
 
 
 def cache_home() -> Path:
-    """The user's cache folder for client state."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedwarm" / "clients"
+    """The user's cache folder for client state.
+
+    Raises:
+        SettingError: the user has no home folder, as in a container whose user is not in its passwd.
+    """
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        raise SettingError(
+            f"user {os.getuid()} has no home folder to keep clients' states in; set HOME or XDG_CACHE_HOME to a folder that can "
+            "be written to, or the setting client-folder"
+        ) from None
+    return cache / "fedwarm" / "clients"
 
 
 class Store:
@@ -59,7 +70,7 @@ class Store:
         """
         from safetensors.torch import save_file
 
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(self.folder, 0o700)
         with replacing(self._path(name, step), private=True) as temporary:
             save_file({k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()}, temporary)
             self._make_room(temporary)

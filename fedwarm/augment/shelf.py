@@ -7,6 +7,7 @@ index. An owner and class have files of one batch each, written whole and never 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor
 
 from fedwarm.config import SettingError
-from fedwarm.files import PRIVATE, order_metadata, replacing
+from fedwarm.files import PRIVATE, DiskError, order_metadata, replacing
 from fedwarm.store import KEY, MIB, bytes_below
 
 POOL = "pool"
@@ -188,9 +189,16 @@ class Shelf:
             os.close(descriptor)  # which unlocks; so does the end of a process that is killed
 
     def _make_folder(self, folder: Path) -> None:
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        for part in (self.folder, folder):
-            part.mkdir(exist_ok=True, mode=0o700)
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            for part in (self.folder, folder):
+                part.mkdir(exist_ok=True, mode=0o700)
+        except FileNotFoundError:  # another run made room meanwhile, or there is no such place at all
+            if self.folder.parent.is_dir():
+                raise
+            raise DiskError(self.folder.parent, errno.ENOENT) from None
+        except OSError as error:
+            raise DiskError(self.folder, error.errno or errno.EIO) from error
 
     def _parts(self, owner: Owner, label: int) -> list[Drawn]:
         """The whole files of an owner and class; damaged ones are removed, as their images can be drawn again."""

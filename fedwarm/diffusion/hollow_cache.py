@@ -22,7 +22,7 @@ from torch import Tensor
 from fedwarm.config import SettingError
 from fedwarm.diffusion.finetune import CAPTION_DROPOUT
 from fedwarm.diffusion.offload import open_private, read_into, write_all
-from fedwarm.files import replacing
+from fedwarm.files import make_folder, replacing, writing
 
 NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}
 ALIGNED = 8
@@ -48,7 +48,7 @@ class Rows:
         header += b" " * (-len(header) % ALIGNED)
         self.header_bytes = 8 + len(header)
         self.written = 0
-        with open_private(path) as file:
+        with writing(path), open_private(path) as file:
             file.write(struct.pack("<Q", len(header)) + header)
 
     def append(self, rows: Tensor) -> None:
@@ -63,7 +63,7 @@ class Rows:
         cast = rows.detach().to("cpu", self.dtype)
         if not torch.isfinite(cast).all():
             raise FloatingPointError(f"the cache holds numbers beyond {self.dtype}; set hollowed.cache-dtype = 'float32'")
-        with self.path.open("ab", buffering=0) as file:
+        with writing(self.path), self.path.open("ab", buffering=0) as file:
             write_all(file, cast)
         self.written += len(rows)
 
@@ -129,8 +129,9 @@ def private_folder(parent: Path | None, name: str, keep: bool) -> Iterator[Path]
     else:
         folder = parent / name
         shutil.rmtree(folder, ignore_errors=True)
-        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700)
+        make_folder(parent, 0o700)
+        with writing(folder):
+            folder.mkdir(mode=0o700)
     done = False
     try:
         yield folder

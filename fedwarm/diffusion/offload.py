@@ -14,7 +14,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor, nn
 
-from fedwarm.files import PRIVATE
+from fedwarm.files import PRIVATE, writing
 
 DROP_PAGES, MMAP_THRESHOLD = 4, -3
 APART_BYTES, USUAL_BYTES = 1 << 20, 1 << 25
@@ -72,8 +72,9 @@ def away(modules: Iterable[nn.Module], path: Path) -> Iterator[int]:
     shapes = [t.shape for t in tensors]
     with open_private(path) as file:
         try:
-            for tensor in tensors:
-                write_all(file, tensor)
+            with writing(path):
+                for tensor in tensors:
+                    write_all(file, tensor)
             try:
                 yield _freed(tensors)
             finally:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedwarm.diffusion.glyphs import SIZE, font_masks, glyph_batch
-from fedwarm.files import write_text
+from fedwarm.files import try_folder, write_text, writing
 
 Tick = Callable[[str, int, int, str], None]
 
@@ -246,6 +246,7 @@ def pretrain(folder: Path, recipe: Recipe, tick: Tick, vae: Any = None) -> dict[
     Returns:
         what `recipe.json` holds.
     """
+    try_folder(folder)
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)  # the initial weights; every later draw has its own generator
     generator = torch.Generator().manual_seed(recipe.seed + 1)
@@ -256,7 +257,8 @@ def pretrain(folder: Path, recipe: Recipe, tick: Tick, vae: Any = None) -> dict[
     else:
         pipe.register_modules(vae=vae)
     error = rebuilt_error(pipe.vae, glyphs, torch.Generator().manual_seed(recipe.seed + 2))
-    pipe.vae.save_pretrained(folder / "vae")
+    with writing(folder / "vae"):
+        pipe.vae.save_pretrained(folder / "vae")
     latents, ids = latent_set(pipe, glyphs, recipe, generator, tick)
     train_unet(pipe, latents, ids, recipe, generator, tick)
     record = {
@@ -272,7 +274,8 @@ def pretrain(folder: Path, recipe: Recipe, tick: Tick, vae: Any = None) -> dict[
 def save(pipe: Any, folder: Path, record: dict[str, Any]) -> None:
     """Write a pipeline as fp16 safetensors, and `recipe.json` beside it."""
     pipe.to(dtype=torch.float16)
-    pipe.save_pretrained(folder, safe_serialization=True)
     config = folder / "text_encoder" / "config.json"  # transformers would load half precision, diffusers does not
-    config.write_text(config.read_text().replace('"float16"', '"float32"'))
+    with writing(folder):
+        pipe.save_pretrained(folder, safe_serialization=True)
+        config.write_text(config.read_text().replace('"float16"', '"float32"'))
     write_text(folder / "recipe.json", json.dumps(record, indent=1) + "\n")

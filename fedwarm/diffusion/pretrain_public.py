@@ -32,7 +32,7 @@ from fedwarm.diffusion.pretrain import (
     train_vae,
 )
 from fedwarm.diffusion.pretrain_data import PublicPart
-from fedwarm.files import write_text
+from fedwarm.files import replacing, try_folder, write_text
 from fedwarm.seeds import generator, initialisation
 
 PUBLIC_RECIPE = Recipe(
@@ -73,7 +73,7 @@ def pretrain_public(folder: Path, public: PublicPart, recipe: Recipe, start: str
         raise SettingError(f"{folder} holds a foundation of another recipe or other images; name a new folder by --out")
     torch.set_num_threads(recipe.threads)
     pipe, begun = started(public, recipe, start), time.monotonic()
-    (folder / UNFINISHED).mkdir(parents=True, exist_ok=True)
+    try_folder(folder / UNFINISHED)
     for name in ("recipe.json", "model_index.json"):
         (folder / name).unlink(missing_ok=True)
     done = _autoencoder(pipe, folder / UNFINISHED, plan, public, recipe, tick)
@@ -132,7 +132,8 @@ def _autoencoder(pipe: Any, folder: Path, plan: dict[str, Any], public: PublicPa
     begun = time.monotonic()
     train_vae(pipe.vae, public, recipe, generator(recipe.seed, "foundation", "autoencoder"), tick)
     error = rebuilt_error(pipe.vae, public, generator(recipe.seed, "foundation", "rebuilt"), REBUILT)
-    save_file(pipe.vae.state_dict(), weights)
+    with replacing(weights) as temporary:
+        save_file(pipe.vae.state_dict(), temporary)
     kept = {
         "plan": plan,
         "seconds_before": time.monotonic() - begun,

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fedwarm.arrays import Arrays
 from fedwarm.config import SettingError, Value
 from fedwarm.files import make_folder, replacing, writing
@@ -80,7 +82,7 @@ class Keeper:
         fresh = self.folder / f".{name}.new"
         try:
             with writing(self.folder / f"{name}.safetensors"):
-                save_file(arrays, fresh)
+                save_file({n: np.asarray(a, order="C") for n, a in arrays.items()}, fresh)  # it writes memory as it lies
             digest = _digest(fresh)
             entry = {"file": f"{name}.{digest[:16]}.safetensors", "sha256": digest}
             with replacing(self.folder / entry["file"], private=True, durable=True) as temporary:

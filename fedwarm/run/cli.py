@@ -11,8 +11,9 @@ import typer
 
 from fedwarm import __version__
 from fedwarm.config import SettingError
+from fedwarm.files import DiskError
 from fedwarm.run.cli_privacy import privacy
-from fedwarm.run.failures import RunError
+from fedwarm.run.failures import Interrupted, RunError
 from fedwarm.run.help import App
 from fedwarm.run.terminal import CLOSED_PIPE, closed, define, flush, forget, prepare, put, say
 
@@ -43,6 +44,10 @@ def main() -> None:
         _stop(str(error), 2)
     except RunError as error:
         _stop(str(error), 1)
+    except DiskError as error:
+        _stop(str(error), 2)
+    except Interrupted as error:
+        _stop(str(error), error.code)
     except (KeyboardInterrupt, click.Abort):
         _stop("stopped by the keyboard", 130)
     else:

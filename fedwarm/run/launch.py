@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from fedwarm.config import Config, SettingError, Value, near
+from fedwarm.files import DiskError
 from fedwarm.run.checkpoint import Checkpoint, load
 from fedwarm.run.extend import changed
 from fedwarm.run.failures import RunError
 from fedwarm.run.folder import RunFolder
+from fedwarm.run.interrupt import command, how_to_go_on, interruptible
 from fedwarm.run.lock import refuse_busy
 from fedwarm.run.record import ENGINE_VARIABLE
 from fedwarm.run.terminal import put, say
@@ -51,6 +53,7 @@ def run_method(request: Request) -> Path:
     Raises:
         SettingError: something asked for cannot be; nothing was written.
         RunError: the run started and failed.
+        Interrupted: a signal ended it.
     """
     from fedwarm.run.augmenting import outlook
     from fedwarm.run.preflight import check_run, prepare_folder
@@ -71,8 +74,11 @@ def run_method(request: Request) -> Path:
         say(f"fedwarm: {told}")
     flat["out"], flat["resume"] = str(folder.path), before is not None
     flat.setdefault("client-folder", str(folder.path / "clients"))
-    with _named(request.engine):
-        _engine(request.engine, flat, clients, request.workers, config.run.method)
+    try:
+        with _named(request.engine), interruptible(lambda: how_to_go_on(out, request.engine)):
+            _engine(request.engine, flat, clients, request.workers, config.run.method)
+    except DiskError as error:
+        raise RunError(f"{error}; then go on with: {command(out, request.engine)}") from error
     return _conclude(folder.path)
 
 
@@ -193,7 +199,7 @@ def _guarded(work: object) -> None:
     assert callable(work)
     try:
         work()
-    except SettingError:
+    except (SettingError, DiskError):
         raise
     except (RuntimeError, ValueError, OSError) as error:
         if os.environ.get("FEDWARM_DEBUG"):

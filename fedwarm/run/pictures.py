@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -177,4 +178,7 @@ def roots(run: Run) -> list[Path]:
         stated = str(json.loads(index.read_text(encoding="utf-8"))["settings"].get("client-folder") or "")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         stated = ""
-    return list(dict.fromkeys([*([Path(stated)] if stated else []), run.folder / "clients", cache_home()]))
+    places = [*([Path(stated)] if stated else []), run.folder / "clients"]
+    with suppress(SettingError):  # a user without a home folder has no cache
+        places.append(cache_home())
+    return list(dict.fromkeys(places))

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,6 +60,7 @@ class Pieces:
         if stage != self._stage:
             self._stage = stage
             self._used = sum(p.stat().st_size for p in self.folder.glob(f"piece-{stage}-*.safetensors"))
+        arrays = {key: np.asarray(array, order="C") for key, array in arrays.items()}  # safetensors writes memory as it lies
         text = json.dumps([list(arrays), told])
         self._used += sum(array.nbytes for array in arrays.values()) + len(text)
         if self._used > self.limit_bytes:

@@ -19,12 +19,15 @@ from pathlib import Path
 from fedwarm.config import SettingError, Value, parse
 from fedwarm.files import write_text
 from fedwarm.methods import canonical
-from fedwarm.run.checkpoint import FREE, exists
+from fedwarm.run.checkpoint import FREE, exists, load
 from fedwarm.run.compare import COST, REACHED, Measure, concerns, known, spread
+from fedwarm.run.extend import CHANGEABLE, changed
 from fedwarm.run.failures import RunError
 from fedwarm.run.flower_app import parse_overrides
 from fedwarm.run.grid import Job, Sweep, jobs, read_sweep
+from fedwarm.run.interrupt import interruptible
 from fedwarm.run.launch import QUIET, Request, run_method
+from fedwarm.run.lock import Lock, refuse_busy
 from fedwarm.run.pages import FORMS
 from fedwarm.run.plots import second_text
 from fedwarm.run.reading import Run, read_run
@@ -76,8 +79,11 @@ def run_sweep(
     missing = [job for job in listed if job.name not in done]
     _check(missing, sweep.clients)
     common = Request("", engine, clients=sweep.clients, workers=workers)
-    failures = _run_all(missing, folder, common, fresh, len(listed))
-    finish(listed, folder)
+    for place in (folder, *(folder / job.name for job in missing)):
+        refuse_busy(place)
+    with Lock(folder.absolute()).held(), interruptible(lambda: "interrupted; the same command goes on with the sweep"):
+        failures = _run_all(missing, folder, common, fresh, len(listed))
+        finish(listed, folder)
     for name, line in failures.items():
         say(f"failed: {name}: {line}")
     if failures:
@@ -97,19 +103,22 @@ def _asked(sweep: Sweep, path: Path, method: str, clients: int, overrides: Mappi
 
 
 def _done(job: Job, folder: Path, clients: int) -> bool:
-    """Whether a run is complete; a SettingError where its folder holds a run with other settings."""
+    """Whether a run is complete; a SettingError where its folder holds one with other settings that it cannot go on with."""
     if not (folder / "results.json").is_file():
         return False
     run = read_run(folder, ledger=False)
+    other: dict[str, Value] = {}
     for key, value in parse(job.flat).flat().items():
         if key not in FREE and concerns(key, job.method, job.flat) and run.settings.get(key, value) != value:
-            raise SettingError(
-                f"{folder} holds a run with {key} = {run.settings[key]!r}, and the sweep wants {value!r}; "
-                "give another --out, or --fresh to begin all its runs anew"
-            )
+            if key not in CHANGEABLE or not exists(folder):
+                raise SettingError(
+                    f"{folder} holds a run with {key} = {run.settings[key]!r}, and the sweep wants {value!r}; "
+                    "give another --out, or --fresh to begin all its runs anew"
+                )
+            other[key] = value
     if clients and run.clients not in (0, clients):
         raise SettingError(f"{folder} holds a run with {run.clients} clients, and the sweep wants {clients}; give another --out")
-    return run.complete
+    return run.complete and not (other and changed(load(folder), other, folder))
 
 
 def _check(missing: Sequence[Job], clients: int) -> None:

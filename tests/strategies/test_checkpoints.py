@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from fedwarm.config import SettingError, Value
-from fedwarm.run.checkpoint import FOLDER, INDEX, load
+from fedwarm.run.checkpoint import FOLDER, INDEX, Checkpoint, Keeper, load
 from fedwarm.run.launch import Request, run_method
 from tests.runs import run, same
 
@@ -90,6 +90,12 @@ def test_a_pickle_is_no_checkpoint(copy: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="is no safetensors file"):
         run("fedavg", copy, {**FAST, "resume": True})
     assert not (tmp_path / "opened").exists()
+
+
+def test_arrays_come_back_however_they_lie_in_memory(tmp_path: Path) -> None:
+    parts = {"model": {"f": np.asfortranarray(np.arange(6.0).reshape(2, 3)), "n": np.array(3), "s": np.arange(8.0)[::2]}}
+    Keeper(tmp_path).save(Checkpoint(0, False, "aa", 1, 0.0, {}, {}, {}, {}, parts))
+    assert same(dict(load(tmp_path).parts["model"]), parts["model"])
 
 
 def test_a_complete_run_is_left_as_it_is(copy: Path) -> None:
