@@ -115,10 +115,11 @@ def test_the_beginning_of_a_process() -> None:
 
 def test_nobody_comes_into_the_folder_of_a_run_at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A resume, a fresh run, a sweep, a strategy of somebody's program: each is refused, and the run ends as if alone."""
-    settings: dict[str, Value] = {"num-server-rounds": 1, "local-epochs": 1, "data.max-examples": 8, "out": str(tmp_path / "fedavg-seed-0")}
+    settings: dict[str, Value] = {"num-server-rounds": 1, "local-epochs": 1, "data.max-examples": 8}
     place, text = tmp_path / "fedavg-seed-0", "data.max-examples=8 local-epochs=1"
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "grid.toml").write_text("methods = ['fedavg']\n[settings]\ndata.max-examples = 8\nlocal-epochs = 1\nnum-server-rounds = 1\n")
+    grid = "methods = ['fedavg']\n[settings]\ndata.max-examples = 8\nlocal-epochs = 1\nnum-server-rounds = 1\n"
+    (tmp_path / "grid.toml").write_text(grid)
     attempts = [
         lambda: run_method(Request("", out=place, resume=True)),
         lambda: run_method(Request("fedavg", out=place, fresh=True, clients=2, run_config=(text,))),

@@ -18,7 +18,7 @@ import torch
 
 from fedwarm.config import SettingError, parse
 from fedwarm.run import launch
-from fedwarm.run.failures import RunError
+from fedwarm.run.failures import Interrupted, RunError
 from fedwarm.run.flower_app import parse_overrides
 from fedwarm.run.folder import RunFolder
 from fedwarm.run.grid import jobs, read_sweep
@@ -191,7 +191,7 @@ def test_a_sweep_stopped_in_the_middle_goes_on_to_the_same_numbers(
 
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "keep", stop)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Interrupted, match="the same command goes on"):
             run_sweep(path, method="fedavg", workers=1)
     folder = Path("runs/sweep-grid")
     first, second = folder / "fedavg-seed-0", folder / "fedavg-seed-1"
