@@ -22,7 +22,9 @@ from fedwarm.run.pieces import is_piece
 
 SCHEMA = 1
 FOLDER, INDEX = "checkpoint", "checkpoint.json"
-FREE = ("out", "client-folder", "resume", "tracker", "client-state-mb", "save-pictures")
+FREE = (
+    "out", "client-folder", "resume", "tracker", "client-state-mb", "save-pictures", "stage-timeout", "min-replies",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

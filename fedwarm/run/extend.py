@@ -15,8 +15,8 @@ from fedwarm.run.checkpoint import FREE, Checkpoint
 from fedwarm.run.record import Record
 
 ROUNDS = "num-server-rounds"
-CHANGEABLE = (ROUNDS, "patience", "target", "stage-timeout", "min-replies")
 STOPPING = ("patience", "target")
+CHANGEABLE = (ROUNDS, *STOPPING)
 JOURNAL = "journal.jsonl"
 
 
