@@ -44,8 +44,13 @@ def main() -> None:
         _stop(str(error), 2)
     except RunError as error:
         _stop(str(error), 1)
-    except DiskError as error:
-        _stop(str(error), 2)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if os.environ.get("FEDWARM_DEBUG"):
+            raise
+        told = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        _stop(str(error) if isinstance(error, DiskError) else told or str(error), 2 if isinstance(error, DiskError) else 1)
     except Interrupted as error:
         _stop(str(error), error.code)
     except (KeyboardInterrupt, click.Abort):

@@ -145,6 +145,27 @@ def test_a_run_folder_that_cannot_be_made_is_refused_before_the_work(
     assert line == f"fedwarm: --out {NOWHERE} cannot be written: No such file or directory; name another folder"
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (DiskError(Path("/a"), errno.ENOSPC), 2, "/a cannot be written: No space left on device; make room there"),
+        (PermissionError(errno.EACCES, "Permission denied", "/b"), 1, "/b: Permission denied"),
+        (FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"), 1, "No usable temporary directory"),
+    ],
+)
+def test_no_error_of_the_system_is_a_traceback(
+    error: OSError, code: int, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def end(request: Request) -> None:
+        raise error
+
+    monkeypatch.delenv("FEDWARM_DEBUG", raising=False)
+    monkeypatch.setattr(launch, "run_method", end)
+    assert call(monkeypatch, "run", "fedavg") == code
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"fedwarm: {line}")
+
+
 def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """As in a container whose user is not in its passwd: what needs a cache says so, and a run needs none."""
 
