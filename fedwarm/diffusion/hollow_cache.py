@@ -48,7 +48,7 @@ class Rows:
         header += b" " * (-len(header) % ALIGNED)
         self.header_bytes = 8 + len(header)
         self.written = 0
-        with writing(path), open_private(path) as file:
+        with open_private(path) as file, writing(path):
             file.write(struct.pack("<Q", len(header)) + header)
 
     def append(self, rows: Tensor) -> None:

@@ -69,12 +69,13 @@ class Lock:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / LOCK
-        self._depth, self._descriptor, self._ours = 0, -1, False
+        self._depth, self._descriptor = 0, -1
+        self._made: list[Path] = []
         _all.add(self)
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold it for the block; afterwards the file is gone, and the folder too where it was made for it and nothing else came.
+        """Hold it for the block; afterwards the file is gone, and so are folders that were made for it and stayed empty.
 
         Raises:
             SettingError: another process is at work in the folder.
@@ -92,7 +93,7 @@ class Lock:
 
     def _take(self) -> None:
         with writing(self.folder):
-            self._ours = not self.folder.exists()
+            self._made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
         while self._descriptor < 0:
             with writing(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -114,9 +115,9 @@ class Lock:
         with suppress(OSError):
             self.path.unlink()
         self._leave()
-        if self._ours:
-            with suppress(OSError):
-                self.folder.rmdir()
+        with suppress(OSError):
+            for path in self._made:
+                path.rmdir()
 
     def _leave(self) -> None:
         """Close the file, which gives the system's lock back where no other process has it open."""

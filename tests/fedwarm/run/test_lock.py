@@ -40,6 +40,9 @@ def taken(folder: Path) -> bool:
 
 
 def test_a_folder_in_use_is_refused_and_free_afterwards(tmp_path: Path) -> None:
+    with Lock(tmp_path / "new" / "run").held():
+        assert (tmp_path / "new" / "run" / LOCK).exists()
+    assert not (tmp_path / "new").exists(), "made for the lock alone"
     mine = Lock(tmp_path / "run")
     with mine.held(), mine.held():
         for again in (lambda: refuse_busy(tmp_path / "run"), lambda: taken(tmp_path / "run")):
