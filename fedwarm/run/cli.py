@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -109,7 +110,9 @@ def run(
     clients: Annotated[int, typer.Option(help="number of clients; 0: what the data set suggests")] = 0,
     workers: Annotated[int, typer.Option(help="processes for clients; 0: what cores and memory allow; 1: this one")] = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="replace the run that the folder holds")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="go on with the run in the folder, by its own settings")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on with the run in the folder, by its own settings; with --rounds for longer")
+    ] = False,
     sweep: Annotated[
         Path | None, typer.Option(help="run all that a .toml file combines of settings and seeds and that is missing")
     ] = None,
