@@ -17,13 +17,14 @@ from fedwarm.progress import listening
 from fedwarm.progress import logger as log_progress
 from fedwarm.store import Store, cache_home
 from fedwarm.threads import torch_threads
-from fedwarm.wire import Payload, from_records, to_records, unusable
+from fedwarm.wire import Fact, Payload, from_records, to_records, unusable
 
 from . import trainer_class
 from .base import Action, Node
 from .faulty import faulty
 
 app = ClientApp(mods=[faulty])
+SITE = ("site", "name")
 OWN = ("device", "client-folder", "hollowed.memory-budget-mb")
 
 
@@ -59,7 +60,7 @@ def answered(message: Message, context: Context, action: Action) -> Message:
     told = listening(log_progress, f"client {partition}", only_if_nobody_listens=True)
     with torch_threads(config.run.client_threads), told:  # in this process the server may go on
         reply = trainer.answer(action, payload)
-    facts = {**reply.facts, "ticket": payload.text("ticket")}
+    facts = {**reply.facts, **site_of(context.node_config, action), "ticket": payload.text("ticket")}
     if action == "evaluate" and open_handed(config):
         facts["remarks"] = remarks(config.data, trainer.real)
     answer = Payload(reply.kind, reply.arrays, reply.metrics, facts)
@@ -89,6 +90,12 @@ def place(node: Mapping[str, Value]) -> tuple[int, int]:
             )
         found.append(int(text))
     return found[0], found[1]
+
+
+def site_of(node: Mapping[str, Value], action: Action) -> dict[str, Fact]:
+    """The name of this node's site, where its node config has one; a node says it with who it is."""
+    name = next((str(node[key]) for key in SITE if key in node), "")
+    return {"site": name} if name and action == "describe" else {}
 
 
 @app.query()

@@ -66,8 +66,13 @@ class General(Group):
     device: str = setting("auto", "where tensors are computed; auto: CUDA if there is one", choices=("auto", "cpu", "cuda"))
     client_threads: int = setting(1, "torch threads of a client; part of the result, as sums depend on it", low=1)
     server_threads: int = setting(2, "torch threads of the server; part of the result, as sums depend on it", low=1)
-    min_replies: int = setting(0, "fewest valid replies a stage may end with; 0: all that were asked", low=0)
-    stage_timeout: float = setting(43200.0, "seconds a stage may wait for its replies", low=1e-3)
+    min_replies: int = setting(
+        0, "fewest valid replies a stage may end with; 0: all that were asked, on real nodes half of them", low=0
+    )
+    stage_timeout: float = setting(
+        0.0, "seconds a stage may wait for its replies; 0: 12 hours, on real nodes 15 minutes (2 hours where images are drawn)",
+        low=0.0,
+    )  # fmt: skip
     resume: bool = setting(False, "go on from the checkpoint in `out`; `fedwarm run --resume` sets it")
     watch: str = setting(
         "accuracy", "measure that chooses the best model and stops early: global, mean personal or worst personal accuracy",
@@ -79,7 +84,9 @@ class General(Group):
         "none", "where a round's measures are sent, besides the run folder", choices=("none", "tensorboard", "mlflow", "wandb")
     )  # fmt: skip
     client_state_mb: int = setting(4096, "most MB that clients of all runs keep on a machine; oldest runs go first", low=1)
-    out: str = setting("", "run folder, absolute; empty: runs/<method>-<run id> below the working directory")
+    out: str = setting(
+        "", "run folder, absolute; empty: <method>-<run id> below FEDWARM_RUNS of the environment, else below ./runs"
+    )
     client_folder: str = setting("", "where clients keep their private state, one folder a run; empty: the user's cache folder")
     save_pictures: bool = setting(True, "keep sample pictures of a generative run in the run folder")
 
@@ -225,12 +232,14 @@ def common_groups() -> tuple[type[Group], ...]:
     from fedwarm.methods.hollowed import Hollowed
     from fedwarm.methods.quantization_robust import QuantizationRobust
     from fedwarm.methods.relaxed_quantization import RelaxedQuantization
+    from fedwarm.nodes import Nodes
     from fedwarm.privacy.dp_sgd import DpSgd
     from fedwarm.robust import Robust
     from fedwarm.widths import Evaluate
 
     return (
         *GROUPS, Evaluate, StochasticRounding, DpSgd, QuantizationRobust, RelaxedQuantization, Hollowed, GenFedSD, Robust, Faults,
+        Nodes,
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ class Entry:
     """One exchange with one client; `failure` says why its reply was left out, empty where it counted.
 
     `ticket` is the number of the message: stage, attempt and client. `epsilon` is that of an example of this client so far, where
-    local training is private.
+    local training is private. `site` is the client's name, where it has one.
     """
 
     round: int
@@ -30,6 +30,17 @@ class Entry:
     failure: str = ""
     ticket: str = ""
     epsilon: float = 0.0
+    site: str = ""
+
+    @property
+    def who(self) -> str:
+        """The client as errors and pages call it."""
+        return called(self.client, self.site)
+
+
+def called(client: int, site: str = "") -> str:
+    """How a client is called: by its partition, after its site's name where it has one."""
+    return f"{site} ({client})" if site else f"client {client}"
 
 
 class Ledger:
@@ -59,7 +70,7 @@ class Ledger:
 
     def failures(self, number: int) -> list[str]:
         """One line for each reply of the round that was left out."""
-        return [f"client {e.client}, {e.stage}: {e.failure}" for e in self._round(number) if e.failure]
+        return [f"{e.who}, {e.stage}: {e.failure}" for e in self._round(number) if e.failure]
 
     def epsilon(self) -> float:
         """The largest epsilon of an example of any client so far; 0 where none was told."""
@@ -77,7 +88,7 @@ class Ledger:
 
     def lines(self, start: int = 0) -> str:
         """One JSON object a line, from entry `start` on."""
-        return "".join(json.dumps(vars(e)) + "\n" for e in self.entries[start:])
+        return "".join(json.dumps(_said(e)) + "\n" for e in self.entries[start:])
 
     @classmethod
     def read(cls, text: str) -> Ledger:
@@ -90,3 +101,8 @@ class Ledger:
             return cls(Entry(**json.loads(line)) for line in text.splitlines())
         except TypeError as error:
             raise ValueError(f"no line of a ledger: {error}") from error
+
+
+def _said(entry: Entry) -> dict[str, object]:
+    """An entry's fields; the site's name only where there is one."""
+    return {name: value for name, value in vars(entry).items() if name != "site" or value}

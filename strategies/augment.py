@@ -16,6 +16,7 @@ from fedwarm.methods.gen_fedsd import GenFedSD, global_target
 from fedwarm.wire import Payload, PayloadError
 
 from .exchange import Stage
+from .fleet import Fleet
 
 GAPS, AUGMENT = "gaps", "augment"
 STAGES = (GAPS, AUGMENT)
@@ -36,6 +37,7 @@ class Augmentation:
 
     def __init__(self, config: Config) -> None:
         self.config, self.target = config, 0
+        self.filled: set[int] | None = None
         self.histograms: dict[int, list[int]] = {}
         self.reports: dict[int, dict[str, Any]] = {}
         check_private(config)
@@ -46,6 +48,17 @@ class Augmentation:
             yield Stage(0, GAPS, "train.gaps", clients)
         if augmenting(self.config):
             yield Stage(0, AUGMENT, "train.augment", clients, long=True)
+
+    def able(self, clients: tuple[int, ...]) -> tuple[int, ...]:
+        """Those of the clients that can train: not one that was away when images were drawn, or failed then."""
+        return clients if self.filled is None else tuple(client for client in clients if client in self.filled)
+
+    def late(self, fleet: Fleet) -> Iterator[str]:
+        """What the record should say of those who cannot train."""
+        able = self.able(fleet.here)
+        for client in fleet.here:
+            if client not in able:
+                yield f"{fleet.members[client].label} was away when images were drawn: it is measured, and does not train"
 
     def instruct(self, stage: Stage) -> Payload:
         """What a client is sent."""
@@ -85,7 +98,9 @@ class Augmentation:
             )
 
     def finish(self, stage: Stage) -> None:
-        """Settle the target that is announced."""
+        """Settle the target that is announced, and after the images were drawn who can train."""
+        if stage.name == AUGMENT:
+            self.filled = {*self.reports}
         if stage.name == GAPS:
             told = global_target([self.histograms[client] for client in sorted(self.histograms)])
             self.target = self._for_training(told, len(next(iter(self.histograms.values())))) if told else 0
@@ -120,11 +135,12 @@ class Augmentation:
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint holds."""
-        return {"target": self.target}
+        return {"target": self.target, **({} if self.filled is None else {"filled": sorted(self.filled)})}
 
     def restore(self, facts: Mapping[str, Any]) -> None:
         """Take up what `facts` gave."""
         self.target = int(facts.get("target", 0))
+        self.filled = {int(client) for client in facts["filled"]} if "filled" in facts else None
 
 
 def _counts(payload: Payload, name: str, classes: int, least: int = 0) -> list[int]:

@@ -6,9 +6,10 @@ What is special to a method stands in its hooks (see `method.Method`).
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, count
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
@@ -19,6 +20,7 @@ from fedwarm.arrays import Arrays
 from fedwarm.codecs import Place, Upload
 from fedwarm.config import Value, parse
 from fedwarm.ledger import WIDTHS
+from fedwarm.nodes import Patience
 from fedwarm.progress import tick
 from fedwarm.robust import Robust, floats, reference_norm, too_large, update_norm
 from fedwarm.run.artefacts import header, refuse_seen_tests, trained_on
@@ -32,9 +34,11 @@ from fedwarm.wire import Payload, PayloadError, check_arrays, to_records
 
 from .augment import STAGES as AUGMENTING
 from .exchange import Exchange, Stage
-from .fleet import FederationError, Member, meet
+from .fleet import FederationError, Member
 from .method import Method, alone
+from .register import remembered
 from .remarks import remarks
+from .rollcall import attend
 
 NORMS_KEPT = 64
 
@@ -68,18 +72,18 @@ class BaseStrategy(Method):
         run = self.config.run
         self.record.config = self.config
         before = self.folder.resume(self.record) if run.resume and self.folder is not None else None
-        self.fleet = meet(grid, run.stage_timeout)
-        self.record.open(self.config, self.fleet.classes, [m.counts for m in self.fleet.members])
+        self.attendance = attend(grid, self.config, () if before is None else before.facts.get("members", ()))
+        self._meet()
         self._trace(before is None)
         self._begin(before, initial_arrays)
         self._tell_odd()
         self.record.parameters = sum(self.arrays[name].size for name in floats(self.arrays))
         self._open_codec()
-        exchange = Exchange(grid, self.fleet, self.record.ledger, self.key, run.stage_timeout, run.min_replies)
+        exchange = Exchange(grid, self.attendance, self.record.ledger, self.key, Patience.of(run, self.attendance.real))
         exchange.pieces = None if self.folder is None else self.folder.pieces
         place = None if self.folder is None else self.folder.path
         with closing(tracker(run.tracker, place, self.config.flat(), self.record.newest())) as told:
-            for index, stage in enumerate(chain.from_iterable((self.before(), self.plan(), self.after()))):
+            for index, stage in enumerate(self._stages()):
                 if index >= self.done:
                     self._run_stage(stage, index, exchange)
                     if stage.measures >= 0:
@@ -103,10 +107,31 @@ class BaseStrategy(Method):
 
     def _tell_odd(self) -> None:
         """Note what is odd about who holds what, as far as clients tell."""
-        if self.config.run.method == "dp_rec" or self.wire_codec.private:
+        if self.config.run.method == "dp_rec" or self.wire_codec.private or not all(m.known for m in self.fleet.members):
             return
         found = [Held(m.examples, m.tests, frozenset(m.present)) for m in self.fleet.members]
         for text in of_record(self.config, found):
+            if text not in self.record.notes:
+                self.record.note(text)
+
+    def _stages(self) -> Iterator[Stage]:
+        """All stages; before each that is left it is looked up who is there."""
+        stages = chain.from_iterable((self.before(), self.plan(), self.after()))
+        for index in count():
+            if index >= self.done:
+                self.attendance.look()
+                self._meet()
+            if (stage := next(stages, None)) is None:
+                return
+            yield stage
+
+    def _meet(self) -> None:
+        """Take up who is there now."""
+        if self.fleet is not self.attendance.fleet:
+            self.fleet = self.attendance.fleet
+            members = self.fleet.members
+            self.record.open(self.config, self.fleet.classes, [m.counts for m in members], [m.name for m in members])
+        for text in (*self.attendance.remarks, *self.augmentation.late(self.fleet)):
             if text not in self.record.notes:
                 self.record.note(text)
 
@@ -154,7 +179,7 @@ class BaseStrategy(Method):
             self.absorb(stage, client, payload)
 
         if stage.name in AUGMENTING:
-            exchange = replace(exchange, wanted=0)  # training begins when every client has its images
+            exchange = replace(exchange, patience=exchange.patience.everyone())  # training needs every client's images
         replies = exchange.run(stage, index, lambda c: self._instructed(stage, c), coded, accept) if stage.clients else {}
         for text in remarks(replies, self.record.notes):
             self.record.note(text)
@@ -223,7 +248,7 @@ class BaseStrategy(Method):
             Checkpoint(
                 self.done, record.complete, self.key, len(self.fleet.members), round(record.seconds, 3), self.config.flat(),
                 versions(), lengths, {"method": self.facts(), "norms": self.norms, "codec": self.wire_codec.facts(),
-                 "augment": self.augmentation.facts()},
+                 "augment": self.augmentation.facts(), **({"members": told} if (told := remembered(self.fleet)) else {})},
                 self.state(),
             )
         )  # fmt: skip

@@ -139,7 +139,8 @@ class DpRec(BaseStrategy):
             cohort = self.sampled(number)
             if number > self.booked and not self.affordable(number, cohort):
                 return
-            yield Stage(number, "round", MessageType.TRAIN, cohort if self.fits(number) else ())
+            cohort = cohort if self.fits(number) else ()
+            yield Stage(number, "round", MessageType.TRAIN, cohort, alone=self.terms.central)
             yield self.evaluation(number)
             if self.enough(number):
                 return

@@ -2,29 +2,32 @@
 
 So the server holds one running sum and not all replies, and a sum has one order whoever was first. A reply is used when it comes
 in time, is no larger than it may be, answers this very message (its ticket) and passes the strategy's checks; else it is left
-out, with one line in the ledger. Where more fail than `min-replies` allows, a client is asked once more, in its place.
+out, with one line in the ledger. Where more fail than `min-replies` allows, a client is asked once more, in its place. On real
+nodes one that was lost is asked once more when it is back. What only measures the model never ends a run.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from flwr.app import Message
+from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
 from fedwarm.arrays import Arrays
 from fedwarm.ledger import Entry, Ledger
+from fedwarm.nodes import Patience
 from fedwarm.run.pieces import Pieces
 from fedwarm.wire import Encoded, Payload, PayloadError, Size, from_records, size_of, to_records
 
-from .fleet import FederationError, Fleet
+from .arrivals import Contacts
+from .attendance import Attendance
+from .fleet import FederationError
 from .kept import Kept
 from .reasons import reason
 
 ATTEMPTS = 2
-POLL_SECONDS = 0.05
 HEADER_BYTES = 512
 SPARE_BYTES = 2**16
 
@@ -40,6 +43,7 @@ class Stage:
         clients: partitions, ascending.
         measures: the round whose model the replies measure; -1: none.
         long: it takes so long that each reply is kept on disk until all are in.
+        alone: it may go on where none of its clients is here.
     """
 
     round: int
@@ -48,6 +52,7 @@ class Stage:
     clients: tuple[int, ...] = ()
     measures: int = -1
     long: bool = False
+    alone: bool = False
 
 
 @dataclass
@@ -56,20 +61,18 @@ class Exchange:
 
     Attributes:
         grid: Flower's.
-        fleet: who is who.
+        attendance: who is who, and there.
         ledger: where every exchange is booked.
         key: the run's key, which clients keep their states under.
-        seconds: how long a reply may take.
-        wanted: fewest valid replies; 0: all.
+        patience: how long a reply may take, and how many are needed.
         pieces: where the replies of a long stage are kept until it ends; None: nowhere.
     """
 
     grid: Grid
-    fleet: Fleet
+    attendance: Attendance
     ledger: Ledger
     key: str
-    seconds: float
-    wanted: int = 0
+    patience: Patience
     pieces: Pieces | None = None
 
     def run(
@@ -95,22 +98,25 @@ class Exchange:
         Raises:
             FederationError: fewer usable replies than wanted.
         """
-        wanted = min(self.wanted or len(stage.clients), len(stage.clients))
         call = _Call(self, stage, index, instruct, expected, accept)
-        spare = len(stage.clients) - wanted
+        asked = call.present()
+        wanted = self.patience.wanted(len(asked))
+        spare, optional = len(asked) - wanted, stage.message_type == MessageType.EVALUATE or (stage.alone and not asked)
+        needed = 0 if optional else max(1, wanted)
         failed: list[int] = []
-        for client in call.ask(stage.clients):
+        for client in call.ask(asked):
             failed.append(client)
-            if len(failed) > spare and not list(call.ask([client], 1)):
+            if call.contacts.worth_asking(client, len(failed) > spare) and not list(call.ask([client], 1)):
                 failed.remove(client)
-        if len(call.accepted) < wanted:
+        if len(call.accepted) < needed:
+            here = self.attendance.fleet.here
             call.kept.pieces = None  # what comes now is out of order, and a resumed run would not know
-            list(call.ask([c for c in failed if c not in call.asked_again], 1))
-        if len(call.accepted) < wanted:
+            list(call.ask([c for c in failed if c not in call.asked_again and c in here], 1))
+        if len(call.accepted) < needed:
             why = "; ".join(self.ledger.failures(stage.round)[-3:])
             raise FederationError(
                 f"round {stage.round}, {stage.name}: {len(call.accepted)} valid replies of {len(stage.clients)}, "
-                f"{wanted} are needed (min-replies): {why}"
+                f"{needed} are needed (min-replies): {why}"
             )
         return call.accepted
 
@@ -131,19 +137,30 @@ class _Call:
         self.limit_bytes = sum(a.nbytes + HEADER_BYTES for a in expected.values()) + SPARE_BYTES
         self.accepted: dict[int, Payload] = {}
         self.asked_again: set[int] = set()
+        seconds = exchange.patience.seconds(stage.name)
+        self.contacts = Contacts(exchange.grid, exchange.attendance, f"round {stage.round}, {stage.name}", seconds)
         self.encoded: Encoded = {}
         self.kept = Kept(exchange.pieces, index, (stage.round, stage.name), stage.long)
+
+    def present(self) -> list[int]:
+        """The stage's clients that are here, or answered before the run was resumed; the others are booked as absent."""
+        attendance = self.exchange.attendance
+        answered = [client for client in attendance.partitions if self.kept.find(client) is not None] if attendance.real else []
+        able = {*attendance.fleet.here, *answered}
+        for client in self.stage.clients:
+            if client not in able:
+                self._book(client, (0, 0, 0, 0), 0.0, "it is not here", "", 0.0)
+        return sorted(able & {*self.stage.clients, *answered})
 
     def ask(self, clients: Sequence[int], attempt: int = 0) -> Iterator[int]:
         """Send messages and take the replies one by one; the clients whose replies failed."""
         if attempt:
             self.asked_again.update(clients)
-        exchange = self.exchange
         tickets = {client: f"{self.index}.{attempt}.{client}" for client in clients}
         down: dict[int, Size] = {}
         known = set() if attempt else {client for client in clients if self.kept.find(client) is not None}
         missing = [client for client in clients if client not in known]
-        replies = arriving(exchange.grid, (self._message(c, tickets[c], down) for c in missing), exchange.seconds)
+        replies = self.contacts.replies(missing, (self._message(c, tickets[c], down) for c in missing))
         for client in clients:
             if client in known:
                 self._take_kept(client)
@@ -153,7 +170,7 @@ class _Call:
             up, failure, epsilon, payload = Size(), "", 0.0, None
             try:
                 if reply is None:
-                    raise PayloadError(f"no reply within {exchange.seconds:g} s")
+                    raise PayloadError(f"no reply within {self.contacts.seconds:g} s")
                 up = size_of(reply.content) if reply.has_content() else Size()
                 payload = self._read(reply, up, tickets[client])
                 epsilon = payload.number("epsilon") if "epsilon" in payload.metrics else 0.0
@@ -162,9 +179,7 @@ class _Call:
             except (PayloadError, ValueError) as error:
                 failure = _line(error)
             sizes = (down[client].payload_bytes, down[client].wire_bytes, up.payload_bytes, up.wire_bytes)
-            seconds = round(time.monotonic() - begun, 3)
-            entry = Entry(self.stage.round, self.stage.name, client, *sizes, seconds, failure, tickets[client], epsilon)
-            exchange.ledger.add(entry)
+            entry = self._book(client, sizes, time.monotonic() - begun, failure, tickets[client], epsilon)
             self.kept.booked(entry, None if failure else payload)
             if failure:
                 yield client
@@ -179,13 +194,21 @@ class _Call:
         for entry in entries:
             self.exchange.ledger.add(entry)
 
+    def _book(
+        self, client: int, sizes: tuple[int, int, int, int], seconds: float, failure: str, ticket: str, epsilon: float
+    ) -> Entry:
+        name = self.exchange.attendance.fleet.members[client].name
+        entry = Entry(self.stage.round, self.stage.name, client, *sizes, round(seconds, 3), failure, ticket, epsilon, name)
+        self.exchange.ledger.add(entry)
+        return entry
+
     def _message(self, client: int, ticket: str, down: dict[int, Size]) -> Message:
         payload = self.instruct(client)
         facts = {**payload.facts, "run": self.exchange.key, "ticket": ticket}
         content = to_records(Payload(payload.kind, payload.arrays, payload.metrics, facts), self.encoded)
         down[client] = size_of(content)
-        node, stage = self.exchange.fleet.members[client].node, self.stage
-        return Message(content=content, message_type=stage.message_type, dst_node_id=node, group_id=str(stage.round))
+        node, number = self.contacts.node(client), str(self.stage.round)
+        return Message(content, node, self.stage.message_type, ttl=self.contacts.lifetime, group_id=number)
 
     def _read(self, reply: Message, size: Size, ticket: str) -> Payload:
         if reply.has_error():
@@ -197,29 +220,6 @@ class _Call:
         if told != ticket:
             raise PayloadError(f"it answers message {told[:40]!r} and not {ticket!r}")
         return payload
-
-
-def arriving(grid: Grid, messages: Iterable[Message], seconds: float) -> Iterator[Message | None]:
-    """The reply of each message in their order, None where there is none in time.
-
-    The local engine sends and takes them little by little; on Flower's grids all are sent, and replies wait there for their turn.
-    """
-    stream: Callable[[Iterable[Message], float], Iterator[Message | None]] | None = getattr(grid, "stream", None)
-    return stream(messages, seconds) if stream is not None else _polled(grid, list(messages), seconds)
-
-
-def _polled(grid: Grid, messages: list[Message], seconds: float) -> Iterator[Message | None]:
-    end = time.monotonic() + seconds
-    sent = set(grid.push_messages(messages))
-    for message in messages:
-        message_id, found = message.metadata.message_id, None
-        while found is None and message_id in sent:
-            found = next(iter(grid.pull_messages([message_id])), None)
-            if found is None and time.monotonic() > end:
-                break
-            if found is None:
-                time.sleep(POLL_SECONDS)
-        yield found
 
 
 def _line(error: Exception) -> str:

@@ -6,7 +6,9 @@ sampled, the order of sums) goes by partition.
 
 from __future__ import annotations
 
+import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -14,6 +16,7 @@ from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
 from fedwarm.config import SettingError
+from fedwarm.ledger import called
 from fedwarm.wire import Payload, PayloadError, from_records, is_unusable, to_records
 
 from .reasons import reason
@@ -21,6 +24,7 @@ from .reasons import reason
 T = TypeVar("T", str, int)
 POLL_SECONDS = 0.2
 CLIENTS_AT_MOST = 10**6
+NAME = re.compile(r"[\w][\w .:@+-]{0,63}")
 
 
 class FederationError(RuntimeError):
@@ -29,7 +33,13 @@ class FederationError(RuntimeError):
 
 @dataclass(frozen=True)
 class Member:
-    """One client, as it described itself."""
+    """One client, as it described itself.
+
+    Attributes:
+        name: its site's name; empty where it has none.
+        here: whether it can be asked now.
+        known: whether it ever described itself; until then it holds nothing.
+    """
 
     partition: int
     node: int
@@ -37,15 +47,37 @@ class Member:
     tests: int
     present: tuple[int, ...]
     counts: tuple[int, ...] | None
+    name: str = ""
+    here: bool = True
+    known: bool = True
+
+    @classmethod
+    def unknown(cls, partition: int) -> Member:
+        """A client of whom nothing is known but that it may come."""
+        return cls(partition, 0, 0, 0, (), None, here=False, known=False)
+
+    @property
+    def label(self) -> str:
+        """How it is called."""
+        return called(self.partition, self.name)
 
 
 @dataclass(frozen=True)
 class Fleet:
-    """All clients, `members[i]` being partition i, and the data set's facts on which they agree."""
+    """All clients, `members[i]` being partition i, and the data set's facts on which they agree.
+
+    `steady`: they are all here and stay; real nodes come and go.
+    """
 
     members: tuple[Member, ...]
     classes: tuple[str, ...]
     image_size: int
+    steady: bool = True
+
+    @property
+    def here(self) -> tuple[int, ...]:
+        """The partitions that can be asked now."""
+        return tuple(m.partition for m in self.members if m.here)
 
 
 def meet(grid: Grid, timeout_seconds: float) -> Fleet:
@@ -81,14 +113,21 @@ def _meet(grid: Grid, timeout_seconds: float) -> Fleet:
 
 
 def _ask(grid: Grid, nodes: list[int], timeout_seconds: float) -> dict[int, Payload]:
-    messages = [Message(content=to_records(Payload()), message_type=MessageType.QUERY, dst_node_id=n) for n in nodes]
+    messages = [question(node) for node in nodes]
     answers: dict[int, Payload] = {}
     for reply in grid.send_and_receive(messages, timeout=timeout_seconds) if messages else []:
         if reply.has_error():
+            asked = {m.metadata.message_id: m.metadata.dst_node_id for m in messages}
+            node = asked.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
             kind = SettingError if is_unusable(reply) else FederationError
-            raise kind(f"node {reply.metadata.src_node_id} cannot take part: {reason(reply)}")
+            raise kind(f"node {node} cannot take part: {reason(reply)}")
         answers[reply.metadata.src_node_id] = from_records(reply.content)
     return answers
+
+
+def question(node: int) -> Message:
+    """The message that asks a node who it is."""
+    return Message(content=to_records(Payload()), message_type=MessageType.QUERY, dst_node_id=node)
 
 
 def _fleet(known: dict[int, Payload], expected: int) -> Fleet:
@@ -96,24 +135,44 @@ def _fleet(known: dict[int, Payload], expected: int) -> Fleet:
     if len(partitions) != expected or partitions != list(range(expected)):
         raise FederationError(f"partitions {partitions[:20]} are not 0 to {expected - 1}; give each node its own partition-id")
     by_partition = {p.count("partition"): node for node, p in known.items()}
-    first = known[by_partition[0]]
-    if any(p.facts.get("classes") != first.facts.get("classes") for p in known.values()):
+    classes, image_size = agreed([known[by_partition[i]] for i in range(expected)])
+    members = tuple(member_of(i, by_partition[i], known[by_partition[i]], len(classes)) for i in range(expected))
+    return Fleet(members, classes, image_size)
+
+
+def agreed(answers: Sequence[Payload]) -> tuple[tuple[str, ...], int]:
+    """The classes and the image size of which all nodes speak.
+
+    Raises:
+        FederationError: they speak of different ones.
+    """
+    first = answers[0]
+    if any(p.facts.get("classes") != first.facts.get("classes") for p in answers):
         raise FederationError("the nodes disagree on the classes of the data set; give all of them the same data.name")
-    if any(p.metrics.get("image-size") != first.metrics.get("image-size") for p in known.values()):
+    if any(p.metrics.get("image-size") != first.metrics.get("image-size") for p in answers):
         raise FederationError("the nodes disagree on the size of images; give all of them the same data.image-size")
-    classes = tuple(_list(first, "classes", str))
-    members = tuple(_member(i, by_partition[i], known[by_partition[i]], len(classes)) for i in range(expected))
-    return Fleet(members, classes, first.count("image-size", 1))
+    return tuple(_list(first, "classes", str)), first.count("image-size", 1)
 
 
-def _member(partition: int, node: int, answer: Payload, classes: int) -> Member:
+def member_of(partition: int, node: int, answer: Payload, classes: int, name: str = "") -> Member:
+    """A client out of its description.
+
+    Raises:
+        PayloadError: it holds something that cannot be.
+    """
     counts = tuple(_list(answer, "counts", int)) if "counts" in answer.facts else None
     present = tuple(_list(answer, "present", int))
     if not all(0 <= c < classes for c in present):
         raise PayloadError(f"'present' of client {partition} must hold numbers of classes, 0 to {classes - 1}")
     if counts is not None and (len(counts) != classes or min(counts) < 0):
         raise PayloadError(f"'counts' of client {partition} must hold one number of images for each of {classes} classes")
-    return Member(partition, node, answer.count("num-examples"), answer.count("num-test"), present, counts)
+    name = name or clean(answer.facts.get("site", ""))
+    return Member(partition, node, answer.count("num-examples"), answer.count("num-test"), present, counts, name)
+
+
+def clean(name: object) -> str:
+    """A site's name as it may stand in logs and pages; empty where it is none."""
+    return name if isinstance(name, str) and NAME.fullmatch(name) else ""
 
 
 def _list(payload: Payload, name: str, kind: type[T]) -> list[T]:

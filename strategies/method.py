@@ -120,8 +120,10 @@ class Method(Strategy):
         return sum(expected[name].size for name in floats(expected))
 
     def sends(self) -> dict[str, int]:
-        """Most times that one client uploads arrays in a run, by the name of the stage."""
+        """Most times that one client uploads arrays in a run, by the name of the stage; each round, where clients come and go."""
         rounds = range(1, self.config.run.num_server_rounds + 1)
+        if not self.fleet.steady:
+            return {"round": len(rounds)}
         return {"round": int(np.bincount(np.concatenate([self.sampled(n) for n in rounds])).max())}
 
     def check(self, stage: Stage, payload: Payload) -> None:
@@ -189,8 +191,13 @@ class Method(Strategy):
 
     @property
     def everyone(self) -> tuple[int, ...]:
-        """All partitions."""
-        return tuple(m.partition for m in self.fleet.members)
+        """The partitions that are here now: all in simulation."""
+        return self.fleet.here
+
+    @property
+    def partitions(self) -> range:
+        """All partitions, whether they are here or not."""
+        return range(len(self.fleet.members))
 
     def evaluation(self, number: int) -> Stage:
         """The stage that measures a round's global model: at all clients, or at the server by the setting `data.test`."""
@@ -209,13 +216,13 @@ class Method(Strategy):
         return correct_rows(model, table, rows), len(rows)
 
     def sampled(self, number: int) -> tuple[int, ...]:
-        """The cohort of a round: a seeded share of the partitions, ascending."""
-        n = len(self.fleet.members)
-        size = max(1, round(self.config.run.fraction_train * n))
-        if size == n:
-            return self.everyone
-        chosen = numpy_generator(self.config.run.seed, "cohort", number).choice(n, size, replace=False)
-        return tuple(int(i) for i in np.sort(chosen))
+        """The cohort of a round: a seeded share of the partitions that are here and can train, ascending."""
+        able = self.augmentation.able(self.everyone) or self.everyone
+        size = max(1, round(self.config.run.fraction_train * len(able)))
+        if size == len(able):
+            return able
+        chosen = numpy_generator(self.config.run.seed, "cohort", number).choice(len(able), size, replace=False)
+        return tuple(able[int(i)] for i in np.sort(chosen))
 
     def initial_arrays(self) -> Arrays:
         """The shared initialisation of the classifier; what an objective learns beside it joins in the first round."""

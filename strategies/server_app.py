@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
@@ -11,9 +12,10 @@ from flwr.serverapp import Grid, ServerApp
 from fedwarm.config import parse
 from fedwarm.progress import listening
 from fedwarm.progress import logger as log_progress
-from fedwarm.run.folder import RunFolder
+from fedwarm.run.folder import RunFolder, runs_root
 
 from . import strategy_class
+from .attendance import on_real_nodes
 
 app = ServerApp()
 
@@ -23,7 +25,9 @@ def main(grid: Grid, context: Context) -> None:
     """Run the method that the settings name."""
     config = parse(context.run_config)
     torch.set_num_threads(config.run.server_threads)
-    folder = RunFolder(Path(config.run.out) if config.run.out else Path.cwd() / "runs" / f"{config.run.method}-{context.run_id}")
+    folder = RunFolder(Path(config.run.out) if config.run.out else runs_root() / f"{config.run.method}-{context.run_id}")
+    if on_real_nodes(grid):
+        logging.getLogger("flwr").info("the run is recorded on this machine, in %s", folder.path)
     with folder.lock.held(), listening(log_progress, "server", only_if_nobody_listens=True):
         if not config.run.resume:
             folder.refuse_other()

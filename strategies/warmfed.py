@@ -87,7 +87,7 @@ class WarmFed(BaseStrategy):
         return Payload("weights", self.arrays, {"round": stage.round, "model": stage.measures})
 
     def expected(self, stage: Stage) -> Arrays:
-        return self.parts.union(self.everyone) if stage.name == "adapt" else super().expected(stage)
+        return self.parts.union(self.partitions) if stage.name == "adapt" else super().expected(stage)
 
     def expected_of(self, stage: Stage, client: int, payload: Payload, expected: Arrays) -> Arrays:
         if stage.name != "adapt":
@@ -187,12 +187,12 @@ class WarmFed(BaseStrategy):
         from fedwarm.diffusion.prompts import prompts
 
         sentences = prompts(self.settings.prompt, self.fleet.classes)
-        sent = {client: adapter for client in self.everyone if (adapter := self._uploaded(client))}
+        sent = {client: adapter for client in self.partitions if (adapter := self._uploaded(client))}
         adapters = self.parts.used(sent) if sent else {}
         pools = []
         for member in self.fleet.members:
             adapter = adapters.get(member.partition, {})
-            if self.settings.adapt and not adapter:
+            if not member.known or (self.settings.adapt and not adapter):
                 continue
             tick("clients drawn", member.partition + 1, len(self.fleet.members))
             pools.append(
@@ -272,7 +272,7 @@ class WarmFed(BaseStrategy):
         if self.folder is None:
             return
         d = self.config.diffusion
-        for client in self.everyone:
+        for client in self.partitions:
             arrays = self._uploaded(client)
             if arrays:
                 place = self.folder.path / "adapters" / f"client-{client}"

@@ -21,7 +21,7 @@ from fedwarm.run.flower_app import FlowerApp
 from fedwarm.run.launch import Request, run_method
 from fedwarm.run.local import LocalGrid, run_local
 from fedwarm.run.ray import write_app
-from strategies import exchange
+from strategies import arrivals
 from tests.federation import Federation, loopback_federation
 from tests.runs import SMALL_WARMFED, run
 
@@ -90,7 +90,7 @@ def test_the_order_of_arrival_does_not_matter(method: str, tmp_path: Path, monke
 
     monkeypatch.setattr(LocalGrid, "stream", None)
     monkeypatch.setattr(LocalGrid, "pull_messages", late)
-    monkeypatch.setattr(exchange, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(arrivals, "POLL_SECONDS", 0.0)
     for workers in (1, 2):
         flat = {"method": method, **settings, "out": str(tmp_path / f"{workers}"), "client-folder": str(tmp_path / f"c{workers}")}
         app = FlowerApp("fedwarm.strategies.server_app:app", "fedwarm.clients.client_app:app", flat, None)

@@ -24,6 +24,7 @@ SCHEMA = 1
 FOLDER, INDEX = "checkpoint", "checkpoint.json"
 FREE = (
     "out", "client-folder", "resume", "tracker", "client-state-mb", "save-pictures", "stage-timeout", "min-replies",
+    "nodes.least", "nodes.gather-timeout", "nodes.return-timeout",
 )  # fmt: skip
 
 

@@ -152,7 +152,7 @@ def run(
 
 @app.command("list")
 def list_(
-    folder: Annotated[Path, typer.Argument(help="all runs below it are listed")] = Path("runs"),
+    folder: Annotated[Path, typer.Argument(help="all runs below it are listed", envvar="FEDWARM_RUNS")] = Path("runs"),
 ) -> None:
     """List the runs below a folder: how far they came, what they reached and cost."""
     from fedwarm.run.listing import list_runs

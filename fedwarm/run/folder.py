@@ -27,6 +27,12 @@ from fedwarm.run.record import Record
 
 WRITE_INTERVAL_SECONDS = 2.0
 LEDGER = "ledger.jsonl"
+ROOT_VARIABLE = "FEDWARM_RUNS"
+
+
+def runs_root() -> Path:
+    """Where runs go that name no folder: `FEDWARM_RUNS` of the environment, else `runs` below the working directory."""
+    return Path(os.environ.get(ROOT_VARIABLE) or "runs")
 
 
 class RunFolder:

@@ -16,7 +16,7 @@ from fedwarm.files import DiskError
 from fedwarm.run.checkpoint import Checkpoint, load
 from fedwarm.run.extend import changed
 from fedwarm.run.failures import RunError
-from fedwarm.run.folder import RunFolder
+from fedwarm.run.folder import RunFolder, runs_root
 from fedwarm.run.interrupt import command, how_to_go_on, interruptible
 from fedwarm.run.lock import refuse_busy
 from fedwarm.run.record import ENGINE_VARIABLE
@@ -137,7 +137,7 @@ def _folder(request: Request, flat: Mapping[str, Value]) -> Path:
     """Where the run is recorded."""
     if request.out is not None:
         return request.out
-    return Path(str(flat.get("out") or Path("runs") / f"{flat['method']}-seed-{flat.get('seed', 0)}"))
+    return Path(str(flat.get("out") or runs_root() / f"{flat['method']}-seed-{flat.get('seed', 0)}"))
 
 
 def _resumed(request: Request, flat: dict[str, Value]) -> Checkpoint | None:

@@ -55,6 +55,16 @@ class Measure:
         return self.pooled(self.right_global)
 
     @property
+    def clients(self) -> int:
+        """How many clients measured."""
+        return sum(n is not None for n in self.tests)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the server did, or all clients."""
+        return self.central is not None or self.clients == len(self.tests)
+
+    @property
     def images(self) -> int:
         """Test images that were looked at."""
         return self.central[1] if self.central is not None else sum(n for n in self.tests if n)

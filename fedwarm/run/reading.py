@@ -74,6 +74,7 @@ class Run:
     clients: int
     classes: list[str]
     counts: list[list[int]] | None
+    sites: list[str]
     rounds: list[Round]
     accuracy: float | None
     personal_mean: float | None
@@ -149,6 +150,11 @@ class Run:
     def failures(self) -> list[str]:
         return [f"round {r.number}, {failure}" for r in self.rounds for failure in r.failures]
 
+    def called(self, client: int) -> str:
+        """A client's row in tables: its number, after its site's name where it has one."""
+        name = self.sites[client] if client < len(self.sites) else ""
+        return f"{name} ({client})" if name else str(client)
+
     def last(self, kind: str) -> list[float | None]:
         """The last accuracies per client that were measured, of `clients` (the global model) or `personal`; one for each."""
         columns: list[list[float | None]] = [getattr(r, kind) for r in self.rounds]
@@ -207,6 +213,7 @@ def _run(folder: Path, raw: Json, ledger_path: Path | None) -> Run:
         clients=int(partition["clients"]),
         classes=[str(c) for c in partition.get("classes") or []],
         counts=[[int(n) for n in row] for row in partition["counts"]] if partition.get("counts") is not None else None,
+        sites=[str(name) for name in partition.get("sites") or []],
         rounds=[_round(entry) for entry in raw["rounds"]],
         accuracy=_number((final.get("global") or {}).get("accuracy")),
         personal_mean=_number(personal.get("mean")),

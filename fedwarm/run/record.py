@@ -31,6 +31,7 @@ class Record:
         self.classes: tuple[str, ...] = ()
         self.counts: list[list[int]] | None = None
         self.clients = 0
+        self.sites: list[str] = []
         self.events: list[dict[str, Any]] = []
         self.measures: dict[int, Measure] = {}
         self.stages: list[dict[str, Any]] = []
@@ -52,8 +53,11 @@ class Record:
         """How long the run took so far, in all its parts."""
         return time.monotonic() - self.begun
 
-    def open(self, config: Config, classes: Sequence[str], counts: Sequence[Sequence[int] | None]) -> None:
-        """The federation is known."""
+    def open(
+        self, config: Config, classes: Sequence[str], counts: Sequence[Sequence[int] | None], sites: Sequence[str] = ()
+    ) -> None:
+        """The federation is known, or known better than before; `sites` are the clients' names, empty where they have none."""
+        self.sites = list(sites) if any(sites) else []
         self.config, self.classes, self.clients = config, tuple(classes), len(counts)
         self.counts = [list(c) for c in counts if c is not None]
         if len(self.counts) < len(counts):
@@ -201,7 +205,7 @@ class Record:
             "settings": flat,
             "versions": versions(),
             "commit": commit(),
-            "partition": {"clients": self.clients, "classes": list(self.classes), "counts": self.counts},
+            "partition": {"clients": self.clients, "classes": list(self.classes), "counts": self.counts, **self._sites()},
             "evaluation": self._evaluation(),
             "trained_on": self.trained_on,
             "rounds": rounds,
@@ -220,6 +224,9 @@ class Record:
             **({"augment": self.augmented} if self.augmented else {}),
             "notes": self.notes,
         }
+
+    def _sites(self) -> dict[str, Any]:
+        return {"sites": self.sites} if self.sites else {}
 
     def _evaluation(self) -> dict[str, Any]:
         """What accuracies are measured on, by the setting `data.test`, and how many images that is."""
@@ -248,6 +255,7 @@ class Record:
             **({"epsilon": self.epsilons[number]} if number in self.epsilons else {}),
         }
         if measure is not None:
+            entry |= {} if measure.complete else {"measured": measure.clients}
             entry["global"] = {
                 "accuracy": measure.accuracy,
                 "per_client": measure.shares(measure.right_global),

@@ -111,7 +111,7 @@ def client_rows(run: Run) -> list[Json]:
     for k in range(min(run.clients, MOST_ROWS)):
         mine = [entry for entry in run.ledger if entry.get("client") == k and entry.get("stage") != EVALUATE]
         adapter = run.folder / "adapters" / f"client-{k}" / "pytorch_lora_weights.safetensors"
-        row: Json = {"client": k, "shared": shared[k], "personal": personal[k]}
+        row: Json = {"client": run.called(k), "shared": shared[k], "personal": personal[k]}
         row["examples"] = sum(run.counts[k]) if run.counts else None
         row["bytes"] = [int(sum(entry[key] for entry in mine)) if run.ledger else None for key in BYTE_KEYS]
         row["adapter"] = adapter.stat().st_size if adapter.is_file() else None

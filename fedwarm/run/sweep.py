@@ -24,6 +24,7 @@ from fedwarm.run.compare import COST, REACHED, Measure, concerns, known, spread
 from fedwarm.run.extend import CHANGEABLE, changed
 from fedwarm.run.failures import RunError
 from fedwarm.run.flower_app import parse_overrides
+from fedwarm.run.folder import runs_root
 from fedwarm.run.grid import Job, Sweep, jobs, read_sweep
 from fedwarm.run.interrupt import interruptible
 from fedwarm.run.launch import QUIET, Request, run_method
@@ -73,7 +74,7 @@ def run_sweep(
         RunError: some runs failed; all others are done, and the table is written.
     """
     sweep = _asked(read_sweep(path), path, method, clients, parse_overrides(list(overrides)))
-    folder = out or Path("runs") / f"sweep-{path.stem}"
+    folder = out or runs_root() / f"sweep-{path.stem}"
     listed = jobs(sweep, str(path))
     done = {job.name for job in listed if not fresh and _done(job, folder / job.name, sweep.clients)}
     missing = [job for job in listed if job.name not in done]

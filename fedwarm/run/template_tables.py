@@ -41,7 +41,7 @@ TABLES = """
 {{ head('client', run.classes + ['all']) }}
 <tbody>
 {% for row in run.counts[:most] %}
-<tr><th scope="row">{{ loop.index0 }}</th>
+<tr><th scope="row">{{ run.called(loop.index0) }}</th>
 {% for n in row %}<td class="cell" style="--v:{{ '%.2f'|format(n / (peak or 1)) }}">{{ n }}</td>{% endfor %}
 <td>{{ row|sum }}</td></tr>
 {% endfor %}

@@ -1,0 +1,138 @@
+"""Which node is which client: what nodes say of themselves, in the order in which they came, and the fleet that follows from it.
+
+Two nodes may claim one partition: by mistake, or because a machine came back under another id while the server still believes
+in the old one. The first holds it while it is there; the other is not asked, and takes its place when it is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from fedwarm.ledger import called
+from fedwarm.wire import Payload
+
+from .fleet import CLIENTS_AT_MOST, FederationError, Fleet, Member, agreed, member_of
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A node that says which partition it is."""
+
+    member: Member
+    answer: Payload
+
+
+class Register:
+    """All claims.
+
+    Args:
+        before: the clients that an earlier part of the run knew, as `remembered` tells them.
+    """
+
+    def __init__(self, before: Iterable[dict[str, Any]] = ()) -> None:
+        self.members = {int(told["partition"]): _away(told) for told in before}
+        self.claims: dict[int, dict[int, Claim]] = {}
+        self.size = 0
+        self.facts: tuple[tuple[str, ...], int] | None = None
+        self.fleet = Fleet((), (), 0, steady=False)
+
+    def take(self, node: int, answer: Payload, name: str) -> None:
+        """Take in what a node says of itself.
+
+        Raises:
+            PayloadError: it cannot be.
+            FederationError: it does not fit to the others.
+        """
+        size = answer.count("partitions", 1, CLIENTS_AT_MOST)
+        if self.size and size != self.size:
+            raise FederationError(f"the nodes disagree on num-partitions: {self.size} and {size}; give all of them the same")
+        facts = agreed([answer])
+        if self.facts is not None and facts != self.facts:
+            raise FederationError("it speaks of other classes or another size of images than the run; see data.name")
+        partition = answer.count("partition", 0, size - 1)
+        self.admit(name, partition)
+        self.size = size
+        member = member_of(partition, node, answer, len(facts[0]), name)
+        self.claims.setdefault(partition, {})[node] = Claim(member, answer)
+
+    def admit(self, name: str, partition: int) -> None:
+        """Refuse a node whose registered name may not hold a partition: all may, as long as no names are bound to partitions.
+
+        Raises:
+            FederationError: it may not.
+        """
+
+    def open(self) -> None:
+        """The run begins with those that are here; who comes later has to fit to them.
+
+        Raises:
+            FederationError: they do not agree on the data set.
+        """
+        self.facts = agreed([self.claims[partition][node].answer for partition, node in self.holders().items()])
+        self.settle()
+
+    def holders(self) -> dict[int, int]:
+        """The node of each partition that has one: the first of those that claim it."""
+        return {partition: next(iter(self.claims[partition])) for partition in sorted(self.claims) if self.claims[partition]}
+
+    def rivals(self, partition: int) -> list[int]:
+        """The nodes that claim a partition which another one holds."""
+        return [*self.claims.get(partition, {})][1:]
+
+    def claimed(self, node: int) -> list[int]:
+        """The partitions that a node claims: one, or none."""
+        return [partition for partition, claims in self.claims.items() if node in claims]
+
+    def drop(self, node: int) -> None:
+        """What a node said counts no longer."""
+        for partition in self.claimed(node):
+            del self.claims[partition][node]
+
+    def missing(self) -> list[int]:
+        """The partitions that no node holds."""
+        holders = self.holders()
+        return [partition for partition in range(self.size) if partition not in holders]
+
+    def settle(self) -> list[Member]:
+        """Bring the fleet up to date; those who came or went."""
+        if self.facts is None:
+            return []
+        before, holders = dict(self.members), self.holders()
+        for partition, node in holders.items():
+            self.members[partition] = self.claims[partition][node].member
+        for partition in self.members.keys() - holders.keys():
+            self.members[partition] = replace(self.members[partition], here=False)
+        members = tuple(self.members.get(p) or Member.unknown(p) for p in range(self.size))
+        if members != self.fleet.members:
+            self.fleet = Fleet(members, *self.facts, steady=False)
+        return [m for p, m in sorted(self.members.items()) if m.here != (p in before and before[p].here)]
+
+    def label(self, partition: int) -> str:
+        """How a client is called."""
+        return self.members[partition].label if partition in self.members else called(partition)
+
+
+def remembered(fleet: Fleet) -> list[dict[str, Any]]:
+    """What a checkpoint keeps of clients that come and go, as JSON."""
+    return [] if fleet.steady else [asdict(member) for member in fleet.members if member.known]
+
+
+def _away(entry: dict[str, Any]) -> Member:
+    """A client of an earlier part of the run, who has to show up again."""
+    counts = entry["counts"]
+    lists = {"present": tuple(entry["present"]), "counts": None if counts is None else tuple(counts)}
+    return replace(Member(**{**entry, **lists}), here=False, node=0)
+
+
+def several(names: Iterable[str], most: int = 8) -> str:
+    """Names in one line."""
+    listed = [*names]
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more
+
+
+def ordered(listed: dict[int, Any]) -> Iterator[int]:
+    """Nodes in the order in which they were registered."""
+    yield from sorted(listed, key=lambda node: (str(getattr(listed[node], "registered_at", "")), node))

@@ -1,0 +1,254 @@
+"""The clients of real nodes: looked up at each stage, since machines are switched off, hang and come back.
+
+A client is its partition; a node that comes back under another id is known by what it says of itself. That is asked for when it
+turns up, after it was away, and when it let a stage's time go by.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from flwr.app import Message
+from flwr.common.constant import ErrorCode
+from flwr.serverapp import Grid
+
+from fedwarm.config import Config
+from fedwarm.nodes import Nodes, Patience, half
+from fedwarm.wire import PayloadError, from_records
+
+from . import waiting
+from .attendance import Attendance, on_real_nodes
+from .fleet import FederationError, Fleet, clean, meet, question
+from .reasons import reason
+from .register import Register, ordered, several
+
+ASK_SECONDS = 60.0
+NOT_HERE_YET = (ErrorCode.NODE_UNAVAILABLE, ErrorCode.CLIENT_APP_CRASHED, ErrorCode.MESSAGE_UNAVAILABLE)
+
+
+def attend(grid: Grid, config: Config, before: Iterable[dict[str, Any]] = ()) -> Attendance:
+    """Meet the clients of a run.
+
+    Args:
+        grid: Flower's.
+        config: the run's settings.
+        before: what the run that is resumed knew of clients that come and go.
+
+    Raises:
+        FederationError: too few are there, or they do not fit together.
+    """
+    if not on_real_nodes(grid):
+        return Attendance(meet(grid, Patience.of(config.run, real=False).seconds()))
+    roll = RollCall(grid, config.of(Nodes), before)
+    roll.gather()
+    return roll
+
+
+class RollCall(Attendance):
+    """Who is there of them.
+
+    Args:
+        grid: Flower's.
+        settings: how long is waited for whom.
+        before: what an earlier part of the run knew of its clients.
+    """
+
+    real = True
+
+    def __init__(self, grid: Grid, settings: Nodes, before: Iterable[dict[str, Any]] = ()) -> None:
+        self.grid, self.settings, self.register = grid, settings, Register(before)
+        self.remarks: list[str] = []
+        self.stamps: dict[int, object] = {}  # nodes that are there: when they came
+        self.names: dict[int, str] = {}
+        self.questions: dict[str, tuple[int, float]] = {}  # by message: the node asked, and until when it is waited for
+        self.asked: set[int] = set()  # nodes that were asked before and never left: nobody waits for them again
+        self.failed: dict[int, str] = {}
+        self.gone: dict[int, float] = {}  # by partition: until when it is waited for
+
+    @property
+    def fleet(self) -> Fleet:  # type: ignore[override]
+        """All clients, as they are known now."""
+        return self.register.fleet
+
+    def gather(self) -> None:
+        """Wait until all partitions are there; at the end of the time go on with those that are, if they are enough.
+
+        Raises:
+            FederationError: they are not, or they do not fit together.
+        """
+        self._wait(self._complete, waiting.now() + self.settings.gather_timeout)
+        holders, missing = self.register.holders(), self.register.missing()
+        if len(holders) < max(1, self._least()):
+            raise FederationError(f"{self._shortage()} within {self.settings.gather_timeout:g} s (nodes.gather-timeout)")
+        self.register.open()
+        waiting.say(f"{several(map(self.register.label, holders))}: {len(holders)} of {self.register.size} clients are here")
+        for partition in holders:
+            self._note_rivals(partition)
+        if missing:
+            self._remark(f"the run began without {several(map(self.register.label, missing))}")
+
+    def look(self) -> None:
+        self.failed.clear()
+        self._wait(lambda: not self._pending(), math.inf)
+        if not self._enough():
+            self._wait(self._enough, waiting.now() + self.settings.gather_timeout)
+        if not self._enough():
+            raise FederationError(
+                f"{self._shortage()} for {self.settings.gather_timeout:g} s, {self._least()} are needed (nodes.least); "
+                "the checkpoint is kept: go on with resume=true"
+            )
+
+    def returned(self, client: int) -> bool:
+        self._wait(lambda: client in self.fleet.here, self.gone.get(client, 0.0))
+        return client in self.fleet.here
+
+    def lost(self, client: int, node: int) -> None:
+        self.gone[client] = waiting.now() + self.settings.return_timeout
+        self.asked.discard(node)
+        self._drop(node)
+
+    def silent(self, client: int, node: int) -> None:
+        self._drop(node)
+
+    def heard(self, client: int, node: int) -> None:
+        if self.register.holders().get(client) == node:
+            self._note_rivals(client)
+
+    def arrived(self) -> dict[int, object]:
+        return _stamps(self._listed())
+
+    # Who is there
+
+    def glance(self) -> None:
+        """See which nodes are there, ask those who they are that have not said it, and take in what they answer."""
+        listed = self._listed()
+        stamps = _stamps(listed)
+        for node in [n for n, stamp in self.stamps.items() if n not in stamps or stamps[n] != stamp]:
+            self._forget(node)
+        self.stamps = stamps
+        self.names.update({node: name for node, info in listed.items() if (name := clean(getattr(info, "name", "")))})
+        waited = {node for node, _ in self.questions.values()}
+        fresh = [n for n in ordered(listed) if n not in waited | self.failed.keys() and not self.register.claimed(n)]
+        self._ask(fresh)
+        replies = list(self.grid.pull_messages([*self.questions])) if self.questions else []
+        answers = {self.questions.pop(r.metadata.reply_to_message_id, (0, 0.0))[0]: r for r in replies}
+        for node in [n for n in ordered(listed) if n in answers]:
+            self._answered(node, answers[node])
+        self._settle()
+
+    def _listed(self) -> dict[int, Any]:
+        """What Flower knows of the nodes that are there."""
+        told = getattr(self.grid, "get_nodes", None)
+        return {info.node_id: info for info in told()} if told else dict.fromkeys(self.grid.get_node_ids())
+
+    def _ask(self, nodes: list[int]) -> None:
+        if not nodes:
+            return
+        until = waiting.now() + ASK_SECONDS
+        ids = self.grid.push_messages([question(node) for node in nodes])
+        self.questions.update({i: (n, 0.0 if n in self.asked else until) for i, n in zip(ids, nodes, strict=True) if i})
+        self.asked.update(nodes)
+
+    def _answered(self, node: int, reply: Message) -> None:
+        if reply.has_error():
+            if reply.error.code not in NOT_HERE_YET:
+                self._refuse(node, reason(reply))
+            return
+        try:
+            self.register.take(node, from_records(reply.content), self.names.get(node, ""))
+        except PayloadError as error:
+            self._refuse(node, f"it described itself wrongly: {error}")
+        except FederationError as error:
+            if self.register.facts is None:
+                raise
+            self._refuse(node, str(error))
+
+    def _settle(self) -> None:
+        for member in self.register.settle():
+            waiting.say(f"{member.label} is {'here' if member.here else 'away'}")
+
+    def _drop(self, node: int) -> None:
+        self.register.drop(node)
+        self._settle()
+
+    def _forget(self, node: int) -> None:
+        """A node went away, or away and back: what it said counts no longer."""
+        for partition in self.register.claimed(node):
+            if self.register.holders()[partition] == node:
+                self.gone[partition] = waiting.now() + self.settings.return_timeout
+        self.failed.pop(node, None)
+        self.asked.discard(node)
+        self._drop(node)
+
+    # Waiting
+
+    def _wait(self, done: Callable[[], bool], until: float) -> None:
+        """Glance until `done`, or until the time is over; a line now and then says whom it is waited for."""
+        begun = told = waiting.now()
+        while True:
+            self.glance()
+            now = waiting.now()
+            if done() or now >= until:
+                return
+            if now - told >= waiting.LINE_SECONDS:
+                told = now
+                left = f", {until - now:.0f} s are left" if until < math.inf else ""
+                waiting.say(f"waiting for {self._awaited()} since {now - begun:.0f} s{left}")
+                self.failed.clear()
+            waiting.sleep(max(0.0, min(waiting.POLL_SECONDS, until - now)))
+
+    def _complete(self) -> bool:
+        if self.failed and not self.register.holders() and not self.questions:
+            node, why = next(iter(self.failed.items()))
+            raise FederationError(f"{self._node(node)} cannot take part: {why}")
+        return bool(self.register.size) and not self.register.missing()
+
+    def _pending(self) -> bool:
+        """Whether a node that just turned up is about to say who it is, or a lost client may still be back."""
+        now, holders = waiting.now(), self.register.holders()
+        lost = any(now < until for partition, until in self.gone.items() if partition not in holders)
+        return lost or any(now < until for _, until in self.questions.values())
+
+    def _enough(self) -> bool:
+        return len(self.fleet.here) >= self._least()
+
+    def _least(self) -> int:
+        size = self.register.size
+        return min(self.settings.least or half(size), size)
+
+    # Words
+
+    def _awaited(self) -> str:
+        unsaid = [f"an answer of {self._node(node)}" for node, _ in self.questions.values()]
+        failed = [f"{self._node(node)}, which cannot take part ({why})" for node, why in self.failed.items()]
+        return several([*map(self.register.label, self.register.missing()), *unsaid, *failed]) or "nodes"
+
+    def _shortage(self) -> str:
+        missing, why = self.register.missing(), [f"{self._node(n)} cannot take part: {text}" for n, text in self.failed.items()]
+        here = f"{len(self.register.holders())} of {self.register.size} clients are here" if missing else "no node said who it is"
+        without = f", without {several(map(self.register.label, missing))}" if missing else ""
+        return "; ".join([here + without, *why])
+
+    def _node(self, node: int) -> str:
+        name = self.names.get(node, "")
+        return f"node {node}" + (f" ({name})" if name else "")
+
+    def _refuse(self, node: int, why: str) -> None:
+        self.failed[node] = why
+        self._remark(f"{self._node(node)} cannot take part: {why}")
+
+    def _note_rivals(self, partition: int) -> None:
+        for node in self.register.rivals(partition):
+            held = self.register.label(partition)
+            self._remark(f"{self._node(node)} claims the part of {held}, whose node is here; it is not asked")
+
+    def _remark(self, text: str) -> None:
+        if text not in self.remarks:
+            self.remarks.append(text)
+            waiting.say(text)
+
+
+def _stamps(listed: dict[int, Any]) -> dict[int, object]:
+    return {node: getattr(info, "last_activated_at", None) for node, info in listed.items()}
