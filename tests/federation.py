@@ -10,14 +10,15 @@ Every message starts a process on its node, so a round takes seconds even where 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 from fedwarm.run.ray import Outcome, submit
-from fedwarm.run.superlink import LOOPBACK, Daemon, ending_on_signals, environment, executable, free_ports, superlink
+from fedwarm.run.superlink import LOOPBACK, Daemon, ending_on_signals, environment, executable, family, free_ports, superlink
 
 Value = str | int | float | bool
 
@@ -70,10 +71,18 @@ def write_tiny(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Federation:
-    """Its processes; `submit` runs an app on them."""
+    """Its processes; `submit` runs an app on them, `start` starts one more SuperNode, which ends with the others."""
 
     superlink: Daemon
     nodes: tuple[Daemon, ...]
+    start: Callable[[str], Daemon]
+
+    def kill(self, index: int) -> None:
+        """End a SuperNode and all that it started as a power cut does."""
+        process = self.nodes[index]._process
+        assert process is not None
+        for each in family(process, self.nodes[index].mark):
+            each.kill()
 
     def submit(self, app_folder: Path, overrides: Mapping[str, Value], timeout_seconds: float) -> Outcome:
         """Run an app with `flwr run --stream`: its status and its log (RunFailed if refused or too slow)."""
@@ -95,13 +104,17 @@ def loopback_federation(folder: Path, nodes: int) -> Iterator[Federation]:
     with ending_on_signals(), ExitStack() as stack:
         bytecode = folder / "bytecode"
         link, port = stack.enter_context(superlink(folder / "superlink", simulation=False, bytecode=bytecode))
-        members = []
-        for index, own in enumerate(free_ports(nodes)):
-            env = environment(folder / f"node-{index}", bytecode)
-            members.append(stack.enter_context(_supernode(env, port, own, f"partition-id={index} num-partitions={nodes}")))
+        numbers = count()
+
+        def start(node_config: str) -> Daemon:
+            (own,) = free_ports(1)
+            env = environment(folder / f"node-{next(numbers)}", bytecode)
+            return stack.enter_context(_supernode(env, port, own, node_config))
+
+        members = tuple(start(f"partition-id={index} num-partitions={nodes}") for index in range(nodes))
         for each in members:
             each.wait_until(partial(_registered, each.log))
-        yield Federation(link, tuple(members))
+        yield Federation(link, members, start)
 
 
 def _registered(log: Path) -> bool:

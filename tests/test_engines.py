@@ -8,6 +8,7 @@ import random
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -147,3 +148,26 @@ def test_a_run_and_its_personal_models_survive_the_end_of_all_processes(tmp_path
         assert outcome.complaint() is None, federation.report(outcome)
     here = run_method(Request("local_only", "local", tmp_path / "here", clients=2, run_config=(text(settings),)))
     assert alike([out, here])
+
+
+@pytest.mark.long
+def test_a_supernode_that_is_killed_and_started_again_has_its_partition_back(tmp_path: Path) -> None:
+    """Without keys it comes back under another id; Flower takes a minute to call the old one unavailable."""
+    out, settings = tmp_path / "run", {**FAST, "num-server-rounds": 3}
+    flat = {"method": "fedavg", **settings, "out": str(out), "client-folder": str(tmp_path / "states")}
+    with loopback_federation(tmp_path / "federation", nodes=2) as federation, ThreadPoolExecutor(1) as pool:
+        run_of = pool.submit(federation.submit, write_app(tmp_path / "app", flat), {}, timeout_seconds=500)
+        deadline = time.monotonic() + 200
+        while done(out) < 2 and time.monotonic() < deadline:
+            time.sleep(0.2)
+        federation.kill(1)
+        federation.start("partition-id=1 num-partitions=2 site='site-b'")
+        outcome = run_of.result()
+    assert outcome.complaint() is None, federation.report(outcome)
+    here = run_method(Request("fedavg", "local", tmp_path / "here", clients=2, run_config=(text(settings),)))
+    assert same(load_file(out / "model.safetensors"), load_file(here / "model.safetensors"))
+    entries = [json.loads(line) for line in (out / "ledger.jsonl").read_text().splitlines()]
+    failed = [e for e in entries if e["failure"]]
+    assert [e["client"] for e in failed] == [1] and failed[0]["stage"] in ("round", "evaluate")
+    assert entries[-1]["client"] == 1 and entries[-1]["site"] == "site-b"
+    assert any(f"the run is recorded on this machine, in {out}" in line for line in outcome.lines)
