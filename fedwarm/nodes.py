@@ -21,7 +21,9 @@ class Nodes(Group):
     """Settings of runs on real nodes; in simulation they change nothing."""
 
     prefix: ClassVar[str] = "nodes"
-    least: int = setting(0, "fewest nodes that a run on real nodes begins and goes on with; 0: half of its partitions", low=0)
+    least: int = setting(
+        0, "fewest nodes that a run on real nodes begins and goes on with; 0: min-replies, or half of its partitions", low=0
+    )
     gather_timeout: float = setting(
         300.0, "seconds that a run on real nodes waits at its start for all of them, and later for the fewest", low=0.0
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import zip_longest
 
 from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode
@@ -79,9 +80,11 @@ class Contacts:
     def _awaited(self, clients: Sequence[int], messages: list[Message]) -> Iterator[Message | None]:
         end, arrived = waiting.now() + self.seconds, self.attendance.arrived()
         ids = list(self.grid.push_messages(messages)) if messages else []
-        for place, (message, message_id) in enumerate(zip(messages, ids, strict=True)):
+        for place, (message, message_id) in enumerate(zip_longest(messages, ids)):
             if not message_id:
-                yield _unavailable(message, "the server did not take its message, as it knows its node no longer")
+                yield _unavailable(
+                    message, "the server did not take its message: it is too large, or its node not known any more"
+                )
                 continue
             after = len(messages) - place - 1
             more = f" and {after} whose turn comes after it" if after else ""

@@ -7,7 +7,7 @@ in the old one. The first holds it while it is there; the other is not asked, an
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from fedwarm.ledger import called
@@ -123,7 +123,8 @@ def _away(entry: dict[str, Any]) -> Member:
     """A client of an earlier part of the run, who has to show up again."""
     counts = entry["counts"]
     lists = {"present": tuple(entry["present"]), "counts": None if counts is None else tuple(counts)}
-    return replace(Member(**{**entry, **lists}), here=False, node=0)
+    known = {each.name: entry[each.name] for each in fields(Member) if each.name in entry}
+    return replace(Member(**{**known, **lists}), here=False, node=0)
 
 
 def several(names: Iterable[str], most: int = 8) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from flwr.app import Message
@@ -41,7 +42,8 @@ def attend(grid: Grid, config: Config, before: Iterable[dict[str, Any]] = ()) ->
     """
     if not on_real_nodes(grid):
         return Attendance(meet(grid, Patience.of(config.run, real=False).seconds()))
-    roll = RollCall(grid, config.of(Nodes), before)
+    nodes = config.of(Nodes)
+    roll = RollCall(grid, replace(nodes, least=nodes.least or config.run.min_replies), before)
     roll.gather()
     return roll
 
@@ -148,7 +150,7 @@ class RollCall(Attendance):
             return
         until = waiting.now() + ASK_SECONDS
         ids = self.grid.push_messages([question(node) for node in nodes])
-        self.questions.update({i: (n, 0.0 if n in self.asked else until) for i, n in zip(ids, nodes, strict=True) if i})
+        self.questions.update({i: (n, 0.0 if n in self.asked else until) for i, n in zip(ids, nodes, strict=False) if i})
         self.asked.update(nodes)
 
     def _answered(self, node: int, reply: Message) -> None:

@@ -159,6 +159,28 @@ def test_too_few_later_are_waited_for_and_then_end_the_run(whole: Outcome, tmp_p
     assert outcome.results["rounds"][1]["global"]["accuracy"] is None and outcome.results["rounds"][1]["measured"] == 0
 
 
+def test_the_fewest_replies_are_the_fewest_nodes_too(tmp_path: Path) -> None:
+    settings: dict[str, Value] = {**FAST, "num-server-rounds": 1, "nodes.gather-timeout": 10.0}
+    with world(CLIENTS, on=[2]) as machines:
+        assert machines.federate("fedavg", tmp_path / "run", {**settings, "min-replies": 1}).results["complete"]
+    with world(CLIENTS, on=(0, 2)) as machines, pytest.raises(FederationError, match="2 of 3 clients are here, without client 1"):
+        machines.federate("fedavg", tmp_path / "three", {**settings, "min-replies": 3})
+
+
+def test_a_message_that_the_server_does_not_take_is_a_failure_with_its_reason(tmp_path: Path) -> None:
+    """Flower's grid gives no ids at all where the messages are too large for what stands before the server."""
+    with world(CLIENTS) as machines:
+        original = machines.push_messages
+
+        def push(messages: list[Message]) -> Any:
+            refused = any(m.metadata.message_type == "train" and m.metadata.group_id == "2" for m in messages)
+            return [] if refused else original(messages)
+
+        machines.push_messages = push  # type: ignore[method-assign]
+        with pytest.raises(FederationError, match=r"round 2, round: 0 valid replies of 3, 2 are needed .*it is too large"):
+            machines.federate("fedavg", tmp_path / "run", FAST)
+
+
 def test_a_dead_id_that_the_server_still_lists_is_not_here_yet(whole: Outcome, tmp_path: Path) -> None:
     """A run that begins within a minute of a restart."""
     with world(CLIENTS) as machines:
