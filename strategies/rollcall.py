@@ -6,7 +6,6 @@ turns up, after it was away, and when it let a stage's time go by.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -93,7 +92,7 @@ class RollCall(Attendance):
 
     def look(self) -> None:
         self.failed.clear()
-        self._wait(lambda: not self._pending(), math.inf)
+        self._wait(lambda: not self._pending(), waiting.now() + self.settings.return_timeout + ASK_SECONDS)
         if not self._enough():
             self._wait(self._enough, waiting.now() + self.settings.gather_timeout)
         if not self._enough():
@@ -196,8 +195,7 @@ class RollCall(Attendance):
                 return
             if now - told >= waiting.LINE_SECONDS:
                 told = now
-                left = f", {until - now:.0f} s are left" if until < math.inf else ""
-                waiting.say(f"waiting for {self._awaited()} since {now - begun:.0f} s{left}")
+                waiting.say(f"waiting for {self._awaited()} since {now - begun:.0f} s, {until - now:.0f} s are left")
                 self.failed.clear()
             waiting.sleep(max(0.0, min(waiting.POLL_SECONDS, until - now)))
 

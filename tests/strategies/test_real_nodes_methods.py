@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +24,7 @@ from strategies import server_app, strategy_class
 from strategies.attendance import on_real_nodes
 from strategies.fleet import FederationError, Fleet, Member
 from tests.machines import Machines, world
-from tests.runs import SMALL_WARMFED
+from tests.runs import SMALL_WARMFED, run, same
 
 FAST: dict[str, Value] = {
     "num-server-rounds": 2, "local-epochs": 1, "data.max-examples": 16, "data.image-size": 16, "model.name": "logistic",
@@ -174,3 +175,16 @@ def test_the_description_tells_a_site_s_name_only_where_it_has_one() -> None:
         "site": "b"
     }
     assert site_of(context(site="a"), "round") == {} and site_of(context(), "describe") == {}
+
+
+def test_a_checkpoint_of_before_there_were_such_settings_is_gone_on_with(tmp_path: Path) -> None:
+    settings: dict[str, Value] = {"num-server-rounds": 1, "local-epochs": 1, "data.max-examples": 8, "model.name": "logistic"}
+    before = run("fedavg", tmp_path / "run", settings, clients=2)
+    index = tmp_path / "run" / "checkpoint" / "checkpoint.json"
+    document = json.loads(index.read_text())
+    document["settings"] = {k: v for k, v in document["settings"].items() if not k.startswith("nodes.")}
+    document["settings"]["stage-timeout"] = 43200.0
+    index.write_text(json.dumps(document))
+    assert "members" not in document["facts"]
+    model = before.model
+    assert same(run("fedavg", tmp_path / "run", {**settings, "resume": True}, clients=2).model, model)
