@@ -66,13 +66,8 @@ class General(Group):
     device: str = setting("auto", "where tensors are computed; auto: CUDA if there is one", choices=("auto", "cpu", "cuda"))
     client_threads: int = setting(1, "torch threads of a client; part of the result, as sums depend on it", low=1)
     server_threads: int = setting(2, "torch threads of the server; part of the result, as sums depend on it", low=1)
-    min_replies: int = setting(
-        0, "fewest valid replies a stage may end with; 0: all that were asked, on real nodes half of them", low=0
-    )
-    stage_timeout: float = setting(
-        0.0, "seconds a stage may wait for its replies; 0: 12 hours, on real nodes 15 minutes (2 hours where images are drawn)",
-        low=0.0,
-    )  # fmt: skip
+    min_replies: int = setting(0, "fewest valid replies a stage may end with; 0: all, on real nodes half of those asked", low=0)
+    stage_timeout: float = setting(0.0, "seconds a stage waits for replies; 0: 12 h, on real nodes 15 min (drawing 2 h)", low=0.0)
     resume: bool = setting(False, "go on from the checkpoint in `out`; `fedwarm run --resume` sets it")
     watch: str = setting(
         "accuracy", "measure that chooses the best model and stops early: global, mean personal or worst personal accuracy",
@@ -84,9 +79,7 @@ class General(Group):
         "none", "where a round's measures are sent, besides the run folder", choices=("none", "tensorboard", "mlflow", "wandb")
     )  # fmt: skip
     client_state_mb: int = setting(4096, "most MB that clients of all runs keep on a machine; oldest runs go first", low=1)
-    out: str = setting(
-        "", "run folder, absolute; empty: <method>-<run id> below FEDWARM_RUNS of the environment, else below ./runs"
-    )
+    out: str = setting("", "run folder, absolute; empty: <method>-<run id> below $FEDWARM_RUNS, else below ./runs")
     client_folder: str = setting("", "where clients keep their private state, one folder a run; empty: the user's cache folder")
     save_pictures: bool = setting(True, "keep sample pictures of a generative run in the run folder")
 
