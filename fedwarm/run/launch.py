@@ -27,7 +27,7 @@ PATHS = (
     "data.name", "diffusion.foundation", "model.weights", "gen-fedsd.file", "gen-fedsd.judge", "gen-fedsd.prompts-file",
     "gen-fedsd.phrases",
 )  # fmt: skip
-ENGINES = ("local", "ray")
+ENGINES = SIMULATED = ("local", "ray")
 DEFAULTS_VARIABLE = "FEDWARM_RUN_CONFIG"
 
 
@@ -89,7 +89,8 @@ def _tell_idle(request: Request, config: Config) -> None:
 
     given = _given(request)
     settings = {**config.flat(), "device": device_of(config.run.device).type}
-    if found := [given[key] for key in idle(given, settings, config.run.method)]:
+    real = request.engine not in SIMULATED
+    if found := [given[key] for key in idle(given, settings, config.run.method, real)]:
         verb = "changes" if len(found) == 1 else "change"
         say(f"fedwarm: {', '.join(found)} {verb} nothing in this run")
 

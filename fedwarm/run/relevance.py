@@ -58,9 +58,9 @@ def matters(key: str, settings: Mapping[str, Any], method: str) -> bool:
     return all(rule(run) for rule in (PARTS.get(part), KEYS.get(key)) if rule is not None)
 
 
-def idle(given: Iterable[str], settings: Mapping[str, Any], method: str) -> list[str]:
-    """Those of the settings that somebody gave that change nothing."""
-    return sorted(key for key in given if not matters(key, settings, method))
+def idle(given: Iterable[str], settings: Mapping[str, Any], method: str, real: bool = False) -> list[str]:
+    """Those of the settings that somebody gave that change nothing; `real`: clients are real nodes, and not simulated."""
+    return sorted(key for key in given if not matters(key, settings, method) and not (real and key.startswith("nodes.")))
 
 
 @lru_cache(maxsize=1)
@@ -179,6 +179,7 @@ PARTS: dict[str, Rule] = {
     "gen-fedsd": lambda r: r.filled,
     "diffusion": lambda r: r.generates or r.provided("foundation"),
     "hollowed": lambda r: r.adapts and r["diffusion.trainer"] == "hollowed",
+    "nodes": lambda r: False,  # who is waited for, and never what is computed; `idle` knows of real nodes
 }
 
 

@@ -178,3 +178,9 @@ def test_how_pictures_are_read_means_nothing_to_the_embedded_digits() -> None:
     assert idle(given, settings(), "fedavg") == sorted(given)
     assert idle(given, settings(data__name="folder"), "fedavg") == []
     assert idle(given, settings(augment="gen-fedsd", gen_fedsd__provider="file"), "fedavg") == []
+
+
+def test_who_is_waited_for_matters_on_real_nodes_alone() -> None:
+    given = ["nodes.least", "nodes.return-timeout", "fedprox.mu"]
+    assert idle(given, settings(), "fedavg") == sorted(given)
+    assert idle(given, settings(), "fedavg", real=True) == ["fedprox.mu"]
