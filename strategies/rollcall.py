@@ -14,9 +14,9 @@ from flwr.app import Message
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
-from fedwarm.config import Config
+from fedwarm.config import Config, SettingError
 from fedwarm.nodes import Nodes, Patience, half
-from fedwarm.wire import PayloadError, from_records
+from fedwarm.wire import PayloadError, from_records, is_unusable
 
 from . import waiting
 from .attendance import Attendance, on_real_nodes
@@ -37,6 +37,7 @@ def attend(grid: Grid, config: Config, before: Iterable[dict[str, Any]] = ()) ->
         before: what the run that is resumed knew of clients that come and go.
 
     Raises:
+        SettingError: a node cannot use the settings or its data; of real nodes, none can.
         FederationError: too few are there, or they do not fit together.
     """
     if not on_real_nodes(grid):
@@ -66,6 +67,7 @@ class RollCall(Attendance):
         self.questions: dict[str, tuple[int, float]] = {}  # by message: the node asked, and until when it is waited for
         self.asked: set[int] = set()  # nodes that were asked before and never left: nobody waits for them again
         self.failed: dict[int, str] = {}
+        self.unusable: set[int] = set()  # of those, who cannot use the settings or their data
         self.gone: dict[int, float] = {}  # by partition: until when it is waited for
 
     @property
@@ -77,7 +79,8 @@ class RollCall(Attendance):
         """Wait until all partitions are there; at the end of the time go on with those that are, if they are enough.
 
         Raises:
-            FederationError: they are not, or they do not fit together.
+            SettingError: no node can use the settings or its data.
+            FederationError: too few are there, or they do not fit together.
         """
         self._wait(self._complete, waiting.now() + self.settings.gather_timeout)
         holders, missing = self.register.holders(), self.register.missing()
@@ -155,6 +158,7 @@ class RollCall(Attendance):
     def _answered(self, node: int, reply: Message) -> None:
         if reply.has_error():
             if reply.error.code not in NOT_HERE_YET:
+                self.unusable.update({node} if is_unusable(reply) else ())
                 self._refuse(node, reason(reply))
             return
         try:
@@ -202,7 +206,7 @@ class RollCall(Attendance):
     def _complete(self) -> bool:
         if self.failed and not self.register.holders() and not self.questions:
             node, why = next(iter(self.failed.items()))
-            raise FederationError(f"{self._node(node)} cannot take part: {why}")
+            raise (SettingError if node in self.unusable else FederationError)(f"{self._node(node)} cannot take part: {why}")
         return bool(self.register.size) and not self.register.missing()
 
     def _pending(self) -> bool:

@@ -10,7 +10,7 @@ import pytest
 from flwr.app import Message
 from flwr.common.constant import SUPERLINK_NODE_ID
 
-from fedwarm.config import Value
+from fedwarm.config import SettingError, Value
 from fedwarm.run import checkpoint
 from fedwarm.run.reading import read_run
 from fedwarm.wire import Payload, from_records, to_records
@@ -269,7 +269,7 @@ def test_a_node_that_cannot_describe_itself_is_named_by_the_id_that_was_asked(tm
         assert f"node {bad.id}, which cannot take part" in next(line for line in machines.lines if line.startswith("waiting"))
     with world(1) as machines:
         machines.node_config[0] = {"hollowed.memory-budget-mb": "nonsense"}
-        with pytest.raises(FederationError, match=rf"node {machines.node(0).id} cannot take part: "):
+        with pytest.raises(SettingError, match=rf"node {machines.node(0).id} cannot take part: client 0: "):
             machines.federate("fedavg", tmp_path / "alone", FAST)
         assert machines.time < 60, "where nobody can, there is nobody to wait for"
 
