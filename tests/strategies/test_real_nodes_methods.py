@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import Context, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.superlink.grid import HttpGrid, InMemoryGrid
 
 from fedwarm.config import Value, parse
@@ -21,7 +21,7 @@ from fedwarm.seeds import numpy_generator
 from strategies import server_app, strategy_class
 from strategies.attendance import on_real_nodes
 from strategies.fleet import FederationError, Fleet, Member
-from tests.machines import Machines, world
+from tests.machines import Machines, Sent, world
 from tests.runs import SMALL_WARMFED, run, same
 
 FAST: dict[str, Value] = {
@@ -114,6 +114,27 @@ def test_who_was_away_when_gaps_were_filled_is_only_measured(tmp_path: Path) -> 
     stages = {e["stage"] for e in outcome.ledger if e["client"] == 1}
     assert stages == {"evaluate"} and not any(e["failure"] for e in outcome.ledger)
     assert load(outcome.folder).facts["augment"]["filled"] == [0, 2]
+
+
+def test_an_answer_that_a_resumed_run_has_counts_where_its_client_is_away(tmp_path: Path) -> None:
+    settings: dict[str, Value] = {**FAST, "num-server-rounds": 1, "gen-fedsd.provider": "transforms"}
+
+    def interrupted(sent: Sent, reply: Message) -> Message:
+        if sent.message.metadata.message_type == "train.augment" and sent.node is machines.node(2):
+            raise KeyboardInterrupt
+        return reply
+
+    with world(3) as machines:
+        machines.spoil = interrupted
+        with pytest.raises(KeyboardInterrupt):
+            machines.federate("gen_fedsd", tmp_path / "run", settings)
+    with world(3, on=(1, 2)) as machines:
+        outcome = machines.federate("gen_fedsd", tmp_path / "run", {**settings, "resume": True})
+        asked = {
+            s.node.partition for s in machines.sent.values() if s.node and s.message.metadata.message_type == "train.augment"
+        }
+    assert load(outcome.folder).facts["augment"]["filled"] == [0, 1, 2] and asked == {2}
+    assert [e["client"] for e in outcome.ledger if e["stage"] == "augment"] == [0, 1, 2]
 
 
 def test_adapters_of_those_who_left_are_drawn_from_and_who_comes_late_distils(tmp_path: Path) -> None:
