@@ -10,7 +10,7 @@ COVER = $(if $(ALL),--cov=fedwarm --cov-branch --cov-report=)
 TOLD = $(if $(ALL),--cov-append --cov-report=term:skip-covered --cov-fail-under=90)
 CORES = -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: run test check clean
+.PHONY: run test test-lowest test-newest check clean
 run: $(VENV)/.installed
 	$(BIN)/fedwarm run warmfed --out $(OUT) --fresh
 
@@ -20,6 +20,10 @@ test: $(VENV)/.installed
 	$(BIN)/python -m pytest $(ORDER) $(COVER) $(CORES) -m "not alone$(SHORT)"
 	$(BIN)/python -m pytest $(ORDER) $(COVER) $(TOLD) -m "alone$(SHORT)"
 
+# Some gigabytes and minutes each, so no part of `make test`: a fresh environment, imports, short runs of each kind, page, exports.
+test-lowest test-newest: test-%: $(VENV)/.installed
+	$(BIN)/python .ci/smoke.py .smoke/$* $(PYTHON) $*
+
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade uv
@@ -27,4 +31,4 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs dist
+	rm -rf $(VENV) .smoke runs dist

@@ -17,6 +17,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
 from fedwarm.arrays import Arrays
+from fedwarm.augment.known import remark
 from fedwarm.codecs import Place, Upload
 from fedwarm.config import Value, parse
 from fedwarm.ledger import WIDTHS
@@ -156,6 +157,8 @@ class BaseStrategy(Method):
             if self.record.events and self.folder is not None:
                 self._keep()
             return
+        if told := remark(self.config, self.fleet.classes):
+            self.record.note(told)
         self.arrays = {n: a.numpy() for n, a in initial_arrays.items()} if initial_arrays else self.initial_arrays()
         if self.folder is not None:
             self.folder.write(self.record)

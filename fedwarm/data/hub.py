@@ -88,10 +88,13 @@ def read(name: str, split: str = TRAIN) -> Dataset:
         raise SettingError(f"data.name = {name!r}: there is no such folder; give a folder of parquet files or a Hub name")
     from datasets import disable_progress_bars
 
+    from fedwarm.network import calm_hub
+
     if not sys.stderr.isatty():
         disable_progress_bars()
     try:
-        return train_of(path, printable(name)) if split == TRAIN else _other(splits_of(path, printable(name)), split, name)
+        with calm_hub(path):
+            return train_of(path, printable(name)) if split == TRAIN else _other(splits_of(path, printable(name)), split, name)
     except SettingError:
         raise
     except Exception as error:

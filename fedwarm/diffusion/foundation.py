@@ -7,6 +7,7 @@ Diffusion 1.5 and 2.1-base are the full-size targets): the code path is one.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,10 +20,13 @@ import torch
 from torch import Tensor
 
 from fedwarm.config import Diffusion, SettingError
+from fedwarm.diffusion.hub import fetched
+from fedwarm.diffusion.pipeline import MODELS, read_pipeline
 from fedwarm.models import device_of
 
 EMBEDDED = ("glyph",)
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+TEXT = ("hidden_act", "layer_norm_eps", "num_attention_heads")  # of a text encoder: what its weights do not show
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -33,7 +37,7 @@ class Foundation:
     Attributes:
         pipe: diffusers' StableDiffusionPipeline.
         device, dtype: where and in what precision it computes.
-        fingerprint: a digest of the U-Net's shapes and weights, the same on every machine and in every precision.
+        fingerprint: a digest of all parts and their weights, the same on every machine and in every precision.
     """
 
     pipe: Any
@@ -145,29 +149,7 @@ def load_foundation(settings: Diffusion, device: str) -> Foundation:
 
 @lru_cache(maxsize=1)
 def _load(source: str, device: torch.device, dtype: torch.dtype) -> Foundation:
-    from diffusers import StableDiffusionPipeline
-    from diffusers.utils import logging
-    from safetensors import SafetensorError
-    from transformers.utils import logging as of_transformers
-
-    logging.disable_progress_bar()
-    of_transformers.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        pipe = StableDiffusionPipeline.from_pretrained(
-            source,
-            dtype=torch.float32,
-            safety_checker=None,
-            requires_safety_checker=False,
-            local_files_only=Path(source).is_dir(),
-            use_safetensors=True,
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        raise SettingError(
-            f"diffusion.foundation = {source!r} could not be loaded ({reason}); on a machine without network, "
-            "give the folder of a downloaded Stable Diffusion pipeline"
-        ) from error
+    pipe = _quietly_read(source)
     words, known = len(pipe.tokenizer), pipe.text_encoder.config.vocab_size
     if words != known:
         raise SettingError(
@@ -175,18 +157,55 @@ def _load(source: str, device: torch.device, dtype: torch.dtype) -> Foundation:
             "give a pipeline whose tokenizer folder is complete"
         )
     pipe.set_progress_bar_config(disable=True)
-    mark = fingerprint(pipe.unet)
+    mark = fingerprint(pipe)
     for part in (pipe.unet, pipe.vae, pipe.text_encoder):
         part.to(device, dtype).requires_grad_(False).eval()
     return Foundation(pipe, device, dtype, mark)
 
 
-def fingerprint(unet: Any) -> str:
-    """SHA-256 over names, shapes and the first 256 values of every U-Net parameter that is no adapter's."""
+def _quietly_read(source: str) -> Any:
+    """The pipeline of a folder or Hub name, in float32; whatever a library has to say of it becomes one line."""
+    from diffusers.utils import logging
+    from safetensors import SafetensorError
+    from transformers.utils import logging as of_transformers
+
+    logging.disable_progress_bar()
+    of_transformers.disable_progress_bar()
+    logging.set_verbosity_error()
+    of_transformers.set_verbosity_error()
+    try:
+        folder = Path(source) if Path(source).is_dir() else fetched(source)
+        return read_pipeline(folder, source)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, SettingError):
+            raise
+        reason = str(error).strip().splitlines()[0][:200]
+        raise SettingError(
+            f"diffusion.foundation = {source!r} could not be loaded ({reason}); on a machine without network, "
+            "give the folder of a downloaded Stable Diffusion pipeline"
+        ) from error
+
+
+def fingerprint(pipe: Any) -> str:
+    """SHA-256 over what draws an image: every model's configuration, names, shapes and first 256 values of its weights (an
+    adapter's are left out), the words of the tokenizer and the scheduler's configuration."""
     digest = hashlib.sha256()
-    for name, parameter in sorted(unet.named_parameters()):
-        if "lora_" in name:
-            continue
-        head = parameter.detach().flatten()[:256].float().cpu().numpy().tobytes()
-        digest.update(f"{name.replace('.base_layer', '')}{tuple(parameter.shape)}".encode() + head)
+    for part in MODELS:
+        model = getattr(pipe, part)
+        for name, parameter in sorted(model.named_parameters()):
+            if "lora_" in name:
+                continue
+            own = name.replace(".base_layer", "").removeprefix("text_model.")  # a name of transformers' that comes and goes
+            head = parameter.detach().flatten()[:256].float().cpu().numpy().tobytes()
+            digest.update(f"{part}.{own}{tuple(parameter.shape)}".encode() + head)
+    text = {key: getattr(pipe.text_encoder.config, key) for key in TEXT}
+    told = [_told(pipe.unet), _told(pipe.vae), _told(pipe.scheduler), text, sorted(pipe.tokenizer.get_vocab().items())]
+    digest.update(json.dumps(told, sort_keys=True).encode())
     return digest.hexdigest()
+
+
+def _told(part: Any) -> dict[str, Any]:
+    """A configuration of diffusers' without notes of its own and without what is its class's default."""
+    usual = {name: parameter.default for name, parameter in inspect.signature(type(part).__init__).parameters.items()}
+    plain = {key: value for key, value in part.config.items() if not key.startswith("_") and value != usual.get(key)}
+    return {"class": type(part).__name__, **json.loads(json.dumps(plain, default=str))}

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedwarm.diffusion.glyphs import SIZE, font_masks, glyph_batch
+from fedwarm.diffusion.glyphs import SIZE, WORDS, font_masks, glyph_batch
 from fedwarm.files import try_folder, write_text, writing
 
 Tick = Callable[[str, int, int, str], None]
@@ -263,6 +263,7 @@ def pretrain(folder: Path, recipe: Recipe, tick: Tick, vae: Any = None) -> dict[
     train_unet(pipe, latents, ids, recipe, generator, tick)
     record = {
         "recipe": asdict(recipe),
+        "classes": [*WORDS, *map(str, range(len(WORDS)))],
         "seconds": round(time.monotonic() - begun),
         "autoencoder_l1": round(error, 4),
         "torch": torch.__version__,

@@ -42,9 +42,17 @@ class _Pictures(nn.Module):
 def write_onnx(model: nn.Module, coded: Mapping[str, Coded], bits: int, path: Path, image_size: int) -> int:
     """Write the graph; the bits that a quantized weight is stored in.
 
+    What torch, onnx and onnxscript warn of is no user's business, and ends no export where warnings are errors.
+
     Raises:
         SettingError: onnx or onnxscript is not installed.
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _write(model, coded, bits, path, image_size)
+
+
+def _write(model: nn.Module, coded: Mapping[str, Coded], bits: int, path: Path, image_size: int) -> int:
     try:
         import onnx
         import onnxscript  # noqa: F401 (torch.onnx needs it)
@@ -68,12 +76,10 @@ def _traced(model: nn.Module, image_size: int) -> Any:
     twin = _Pictures(copy.deepcopy(model).cpu()).eval()
     example = (torch.zeros(2, 3, image_size, image_size, dtype=torch.uint8),)
     shapes = ({0: torch.export.Dim("n")},)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        program = torch.onnx.export(
-            twin, example, dynamo=True, input_names=["images"], output_names=["logits"], dynamic_shapes=shapes,
-            opset_version=OPSET, verbose=False,
-        )  # fmt: skip
+    program = torch.onnx.export(
+        twin, example, dynamo=True, input_names=["images"], output_names=["logits"], dynamic_shapes=shapes,
+        opset_version=OPSET, verbose=False,
+    )  # fmt: skip
     assert program is not None
     return _plain(program.model_proto)
 

@@ -95,6 +95,14 @@ def outlook(config: Config, clients: int) -> str:
     return f"{clients} clients get {size}, {plan.new:,} of them to be drawn{took}; `fedwarm augment` shows the plan"
 
 
+def stranger(config: Config) -> str:
+    """A line about classes of a run's data that its foundation was not trained on; empty where there are none."""
+    from fedwarm.augment.known import remark
+    from fedwarm.data.shards import open_table
+
+    return remark(config, open_table(config.data).label.names)
+
+
 def _settings(work: Work) -> tuple[Config, int]:
     from fedwarm.run.launch import Request, asked
     from fedwarm.run.preflight import check_run

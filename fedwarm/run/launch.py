@@ -55,7 +55,7 @@ def run_method(request: Request) -> Path:
         RunError: the run started and failed.
         Interrupted: a signal ended it.
     """
-    from fedwarm.run.augmenting import outlook
+    from fedwarm.run.augmenting import outlook, stranger
     from fedwarm.run.preflight import check_run, prepare_folder
 
     for name, value in QUIET.items():
@@ -70,8 +70,9 @@ def run_method(request: Request) -> Path:
     folder = RunFolder(out) if before is not None else prepare_folder(out, request.fresh)
     _tell_idle(request, config)
     _tell_odd(config, clients)
-    if before is None and (told := outlook(config, clients)):
-        say(f"fedwarm: {told}")
+    if before is None:
+        for told in filter(None, (stranger(config), outlook(config, clients))):
+            say(f"fedwarm: {told}")
     flat["out"], flat["resume"] = str(folder.path), before is not None
     flat.setdefault("client-folder", str(folder.path / "clients"))
     try:

@@ -45,6 +45,7 @@ def check_run(flat: Mapping[str, Value], clients: int) -> tuple[Config, int]:
     if clients < 0:
         raise SettingError(f"--clients {clients} is out of range; it must be at least 1")
     from fedwarm.augment.fill import check, check_room
+    from fedwarm.augment.known import refuse_strangers
     from fedwarm.augment.overlap import refuse_held
     from fedwarm.augment.settings import augmenting, check_private
     from fedwarm.codecs import codec_for
@@ -52,8 +53,6 @@ def check_run(flat: Mapping[str, Value], clients: int) -> tuple[Config, int]:
     from fedwarm.data.checks import check_pictures
     from fedwarm.data.provenance import marks
     from fedwarm.data.shards import all_tests
-    from fedwarm.diffusion.foundation import locate
-    from fedwarm.diffusion.pretrain_data import refuse_seen
     from fedwarm.faults import Faults, struck_clients
     from fedwarm.methods.dp_rec import DpRec, validated
     from fedwarm.methods.gen_fedsd import GenFedSD
@@ -84,14 +83,15 @@ def check_run(flat: Mapping[str, Value], clients: int) -> tuple[Config, int]:
     build_model(config.model, len(shard.classes), config.data.image_size, config.run.seed)
     refuse_seen_tests(config, count)
     if config.run.method == "warmfed":
-        _check_foundation(config, count)
+        _check_warmfed(config, count)
     if augmenting(config):
         check_private(config)
         check(config, shard.classes)
         check_room(config, count)
         refuse_held(config, count)
         if config.of(GenFedSD).provider == "foundation":
-            refuse_seen(Path(locate(config.diffusion.foundation)), config.data)
+            _check_foundation(config)
+    refuse_strangers(config, shard.classes)
     return config, count
 
 
@@ -108,17 +108,31 @@ def _check_cohort(config: Config, clients: int) -> None:
         raise SettingError(f"robust.rule = {robust.rule!r} needs {needs(robust)} clients in a round; there are {cohort}")
 
 
-def _check_foundation(config: Config, clients: int) -> None:
-    from fedwarm.diffusion.foundation import locate
-    from fedwarm.diffusion.pretrain_data import refuse_seen
+def _check_warmfed(config: Config, clients: int) -> None:
     from fedwarm.diffusion.prompts import prompts
     from fedwarm.methods.warmfed import WarmFed
 
     settings = config.of(WarmFed)
     prompts(settings.prompt, ["x"])
+    if settings.synthetic_ratio > 0:
+        _check_foundation(config)
     if settings.synthetic_ratio > 0 and settings.adapt and config.diffusion.trainer == "hollowed":
         from fedwarm.diffusion.hollow_plan import check_plan
 
         check_plan(config, clients)
-    if settings.synthetic_ratio > 0:
-        refuse_seen(Path(locate(config.diffusion.foundation)), config.data)
+
+
+def _check_foundation(config: Config) -> None:
+    """See, without loading it, that the foundation can be had whole and has seen no client's images."""
+    from fedwarm.diffusion.foundation import locate
+    from fedwarm.diffusion.hub import require
+    from fedwarm.diffusion.pipeline import MODELS, see_weights
+    from fedwarm.diffusion.pretrain_data import refuse_seen
+
+    name = locate(config.diffusion.foundation)
+    folder = Path(name)
+    if not folder.is_dir():
+        return require(name)
+    for part in MODELS:
+        see_weights(folder, part, name)
+    refuse_seen(folder, config.data)

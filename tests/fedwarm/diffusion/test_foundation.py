@@ -24,6 +24,7 @@ from fedwarm.diffusion.lora import adapter_state, attached, load_adapter
 from fedwarm.diffusion.sampling import sample
 
 UNET, TEXT = "unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"
+VAE = "vae/diffusion_pytorch_model.safetensors"
 EMBEDDED = Path(module.__file__).parents[1] / "assets" / "glyph"
 
 
@@ -85,6 +86,51 @@ def test_fingerprint_tells_weights_apart_and_not_copies(foundation: Foundation, 
     assert load(copy_of.parent / "other").fingerprint != foundation.fingerprint
 
 
+def _scale(folder: Path) -> None:
+    _configure(folder / "vae" / "config.json", scaling_factor=0.5)
+
+
+def _noise(folder: Path) -> None:
+    _configure(folder / "scheduler" / "scheduler_config.json", prediction_type="v_prediction")
+
+
+def _activation(folder: Path) -> None:
+    _configure(folder / "text_encoder" / "config.json", hidden_act="gelu")
+
+
+def _configure(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def _shift(file: str) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        weights = load_file(folder / file)
+        name = sorted(weights)[0]
+        weights[name] = weights[name] + 1e-2
+        (folder / file).unlink()
+        save_file(weights, folder / file, metadata={"format": "pt"})
+
+    return spoil
+
+
+@pytest.mark.parametrize("change", [_shift(UNET), _shift(TEXT), _shift(VAE), _scale, _noise, _activation])
+def test_fingerprint_tells_every_part(foundation: Foundation, copy_of: Path, change: Callable[[Path], None]) -> None:
+    change(copy_of)
+    assert load(copy_of).fingerprint != foundation.fingerprint
+
+
+def test_fingerprint_is_that_of_old_and_new_spellings(foundation: Foundation, copy_of: Path) -> None:
+    """Other versions write defaults that they know, notes of their own, and the text encoder's names behind a prefix."""
+    weights = {f"text_model.{name}": tensor for name, tensor in load_file(copy_of / TEXT).items()}
+    (copy_of / TEXT).unlink()
+    save_file(weights, copy_of / TEXT, metadata={"format": "pt"})
+    scheduler = copy_of / "scheduler" / "scheduler_config.json"
+    told = json.loads(scheduler.read_text())
+    assert told.pop("rescale_betas_zero_snr") is False
+    scheduler.write_text(json.dumps({**told, "_diffusers_version": "0.99"}))
+    assert load(copy_of).fingerprint == foundation.fingerprint
+
+
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_fingerprint_is_the_same_in_every_precision(foundation: Foundation, copy_of: Path, precision: str) -> None:
     assert load(copy_of, precision).fingerprint == foundation.fingerprint
@@ -94,8 +140,8 @@ def test_fingerprint_ignores_adapters(foundation: Foundation, settings: Diffusio
     unet = foundation.pipe.unet
     with attached(unet, settings, 0, "print"):
         load_adapter(unet, random_adapter(adapter_state(unet)))
-        assert fingerprint(unet) == foundation.fingerprint
-    assert fingerprint(unet) == foundation.fingerprint
+        assert fingerprint(foundation.pipe) == foundation.fingerprint
+    assert fingerprint(foundation.pipe) == foundation.fingerprint
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16), ("auto", torch.float32)])
@@ -154,58 +200,6 @@ def test_a_tokenizer_without_words_is_refused(copy_of: Path) -> None:
         file.unlink()
     with pytest.raises(SettingError, match="tokenizer folder is complete"):
         load(copy_of)
-
-
-def _remove(name: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).unlink()
-
-
-def _overwrite(name: str) -> Callable[[Path], None]:
-    def spoil(folder: Path) -> None:
-        (folder / name).write_bytes(b"not weights")
-
-    return spoil
-
-
-def _cut(folder: Path) -> None:
-    whole = (folder / UNET).read_bytes()
-    (folder / UNET).write_bytes(whole[: len(whole) // 2])
-
-
-def _pickle_only(folder: Path) -> None:
-    torch.save(load_file(folder / UNET), folder / "unet" / "diffusion_pytorch_model.bin")
-    (folder / UNET).unlink()
-
-
-def _other_width(folder: Path) -> None:
-    config = json.loads((folder / "unet" / "config.json").read_text())
-    (folder / "unet" / "config.json").write_text(json.dumps({**config, "cross_attention_dim": 24}))
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        pytest.param(_remove(UNET), id="no unet weights"),
-        pytest.param(_remove("scheduler/scheduler_config.json"), id="no scheduler config"),
-        pytest.param(_overwrite(UNET), id="unet is no safetensors"),
-        pytest.param(_overwrite(TEXT), id="text encoder is no safetensors"),
-        pytest.param(_cut, id="half a file"),
-        pytest.param(_pickle_only, id="pickled weights"),
-        pytest.param(_other_width, id="weights of another size"),
-    ],
-)
-def test_a_broken_pipeline_is_refused_in_one_line(copy_of: Path, spoil: Callable[[Path], None]) -> None:
-    spoil(copy_of)
-    with pytest.raises(SettingError, match="could not be loaded") as caught:
-        load(copy_of)
-    assert str(copy_of) in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_a_hub_name_without_network_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(SettingError, match="without network, give the folder") as caught:
-        load("nobody-at-all/no-such-model")
-    assert "'nobody-at-all/no-such-model'" in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +170,20 @@ def test_what_is_no_exported_model_is_refused(model: nn.Module, tmp_path: Path) 
             load_exported(missing)
     with pytest.raises(SettingError, match="none that"):
         load_exported(good, Model(name="lenet5"))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_third_partys_warning_does_not_end_an_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnx = pytest.importorskip("onnx", reason="ONNX export needs onnx")
+    pytest.importorskip("onnxscript", reason="ONNX export needs onnxscript")
+    for place, name in ((torch.onnx, "export"), (onnx.version_converter, "convert_version"), (onnx.checker, "check_model")):
+        original = getattr(place, name)
+
+        def warning(*args: Any, original: Any = original, **more: Any) -> Any:
+            for kind in (UserWarning, FutureWarning, DeprecationWarning):
+                warnings.warn("as of the next version", kind, stacklevel=2)
+            return original(*args, **more)
+
+        monkeypatch.setattr(place, name, warning)
+    model = build_model(Model(name="logistic"), 3, 8, 0)
+    assert export(model, 2, "onnx", tmp_path / "m.onnx", Model(name="logistic"), 3, 8).bits == 2

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import datasets
 import pytest
+from PIL import Image
 
 from fedwarm.config import SettingError, Value, parse
 from fedwarm.run.augmenting import UNDRAWN, WHERE, Work, augment, outlook
 from fedwarm.run.flower_app import parse_overrides
+from fedwarm.run.launch import Request, run_method
 from fedwarm.run.preflight import check_run
 from fedwarm.threads import torch_threads
 
@@ -75,3 +79,29 @@ def test_a_model_of_the_hub_is_left_to_the_clients() -> None:
 def test_a_client_that_is_not_there() -> None:
     with pytest.raises(SettingError, match="--client 3 is out of range; 3 clients have the numbers 0 to 2"):
         run(client=3)
+
+
+@pytest.fixture
+def cats(tmp_path: Path) -> str:
+    """A folder of pictures of ones and of cats."""
+    labels = datasets.ClassLabel(names=["one", "cat"])
+    told = datasets.Features({"image": datasets.Image(), "label": labels})
+    pictures = [Image.new("RGB", (8, 8), (5 * i, 0, 0)) for i in range(24)]
+    (tmp_path / "cats").mkdir()
+    rows = datasets.Dataset.from_dict({"image": pictures, "label": [i % 3 // 2 for i in range(24)]}, features=told)
+    rows.to_parquet(tmp_path / "cats" / "train.parquet")
+    return str(tmp_path / "cats")
+
+
+def test_classes_that_the_foundation_never_saw_are_told_before_the_run_and_in_its_record(
+    cats: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = f"data.name='{cats}' data.image-size=8 data.partition='iid' model.name='logistic'"
+    small = f"{quick} local-epochs=1 gen-fedsd.steps=1 gen-fedsd.budget-images=1 save-pictures=false"
+    with torch_threads(1):
+        run_method(Request("gen_fedsd", out=tmp_path / "run", rounds=1, clients=1, workers=1, run_config=(small,)))
+    told = "diffusion.foundation = 'glyph' was not trained on 1 of 2 classes (cat): what it draws of them is noise"
+    assert f"fedwarm: {told}" in capsys.readouterr().err
+    assert [note[: len(told)] for note in json.loads((tmp_path / "run" / "results.json").read_text())["notes"]] == [told]
+    with pytest.raises(SettingError, match="none of the classes one, cat: it would draw noise"), torch_threads(1):
+        check_run({**dict(parse_overrides([small])), "method": "gen_fedsd", "gen-fedsd.phrases": "one=lynx"}, 1)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
 from fedwarm.config import SettingError, Value
+from fedwarm.diffusion.foundation import asset_folder
 from fedwarm.methods.dp_rec import DpRec
 from fedwarm.run.preflight import check_run
 
@@ -91,3 +94,16 @@ def test_an_objective_that_private_steps_do_not_cover_is_refused(own: dict[str, 
     with pytest.raises(SettingError, match="does not cover"):
         check_run({"method": "fedavg", "privacy": "dp-sgd", **own}, 2)
     check_run({"method": "fedavg", "privacy": "dp-sgd", "objective": "mqat"}, 2)
+
+
+@pytest.mark.parametrize("method", ["warmfed", "gen_fedsd"])
+def test_a_foundation_that_cannot_be_had_is_told_first(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedwarm.diffusion.hub.hub_answers", lambda: False)
+    with pytest.raises(SettingError, match="'nobody/at-all' could not be loaded: the Hub does not answer"):
+        check_run({"method": method, "diffusion.foundation": "nobody/at-all"}, 2)
+    glyph = asset_folder("glyph")
+    assert glyph is not None
+    folder = Path(shutil.copytree(glyph, tmp_path / "glyph"))
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").rename(folder / "vae" / "model.ckpt")
+    with pytest.raises(SettingError, match="vae holds pickled weights only .model.ckpt., which are not read"):
+        check_run({"method": method, "diffusion.foundation": str(folder)}, 2)

