@@ -43,7 +43,8 @@ def read_pipeline(folder: Path, name: str) -> Any:
 
     index = json.loads((folder / "model_index.json").read_text())
     parts = {part: _model(folder, part, index[part], name) for part in MODELS} | LEFT_OUT
-    return StableDiffusionPipeline.from_pretrained(folder, **parts, requires_safety_checker=False, local_files_only=True)
+    given: dict[str, Any] = {**parts, "requires_safety_checker": False, "local_files_only": True}
+    return StableDiffusionPipeline.from_pretrained(folder, use_safetensors=True, **given)
 
 
 def _model(folder: Path, part: str, entry: Any, name: str) -> Any:

@@ -402,7 +402,7 @@ def test_the_pickles_are_malicious_indeed(tmp_path: Path) -> None:
 
 
 PICKLING = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "multiprocessing"}
-OWN_PIPES = {"fedwarm/run/workers.py", "fedwarm/run/worker_process.py"}
+OWN_PIPES = {"fedwarm/run/starting.py", "fedwarm/run/workers.py", "fedwarm/run/worker_process.py"}
 
 
 def pickling(path: Path) -> list[str]:

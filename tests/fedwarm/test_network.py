@@ -20,7 +20,9 @@ Serve = Callable[[int], None]
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
-    """Puts a Hub on this machine that answers everything by one status."""
+    """Puts a Hub on this machine that answers everything by one status, whoever else wants to be offline."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     servers = []
 
     def start(status: int) -> None:

@@ -136,7 +136,7 @@ def test_the_cache_is_private_while_it_is_there_and_gone_afterwards(shallow: Out
     }  # fmt: skip
     assert {count for *_, count in seen} == {1}
     assert not list((shallow.folder / "clients").rglob("hollowed-*"))
-    assert {p.name for p in (shallow.folder / "clients").glob("*/*/*")} == {"personal.0.safetensors"}
+    assert {p.name for p in (shallow.folder / "clients").glob("*/*/*")} == {"adapted.0.safetensors", "personal.0.safetensors"}
 
 
 def test_no_cut_is_plain_lora_bit_for_bit(tmp_path: Path) -> None:
