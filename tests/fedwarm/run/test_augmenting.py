@@ -86,7 +86,7 @@ def cats(tmp_path: Path) -> str:
     """A folder of pictures of ones and of cats."""
     labels = datasets.ClassLabel(names=["one", "cat"])
     told = datasets.Features({"image": datasets.Image(), "label": labels})
-    pictures = [Image.new("RGB", (8, 8), (5 * i, 0, 0)) for i in range(24)]
+    pictures = [Image.linear_gradient("L").rotate(15 * i).resize((8, 8)).convert("RGB") for i in range(24)]
     (tmp_path / "cats").mkdir()
     rows = datasets.Dataset.from_dict({"image": pictures, "label": [i % 3 // 2 for i in range(24)]}, features=told)
     rows.to_parquet(tmp_path / "cats" / "train.parquet")
