@@ -6,6 +6,8 @@ A worker calls `tick("lora", 12, 300, "client 2")`; whoever runs it (a command l
 from __future__ import annotations
 
 import logging
+import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +15,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 MIN_INTERVAL_SECONDS, LOG_INTERVAL_SECONDS = 0.2, 10.0
+LOG_SECONDS_VARIABLE, ROUNDS = "FEDWARM_LOG_SECONDS", "rounds"
+_LINE = re.compile(r"(server|client \d+): (\S.*?) (\d+)/(\d+)(?:, \d+ s left)?(?: (.*))?$")
 
 
 @dataclass(frozen=True)
@@ -74,13 +78,28 @@ class Pace:
         return f"{event.who}: {event.stage} {event.step}/{event.of}{rest}{' ' + event.text if event.text else ''}"
 
 
-_log_pace = Pace(LOG_INTERVAL_SECONDS)
+def heard(line: str) -> Tick | None:
+    """The tick that a line of `Pace.line` tells of, wherever in a line of a log it stands; None where there is none."""
+    found = _LINE.search(line)
+    return Tick(found[1], found[2], int(found[3]), int(found[4]), found[5] or "") if found else None
+
+
+_log_pace, _every = Pace(LOG_INTERVAL_SECONDS), Pace(0.0)
 
 
 def logger(event: Tick) -> None:
-    """A listener that writes lines to Flower's log, for engines without a display."""
-    line = _log_pace.line(event)
-    if line is not None and event.of > 2:
+    """A listener that writes lines to Flower's log, for engines without a display; each round of a run has its line.
+
+    FEDWARM_LOG_SECONDS in the environment is the time between two lines about other work; where it is set there is a line about
+    short work too.
+    """
+    asked = os.environ.get(LOG_SECONDS_VARIABLE)
+    if event.stage == ROUNDS:
+        line = _every.line(event)
+    else:
+        _log_pace.interval_seconds = float(asked) if asked else LOG_INTERVAL_SECONDS
+        line = _log_pace.line(event) if event.of > 2 or asked else None
+    if line is not None:
         logging.getLogger("flwr").info(line)
 
 

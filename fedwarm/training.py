@@ -18,6 +18,7 @@ from torch.func import functional_call
 from fedwarm import sums
 from fedwarm.config import General, SettingError
 from fedwarm.models import to_input
+from fedwarm.optimisers import Sgd
 from fedwarm.privacy.dp_sgd import Mechanism, PrivateGradient, Steps, steps_of
 from fedwarm.progress import tick
 
@@ -125,7 +126,7 @@ def fit(
     spent = None if private is None else _spent(private, plan, n, hooks)
     for hook in hooks:
         hook.prepare(model)
-    optimiser = torch.optim.SGD(model.parameters(), lr=plan.learning_rate, momentum=plan.momentum, weight_decay=plan.weight_decay)
+    optimiser = Sgd(model.parameters(), lr=plan.learning_rate, momentum=plan.momentum, weight_decay=plan.weight_decay)
     model.train()
     steps, mean = 0, 0.0
     images, labels = images.to(device), labels.to(device)

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 LABEL = b"fedwarm/dp-rec/1"
 BINS = 1 << 16
@@ -93,6 +92,8 @@ def table() -> NDArray[np.float32]:
     Raises:
         RuntimeError: this machine computes another table; it could not talk to others.
     """
+    from scipy.special import ndtri
+
     half = BINS // 2
     edges = ndtri(np.arange(half + 1) / BINS)
     density = np.exp(-(edges**2) / 2) / np.sqrt(2 * np.pi)

@@ -16,13 +16,14 @@ from math import log
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaln
 
 Curve = NDArray[np.float64]
 
 
 @lru_cache(maxsize=512)
 def _absent_to_present(bits: int, energy: float, top: int) -> Curve:
+    from scipy.special import gammaln
+
     count, n = 1 << bits, top - 1
     powers = np.arange(n + 1)
     growth = energy * powers.astype(np.float64) ** 2 / 2

@@ -13,7 +13,6 @@ from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 Source = Callable[[int], bytes]
 SYSTEM: Source = os.urandom
@@ -38,6 +37,8 @@ def gumbels(count: int, source: Source = SYSTEM) -> NDArray[np.float64]:
 
 def normals(count: int, source: Source = SYSTEM) -> NDArray[np.float64]:
     """Standard normals (count,)."""
+    from scipy.special import ndtri
+
     return np.asarray(ndtri(uniforms(count, source)))
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import bdtrc, gammaln
 
 from fedwarm.privacy.random_coding import Curve
 from fedwarm.privacy.randomness import SYSTEM, Source, uniforms
@@ -30,6 +29,8 @@ class Slots:
 
 def slots(population: int, rate: float, rounds: int, delta: float) -> Slots:
     """The smallest n with rounds P(Bin(N - 1, q) >= n) <= delta / 10."""
+    from scipy.special import bdtrc
+
     counts = np.arange(1, population + 1)
     overflow = rounds * bdtrc(counts - 1, population - 1, rate) if population > 1 else np.zeros(1)
     overflow[-1] = 0.0  # N - 1 others never fill N slots
@@ -43,6 +44,8 @@ def poisson_cohort(population: int, rate: float, source: Source = SYSTEM) -> tup
 
 
 def _log_binomials(order: int) -> Curve:
+    from scipy.special import gammaln
+
     j = np.arange(order + 1)
     return np.asarray(gammaln(order + 1) - gammaln(j + 1) - gammaln(order - j + 1))
 

@@ -15,12 +15,14 @@ from fedwarm.config import SettingError
 from fedwarm.files import DiskError
 from fedwarm.run.cli_privacy import privacy
 from fedwarm.run.failures import Interrupted, RunError
+from fedwarm.run.federation.commands import app as federation_app
 from fedwarm.run.help import App
 from fedwarm.run.terminal import CLOSED_PIPE, closed, define, flush, forget, prepare, put, say
 
 app = App("Federated learning on top of Flower that starts warm, speaks little and fits small devices.")
 foundation_app = App("Train text-to-image foundations.")
 app.add_typer(foundation_app, name="foundation")
+app.add_typer(federation_app, name="federation")
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -103,7 +105,7 @@ def options(
 @app.command()
 def run(
     method: Annotated[str, typer.Argument(help="a method, see `fedwarm methods`")] = "",
-    engine: Annotated[str, typer.Option(help="local: in this process and its workers; ray: Flower's simulation")] = "local",
+    engine: Annotated[str, typer.Option(help="local: here; ray: Flower's simulation; deployment: a federation")] = "local",
     out: Annotated[Path | None, typer.Option(help="run folder; default runs/METHOD-seed-N")] = None,
     seed: Annotated[int | None, typer.Option(help="every random draw derives from it")] = None,
     rounds: Annotated[int | None, typer.Option(help="rounds of training (num-server-rounds)")] = None,
@@ -117,6 +119,7 @@ def run(
         Path | None, typer.Option(help="run all that a .toml file combines of settings and seeds and that is missing")
     ] = None,
     app_folder: Annotated[Path | None, typer.Option("--app", help="run any Flower app's folder instead of a method")] = None,
+    federation: Annotated[str, typer.Option(help="where --engine deployment runs, see `fedwarm federation`")] = "default",
     run_config: Settings = None,
 ) -> None:
     """Run a federation, e.g. `fedwarm run warmfed -c "data.partition='dirichlet' data.alpha=0.1"`.
@@ -134,7 +137,7 @@ def run(
         unused = [name for name, value in {**given, "--sweep": sweep}.items() if value is not None]
         if unused:
             raise SettingError(f"{', '.join(unused)} means nothing with --app; set the app's own keys by -c")
-        launch.run_app(app_folder, run_config or [], engine, clients or 2, workers)
+        launch.run_app(app_folder, run_config or [], engine, clients, workers, federation)
         return
     if sweep is not None:
         from fedwarm.run.sweep import run_sweep
@@ -142,12 +145,13 @@ def run(
         if seed is not None:
             raise SettingError("--seed means nothing with --sweep; seeds stand in its file, e.g. seeds = [0, 1, 2]")
         pairs = [*(run_config or []), *([f"num-server-rounds={rounds}"] if rounds is not None else [])]
-        run_sweep(sweep, out, method=method, engine=engine, clients=clients, workers=workers, fresh=fresh, overrides=pairs)
+        places = {"engine": engine, "federation": federation}
+        run_sweep(sweep, out, method=method, clients=clients, workers=workers, fresh=fresh, overrides=pairs, **places)
         return
     if not method and not (resume and out is not None):
         raise SettingError("which method? `fedwarm methods` lists them; or give --app FOLDER")
-    request = launch.Request(method, engine, out, seed, rounds, clients, workers, fresh, resume, tuple(run_config or ()))
-    launch.run_method(request)
+    settings_ = tuple(run_config or ())
+    launch.run_method(launch.Request(method, engine, out, seed, rounds, clients, workers, fresh, resume, settings_, federation))
 
 
 @app.command("list")

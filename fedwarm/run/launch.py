@@ -27,7 +27,8 @@ PATHS = (
     "data.name", "diffusion.foundation", "model.weights", "gen-fedsd.file", "gen-fedsd.judge", "gen-fedsd.prompts-file",
     "gen-fedsd.phrases",
 )  # fmt: skip
-ENGINES = SIMULATED = ("local", "ray")
+SIMULATED = ("local", "ray")
+ENGINES = (*SIMULATED, "deployment")
 DEFAULTS_VARIABLE = "FEDWARM_RUN_CONFIG"
 
 
@@ -45,6 +46,7 @@ class Request:
     fresh: bool = False
     resume: bool = False
     run_config: tuple[str, ...] = ()
+    federation: str = "default"
 
 
 def run_method(request: Request) -> Path:
@@ -65,7 +67,8 @@ def run_method(request: Request) -> Path:
     before = _resumed(request, flat)
     if before is not None and before.complete:
         return _conclude(_folder(request, flat))
-    config, clients = check_run(flat, request.clients or (before.clients if before is not None else 0))
+    asked_for = request.clients or (before.clients if before is not None else 0)
+    config, clients = check_run(flat, _nodes(request.federation, asked_for) if request.engine == "deployment" else asked_for)
     out = _folder(request, flat)
     folder = RunFolder(out) if before is not None else prepare_folder(out, request.fresh)
     _tell_idle(request, config)
@@ -77,7 +80,7 @@ def run_method(request: Request) -> Path:
     flat.setdefault("client-folder", str(folder.path / "clients"))
     try:
         with _named(request.engine), interruptible(lambda: how_to_go_on(out, request.engine)):
-            _engine(request.engine, flat, clients, request.workers, config.run.method)
+            _engine(request, flat, clients, config.run.method)
     except DiskError as error:
         raise RunError(f"{error}; then go on with: {command(out, request.engine)}") from error
     return _conclude(folder.path)
@@ -179,15 +182,28 @@ def _named(engine: str) -> Iterator[None]:
             os.environ[ENGINE_VARIABLE] = before
 
 
-def _engine(engine: str, flat: Mapping[str, Value], clients: int, workers: int, method: str) -> None:
-    if engine == "local":
+def _nodes(federation: str, clients: int) -> int:
+    """How many nodes a federation has, which is how many clients its runs have; a SettingError where others are asked for."""
+    from fedwarm.run.deployment.engine import ready
+
+    return len(ready(federation, clients).nodes)
+
+
+def _engine(request: Request, flat: Mapping[str, Value], clients: int, method: str) -> None:
+    if request.engine == "local":
         from fedwarm.run.display import shown
         from fedwarm.run.flower_app import FlowerApp
         from fedwarm.run.local import run_local
 
         app = FlowerApp("fedwarm.strategies.server_app:app", "fedwarm.clients.client_app:app", dict(flat), None)
         with shown(f"{method}: {clients} clients on the local engine"):
-            _guarded(lambda: run_local(app, {}, clients=clients, workers=workers))
+            _guarded(lambda: run_local(app, {}, clients=clients, workers=request.workers))
+    elif request.engine == "deployment":
+        from fedwarm.run.deployment.engine import run_here
+        from fedwarm.run.display import shown
+
+        with shown(f"{method}: {clients} clients on federation {request.federation}"):
+            _guarded(lambda: run_here(request.federation, flat))
     else:
         from fedwarm.run.ray import run_ray, write_app
 
@@ -236,7 +252,9 @@ def _on(evaluation: Mapping[str, Any]) -> str:
     return f" on {evaluation['images']:,} images of split {evaluation['split']!r}, {where}" if where else ""
 
 
-def run_app(app_folder: Path, overrides: list[str], engine: str, clients: int, workers: int) -> None:
+def run_app(
+    app_folder: Path, overrides: list[str], engine: str, clients: int, workers: int, federation: str = "default"
+) -> None:
     """Run any Flower app's folder.
 
     Raises:
@@ -252,9 +270,16 @@ def run_app(app_folder: Path, overrides: list[str], engine: str, clients: int, w
         from fedwarm.run.display import shown
         from fedwarm.run.local import run_local
 
-        with shown(f"{app_folder}: {clients} clients on the local engine"):
-            _guarded(lambda: run_local(app, flat, clients=clients, workers=workers))
+        with shown(f"{app_folder}: {clients or 2} clients on the local engine"):
+            _guarded(lambda: run_local(app, flat, clients=clients or 2, workers=workers))
+    elif engine == "deployment":
+        from fedwarm.run.deployment.engine import ready, run_deployment
+        from fedwarm.run.display import shown
+
+        place = ready(federation, clients)
+        with shown(f"{app_folder}: {len(place.nodes)} clients on federation {place.name}"):
+            _guarded(lambda: run_deployment(place, app_folder.absolute(), flat))
     else:
         from fedwarm.run.ray import run_ray
 
-        _guarded(lambda: run_ray(app_folder.absolute(), flat, clients=clients, workers=workers, stream=_echo))
+        _guarded(lambda: run_ray(app_folder.absolute(), flat, clients=clients or 2, workers=workers, stream=_echo))

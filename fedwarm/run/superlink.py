@@ -1,7 +1,6 @@
 """What starting Flower's processes takes: free ports, a clean environment, and an end that leaves none of them behind.
 
-Flower's daemons start processes in sessions of their own, which outlive them for a while, and Ray starts more below those. So a
-daemon's family is known by two signs: descent, and a mark in the environment that every descendant inherits.
+Flower's daemons start processes in sessions of their own, which outlive them for a while; `family` knows how all are found.
 """
 
 from __future__ import annotations
@@ -12,27 +11,27 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from types import FrameType
 from typing import IO
 
 import psutil  # type: ignore[import-untyped]
 
+from fedwarm.run.family import KILL_ROUNDS, MARK, POLL_SECONDS, end_family
 from fedwarm.text import uncoloured
 
-MARK = "FEDWARM_FAMILY"
 LOOPBACK = "127.0.0.1"
-POLL_SECONDS = 0.1
-KILL_ROUNDS = 100
 LONGEST_RAY_FOLDER = 36
+_left: list[subprocess.Popen[bytes]] = []  # a process that is forgotten while it runs draws a warning
 
 
 class RunFailed(RuntimeError):  # noqa: N818
@@ -72,16 +71,21 @@ def executable(name: str) -> str:
     return found
 
 
-def environment(home: Path, bytecode: Path | None = None) -> dict[str, str]:
+def bypass(hosts: Sequence[str] = ()) -> dict[str, str]:
+    """NO_PROXY in both spellings, with loopback and `hosts` beside what stands there already."""
+    present = [part for part in os.environ.get("NO_PROXY", os.environ.get("no_proxy", "")).split(",") if part]
+    names = ",".join(dict.fromkeys([*present, LOOPBACK, "localhost", *hosts]))
+    return {"NO_PROXY": names, "no_proxy": names}
+
+
+def environment(home: Path, bytecode: Path | None = None, hosts: Sequence[str] = ()) -> dict[str, str]:
     """This process's environment, changed so that Flower's processes keep to the folder `home` and call nobody.
 
     Flower's state and Ray's go below `home`, dependencies are not installed, telemetry and update checks are off, the commands
-    of this Python's installation come first on PATH, and loopback addresses bypass a proxy. Where packages lie without bytecode
-    and none may be written beside them, it goes to `bytecode` (default: below `home`): Flower gives up on a process that takes
-    30 seconds to start and starts another, which a busy machine never catches up with.
+    of this Python's installation come first on PATH, and loopback addresses and `hosts` bypass a proxy. Where packages lie
+    without bytecode and none may be written beside them, it goes to `bytecode` (default: below `home`): Flower gives up on a
+    process that takes 30 seconds to start and starts another, which a busy machine never catches up with.
     """
-    bypass = [part for part in os.environ.get("NO_PROXY", os.environ.get("no_proxy", "")).split(",") if part]
-    no_proxy = ",".join(dict.fromkeys([*bypass, LOOPBACK, "localhost"]))
     changed = {
         "FLWR_HOME": str(home),
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
@@ -89,8 +93,7 @@ def environment(home: Path, bytecode: Path | None = None) -> dict[str, str]:
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         "PYTHONUNBUFFERED": "1",
-        "NO_PROXY": no_proxy,
-        "no_proxy": no_proxy,
+        **bypass(hosts),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
     }
     if len(str(home)) <= LONGEST_RAY_FOLDER:
@@ -105,9 +108,11 @@ def _is_compiled(package: str) -> bool:
     return spec is not None and spec.origin is not None and Path(importlib.util.cache_from_source(spec.origin)).exists()
 
 
-def healthy(port: int) -> bool:
-    """Whether a server of Flower's answers on this loopback port."""
-    connection = HTTPConnection(LOOPBACK, port, timeout=1.0)
+def healthy(port: int, host: str = LOOPBACK, authority: Path | None = None) -> bool:
+    """Whether a server of Flower's answers at this address; `authority` is the file of the CA of one with TLS."""
+    connection = HTTPConnection(host, port, timeout=1.0)
+    if authority is not None:
+        connection = HTTPSConnection(host, port, timeout=1.0, context=ssl.create_default_context(cafile=str(authority)))
     try:
         connection.request("GET", "/health")
         return connection.getresponse().status == 200
@@ -128,6 +133,7 @@ class Daemon:
         ready: says whether it does its work yet; None: entering the block does not wait.
         patience_seconds: how long it may take to become ready.
         grace_seconds: how long the family has to end by itself before it is killed.
+        mark: what its family carries in the environment; default: drawn.
 
     Raises:
         RunFailed: on entering, if the process died or was not ready in time; with the last lines of its log.
@@ -143,9 +149,10 @@ class Daemon:
         ready: Callable[[], bool] | None = None,
         patience_seconds: float = 120.0,
         grace_seconds: float = 5.0,
+        mark: str = "",
     ) -> None:
         self.command, self.log, self.folder = list(command), log, folder
-        self.mark = uuid.uuid4().hex
+        self.mark = mark or uuid.uuid4().hex
         self.env = {**env, MARK: self.mark}
         self.ready, self.patience_seconds, self.grace_seconds = ready, patience_seconds, grace_seconds
         self._process: subprocess.Popen[bytes] | None = None
@@ -192,63 +199,34 @@ class Daemon:
                 raise RunFailed(f"{name} was not ready after {self.patience_seconds:g} seconds", self.tail())
             time.sleep(POLL_SECONDS)
 
+    def leave(self) -> psutil.Process:
+        """Let the process go on after the block and after this program; the process."""
+        process, self._process = self._process, None
+        assert process is not None
+        _left.append(process)
+        self.close()
+        return psutil.Process(process.pid)
+
     def close(self) -> None:
         """End the process and its family, and return when they are gone."""
         process, self._process = self._process, None
         output, self._output = self._output, None
         try:
             if process is not None:
-                end_family(process, self.mark, self.grace_seconds)
+                _end(process, self.mark, self.grace_seconds)
         finally:
             if output is not None:
                 output.close()
 
 
-def family(process: subprocess.Popen[bytes], mark: str) -> list[psutil.Process]:
-    """The living among a child process of ours, its descendants, and all processes that carry its mark."""
-    found: dict[int, psutil.Process] = {}
+def _end(process: subprocess.Popen[bytes], mark: str, grace_seconds: float) -> None:
+    heads = []
     if process.poll() is None:
         with contextlib.suppress(psutil.Error):
-            head = psutil.Process(process.pid)
-            found = {each.pid: each for each in [head, *head.children(recursive=True)]}
-    for each in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if each.pid != os.getpid() and each.environ().get(MARK) == mark:
-                found[each.pid] = each
-    return [each for each in found.values() if _lives(each)]
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.Error:
-        return False
-
-
-def end_family(process: subprocess.Popen[bytes], mark: str, grace_seconds: float) -> None:
-    """Ask a child process of ours and its family to end, and kill what has not ended after the grace (or a second Ctrl-C)."""
-    members = family(process, mark)
-    try:
-        _signal(members, signal.SIGTERM)
-        end = time.monotonic() + grace_seconds
-        while any(map(_lives, members)) and time.monotonic() < end:
-            process.poll()
-            time.sleep(POLL_SECONDS)
-    finally:
-        for _ in range(KILL_ROUNDS):
-            left = {*filter(_lives, members), *family(process, mark)}
-            if not left:
-                break
-            _signal(left, signal.SIGKILL)
-            time.sleep(POLL_SECONDS)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(KILL_ROUNDS * POLL_SECONDS)
-
-
-def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
-    for each in processes:
-        with contextlib.suppress(psutil.Error):
-            each.send_signal(number)
+            heads = [psutil.Process(process.pid)]
+    end_family(heads, [mark], grace_seconds, process.poll)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(KILL_ROUNDS * POLL_SECONDS)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from fedwarm import progress
-from fedwarm.progress import Tick, listening, logger, tick
+from fedwarm.progress import LOG_SECONDS_VARIABLE, Pace, Tick, heard, listening, logger, tick
 
 
 class Clock:
@@ -123,6 +123,34 @@ def test_short_stages_are_not_logged(clock: Clock, log: list[str]) -> None:
         tick("train", 1, 2)
         tick("train", 2, 2)
     assert log == []
+
+
+def test_every_round_is_logged_and_short_work_where_the_environment_asks(
+    clock: Clock, log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with listening(logger, "server"):
+        for number in (1, 1, 2, 2):  # training and evaluation of two rounds
+            tick("rounds", number, 2, f"accuracy 0.{number}")
+    assert log == [f"server: rounds {n}/2 accuracy 0.{n}" for n in (1, 1, 2, 2)]
+    log.clear()
+    monkeypatch.setenv(LOG_SECONDS_VARIABLE, "1")
+    with listening(logger, "client 1"):
+        tick("train", 1, 2)
+        clock.now += 1.5
+        tick("train", 2, 2)
+    assert [heard(line) for line in log] == [Tick("client 1", "train", 2, 2)]
+
+
+@pytest.mark.parametrize("event", [
+    Tick("client 12", "train", 3, 10), Tick("server", "clients drawn", 4, 4, "of 9/9, 5 s left"), Tick("server", "rounds", 1, 2),
+])  # fmt: skip
+def test_a_line_is_heard_as_the_tick_that_it_told_of(clock: Clock, event: Tick) -> None:
+    pace = Pace(0.0)
+    pace.line(Tick(event.who, event.stage, 0, event.of))
+    clock.now += 2.0
+    line = pace.line(event)
+    assert line is not None and heard(line) == event and heard(f"12:00 INFO :      {line}") == event
+    assert heard("INFO :      Starting Flower SuperNode 3/4") is None and heard("client 3: did not answer") is None
 
 
 def test_the_time_left_counts_from_the_stages_own_beginning(clock: Clock, log: list[str]) -> None:

@@ -1,0 +1,1 @@
+"""A federation of Flower's processes on this machine: SuperLink, SuperExec and SuperNodes that stay until they are ended."""

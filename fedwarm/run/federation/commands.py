@@ -1,0 +1,142 @@
+"""`fedwarm federation`: up, status, logs, down."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from fedwarm.run.federation.settings import Federation
+
+app = typer.Typer(
+    help="A federation of Flower's processes on this machine: TLS, node keys, one folder, nothing beyond loopback.",
+    no_args_is_help=True,
+)
+Named = Annotated[str, typer.Option("--federation", help="its name, or its folder's path (with a slash in it)")]
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+FOLLOW_SECONDS = 0.3
+
+
+@app.command()
+def up(
+    federation: Named = "default",
+    nodes: Annotated[int, typer.Option(help="number of SuperNodes; 0: as before, 3 the first time")] = 0,
+    insecure: Annotated[
+        bool | None, typer.Option("--insecure", help="no TLS and no node keys; loopback only", show_default=False)
+    ] = None,
+    host: Annotated[str, typer.Option(help="address that the SuperLink listens on; default 127.0.0.1, or as before")] = "",
+    wait: Annotated[float, typer.Option(help="most seconds until all nodes are online; 0: 180, and 10 a node")] = 0.0,
+) -> None:
+    """Start SuperLink, SuperExec and SuperNodes in the background, or those that are missing, and wait until all are online."""
+    from fedwarm.run.failures import RunError
+    from fedwarm.run.federation.bringup import up as bring_up
+    from fedwarm.run.federation.preparing import Wanted
+    from fedwarm.run.superlink import RunFailed
+
+    try:
+        found = bring_up(federation, Wanted(nodes, insecure, host, wait), _tell)
+    except RunFailed as error:
+        for line in error.lines:
+            _tell(f"  | {line}")
+        raise RunError(str(error)) from None
+    print("\n".join(usage(found, federation)))
+
+
+def usage(found: Federation, said: str) -> list[str]:
+    """What a person does next: one line for Flower's own command, one for fedwarm's."""
+    from fedwarm.run.federation.settings import flag
+    from fedwarm.run.superlink import LOOPBACK
+
+    how = "without TLS and keys" if found.insecure else "TLS and node keys"
+    direct = f"NO_PROXY={found.reach} " if _behind_proxy() else ""
+    lines = [
+        f"federation {found.name}: {len(found.nodes)} nodes online, {how}, SuperLink at {found.address}, folder {found.folder}",
+        f"  {direct}FLWR_HOME={shlex.quote(str(found.flower))} flwr run . --stream",
+        f"  fedwarm run fedavg --engine deployment{flag(said)}",
+    ]
+    if found.host != LOOPBACK:
+        lines.append("  whoever reaches this port can start runs: Flower has no lock on it; let others in through a proxy only")
+    return lines
+
+
+def _behind_proxy(environment: Mapping[str, str] | None = None) -> bool:
+    import os
+
+    return any(name.lower() in PROXIES and value for name, value in (environment or os.environ).items())
+
+
+@app.command()
+def status(federation: Named = "default") -> None:
+    """Show the processes and nodes with their last sign of life, and the run that goes on with the stage it has done."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from fedwarm.run.federation.settings import load
+    from fedwarm.run.federation.status import status as ask
+
+    found = load(federation)
+    told = ask(found)
+    how = "without TLS and keys" if found.insecure else "TLS and node keys"
+    print(f"federation {found.name}: {how}, SuperLink at {found.address}, folder {found.folder}")
+    table = Table("process", "partition", "state", "last seen", "pid", "version", box=None)
+    for member in told.members:
+        table.add_row(*member.row())
+    Console().print(table)
+    for line in (*told.runs, *told.notes):
+        print(line)
+
+
+@app.command()
+def logs(
+    node: Annotated[str, typer.Argument(help="a node's name or partition, superlink or superexec")],
+    federation: Named = "default",
+    lines: Annotated[int, typer.Option("-n", "--lines", min=1, help="how many of the last lines")] = 50,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="show what comes, until Ctrl-C")] = False,
+) -> None:
+    """Print the end of a process's log."""
+    from fedwarm.run.federation.processes import tail
+    from fedwarm.run.federation.settings import load
+
+    found = load(federation)
+    member = found.node(node)
+    path = found.log(member)
+    shown = path.stat().st_size if path.is_file() else 0
+    print("\n".join(tail(found, member, lines)))
+    while follow:
+        shown = _more(path, shown)
+        time.sleep(FOLLOW_SECONDS)
+
+
+def _more(path: Path, shown: int) -> int:
+    """Print what a file has beyond its first bytes; how many it has now."""
+    from fedwarm.run.superlink import plain
+
+    size = path.stat().st_size if path.is_file() else 0
+    if size != shown:
+        with path.open("rb") as stream:
+            stream.seek(shown if size > shown else 0)
+            text = stream.read()
+        print(plain(text.decode("utf-8", "replace")), end="", flush=True)
+        return (shown if size > shown else 0) + len(text)
+    return shown
+
+
+@app.command()
+def down(federation: Named = "default") -> None:
+    """End all processes of a federation, and the runs that go on; its folder with keys, logs and runs stays."""
+    from fedwarm.run.federation.bringup import down as bring_down
+    from fedwarm.run.federation.settings import load
+
+    ended = bring_down(federation, _tell)
+    found = load(federation)
+    print(f"federation {found.name}: {ended} of {len(found.members)} processes ran and have ended; {found.folder} stays")
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
