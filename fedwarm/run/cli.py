@@ -120,6 +120,9 @@ def run(
     ] = None,
     app_folder: Annotated[Path | None, typer.Option("--app", help="run any Flower app's folder instead of a method")] = None,
     federation: Annotated[str, typer.Option(help="where --engine deployment runs, see `fedwarm federation`")] = "default",
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="on a federation: a run that fails starts again from its checkpoint")
+    ] = False,
     run_config: Settings = None,
 ) -> None:
     """Run a federation, e.g. `fedwarm run warmfed -c "data.partition='dirichlet' data.alpha=0.1"`.
@@ -150,8 +153,8 @@ def run(
         return
     if not method and not (resume and out is not None):
         raise SettingError("which method? `fedwarm methods` lists them; or give --app FOLDER")
-    settings_ = tuple(run_config or ())
-    launch.run_method(launch.Request(method, engine, out, seed, rounds, clients, workers, fresh, resume, settings_, federation))
+    asked = (method, engine, out, seed, rounds, clients, workers, fresh, resume, tuple(run_config or ()), federation, keep_going)
+    launch.run_method(launch.Request(*asked))
 
 
 @app.command("list")

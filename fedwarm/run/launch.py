@@ -47,6 +47,7 @@ class Request:
     resume: bool = False
     run_config: tuple[str, ...] = ()
     federation: str = "default"
+    keep_going: bool = False
 
 
 def run_method(request: Request) -> Path:
@@ -203,7 +204,7 @@ def _engine(request: Request, flat: Mapping[str, Value], clients: int, method: s
         from fedwarm.run.display import shown
 
         with shown(f"{method}: {clients} clients on federation {request.federation}"):
-            _guarded(lambda: run_here(request.federation, flat))
+            _guarded(lambda: run_here(request.federation, flat, request.keep_going))
     else:
         from fedwarm.run.ray import run_ray, write_app
 

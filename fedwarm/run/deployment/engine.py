@@ -13,15 +13,17 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 
 from fedwarm.config import SettingError, Value, near
-from fedwarm.run.deployment.following import Following, say
-from fedwarm.run.family import lives
-from fedwarm.run.federation.control import Control, control
+from fedwarm.run.checkpoint import exists
+from fedwarm.run.checkpoint import load as checkpoint
+from fedwarm.run.deployment.following import AWAY_SECONDS, TELL_AWAY_SECONDS, Following, say
+from fedwarm.run.family import family
+from fedwarm.run.federation.control import Control, Unreachable, control
 from fedwarm.run.federation.processes import dead, living
 from fedwarm.run.federation.settings import CONNECTION, SUPEREXEC, SUPERLINK, Federation, flag, load
 from fedwarm.run.ray import TAIL_LINES, Outcome, app_config, toml_table, write_app
 from fedwarm.run.superlink import RunFailed, ending_on_signals, environment, executable, plain
 
-POLL_SECONDS, STOP_SECONDS = 0.2, 30.0
+POLL_SECONDS, LOOK_SECONDS, STOP_SECONDS = 0.2, 1.0, 30.0
 
 
 def ready(said: str, clients: int = 0) -> Federation:
@@ -71,15 +73,62 @@ def run_deployment(federation: Federation, app_folder: Path, overrides: Mapping[
     lines = tuple(following.lines)
     complaint = Outcome(ended.status, ended.details, lines).complaint()
     if complaint is not None:
-        raise RunFailed(complaint, lines[-TAIL_LINES:])
+        _let_end(federation, before)
+        raise (Stopped if ended.status.endswith("stopped") else RunFailed)(complaint, lines[-TAIL_LINES:])
 
 
-def run_here(said: str, config: Mapping[str, Value]) -> None:
-    """Run fedwarm's own app with these settings, all of them, on a federation that is up."""
-    federation = load(said)
+class Stopped(RunFailed):
+    """A person ended the run."""
+
+
+def run_here(said: str, config: Mapping[str, Value], keep_going: bool = False) -> None:
+    """Run fedwarm's own app with these settings, all of them, on a federation that is up.
+
+    Args:
+        said: the federation.
+        config: the settings, with `out`.
+        keep_going: start a run that failed again from its checkpoint; one that fails twice at the same stage is given up.
+
+    Raises:
+        RunFailed: it failed; the message says how to go on with it.
+    """
+    federation, out = load(said), Path(str(config["out"]))
+    failures: list[int] = []
+    while True:
+        try:
+            _run_once(federation, {**config, "resume": config.get("resume", False) or (bool(failures) and exists(out))})
+            return
+        except RunFailed as error:
+            if not exists(out):
+                raise
+            failures.append(checkpoint(out).done)
+            if not keep_going or isinstance(error, Stopped) or failures[-1] in failures[:-1]:
+                again = f"`fedwarm run --resume --engine deployment{flag(said)} --out {out}` goes on with it"
+                raise RunFailed(f"{error}; {again}", error.lines) from None
+            say(f"{error}; it is started again after stage {failures[-1]}")
+            _wait_for_servers(federation, said)
+
+
+def _run_once(federation: Federation, config: Mapping[str, Value]) -> None:
     with tempfile.TemporaryDirectory(prefix="fedwarm-") as name:
         folder = write_app(Path(name) / "app", config)
-        run_deployment(federation, folder, {key: config[key] for key in ("method", "out") if key in config})
+        run_deployment(federation, folder, {key: config[key] for key in ("method", "out")})
+
+
+def _wait_for_servers(federation: Federation, said: str) -> None:
+    end, told = time.monotonic() + AWAY_SECONDS, -TELL_AWAY_SECONDS
+    while True:
+        federation.processes |= load(said).processes
+        if living(federation, SUPEREXEC) and living(federation, SUPERLINK):
+            with suppress(Unreachable), control(federation) as link:
+                link.nodes()
+                return
+        if time.monotonic() > end:
+            raise RunFailed(f"the SuperLink of federation {federation.name!r} was not back after {AWAY_SECONDS:.0f} s")
+        if time.monotonic() - told > TELL_AWAY_SECONDS:
+            told = time.monotonic()
+            say(f"waiting for SuperLink and SuperExec; `fedwarm federation up{flag(said)}` starts what has ended")
+        time.sleep(POLL_SECONDS)
 
 
 def submit(federation: Federation, app_folder: Path, overrides: Mapping[str, Value]) -> int:
@@ -109,27 +158,31 @@ def submit(federation: Federation, app_folder: Path, overrides: Mapping[str, Val
 
 
 def serverapps(federation: Federation) -> list[psutil.Process]:
-    """The ServerApps that run now."""
-    head, found = living(federation, SUPEREXEC), []
-    with suppress(psutil.Error):
-        for each in head.children(recursive=True) if head is not None else []:
-            with suppress(psutil.Error):
-                if lives(each) and any(Path(word).name == "flwr-serverapp" for word in each.cmdline()):
-                    found.append(each)
+    """The ServerApps that run now, also one whose SuperExec has ended."""
+    found = []
+    for each in family([], [federation.mark(SUPEREXEC)]):
+        with suppress(psutil.Error):
+            if any(Path(word).name == "flwr-serverapp" for word in each.cmdline()):
+                found.append(each)
     return found
 
 
 def _stop(federation: Federation, link: Control, run_id: int, before: set[int]) -> None:
-    """Stop a run, and wait until its ServerApp writes no more: it is the one that was not there before the run."""
+    """Stop a run, and wait until its ServerApp writes no more."""
     try:
         link.stop(run_id)
     except RuntimeError as error:
         say(f"run {run_id} could not be stopped ({error}); `fedwarm federation down` ends it")
         return
     say(f"run {run_id} is stopped; waiting for its ServerApp to end")
+    _let_end(federation, before)
+
+
+def _let_end(federation: Federation, before: set[int]) -> None:
+    """Wait until a run's ServerApp, which was not there before the run, has ended: who goes on with the run must be alone."""
     end = time.monotonic() + STOP_SECONDS
-    while time.monotonic() < end:
-        if not [each for each in serverapps(federation) if each.pid not in before]:
+    while [each for each in serverapps(federation) if each.pid not in before]:
+        if time.monotonic() > end:
+            say("the ServerApp of the run still runs; resume the run when it has ended")
             return
-        time.sleep(POLL_SECONDS)
-    say(f"the ServerApp of run {run_id} still runs; resume the run when it has ended")
+        time.sleep(LOOK_SECONDS)

@@ -19,7 +19,7 @@ from queue import Empty, SimpleQueue
 from fedwarm.progress import current, heard
 from fedwarm.run.federation.control import Control, Listed, Unreachable, control
 from fedwarm.run.federation.processes import living
-from fedwarm.run.federation.settings import SUPERLINK, Federation
+from fedwarm.run.federation.settings import SUPERLINK, Federation, load
 from fedwarm.run.ray import KEPT_LINES
 from fedwarm.run.superlink import RunFailed, plain
 
@@ -79,7 +79,7 @@ class Following:
             raise RunFailed(f"the SuperLink did not answer for {AWAY_SECONDS:.0f} s; the run may go on without it", self.lines)
         if now - self._told > TELL_AWAY_SECONDS:
             self._told = now
-            ended = living(self.federation, SUPERLINK) is None
+            ended = living(load(str(self.federation.folder)), SUPERLINK) is None
             what = "has ended; `fedwarm federation up` starts it again" if ended else "does not answer"
             say(f"the SuperLink {what}; the run goes on if it is back within a minute, and is followed until then")
 

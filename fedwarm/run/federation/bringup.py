@@ -47,7 +47,7 @@ def _bring_up(federation: Federation, present: Sequence[str], tell: Tell, patien
         start(federation, SUPERLINK)
     while not healthy(federation.port, federation.reach, federation.authority):
         watch(federation, [SUPERLINK], end_at, "answering")
-    tell(f"superlink: {'has answered' if SUPERLINK in present else 'answers'} at {federation.address}")
+    tell(f"superlink: answers at {federation.address}")
     if SUPEREXEC not in present:
         end(federation, [SUPEREXEC])
         start(federation, SUPEREXEC)

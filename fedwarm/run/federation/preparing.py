@@ -87,6 +87,7 @@ def _free(host: str, port: int) -> bool:
 
 def _equip(federation: Federation) -> None:
     """See that the folder holds what the processes need."""
+    federation.folder.mkdir(parents=True, exist_ok=True)
     federation.folder.chmod(0o700)
     for name in ("certificates", "keys", "flower", "nodes", "database", "logs"):
         (federation.folder / name).mkdir(exist_ok=True, mode=0o700)
