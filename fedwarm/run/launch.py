@@ -210,7 +210,7 @@ def _engine(request: Request, flat: Mapping[str, Value], clients: int, method: s
 
         with tempfile.TemporaryDirectory(prefix="fedwarm-") as name:
             folder = write_app(Path(name) / "app", dict(flat))
-            _guarded(lambda: run_ray(folder, {}, clients=clients, workers=workers, stream=_echo))
+            _guarded(lambda: run_ray(folder, {}, clients=clients, workers=request.workers, stream=_echo))
 
 
 def _guarded(work: object) -> None:

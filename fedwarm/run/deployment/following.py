@@ -7,7 +7,6 @@ asked of the SuperLink once a second, so that neither a broken stream nor a Supe
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections import deque
@@ -17,9 +16,11 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from fedwarm.progress import current, heard
+from fedwarm.run import terminal
 from fedwarm.run.federation.control import Control, Listed, Unreachable, control
 from fedwarm.run.federation.processes import living
 from fedwarm.run.federation.settings import SUPERLINK, Federation, load
+from fedwarm.run.logs import restyled
 from fedwarm.run.ray import KEPT_LINES
 from fedwarm.run.superlink import RunFailed, plain
 
@@ -101,7 +102,7 @@ class Following:
                 line = self._came.get_nowait()
                 self.lines.append(line)
                 if not _shown(line) and any(word in line for word in LOUD):
-                    say(line)
+                    terminal.say(restyled(line))
         for node in self._nodes:
             for line in node.more():
                 _shown(line)
@@ -137,4 +138,4 @@ def _shown(line: str) -> bool:
 
 
 def say(line: str) -> None:
-    print(f"fedwarm: {line}", file=sys.stderr, flush=True)
+    terminal.say(f"fedwarm: {line}")

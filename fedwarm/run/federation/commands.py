@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedwarm.run.help import App
+from fedwarm.run.terminal import flush, put, say, show
+
 if TYPE_CHECKING:
     from fedwarm.run.federation.settings import Federation
 
-app = typer.Typer(
-    help="A federation of Flower's processes on this machine: TLS, node keys, one folder, nothing beyond loopback.",
-    no_args_is_help=True,
-)
+app = App("Start, look at and end a federation of Flower's processes on this machine, with TLS and node keys.")
 Named = Annotated[str, typer.Option("--federation", help="its name, or its folder's path (with a slash in it)")]
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 FOLLOW_SECONDS = 0.3
@@ -40,12 +39,12 @@ def up(
     from fedwarm.run.superlink import RunFailed
 
     try:
-        found = bring_up(federation, Wanted(nodes, insecure, host, wait), _tell)
+        found = bring_up(federation, Wanted(nodes, insecure, host, wait), say)
     except RunFailed as error:
         for line in error.lines:
-            _tell(f"  | {line}")
+            say(f"  | {line}")
         raise RunError(str(error)) from None
-    print("\n".join(usage(found, federation)))
+    put("\n".join(usage(found, federation)))
 
 
 def usage(found: Federation, said: str) -> list[str]:
@@ -74,22 +73,16 @@ def _behind_proxy(environment: Mapping[str, str] | None = None) -> bool:
 @app.command()
 def status(federation: Named = "default") -> None:
     """Show the processes and nodes with their last sign of life, and the run that goes on with the stage it has done."""
-    from rich.console import Console
-    from rich.table import Table
-
     from fedwarm.run.federation.settings import load
     from fedwarm.run.federation.status import status as ask
 
     found = load(federation)
     told = ask(found)
     how = "without TLS and keys" if found.insecure else "TLS and node keys"
-    print(f"federation {found.name}: {how}, SuperLink at {found.address}, folder {found.folder}")
-    table = Table("process", "partition", "state", "last seen", "pid", "version", box=None)
-    for member in told.members:
-        table.add_row(*member.row())
-    Console().print(table)
+    put(f"federation {found.name}: {how}, SuperLink at {found.address}, folder {found.folder}")
+    show(["process", "partition", "state", "last seen", "pid", "version"], [member.row() for member in told.members])
     for line in (*told.runs, *told.notes):
-        print(line)
+        put(line)
 
 
 @app.command()
@@ -107,7 +100,7 @@ def logs(
     member = found.node(node)
     path = found.log(member)
     shown = path.stat().st_size if path.is_file() else 0
-    print("\n".join(tail(found, member, lines)))
+    put("\n".join(tail(found, member, lines)))
     while follow:
         shown = _more(path, shown)
         time.sleep(FOLLOW_SECONDS)
@@ -122,7 +115,8 @@ def _more(path: Path, shown: int) -> int:
         with path.open("rb") as stream:
             stream.seek(shown if size > shown else 0)
             text = stream.read()
-        print(plain(text.decode("utf-8", "replace")), end="", flush=True)
+        put(plain(text.decode("utf-8", "replace")).removesuffix("\n"))
+        flush()
         return (shown if size > shown else 0) + len(text)
     return shown
 
@@ -133,10 +127,6 @@ def down(federation: Named = "default") -> None:
     from fedwarm.run.federation.bringup import down as bring_down
     from fedwarm.run.federation.settings import load
 
-    ended = bring_down(federation, _tell)
+    ended = bring_down(federation, say)
     found = load(federation)
-    print(f"federation {found.name}: {ended} of {len(found.members)} processes ran and have ended; {found.folder} stays")
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    put(f"federation {found.name}: {ended} of {len(found.members)} processes ran and have ended; {found.folder} stays")
