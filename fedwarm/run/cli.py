@@ -133,6 +133,8 @@ def run(
 
     if engine not in launch.ENGINES:
         raise SettingError(f"--engine {engine!r} is unknown; choose one of {', '.join(launch.ENGINES)}")
+    if engine != "deployment" and (keep_going or federation != "default"):
+        raise SettingError(f"{'--keep-going' if keep_going else '--federation'} goes with --engine deployment alone")
     if app_folder is not None:
         if method:
             raise SettingError("give either a method or --app, not both")
@@ -148,8 +150,10 @@ def run(
         if seed is not None:
             raise SettingError("--seed means nothing with --sweep; seeds stand in its file, e.g. seeds = [0, 1, 2]")
         pairs = [*(run_config or []), *([f"num-server-rounds={rounds}"] if rounds is not None else [])]
-        places = {"engine": engine, "federation": federation}
-        run_sweep(sweep, out, method=method, clients=clients, workers=workers, fresh=fresh, overrides=pairs, **places)
+        run_sweep(
+            sweep, out, method=method, engine=engine, federation=federation, keep_going=keep_going, clients=clients,
+            workers=workers, fresh=fresh, overrides=pairs,
+        )  # fmt: skip
         return
     if not method and not (resume and out is not None):
         raise SettingError("which method? `fedwarm methods` lists them; or give --app FOLDER")

@@ -55,6 +55,7 @@ def run_sweep(
     method: str = "",
     engine: str = "local",
     federation: str = "default",
+    keep_going: bool = False,
     clients: int = 0,
     workers: int = 0,
     fresh: bool = False,
@@ -66,7 +67,7 @@ def run_sweep(
         path: the sweep file.
         out: the folder; None: `runs/sweep-<name of the file>`.
         method: only this one of the file's methods, or the one where the file names none.
-        engine: as of one run, and so `federation`, `clients` (0: the file's) and `workers`.
+        engine: as of one run, and so `federation`, `keep_going`, `clients` (0: the file's) and `workers`.
         fresh: begin every run anew.
         overrides: settings of every run, as `-c` takes them; they win over the file's.
 
@@ -80,7 +81,7 @@ def run_sweep(
     done = {job.name for job in listed if not fresh and _done(job, folder / job.name, sweep.clients)}
     missing = [job for job in listed if job.name not in done]
     _check(missing, sweep.clients)
-    common = Request("", engine, clients=sweep.clients, workers=workers, federation=federation)
+    common = Request("", engine, clients=sweep.clients, workers=workers, federation=federation, keep_going=keep_going)
     for place in (folder, *(folder / job.name for job in missing)):
         refuse_busy(place)
     with Lock(folder.absolute()).held(), interruptible(lambda: "interrupted; the same command goes on with the sweep"):

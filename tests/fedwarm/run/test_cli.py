@@ -402,6 +402,26 @@ def test_what_was_asked_reaches_the_run(shell: Path, monkeypatch: pytest.MonkeyP
     assert asked == [expected]
     assert call(monkeypatch, "run", "--resume", "--out", "o") == 0
     assert asked[1:] == [launch.Request("", out=Path("o"), resume=True)]
+    assert call(monkeypatch, "run", "fedavg", "--engine", "deployment", "--federation", "x", "--keep-going") == 0
+    assert asked[2:] == [launch.Request("fedavg", "deployment", federation="x", keep_going=True)]
+
+
+def test_a_federation_is_refused_where_there_is_none(
+    shell: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(shell / "data"))
+    nowhere = "there is no federation 'default'; `fedwarm federation up` starts one"
+    for words, said in (
+        (("run", "fedavg", "--keep-going"), "--keep-going goes with --engine deployment alone"),
+        (("run", "fedavg", "--federation", "x"), "--federation goes with --engine deployment alone"),
+        (("run", "fedavg", "--engine", "deployment", "--rounds", "1"), nowhere),
+        (("federation", "status"), nowhere),
+        (("federation", "logs", "0"), nowhere),
+        (("federation", "down"), nowhere),
+    ):
+        assert call(monkeypatch, *words) == 2
+        assert capsys.readouterr().err == f"fedwarm: {said}\n"
+    assert not list(shell.iterdir())
 
 
 def test_what_was_asked_reaches_the_sweep(shell: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -410,6 +430,7 @@ def test_what_was_asked_reaches_the_sweep(shell: Path, monkeypatch: pytest.Monke
     options = ["--engine", "ray", "--out", "o", "--rounds", "4", "--clients", "5", "--workers", "6", "--fresh", "-c", "a=1"]
     assert call(monkeypatch, "run", "fedprox", "--sweep", "grid.toml", *options) == 0
     named = {"method": "fedprox", "engine": "ray", "clients": 5, "workers": 6, "fresh": True}
+    named |= {"federation": "default", "keep_going": False}
     assert asked == [(Path("grid.toml"), Path("o")), {**named, "overrides": ["a=1", "num-server-rounds=4"]}]
 
 
