@@ -17,8 +17,11 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
+
+from fedwarm.run.family import family
 from fedwarm.run.ray import Outcome, submit
-from fedwarm.run.superlink import LOOPBACK, Daemon, ending_on_signals, environment, executable, family, free_ports, superlink
+from fedwarm.run.superlink import LOOPBACK, Daemon, ending_on_signals, environment, executable, free_ports, superlink
 
 Value = str | int | float | bool
 
@@ -81,7 +84,7 @@ class Federation:
         """End a SuperNode and all that it started as a power cut does."""
         process = self.nodes[index]._process
         assert process is not None
-        for each in family(process, self.nodes[index].mark):
+        for each in family([psutil.Process(process.pid)], [self.nodes[index].mark]):
             each.kill()
 
     def submit(self, app_folder: Path, overrides: Mapping[str, Value], timeout_seconds: float) -> Outcome:

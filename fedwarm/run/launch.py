@@ -16,6 +16,7 @@ from fedwarm.files import DiskError
 from fedwarm.run.checkpoint import Checkpoint, load
 from fedwarm.run.extend import changed
 from fedwarm.run.failures import RunError
+from fedwarm.run.federation.settings import flag
 from fedwarm.run.folder import RunFolder, runs_root
 from fedwarm.run.interrupt import command, how_to_go_on, interruptible
 from fedwarm.run.lock import refuse_busy
@@ -79,11 +80,12 @@ def run_method(request: Request) -> Path:
             say(f"fedwarm: {told}")
     flat["out"], flat["resume"] = str(folder.path), before is not None
     flat.setdefault("client-folder", str(folder.path / "clients"))
+    place = request.engine + (flag(request.federation) if request.engine not in SIMULATED else "")
     try:
-        with _named(request.engine), interruptible(lambda: how_to_go_on(out, request.engine)):
+        with _named(request.engine), interruptible(lambda: how_to_go_on(out, place)):
             _engine(request, flat, clients, config.run.method)
     except DiskError as error:
-        raise RunError(f"{error}; then go on with: {command(out, request.engine)}") from error
+        raise RunError(f"{error}; then go on with: {command(out, place)}") from error
     return _conclude(folder.path)
 
 

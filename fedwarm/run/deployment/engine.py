@@ -20,6 +20,7 @@ from fedwarm.run.family import family
 from fedwarm.run.federation.control import Control, Unreachable, control
 from fedwarm.run.federation.processes import dead, living
 from fedwarm.run.federation.settings import CONNECTION, SUPEREXEC, SUPERLINK, Federation, flag, load
+from fedwarm.run.interrupt import command
 from fedwarm.run.ray import TAIL_LINES, Outcome, app_config, toml_table, write_app
 from fedwarm.run.superlink import RunFailed, ending_on_signals, environment, executable, plain
 
@@ -67,7 +68,9 @@ def run_deployment(federation: Federation, app_folder: Path, overrides: Mapping[
         following = Following(federation, link, run_id)
         try:
             ended = following.to_the_end()
-        except (KeyboardInterrupt, SystemExit):
+        except Exception:
+            raise
+        except BaseException:  # a signal, by whatever name it comes
             _stop(federation, link, run_id, before)
             raise
     lines = tuple(following.lines)
@@ -103,8 +106,7 @@ def run_here(said: str, config: Mapping[str, Value], keep_going: bool = False) -
                 raise
             failures.append(checkpoint(out).done)
             if not keep_going or isinstance(error, Stopped) or failures[-1] in failures[:-1]:
-                again = f"`fedwarm run --resume --engine deployment{flag(said)} --out {out}` goes on with it"
-                raise RunFailed(f"{error}; {again}", error.lines) from None
+                raise RunFailed(f"{error}; go on with: {command(out, f'deployment{flag(said)}')}", error.lines) from None
             say(f"{error}; it is started again after stage {failures[-1]}")
             _wait_for_servers(federation, said)
 
@@ -137,14 +139,14 @@ def submit(federation: Federation, app_folder: Path, overrides: Mapping[str, Val
     Raises:
         RunFailed: it was not taken.
     """
-    command = [executable("flwr"), "run", str(app_folder.resolve()), CONNECTION, "--format", "json"]
+    words = [executable("flwr"), "run", str(app_folder.resolve()), CONNECTION, "--format", "json"]
     env = environment(federation.flower, federation.folder / "bytecode", [federation.reach])
     with tempfile.NamedTemporaryFile("w", suffix=".toml", encoding="utf-8") as file:
         if overrides:
             file.write(toml_table(overrides))
             file.flush()
-            command += ["--run-config", file.name]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace", env=env)
+            words += ["--run-config", file.name]
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace", env=env)
     told = plain(done.stdout)
     try:
         answer = json.loads(told[told.index("{") :])

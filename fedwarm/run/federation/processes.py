@@ -67,8 +67,8 @@ def _trust(federation: Federation) -> list[str]:
 
 
 def node_config(federation: Federation, node: Node) -> str:
-    """What a node tells its ClientApps of itself: which part of the data is its own."""
-    return f"partition-id={node.partition} num-partitions={len(federation.nodes)}"
+    """What a node tells its ClientApps of itself: its name, and which part of the data is its own."""
+    return f'site="{node.name}" partition-id={node.partition} num-partitions={len(federation.nodes)}'
 
 
 def place(federation: Federation, member: str) -> Path:

@@ -137,7 +137,8 @@ def test_one_that_does_not_is_given_up_with_the_way_to_go_on(federation: Federat
         ([1, 2], True, 1, engine.Stopped),
     ):
         resumed = ending(done, monkeypatch, kind)
-        with pytest.raises(RunFailed, match=f"No heartbeat.*--resume --engine deployment --federation {said} --out /r` goes on"):
+        again = f"fedwarm run --resume --out /r --engine deployment --federation {said}"
+        with pytest.raises(RunFailed, match=f"No heartbeat.*; go on with: {again}$"):
             engine.run_here(said, {"method": "fedavg", "out": "/r"}, keep_going)
         assert len(resumed) == times
 

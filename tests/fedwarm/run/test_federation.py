@@ -128,6 +128,7 @@ def test_members_are_named_by_name_or_partition(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("insecure", [False, True])
 def test_flower_takes_the_command_lines_and_nothing_listens_beyond_loopback(insecure: bool, tmp_path: Path) -> None:
+    from flwr.common.config import parse_config_args
     from flwr.supercore.cli.flower_superexec import _parse_args as superexec
     from flwr.superlink.cli.flower_superlink import _parse_args_run_superlink
     from flwr.supernode.cli.flower_supernode import _parse_args_run_supernode
@@ -138,7 +139,7 @@ def test_flower_takes_the_command_lines_and_nothing_listens_beyond_loopback(inse
     assert link.enable_supernode_auth is not insecure
     node = _parse_args_run_supernode().parse_args(processes.command(federation, "node-1")[1:])
     assert (node.host, node.port, node.superlink, node.insecure) == (LOOPBACK, 9101, f"{LOOPBACK}:9000", insecure)
-    assert node.node_config == "partition-id=1 num-partitions=2"
+    assert parse_config_args([node.node_config]) == {"site": "node-1", "partition-id": 1, "num-partitions": 2}
     assert node.auth_supernode_private_key == (None if insecure else str(tmp_path / "keys" / "node-1"))
     server = superexec().parse_args(processes.command(federation, SUPEREXEC)[1:])
     assert server.runtime_api_address == f"{LOOPBACK}:9000"
