@@ -29,6 +29,7 @@ from fedwarm.run.launch import Request, run_method
 from fedwarm.run.superlink import Daemon, free_ports
 from tests.runs import same
 
+pytestmark = pytest.mark.alone
 SETTINGS = "num-server-rounds=1 local-epochs=1 data.max-examples=40"
 
 

@@ -68,6 +68,7 @@ RAY = [method if method in ("fedavg", "warmfed") else pytest.param(method, marks
 NODES = [pytest.param(m, marks=[] if m == "fedavg" else pytest.mark.long) for m in METHODS]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("method", RAY)
 def test_workers_and_ray_give_the_same_model_bit_for_bit(method: str, tmp_path: Path) -> None:
     cases = {"one": ("local", 1), "two": ("local", 2), "ray": ("ray", 0)}
@@ -105,6 +106,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
         yield found
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("method", NODES)
 def test_a_method_on_superlink_and_supernodes(method: str, federation: Federation, tmp_path: Path) -> None:
     """The same settings as on the local engine give the same model on two SuperNodes, each message a process of its own."""
@@ -125,6 +127,7 @@ def done(out: Path) -> int:
     return int(json.loads(index.read_text())["done"]) if index.exists() else 0
 
 
+@pytest.mark.alone
 @pytest.mark.long
 def test_a_run_and_its_personal_models_survive_the_end_of_all_processes(tmp_path: Path) -> None:
     """SuperLink and SuperNodes are ended in the second round; new ones, with other node ids, go on with it."""
@@ -150,6 +153,7 @@ def test_a_run_and_its_personal_models_survive_the_end_of_all_processes(tmp_path
     assert alike([out, here])
 
 
+@pytest.mark.alone
 @pytest.mark.long
 def test_a_supernode_that_is_killed_and_started_again_has_its_partition_back(tmp_path: Path) -> None:
     """Without keys it comes back under another id; Flower takes a minute to call the old one unavailable."""

@@ -35,6 +35,8 @@ AWKWARD: dict[str, Value] = {
     "whole": 2.0,
 }
 
+pytestmark = pytest.mark.alone
+
 
 def tiny_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **config: Value) -> Path:
     """A bundle without code, whose components lie in a folder that every Python finds."""

@@ -32,6 +32,8 @@ print("\\x1b[92mup\\x1b[0m", flush=True)
 time.sleep(600)
 """
 
+pytestmark = pytest.mark.alone
+
 
 def stubborn(folder: Path, *, stay: bool = True, patience_seconds: float = 20.0, never: bool = False) -> Daemon:
     """A process that ignores SIGTERM and starts one like it in a session of its own; with `stay` false it leaves that alone."""
