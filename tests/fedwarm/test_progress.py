@@ -26,6 +26,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr(progress, "time", made)
     monkeypatch.setattr(progress, "_last", {})
+    monkeypatch.setattr(progress, "_every", Pace(0.0))  # else they go on from what another test said, by the true clock
+    monkeypatch.setattr(progress, "_log_pace", Pace(progress.LOG_INTERVAL_SECONDS))
     return made
 
 
