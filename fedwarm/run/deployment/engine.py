@@ -19,8 +19,10 @@ from fedwarm.run.deployment.following import AWAY_SECONDS, TELL_AWAY_SECONDS, Fo
 from fedwarm.run.family import family
 from fedwarm.run.federation.control import Control, Unreachable, control
 from fedwarm.run.federation.processes import dead, living
+from fedwarm.run.federation.remote import reached
 from fedwarm.run.federation.settings import CONNECTION, SUPEREXEC, SUPERLINK, Federation, flag, load
 from fedwarm.run.interrupt import command
+from fedwarm.run.lock import refuse_busy
 from fedwarm.run.ray import TAIL_LINES, Outcome, app_config, toml_table, write_app
 from fedwarm.run.superlink import RunFailed, ending_on_signals, environment, executable, plain
 
@@ -31,10 +33,12 @@ def ready(said: str, clients: int = 0) -> Federation:
     """The federation, up; nodes that are not there are named.
 
     Raises:
-        SettingError: there is none, its servers do not run, or it has another number of nodes than `clients`.
+        SettingError: there is none, its servers do not run or answer, or it has another number of nodes than `clients`.
     """
     federation = load(said)
-    missing = dead(federation)
+    if federation.remote:
+        reached(federation, said, say)
+    missing = [] if federation.remote else dead(federation)
     if {SUPERLINK, SUPEREXEC} & set(missing):
         ended = ", ".join(missing)
         raise SettingError(f"federation {said!r} is not up ({ended} ended); `fedwarm federation up{flag(said)}` comes first")
@@ -61,6 +65,7 @@ def run_deployment(federation: Federation, app_folder: Path, overrides: Mapping[
     for key in overrides:
         if key not in known:
             raise SettingError(f"unknown setting {key!r} of the app {app_folder}{near(key, known)}")
+    folder = Path(str(overrides.get("out", "")))
     before = {each.pid for each in serverapps(federation)}
     run_id = submit(federation, app_folder, overrides)
     say(f"run {run_id} on federation {federation.name}")
@@ -71,12 +76,12 @@ def run_deployment(federation: Federation, app_folder: Path, overrides: Mapping[
         except Exception:
             raise
         except BaseException:  # a signal, by whatever name it comes
-            _stop(federation, link, run_id, before)
+            _stop(federation, link, run_id, before, folder)
             raise
     lines = tuple(following.lines)
     complaint = Outcome(ended.status, ended.details, lines).complaint()
     if complaint is not None:
-        _let_end(federation, before)
+        _let_end(federation, before, folder)
         raise (Stopped if ended.status.endswith("stopped") else RunFailed)(complaint, lines[-TAIL_LINES:])
 
 
@@ -121,7 +126,7 @@ def _wait_for_servers(federation: Federation, said: str) -> None:
     end, told = time.monotonic() + AWAY_SECONDS, -TELL_AWAY_SECONDS
     while True:
         federation.processes |= load(said).processes
-        if living(federation, SUPEREXEC) and living(federation, SUPERLINK):
+        if federation.remote or (living(federation, SUPEREXEC) and living(federation, SUPERLINK)):
             with suppress(Unreachable), control(federation) as link:
                 link.nodes()
                 return
@@ -129,7 +134,8 @@ def _wait_for_servers(federation: Federation, said: str) -> None:
             raise RunFailed(f"the SuperLink of federation {federation.name!r} was not back after {AWAY_SECONDS:.0f} s")
         if time.monotonic() - told > TELL_AWAY_SECONDS:
             told = time.monotonic()
-            say(f"waiting for SuperLink and SuperExec; `fedwarm federation up{flag(said)}` starts what has ended")
+            how = "" if federation.remote else f"; `fedwarm federation up{flag(said)}` starts what has ended"
+            say(f"waiting for SuperLink and SuperExec{how}")
         time.sleep(POLL_SECONDS)
 
 
@@ -169,7 +175,7 @@ def serverapps(federation: Federation) -> list[psutil.Process]:
     return found
 
 
-def _stop(federation: Federation, link: Control, run_id: int, before: set[int]) -> None:
+def _stop(federation: Federation, link: Control, run_id: int, before: set[int], folder: Path) -> None:
     """Stop a run, and wait until its ServerApp writes no more."""
     try:
         link.stop(run_id)
@@ -177,14 +183,23 @@ def _stop(federation: Federation, link: Control, run_id: int, before: set[int]) 
         say(f"run {run_id} could not be stopped ({error}); `fedwarm federation down` ends it")
         return
     say(f"run {run_id} is stopped; waiting for its ServerApp to end")
-    _let_end(federation, before)
+    _let_end(federation, before, folder)
 
 
-def _let_end(federation: Federation, before: set[int]) -> None:
+def _let_end(federation: Federation, before: set[int], folder: Path) -> None:
     """Wait until a run's ServerApp, which was not there before the run, has ended: who goes on with the run must be alone."""
     end = time.monotonic() + STOP_SECONDS
-    while [each for each in serverapps(federation) if each.pid not in before]:
+    while [each for each in serverapps(federation) if each.pid not in before] or (federation.remote and _busy(folder)):
         if time.monotonic() > end:
             say("the ServerApp of the run still runs; resume the run when it has ended")
             return
         time.sleep(LOOK_SECONDS)
+
+
+def _busy(folder: Path) -> bool:
+    """Whether somebody is at work in a run folder: of a ServerApp that runs elsewhere nothing else can be seen."""
+    try:
+        refuse_busy(folder)
+    except SettingError:
+        return True
+    return False

@@ -80,7 +80,7 @@ class Following:
             raise RunFailed(f"the SuperLink did not answer for {AWAY_SECONDS:.0f} s; the run may go on without it", self.lines)
         if now - self._told > TELL_AWAY_SECONDS:
             self._told = now
-            ended = living(load(str(self.federation.folder)), SUPERLINK) is None
+            ended = not self.federation.remote and living(load(str(self.federation.folder)), SUPERLINK) is None
             what = "has ended; `fedwarm federation up` starts it again" if ended else "does not answer"
             say(f"the SuperLink {what}; the run goes on if it is back within a minute, and is followed until then")
 

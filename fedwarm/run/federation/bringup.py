@@ -10,7 +10,7 @@ from fedwarm.run.federation.control import Unreachable, control
 from fedwarm.run.federation.nodes import Nodes, Tell, register, watch
 from fedwarm.run.federation.preparing import Wanted, prepare
 from fedwarm.run.federation.processes import end, living, start
-from fedwarm.run.federation.settings import SUPEREXEC, SUPERLINK, Federation, folder_of, load, locked
+from fedwarm.run.federation.settings import SUPEREXEC, SUPERLINK, Federation, folder_of, load, locked, refuse_remote
 from fedwarm.run.superlink import ending_on_signals, healthy
 
 PATIENCE_SECONDS, PATIENCE_SECONDS_PER_NODE = 180.0, 10.0
@@ -63,7 +63,7 @@ def down(said: str, tell: Tell) -> int:
     Raises:
         SettingError: there is no such federation.
     """
-    load(said)
+    refuse_remote(load(said), said, "end it there")
     with locked(folder_of(said)):
         federation = load(said)
         running = [member for member in federation.members if living(federation, member) is not None]

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -95,15 +96,40 @@ def ensure_certificates(folder: Path, name: str, addresses: Sequence[str], now: 
         SettingError: a file that is there cannot be read.
     """
     moment = now or datetime.now(UTC)
+    return ensure_server(folder / "server", ensure_authority(folder, name, moment), addresses, moment)
+
+
+def ensure_authority(folder: Path, name: str, now: datetime) -> Signed:
+    """The CA in `ca.crt` and `ca.key` of a folder; made where there is none, or one that ends within a month.
+
+    Raises:
+        SettingError: a file that is there cannot be read.
+    """
     authority = _read(folder / "ca")
-    if authority is None or not lasts(authority.certificate, moment):
-        authority = make_authority(name, moment)
+    if authority is None or not lasts(authority.certificate, now):
+        authority = make_authority(name, now)
         _write(folder / "ca", authority)
-        (folder / "server.crt").unlink(missing_ok=True)
-    server = _read(folder / "server")
-    if server is not None and serves(server.certificate, addresses, moment):
+    return authority
+
+
+def ensure_server(stem: Path, authority: Signed, addresses: Sequence[str], now: datetime) -> bool:
+    """See that `stem`.crt and `stem`.key are a server's, signed by this CA, for these addresses; whether they were made.
+
+    Raises:
+        SettingError: a file that is there cannot be read.
+    """
+    server = _read(stem)
+    if server is not None and serves(server.certificate, addresses, now) and _signed_by(server.certificate, authority):
         return False
-    _write(folder / "server", issue(authority, addresses, moment))
+    _write(stem, issue(authority, addresses, now))
+    return True
+
+
+def _signed_by(certificate: x509.Certificate, authority: Signed) -> bool:
+    try:
+        certificate.verify_directly_issued_by(authority.certificate)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
     return True
 
 
@@ -146,16 +172,30 @@ def public_file(path: Path) -> Path:
 
 
 def public_pem(path: Path) -> bytes:
-    """The public half of a node's key as Flower's SuperLink stores it.
+    """The public half of a node's key, made here, as Flower's SuperLink stores it.
 
     Raises:
         SettingError: it cannot be read.
     """
     file = public_file(path)
     try:
+        return read_public(file)
+    except SettingError as error:
+        raise SettingError(f"{error}; remove it and {path.name}, they are made anew") from None
+
+
+def read_public(file: Path) -> bytes:
+    """A public key that is written as OpenSSH does, as Flower's SuperLink stores it (PEM).
+
+    Raises:
+        SettingError: it cannot be read, or is no public key on an elliptic curve.
+    """
+    try:
         key = serialization.load_ssh_public_key(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise SettingError(f"{file} cannot be read ({error}); remove it and {path.name}, they are made anew") from None
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise ValueError("no key on an elliptic curve; `ssh-keygen -t ecdsa -b 384` makes one")
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
+        raise SettingError(f"{file} cannot be read as a public key ({error})") from None
     return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 

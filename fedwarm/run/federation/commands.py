@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedwarm.config import SettingError
 from fedwarm.run.help import App
 from fedwarm.run.terminal import flush, put, say, show
 
@@ -71,6 +72,56 @@ def _behind_proxy(environment: Mapping[str, str] | None = None) -> bool:
 
 
 @app.command()
+def keys(
+    folder: Annotated[Path, typer.Argument(help="holds a folder for each party; what is there and serves stays")],
+    nodes: Annotated[int, typer.Option(min=1, help="number of nodes, named node-0, node-1, ...")] = 3,
+    node: Annotated[list[str] | None, typer.Option(help="a node's name instead; may be given several times")] = None,
+    address: Annotated[
+        list[str] | None, typer.Option(help="name or IP address by which nodes call the federation; may be given several times")
+    ] = None,
+    name: Annotated[str, typer.Option(help="of the federation; it stands in the CA's certificate")] = "default",
+) -> None:
+    """Make certificates and keys for containers or machines apart, each party's in a folder of its own."""
+    from fedwarm.run.federation.parties import ensure_parties
+
+    names = node or [f"node-{number}" for number in range(nodes)]
+    ensure_parties(folder, name, address or [], names)
+    put(f"{folder}: for superlink, superexec, proxy, admin, {', '.join(names)}; the CA's key is in authority/")
+
+
+@app.command()
+def connect(
+    federation: Named = "default",
+    superlink: Annotated[str, typer.Option(help="HOST:PORT of its SuperLink, or of a proxy that lets control through")] = "",
+    ca: Annotated[Path | None, typer.Option(help="file of its CA's certificate", show_default=False)] = None,
+    node: Annotated[
+        list[str] | None, typer.Option(help="NAME=FILE: public key of a node that is let in; may be given several times")
+    ] = None,
+    wait: Annotated[float, typer.Option(min=0.0, help="most seconds until the SuperLink answers")] = 60.0,
+) -> None:
+    """Remember a federation that runs elsewhere, so that runs can be started on it, and let nodes in."""
+    from fedwarm.run.failures import RunError
+    from fedwarm.run.federation.remote import connect as connect_to
+    from fedwarm.run.federation.settings import flag
+    from fedwarm.run.superlink import RunFailed
+
+    try:
+        found = connect_to(federation, superlink, ca, dict(map(_key_of, node or [])), wait, say)
+    except RunFailed as error:
+        raise RunError(str(error)) from None
+    named = ", ".join(each.name for each in found.nodes) or "none"
+    put(f"federation {found.name}: SuperLink at {found.address}, nodes {named}")
+    put(f"  fedwarm run fedavg --engine deployment{flag(federation)} --out FOLDER (the same folder where SuperExec runs)")
+
+
+def _key_of(said: str) -> tuple[str, Path]:
+    name, equals, file = said.partition("=")
+    if not (name and equals and file):
+        raise SettingError(f"--node {said!r} is not NAME=FILE, the node's name and the file of its public key")
+    return name, Path(file)
+
+
+@app.command()
 def status(federation: Named = "default") -> None:
     """Show the processes and nodes with their last sign of life, and the run that goes on with the stage it has done."""
     from fedwarm.run.federation.settings import load
@@ -94,9 +145,10 @@ def logs(
 ) -> None:
     """Print the end of a process's log."""
     from fedwarm.run.federation.processes import tail
-    from fedwarm.run.federation.settings import load
+    from fedwarm.run.federation.settings import load, refuse_remote
 
     found = load(federation)
+    refuse_remote(found, federation, "its logs are where it runs")
     member = found.node(node)
     path = found.log(member)
     shown = path.stat().st_size if path.is_file() else 0

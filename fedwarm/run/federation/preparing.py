@@ -8,7 +8,18 @@ from dataclasses import dataclass
 from fedwarm.config import SettingError
 from fedwarm.run.federation.certificates import ensure_certificates, ensure_node_key, ensure_secret
 from fedwarm.run.federation.processes import SECRET, living, write_clientapp
-from fedwarm.run.federation.settings import ANYWHERE, STATE, SUPEREXEC, SUPERLINK, Federation, Node, flag, folder_of, load
+from fedwarm.run.federation.settings import (
+    ANYWHERE,
+    STATE,
+    SUPEREXEC,
+    SUPERLINK,
+    Federation,
+    Node,
+    flag,
+    folder_of,
+    load,
+    refuse_remote,
+)
 from fedwarm.run.superlink import LOOPBACK, free_ports
 
 NODES = 3
@@ -33,6 +44,7 @@ def prepare(said: str, wanted: Wanted) -> Federation:
     folder = folder_of(said)
     known = (folder / STATE).is_file()
     federation = load(said) if known else Federation(folder.name, folder, insecure=bool(wanted.insecure))
+    refuse_remote(federation, said, "start it there, or name another by --federation")
     if wanted.insecure not in (None, federation.insecure):
         how = "without" if federation.insecure else "with"
         raise SettingError(f"federation {said!r} was made {how} TLS and keys, and stays so; name another, or remove {folder}")

@@ -60,6 +60,7 @@ class Federation:
         name: of the federation.
         folder: holds everything of it.
         insecure: without TLS and node keys.
+        remote: its processes are on other machines or in containers; it is only called from here.
         host: the address that the SuperLink listens on.
         port: its port.
         key: drawn once; marks the federation's processes.
@@ -70,6 +71,7 @@ class Federation:
     name: str
     folder: Path
     insecure: bool = False
+    remote: bool = False
     host: str = LOOPBACK
     port: int = 0
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -146,9 +148,19 @@ def folder_of(said: str) -> Path:
         SettingError: this can be no name.
     """
     path = Path(said).expanduser().absolute() if os.sep in said else home() / said
-    if not _NAME.fullmatch(path.name):
-        raise SettingError(f"--federation {said!r}: a name is 1 to 32 letters, digits, dots, hyphens and underscores")
+    checked_name(path.name)
     return path
+
+
+def checked_name(name: str) -> str:
+    """A name of a federation or a node.
+
+    Raises:
+        SettingError: it can be none.
+    """
+    if not _NAME.fullmatch(name):
+        raise SettingError(f"{name!r} is no name; it is 1 to 32 letters, digits, dots, hyphens and underscores")
+    return name
 
 
 def load(said: str) -> Federation:
@@ -173,6 +185,16 @@ def load(said: str) -> Federation:
         if isinstance(error, SettingError):
             raise
         raise SettingError(f"{folder / STATE} cannot be read ({error}); remove {folder} and start the federation anew") from None
+
+
+def refuse_remote(federation: Federation, said: str, why: str) -> None:
+    """Refuse what only a federation of this machine's processes can do.
+
+    Raises:
+        SettingError: it runs elsewhere.
+    """
+    if federation.remote:
+        raise SettingError(f"federation {said!r} runs elsewhere ({federation.address}); {why}")
 
 
 def flag(said: str) -> str:

@@ -56,22 +56,33 @@ class Status:
 def status(federation: Federation) -> Status:
     """Ask the processes and the SuperLink."""
     seen: dict[str, Seen] = {}
+    link_nodes: list[Seen] = []
     runs: list[Listed] = []
     answers = False
-    if living(federation, SUPERLINK) is not None:
+    if federation.remote or living(federation, SUPERLINK) is not None:
         from fedwarm.run.federation.control import Unreachable, control
         from fedwarm.run.federation.nodes import sightings
 
         try:
             with control(federation) as link:
-                seen, runs, answers = sightings(federation, link.nodes()), link.runs(), True
+                link_nodes, runs, answers = link.nodes(), link.runs(), True
+            seen = {} if federation.remote else sightings(federation, link_nodes)
         except Unreachable:
             pass
+    going = [run for run in runs if not run.finished] or runs[-1:]
+    if federation.remote:
+        return Status(_elsewhere(federation, link_nodes, answers), tuple(map(describe, going)), ())
     partitions = {node.name: node.partition for node in federation.nodes}
     members = tuple(_member(federation, name, partitions.get(name, -1), seen.get(name), answers) for name in federation.members)
-    going = [run for run in runs if not run.finished] or runs[-1:]
     notes = [f"{each.name} ended; its log ends: {_last_line(federation, each.name)}" for each in members if each.state == ENDED]
     return Status(members, tuple(map(describe, going)), tuple(notes))
+
+
+def _elsewhere(federation: Federation, seen: list[Seen], answers: bool) -> tuple[Member, ...]:
+    """What can be said of processes that run elsewhere: whether the SuperLink answers, and whom it sees."""
+    link = Member(SUPERLINK, -1, UP if answers else f"does not answer at {federation.address}", None, 0, "")
+    nodes = [Member(each.name or str(each.node_id), -1, each.status, each.last_seen, 0, "") for each in seen]
+    return (link, *sorted(nodes, key=lambda node: node.name))
 
 
 def _member(federation: Federation, name: str, partition: int, seen: Seen | None, answers: bool) -> Member:

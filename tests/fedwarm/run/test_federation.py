@@ -112,7 +112,7 @@ def test_the_state_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert 'default = "federation"' in text and f'root-certificates = "{made.folder}/certificates/ca.crt"' in text
     with pytest.raises(SettingError, match=r"no federation 'mime' \(there are mine\); `fedwarm federation up --federation mime`"):
         load("mime")
-    with pytest.raises(SettingError, match="a name is 1 to 32"):
+    with pytest.raises(SettingError, match="1 to 32 letters"):
         load("no name")
     (made.folder / settings.STATE).write_text("{")
     with pytest.raises(SettingError, match=r"federation\.json cannot be read"):
