@@ -18,11 +18,13 @@ from fedwarm.run.cli_privacy import privacy
 from fedwarm.run.failures import Interrupted, RunError
 from fedwarm.run.federation.commands import app as federation_app
 from fedwarm.run.help import App
+from fedwarm.run.node.commands import app as node_app
 from fedwarm.run.terminal import CLOSED_PIPE, closed, define, flush, forget, prepare, put, say
 
 app = App("Federated learning on top of Flower that starts warm, speaks little and fits small devices.")
 app.add_typer(foundation_app, name="foundation")
 app.add_typer(federation_app, name="federation")
+app.add_typer(node_app, name="node")
 Settings = Annotated[
     list[str] | None,
     typer.Option(

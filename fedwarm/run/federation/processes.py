@@ -29,6 +29,8 @@ LOG_SECONDS = 1.0
 GRACE_SECONDS = 10.0
 CLOCK_SECONDS = 2.0
 SECRET = "superexec.secret"
+SUPERNODE = [sys.executable, "-P", "-m", "fedwarm.run.node.supernode"]
+"""`flower-supernode` that ends when it is no longer heard, and tells of its heartbeats."""
 
 
 def command(federation: Federation, member: str) -> list[str]:
@@ -59,7 +61,7 @@ def _superexec(federation: Federation) -> list[str]:
 def _supernode(federation: Federation, node: Node) -> list[str]:
     key = [] if federation.insecure else ["--auth-supernode-private-key", str(federation.key_file(node.name))]
     own = ["--host", LOOPBACK, "--port", str(node.port), "--node-config", node_config(federation, node)]
-    return [executable("flower-supernode"), *_trust(federation), "--superlink", federation.address, *key, *own]
+    return [*SUPERNODE, *_trust(federation), "--superlink", federation.address, *key, *own]
 
 
 def _trust(federation: Federation) -> list[str]:
@@ -76,11 +78,15 @@ def place(federation: Federation, member: str) -> Path:
     return federation.folder if member in (SUPERLINK, SUPEREXEC) else federation.folder / "nodes" / member
 
 
+def home(federation: Federation, member: str) -> Path:
+    """A member's FLWR_HOME."""
+    return federation.flower if member in (SUPERLINK, SUPEREXEC) else place(federation, member)
+
+
 def member_environment(federation: Federation, member: str) -> dict[str, str]:
     """A member's environment: a FLWR_HOME of its own, no way around by a proxy, short waits, and progress in its log."""
     server = member in (SUPERLINK, SUPEREXEC)
-    home = federation.flower if server else federation.folder / "nodes" / member
-    base = environment(home, federation.folder / "bytecode", [federation.reach])
+    base = environment(home(federation, member), federation.folder / "bytecode", [federation.reach])
     lean = {} if server else {"PATH": os.pathsep.join([str(federation.folder / "bin"), base["PATH"]])}
     poll = max(LEAST_POLL_SECONDS, POLL_SECONDS_PER_NODE * len(federation.nodes))
     return {

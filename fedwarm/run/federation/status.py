@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedwarm import __version__
-from fedwarm.run.federation.processes import living, tail
+from fedwarm.run.federation.processes import home, living, tail
 from fedwarm.run.federation.settings import SUPEREXEC, SUPERLINK, Federation
+from fedwarm.run.node.heartbeat import look, place
 
 if TYPE_CHECKING:
     from fedwarm.run.federation.control import Listed, Seen
@@ -98,7 +99,12 @@ def _member(federation: Federation, name: str, partition: int, seen: Seen | None
     else:
         state = ONLINE if seen is not None and seen.status == ONLINE else "runs, but is not online"
     version = known.version if known is not None and process is not None else ""
-    return Member(name, partition, state, None if seen is None else seen.last_seen, process.pid if process else 0, version)
+    return Member(name, partition, state, _last_seen(federation, name, seen), process.pid if process else 0, version)
+
+
+def _last_seen(federation: Federation, name: str, seen: Seen | None) -> float | None:
+    """What the SuperLink says; where it says nothing, what the node's own process tells of it."""
+    return look(place(home(federation, name))).seconds if seen is None else seen.last_seen
 
 
 def describe(run: Listed) -> str:
@@ -119,4 +125,6 @@ def stage_of(folder: Path) -> str:
 
 
 def _last_line(federation: Federation, member: str) -> str:
-    return next((line.strip() for line in reversed(tail(federation, member)) if line.strip()), "(nothing)")
+    """The last line of a log; what fedwarm says of an end comes before the last words of others."""
+    lines = [line.strip() for line in reversed(tail(federation, member)) if line.strip()]
+    return next((line for line in lines if line.startswith("fedwarm: ")), lines[0] if lines else "(nothing)")

@@ -137,7 +137,7 @@ def test_flower_takes_the_command_lines_and_nothing_listens_beyond_loopback(inse
     link = _parse_args_run_superlink().parse_args(processes.command(federation, SUPERLINK)[1:])
     assert (link.host, link.port, link.isolation, link.insecure) == (LOOPBACK, 9000, "process", insecure)
     assert link.enable_supernode_auth is not insecure
-    node = _parse_args_run_supernode().parse_args(processes.command(federation, "node-1")[1:])
+    node = _parse_args_run_supernode().parse_args(processes.command(federation, "node-1")[len(processes.SUPERNODE) :])
     assert (node.host, node.port, node.superlink, node.insecure) == (LOOPBACK, 9101, f"{LOOPBACK}:9000", insecure)
     assert parse_config_args([node.node_config]) == {"site": "node-1", "partition-id": 1, "num-partitions": 2}
     assert node.auth_supernode_private_key == (None if insecure else str(tmp_path / "keys" / "node-1"))
