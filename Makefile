@@ -10,7 +10,7 @@ COVER = $(if $(ALL),--cov=fedwarm --cov-branch --cov-report=)
 TOLD = $(if $(ALL),--cov-append --cov-report=term:skip-covered --cov-fail-under=90)
 CORES = -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: run test test-lowest test-newest check clean
+.PHONY: run test test-docker test-lowest test-newest check clean
 run: $(VENV)/.installed
 	$(BIN)/fedwarm run warmfed --out $(OUT) --fresh
 
@@ -19,6 +19,10 @@ test: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/python -m pytest $(ORDER) $(COVER) $(CORES) -m "not alone$(SHORT)"
 	$(BIN)/python -m pytest -p no:randomly $(COVER) $(TOLD) -m "alone$(SHORT)"
+
+# On a machine with a Docker engine: builds the images (unless FEDWARM_IMAGE names one) and runs the federation of docker/.
+test-docker: $(VENV)/.installed
+	FEDWARM_TEST_DOCKER=1 $(BIN)/python -m pytest -p no:randomly -v tests/test_compose.py
 
 # Some gigabytes and minutes each, so no part of `make test`: a fresh environment, imports, short runs of each kind, page, exports.
 test-lowest test-newest: test-%: $(VENV)/.installed

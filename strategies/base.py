@@ -112,8 +112,7 @@ class BaseStrategy(Method):
             return
         found = [Held(m.examples, m.tests, frozenset(m.present)) for m in self.fleet.members]
         for text in of_record(self.config, found):
-            if text not in self.record.notes:
-                self.record.note(text)
+            self.record.remark(text)
 
     def _stages(self) -> Iterator[Stage]:
         """All stages; before each that is left it is looked up who is there."""
@@ -133,8 +132,7 @@ class BaseStrategy(Method):
             members = self.fleet.members
             self.record.open(self.config, self.fleet.classes, [m.counts for m in members], [m.name for m in members])
         for text in (*self.attendance.remarks, *self.augmentation.late(self.fleet)):
-            if text not in self.record.notes:
-                self.record.note(text)
+            self.record.remark(text)
 
     def _open_codec(self) -> None:
         _ = self.learned  # settings that do not go together are refused before anything is sent
@@ -218,8 +216,7 @@ class BaseStrategy(Method):
             return expected
         self.wire_codec.book(stage.name, stage.clients)
         for text in self.wire_codec.notes():
-            if text not in self.record.notes:
-                self.record.note(text)
+            self.record.remark(text)
         return self.wire_codec.expected(expected)
 
     def _place(self, stage: Stage, client: int) -> Place:

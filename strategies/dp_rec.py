@@ -160,7 +160,8 @@ class DpRec(BaseStrategy):
                 f"dp-rec.target-epsilon = {target:g}: one round alone comes to {reached:.4g}; raise dp-rec.sigma or the target"
             )
         if reached > target:
-            self._note(f"stopped before round {number}: epsilon would be {reached:.4g}, dp-rec.target-epsilon is {target:g}")
+            told = f"epsilon would be {reached:.4g}, dp-rec.target-epsilon is {target:g}"
+            self.record.remark(f"stopped before round {number}: {told}")
         return reached <= target
 
     def expected(self, stage: Stage) -> Arrays:
@@ -187,7 +188,7 @@ class DpRec(BaseStrategy):
         seeded = self.settings.entropy == "seeded"
         for text, holds in ((NO_PRIVACY, seeded), (COHORTS, self.terms.central), (ESTIMATE, not self.terms.certified)):
             if holds and self.private:
-                self._note(text)
+                self.record.remark(text)
 
     def instruct(self, stage: Stage, client: int) -> Payload:
         if stage.name != "round":
@@ -241,7 +242,8 @@ class DpRec(BaseStrategy):
         if stage.name != "round":
             return
         if not self.fits(stage.round):
-            return self._note(f"round {stage.round}: the cohort does not fit into {self.terms.slots.count} slots; skipped")
+            slots = self.terms.slots.count
+            return self.record.remark(f"round {stage.round}: the cohort does not fit into {slots} slots; skipped")
         if self.terms.central and self.private:
             self._pad(keyed(self.secret + f"nobody {stage.round} ".encode()))
         self._move(self.public.after(self.sum.mean(self.terms.cohort), self.layout, self.settings))
@@ -261,10 +263,6 @@ class DpRec(BaseStrategy):
 
     def _move(self, public: Public) -> None:
         self.public, self.arrays = public, public.arrays
-
-    def _note(self, text: str) -> None:
-        if text not in self.record.notes:
-            self.record.note(text)
 
     def privacy(self) -> dict[str, Any] | None:
         if not (self.private and self.booked):

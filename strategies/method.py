@@ -235,9 +235,8 @@ class Method(Strategy):
     def enough(self, number: int) -> bool:
         """Whether training stops after this round, by the settings `target` and `patience`."""
         why = self.record.enough(number)
-        note = f"stopped after round {number}: {why}"
-        if why and note not in self.record.notes:
-            self.record.note(note)
+        if why:
+            self.record.remark(f"stopped after round {number}: {why}")
         return bool(why)
 
     @cached_property

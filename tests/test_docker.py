@@ -107,7 +107,7 @@ def test_who_holds_which_keys() -> None:
     for number, node in enumerate(NODES):
         assert holders[f"key-{number}"] == {"setup", node} and holders[f"cache-{number}"] == {node}
     assert holders["state"] == {"superlink"} and holders["runs"] == {"superexec", "admin"}
-    written = {key for key, service in services("compose.yaml").items() for each in service.get("volumes", []) if "/keys" in each
+    written = {key for key, service in services("compose.yaml").items() for each in service.get("volumes", []) if "key-" in each
                and not each.endswith(":ro")}  # fmt: skip
     assert written == {"setup"}
 

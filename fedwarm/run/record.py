@@ -77,6 +77,11 @@ class Record:
         """Something that a reader of the record should know."""
         self._happened({"note": text})
 
+    def remark(self, text: str) -> None:
+        """A note that is made once, however often the same is found."""
+        if text not in self.notes:
+            self.note(text)
+
     def reopen(self, text: str) -> None:
         """A run goes on for longer than was planned: what closed it comes again at its end."""
         self._happened({"note": text, "reopened": True})

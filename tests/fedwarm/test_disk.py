@@ -8,7 +8,6 @@ import os
 import pickle
 import pwd
 import resource
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,13 +21,14 @@ from safetensors.numpy import load_file, save_file
 from fedwarm.augment.shelf import Shelf
 from fedwarm.config import SettingError
 from fedwarm.files import DiskError, make_folder, replacing, try_folder, write_text, writing
-from fedwarm.run import cli, launch
+from fedwarm.run import launch
 from fedwarm.run.failures import RunError
 from fedwarm.run.launch import Request, run_method
 from fedwarm.run.lock import Lock
 from fedwarm.store import Store, cache_home
 from fedwarm.threads import torch_threads
 from tests.runs import same
+from tests.shell import call
 
 SMALL = "data.max-examples=8 local-epochs=1 data.partition='iid'"
 NOWHERE = Path("/proc/none/run")
@@ -52,13 +52,6 @@ def _shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setenv(name, "1")
     with torch_threads(torch.get_num_threads()):
         yield
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["fedwarm", *arguments])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    return int(end.value.code or 0)
 
 
 def test_an_error_of_the_system_becomes_one_line(tmp_path: Path) -> None:

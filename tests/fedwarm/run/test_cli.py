@@ -12,23 +12,14 @@ import torch
 
 from fedwarm.config import SettingError
 from fedwarm.methods import METHODS
-from fedwarm.run import cli, launch
+from fedwarm.run import launch
 from fedwarm.run.failures import RunError
 from fedwarm.store import Store, cache_home
 from fedwarm.threads import torch_threads
 from tests.report_page import results, write
+from tests.shell import call
 
 Refused = Callable[..., str]
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """Run `fedwarm ARGUMENTS` in this process; its exit code."""
-    monkeypatch.setattr(sys, "argv", ["fedwarm", *arguments])
-    try:
-        cli.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
 
 
 @pytest.fixture

@@ -17,12 +17,13 @@ import pytest
 import torch
 
 from clients import base
-from fedwarm.run import cli, launch
+from fedwarm.run import launch
 from fedwarm.run.checkpoint import FOLDER, INDEX
 from fedwarm.run.failures import Interrupted
 from fedwarm.run.interrupt import how_to_go_on, interruptible
 from fedwarm.run.lock import LOCK
 from fedwarm.threads import torch_threads
+from tests.shell import call
 
 SMALL = "data.max-examples=8 local-epochs=1 data.partition='iid'"
 ROOT = Path(__file__).parents[3]
@@ -35,15 +36,6 @@ def _shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setenv(name, "1")
     with torch_threads(torch.get_num_threads()):
         yield
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["fedwarm", *arguments])
-    try:
-        cli.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
 
 
 def signalled(monkeypatch: pytest.MonkeyPatch, number: int, at: int) -> pytest.MonkeyPatch:
