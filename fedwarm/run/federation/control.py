@@ -32,11 +32,12 @@ from fedwarm.run.superlink import bypass
 
 ONLINE, UNREGISTERED = "online", "unregistered"
 FINISHED = "finished"
+TROUBLE = 500  # from this status on it is the server that failed, e.g. as its database was locked
 PATIENCE = 2  # heartbeats that Flower waits for before it counts a node as offline
 
 
 class Unreachable(RuntimeError):  # noqa: N818
-    """The SuperLink does not answer."""
+    """The SuperLink does not answer, or is in trouble itself."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,8 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except httpx.HTTPStatusError as error:
+        if error.response.status_code >= TROUBLE:
+            raise Unreachable(f"the SuperLink is in trouble (HTTP {error.response.status_code})") from error
         raise RuntimeError(f"the SuperLink refused: {' '.join(error.response.text.split())[:300]}") from error
     except httpx.HTTPError as error:
         raise Unreachable(f"the SuperLink does not answer: {error or type(error).__name__}") from error

@@ -29,6 +29,8 @@ LOG_SECONDS = 1.0
 GRACE_SECONDS = 10.0
 CLOCK_SECONDS = 2.0
 SECRET = "superexec.secret"
+SUPERLINK_COMMAND = [sys.executable, "-P", "-m", "fedwarm.run.federation.patient"]
+"""`flower-superlink` that waits longer for its database."""
 SUPERNODE = [sys.executable, "-P", "-m", "fedwarm.run.node.supernode"]
 """`flower-supernode` that ends when it is no longer heard, and tells of its heartbeats."""
 
@@ -47,10 +49,10 @@ def _superlink(federation: Federation) -> list[str]:
     place = ["--host", federation.host, "--port", str(federation.port), "--isolation", "process", "--database", str(state)]
     secret = ["--superexec-auth-secret-file", str(federation.folder / "keys" / SECRET)]
     if federation.insecure:
-        return [executable("flower-superlink"), "--insecure", *place, *secret]
+        return [*SUPERLINK_COMMAND, "--insecure", *place, *secret]
     own = ["--ssl-certfile", str(certificates / "server.crt"), "--ssl-keyfile", str(certificates / "server.key")]
     proved = [*own, "--ssl-ca-certfile", str(federation.authority), "--enable-supernode-auth"]
-    return [executable("flower-superlink"), *proved, *place, *secret]
+    return [*SUPERLINK_COMMAND, *proved, *place, *secret]
 
 
 def _superexec(federation: Federation) -> list[str]:

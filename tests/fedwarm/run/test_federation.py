@@ -134,7 +134,7 @@ def test_flower_takes_the_command_lines_and_nothing_listens_beyond_loopback(inse
     from flwr.supernode.cli.flower_supernode import _parse_args_run_supernode
 
     federation = example(tmp_path, insecure=insecure)
-    link = _parse_args_run_superlink().parse_args(processes.command(federation, SUPERLINK)[1:])
+    link = _parse_args_run_superlink().parse_args(processes.command(federation, SUPERLINK)[len(processes.SUPERLINK_COMMAND) :])
     assert (link.host, link.port, link.isolation, link.insecure) == (LOOPBACK, 9000, "process", insecure)
     assert link.enable_supernode_auth is not insecure
     node = _parse_args_run_supernode().parse_args(processes.command(federation, "node-1")[len(processes.SUPERNODE) :])
