@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Literal
 
@@ -16,30 +16,23 @@ from fedwarm.augment.fill import fill
 from fedwarm.augment.settings import augmenting, global_rule, histogram, secret, shelf_root
 from fedwarm.codecs import Place, codec_for
 from fedwarm.config import Config, SettingError
-from fedwarm.data import Shard, held_counts, load_shard
+from fedwarm.data import Shard
+from fedwarm.data.own import Holding
 from fedwarm.evaluate import correct
 from fedwarm.methods.gen_fedsd import GenFedSD, weight
 from fedwarm.models import build_model, device_of
 from fedwarm.objectives import is_learned, learned_state
 from fedwarm.privacy.dp_sgd import DpSgd, Mechanism, Steps, example_epsilon, rate_of, source_of, steps_of
 from fedwarm.seeds import generator
-from fedwarm.store import Store
 from fedwarm.training import Hook, Plan, fit
 from fedwarm.widths import Evaluate, hooks_of, learned_of, scheme_of, widths
 from fedwarm.wire import Fact, Payload
 
+from .node import Node as Node
+
 Action = Literal["describe", "gaps", "augment", "round", "adapt", "distill", "evaluate"]
 PERSONAL, ACCOUNT, SYNTHETIC, HISTOGRAM = "personal", "account", "synthetic", "histogram"
 UPLOADING = ("round", "adapt")
-
-
-@dataclass(frozen=True)
-class Node:
-    """Which client this is, of how many, and where it keeps what is its own."""
-
-    partition: int
-    partitions: int
-    store: Store
 
 
 class BaseClient:
@@ -53,10 +46,14 @@ class BaseClient:
     def __init__(self, config: Config, node: Node) -> None:
         self.config, self.node = config, node
 
+    @property
+    def holding(self) -> Holding:
+        return self.node.holding(self.config.data, self.config.run.seed)
+
     @cached_property
     def real(self) -> Shard:
         """This client's own data."""
-        return load_shard(self.config.data, self.config.run.seed, self.node.partition, self.node.partitions)
+        return self.holding.shard()
 
     @cached_property
     def shard(self) -> Shard:
@@ -193,8 +190,7 @@ class BaseClient:
         """This client's class histogram; one with noise counts all its images, and is told again as it is when asked again."""
         kept = self.node.store.load(HISTOGRAM)
         if kept is None:
-            noisy, where = self.config.of(GenFedSD).histogram_epsilon > 0, (self.node.partition, self.node.partitions)
-            counts = held_counts(self.config.data, self.config.run.seed, *where) if noisy else self.real.counts()
+            counts = self.holding.counts() if self.config.of(GenFedSD).histogram_epsilon > 0 else self.real.counts()
             kept = {"counts": torch.tensor(histogram(self.config, counts))}
             self.node.store.save(HISTOGRAM, kept, 0)
         return Payload(facts={"counts": kept["counts"].tolist()})

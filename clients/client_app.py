@@ -12,12 +12,13 @@ from flwr.clientapp import ClientApp
 from fedwarm.augment.settings import augmenting, secret
 from fedwarm.config import Config, SettingError, Value, parse
 from fedwarm.data.checks import remarks
+from fedwarm.data.own import at_home
 from fedwarm.methods.gen_fedsd import GenFedSD
 from fedwarm.progress import listening
 from fedwarm.progress import logger as log_progress
 from fedwarm.store import Store, cache_home
 from fedwarm.threads import torch_threads
-from fedwarm.wire import Fact, Payload, from_records, to_records, unusable
+from fedwarm.wire import Fact, Payload, PayloadError, from_records, to_records, unusable
 
 from . import trainer_class
 from .base import Action, Node
@@ -51,20 +52,36 @@ def answered(message: Message, context: Context, action: Action) -> Message:
         SettingError: a setting, this node's configuration or its data cannot be used.
     """
     own = {key: context.node_config[key] for key in OWN if key in context.node_config}  # what a device may have of its own
-    config = settings(tuple({**context.run_config, **own}.items()))
+    told = settings(tuple({**context.run_config, **own}.items()))
+    config = at_home(told, context.node_config)
     partition, partitions = place(context.node_config)
     root = Path(config.run.client_folder) if config.run.client_folder else cache_home()
     payload = from_records(message.content)
     store = Store(root, payload.text("run") or f"{context.run_id:x}", partition, config.run.client_state_mb)
-    trainer = trainer_class(config.run.method)(config, Node(partition, partitions, store))
-    told = listening(log_progress, f"client {partition}", only_if_nobody_listens=True)
-    with torch_threads(config.run.client_threads), told:  # in this process the server may go on
+    node = Node(partition, partitions, store, told.data.own, agreed(told, payload, action))
+    trainer = trainer_class(config.run.method)(config, node)
+    heard = listening(log_progress, f"client {partition}", only_if_nobody_listens=True)
+    with torch_threads(config.run.client_threads), heard:  # in this process the server may go on
         reply = trainer.answer(action, payload)
     facts = {**reply.facts, **site_of(context.node_config, action), "ticket": payload.text("ticket")}
     if action == "evaluate" and open_handed(config):
         facts["remarks"] = remarks(config.data, trainer.real)
     answer = Payload(reply.kind, reply.arrays, reply.metrics, facts)
     return Message(content=to_records(answer), reply_to=message)
+
+
+def agreed(config: Config, payload: Payload, action: Action) -> tuple[str, ...]:
+    """The run's classes as a message tells them: needed by who brings its own, once it has said which these are.
+
+    Raises:
+        PayloadError: the message does not tell them.
+    """
+    names = payload.facts.get("classes", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise PayloadError("'classes' must be a list of names")
+    if config.data.own and not config.data.classes and not names and action != "describe":
+        raise PayloadError("the server does not tell the run's classes, without which this node's labels have no numbers")
+    return tuple(map(str, names))
 
 
 def open_handed(config: Config) -> bool:

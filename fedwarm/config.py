@@ -19,6 +19,7 @@ from fedwarm.ranges import checked as checked
 from fedwarm.ranges import near as near
 
 G = TypeVar("G", bound="Group")
+OWN, DATA_FOLDER = "own", "data-folder"  # of `data.name`; the key of a node's configuration that says where its own data are
 
 
 class Group:
@@ -90,7 +91,7 @@ class Data(Group):
 
     prefix: ClassVar[str] = "data"
     name: str = setting(
-        "digits", "`digits` (embedded), a data set's name on the Hub, or a local folder: parquet files, or one folder a class"
+        "digits", "`digits` (embedded), a name on the Hub, a folder (parquet, CSV, one folder a class); own: each node's own"
     )  # fmt: skip
     partition: str = setting(
         "domain",
@@ -100,6 +101,7 @@ class Data(Group):
     alpha: float = setting(0.5, "concentration of the Dirichlet partition; the smaller, the more clients differ", low=1e-6)
     classes_per_client: int = setting(2, "classes a client holds in the pathological partition", low=1)
     partition_by: str = setting("", "column of the natural partition (`writer_id`, `domain`, ..); empty: found")
+    classes: str = setting("", "classes of data.name = own in the run's order, with commas; empty: all that nodes hold, sorted")
     image_column: str = setting("", "column of the images; empty: found")
     label_column: str = setting("", "column of the labels; empty: found")
     background: str = setting("white", "what transparent pictures are laid on: a colour's name, or #rrggbb")
@@ -125,6 +127,11 @@ class Data(Group):
     )
     image_size: int = setting(32, "images are brought to this height and width", low=8)
     share_class_counts: bool = setting(True, "clients tell the server how many images of each class they hold")
+
+    @property
+    def own(self) -> bool:
+        """Whether nothing is dealt: each node brings a data set of its own."""
+        return self.name == OWN
 
 
 @dataclass(frozen=True)

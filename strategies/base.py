@@ -33,6 +33,7 @@ from fedwarm.run.versions import versions
 from fedwarm.widths import by_width, measures
 from fedwarm.wire import Payload, PayloadError, check_arrays, to_records
 
+from . import own_data
 from .augment import STAGES as AUGMENTING
 from .exchange import Exchange, Stage
 from .fleet import FederationError, Member
@@ -73,7 +74,8 @@ class BaseStrategy(Method):
         run = self.config.run
         self.record.config = self.config
         before = self.folder.resume(self.record) if run.resume and self.folder is not None else None
-        self.attendance = attend(grid, self.config, () if before is None else before.facts.get("members", ()))
+        known = {} if before is None else before.facts
+        self.attendance = attend(grid, self.config, known.get("members", ()), known.get("classes", ()))
         self._meet()
         self._trace(before is None)
         self._begin(before, initial_arrays)
@@ -82,6 +84,7 @@ class BaseStrategy(Method):
         self._open_codec()
         exchange = Exchange(grid, self.attendance, self.record.ledger, self.key, Patience.of(run, self.attendance.real))
         exchange.pieces = None if self.folder is None else self.folder.pieces
+        exchange.told = own_data.told(self.config, self.fleet)
         place = None if self.folder is None else self.folder.path
         with closing(tracker(run.tracker, place, self.config.flat(), self.record.newest())) as told:
             for index, stage in enumerate(self._stages()):
@@ -129,8 +132,8 @@ class BaseStrategy(Method):
         """Take up who is there now."""
         if self.fleet is not self.attendance.fleet:
             self.fleet = self.attendance.fleet
-            members = self.fleet.members
-            self.record.open(self.config, self.fleet.classes, [m.counts for m in members], [m.name for m in members])
+            members, held = self.fleet.members, own_data.held(self.config, self.fleet)
+            self.record.open(self.config, self.fleet.classes, [m.counts for m in members], [m.name for m in members], held)
         for text in (*self.attendance.remarks, *self.augmentation.late(self.fleet)):
             self.record.remark(text)
 
@@ -155,7 +158,7 @@ class BaseStrategy(Method):
             if self.record.events and self.folder is not None:
                 self._keep()
             return
-        if told := remark(self.config, self.fleet.classes):
+        for told in filter(None, (*own_data.notes(self.config, self.fleet), remark(self.config, self.fleet.classes))):
             self.record.note(told)
         self.arrays = {n: a.numpy() for n, a in initial_arrays.items()} if initial_arrays else self.initial_arrays()
         if self.folder is not None:
@@ -248,7 +251,8 @@ class BaseStrategy(Method):
             Checkpoint(
                 self.done, record.complete, self.key, len(self.fleet.members), round(record.seconds, 3), self.config.flat(),
                 versions(), lengths, {"method": self.facts(), "norms": self.norms, "codec": self.wire_codec.facts(),
-                 "augment": self.augmentation.facts(), **({"members": told} if (told := remembered(self.fleet)) else {})},
+                 "augment": self.augmentation.facts(), **({"members": told} if (told := remembered(self.fleet)) else {}),
+                 **own_data.kept(self.config, self.fleet)},
                 self.state(),
             )
         )  # fmt: skip

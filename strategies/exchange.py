@@ -9,8 +9,8 @@ nodes one that was lost is asked once more when it is back. What only measures t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
@@ -19,7 +19,7 @@ from fedwarm.arrays import Arrays
 from fedwarm.ledger import Entry, Ledger
 from fedwarm.nodes import Patience
 from fedwarm.run.pieces import Pieces
-from fedwarm.wire import Encoded, Payload, PayloadError, Size, from_records, size_of, to_records
+from fedwarm.wire import Encoded, Fact, Payload, PayloadError, Size, from_records, size_of, to_records
 
 from .arrivals import Contacts
 from .attendance import Attendance
@@ -66,6 +66,7 @@ class Exchange:
         key: the run's key, which clients keep their states under.
         patience: how long a reply may take, and how many are needed.
         pieces: where the replies of a long stage are kept until it ends; None: nowhere.
+        told: facts that every message tells.
     """
 
     grid: Grid
@@ -74,6 +75,7 @@ class Exchange:
     key: str
     patience: Patience
     pieces: Pieces | None = None
+    told: Mapping[str, Fact] = field(default_factory=dict)
 
     def run(
         self,
@@ -204,7 +206,7 @@ class _Call:
 
     def _message(self, client: int, ticket: str, down: dict[int, Size]) -> Message:
         payload = self.instruct(client)
-        facts = {**payload.facts, "run": self.exchange.key, "ticket": ticket}
+        facts = {**payload.facts, **self.exchange.told, "run": self.exchange.key, "ticket": ticket}
         content = to_records(Payload(payload.kind, payload.arrays, payload.metrics, facts), self.encoded)
         down[client] = size_of(content)
         node, number = self.contacts.node(client), str(self.stage.round)

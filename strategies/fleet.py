@@ -15,6 +15,7 @@ from typing import TypeVar
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
+from fedwarm.classes import FEWEST, places, plain, shown, union
 from fedwarm.config import SettingError
 from fedwarm.ledger import called
 from fedwarm.wire import Payload, PayloadError, from_records, is_unusable, to_records
@@ -23,12 +24,16 @@ from .reasons import reason
 
 T = TypeVar("T", str, int)
 POLL_SECONDS = 0.2
-CLIENTS_AT_MOST = 10**6
+CLIENTS_AT_MOST, CLASSES_AT_MOST, NAME_AT_MOST = 10**6, 10**5, 200
 NAME = re.compile(r"[\w][\w .:@+-]{0,63}")
 
 
 class FederationError(RuntimeError):
     """The federation cannot go on; the message is one line that says why."""
+
+
+class UnfitError(FederationError):
+    """A node does not fit to a run whose facts are settled; the run goes on without it."""
 
 
 @dataclass(frozen=True)
@@ -136,38 +141,83 @@ def _fleet(known: dict[int, Payload], expected: int) -> Fleet:
         raise FederationError(f"partitions {partitions[:20]} are not 0 to {expected - 1}; give each node its own partition-id")
     by_partition = {p.count("partition"): node for node, p in known.items()}
     classes, image_size = agreed([known[by_partition[i]] for i in range(expected)])
-    members = tuple(member_of(i, by_partition[i], known[by_partition[i]], len(classes)) for i in range(expected))
+    members = tuple(member_of(i, by_partition[i], known[by_partition[i]], classes) for i in range(expected))
     return Fleet(members, classes, image_size)
 
 
-def agreed(answers: Sequence[Payload]) -> tuple[tuple[str, ...], int]:
+def agreed(answers: Sequence[Payload], own: bool = False, known: Sequence[str] = ()) -> tuple[tuple[str, ...], int]:
     """The classes and the image size of which all nodes speak.
 
+    Args:
+        answers: how they describe themselves.
+        own: each brings its own data, so that the classes are the union of theirs.
+        known: the classes in that case, where they are settled already.
+
     Raises:
-        FederationError: they speak of different ones.
+        FederationError: they speak of different ones, or of a single class.
     """
-    first = answers[0]
-    if any(p.facts.get("classes") != first.facts.get("classes") for p in answers):
+    first, lists = answers[0], [tuple(_list(answer, "classes", str)) for answer in answers]
+    if not own and any(each != lists[0] for each in lists):
         raise FederationError("the nodes disagree on the classes of the data set; give all of them the same data.name")
     if any(p.metrics.get("image-size") != first.metrics.get("image-size") for p in answers):
         raise FederationError("the nodes disagree on the size of images; give all of them the same data.image-size")
-    return tuple(_list(first, "classes", str)), first.count("image-size", 1)
+    classes = tuple(known) or (lists[0] if all(each == lists[0] for each in lists) else union(lists))
+    if own and len(classes) < FEWEST:
+        raise FederationError(
+            f"all nodes' images are of one class, {shown(classes)!r}, so that every accuracy would be 100 %; bring others, or "
+            "name all classes of the run in data.classes"
+        )
+    return classes, first.count("image-size", 1)
 
 
-def member_of(partition: int, node: int, answer: Payload, classes: int, name: str = "") -> Member:
-    """A client out of its description.
+def member_of(partition: int, node: int, answer: Payload, classes: Sequence[str], name: str = "") -> Member:
+    """A client out of its description; what it says by its own list of classes is told by the run's.
 
     Raises:
         PayloadError: it holds something that cannot be.
+        UnfitError: it has a class that the run does not.
     """
+    own = _list(answer, "classes", str)
     counts = tuple(_list(answer, "counts", int)) if "counts" in answer.facts else None
     present = tuple(_list(answer, "present", int))
-    if not all(0 <= c < classes for c in present):
-        raise PayloadError(f"'present' of client {partition} must hold numbers of classes, 0 to {classes - 1}")
-    if counts is not None and (len(counts) != classes or min(counts) < 0):
-        raise PayloadError(f"'counts' of client {partition} must hold one number of images for each of {classes} classes")
+    if not all(0 <= c < len(own) for c in present):
+        raise PayloadError(f"'present' of client {partition} must hold numbers of classes, 0 to {len(own) - 1}")
+    if counts is not None and (len(counts) != len(own) or min(counts) < 0):
+        raise PayloadError(f"'counts' of client {partition} must hold one number of images for each of {len(own)} classes")
+    if own != list(classes):
+        present, counts = _renumbered(own, classes, present, counts)
     name = name or clean(answer.facts.get("site", ""))
     return Member(partition, node, answer.count("num-examples"), answer.count("num-test"), present, counts, name)
+
+
+def _renumbered(
+    own: Sequence[str], classes: Sequence[str], present: tuple[int, ...], counts: tuple[int, ...] | None
+) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+    """Classes that a client has, and its images of each, by the run's list instead of its own."""
+    codes = places(own, classes)
+    if strange := [name for name, code in zip(own, codes, strict=True) if code < 0]:
+        raise UnfitError(
+            f"it holds images of {shown(strange)}, and the run's classes are {shown(classes)}; take them out there, or begin a "
+            "new run with it or with all names in data.classes"
+        )
+    held = tuple(sorted(codes[c] for c in present))
+    if counts is None:
+        return held, None
+    told = dict(zip(codes, counts, strict=True))
+    return held, tuple(told.get(c, 0) for c in range(len(classes)))
+
+
+def check_names(answer: Payload) -> None:
+    """Refuse names of classes that could not stand in logs and pages, or of which two are one.
+
+    Raises:
+        PayloadError: there are some.
+    """
+    names = _list(answer, "classes", str)
+    if len(names) > CLASSES_AT_MOST or not all(0 < len(name) <= NAME_AT_MOST and name.isprintable() for name in names):
+        raise PayloadError(f"'classes' must be at most {CLASSES_AT_MOST:,} names of 1 to {NAME_AT_MOST} characters that print")
+    if len({*map(plain, names)}) < len(names):
+        raise PayloadError("'classes' must name each class once")
 
 
 def clean(name: object) -> str:

@@ -7,13 +7,14 @@ in the old one. The first holds it while it is there; the other is not asked, an
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from fedwarm.ledger import called
 from fedwarm.wire import Payload
 
-from .fleet import CLIENTS_AT_MOST, FederationError, Fleet, Member, agreed, member_of
+from .fleet import CLIENTS_AT_MOST, FederationError, Fleet, Member, UnfitError, agreed, check_names, member_of
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,12 @@ class Register:
 
     Args:
         before: the clients that an earlier part of the run knew, as `remembered` tells them.
+        own: each node brings its own data, and the run's classes are the union of theirs.
+        classes: the run's classes in that case, where they are settled before anybody came.
     """
 
-    def __init__(self, before: Iterable[dict[str, Any]] = ()) -> None:
+    def __init__(self, before: Iterable[dict[str, Any]] = (), own: bool = False, classes: Iterable[str] = ()) -> None:
+        self.own, self.classes = own, tuple(classes)
         self.members = {int(told["partition"]): _away(told) for told in before}
         self.claims: dict[int, dict[int, Claim]] = {}
         self.size = 0
@@ -48,13 +52,16 @@ class Register:
         size = answer.count("partitions", 1, CLIENTS_AT_MOST)
         if self.size and size != self.size:
             raise FederationError(f"the nodes disagree on num-partitions: {self.size} and {size}; give all of them the same")
-        facts = agreed([answer])
+        if self.own:
+            check_names(answer)
+        known = self.classes if self.facts is None else self.facts[0]
+        facts = agreed([answer], known=known if self.own else ())
         if self.facts is not None and facts != self.facts:
             raise FederationError("it speaks of other classes or another size of images than the run; see data.name")
         partition = answer.count("partition", 0, size - 1)
         self.admit(name, partition)
         self.size = size
-        member = member_of(partition, node, answer, len(facts[0]), name)
+        member = member_of(partition, node, answer, facts[0], name)
         self.claims.setdefault(partition, {})[node] = Claim(member, answer)
 
     def admit(self, name: str, partition: int) -> None:
@@ -70,8 +77,19 @@ class Register:
         Raises:
             FederationError: they do not agree on the data set.
         """
-        self.facts = agreed([self.claims[partition][node].answer for partition, node in self.holders().items()])
+        answers = [self.claims[partition][node].answer for partition, node in self.holders().items()]
+        self.facts = agreed(answers, self.own, self.classes)
+        for partition, claims in self.claims.items():
+            self.claims[partition] = dict(self._by_the_runs_classes(claims))
         self.settle()
+
+    def _by_the_runs_classes(self, claims: dict[int, Claim]) -> Iterator[tuple[int, Claim]]:
+        """Claims by the classes that are settled now; one that does not fit is dropped, and refused when it comes again."""
+        assert self.facts is not None
+        for node, claim in claims.items():
+            with suppress(UnfitError):
+                member = claim.member
+                yield node, Claim(member_of(member.partition, node, claim.answer, self.facts[0], member.name), claim.answer)
 
     def holders(self) -> dict[int, int]:
         """The node of each partition that has one: the first of those that claim it."""

@@ -14,13 +14,15 @@ from flwr.app import Message
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
+from fedwarm.classes import listed
 from fedwarm.config import Config, SettingError
+from fedwarm.data.own import check_own
 from fedwarm.nodes import Nodes, Patience, half
 from fedwarm.wire import PayloadError, from_records, is_unusable
 
 from . import waiting
 from .attendance import Attendance, on_real_nodes
-from .fleet import FederationError, Fleet, clean, meet, question
+from .fleet import FederationError, Fleet, UnfitError, clean, meet, question
 from .reasons import reason
 from .register import Register, ordered, several
 
@@ -28,22 +30,25 @@ ASK_SECONDS = 60.0
 NOT_HERE_YET = (ErrorCode.NODE_UNAVAILABLE, ErrorCode.CLIENT_APP_CRASHED, ErrorCode.MESSAGE_UNAVAILABLE)
 
 
-def attend(grid: Grid, config: Config, before: Iterable[dict[str, Any]] = ()) -> Attendance:
+def attend(grid: Grid, config: Config, before: Iterable[dict[str, Any]] = (), classes: Iterable[str] = ()) -> Attendance:
     """Meet the clients of a run.
 
     Args:
         grid: Flower's.
         config: the run's settings.
         before: what the run that is resumed knew of clients that come and go.
+        classes: its classes, where each node brings its own data.
 
     Raises:
         SettingError: a node cannot use the settings or its data; of real nodes, none can.
         FederationError: too few are there, or they do not fit together.
     """
+    check_own(config)
     if not on_real_nodes(grid):
         return Attendance(meet(grid, Patience.of(config.run, real=False).seconds()))
-    nodes = config.of(Nodes)
-    roll = RollCall(grid, replace(nodes, least=nodes.least or config.run.min_replies), before)
+    nodes, own = config.of(Nodes), config.data.own
+    register = Register(before, own, tuple(classes) or (listed(config.data.classes) if own else ()))
+    roll = RollCall(grid, replace(nodes, least=nodes.least or config.run.min_replies), register)
     roll.gather()
     return roll
 
@@ -54,13 +59,13 @@ class RollCall(Attendance):
     Args:
         grid: Flower's.
         settings: how long is waited for whom.
-        before: what an earlier part of the run knew of its clients.
+        register: which node is which client, and what an earlier part of the run knew of them.
     """
 
     real = True
 
-    def __init__(self, grid: Grid, settings: Nodes, before: Iterable[dict[str, Any]] = ()) -> None:
-        self.grid, self.settings, self.register = grid, settings, Register(before)
+    def __init__(self, grid: Grid, settings: Nodes, register: Register) -> None:
+        self.grid, self.settings, self.register = grid, settings, register
         self.remarks: list[str] = []
         self.stamps: dict[int, object] = {}  # nodes that are there: when they came
         self.names: dict[int, str] = {}
@@ -166,7 +171,7 @@ class RollCall(Attendance):
         except PayloadError as error:
             self._refuse(node, f"it described itself wrongly: {error}")
         except FederationError as error:
-            if self.register.facts is None:
+            if self.register.facts is None and not isinstance(error, UnfitError):
                 raise
             self._refuse(node, str(error))
 

@@ -1,4 +1,4 @@
-"""Local folders: pictures in folders named after their classes, and what else Hugging Face's datasets library can read.
+"""Local folders: pictures in folders named after their classes, or named by a CSV file, and what else `datasets` can read.
 
 Class folders are listed here: a picture's class is the folder it lies in, and folders called `train`, `test`, .. are splits only
 where class folders lie in them or nothing else beside them, so that a class may be called `train` or `test tube`. Rows come in
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from fedwarm.config import SettingError
+from fedwarm.data.named import named_pictures
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -68,6 +69,8 @@ def _place(path: str, name: str) -> tuple[str, dict[str, Dataset]]:
     if not os.path.isdir(path):
         return path, {}
     files = sorted(listed(path))
+    if named := named_pictures(path, files, NAMED, name):
+        return path, named
     pictures = _pictures(path, files)
     return (path, class_folders(path, pictures, name)) if pictures else (_plain(path, files), {})
 

@@ -97,7 +97,7 @@ def source_of(part: str, data: Data, seed: int = 0, clients: int = 0) -> Source:
 
 
 def marks(data: Data, *, read: bool = False) -> Marks | None:
-    """A data set's marks; None for one of the Hub that this process has not read, as it may be elsewhere.
+    """A data set's marks; None for one of the Hub that this process has not read, as it may be elsewhere, and for nodes' own.
 
     Args:
         data: names it.
@@ -106,6 +106,8 @@ def marks(data: Data, *, read: bool = False) -> Marks | None:
     Raises:
         SettingError: it cannot be read.
     """
+    if data.own:
+        return None
     if read:
         _read.add(data)
     if read or data in _read or data.name == "digits" or os.path.isdir(os.path.expanduser(data.name)):

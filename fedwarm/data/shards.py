@@ -96,7 +96,16 @@ def held_counts(data: Data, seed: int, partition: int, partitions: int) -> list[
 
 
 def open_table(data: Data) -> Table:
-    """The data set of the settings; the last one is kept in the process."""
+    """The data set of the settings; the last one is kept in the process.
+
+    Raises:
+        SettingError: it cannot be read, or there is none, as each node brings its own.
+    """
+    if data.own:
+        raise SettingError(
+            f"data.name = {data.name!r} is what each real node holds in a folder of its own, and nothing is dealt from here; run "
+            "with --engine deployment, or take another data.name"
+        )
     if data.name == "digits":
         return digits_table(data.image_size)
     return hub_table(data.name, data.image_column, data.label_column, data.image_size, Reading.of(data))

@@ -87,7 +87,7 @@ def outlook(config: Config, clients: int) -> str:
 
     if not augmenting(config) or config.of(GenFedSD).provider != "foundation":
         return ""
-    if not Path(locate(config.diffusion.foundation)).is_dir():
+    if config.data.own or not Path(locate(config.diffusion.foundation)).is_dir():
         return ""
     plan = plan_of(config, clients, shelf_root(config), measure=False)
     took = f", about {plan.seconds:,.0f} s of one machine" if plan.seconds else ""
@@ -98,9 +98,10 @@ def outlook(config: Config, clients: int) -> str:
 def stranger(config: Config) -> str:
     """A line about classes of a run's data that its foundation was not trained on; empty where there are none."""
     from fedwarm.augment.known import remark
+    from fedwarm.classes import listed
     from fedwarm.data.shards import open_table
 
-    return remark(config, open_table(config.data).label.names)
+    return remark(config, listed(config.data.classes) if config.data.own else open_table(config.data).label.names)
 
 
 def _settings(work: Work) -> tuple[Config, int]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fedwarm.config import Config, SettingError, Value, near
+from fedwarm.config import OWN, Config, SettingError, Value, near
 from fedwarm.files import DiskError
 from fedwarm.run.checkpoint import Checkpoint, load
 from fedwarm.run.extend import changed
@@ -70,7 +70,8 @@ def run_method(request: Request) -> Path:
     if before is not None and before.complete:
         return _conclude(_folder(request, flat))
     asked_for = request.clients or (before.clients if before is not None else 0)
-    config, clients = check_run(flat, _nodes(request.federation, asked_for) if request.engine == "deployment" else asked_for)
+    real = request.engine not in SIMULATED
+    config, clients = check_run(flat, nodes_of(request.federation, asked_for) if real else asked_for, real)
     out = _folder(request, flat)
     folder = RunFolder(out) if before is not None else prepare_folder(out, request.fresh)
     _tell_idle(request, config)
@@ -115,7 +116,8 @@ def _tell_odd(config: Config, clients: int) -> None:
     from fedwarm.run.artefacts import unknown
     from fedwarm.run.remarks import held, remarks
 
-    for line in (*remarks(config, held(config, clients)), *unknown(config)):
+    dealt = () if config.data.own else remarks(config, held(config, clients))
+    for line in (*dealt, *unknown(config)):
         say(f"fedwarm: {line}")
 
 
@@ -132,7 +134,7 @@ def asked(request: Request) -> dict[str, Value]:
     if request.rounds is not None:
         flat["num-server-rounds"] = request.rounds
     for key in PATHS:
-        if flat.get(key) and Path(str(flat[key])).exists():
+        if flat.get(key) and (key, flat[key]) != ("data.name", OWN) and Path(str(flat[key])).exists():
             flat[key] = str(Path(str(flat[key])).absolute())
     return flat
 
@@ -185,7 +187,7 @@ def _named(engine: str) -> Iterator[None]:
             os.environ[ENGINE_VARIABLE] = before
 
 
-def _nodes(federation: str, clients: int) -> int:
+def nodes_of(federation: str, clients: int) -> int:
     """How many nodes a federation has, which is how many clients its runs have; a SettingError where others are asked for."""
     from fedwarm.run.deployment.engine import ready
 
@@ -255,9 +257,7 @@ def _on(evaluation: Mapping[str, Any]) -> str:
     return f" on {evaluation['images']:,} images of split {evaluation['split']!r}, {where}" if where else ""
 
 
-def run_app(
-    app_folder: Path, overrides: list[str], engine: str, clients: int, workers: int, federation: str = "default"
-) -> None:
+def run_app(app_folder: Path, overrides: list[str], engine: str, clients: int, workers: int, federation: str = "default") -> None:
     """Run any Flower app's folder.
 
     Raises:

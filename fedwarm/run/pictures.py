@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from fedwarm.config import Config, SettingError, parse
+from fedwarm.config import OWN, Config, SettingError, parse
 from fedwarm.run.mosaic import mosaic
 from fedwarm.run.reading import Json, Run
 
@@ -132,6 +132,8 @@ def synthetic(run: Run) -> Json | None:
     """Pictures that clients drew for themselves, beside their real ones; None where the run had none drawn."""
     if run.augment is None or not any(run.augment.synthetic):
         return None
+    if run.settings.get("data.name") == OWN:
+        return grid([], [], "synthetic", ELSEWHERE)
     wanted = [gap.client for gap in run.augment.clients if gap.synthetic is None or any(gap.synthetic)]
     pairs = [pair for gap in run.augment.clients for pair in zip(gap.real or [], gap.synthetic or [], strict=False)]
     announced = max((real + made for real, made in pairs if made), default=0)

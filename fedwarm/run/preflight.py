@@ -32,8 +32,13 @@ def prepare_folder(path: Path, fresh: bool) -> RunFolder:
     return folder
 
 
-def check_run(flat: Mapping[str, Value], clients: int) -> tuple[Config, int]:
+def check_run(flat: Mapping[str, Value], clients: int, real: bool = False) -> tuple[Config, int]:
     """The settings, and the number of clients they are good for (0: the data set's own number).
+
+    Args:
+        flat: the settings.
+        clients: how many there are.
+        real: whether clients are real nodes. Where these bring their own data, settings are all that can be checked here.
 
     Raises:
         SettingError: a setting, the data, the partition or the foundation cannot be used.
@@ -44,22 +49,14 @@ def check_run(flat: Mapping[str, Value], clients: int) -> tuple[Config, int]:
     config = parse(flat)
     if clients < 0:
         raise SettingError(f"--clients {clients} is out of range; it must be at least 1")
-    from fedwarm.augment.fill import check, check_room
-    from fedwarm.augment.known import refuse_strangers
-    from fedwarm.augment.overlap import refuse_held
-    from fedwarm.augment.settings import augmenting, check_private
     from fedwarm.codecs import codec_for
-    from fedwarm.data import default_clients, load_shard
-    from fedwarm.data.checks import check_pictures
-    from fedwarm.data.provenance import marks
-    from fedwarm.data.shards import all_tests
+    from fedwarm.data import default_clients
+    from fedwarm.data.own import check_own
+    from fedwarm.data.shards import open_table
     from fedwarm.faults import Faults, struck_clients
     from fedwarm.methods.dp_rec import DpRec, validated
-    from fedwarm.methods.gen_fedsd import GenFedSD
-    from fedwarm.models import build_model, device_of
-    from fedwarm.run.artefacts import refuse_seen_tests
+    from fedwarm.models import device_of
     from fedwarm.run.measure import check_measured
-    from fedwarm.run.remarks import held, refuse_one_class
     from fedwarm.run.trackers import require
     from fedwarm.widths import check_objective, widths
 
@@ -71,9 +68,40 @@ def check_run(flat: Mapping[str, Value], clients: int) -> tuple[Config, int]:
     widths(config)
     check_objective(config)
     struck_clients(config.of(Faults))
+    check_own(config)
+    if config.data.own and not real:
+        open_table(config.data)  # which says what to do
     count = clients or default_clients(config.data)
     _check_cohort(config, count)
     check_measured(config)
+    classes = _classes_told(config) if config.data.own else _check_data(config, count)
+    if config.run.method == "warmfed":
+        _check_warmfed(config, count)
+    _check_drawing(config, count, classes)
+    return config, count
+
+
+def _classes_told(config: Config) -> tuple[str, ...]:
+    """The classes that the settings name, where data are the nodes' own, of a model that can be built; none if they do not."""
+    from fedwarm.classes import FEWEST, listed
+    from fedwarm.models import build_model
+
+    classes = listed(config.data.classes)
+    if classes or not config.model.weights:
+        build_model(config.model, len(classes) or FEWEST, config.data.image_size, config.run.seed)
+    return classes
+
+
+def _check_data(config: Config, count: int) -> tuple[str, ...]:
+    """See that the data set can be read, dealt and trained on; its classes."""
+    from fedwarm.data import load_shard
+    from fedwarm.data.checks import check_pictures
+    from fedwarm.data.provenance import marks
+    from fedwarm.data.shards import all_tests
+    from fedwarm.models import build_model
+    from fedwarm.run.artefacts import refuse_seen_tests
+    from fedwarm.run.remarks import held, refuse_one_class
+
     for text in check_pictures(config.data, config.run.seed, count, _say):
         _say(text)
     shard = load_shard(config.data, config.run.seed, 0, count)
@@ -82,17 +110,29 @@ def check_run(flat: Mapping[str, Value], clients: int) -> tuple[Config, int]:
     marks(config.data, read=True)
     build_model(config.model, len(shard.classes), config.data.image_size, config.run.seed)
     refuse_seen_tests(config, count)
-    if config.run.method == "warmfed":
-        _check_warmfed(config, count)
+    return shard.classes
+
+
+def _check_drawing(config: Config, count: int, classes: tuple[str, ...]) -> None:
+    """See that images of these classes can be had, where clients have some drawn; less where only nodes know them."""
+    from fedwarm.augment.fill import check, check_room
+    from fedwarm.augment.known import refuse_strangers
+    from fedwarm.augment.overlap import refuse_held
+    from fedwarm.augment.settings import augmenting, check_private
+    from fedwarm.methods.gen_fedsd import GenFedSD, validated
+
     if augmenting(config):
         check_private(config)
-        check(config, shard.classes)
-        check_room(config, count)
-        refuse_held(config, count)
+        validated(config.of(GenFedSD))
+        if classes:
+            check(config, classes)
+        if not config.data.own:
+            check_room(config, count)
+            refuse_held(config, count)
         if config.of(GenFedSD).provider == "foundation":
             _check_foundation(config)
-    refuse_strangers(config, shard.classes)
-    return config, count
+    if classes:
+        refuse_strangers(config, classes)
 
 
 def _say(text: str) -> None:
@@ -135,4 +175,5 @@ def _check_foundation(config: Config) -> None:
         return require(name)
     for part in MODELS:
         see_weights(folder, part, name)
-    refuse_seen(folder, config.data)
+    if not config.data.own:
+        refuse_seen(folder, config.data)

@@ -32,6 +32,7 @@ class Record:
         self.counts: list[list[int]] | None = None
         self.clients = 0
         self.sites: list[str] = []
+        self.held: list[list[str] | None] | None = None
         self.events: list[dict[str, Any]] = []
         self.measures: dict[int, Measure] = {}
         self.stages: list[dict[str, Any]] = []
@@ -54,10 +55,22 @@ class Record:
         return time.monotonic() - self.begun
 
     def open(
-        self, config: Config, classes: Sequence[str], counts: Sequence[Sequence[int] | None], sites: Sequence[str] = ()
+        self,
+        config: Config,
+        classes: Sequence[str],
+        counts: Sequence[Sequence[int] | None],
+        sites: Sequence[str] = (),
+        held: list[list[str] | None] | None = None,
     ) -> None:
-        """The federation is known, or known better than before; `sites` are the clients' names, empty where they have none."""
-        self.sites = list(sites) if any(sites) else []
+        """The federation is known, or known better than before.
+
+        Args:
+            config, classes: of the run.
+            counts: training images of each client by class; None of one that does not tell.
+            sites: the clients' names, empty where they have none.
+            held: where data are the nodes' own, which classes each says it has (None: it does not tell).
+        """
+        self.sites, self.held = list(sites) if any(sites) else [], held
         self.config, self.classes, self.clients = config, tuple(classes), len(counts)
         self.counts = [list(c) for c in counts if c is not None]
         if len(self.counts) < len(counts):
@@ -231,7 +244,7 @@ class Record:
         }
 
     def _sites(self) -> dict[str, Any]:
-        return {"sites": self.sites} if self.sites else {}
+        return {**({"sites": self.sites} if self.sites else {}), **({} if self.held is None else {"held": self.held})}
 
     def _evaluation(self) -> dict[str, Any]:
         """What accuracies are measured on, by the setting `data.test`, and how many images that is."""

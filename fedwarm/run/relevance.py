@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from fedwarm.config import OWN
+
 SCHEME = ("range", "per-channel", "full-range", "skip-first-last")
 ALL_ROBUST = (*SCHEME, "start-round")
 ROBUST = {
@@ -207,9 +209,11 @@ KEYS: dict[str, Rule] = {
     "save-pictures": lambda r: r.generates,
     "data.test-fraction": lambda r: r["data.test"] == "held-out",
     "data.test-split": lambda r: r["data.test"] != "held-out",
-    "data.alpha": lambda r: r["data.partition"] == "dirichlet",
-    "data.classes-per-client": lambda r: r["data.partition"] == "pathological",
-    "data.partition-by": lambda r: r["data.partition"] == "natural",
+    "data.partition": lambda r: r["data.name"] != OWN,
+    "data.alpha": lambda r: r["data.name"] != OWN and r["data.partition"] == "dirichlet",
+    "data.classes-per-client": lambda r: r["data.name"] != OWN and r["data.partition"] == "pathological",
+    "data.partition-by": lambda r: r["data.name"] != OWN and r["data.partition"] == "natural",
+    "data.classes": lambda r: r["data.name"] == OWN,
     **dict.fromkeys(READING, lambda r: (
         r["data.name"] != "digits" or (r.provided("file") and r["gen-fedsd.file"] not in ("digits", "public"))
     )),

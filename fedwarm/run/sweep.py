@@ -27,7 +27,7 @@ from fedwarm.run.flower_app import parse_overrides
 from fedwarm.run.folder import runs_root
 from fedwarm.run.grid import Job, Sweep, jobs, read_sweep
 from fedwarm.run.interrupt import interruptible
-from fedwarm.run.launch import QUIET, Request, run_method
+from fedwarm.run.launch import QUIET, SIMULATED, Request, nodes_of, run_method
 from fedwarm.run.lock import Lock, refuse_busy
 from fedwarm.run.pages import FORMS
 from fedwarm.run.plots import second_text
@@ -80,7 +80,8 @@ def run_sweep(
     listed = jobs(sweep, str(path))
     done = {job.name for job in listed if not fresh and _done(job, folder / job.name, sweep.clients)}
     missing = [job for job in listed if job.name not in done]
-    _check(missing, sweep.clients)
+    real = engine not in SIMULATED
+    _check(missing, nodes_of(federation, sweep.clients) if real and missing else sweep.clients, real)
     common = Request("", engine, clients=sweep.clients, workers=workers, federation=federation, keep_going=keep_going)
     for place in (folder, *(folder / job.name for job in missing)):
         refuse_busy(place)
@@ -124,14 +125,14 @@ def _done(job: Job, folder: Path, clients: int) -> bool:
     return run.complete and not (other and changed(load(folder), other, folder))
 
 
-def _check(missing: Sequence[Job], clients: int) -> None:
+def _check(missing: Sequence[Job], clients: int, real: bool = False) -> None:
     """Check settings, data and foundation of all runs before the first begins; runs that differ in the seed alone once."""
     from fedwarm.run.preflight import check_run
 
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     for job in {job.cell: job for job in reversed(missing)}.values():
-        check_run(job.flat, clients)
+        check_run(job.flat, clients, real)
 
 
 def _run_all(missing: Sequence[Job], folder: Path, common: Request, fresh: bool, total: int) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedwarm.config import SettingError
+from fedwarm.config import OWN, SettingError
 from fedwarm.run.help import App
 from fedwarm.run.terminal import flush, put, say, show
 
@@ -31,6 +31,9 @@ def up(
         bool | None, typer.Option("--insecure", help="no TLS and no node keys; loopback only", show_default=False)
     ] = None,
     host: Annotated[str, typer.Option(help="address that the SuperLink listens on; default 127.0.0.1, or as before")] = "",
+    data: Annotated[
+        Path | None, typer.Option(help="one folder for each node below it: its own data, and its name; default as before")
+    ] = None,
     wait: Annotated[float, typer.Option(help="most seconds until all nodes are online; 0: 180, and 10 a node")] = 0.0,
 ) -> None:
     """Start SuperLink, SuperExec and SuperNodes in the background, or those that are missing, and wait until all are online."""
@@ -40,7 +43,7 @@ def up(
     from fedwarm.run.superlink import RunFailed
 
     try:
-        found = bring_up(federation, Wanted(nodes, insecure, host, wait), say)
+        found = bring_up(federation, Wanted(nodes, insecure, host, wait, "" if data is None else str(data)), say)
     except RunFailed as error:
         for line in error.lines:
             say(f"  | {line}")
@@ -54,11 +57,12 @@ def usage(found: Federation, said: str) -> list[str]:
     from fedwarm.run.superlink import LOOPBACK
 
     how = "without TLS and keys" if found.insecure else "TLS and node keys"
+    own = f' -c "data.name={OWN!r}"' if found.data else ""
     direct = f"NO_PROXY={found.reach} " if _behind_proxy() else ""
     lines = [
         f"federation {found.name}: {len(found.nodes)} nodes online, {how}, SuperLink at {found.address}, folder {found.folder}",
         f"  {direct}FLWR_HOME={shlex.quote(str(found.flower))} flwr run . --stream",
-        f"  fedwarm run fedavg --engine deployment{flag(said)}",
+        f"  fedwarm run fedavg --engine deployment{flag(said)}{own}",
     ]
     if found.host != LOOPBACK:
         lines.append("  whoever reaches this port can start runs: Flower has no lock on it; let others in through a proxy only")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from fedwarm.config import SettingError
 from fedwarm.run.federation.certificates import ensure_certificates, ensure_node_key, ensure_secret
@@ -20,6 +22,7 @@ from fedwarm.run.federation.settings import (
     load,
     refuse_remote,
 )
+from fedwarm.run.federation.sites import site_folders
 from fedwarm.run.superlink import LOOPBACK, free_ports
 
 NODES = 3
@@ -33,6 +36,7 @@ class Wanted:
     insecure: bool | None = None
     host: str = ""
     patience_seconds: float = 0.0
+    data: str = ""
 
 
 def prepare(said: str, wanted: Wanted) -> Federation:
@@ -48,23 +52,41 @@ def prepare(said: str, wanted: Wanted) -> Federation:
     if wanted.insecure not in (None, federation.insecure):
         how = "without" if federation.insecure else "with"
         raise SettingError(f"federation {said!r} was made {how} TLS and keys, and stays so; name another, or remove {folder}")
-    host, count = wanted.host or federation.host, wanted.nodes or len(federation.nodes) or NODES
-    if count < 1:
-        raise SettingError(f"--nodes {count} is out of range; it must be at least 1")
+    host, sites = wanted.host or federation.host, _sites(federation, wanted)
     if federation.insecure and host != LOOPBACK:
         raise SettingError(f"--host {host} with --insecure would let everybody in; without TLS and keys it must be {LOOPBACK}")
-    changed = known and (host, count) != (federation.host, len(federation.nodes))
+    before = [(node.name, node.data) for node in federation.nodes]
+    changed = known and (host, sites) != (federation.host, before)
     if changed and any(living(federation, member) for member in federation.members):
         here = f"{len(federation.nodes)} nodes at {federation.host}"
         raise SettingError(f"federation {said!r} is up with {here}; `fedwarm federation down{flag(said)}` comes first")
-    federation.host = host
-    _assign(federation, count)
+    federation.host, federation.data = host, str(Path(wanted.data).expanduser().absolute()) if wanted.data else federation.data
+    _assign(federation, sites)
     _equip(federation)
     federation.save()
     return federation
 
 
-def _assign(federation: Federation, count: int) -> None:
+def _sites(federation: Federation, wanted: Wanted) -> list[tuple[str, str]]:
+    """The name of each node, and the folder of its own data, empty where it has none.
+
+    Raises:
+        SettingError: there can be no such nodes.
+    """
+    data = str(Path(wanted.data).expanduser().absolute()) if wanted.data else ""
+    if data or federation.data:
+        found = [(each.name, str(each)) for each in site_folders(data)] if data else [(n.name, n.data) for n in federation.nodes]
+        if wanted.nodes not in (0, len(found)):
+            raise SettingError(f"--nodes {wanted.nodes}, but {data or federation.data} has data of {len(found)}; leave it out")
+        return found
+    count = wanted.nodes or len(federation.nodes) or NODES
+    if count < 1:
+        raise SettingError(f"--nodes {count} is out of range; it must be at least 1")
+    names = [node.name for node in federation.nodes[:count]]
+    return [(name, "") for name in (*names, *(f"node-{partition}" for partition in range(len(names), count)))]
+
+
+def _assign(federation: Federation, sites: Sequence[tuple[str, str]]) -> None:
     """Give everybody that does not run a port that is free; one that was had before stays if it can."""
     present = {member for member in federation.members if living(federation, member) is not None}
     if SUPERLINK not in present and not _free(federation.host, federation.port):
@@ -74,13 +96,13 @@ def _assign(federation: Federation, count: int) -> None:
                 "end that process, or all nodes by `fedwarm federation down`"
             )
         (federation.port,) = free_ports(1)
-    before, spare = {node.partition: node for node in federation.nodes}, iter(free_ports(count))
+    before, spare = {node.partition: node for node in federation.nodes}, free_ports(len(sites))
     federation.nodes = []
-    for partition in range(count):
-        node, port = before.get(partition), next(spare)
-        if node is None or (node.name not in present and not _free(LOOPBACK, node.port)):
-            node = Node(f"node-{partition}", partition, port)
-        federation.nodes.append(node)
+    for partition, (name, data) in enumerate(sites):
+        node, port = before.get(partition), spare[partition]
+        if node is not None and (node.name in present or _free(LOOPBACK, node.port)):
+            port = node.port
+        federation.nodes.append(Node(name, partition, port, data))
 
 
 def _free(host: str, port: int) -> bool:

@@ -16,10 +16,12 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 
 from fedwarm import __version__
+from fedwarm.config import DATA_FOLDER
 from fedwarm.files import write_text
 from fedwarm.progress import LOG_SECONDS_VARIABLE
 from fedwarm.run.family import end_family, lives
 from fedwarm.run.federation.settings import SUPEREXEC, SUPERLINK, Federation, Node, Process
+from fedwarm.run.federation.sites import quoted
 from fedwarm.run.record import ENGINE_VARIABLE
 from fedwarm.run.superlink import LOOPBACK, Daemon, environment, executable, plain
 
@@ -71,8 +73,9 @@ def _trust(federation: Federation) -> list[str]:
 
 
 def node_config(federation: Federation, node: Node) -> str:
-    """What a node tells its ClientApps of itself: its name, and which part of the data is its own."""
-    return f'site="{node.name}" partition-id={node.partition} num-partitions={len(federation.nodes)}'
+    """What a node tells its ClientApps of itself: its name, which part of the data is its own, and where it has data itself."""
+    own = f" {DATA_FOLDER}={quoted(node.data)}" if node.data else ""
+    return f'site="{node.name}" partition-id={node.partition} num-partitions={len(federation.nodes)}{own}'
 
 
 def place(federation: Federation, member: str) -> Path:

@@ -36,11 +36,19 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 
 @dataclass(frozen=True)
 class Node:
-    """One SuperNode: its name, the partition of the data it has, and the loopback port that its ClientApps call."""
+    """One SuperNode.
+
+    Attributes:
+        name: its site's.
+        partition: its number, counted from 0.
+        port: the loopback port that its ClientApps call.
+        data: the folder of its own data; empty where it is dealt some.
+    """
 
     name: str
     partition: int
     port: int
+    data: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,7 @@ class Federation:
         key: drawn once; marks the federation's processes.
         nodes: in the order of their partitions.
         processes: those that were started last, by name.
+        data: holds the folders of the nodes' own data; empty where they have none.
     """
 
     name: str
@@ -77,6 +86,7 @@ class Federation:
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
     nodes: list[Node] = field(default_factory=list)
     processes: dict[str, Process] = field(default_factory=dict)
+    data: str = ""
 
     @property
     def members(self) -> list[str]:

@@ -1,0 +1,181 @@
+"""What one client holds: its part of a data set that is dealt, or, with `data.name = own`, all of a folder of its own.
+
+A real site has its data in a folder that its node's configuration names (`data-folder`), and holds nothing of the others'. Such a
+folder is read like any data set and nothing of it is dealt. Its classes are known by their names: labels become their places in
+the list that all nodes agreed on (`fedwarm.classes`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fedwarm.augment.settings import augmenting, secret
+from fedwarm.classes import listed, places, plain, shown, union
+from fedwarm.config import DATA_FOLDER as FOLDER
+from fedwarm.config import OWN, Config, Data, SettingError, Value, near
+from fedwarm.data.partitions import FEWEST
+from fedwarm.data.shards import Shard, held_counts, load_shard, open_table, table_tested
+from fedwarm.data.testing import CENTRAL
+from fedwarm.methods.gen_fedsd import GenFedSD
+
+GIVE = f"give its absolute path in --node-config, e.g. \"{FOLDER}='/data/site'\""
+
+
+@dataclass(frozen=True)
+class Holding:
+    """A client's images.
+
+    Attributes:
+        data: the settings; those of a node's own data name its folder (see `at_home`).
+        seed: the run's.
+        partition, partitions: who the client is, and of how many.
+        own: whether the data set is all its own.
+        classes: those that the run's nodes agreed on; empty where it is not told, or not needed.
+    """
+
+    data: Data
+    seed: int
+    partition: int
+    partitions: int
+    own: bool = False
+    classes: tuple[str, ...] = ()
+
+    def shard(self) -> Shard:
+        """The images, labelled by the run's classes; of its own alone where those are not told yet.
+
+        Raises:
+            SettingError: the data cannot be read, or are of a class that the run does not have.
+        """
+        if not self.own:
+            return load_shard(self.data, self.seed, self.partition, self.partitions)
+        with _in_own_words(self.data.name):
+            found = load_shard(self.data, self.seed, 0, 1)
+            agreed, codes = self._numbers()
+        train, test = (torch.tensor(codes)[labels] for labels in (found.train_labels, found.test_labels))
+        return replace(found, train_labels=train, test_labels=test, classes=agreed)
+
+    def counts(self) -> list[int]:
+        """All images by class, those that are tested on or left out among them (see `held_counts`)."""
+        if not self.own:
+            return held_counts(self.data, self.seed, self.partition, self.partitions)
+        with _in_own_words(self.data.name):
+            found = held_counts(self.data, self.seed, 0, 1)
+            agreed, codes = self._numbers()
+        told = [0] * len(agreed)
+        for code, count in zip(codes, found, strict=True):
+            told[code] += count
+        return told
+
+    def _numbers(self) -> tuple[tuple[str, ...], list[int]]:
+        """The run's classes, and the place among them of each class of the folder (0 for those it has no image of)."""
+        names, held = open_table(self.data).label.names, self._held()
+        known = listed(self.data.classes)
+        agreed = known or self.classes or union([names[code] for code in held])
+        codes = places(names, agreed)
+        if strange := [plain(names[code]) for code in held if codes[code] < 0]:
+            raise SettingError(_stranger(self.data, strange[0], agreed, bool(known)))
+        return agreed, [max(0, code) for code in codes]
+
+    def _held(self) -> list[int]:
+        """The classes, by the folder's own numbers, that it has images of, for training or for testing."""
+        tables = (open_table(self.data), table_tested(self.data))
+        return [int(code) for code in np.unique(np.concatenate([table.label.codes for table in tables]))]
+
+
+def _stranger(data: Data, name: str, agreed: tuple[str, ...], given: bool) -> str:
+    who = f"{FOLDER} = {data.name!r} holds images of class {name!r}"
+    if given:
+        return f"{who}, which data.classes = {data.classes!r} lacks{near(name, list(agreed))}; add it there, or take them out"
+    return (
+        f"{who}, which is none of the run's classes ({shown(agreed)}){near(name, list(agreed))}; take them out, or begin a new "
+        "run with this node or with all names in data.classes"
+    )
+
+
+def at_home(config: Config, node: Mapping[str, Value]) -> Config:
+    """The settings as they are at a node: those of its own data name its folder, from which nothing is dealt.
+
+    Raises:
+        SettingError: the run wants it, and settings do not go with it, or the node's configuration names no folder to be read.
+    """
+    if not config.data.own:
+        return config
+    check_own(config)
+    given = str(node.get(FOLDER, "")).strip()
+    if not given:
+        raise SettingError(
+            f"data.name = {OWN!r}, and this node's configuration has no {FOLDER}, the folder of its own data (a simulated client "
+            f"has none: take another data.name); {GIVE}, or start the federation by `fedwarm federation up --data DIR`"
+        )
+    own = replace(config.data, name=str(readable(given)), partition="iid")
+    return replace(config, groups={**config.groups, Data: own})
+
+
+def readable(given: str) -> Path:
+    """A folder of data that is there and may be read.
+
+    Raises:
+        SettingError: it is not.
+    """
+    said, path = f"{FOLDER} = {given!r}", Path(given).expanduser()
+    if not path.is_absolute():
+        raise SettingError(f"{said} is relative, and a node works in a folder of its own; {GIVE}")
+    if not path.exists():
+        raise SettingError(f"{said}: there is no such folder on this machine; {GIVE}")
+    if not path.is_dir():
+        raise SettingError(f"{said} is a file; give the folder that it lies in")
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise SettingError(f"{said} may not be read by the user that the node runs as; let them read it")
+    return path
+
+
+@contextmanager
+def _in_own_words(folder: str) -> Iterator[None]:
+    """Name what was given where data cannot be used, and say the fewest images in a site's words."""
+    try:
+        yield
+    except SettingError as error:
+        text = str(error)
+        if text.startswith("1 clients are too many"):
+            text = f"{FOLDER} = {folder!r} holds fewer than {FEWEST} images; it needs some to train on and one to be held out"
+        raise SettingError(text.replace("data.name", FOLDER)) from error
+
+
+def check_own(config: Config) -> None:
+    """Refuse what does not go with data that stay where they are; both sides of a run do, and its check before.
+
+    Raises:
+        SettingError: it does not.
+    """
+    data, run = config.data, config.run
+    if not data.own:
+        return
+    listed(data.classes)
+    said = f"data.name = {OWN!r}"
+    if run.method == "centralized":
+        raise SettingError(f"method 'centralized' trains on everybody's data in one place, and {said} leaves them where they are")
+    if data.test == CENTRAL:
+        raise SettingError(f"data.test = {CENTRAL!r} needs data at the server, which has none with {said}; take 'split'")
+    if data.public_share or (augmenting(config) and config.of(GenFedSD).file == "public"):
+        raise SettingError(
+            f"data.public-share = {data.public_share:g} or gen-fedsd.file = 'public' with {said}: no part of what nodes hold is "
+            "public; set the share to 0 and take another file"
+        )
+    if not data.classes and guarded(config):
+        raise SettingError(
+            f"{said} without data.classes tells the server which classes each node holds, which no epsilon covers; name all "
+            "classes of the run in data.classes"
+        )
+
+
+def guarded(config: Config) -> bool:
+    """Whether what leaves a client is accounted for, so that not even its list of classes may tell of it."""
+    noisy = augmenting(config) and config.of(GenFedSD).histogram_epsilon > 0
+    return config.run.privacy != "none" or secret(config) or noisy
