@@ -77,7 +77,7 @@ class Holding:
         """The run's classes, and the place among them of each class of the folder (0 for those it has no image of)."""
         names, held = open_table(self.data).label.names, self._held()
         known = listed(self.data.classes)
-        agreed = known or self.classes or union([names[code] for code in held])
+        agreed = known or self.classes or union([[names[code] for code in held]])
         codes = places(names, agreed)
         if strange := [plain(names[code]) for code in held if codes[code] < 0]:
             raise SettingError(_stranger(self.data, strange[0], agreed, bool(known)))

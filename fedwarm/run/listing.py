@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedwarm.classes import shown
 from fedwarm.config import SettingError, Value, all_groups, keys, near
 from fedwarm.run.reading import Round, Run, read_run
 from fedwarm.run.settings import literal
@@ -95,6 +96,8 @@ def show_run(folder: Path) -> None:
     run = read_run(folder, ledger=False)
     state = "complete" if run.complete else "unfinished"
     put(f"{run.title}, seed {run.seed}, engine {run.engine}, {run.clients} clients, commit {run.commit or 'unknown'}, {state}")
+    for client, names in enumerate(run.held or ()):
+        put(f"{run.called(client)}: its own data, {'classes not told' if names is None else shown(names)}")
     _show_settings(run)
     _show_rounds(run)
     print()

@@ -24,6 +24,7 @@ MOST_PICTURE_ROWS, MOST_PICTURE_COLUMNS = 12, 20
 PICTURES = "pictures/generated.safetensors"
 PICTURES_PER_CELL = 4
 ELSEWHERE = "The synthetic images are on the clients' disks, not on this machine, so no samples are shown."
+ALONE = "The real images are where the nodes keep their own, not on this machine, so generated pictures stand alone."
 Images = NDArray[np.uint8]
 ByClass = Mapping[int, Images]
 
@@ -91,7 +92,7 @@ def pictures(run: Run) -> Json | None:
 def _beside_real(run: Run, made: Sequence[tuple[int, ByClass]]) -> Json:
     """The grid of a run's generated pictures, by client, with real ones where the data set can be had here."""
     present = sorted({c for _, drawn in made for c in drawn})[:MOST_PICTURE_COLUMNS]
-    found, note = [], ""
+    found, note = [], ALONE if run.settings.get("data.name") == OWN else ""
     for i, (client, drawn) in enumerate(made):
         real: ByClass = {}
         if not note and i < MOST_PICTURE_ROWS:

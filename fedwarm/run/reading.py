@@ -62,7 +62,12 @@ class Round:
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder, read and checked; `bit_widths` are the final model's accuracies by `w4`, `w4a4`, ..."""
+    """A run folder, read and checked.
+
+    Attributes:
+        bit_widths: the final model's accuracies by `w4`, `w4a4`, ...
+        held: where data are the nodes' own, which classes each says it has; None of one that does not tell.
+    """
 
     folder: Path
     method: str
@@ -92,6 +97,7 @@ class Run:
     unread_lines: int
     complete: bool
     evaluation: Json = field(default_factory=dict)
+    held: list[list[str] | None] | None = None
 
     @property
     def tested_on(self) -> str:
@@ -231,6 +237,7 @@ def _run(folder: Path, raw: Json, ledger_path: Path | None) -> Run:
         unread_lines=unread,
         complete=bool(raw.get("complete", True)),
         evaluation=dict(raw.get("evaluation") or {}),
+        held=None if (held := partition.get("held")) is None else [None if c is None else [str(n) for n in c] for c in held],
     )
 
 
