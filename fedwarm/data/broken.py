@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,9 +21,11 @@ class Broken(NamedTuple):
     why: str
 
     def __str__(self) -> str:
-        return f"row {self.row} ({f'{self.file}: ' if self.file else ''}{self.why})"
+        return f"row {self.row} ({f'{self.file}: ' if self.file and not _unnamed.get() else ''}{self.why})"
 
 
+LOG = logging.getLogger("fedwarm")
+_unnamed: ContextVar[bool] = ContextVar("unnamed", default=False)
 _collected: ContextVar[dict[tuple[str, str], dict[int, Broken]] | None] = ContextVar("collected", default=None)
 
 
@@ -34,6 +37,8 @@ def refuse(broken: Sequence[Broken], name: str, column: str) -> None:
     """
     found = _collected.get()
     if found is None:
+        if _unnamed.get():
+            LOG.warning("fedwarm: %s", ", ".join(f"row {each.row}: {each.file or each.why}" for each in sorted(broken)[:SHOWN]))
         raise SettingError(refusal(broken, name, column))
     found.setdefault((name, column), {}).update((each.row, each) for each in broken)
 
@@ -52,6 +57,16 @@ def shown(broken: Sequence[Broken]) -> str:
     first = sorted(broken)[:SHOWN]
     rest = [f"and {len(broken) - len(first):,} more"] if len(broken) > len(first) else []
     return ", ".join([*map(str, first), *rest])
+
+
+@contextmanager
+def unnamed() -> Iterator[None]:
+    """Tell of broken pictures by their rows, and name their files in this machine's log alone: what is told travels."""
+    token = _unnamed.set(True)
+    try:
+        yield
+    finally:
+        _unnamed.reset(token)
 
 
 @contextmanager

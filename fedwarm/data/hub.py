@@ -101,8 +101,8 @@ def read(name: str, split: str = TRAIN) -> Dataset:
         lines = str(error).splitlines() or [type(error).__name__]
         if os.path.isdir(path):
             raise SettingError(
-                f"data.name = {name!r} cannot be read: {lines[0]}; give a folder of parquet files with a train split, of pictures "
-                "by class, or of pictures and a CSV file that names them"
+                f"data.name = {name!r} cannot be read: {lines[0]}; give a folder of parquet files with a train split, of "
+                "pictures by class, or of pictures and a CSV file that names them"
             ) from error
         raise SettingError(
             f"data.name = {name!r} is neither `digits` nor a data set that can be read{near(name, ['digits'])}: {lines[0]}; "

@@ -20,6 +20,7 @@ from fedwarm.augment.settings import augmenting, secret
 from fedwarm.classes import listed, places, plain, shown, union
 from fedwarm.config import DATA_FOLDER as FOLDER
 from fedwarm.config import OWN, Config, Data, SettingError, Value, near
+from fedwarm.data.broken import unnamed
 from fedwarm.data.partitions import FEWEST
 from fedwarm.data.shards import Shard, held_counts, load_shard, open_table, table_tested
 from fedwarm.data.testing import CENTRAL
@@ -138,9 +139,10 @@ def readable(given: str) -> Path:
 
 @contextmanager
 def _in_own_words(folder: str) -> Iterator[None]:
-    """Name what was given where data cannot be used, and say the fewest images in a site's words."""
+    """Name what was given where data cannot be used, but no picture's file; say the fewest images in a site's words."""
     try:
-        yield
+        with unnamed():
+            yield
     except SettingError as error:
         text = str(error)
         if text.startswith("1 clients are too many"):

@@ -149,6 +149,8 @@ def seen(source: Source, data: Data, seed: int, clients: int) -> int:
 
 def _same(source: Source, data: Data, table: Table) -> bool:
     """Whether a source is of this table: by the labels, and by the pictures where both were made alike."""
+    if source.data.own:  # which nobody but the nodes knows
+        return False
     if not source.marks.labels:
         return data.test != "split" and data.test != "central" and source.data.name == source_of(WHOLE, data).data.name
     if source.marks.labels != labels_mark(table):

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fedwarm.config import SettingError, Value, parse
+from fedwarm.config import Data, SettingError, Value, parse
 from fedwarm.data.own import Holding, at_home, check_own
+from fedwarm.data.provenance import TRAIN, Marks, seen, source_of
 from tests.sets import write_site
 
 OWN: dict[str, Value] = {"method": "fedavg", "data.name": "own", "data.image-size": 8}
@@ -72,6 +73,21 @@ def test_a_folder_that_cannot_be_used_is_told_in_the_nodes_own_words(tmp_path: P
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(SettingError, match="may not be read by the user that the node runs as"):
         at_home(config, {"data-folder": str(tmp_path)})
+
+
+def test_files_of_pictures_are_named_in_the_nodes_log_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_site(tmp_path, "classes", [("cat", i) for i in range(4)], ("cat",))
+    (tmp_path / "train" / "cat" / "cat-002.png").write_bytes(b"no picture")
+    with pytest.raises(SettingError, match=r"row 2 \(of no image format that PIL knows\)") as refused:
+        holding(tmp_path).shard()
+    assert "cat-002" not in str(refused.value) and "row 2: " in caplog.text and "cat-002.png" in caplog.text
+
+
+def test_a_run_on_own_data_tells_nothing_of_a_data_set_of_that_name(tmp_path: Path) -> None:
+    write_site(tmp_path / "own", "classes", [(word, i) for word in ("cat", "dog") for i in range(6)], ("cat", "dog"))
+    source = source_of(TRAIN, parse(OWN).data, 0, 2)
+    assert (source.data.name, source.marks) == ("own", Marks())
+    assert seen(source, Data(name=str(tmp_path / "own"), partition="iid", image_size=8), 0, 2) == 0
 
 
 def test_other_data_are_dealt_whatever_folder_a_node_has() -> None:
