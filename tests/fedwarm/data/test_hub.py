@@ -172,7 +172,7 @@ def test_a_name_that_cannot_be_had_is_one_line(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_folder_without_a_train_split_is_refused(make_set: MakeSet) -> None:
     data = make_set({"image": pictures([1, 2]), "label": [0, 1]}, split="test")
-    with pytest.raises(SettingError, match=r"data.name = '.*set' cannot be read: .*train.*folder of parquet files with a train split"):
+    with pytest.raises(SettingError, match=r"set' cannot be read: .*train.*; give a folder of parquet files with a train split"):
         load_shard(data, 0, 0, 1)
 
 
