@@ -78,7 +78,7 @@ def _behind_proxy(environment: Mapping[str, str] | None = None) -> bool:
 @app.command()
 def keys(
     folder: Annotated[Path, typer.Argument(help="holds a folder for each party; what is there and serves stays")],
-    nodes: Annotated[int, typer.Option(min=1, help="number of nodes, named node-0, node-1, ...")] = 3,
+    nodes: Annotated[int, typer.Option(min=1, help="number of nodes, named node-0, node-1 and so on")] = 3,
     node: Annotated[list[str] | None, typer.Option(help="a node's name instead; may be given several times")] = None,
     address: Annotated[
         list[str] | None, typer.Option(help="name or IP address by which nodes call the federation; may be given several times")

@@ -1,11 +1,11 @@
 """What each party of a federation needs of its secrets, in a folder of its own: for containers, and for machines apart.
 
-    authority/   the CA's key and certificate; belongs to no server and no node
-    superlink/   ca.crt, server.crt, server.key, superexec.secret
-    superexec/   ca.crt, superexec.secret
-    proxy/       ca.crt, server.crt, server.key: not the SuperLink's, so that its key stays where it is
-    admin/       ca.crt, and the nodes' public keys as NAME.pub
-    NODE/        ca.crt, and the node's private key (`key`) and public one
+authority/   the CA's key and certificate; belongs to no server and no node
+superlink/   ca.crt, server.crt, server.key, superexec.secret
+superexec/   ca.crt, superexec.secret
+proxy/       ca.crt, server.crt, server.key: not the SuperLink's, so that its key stays where it is
+admin/       ca.crt, and the nodes' public keys as NAME.pub
+NODE/        ca.crt, and the node's private key (`key`) and public one
 """
 
 from __future__ import annotations
