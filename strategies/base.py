@@ -73,7 +73,7 @@ class BaseStrategy(Method):
         run = self.config.run
         self.record.config = self.config
         before = self.folder.resume(self.record) if run.resume and self.folder is not None else None
-        self.attendance = attend(grid, self.config, () if before is None else before.facts.get("members", ()))
+        self.attendance = attend(grid, self.config, None if before is None else before.facts)
         self._meet()
         self._trace(before is None)
         self._begin(before, initial_arrays)
@@ -248,7 +248,7 @@ class BaseStrategy(Method):
             Checkpoint(
                 self.done, record.complete, self.key, len(self.fleet.members), round(record.seconds, 3), self.config.flat(),
                 versions(), lengths, {"method": self.facts(), "norms": self.norms, "codec": self.wire_codec.facts(),
-                 "augment": self.augmentation.facts(), **({"members": told} if (told := remembered(self.fleet)) else {})},
+                 "augment": self.augmentation.facts(), **remembered(self.fleet, self.attendance.bindings())},
                 self.state(),
             )
         )  # fmt: skip

@@ -6,7 +6,7 @@ turns up, after it was away, and when it let a stage's time go by.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,11 +15,12 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from fedwarm.config import Config, SettingError
-from fedwarm.nodes import Nodes, Patience, half
+from fedwarm.nodes import Nodes, Patience, bound, half
 from fedwarm.wire import PayloadError, from_records, is_unusable
 
 from . import waiting
 from .attendance import Attendance, on_real_nodes
+from .bindings import Bindings, NotAdmitted
 from .fleet import FederationError, Fleet, clean, meet, question
 from .reasons import reason
 from .register import Register, ordered, several
@@ -28,13 +29,13 @@ ASK_SECONDS = 60.0
 NOT_HERE_YET = (ErrorCode.NODE_UNAVAILABLE, ErrorCode.CLIENT_APP_CRASHED, ErrorCode.MESSAGE_UNAVAILABLE)
 
 
-def attend(grid: Grid, config: Config, before: Iterable[dict[str, Any]] = ()) -> Attendance:
+def attend(grid: Grid, config: Config, before: Mapping[str, Any] | None = None) -> Attendance:
     """Meet the clients of a run.
 
     Args:
         grid: Flower's.
         config: the run's settings.
-        before: what the run that is resumed knew of clients that come and go.
+        before: what the checkpoint of the run that is resumed tells, its clients that come and go among it.
 
     Raises:
         SettingError: a node cannot use the settings or its data; of real nodes, none can.
@@ -43,7 +44,9 @@ def attend(grid: Grid, config: Config, before: Iterable[dict[str, Any]] = ()) ->
     if not on_real_nodes(grid):
         return Attendance(meet(grid, Patience.of(config.run, real=False).seconds()))
     nodes = config.of(Nodes)
-    roll = RollCall(grid, replace(nodes, least=nodes.least or config.run.min_replies), before)
+    told = before or {}
+    register = Register(told.get("members", ()), Bindings(bound(nodes), told.get("bindings", {})))
+    roll = RollCall(grid, replace(nodes, least=nodes.least or config.run.min_replies), register)
     roll.gather()
     return roll
 
@@ -54,19 +57,20 @@ class RollCall(Attendance):
     Args:
         grid: Flower's.
         settings: how long is waited for whom.
-        before: what an earlier part of the run knew of its clients.
+        register: what an earlier part of the run knew of its clients, and whose partition is whose.
     """
 
     real = True
 
-    def __init__(self, grid: Grid, settings: Nodes, before: Iterable[dict[str, Any]] = ()) -> None:
-        self.grid, self.settings, self.register = grid, settings, Register(before)
+    def __init__(self, grid: Grid, settings: Nodes, register: Register) -> None:
+        self.grid, self.settings, self.register = grid, settings, register
         self.remarks: list[str] = []
         self.stamps: dict[int, object] = {}  # nodes that are there: when they came
-        self.names: dict[int, str] = {}
+        self.names: dict[int, str] = {}  # under which nodes are registered; no node chooses its own
         self.questions: dict[str, tuple[int, float]] = {}  # by message: the node asked, and until when it is waited for
         self.asked: set[int] = set()  # nodes that were asked before and never left: nobody waits for them again
         self.failed: dict[int, str] = {}
+        self.barred: set[int] = set()  # of those, who claim what is another's
         self.unusable: set[int] = set()  # of those, who cannot use the settings or their data
         self.gone: dict[int, float] = {}  # by partition: until when it is waited for
 
@@ -123,6 +127,9 @@ class RollCall(Attendance):
     def arrived(self) -> dict[int, object]:
         return _stamps(self._listed())
 
+    def bindings(self) -> dict[str, int]:
+        return dict(self.register.bindings.partitions)
+
     # Who is there
 
     def glance(self) -> None:
@@ -132,7 +139,7 @@ class RollCall(Attendance):
         for node in [n for n, stamp in self.stamps.items() if n not in stamps or stamps[n] != stamp]:
             self._forget(node)
         self.stamps = stamps
-        self.names.update({node: name for node, info in listed.items() if (name := clean(getattr(info, "name", "")))})
+        self.names.update({node: name for node, info in listed.items() if (name := str(getattr(info, "name", "") or ""))})
         waited = {node for node, _ in self.questions.values()}
         fresh = [n for n in ordered(listed) if n not in waited | self.failed.keys() and not self.register.claimed(n)]
         self._ask(fresh)
@@ -156,6 +163,7 @@ class RollCall(Attendance):
         self.asked.update(nodes)
 
     def _answered(self, node: int, reply: Message) -> None:
+        self.barred.discard(node)
         if reply.has_error():
             if reply.error.code not in NOT_HERE_YET:
                 self.unusable.update({node} if is_unusable(reply) else ())
@@ -165,6 +173,9 @@ class RollCall(Attendance):
             self.register.take(node, from_records(reply.content), self.names.get(node, ""))
         except PayloadError as error:
             self._refuse(node, f"it described itself wrongly: {error}")
+        except NotAdmitted as error:
+            self.barred.add(node)
+            self._refuse(node, str(error))
         except FederationError as error:
             if self.register.facts is None:
                 raise
@@ -204,8 +215,9 @@ class RollCall(Attendance):
             waiting.sleep(max(0.0, min(waiting.POLL_SECONDS, until - now)))
 
     def _complete(self) -> bool:
-        if self.failed and not self.register.holders() and not self.questions:
-            node, why = next(iter(self.failed.items()))
+        unfit = {node: why for node, why in self.failed.items() if node not in self.barred}
+        if unfit and not self.register.holders() and not self.questions:
+            node, why = next(iter(unfit.items()))
             raise (SettingError if node in self.unusable else FederationError)(f"{self._node(node)} cannot take part: {why}")
         return bool(self.register.size) and not self.register.missing()
 
@@ -236,7 +248,7 @@ class RollCall(Attendance):
         return "; ".join([here + without, *why])
 
     def _node(self, node: int) -> str:
-        name = self.names.get(node, "")
+        name = clean(self.names.get(node, ""))
         return f"node {node}" + (f" ({name})" if name else "")
 
     def _refuse(self, node: int, why: str) -> None:

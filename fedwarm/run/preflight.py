@@ -57,6 +57,7 @@ def check_run(flat: Mapping[str, Value], clients: int) -> tuple[Config, int]:
     from fedwarm.methods.dp_rec import DpRec, validated
     from fedwarm.methods.gen_fedsd import GenFedSD
     from fedwarm.models import build_model, device_of
+    from fedwarm.nodes import Nodes, bound
     from fedwarm.run.artefacts import refuse_seen_tests
     from fedwarm.run.measure import check_measured
     from fedwarm.run.remarks import held, refuse_one_class
@@ -72,6 +73,7 @@ def check_run(flat: Mapping[str, Value], clients: int) -> tuple[Config, int]:
     check_objective(config)
     struck_clients(config.of(Faults))
     count = clients or default_clients(config.data)
+    bound(config.of(Nodes), count)
     _check_cohort(config, count)
     check_measured(config)
     for text in check_pictures(config.data, config.run.seed, count, _say):
