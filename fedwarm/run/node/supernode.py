@@ -77,6 +77,8 @@ class Watch:
 
     def deaf(self, why: str) -> None:
         """End this process from another thread than its first: it signs off, so that it can be back at once."""
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            return  # it is ending already, and a second signal would not let it sign off
         if self.ends(why):
             os.kill(os.getpid(), signal.SIGTERM)
 
