@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fedwarm.config import General, Group, setting
+from fedwarm.config import General, Group, SettingError, setting
 
 SIMULATED_SECONDS = 43200.0
 STAGE_SECONDS, DRAWING_SECONDS = 900.0, 7200.0
@@ -30,6 +30,29 @@ class Nodes(Group):
     return_timeout: float = setting(
         120.0, "seconds that a stage on real nodes waits for one that it lost to be back and asked again", low=0.0
     )
+    partitions: str = setting(
+        "", "registered names of nodes and their partitions, e.g. `hospital-a=0,hospital-b=1`; empty: a first claim binds"
+    )
+
+
+def bound(nodes: Nodes, count: int = 0) -> dict[str, int]:
+    """The names and partitions of the setting `partitions`; `count` is how many there are, where that is known.
+
+    Raises:
+        SettingError: it is no such list.
+    """
+    found: dict[str, int] = {}
+    for part in nodes.partitions.split(",") if nodes.partitions.strip() else []:
+        name, _, number = (word.strip() for word in part.rpartition("="))
+        where = f"nodes.partitions = {nodes.partitions!r}"
+        if not name or not (number.isascii() and number.isdigit()):
+            raise SettingError(f"{where}: {part.strip()!r} must be a name and a partition, e.g. 'hospital-a=0,hospital-b=1'")
+        if name in found or int(number) in found.values():
+            raise SettingError(f"{where}: {part.strip()!r} names a node or a partition a second time; a name has one partition")
+        if count and int(number) >= count:
+            raise SettingError(f"{where}: {number} is no partition; they are 0 to {count - 1}")
+        found[name] = int(number)
+    return found
 
 
 @dataclass(frozen=True)

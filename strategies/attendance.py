@@ -51,3 +51,7 @@ class Attendance:
     def arrived(self) -> dict[int, object]:
         """The nodes that are there now, and when each came."""
         return {}
+
+    def bindings(self) -> dict[str, int]:
+        """The partitions that belong to registered names."""
+        return {}

@@ -74,8 +74,7 @@ class BaseStrategy(Method):
         run = self.config.run
         self.record.config = self.config
         before = self.folder.resume(self.record) if run.resume and self.folder is not None else None
-        known = {} if before is None else before.facts
-        self.attendance = attend(grid, self.config, known.get("members", ()), known.get("classes", ()))
+        self.attendance = attend(grid, self.config, None if before is None else before.facts)
         self._meet()
         self._trace(before is None)
         self._begin(before, initial_arrays)
@@ -251,7 +250,7 @@ class BaseStrategy(Method):
             Checkpoint(
                 self.done, record.complete, self.key, len(self.fleet.members), round(record.seconds, 3), self.config.flat(),
                 versions(), lengths, {"method": self.facts(), "norms": self.norms, "codec": self.wire_codec.facts(),
-                 "augment": self.augmentation.facts(), **({"members": told} if (told := remembered(self.fleet)) else {}),
+                 "augment": self.augmentation.facts(), **remembered(self.fleet, self.attendance.bindings()),
                  **own_data.kept(self.config, self.fleet)},
                 self.state(),
             )

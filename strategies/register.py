@@ -14,7 +14,8 @@ from typing import Any
 from fedwarm.ledger import called
 from fedwarm.wire import Payload
 
-from .fleet import CLIENTS_AT_MOST, FederationError, Fleet, Member, UnfitError, agreed, check_names, member_of
+from .bindings import Bindings
+from .fleet import CLIENTS_AT_MOST, FederationError, Fleet, Member, UnfitError, agreed, check_names, clean, member_of
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,21 @@ class Register:
 
     Args:
         before: the clients that an earlier part of the run knew, as `remembered` tells them.
+        bindings: which registered names have which partitions.
         own: each node brings its own data, and the run's classes are the union of theirs.
         classes: the run's classes in that case, where they are settled before anybody came.
     """
 
-    def __init__(self, before: Iterable[dict[str, Any]] = (), own: bool = False, classes: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        before: Iterable[dict[str, Any]] = (),
+        bindings: Bindings | None = None,
+        own: bool = False,
+        classes: Iterable[str] = (),
+    ) -> None:
         self.own, self.classes = own, tuple(classes)
+        self.bindings = bindings or Bindings({}, {})
+        self.registered: dict[int, str] = {}  # the nodes' registered names
         self.members = {int(told["partition"]): _away(told) for told in before}
         self.claims: dict[int, dict[int, Claim]] = {}
         self.size = 0
@@ -43,10 +53,11 @@ class Register:
         self.fleet = Fleet((), (), 0, steady=False)
 
     def take(self, node: int, answer: Payload, name: str) -> None:
-        """Take in what a node says of itself.
+        """Take in what a node says of itself; `name` is its registered one, empty where it has none.
 
         Raises:
             PayloadError: it cannot be.
+            NotAdmitted: the partition is another's.
             FederationError: it does not fit to the others.
         """
         size = answer.count("partitions", 1, CLIENTS_AT_MOST)
@@ -59,17 +70,13 @@ class Register:
         if self.facts is not None and facts != self.facts:
             raise FederationError("it speaks of other classes or another size of images than the run; see data.name")
         partition = answer.count("partition", 0, size - 1)
-        self.admit(name, partition)
+        self.bindings.fit(size)
+        self.bindings.admit(name, partition)
         self.size = size
-        member = member_of(partition, node, answer, facts[0], name)
+        member = member_of(partition, node, answer, facts[0], clean(name))
+        self.bindings.bind(name, partition)
+        self.registered[node] = name
         self.claims.setdefault(partition, {})[node] = Claim(member, answer)
-
-    def admit(self, name: str, partition: int) -> None:
-        """Refuse a node whose registered name may not hold a partition: all may, as long as no names are bound to partitions.
-
-        Raises:
-            FederationError: it may not.
-        """
 
     def open(self) -> None:
         """The run begins with those that are here; who comes later has to fit to them.
@@ -122,19 +129,27 @@ class Register:
             self.members[partition] = self.claims[partition][node].member
         for partition in self.members.keys() - holders.keys():
             self.members[partition] = replace(self.members[partition], here=False)
+        for partition, member in self.members.items():
+            if self.bindings.takes(member.name) and not self._is_registered(partition, holders):
+                self.members[partition] = replace(member, name="")
         members = tuple(self.members.get(p) or Member.unknown(p) for p in range(self.size))
         if members != self.fleet.members:
             self.fleet = Fleet(members, *self.facts, steady=False)
         return [m for p, m in sorted(self.members.items()) if m.here != (p in before and before[p].here)]
+
+    def _is_registered(self, partition: int, holders: dict[int, int]) -> bool:
+        """Whether a client has its name by registration; of one that is away it is known by its partition."""
+        return bool(self.registered.get(holders[partition]) if partition in holders else self.bindings.owner(partition))
 
     def label(self, partition: int) -> str:
         """How a client is called."""
         return self.members[partition].label if partition in self.members else called(partition)
 
 
-def remembered(fleet: Fleet) -> list[dict[str, Any]]:
+def remembered(fleet: Fleet, bindings: dict[str, int]) -> dict[str, Any]:
     """What a checkpoint keeps of clients that come and go, as JSON."""
-    return [] if fleet.steady else [asdict(member) for member in fleet.members if member.known]
+    members = [] if fleet.steady else [asdict(member) for member in fleet.members if member.known]
+    return {name: told for name, told in {"members": members, "bindings": bindings}.items() if told}
 
 
 def _away(entry: dict[str, Any]) -> Member:

@@ -6,7 +6,7 @@ turns up, after it was away, and when it let a stage's time go by.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,11 +17,12 @@ from flwr.serverapp import Grid
 from fedwarm.classes import listed
 from fedwarm.config import Config, SettingError
 from fedwarm.data.own import check_own
-from fedwarm.nodes import Nodes, Patience, half
+from fedwarm.nodes import Nodes, Patience, bound, half
 from fedwarm.wire import PayloadError, from_records, is_unusable
 
 from . import waiting
 from .attendance import Attendance, on_real_nodes
+from .bindings import Bindings, NotAdmitted
 from .fleet import FederationError, Fleet, UnfitError, clean, meet, question
 from .reasons import reason
 from .register import Register, ordered, several
@@ -30,14 +31,13 @@ ASK_SECONDS = 60.0
 NOT_HERE_YET = (ErrorCode.NODE_UNAVAILABLE, ErrorCode.CLIENT_APP_CRASHED, ErrorCode.MESSAGE_UNAVAILABLE)
 
 
-def attend(grid: Grid, config: Config, before: Iterable[dict[str, Any]] = (), classes: Iterable[str] = ()) -> Attendance:
+def attend(grid: Grid, config: Config, before: Mapping[str, Any] | None = None) -> Attendance:
     """Meet the clients of a run.
 
     Args:
         grid: Flower's.
         config: the run's settings.
-        before: what the run that is resumed knew of clients that come and go.
-        classes: its classes, where each node brings its own data.
+        before: what the checkpoint of the run that is resumed tells, its clients that come and go among it.
 
     Raises:
         SettingError: a node cannot use the settings or its data; of real nodes, none can.
@@ -46,8 +46,10 @@ def attend(grid: Grid, config: Config, before: Iterable[dict[str, Any]] = (), cl
     check_own(config)
     if not on_real_nodes(grid):
         return Attendance(meet(grid, Patience.of(config.run, real=False).seconds()))
-    nodes, own = config.of(Nodes), config.data.own
-    register = Register(before, own, tuple(classes) or (listed(config.data.classes) if own else ()))
+    nodes, own, told = config.of(Nodes), config.data.own, before or {}
+    settled = tuple(told.get("classes", ())) or (listed(config.data.classes) if own else ())
+    bindings = Bindings(bound(nodes), told.get("bindings", {}))
+    register = Register(told.get("members", ()), bindings, own, settled)
     roll = RollCall(grid, replace(nodes, least=nodes.least or config.run.min_replies), register)
     roll.gather()
     return roll
@@ -59,7 +61,7 @@ class RollCall(Attendance):
     Args:
         grid: Flower's.
         settings: how long is waited for whom.
-        register: which node is which client, and what an earlier part of the run knew of them.
+        register: which node is which client, whose partition is whose, and what an earlier part of the run knew of them.
     """
 
     real = True
@@ -68,10 +70,11 @@ class RollCall(Attendance):
         self.grid, self.settings, self.register = grid, settings, register
         self.remarks: list[str] = []
         self.stamps: dict[int, object] = {}  # nodes that are there: when they came
-        self.names: dict[int, str] = {}
+        self.names: dict[int, str] = {}  # under which nodes are registered; no node chooses its own
         self.questions: dict[str, tuple[int, float]] = {}  # by message: the node asked, and until when it is waited for
         self.asked: set[int] = set()  # nodes that were asked before and never left: nobody waits for them again
         self.failed: dict[int, str] = {}
+        self.barred: set[int] = set()  # of those, who claim what is another's
         self.unusable: set[int] = set()  # of those, who cannot use the settings or their data
         self.gone: dict[int, float] = {}  # by partition: until when it is waited for
 
@@ -128,6 +131,9 @@ class RollCall(Attendance):
     def arrived(self) -> dict[int, object]:
         return _stamps(self._listed())
 
+    def bindings(self) -> dict[str, int]:
+        return dict(self.register.bindings.partitions)
+
     # Who is there
 
     def glance(self) -> None:
@@ -137,7 +143,7 @@ class RollCall(Attendance):
         for node in [n for n, stamp in self.stamps.items() if n not in stamps or stamps[n] != stamp]:
             self._forget(node)
         self.stamps = stamps
-        self.names.update({node: name for node, info in listed.items() if (name := clean(getattr(info, "name", "")))})
+        self.names.update({node: name for node, info in listed.items() if (name := str(getattr(info, "name", "") or ""))})
         waited = {node for node, _ in self.questions.values()}
         fresh = [n for n in ordered(listed) if n not in waited | self.failed.keys() and not self.register.claimed(n)]
         self._ask(fresh)
@@ -161,6 +167,7 @@ class RollCall(Attendance):
         self.asked.update(nodes)
 
     def _answered(self, node: int, reply: Message) -> None:
+        self.barred.discard(node)
         if reply.has_error():
             if reply.error.code not in NOT_HERE_YET:
                 self.unusable.update({node} if is_unusable(reply) else ())
@@ -170,6 +177,9 @@ class RollCall(Attendance):
             self.register.take(node, from_records(reply.content), self.names.get(node, ""))
         except PayloadError as error:
             self._refuse(node, f"it described itself wrongly: {error}")
+        except NotAdmitted as error:
+            self.barred.add(node)
+            self._refuse(node, str(error))
         except FederationError as error:
             if self.register.facts is None and not isinstance(error, UnfitError):
                 raise
@@ -209,8 +219,9 @@ class RollCall(Attendance):
             waiting.sleep(max(0.0, min(waiting.POLL_SECONDS, until - now)))
 
     def _complete(self) -> bool:
-        if self.failed and not self.register.holders() and not self.questions:
-            node, why = next(iter(self.failed.items()))
+        unfit = {node: why for node, why in self.failed.items() if node not in self.barred}
+        if unfit and not self.register.holders() and not self.questions:
+            node, why = next(iter(unfit.items()))
             raise (SettingError if node in self.unusable else FederationError)(f"{self._node(node)} cannot take part: {why}")
         return bool(self.register.size) and not self.register.missing()
 
@@ -241,7 +252,7 @@ class RollCall(Attendance):
         return "; ".join([here + without, *why])
 
     def _node(self, node: int) -> str:
-        name = self.names.get(node, "")
+        name = clean(self.names.get(node, ""))
         return f"node {node}" + (f" ({name})" if name else "")
 
     def _refuse(self, node: int, why: str) -> None:

@@ -22,10 +22,12 @@ from fedwarm.run.federation.bringup import down, up
 from fedwarm.run.federation.certificates import ensure_certificates, ensure_node_key
 from fedwarm.run.federation.control import control
 from fedwarm.run.federation.preparing import Wanted
-from fedwarm.run.federation.processes import command, living, member_environment
+from fedwarm.run.federation.processes import command, home, living, member_environment
 from fedwarm.run.federation.settings import SUPEREXEC, SUPERLINK, Federation, Node, load
 from fedwarm.run.federation.status import status
 from fedwarm.run.launch import Request, run_method
+from fedwarm.run.node import heartbeat
+from fedwarm.run.node.checks import Site, look
 from fedwarm.run.superlink import Daemon, free_ports
 from tests.runs import same
 
@@ -90,6 +92,16 @@ def test_secrets_are_their_owners_alone(federation: Federation) -> None:
     assert all(path.stat().st_mode & 0o077 == 0 for path in [federation.folder, *secrets])
     words = " ".join(word for process in marked(federation) for word in process.cmdline())
     assert (federation.folder / "keys" / "superexec.secret").read_text() not in words
+
+
+def test_a_site_is_checked_and_its_node_is_heard(federation: Federation) -> None:
+    """What `fedwarm node check` takes for a SuperLink is one."""
+    key = federation.key_file("node-0")
+    found = {each.topic: each.level for each in look(Site(federation.address, federation.authority, key))}
+    looked_at = ("name", "port", "certificate", "clock", "server", "version", "key")
+    assert {topic: found[topic] for topic in looked_at} == dict.fromkeys(looked_at, "ok")
+    for node in federation.nodes:
+        assert heartbeat.look(heartbeat.place(home(federation, node.name))).alive(heartbeat.WITHIN_SECONDS)
 
 
 def until(check: Callable[[], bool], seconds: float = 300) -> None:

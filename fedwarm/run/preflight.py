@@ -56,6 +56,7 @@ def check_run(flat: Mapping[str, Value], clients: int, real: bool = False) -> tu
     from fedwarm.faults import Faults, struck_clients
     from fedwarm.methods.dp_rec import DpRec, validated
     from fedwarm.models import device_of
+    from fedwarm.nodes import Nodes, bound
     from fedwarm.run.measure import check_measured
     from fedwarm.run.trackers import require
     from fedwarm.widths import check_objective, widths
@@ -72,6 +73,7 @@ def check_run(flat: Mapping[str, Value], clients: int, real: bool = False) -> tu
     if config.data.own and not real:
         open_table(config.data)  # which says what to do
     count = clients or default_clients(config.data)
+    bound(config.of(Nodes), count)
     _check_cohort(config, count)
     check_measured(config)
     classes = _classes_told(config) if config.data.own else _check_data(config, count)

@@ -25,8 +25,8 @@ GRACE_SECONDS = 4.0  # Flower ends its process by force after 5, with an exit co
 ENDED = "Flower's SuperNode has given the SuperLink up (its error stands above) and asks no more"
 SILENT = "the SuperLink no longer takes this node's heartbeats"
 REFUSED = (
-    "the SuperLink refused this node (HTTP 401): it does not know its key, or the two clocks are more than 5 minutes apart; "
-    "`fedwarm node check` says whether it is the clock"
+    "the SuperLink refused this node (HTTP 401): it does not know its key, or this clock is more than 5 s ahead of its own, or "
+    "5 minutes behind; `fedwarm node check` says whether it is the clock"
 )
 
 
@@ -77,6 +77,8 @@ class Watch:
 
     def deaf(self, why: str) -> None:
         """End this process from another thread than its first: it signs off, so that it can be back at once."""
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            return  # it is ending already, and a second signal would not let it sign off
         if self.ends(why):
             os.kill(os.getpid(), signal.SIGTERM)
 
