@@ -42,3 +42,9 @@ def pytest_pyfunc_call() -> Iterator[None]:
         return (yield)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest test begins first: begun last, it keeps one process busy while the others have nothing left to do."""
+    items.sort(key=lambda item: item.path.name != "test_readme.py")

@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from fedwarm.run.launch import DEFAULTS_VARIABLE
 from tests.runs import SMALL_WARMFED
 
@@ -94,12 +96,13 @@ def prepare(folder: Path) -> None:
     (folder / "grid.toml").write_text('methods = ["fedavg", "fedprox"]\nseeds = [0, 1]\n')
 
 
+@pytest.mark.long
 def test_the_commands_run_as_written(tmp_path: Path) -> None:
     """Every `fedwarm` line of the README in its order, in an empty folder; the environment makes the runs small.
 
     A foundation's training is no run, and takes its hour whatever the environment says: two steps of it stand for all.
     """
-    use = (ROOT / "README.md").read_text().split("## Use")[1].split("## The tree")[0]
+    use = (ROOT / "README.md").read_text().split("## Use")[1].split("## From one machine to many")[0]
     lines = [line.strip().split("  #")[0].strip() for line in use.splitlines() if line.startswith("    fedwarm ")]
     commands = [command.strip() for line in lines for command in line.split(";")]
     assert len(commands) >= 13

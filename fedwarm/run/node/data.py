@@ -11,6 +11,7 @@ from fedwarm.config import Data, SettingError
 from fedwarm.data.broken import collecting
 from fedwarm.data.checks import constancy, remarks
 from fedwarm.data.hub import IMAGE_COLUMNS, found, read
+from fedwarm.data.own import Holding
 from fedwarm.data.pictures import ALPHA, opened
 from fedwarm.data.shards import load_shard, open_table
 from fedwarm.run.node.finding import Finding, fault, ok, warning
@@ -32,6 +33,8 @@ def look_at_data(data: Data) -> Iterator[Finding]:
         table = open_table(data)
         with collecting():
             shard = load_shard(data, 0, 0, 1)
+        if data.classes:
+            Holding(data, 0, 0, 1, own=True).shard()  # which refuses a class that the run does not have
     except SettingError as error:
         yield fault(TOPIC, str(error))
         return

@@ -42,6 +42,13 @@ def test_a_good_folder(tmp_path: Path) -> None:
     ]
 
 
+def test_a_class_that_the_run_does_not_have(tmp_path: Path) -> None:
+    """`-c "data.name='own' data.classes='cat,fox'"`: what the run would refuse is told before."""
+    ((level, text),) = told(folder(tmp_path), replace(DATA, classes="cat,fox"))
+    assert level == FAULT and "holds images of class 'dog', which data.classes = 'cat,fox' lacks" in text
+    assert told(tmp_path, replace(DATA, classes="dog,cat"))[0] == (OK, "8 pictures of 2 classes: cat 4, dog 4")
+
+
 def test_all_broken_pictures_are_named_at_once(tmp_path: Path) -> None:
     folder(tmp_path)
     (tmp_path / "cat" / "1.png").write_bytes(b"")
