@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]
@@ -327,26 +328,39 @@ def test_memory_is_what_the_machine_and_the_group_leave(tmp_path: Path, monkeypa
     assert template.free_bytes() == 150000
     (tmp_path / "memory.max").write_text("max\n")
     assert template.free_bytes() == 2000 * 1024
+    (tmp_path / "memory").mkdir()
+    for name, text in (("limit_in_bytes", "500000"), ("usage_in_bytes", "400000"), ("stat", "total_inactive_file 7\n")):
+        (tmp_path / "memory" / f"memory.{name}").write_text(text)
+    assert template.free_bytes() == 100007
+    monkeypatch.setattr(template, "packages", dict)
+    idle = SimpleNamespace(holds=lambda: True, idle_seconds=9, packages={})
+    assert template.Template.over(idle, time.monotonic()) == "memory is short"  # type: ignore[arg-type]
 
 
 LOADED = """
-import sys
+import os, sys
 sys.path.insert(0, sys.argv[1])
 from importlib.util import module_from_spec, spec_from_file_location
 spec = spec_from_file_location("template", sys.argv[2])
 template = module_from_spec(spec)
 spec.loader.exec_module(template)
 run = template.loaded(template.Path(sys.argv[3])).warm()
-print(run.__module__, template.forkable() or "forkable", sys.modules["torch"].cuda.is_initialized(), *sys.modules)
+torch, forkable = sys.modules["torch"], template.forkable() or "forkable"
+loaded = list(sys.modules)
+if not (child := os.fork()):
+    model = torch.nn.Linear(300, 300)
+    model(torch.ones(300, 300)).sum().backward()
+    os._exit(torch.cuda._is_in_bad_fork())
+print(run.__module__, forkable, torch.cuda.is_initialized(), os.waitpid(child, 0)[1], *loaded)
 """
 
 
 def test_a_template_of_the_federation_can_be_forked_and_holds_no_code_of_an_app(tmp_path: Path) -> None:
-    """Also with as many threads as the machine has: numpy has begun with those."""
+    """Also with as many threads as the machine has: numpy has begun with those. What it forks can train, and use a GPU."""
     words = [sys.executable, "-P", "-c", LOADED, str(tmp_path), template.__file__, clientapp.__file__]
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     done = subprocess.run(words, capture_output=True, text=True, check=True, env=environment)
-    module, forkable, initialised, *loaded = done.stdout.split()
-    assert (module, forkable, initialised) == ("flwr.supernode.cli.flwr_clientapp", "forkable", "False")
+    module, forkable, initialised, trained, *loaded = done.stdout.split()
+    assert (module, forkable, initialised, trained) == ("flwr.supernode.cli.flwr_clientapp", "forkable", "False", "0")
     assert {"torch", "numpy.random", "safetensors.torch"} <= set(loaded)
     assert not {name.partition(".")[0] for name in loaded} & {"fedwarm", "clients", "strategies", "sqlalchemy", "uvicorn"}

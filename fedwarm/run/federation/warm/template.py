@@ -31,6 +31,10 @@ IDLE_VARIABLE, IDLE_SECONDS = "FEDWARM_WARM_IDLE_SECONDS", 120.0
 TICK_SECONDS, READ_SECONDS = 1.0, 5.0
 LEAST_FREE_BYTES = 256 * 2**20
 MEMORY, GROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+ACCOUNTS = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+)
 TASKS, OPEN_FILES = Path("/proc/self/task"), Path("/proc/self/fd")
 DRIVERS = ("/dev/nvidia", "/dev/kfd", "/dev/dxg")
 FILES, LONGEST = 4, 2**24
@@ -195,13 +199,14 @@ def packages() -> dict[str, tuple[int, int]]:
 
 
 def free_bytes() -> int:
-    """Memory that can be had, of the machine and of this process's group."""
+    """Memory that can be had, of the machine and of its container (`fedwarm.run.capacity` looks at all groups above, too)."""
     rows = dict(line.split(":") for line in MEMORY.read_text().splitlines())
     free = int(rows["MemAvailable"].split()[0]) * 1024
-    with contextlib.suppress(OSError, ValueError):  # no limit: the word "max"
-        limit, used = (int((GROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
-        kept = dict(line.split() for line in (GROUP / "memory.stat").read_text().splitlines())
-        free = min(free, limit - used + int(kept.get("inactive_file", 0)))
+    for most, taken, pages in ACCOUNTS:
+        with contextlib.suppress(OSError, ValueError):  # no such group, or no limit: the word "max"
+            room = int((GROUP / most).read_text()) - int((GROUP / taken).read_text())
+            kept = dict(line.split() for line in (GROUP / most).with_name("memory.stat").read_text().splitlines())
+            free = min(free, room + int(kept.get(pages, 0)))
     return free
 
 
