@@ -23,7 +23,7 @@ from fedwarm.run.federation.certificates import ensure_certificates, ensure_node
 from fedwarm.run.federation.control import control
 from fedwarm.run.federation.preparing import Wanted
 from fedwarm.run.federation.processes import command, home, living, member_environment
-from fedwarm.run.federation.settings import SUPEREXEC, SUPERLINK, Federation, Node, load
+from fedwarm.run.federation.settings import CLIENTS, SUPEREXEC, SUPERLINK, Federation, Node, load
 from fedwarm.run.federation.status import status
 from fedwarm.run.launch import Request, run_method
 from fedwarm.run.node import heartbeat
@@ -37,7 +37,7 @@ SETTINGS = "num-server-rounds=1 local-epochs=1 data.max-examples=40"
 
 def marked(federation: Federation) -> list[psutil.Process]:
     """All processes of a federation."""
-    return family([], [federation.mark(member) for member in federation.members])
+    return family([], federation.marks)
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,13 @@ def run(engine: str, out: Path, federation: Federation, settings: str = SETTINGS
     return json.loads((run_method(request) / "results.json").read_text())  # type: ignore[no-any-return]
 
 
+def assert_warm(federation: Federation) -> None:
+    """The processes of two nodes' messages were forked from one: training and measuring at least, after who are you."""
+    (told,) = [path.read_text().splitlines() for path in (federation.folder / CLIENTS).glob("*.log")]
+    assert all(line.startswith("fedwarm: ") for line in told)
+    assert sum("ready as process" in line for line in told) == 1 and sum("message: process" in line for line in told) >= 4
+
+
 def test_a_method_gives_the_local_engines_model_bit_for_bit(
     federation: Federation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -70,6 +77,7 @@ def test_a_method_gives_the_local_engines_model_bit_for_bit(
     assert "server: rounds 1/1" in said.err and "client 1: train 1/1" in said.err
     assert (tmp_path / "there" / "report.html").is_file()
     assert not (federation.folder / "runs").exists()
+    assert_warm(federation)
     told = status(federation)
     assert told.well and [member.state for member in told.members] == ["up", "up", "online", "online"]
     assert "fedavg, finished:completed, after round 1, evaluate" in told.runs[0] and str(tmp_path / "there") in told.runs[0]

@@ -8,6 +8,8 @@ so that an app which brings its own copy of fedwarm gets that one.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +17,8 @@ from types import ModuleType
 from typing import Any
 
 PACKAGE, COMMAND = "flwr.supernode.cli", "flwr_clientapp"
+NEEDED = ("torch", "numpy.random", "numpy.ma", "safetensors.torch", "torch.nested._internal.nested_tensor")
+"""What clients' messages need besides Flower and is no part of an app."""
 
 
 def lean() -> Any:
@@ -28,6 +32,15 @@ def lean() -> Any:
     except (ImportError, AttributeError):
         del sys.modules[PACKAGE]
         return getattr(import_module(PACKAGE), COMMAND)
+
+
+def warm() -> Callable[[], Any]:
+    """The same function, with all loaded that messages need: a template of processes calls it (see `warm.template`)."""
+    run = lean()
+    for name in NEEDED:
+        with suppress(ImportError):
+            import_module(name)
+    return run  # type: ignore[no-any-return]
 
 
 if __name__ == "__main__":

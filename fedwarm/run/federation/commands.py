@@ -35,6 +35,14 @@ def up(
         Path | None, typer.Option(help="one folder for each node below it: its own data, and its name; default as before")
     ] = None,
     wait: Annotated[float, typer.Option(help="most seconds until all nodes are online; 0: 180, and 10 a node")] = 0.0,
+    cold: Annotated[
+        bool | None,
+        typer.Option(
+            "--cold/--warm",
+            help="load torch for every message, or have it forked; default warm, or as before",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Start SuperLink, SuperExec and SuperNodes in the background, or those that are missing, and wait until all are online."""
     from fedwarm.run.failures import RunError
@@ -43,7 +51,7 @@ def up(
     from fedwarm.run.superlink import RunFailed
 
     try:
-        found = bring_up(federation, Wanted(nodes, insecure, host, wait, "" if data is None else str(data)), say)
+        found = bring_up(federation, Wanted(nodes, insecure, host, wait, "" if data is None else str(data), cold), say)
     except RunFailed as error:
         for line in error.lines:
             say(f"  | {line}")

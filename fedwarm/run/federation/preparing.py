@@ -37,6 +37,7 @@ class Wanted:
     host: str = ""
     patience_seconds: float = 0.0
     data: str = ""
+    cold: bool | None = None
 
 
 def prepare(said: str, wanted: Wanted) -> Federation:
@@ -61,6 +62,7 @@ def prepare(said: str, wanted: Wanted) -> Federation:
         here = f"{len(federation.nodes)} nodes at {federation.host}"
         raise SettingError(f"federation {said!r} is up with {here}; `fedwarm federation down{flag(said)}` comes first")
     federation.host, federation.data = host, str(Path(wanted.data).expanduser().absolute()) if wanted.data else federation.data
+    federation.cold = federation.cold if wanted.cold is None else wanted.cold
     _assign(federation, sites)
     _equip(federation)
     federation.save()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,7 +21,7 @@ from fedwarm.config import DATA_FOLDER
 from fedwarm.files import write_text
 from fedwarm.progress import LOG_SECONDS_VARIABLE
 from fedwarm.run.family import end_family, lives
-from fedwarm.run.federation.settings import SUPEREXEC, SUPERLINK, Federation, Node, Process
+from fedwarm.run.federation.settings import CLIENTS, SUPEREXEC, SUPERLINK, Federation, Node, Process
 from fedwarm.run.federation.sites import quoted
 from fedwarm.run.record import ENGINE_VARIABLE
 from fedwarm.run.superlink import LOOPBACK, Daemon, environment, executable, plain
@@ -105,9 +106,12 @@ def member_environment(federation: Federation, member: str) -> dict[str, str]:
 
 
 def write_clientapp(federation: Federation) -> None:
-    """Write the `flwr-clientapp` that nodes find first on their PATH (see `clientapp`)."""
-    path = federation.folder / "bin" / "flwr-clientapp"
-    words = [sys.executable, "-P", str(Path(__file__).with_name("clientapp.py"))]
+    """Write the `flwr-clientapp` that nodes find first on their PATH (see `clientapp`, and `warm` where messages are warm)."""
+    path, here = federation.folder / "bin" / "flwr-clientapp", Path(__file__).parent
+    words = [sys.executable, "-P", str(here / "clientapp.py")]
+    if sys.platform == "linux" and not federation.cold:
+        warm = [str(federation.folder / CLIENTS), federation.mark(CLIENTS), str(here / "clientapp.py")]
+        words = [sys.executable, "-I", "-S", str(here / "warm" / "stub.py"), *warm]
     write_text(path, f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
     path.chmod(0o700)
 
@@ -154,6 +158,14 @@ def end(federation: Federation, members: Iterable[str]) -> None:
         for member in group:
             federation.processes.pop(member, None)
     federation.save()
+    if not any(living(federation, node.name) for node in federation.nodes):
+        end_templates(federation)
+
+
+def end_templates(federation: Federation) -> None:
+    """End what the nodes' messages were forked from; it starts anew with the next message."""
+    end_family([], [federation.mark(CLIENTS)], GRACE_SECONDS)
+    shutil.rmtree(federation.folder / CLIENTS, ignore_errors=True)
 
 
 def tail(federation: Federation, member: str, count: int = 20) -> list[str]:

@@ -6,6 +6,7 @@ The folder holds
     certificates/     CA and server certificate with their keys; keys/: the nodes' keys and SuperExec's secret (keys 0600)
     flower/           FLWR_HOME of the SuperLink and of the `flwr` command: its config.toml names the connection
     nodes/NAME/       FLWR_HOME and working directory of a node; bin/: what nodes start for every message
+    clients/          sockets and logs of the templates that messages' processes are forked from, while there are any
     database/         what the SuperLink knows: registered keys, runs, messages that are on their way
     logs/             one file a process, the one before as NAME.log.1
     runs/             of runs that name no folder of their own
@@ -30,6 +31,7 @@ from fedwarm.run.superlink import LOOPBACK
 DEFAULT, CONNECTION = "default", "federation"  # of federations; of the connection in Flower's config, where "default" is taken
 SCHEMA, STATE, LOCK = 1, "federation.json", "lock"
 SUPERLINK, SUPEREXEC = "superlink", "superexec"
+CLIENTS = "clients"  # whose mark the templates of ClientApps carry, and the folder of their sockets
 ANYWHERE = {"0.0.0.0": LOOPBACK, "::": "::1"}  # all addresses of this machine, and the one by which it calls itself
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 
@@ -68,6 +70,7 @@ class Federation:
         name: of the federation.
         folder: holds everything of it.
         insecure: without TLS and node keys.
+        cold: every message is answered by a process that loads torch and Flower itself (see `warm`).
         remote: its processes are on other machines or in containers; it is only called from here.
         host: the address that the SuperLink listens on.
         port: its port.
@@ -80,6 +83,7 @@ class Federation:
     name: str
     folder: Path
     insecure: bool = False
+    cold: bool = False
     remote: bool = False
     host: str = LOOPBACK
     port: int = 0
@@ -122,6 +126,11 @@ class Federation:
     def mark(self, member: str) -> str:
         """What a member's processes carry in their environment."""
         return f"{self.key}.{member}"
+
+    @property
+    def marks(self) -> list[str]:
+        """What all processes of the federation carry."""
+        return [self.mark(member) for member in (*self.members, CLIENTS)]
 
     def node(self, said: str) -> str:
         """The member that a person means by its name or a node's partition.
