@@ -110,7 +110,7 @@ def write_clientapp(federation: Federation) -> None:
     path, here = federation.folder / "bin" / "flwr-clientapp", Path(__file__).parent
     words = [sys.executable, "-P", str(here / "clientapp.py")]
     if sys.platform == "linux" and not federation.cold:
-        warm = [str(federation.folder / CLIENTS), federation.mark(CLIENTS), str(here / "clientapp.py")]
+        warm = [str(federation.folder / CLIENTS), federation.templates, str(here / "clientapp.py")]
         words = [sys.executable, "-I", "-S", str(here / "warm" / "stub.py"), *warm]
     write_text(path, f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
     path.chmod(0o700)
@@ -164,7 +164,7 @@ def end(federation: Federation, members: Iterable[str]) -> None:
 
 def end_templates(federation: Federation) -> None:
     """End what the nodes' messages were forked from; it starts anew with the next message."""
-    end_family([], [federation.mark(CLIENTS)], GRACE_SECONDS)
+    end_family([], [federation.templates], GRACE_SECONDS)
     shutil.rmtree(federation.folder / CLIENTS, ignore_errors=True)
 
 

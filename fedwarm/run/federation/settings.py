@@ -31,7 +31,7 @@ from fedwarm.run.superlink import LOOPBACK
 DEFAULT, CONNECTION = "default", "federation"  # of federations; of the connection in Flower's config, where "default" is taken
 SCHEMA, STATE, LOCK = 1, "federation.json", "lock"
 SUPERLINK, SUPEREXEC = "superlink", "superexec"
-CLIENTS = "clients"  # whose mark the templates of ClientApps carry, and the folder of their sockets
+CLIENTS = "clients"  # the folder of the sockets of templates (see `warm`)
 ANYWHERE = {"0.0.0.0": LOOPBACK, "::": "::1"}  # all addresses of this machine, and the one by which it calls itself
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 
@@ -130,7 +130,12 @@ class Federation:
     @property
     def marks(self) -> list[str]:
         """What all processes of the federation carry."""
-        return [self.mark(member) for member in (*self.members, CLIENTS)]
+        return [*map(self.mark, self.members), self.templates]
+
+    @property
+    def templates(self) -> str:
+        """What templates carry, and the processes that they fork for messages: no member's mark, whatever its name."""
+        return self.mark("")
 
     def node(self, said: str) -> str:
         """The member that a person means by its name or a node's partition.

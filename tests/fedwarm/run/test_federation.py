@@ -219,15 +219,15 @@ def test_only_own_processes_are_ended(tmp_path: Path) -> None:
 def test_templates_of_messages_end_with_the_last_node(tmp_path: Path) -> None:
     federation = example(tmp_path)
     sleeper = [sys.executable, "-c", "import time; time.sleep(100)"]
-    started = [subprocess.Popen(sleeper, env={**os.environ, MARK: federation.mark(name)}) for name in ("node-0", CLIENTS)]
+    started = [subprocess.Popen(sleeper, env={**os.environ, MARK: mark}) for mark in federation.marks[-2:]]
     node, forked = started
     try:
         born = psutil.Process(node.pid).create_time()
-        federation.processes = {"node-0": Process(node.pid, born, "0.1.0")}
+        federation.processes = {"node-1": Process(node.pid, born, "0.1.0")}
         (tmp_path / CLIENTS).mkdir()
-        processes.end(federation, ["node-1"])
-        assert forked.poll() is None and (tmp_path / CLIENTS).is_dir()
         processes.end(federation, ["node-0"])
+        assert forked.poll() is None and (tmp_path / CLIENTS).is_dir()
+        processes.end(federation, ["node-1"])
         assert forked.wait(10) != 0 and not (tmp_path / CLIENTS).exists()
     finally:
         for each in started:
@@ -238,7 +238,7 @@ def test_templates_of_messages_end_with_the_last_node(tmp_path: Path) -> None:
 def test_messages_are_warm_unless_a_person_says_no_and_that_is_remembered() -> None:
     script = settings.folder_of("made") / "bin" / "flwr-clientapp"
     made = prepare("made", Wanted(nodes=1))
-    assert f"stub.py {made.folder / CLIENTS} {made.mark(CLIENTS)} " in script.read_text() and "-I -S" in script.read_text()
+    assert f"stub.py {made.folder / CLIENTS} {made.key}. " in script.read_text() and "-I -S" in script.read_text()
     for wanted, cold in ((True, True), (None, True), (False, False)):
         assert prepare("made", Wanted(cold=wanted)).cold is cold and load("made").cold is cold
         assert ("stub.py" in script.read_text()) is not cold

@@ -127,16 +127,16 @@ def test_all_that_the_stub_was_started_with_arrives_and_all_that_comes_of_it_com
     warm.ask(MUCH="is another's")
     there = tmp_path / "where it is"
     there.mkdir()
-    before = os.umask(0o031)
+    before, own = os.umask(0o031), {"FLWR_HOME": "mine", "FEDWARM_DATA": "too"}
     try:
-        running = warm.start("copy", "", "--token", "ö\udc80", cwd=there, FLWR_HOME="mine", MUCH="is another's")
+        running = warm.start("copy", "", "--token", "ö\udc80", cwd=there, MUCH="is another's", **own)
     finally:
         os.umask(before)
     said, error = running.communicate("in\nout", timeout=60)
     told = json.loads(said)
     assert told["warm"] and told["argv"] == ["copy", "", "--token", "ö\udc80"] and told["entry"] == str(warm.entry)
     assert (told["here"], told["mask"], error, running.returncode) == (str(there), 0o031, "in\nout", 0)
-    wanted = {**warm.environment, "FLWR_HOME": "mine", "MUCH": "is another's", "MADE": "by an import"}
+    wanted = {**warm.environment, **own, "MUCH": "is another's", "MADE": "by an import"}
     assert told["environment"] == wanted
     assert [told["parent"]] == [each.pid for each in warm.templates()] and told["pid"] != running.pid
 

@@ -25,8 +25,8 @@ PROTOCOL = b"fedwarm 1"
 SWITCH, COLD = "FEDWARM_WARM", "0"
 INSTALLING = "--allow-runtime-dependency-installation"
 FAMILY = b"FEDWARM_FAMILY"
-OWN = frozenset({FAMILY, b"FLWR_HOME", b"RAY_TMPDIR", b"PWD", b"OLDPWD", b"SHLVL", b"_"})
-"""What differs between the nodes of a federation and is read by nothing that a template imports."""
+OWN, OURS = frozenset({b"FLWR_HOME", b"RAY_TMPDIR", b"PWD", b"OLDPWD", b"SHLVL", b"_"}), b"FEDWARM_"
+"""What differs between the nodes of a federation and is read by nothing that a template imports; with all that begins so."""
 READY, REFUSED, GO, ENDED = b"R", b"N", b"G", b"E"
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 PATIENCE_SECONDS = 15.0  # Flower gives up on a process that shows no sign of life for 30
@@ -35,7 +35,8 @@ POLL_SECONDS, FAILED_SECONDS = 0.05, 60.0
 
 def shared(environment: dict[bytes, bytes]) -> list[bytes]:
     """The part of an environment in which a template and its messages are alike: libraries read it when they are loaded."""
-    return sorted(name + b"=" + value for name, value in environment.items() if name not in OWN)
+    alike = [name for name in environment if name not in OWN and not name.startswith(OURS)]
+    return [name + b"=" + environment[name] for name in sorted(alike)]
 
 
 def identity(entry: str) -> list[bytes]:
