@@ -302,11 +302,13 @@ def test_questions_that_are_none_are_refused_and_harm_nobody(warm: Warm) -> None
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(f"/proc/{parent}/cwd/{next(warm.folder.glob('*.sock')).name}")
             connection.settimeout(60)
-            socket.send_fds(connection, [len(asked).to_bytes(8, "little")], [0] * files)
-            connection.sendall(asked)
-            connection.shutdown(socket.SHUT_WR)
-            with suppress(ConnectionResetError):  # it did not read all of it
-                assert connection.recv(10) in (stub.REFUSED, b"")
+            reply = b""
+            with suppress(ConnectionError):  # where it does not take all of it
+                socket.send_fds(connection, [len(asked).to_bytes(8, "little")], [0] * files)
+                connection.sendall(asked)
+                connection.shutdown(socket.SHUT_WR)
+                reply = connection.recv(10)
+            assert reply in (stub.REFUSED, b"")
     assert warm.ask()["parent"] == parent
 
 
