@@ -17,6 +17,7 @@ from fedwarm.run.checkpoint import Checkpoint, load
 from fedwarm.run.extend import changed
 from fedwarm.run.failures import RunError
 from fedwarm.run.federation.settings import flag
+from fedwarm.run.federation.settings import load as load_federation
 from fedwarm.run.folder import RunFolder, runs_root
 from fedwarm.run.interrupt import command, how_to_go_on, interruptible
 from fedwarm.run.lock import refuse_busy
@@ -80,7 +81,8 @@ def run_method(request: Request) -> Path:
         for told in filter(None, (stranger(config), outlook(config, clients))):
             say(f"fedwarm: {told}")
     flat["out"], flat["resume"] = str(folder.path), before is not None
-    flat.setdefault("client-folder", str(folder.path / "clients"))
+    if not (real and load_federation(request.federation).remote):  # nodes elsewhere keep what is theirs where they are
+        flat.setdefault("client-folder", str(folder.path / "clients"))
     place = request.engine + (flag(request.federation) if request.engine not in SIMULATED else "")
     try:
         with _named(request.engine), interruptible(lambda: how_to_go_on(out, place)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -216,3 +217,28 @@ def test_the_end_of_a_serverapp_elsewhere_shows_in_its_folder(
     assert told == ["the ServerApp of the run still runs; resume the run when it has ended"]
     engine._let_end(load("default"), set(), tmp_path / "run")
     assert len(told) == 1 and not os.path.exists(tmp_path / "run")
+
+
+def test_nodes_elsewhere_keep_what_is_theirs_where_they_are(
+    join: Join, link: Link, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that runs elsewhere has no folder of the run: SCAFFOLD's state, DP-REC's and adapters go to its own cache."""
+    from fedwarm.run import launch
+    from fedwarm.run.launch import Request, run_method
+
+    join("b", "a")
+    link.seen = [replace(each, status="online") for each in link.seen]
+    told: dict[str, object] = {}
+
+    def engine_of(request: Request, flat: dict[str, object], clients: int, method: str) -> None:
+        told.update(flat, clients=clients)
+
+    monkeypatch.setattr(launch, "_engine", engine_of)
+    monkeypatch.setattr(launch, "_conclude", lambda folder: folder)
+    small = ("data.max-examples=40",)
+    for name in launch.QUIET:
+        monkeypatch.setenv(name, "1")
+    run_method(Request("fedavg", "deployment", tmp_path / "run", run_config=small))
+    assert told["clients"] == 2 and not told.get("client-folder")
+    run_method(Request("fedavg", "local", tmp_path / "here", clients=2, run_config=small))
+    assert told["client-folder"] == str(tmp_path / "here" / "clients")
