@@ -4,13 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/warmfed
 # ALL=1: the long tests too, and the share of branches that tests reach. SEED=N: in the random order of that number.
-SHORT = $(if $(ALL),, and not long)
+SHORT = $(if $(ALL),, and not long) and not proof
 ORDER = $(if $(SEED),--randomly-seed=$(SEED),-p no:randomly)
 COVER = $(if $(ALL),--cov=fedwarm --cov-branch --cov-report=)
 TOLD = $(if $(ALL),--cov-append --cov-report=term:skip-covered --cov-fail-under=90)
 CORES = -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: run test test-docker test-lowest test-newest check clean
+.PHONY: run test test-proofs test-docker test-lowest test-newest check clean
 run: $(VENV)/.installed
 	$(BIN)/fedwarm run warmfed --out $(OUT) --fresh
 
@@ -19,6 +19,10 @@ test: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/python -m pytest $(ORDER) $(COVER) $(CORES) -m "not alone$(SHORT)"
 	$(BIN)/python -m pytest -p no:randomly $(COVER) $(TOLD) -m "alone$(SHORT)"
+
+# What happens to machines: nodes that are killed, paused, full, refused, twenty of them. A quarter of an hour.
+test-proofs: $(VENV)/.installed
+	$(BIN)/python -m pytest -p no:randomly -v -m proof tests/test_proofs.py
 
 # On a machine with a Docker engine: builds the images (unless FEDWARM_IMAGE names one) and runs the federation of docker/.
 test-docker: $(VENV)/.installed

@@ -34,7 +34,7 @@ from fedwarm.run.launch import Request, run_method
 from fedwarm.run.superlink import Daemon, free_ports
 from tests.runs import same
 
-pytestmark = [pytest.mark.alone, pytest.mark.long]
+pytestmark = [pytest.mark.alone, pytest.mark.proof]
 SETTINGS = "local-epochs=1 data.max-examples=60 nodes.return-timeout=1 nodes.gather-timeout=200"
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 
