@@ -251,7 +251,7 @@ def test_twenty_nodes(tmp_path: Path) -> None:
                 if exists(out):
                     seen.setdefault(checkpoint(out).done, link.memory_info().rss)
                 time.sleep(0.2)
-        entries = [each for each in ledger(out) if each["stage"] == "train"]
+        entries = [each for each in ledger(out) if each["stage"] == "round"]
         assert len(entries) == 100 and not any(each["failure"] for each in entries)
         early, late = seen[min(seen)], max(seen.values())
         assert late < 1.25 * early, seen
