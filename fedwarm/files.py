@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -123,6 +124,16 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file's content; `target` is whole at every moment.
+
+    Raises:
+        DiskError: it cannot be written.
+    """
+    with replacing(target) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def order_metadata(path: Path) -> None:

@@ -11,17 +11,19 @@ import shutil
 import socket
 import ssl
 import subprocess
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from fedwarm.run.federation.certificates import ensure_node_key
 from fedwarm.run.superlink import free_ports
+from tests.waiting import wait_until
 
+until = partial(wait_until, seconds=240, poll_seconds=0.5)
 pytestmark = [
     pytest.mark.alone,
     pytest.mark.skipif(not os.environ.get("FEDWARM_TEST_DOCKER"), reason="needs a Docker engine; see `make test-docker`"),
@@ -86,13 +88,6 @@ class Compose:
         told = self("exec", "-T", "superexec", "cat", f"/data/runs/{out}/journal.jsonl", check=False)
         number, name = stage.split()
         return f'{{"stage": {{"round": {number}, "name": "{name}"' in told
-
-
-def until(check: Callable[[], bool], seconds: float = 240) -> None:
-    end = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < end
-        time.sleep(0.5)
 
 
 @pytest.fixture(scope="module")

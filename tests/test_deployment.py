@@ -7,8 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -30,7 +30,9 @@ from fedwarm.run.node import heartbeat
 from fedwarm.run.node.checks import Site, look
 from fedwarm.run.superlink import Daemon, free_ports
 from tests.runs import same
+from tests.waiting import wait_until
 
+until = partial(wait_until, seconds=300, poll_seconds=0.2)
 pytestmark = pytest.mark.alone
 SETTINGS = "num-server-rounds=1 local-epochs=1 data.max-examples=40"
 
@@ -110,13 +112,6 @@ def test_a_site_is_checked_and_its_node_is_heard(federation: Federation) -> None
     assert {topic: found[topic] for topic in looked_at} == dict.fromkeys(looked_at, "ok")
     for node in federation.nodes:
         assert heartbeat.look(heartbeat.place(home(federation, node.name))).alive(heartbeat.WITHIN_SECONDS)
-
-
-def until(check: Callable[[], bool], seconds: float = 300) -> None:
-    end = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < end
-        time.sleep(0.2)
 
 
 def stranger(federation: Federation, folder: Path, change: Callable[[Federation], None]) -> str:

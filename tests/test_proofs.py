@@ -12,9 +12,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,9 @@ from fedwarm.run.federation.status import status
 from fedwarm.run.launch import Request, run_method
 from fedwarm.run.superlink import Daemon, free_ports
 from tests.runs import same
+from tests.waiting import wait_until
 
+until = partial(wait_until, seconds=300, poll_seconds=0.1)
 pytestmark = [pytest.mark.alone, pytest.mark.proof]
 SETTINGS = "local-epochs=1 data.max-examples=60"
 AHEAD = """
@@ -47,13 +50,6 @@ from fedwarm.run.node.supernode import main
 
 main(sys.argv[1:])
 """
-
-
-def until(check: Callable[[], bool], seconds: float = 300) -> None:
-    last = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < last
-        time.sleep(0.1)
 
 
 @contextmanager

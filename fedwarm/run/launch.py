@@ -83,7 +83,7 @@ def run_method(request: Request) -> Path:
     flat["out"], flat["resume"] = str(folder.path), before is not None
     if not (real and load_federation(request.federation).remote):  # nodes elsewhere keep what is theirs where they are
         flat.setdefault("client-folder", str(folder.path / "clients"))
-    place = request.engine + (flag(request.federation) if request.engine not in SIMULATED else "")
+    place = request.engine + (flag(request.federation) if real else "")
     try:
         with _named(request.engine), interruptible(lambda: how_to_go_on(out, place)):
             _engine(request, flat, clients, config.run.method)

@@ -10,13 +10,12 @@ NODE/        ca.crt, and the node's private key (`key`) and public one
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from fedwarm.config import SettingError
-from fedwarm.files import replacing
+from fedwarm.files import copy_file
 from fedwarm.run.federation.certificates import (
     ensure_authority,
     ensure_node_key,
@@ -25,10 +24,11 @@ from fedwarm.run.federation.certificates import (
     public_file,
     write_private,
 )
+from fedwarm.run.federation.processes import SECRET
 from fedwarm.run.federation.settings import SUPEREXEC, SUPERLINK, checked_name
 from fedwarm.run.superlink import LOOPBACK
 
-AUTHORITY, PROXY, ADMIN, TRUST, KEY, SECRET = "authority", "proxy", "admin", "ca.crt", "key", "superexec.secret"
+AUTHORITY, PROXY, ADMIN, TRUST, KEY = "authority", "proxy", "admin", "ca.crt", "key"
 RESERVED = (AUTHORITY, SUPERLINK, SUPEREXEC, PROXY, ADMIN)
 
 
@@ -59,11 +59,6 @@ def ensure_parties(root: Path, name: str, addresses: Sequence[str], nodes: Seque
     write_private(root / SUPEREXEC / SECRET, (root / SUPERLINK / SECRET).read_bytes())
     for node in nodes:
         ensure_node_key(root / node / KEY)
-        _copy(public_file(root / node / KEY), root / ADMIN / f"{node}.pub")
+        copy_file(public_file(root / node / KEY), root / ADMIN / f"{node}.pub")
     for party in (SUPERLINK, SUPEREXEC, PROXY, ADMIN, *nodes):
-        _copy(root / AUTHORITY / TRUST, root / party / TRUST)
-
-
-def _copy(source: Path, target: Path) -> None:
-    with replacing(target) as temporary:
-        shutil.copyfile(source, temporary)
+        copy_file(root / AUTHORITY / TRUST, root / party / TRUST)

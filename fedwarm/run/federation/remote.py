@@ -7,13 +7,12 @@ the folder that `--out` names must be the same one here (a shared volume) for th
 from __future__ import annotations
 
 import re
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from fedwarm.config import SettingError
-from fedwarm.files import replacing
+from fedwarm.files import copy_file
 from fedwarm.run.federation.certificates import read_public
 from fedwarm.run.federation.control import ONLINE, Control, Seen, Unreachable, control
 from fedwarm.run.federation.nodes import Tell
@@ -66,8 +65,7 @@ def _known(said: str, superlink: str, authority: Path | None) -> Federation:
     if authority is not None:
         if not authority.is_file():
             raise SettingError(f"--ca {authority}: there is no such file")
-        with replacing(folder / "certificates" / "ca.crt") as temporary:
-            shutil.copyfile(authority, temporary)
+        copy_file(authority, folder / "certificates" / "ca.crt")
     folder.chmod(0o700)
     return federation
 

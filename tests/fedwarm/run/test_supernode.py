@@ -6,8 +6,8 @@ import os
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +23,9 @@ from fedwarm.run.federation.settings import Federation, Node
 from fedwarm.run.node import supernode
 from fedwarm.run.node.heartbeat import Pulse, look
 from fedwarm.run.superlink import LOOPBACK, environment, free_ports
+from tests.waiting import wait_until
 
+until = partial(wait_until, seconds=120, poll_seconds=0.05)
 BODIES = {
     "register-node": RegisterNodeFleetResponse(node_id=7),
     "activate-node": ActivateNodeResponse(node_id=7),
@@ -70,13 +72,6 @@ def link() -> Iterator[Played]:
         yield server
         server.shutdown()
         thread.join()
-
-
-def until(check: Callable[[], bool], seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(

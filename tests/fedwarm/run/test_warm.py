@@ -9,8 +9,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +22,9 @@ import pytest
 from fedwarm.run.family import MARK, end_family, family
 from fedwarm.run.federation import clientapp
 from fedwarm.run.federation.warm import stub, template
+from tests.waiting import wait_until
 
+until = partial(wait_until, seconds=60, poll_seconds=0.05)
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="messages are warm on Linux alone")
 ENTRY = '''
 import atexit, json, os, signal, sys, threading, time
@@ -110,13 +113,6 @@ def warm(tmp_path: Path) -> Iterator[Warm]:
         with each:
             pass
     end_family([], [f"{made.mark}.clients", f"{made.mark}.node"], 1.0)
-
-
-def until(check: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not check():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def gone(pid: int) -> bool:
