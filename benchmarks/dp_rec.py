@@ -31,12 +31,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from fedwarm.config import SettingError, Value, parse
-from fedwarm.methods.dp_rec import DpRec, release_of, terms_of
-from fedwarm.run.checkpoint import exists
-from fedwarm.run.launch import Request, run_method
-from fedwarm.run.report import make_report
-from fedwarm.run.settings import literal
+from fedwarm.cli.settings import literal
+from fedwarm.codecs.dp_rec.plan import DpRec, release_of, terms_of
+from fedwarm.launch.run import Request, run_method
+from fedwarm.record.checkpoint import exists
+from fedwarm.report.page import make_report
+from fedwarm.settings.config import SettingError, Value, parse
 
 ROOT = Path(__file__).parents[1]
 NONE, GAUSSIAN = "no privacy", "DP-FedAvg, Gaussian"

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from fedwarm.config import Config, Value, parse
+from fedwarm.settings.config import Config, Value, parse
 
 CLIENTS, ROUNDS, REPEATS = 100, 5, 3
 
@@ -31,9 +31,9 @@ def settings(data: str) -> dict[str, Value]:
 
 def bare(config: Config, clients: int) -> float:
     """Seconds of the plain loop: the same batches in the same order, averaged, and measured on the same test images."""
+    from fedwarm.core.seeds import generator
     from fedwarm.data import load_shard
     from fedwarm.models import build_model, to_input
-    from fedwarm.seeds import generator
 
     run = config.run
     shards = [load_shard(config.data, 0, i, clients) for i in range(clients)]
@@ -63,8 +63,8 @@ def bare(config: Config, clients: int) -> float:
 
 def engine(flat: dict[str, Value], clients: int, workers: int) -> float:
     """Seconds of the same run through the local engine, messages, ledger and records included."""
-    from fedwarm.run.flower_app import FlowerApp
-    from fedwarm.run.local import run_local
+    from fedwarm.engines.local.run import run_local
+    from fedwarm.flower.app import FlowerApp
 
     with tempfile.TemporaryDirectory() as folder:
         given = {**flat, "out": f"{folder}/run", "client-folder": f"{folder}/clients"}
@@ -96,10 +96,10 @@ def timed(command: list[str], **environment: str) -> float:
 def startup() -> None:
     """Seconds from the command to the first client step, by a listener that ends the process there."""
     script = (
-        "import os, sys, fedwarm.training as t\n"
+        "import os, sys, fedwarm.training.loop as t\n"
         "t._step = lambda *a: os._exit(0)\n"
         "sys.argv = ['fedwarm', 'run', 'fedavg', '--workers', '1', '--out', sys.argv[1]]\n"
-        "from fedwarm.run.cli import main\nmain()\n"
+        "from fedwarm.cli.app import main\nmain()\n"
     )
     with tempfile.TemporaryDirectory() as folder:
         run = [sys.executable, "-c", script, f"{folder}/run"]
@@ -165,7 +165,7 @@ def memory() -> None:
     """Peak resident memory of the process at rounds 10 and 100 of one run."""
     import resource
 
-    from strategies.base import BaseStrategy
+    from fedwarm.rounds.server import BaseStrategy
 
     peaks: dict[int, int] = {}
     original = BaseStrategy._run_stage

@@ -38,7 +38,7 @@ def sd15(given: argparse.Namespace, dtype: Any) -> Any:
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from fedwarm.diffusion.pretrain import build_tokenizer
+    from fedwarm.diffusion.pretraining.recipe import build_tokenizer
 
     tokenizer = build_tokenizer(PROMPTS, 77)
     channels, groups, layers = ((128, 256, 512, 512), 32, 2) if given.whole else ((8, 8, 8, 8), 8, 1)
@@ -67,8 +67,8 @@ def foundation_of(given: argparse.Namespace) -> Any:
     """What is tuned."""
     import torch
 
-    from fedwarm.config import Diffusion
     from fedwarm.diffusion.foundation import PRECISIONS, Foundation, load_foundation
+    from fedwarm.settings.config import Diffusion
 
     dtype = PRECISIONS[given.precision]
     if given.layout == "glyph":
@@ -81,7 +81,7 @@ def warm_up() -> None:
     import torch
 
     from fedwarm.diffusion.foundation import Foundation
-    from fedwarm.diffusion.pretrain import Recipe, build_pipeline, build_tokenizer
+    from fedwarm.diffusion.pretraining.recipe import Recipe, build_pipeline, build_tokenizer
 
     recipe = Recipe(unet_channels=(8, 8), vae_channels=(8, 8), text_width=8, text_layers=1)
     pipe = build_pipeline(recipe, build_tokenizer(PROMPTS, recipe.tokens))
@@ -134,10 +134,10 @@ def tune(foundation: Any, given: argparse.Namespace, mark: Mark, rank: int, dept
     """The project's own tuning; depth -2 is plain LoRA."""
     import torch
 
-    from fedwarm.config import Diffusion
-    from fedwarm.diffusion.hollow_tune import tune_hollowed
-    from fedwarm.methods.hollowed import Hollowed
-    from fedwarm.progress import Tick, listening
+    from fedwarm.core.progress import Tick, listening
+    from fedwarm.diffusion.tuners.hollowed.settings import Hollowed
+    from fedwarm.diffusion.tuners.hollowed.tune import tune_hollowed
+    from fedwarm.settings.config import Diffusion
 
     settings = Diffusion(
         rank=rank, lora_steps=given.steps, lora_batch_size=given.batch, lora_learning_rate=1e-4,

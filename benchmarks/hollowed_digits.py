@@ -21,21 +21,21 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedwarm.config import Data, Diffusion, Model
+from fedwarm.core.seeds import generator, numpy_generator
 from fedwarm.data import Shard, load_shard
-from fedwarm.data.digits import DOMAINS
+from fedwarm.data.sets.digits import DOMAINS
 from fedwarm.data.shards import draw
-from fedwarm.diffusion.finetune import to_foundation
 from fedwarm.diffusion.foundation import Foundation, load_foundation
 from fedwarm.diffusion.generate import generate
-from fedwarm.diffusion.hollow_tune import tune_hollowed
 from fedwarm.diffusion.lora import attached, load_adapter
 from fedwarm.diffusion.prompts import prompts
-from fedwarm.evaluate import correct, predict
-from fedwarm.methods.hollowed import NONE, Hollowed, targets_of
+from fedwarm.diffusion.tuners.hollowed.settings import NONE, Hollowed, targets_of
+from fedwarm.diffusion.tuners.hollowed.tune import tune_hollowed
+from fedwarm.diffusion.tuners.lora import to_foundation
 from fedwarm.models import build_model
-from fedwarm.seeds import generator, numpy_generator
-from fedwarm.training import Plan, fit
+from fedwarm.settings.config import Data, Diffusion, Model
+from fedwarm.training.evaluate import correct, predict
+from fedwarm.training.loop import Plan, fit
 
 JUDGE_STEPS = 400
 NOISES = 4

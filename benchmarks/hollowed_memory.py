@@ -113,10 +113,10 @@ def counted(given: argparse.Namespace) -> Figures:
     import torch
     from diffusers import UNet2DConditionModel
 
-    from fedwarm.config import Diffusion
     from fedwarm.diffusion.foundation import PRECISIONS, asset_folder
-    from fedwarm.diffusion.hollow_cuts import cuts
-    from fedwarm.diffusion.hollow_memory import footprint
+    from fedwarm.diffusion.tuners.hollowed.cuts import cuts
+    from fedwarm.diffusion.tuners.hollowed.memory import footprint
+    from fedwarm.settings.config import Diffusion
 
     dtype, embedded = PRECISIONS[given.precision], asset_folder("glyph")
     with torch.device("meta"):

@@ -24,8 +24,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fedwarm.config import Diffusion, SettingError
-from fedwarm.files import write_text
+from fedwarm.core.files import write_text
+from fedwarm.settings.config import Diffusion, SettingError
 
 FULL, NONE, REAL = "full", "none", "real"
 NAMES = {REAL: "real training images", NONE: "no tuning", FULL: "full LoRA"}
@@ -138,8 +138,8 @@ COLUMNS: dict[str, tuple[tuple[str, str, float, int], ...]] = {
 def counted(given: argparse.Namespace) -> dict[str, tuple[float, float]]:
     """Of each tuned row: the share of weights that is out, and bytes of training by count."""
     from fedwarm.diffusion.foundation import load_foundation
-    from fedwarm.diffusion.hollow_cuts import cut_at, removed_weights
-    from fedwarm.diffusion.hollow_memory import footprint
+    from fedwarm.diffusion.tuners.hollowed.cuts import cut_at, removed_weights
+    from fedwarm.diffusion.tuners.hollowed.memory import footprint
 
     settings = settings_of(given)
     foundation = load_foundation(settings, given.device)
@@ -214,9 +214,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def planned(given: argparse.Namespace) -> list[Unit]:
     """The units, after `places` and `rows` became lists; SettingError where there is none such, or weights are missing."""
-    from fedwarm.data.digits import DOMAINS
+    from fedwarm.data.sets.digits import DOMAINS
     from fedwarm.diffusion.foundation import load_foundation
-    from fedwarm.diffusion.hollow_cuts import cuts
+    from fedwarm.diffusion.tuners.hollowed.cuts import cuts
 
     if given.dreambooth is None:
         known = list(DOMAINS)

@@ -20,15 +20,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedwarm.config import Diffusion, SettingError
-from fedwarm.data.hub import hub_table
+from fedwarm.core.seeds import derive
+from fedwarm.data.sets.hub import hub_table
 from fedwarm.data.tables import Table
 from fedwarm.diffusion.foundation import load_foundation
-from fedwarm.diffusion.hollow_tune import tune_hollowed
 from fedwarm.diffusion.lora import FIRST, attached, load_adapter
 from fedwarm.diffusion.sampling import sample
-from fedwarm.methods.hollowed import NONE, Hollowed, targets_of
-from fedwarm.seeds import derive
+from fedwarm.diffusion.tuners.hollowed.settings import NONE, Hollowed, targets_of
+from fedwarm.diffusion.tuners.hollowed.tune import tune_hollowed
+from fedwarm.settings.config import Diffusion, SettingError
 
 TOKEN = "sks"
 PROMPTS = (

@@ -51,8 +51,8 @@ class Watch(threading.Thread):
 def measure(clients: int, megabytes: int, workers: int) -> tuple[float, float, float]:
     """Baseline and peak in MiB, and seconds, of one round of FedAvg."""
     from fedwarm import models
-    from fedwarm.run.flower_app import FlowerApp
-    from fedwarm.run.local import run_local
+    from fedwarm.engines.local.run import run_local
+    from fedwarm.flower.app import FlowerApp
 
     width = megabytes * 2**20 // 4 // 10
     models.MODELS["cnn"] = lambda classes, size: torch.nn.Sequential(

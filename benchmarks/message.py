@@ -25,19 +25,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 import fedwarm
-from fedwarm.run.family import end_family, family
-from fedwarm.run.federation.warm import stub
+from fedwarm.federation.warm import stub
+from fedwarm.flower.family import end_family, family
 
 LEAN = Path(fedwarm.__file__).parent / "run" / "federation" / "clientapp.py"
 MESSAGE = """
 import json, pathlib, sys, tempfile, time
 {entry}
 import fedwarm.clients.client_app
-from fedwarm.arrays import from_module
+from fedwarm.core.arrays import from_module
 from fedwarm.clients import base, trainer_class
-from fedwarm.config import parse
-from fedwarm.store import Store
-from fedwarm.wire import Payload, from_records, to_records
+from fedwarm.settings.config import parse
+from fedwarm.core.store import Store
+from fedwarm.flower.wire import Payload, from_records, to_records
 spent = [0.0]
 def timed(*values, **named):
     begun = time.process_time()

@@ -23,17 +23,17 @@ from kept import kept
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from fedwarm.config import Value, parse
+from fedwarm.core.seeds import generator
 from fedwarm.data import load_pooled
-from fedwarm.diffusion.pretrain_data import public_part
-from fedwarm.methods.quantization_robust import kurtoses
+from fedwarm.diffusion.pretraining.captions import public_part
+from fedwarm.launch.run import Request, run_method
+from fedwarm.measures.widths import scheme_of
 from fedwarm.models import build_model
 from fedwarm.objectives import is_learned
+from fedwarm.quantize.hooks import kurtoses
 from fedwarm.quantize.sweep import bit_width_sweep
-from fedwarm.run.launch import Request, run_method
-from fedwarm.seeds import generator
-from fedwarm.training import Plan, fit
-from fedwarm.widths import scheme_of
+from fedwarm.settings.config import Value, parse
+from fedwarm.training.loop import Plan, fit
 
 ROOT = Path(__file__).parents[1]
 WIDTHS = (8, 6, 4, 3, 2)

@@ -26,8 +26,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fedwarm.methods.relaxed_quantization import RelaxedQuantization, quantized, quantizer_state, quantizers
-from fedwarm.seeds import generator, initialisation
+from fedwarm.core.seeds import generator, initialisation
+from fedwarm.objectives.rq import RelaxedQuantization, quantized, quantizer_state, quantizers
 
 PAPER = {
     "float": 0.64,

@@ -19,17 +19,19 @@ from pathlib import Path
 
 FAST = "num-server-rounds=2 local-epochs=1 data.max-examples=40"
 WARM = (
-    "data.max-examples=40 diffusion.lora-steps=4 diffusion.lora-batch-size=8 diffusion.sample-steps=3 warmfed.synthetic-ratio=0.5 "
-    "warmfed.min-per-class=3 warmfed.epochs-warm=2 warmfed.teacher-epochs=2 warmfed.distill-epochs=2"
+    "data.max-examples=40 diffusion.lora-steps=4 diffusion.lora-batch-size=8 diffusion.sample-steps=3 "
+    "warmfed.synthetic-ratio=0.5 warmfed.min-per-class=3 warmfed.epochs-warm=2 warmfed.teacher-epochs=2 warmfed.distill-epochs=2"
 )
+LEARNED = "quantization-robust.variant='qat' quantization-robust.range='learned'"
+DRAWN = "gen-fedsd.steps=2 gen-fedsd.cap=0.5"
 CASES = {
     "fedavg": ("fedavg", f"{FAST} robust.rule='trimmed_mean' robust.clip-norm=2.0"),
     "fedprox": ("fedprox", FAST),
     "scaffold": ("scaffold", f"{FAST} fraction-train=0.5"),
-    "quantization_robust": ("quantization_robust", f"{FAST} quantization-robust.variant='qat' quantization-robust.range='learned'"),
+    "quantization_robust": ("quantization_robust", f"{FAST} {LEARNED}"),
     "dp_rec": ("dp_rec", f"{FAST} dp-rec.bits=3 dp-rec.entropy='seeded' dp-rec.downlink='replay'"),
     "dp_rec central": ("dp_rec", f"{FAST} dp-rec.bits=3 dp-rec.entropy='seeded' dp-rec.view='aggregate' dp-rec.sigma=0.5"),
-    "gen_fedsd": ("gen_fedsd", f"{FAST} gen-fedsd.steps=2 gen-fedsd.cap=0.5"),
+    "gen_fedsd": ("gen_fedsd", f"{FAST} {DRAWN}"),
     "local_only": ("local_only", FAST),
     "centralized": ("centralized", FAST),
     "warmfed": ("warmfed", WARM),
@@ -37,10 +39,13 @@ CASES = {
     "warmfed hollowed": ("warmfed", f"{WARM} diffusion.trainer='hollowed'"),
     "codec dp-rec": ("fedavg", f"{FAST} codec='dp-rec' dp-rec.entropy='seeded' dp-rec.bits=3"),
     "codec stochastic-rounding": ("fedavg", f"{FAST} codec='stochastic-rounding'"),
-    **{f"objective {name}": ("fedavg", f"{FAST} objective='{name}' evaluate.bit-widths='4,2'") for name in ("apqn", "qat", "mqat", "rq")},
+    **{
+        f"objective {name}": ("fedavg", f"{FAST} objective='{name}' evaluate.bit-widths='4,2'")
+        for name in ("apqn", "qat", "mqat", "rq")
+    },
     "objective kure": ("fedavg", f"{FAST} objective='kure' quantization-robust.kure-warmup=0"),
     "privacy dp-sgd": ("fedavg", f"{FAST} privacy='dp-sgd' dp-sgd.entropy='seeded'"),
-    "augment gen-fedsd": ("fedprox", f"{FAST} augment='gen-fedsd' gen-fedsd.steps=2 gen-fedsd.cap=0.5 data.partition='pathological'"),
+    "augment gen-fedsd": ("fedprox", f"{FAST} {DRAWN} augment='gen-fedsd' data.partition='pathological'"),
     "krum": ("fedavg", f"{FAST} robust.rule='krum' data.partition='iid'"),
     "median": ("fedavg", f"{FAST} robust.rule='median' data.partition='dirichlet' model.name='lenet5'"),
 }  # fmt: skip
@@ -64,7 +69,8 @@ def run(command: str, case: str, engine: str, folder: Path) -> str:
     name, workers = ENGINES[engine]
     out = folder / f"{case} {engine}".replace(" ", "-")
     shutil.rmtree(out, ignore_errors=True)
-    words = [command, "run", method, "--engine", name, "--clients", "3", "--workers", str(workers), "--out", str(out), "-c", settings]
+    words = [command, "run", method, "--engine", name, "--clients", "3", "--workers", str(workers)]
+    words += ["--out", str(out), "-c", settings]
     done = subprocess.run(words, capture_output=True, text=True, cwd=folder, env={**os.environ, "FLWR_TELEMETRY_ENABLED": "0"})
     told = digest(out) if done.returncode == 0 else f"failed: {(done.stderr or done.stdout).strip().splitlines()[-1][:200]}"
     shutil.rmtree(out, ignore_errors=True)

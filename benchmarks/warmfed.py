@@ -13,7 +13,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from fedwarm.run.launch import Request, run_method
+from fedwarm.launch.run import Request, run_method
 
 ROOT = Path(__file__).parents[1]
 ROWS: dict[str, tuple[str, int | None, str]] = {
@@ -77,8 +77,8 @@ def picture(run: Path, path: Path) -> None:
     from safetensors.torch import load_file
     from torchvision.utils import make_grid, save_image
 
-    from fedwarm.config import parse
     from fedwarm.data import load_shard
+    from fedwarm.settings.config import parse
 
     results = json.loads((run / "results.json").read_text())
     config, drawn = parse(results["settings"]), load_file(run / "pictures" / "generated.safetensors")

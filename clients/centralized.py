@@ -3,9 +3,8 @@
 from functools import cached_property
 
 from fedwarm.data import Shard, load_pooled
-from fedwarm.wire import Payload
-
-from .base import BaseClient
+from fedwarm.flower.wire import Payload
+from fedwarm.rounds.client import BaseClient
 
 
 class CentralizedClient(BaseClient):

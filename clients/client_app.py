@@ -9,20 +9,20 @@ from pathlib import Path
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from fedwarm.augment.settings import augmenting, secret
-from fedwarm.config import Config, SettingError, Value, parse
+from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD
+from fedwarm.augmentations.gen_fedsd.checks import augmenting, secret
+from fedwarm.core.compute import torch_threads
+from fedwarm.core.progress import listening
+from fedwarm.core.progress import logger as log_progress
+from fedwarm.core.store import Store, cache_home
 from fedwarm.data.checks import remarks
 from fedwarm.data.own import at_home
-from fedwarm.methods.gen_fedsd import GenFedSD
-from fedwarm.progress import listening
-from fedwarm.progress import logger as log_progress
-from fedwarm.store import Store, cache_home
-from fedwarm.threads import torch_threads
-from fedwarm.wire import Fact, Payload, PayloadError, from_records, to_records, unusable
+from fedwarm.flower.wire import Fact, Payload, PayloadError, from_records, to_records, unusable
+from fedwarm.rounds.client import Action, Node
+from fedwarm.rounds.faulty import faulty
+from fedwarm.settings.config import Config, SettingError, Value, parse
 
 from . import trainer_class
-from .base import Action, Node
-from .faulty import faulty
 
 app = ClientApp(mods=[faulty])
 SITE = ("site", "name")

@@ -12,15 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from fedwarm.arrays import Arrays, from_module, from_tensors, to_tensors
+from fedwarm.codecs.dp_rec.plan import DpRec, Public, codec_of, private_source, released, run_number
 from fedwarm.coding.layout import Layout
 from fedwarm.coding.packing import CodeError
 from fedwarm.coding.replay import digest, unpack_rounds
 from fedwarm.coding.streams import Stream
-from fedwarm.methods.dp_rec import DpRec, Public, codec_of, private_source, released, run_number
-from fedwarm.wire import Payload
-
-from .base import BaseClient
+from fedwarm.core.arrays import Arrays, from_module, from_tensors, to_tensors
+from fedwarm.flower.wire import Payload
+from fedwarm.rounds.client import BaseClient
 
 WORDS, REPLAY = "words", "replay"
 SENT, PUBLIC = "sent", "public"

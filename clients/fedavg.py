@@ -1,6 +1,6 @@
 """FedAvg's client: local SGD and nothing else (McMahan et al., arXiv 1602.05629)."""
 
-from .base import BaseClient
+from fedwarm.rounds.client import BaseClient
 
 
 class FedAvgClient(BaseClient):

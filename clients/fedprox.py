@@ -1,9 +1,8 @@
 """FedProx's client: FedAvg's with a proximal term (Li et al., arXiv 1812.06127)."""
 
 from fedwarm.methods.fedprox import FedProx, ProximalTerm
-from fedwarm.training import Hook
-
-from .base import BaseClient
+from fedwarm.rounds.client import BaseClient
+from fedwarm.training.loop import Hook
 
 
 class FedProxClient(BaseClient):

@@ -1,6 +1,6 @@
 """Gen-FedSD's client (Morafah et al., arXiv 2405.07925): has drawn what its classes lack, then trains on all it has."""
 
-from .base import BaseClient
+from fedwarm.rounds.client import BaseClient
 
 
 class GenFedSdClient(BaseClient):

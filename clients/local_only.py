@@ -1,8 +1,7 @@
 """The baseline without federation: a client trains its own model, round after round, and sends numbers only."""
 
-from fedwarm.wire import Payload
-
-from .base import PERSONAL, BaseClient
+from fedwarm.flower.wire import Payload
+from fedwarm.rounds.client import PERSONAL, BaseClient
 
 
 class LocalOnlyClient(BaseClient):

@@ -1,6 +1,6 @@
 """Quantization-robust FedAvg's client (Gupta et al., arXiv 2206.10844): trains by the objective of the setting `variant`."""
 
-from .base import BaseClient
+from fedwarm.rounds.client import BaseClient
 
 
 class QuantizationRobustClient(BaseClient):

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import torch
 
-from fedwarm.arrays import from_tensors, to_tensors
+from fedwarm.core.arrays import from_tensors, to_tensors
+from fedwarm.flower.wire import Payload
 from fedwarm.methods.scaffold import ControlVariate, control_after, joined, path_length, split
-from fedwarm.privacy.dp_sgd import steps_of
-from fedwarm.training import Hook
-from fedwarm.wire import Payload
-
-from .base import BaseClient
+from fedwarm.privacy.mechanisms.dp_sgd.gradient import steps_of
+from fedwarm.rounds.client import BaseClient
+from fedwarm.training.loop import Hook
 
 OWN = "control"
 

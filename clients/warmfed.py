@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from fedwarm.arrays import Arrays, from_module, from_tensors, to_tensors
-from fedwarm.config import SettingError
-from fedwarm.files import DiskError
-from fedwarm.methods.hollowed import Hollowed, check_together
+from fedwarm.core.arrays import Arrays, from_module, from_tensors, to_tensors
+from fedwarm.core.files import DiskError
+from fedwarm.diffusion.tuners.hollowed.settings import Hollowed, check_together
+from fedwarm.flower.wire import Fact, Payload
 from fedwarm.methods.warmfed import CLASSIFIER, SelfDistillation, WarmFed, best_of
-from fedwarm.privacy.dp_sgd import rate_of
-from fedwarm.training import Hook, Plan, fit
-from fedwarm.wire import Fact, Payload
-
-from .base import PERSONAL, Action, BaseClient
+from fedwarm.privacy.mechanisms.dp_sgd.gradient import rate_of
+from fedwarm.rounds.client import PERSONAL, Action, BaseClient
+from fedwarm.settings.config import SettingError
+from fedwarm.training.loop import Hook, Plan, fit
 
 if TYPE_CHECKING:
     from fedwarm.diffusion.foundation import Foundation
@@ -69,8 +68,8 @@ class WarmFedClient(BaseClient):
 
     def _tuned(self, foundation: Foundation, sentences: list[str]) -> dict[str, Tensor]:
         """The adapter's matrices, by the trainer of the settings."""
-        from fedwarm.diffusion.finetune import tune_adapter
-        from fedwarm.diffusion.hollow_tune import tune_hollowed
+        from fedwarm.diffusion.tuners.hollowed.tune import tune_hollowed
+        from fedwarm.diffusion.tuners.lora import tune_adapter
 
         shard, diffusion, seed = self.shard, self.config.diffusion, self.config.run.seed
         given = (foundation, shard.train_images, shard.train_labels, sentences, diffusion, seed, self.node.partition)
@@ -96,8 +95,8 @@ class WarmFedClient(BaseClient):
         if action != "adapt":
             return super().reference(action, payload)
         from fedwarm.diffusion.foundation import load_foundation
-        from fedwarm.diffusion.hollow_plan import cut_of, outside
         from fedwarm.diffusion.lora import first_matrices
+        from fedwarm.diffusion.tuners.hollowed.plan import cut_of, outside
 
         run, diffusion, client = self.config.run, self.config.diffusion, self.node.partition
         foundation = load_foundation(diffusion, run.device)

@@ -1,4 +1,4 @@
-"""In a checkout each file is one module under both of its names: `fedwarm.strategies.base` is `strategies.base`, no copy of it.
+"""In a checkout each file is one module under both of its names: `fedwarm.strategies.fedavg` is `strategies.fedavg`.
 
 A wheel has no `strategies` and `clients` beside `fedwarm`, and leaves this file out with the two that use it.
 """

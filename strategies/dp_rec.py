@@ -17,12 +17,8 @@ from typing import Any
 import numpy as np
 from flwr.app import MessageType
 
-from fedwarm.arrays import Arrays, payload_bytes
-from fedwarm.coding.codec import RandomCodec
-from fedwarm.coding.layout import Layout
-from fedwarm.coding.replay import PlainSum, Round, Sum, digest, pack_rounds, replay_bytes
-from fedwarm.config import Config, SettingError, Value
-from fedwarm.methods.dp_rec import (
+from fedwarm.aggregators import Robust
+from fedwarm.codecs.dp_rec.plan import (
     NO_PRIVACY,
     Public,
     codec_of,
@@ -33,18 +29,21 @@ from fedwarm.methods.dp_rec import (
     terms_of,
     validated,
 )
-from fedwarm.methods.dp_rec import DpRec as Settings
+from fedwarm.codecs.dp_rec.plan import DpRec as Settings
+from fedwarm.coding.codec import RandomCodec
+from fedwarm.coding.layout import Layout
+from fedwarm.coding.replay import PlainSum, Round, Sum, digest, pack_rounds, replay_bytes
+from fedwarm.core.arrays import Arrays, payload_bytes
+from fedwarm.core.seeds import derive
+from fedwarm.flower.wire import Payload, PayloadError
 from fedwarm.privacy.accountant import Accountant
 from fedwarm.privacy.clipping import norm_of
 from fedwarm.privacy.randomness import Source, keyed, normals
 from fedwarm.privacy.sampling import poisson_cohort
 from fedwarm.privacy.views import Release, Terms
-from fedwarm.robust import Robust
-from fedwarm.run.folder import RunFolder
-from fedwarm.seeds import derive
-from fedwarm.wire import Payload, PayloadError
-
-from .base import BaseStrategy, Stage
+from fedwarm.record.folder import RunFolder
+from fedwarm.rounds.server import BaseStrategy, Stage
+from fedwarm.settings.config import Config, SettingError, Value
 
 WORDS, UPDATE, REPLAY = "words", "update", "replay"
 SECRET_BYTES = 16

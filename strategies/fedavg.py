@@ -1,8 +1,7 @@
 """FedAvg: McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", arXiv 1602.05629."""
 
-from fedwarm.wire import Payload
-
-from .base import BaseStrategy, Stage
+from fedwarm.flower.wire import Payload
+from fedwarm.rounds.server import BaseStrategy, Stage
 
 
 class FedAvg(BaseStrategy):

@@ -4,11 +4,10 @@ from collections.abc import Iterator
 
 from flwr.app import MessageType
 
-from fedwarm.arrays import Arrays
-from fedwarm.ledger import EVALUATE
-from fedwarm.wire import Payload
-
-from .base import BaseStrategy, Stage
+from fedwarm.core.arrays import Arrays
+from fedwarm.flower.wire import Payload
+from fedwarm.record.ledger import EVALUATE
+from fedwarm.rounds.server import BaseStrategy, Stage
 
 
 class LocalOnly(BaseStrategy):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from fedwarm.arrays import from_tensors
+from fedwarm.core.arrays import from_tensors
 from fedwarm.data.pool import Pool
-from fedwarm.run.folder import save_tensors
+from fedwarm.record.folder import save_tensors
 
 PICTURES_PER_CLASS = 4
 

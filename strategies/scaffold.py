@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from fedwarm.arrays import Arrays
+from fedwarm.aggregators import Robust, aggregator, floats
+from fedwarm.core.arrays import Arrays
+from fedwarm.flower.wire import Payload
 from fedwarm.methods.scaffold import Scaffold as Settings
 from fedwarm.methods.scaffold import joined, split
-from fedwarm.robust import Robust, aggregator, floats
-from fedwarm.wire import Payload
-
-from .base import BaseStrategy, Stage
+from fedwarm.rounds.server import BaseStrategy, Stage
 
 
 class Scaffold(BaseStrategy):

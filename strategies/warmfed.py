@@ -13,28 +13,28 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fedwarm.arrays import Arrays, from_module, from_tensors, load_module, to_tensors
-from fedwarm.config import Config, Value
+from fedwarm.aggregators import floats
+from fedwarm.core.arrays import Arrays, from_module, from_tensors, load_module, to_tensors
+from fedwarm.core.files import writing
+from fedwarm.core.progress import tick
+from fedwarm.core.seeds import generator
 from fedwarm.data.pool import Pool, join
-from fedwarm.files import writing
-from fedwarm.methods.hollowed import Hollowed, check_together
+from fedwarm.diffusion.tuners.hollowed.settings import Hollowed, check_together
+from fedwarm.flower.wire import Payload, PayloadError
 from fedwarm.methods.warmfed import CLASSIFIER, quota
 from fedwarm.methods.warmfed import WarmFed as Settings
 from fedwarm.models import device_of
-from fedwarm.progress import tick
-from fedwarm.robust import floats
-from fedwarm.run.folder import RunFolder
-from fedwarm.seeds import generator
-from fedwarm.training import Plan, fit
-from fedwarm.wire import Payload, PayloadError
+from fedwarm.record.folder import RunFolder
+from fedwarm.rounds.server import BaseStrategy, Stage
+from fedwarm.settings.config import Config, Value
+from fedwarm.training.loop import Plan, fit
 
-from .base import BaseStrategy, Stage
 from .pictures import save_pictures
 
 if TYPE_CHECKING:
     from fedwarm.diffusion.foundation import Foundation
-    from fedwarm.diffusion.hollow_plan import Parts
     from fedwarm.diffusion.sampling import Through
+    from fedwarm.diffusion.tuners.hollowed.plan import Parts
 
 
 class WarmFed(BaseStrategy):
@@ -173,8 +173,8 @@ class WarmFed(BaseStrategy):
     @cached_property
     def parts(self) -> Parts:
         """Names, shapes and dtypes of what each client sends of its adapter, and beside it."""
-        from fedwarm.diffusion.hollow_plan import Parts
         from fedwarm.diffusion.lora import first_matrices
+        from fedwarm.diffusion.tuners.hollowed.plan import Parts
 
         matrices = from_tensors(first_matrices(self.foundation, self.config.diffusion, 0, 0))
         uploaded = self.settings.local_model_source == "uploaded"

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from fedwarm.run.family import family
-from fedwarm.run.ray import Outcome, submit
-from fedwarm.run.superlink import LOOPBACK, Daemon, ending_on_signals, environment, executable, free_ports, superlink
+from fedwarm.engines.ray import Outcome, submit
+from fedwarm.flower.family import family
+from fedwarm.flower.processes import LOOPBACK, Daemon, ending_on_signals, environment, executable, free_ports, superlink
 
 Value = str | int | float | bool
 

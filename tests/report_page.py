@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fedwarm.config import all_groups, keys
-from fedwarm.ledger import Entry, Ledger
+from fedwarm.record.ledger import Entry, Ledger
+from fedwarm.settings.config import all_groups, keys
 
 VOID = {"meta", "img", "br", "path", "use", "rect", "link"}
 

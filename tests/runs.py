@@ -13,9 +13,9 @@ import numpy as np
 from flwr.app import Message
 from safetensors.numpy import load_file
 
-from fedwarm.config import Value
-from fedwarm.run import local
-from fedwarm.run.flower_app import FlowerApp
+from fedwarm.engines.local import run as local
+from fedwarm.flower.app import FlowerApp
+from fedwarm.settings.config import Value
 
 SMALL_WARMFED: dict[str, Value] = {
     "data.max-examples": 40,

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from fedwarm.run import cli
+from fedwarm.cli import app as cli
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from fedwarm.run.federation.certificates import ensure_node_key
-from fedwarm.run.superlink import free_ports
+from fedwarm.federation.certificates import ensure_node_key
+from fedwarm.flower.processes import free_ports
 from tests.waiting import wait_until
 
 until = partial(wait_until, seconds=240, poll_seconds=0.5)
@@ -194,7 +194,7 @@ def test_an_unregistered_key_another_ca_and_no_key_are_refused(fed: Compose, tru
     shutil.copyfile(trust, known / "ca.crt")
     told = stranger(fed, known)
     assert "[code: 2004]" in told and "code 1" in told
-    from fedwarm.run.federation.certificates import ensure_certificates
+    from fedwarm.federation.certificates import ensure_certificates
 
     ensure_certificates(other, "other", ["proxy"])
     told = stranger(fed, other)

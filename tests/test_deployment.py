@@ -15,20 +15,20 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 from safetensors.numpy import load_file
 
-from fedwarm.run.checkpoint import exists
-from fedwarm.run.checkpoint import load as checkpoint
-from fedwarm.run.family import family
-from fedwarm.run.federation.bringup import down, up
-from fedwarm.run.federation.certificates import ensure_certificates, ensure_node_key
-from fedwarm.run.federation.control import control
-from fedwarm.run.federation.preparing import Wanted
-from fedwarm.run.federation.processes import command, home, living, member_environment
-from fedwarm.run.federation.settings import CLIENTS, SUPEREXEC, SUPERLINK, Federation, Node, load
-from fedwarm.run.federation.status import status
-from fedwarm.run.launch import Request, run_method
-from fedwarm.run.node import heartbeat
-from fedwarm.run.node.checks import Site, look
-from fedwarm.run.superlink import Daemon, free_ports
+from fedwarm.federation.bringup import down, up
+from fedwarm.federation.certificates import ensure_certificates, ensure_node_key
+from fedwarm.federation.control import control
+from fedwarm.federation.preparing import Wanted
+from fedwarm.federation.processes import command, home, living, member_environment
+from fedwarm.federation.settings import CLIENTS, SUPEREXEC, SUPERLINK, Federation, Node, load
+from fedwarm.federation.status import status
+from fedwarm.flower.family import family
+from fedwarm.flower.processes import Daemon, free_ports
+from fedwarm.launch.run import Request, run_method
+from fedwarm.node import heartbeat
+from fedwarm.node.checks import Site, look
+from fedwarm.record.checkpoint import exists
+from fedwarm.record.checkpoint import load as checkpoint
 from tests.runs import same
 from tests.waiting import wait_until
 

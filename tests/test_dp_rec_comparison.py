@@ -10,10 +10,10 @@ from types import ModuleType
 
 import pytest
 
-from fedwarm.config import SettingError, parse
-from fedwarm.methods.dp_rec import DpRec, codec_of, release_of, sigma_of, terms_of, validated
+from fedwarm.codecs.dp_rec.plan import DpRec, codec_of, release_of, sigma_of, terms_of, validated
 from fedwarm.models import build_model
 from fedwarm.privacy.views import Terms
+from fedwarm.settings.config import SettingError, parse
 
 PATH = Path(__file__).parents[1] / "benchmarks" / "dp_rec.py"
 CLASSES = {"mnist": 10, "femnist": 62}

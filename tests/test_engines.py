@@ -16,13 +16,13 @@ import pytest
 from flwr.app import Message
 
 from fedwarm import methods
-from fedwarm.config import Value
-from fedwarm.run import checkpoint
-from fedwarm.run.flower_app import FlowerApp
-from fedwarm.run.launch import Request, run_method
-from fedwarm.run.local import LocalGrid, run_local
-from fedwarm.run.ray import write_app
-from strategies import arrivals
+from fedwarm.engines.local.run import LocalGrid, run_local
+from fedwarm.engines.ray import write_app
+from fedwarm.flower.app import FlowerApp
+from fedwarm.launch.run import Request, run_method
+from fedwarm.record import checkpoint
+from fedwarm.rounds import arrivals
+from fedwarm.settings.config import Value
 from tests.federation import Federation, loopback_federation
 from tests.runs import SMALL_WARMFED, run
 

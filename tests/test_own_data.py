@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from fedwarm.run.federation.bringup import down, up
-from fedwarm.run.federation.preparing import Wanted
-from fedwarm.run.federation.settings import Federation
-from fedwarm.run.launch import Request, run_method
+from fedwarm.federation.bringup import down, up
+from fedwarm.federation.preparing import Wanted
+from fedwarm.federation.settings import Federation
+from fedwarm.launch.run import Request, run_method
 from tests.sets import write_site
 
 pytestmark = [pytest.mark.alone, pytest.mark.long]

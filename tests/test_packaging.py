@@ -71,7 +71,7 @@ def test_a_file_of_the_checkout_is_one_module_under_both_names(first: str) -> No
     script = f"""
 import sys
 from importlib import import_module, util
-for name in ("clients.client_app", "strategies.server_app", "clients.scaffold", "strategies.base"):
+for name in ("clients.client_app", "strategies.server_app", "clients.scaffold", "fedwarm.rounds.server"):
     import_module("{first}" + name)
 import clients.client_app, fedwarm.clients.client_app, fedwarm.strategies.server_app, strategies.server_app
 files = [getattr(module, "__file__", None) for name, module in sys.modules.items() if name.startswith(("clients", "strategies"))]
@@ -79,7 +79,7 @@ assert len(files) == len(set(files)) > 10, files
 for name, module in list(sys.modules.items()):
     if name.startswith(("clients.", "strategies.")):
         assert sys.modules.get("fedwarm." + name, module) is module and module.__name__ == module.__spec__.name == name, name
-assert import_module("fedwarm.clients.faulty") is import_module("clients.faulty")
+assert import_module("fedwarm.clients.faulty") is import_module("fedwarm.rounds.faulty")
 assert util.find_spec("fedwarm.strategies.nothing") is None
 """
     subprocess.run([sys.executable, "-W", "error::ImportWarning", "-c", script], cwd=ROOT, check=True)
@@ -100,6 +100,6 @@ def test_flower_builds_the_bundle(tmp_path: Path) -> None:
     path = tmp_path / "app.fab"
     path.write_bytes(data)
     names = zipfile.ZipFile(path).namelist()
-    assert "strategies/server_app.py" in names and "clients/client_app.py" in names and "fedwarm/wire.py" in names
+    assert "strategies/server_app.py" in names and "clients/client_app.py" in names and "fedwarm/flower/wire.py" in names
     assert not [n for n in names if n.startswith(("tests/", "benchmarks/", ".venv"))]
     assert {Path(n).suffix for n in names if n.startswith(("fedwarm/", "strategies/", "clients/"))} == {".py"}

@@ -22,17 +22,17 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
-from fedwarm.run.checkpoint import exists
-from fedwarm.run.checkpoint import load as checkpoint
-from fedwarm.run.federation import processes
-from fedwarm.run.federation.bringup import down, up
-from fedwarm.run.federation.control import control
-from fedwarm.run.federation.preparing import Wanted
-from fedwarm.run.federation.processes import end, living
-from fedwarm.run.federation.settings import SUPERLINK, Federation, Node, load
-from fedwarm.run.federation.status import status
-from fedwarm.run.launch import Request, run_method
-from fedwarm.run.superlink import Daemon, free_ports
+from fedwarm.federation import processes
+from fedwarm.federation.bringup import down, up
+from fedwarm.federation.control import control
+from fedwarm.federation.preparing import Wanted
+from fedwarm.federation.processes import end, living
+from fedwarm.federation.settings import SUPERLINK, Federation, Node, load
+from fedwarm.federation.status import status
+from fedwarm.flower.processes import Daemon, free_ports
+from fedwarm.launch.run import Request, run_method
+from fedwarm.record.checkpoint import exists
+from fedwarm.record.checkpoint import load as checkpoint
 from tests.runs import same
 from tests.waiting import wait_until
 
@@ -46,7 +46,7 @@ from flwr.supercore import date
 
 true = date.now
 date.now = lambda: true() + timedelta(hours=1)
-from fedwarm.run.node.supernode import main
+from fedwarm.node.supernode import main
 
 main(sys.argv[1:])
 """
@@ -262,5 +262,3 @@ def test_twenty_nodes(tmp_path: Path) -> None:
         assert len(entries) == 100 and not any(each["failure"] for each in entries)
         early, late = seen[min(seen)], max(seen.values())
         assert late < 1.25 * early, seen
-
-

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fedwarm.run.launch import DEFAULTS_VARIABLE
+from fedwarm.launch.run import DEFAULTS_VARIABLE
 from tests.runs import SMALL_WARMFED
 
 ROOT = Path(__file__).parents[1]
@@ -33,7 +33,7 @@ def test_the_worked_example_runs(tmp_path: Path) -> None:
         path = path if path.suffix == ".py" else path.with_name("__init__.py") if path.name == "__init__" else path
         source = path.read_text()
         path.write_text(re.sub(r"\n}\n", f"\n    {line},\n}}\n", source, count=1))
-    script = "import sys; sys.argv[0] = 'fedwarm'; from fedwarm.run.cli import main; main()"
+    script = "import sys; sys.argv[0] = 'fedwarm'; from fedwarm.cli.app import main; main()"
     settings = "smoothed.share=0.2 data.max-examples=40 local-epochs=1"
     out = tmp_path / "run"
     subprocess.run(

@@ -9,8 +9,8 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from fedwarm.arrays import Arrays
 from fedwarm.coding.packing import CodeError
+from fedwarm.core.arrays import Arrays
 
 Named = Mapping[str, NDArray[np.generic]]
 

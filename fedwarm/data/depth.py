@@ -11,8 +11,8 @@ from contextlib import suppress
 
 import numpy as np
 
-from fedwarm.config import SettingError
 from fedwarm.data.pictures import Picture
+from fedwarm.settings.config import SettingError
 
 WHOLE_BITS = (1, 8, 10, 12, 14, 16)
 REAL_TOPS = (1.0, 255.0)

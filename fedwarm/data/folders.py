@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from fedwarm.config import SettingError
 from fedwarm.data.named import named_pictures
+from fedwarm.settings.config import SettingError
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedwarm.config import SettingError
 from fedwarm.data.broken import Broken, refuse
 from fedwarm.data.depth import SAMPLE, Depth
 from fedwarm.data.pictures import Picture, Reading, opened, pixels
 from fedwarm.data.tables import Rows
+from fedwarm.settings.config import SettingError
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedwarm.config import SettingError
 from fedwarm.data.tables import Column, Rows, coded
+from fedwarm.settings.config import SettingError
 
 if TYPE_CHECKING:
     from datasets import Dataset

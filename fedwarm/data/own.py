@@ -2,7 +2,7 @@
 
 A real site has its data in a folder that its node's configuration names (`data-folder`), and holds nothing of the others'. Such a
 folder is read like any data set and nothing of it is dealt. Its classes are known by their names: labels become their places in
-the list that all nodes agreed on (`fedwarm.classes`).
+the list that all nodes agreed on (`fedwarm.data.classes`).
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fedwarm.augment.settings import augmenting, secret
-from fedwarm.classes import listed, places, plain, shown, union
-from fedwarm.config import DATA_FOLDER as FOLDER
-from fedwarm.config import OWN, Config, Data, SettingError, Value, near
+from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD
+from fedwarm.augmentations.gen_fedsd.checks import augmenting, secret
 from fedwarm.data.broken import unnamed
+from fedwarm.data.classes import listed, places, plain, shown, union
 from fedwarm.data.partitions import FEWEST
 from fedwarm.data.shards import Shard, held_counts, load_shard, open_table, table_tested
 from fedwarm.data.testing import CENTRAL
-from fedwarm.methods.gen_fedsd import GenFedSD
+from fedwarm.settings.config import DATA_FOLDER as FOLDER
+from fedwarm.settings.config import OWN, Config, Data, SettingError, Value, near
 
 GIVE = f"give its absolute path in --node-config, e.g. \"{FOLDER}='/data/site'\""
 

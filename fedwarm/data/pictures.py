@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedwarm.config import Data, SettingError, near
+from fedwarm.settings.config import Data, SettingError, near
 
 if TYPE_CHECKING:
     from PIL.Image import Image

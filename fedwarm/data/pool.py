@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fedwarm.files import replacing
+from fedwarm.core.files import replacing
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from fedwarm.config import Data, SettingError, keys
-from fedwarm.data.digits import scans
+from fedwarm.data.sets.digits import scans
 from fedwarm.data.shards import all_tests, open_table, split_rows
 from fedwarm.data.tables import Rows, Table, public_rows
+from fedwarm.settings.config import Data, SettingError, keys
 
 TRAIN, PUBLIC, WHOLE = "train", "public", "whole"
 LOOKED_AT = 64

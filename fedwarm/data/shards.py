@@ -14,14 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedwarm.config import Data, SettingError
-from fedwarm.data.digits import digits_table
-from fedwarm.data.hub import hub_table
+from fedwarm.core.seeds import numpy_generator
 from fedwarm.data.partitions import client_rows, natural_clients
 from fedwarm.data.pictures import Reading
+from fedwarm.data.sets.digits import digits_table
+from fedwarm.data.sets.hub import hub_table
 from fedwarm.data.tables import Rows, Table
 from fedwarm.data.testing import CENTRAL, HELD_OUT, SPLIT, dealt, split_table
-from fedwarm.seeds import numpy_generator
+from fedwarm.settings.config import Data, SettingError
 
 CLIENTS = 10
 

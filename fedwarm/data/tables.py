@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedwarm.seeds import numpy_generator
+from fedwarm.core.seeds import numpy_generator
 
 PUBLIC_SEED = 2405
 Rows = NDArray[np.int64]

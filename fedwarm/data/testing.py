@@ -19,13 +19,13 @@ from functools import lru_cache
 
 import numpy as np
 
-from fedwarm.config import Data, SettingError
+from fedwarm.core.seeds import numpy_generator
 from fedwarm.data.folders import TRAIN
-from fedwarm.data.hub import hub_table
 from fedwarm.data.partitions import domain_column, id_column, id_name
 from fedwarm.data.pictures import Reading
+from fedwarm.data.sets.hub import hub_table
 from fedwarm.data.tables import Column, Rows, Table
-from fedwarm.seeds import numpy_generator
+from fedwarm.settings.config import Data, SettingError
 
 HELD_OUT, SPLIT, CENTRAL = "held-out", "split", "central"
 NOBODY = -1

@@ -19,10 +19,10 @@ from urllib.parse import unquote, urlparse
 import torch
 from torch import Tensor
 
-from fedwarm.config import Diffusion, SettingError
 from fedwarm.diffusion.hub import fetched
 from fedwarm.diffusion.pipeline import MODELS, read_pipeline
 from fedwarm.models import device_of
+from fedwarm.settings.config import Diffusion, SettingError
 
 EMBEDDED = ("glyph",)
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from fedwarm.config import Diffusion
+from fedwarm.core.seeds import derive
 from fedwarm.data.pool import Pool
 from fedwarm.diffusion.foundation import Foundation
 from fedwarm.diffusion.lora import FIRST, attached, load_adapter
 from fedwarm.diffusion.sampling import Through, drawn_anew, sample
-from fedwarm.seeds import derive
+from fedwarm.settings.config import Diffusion
 
 
 def generate(

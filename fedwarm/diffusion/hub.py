@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedwarm.config import SettingError
+from fedwarm.core.network import hub_answers
 from fedwarm.diffusion.pipeline import LEFT_OUT, MODELS, variant_of
-from fedwarm.network import hub_answers
+from fedwarm.settings.config import SettingError
 
 REPLACED = {
     "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",

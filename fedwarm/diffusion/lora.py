@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fedwarm.config import Diffusion, SettingError
-from fedwarm.files import order_metadata
-from fedwarm.seeds import initialisation
+from fedwarm.core.files import order_metadata
+from fedwarm.core.seeds import initialisation
+from fedwarm.settings.config import Diffusion, SettingError
 
 if TYPE_CHECKING:
     from fedwarm.diffusion.foundation import Foundation

@@ -14,7 +14,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor, nn
 
-from fedwarm.files import PRIVATE, writing
+from fedwarm.core.files import PRIVATE, writing
 
 DROP_PAGES, MMAP_THRESHOLD = 4, -3
 APART_BYTES, USUAL_BYTES = 1 << 20, 1 << 25

@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedwarm.config import Diffusion
+from fedwarm.core.progress import tick
+from fedwarm.core.seeds import generator
 from fedwarm.diffusion.foundation import Foundation
-from fedwarm.progress import tick
-from fedwarm.seeds import generator
+from fedwarm.settings.config import Diffusion
 
 EXACT_ROWS = 16
 Through = Callable[[int, Callable[[], Tensor]], Tensor]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import import_module
 
-from fedwarm.config import Group, SettingError, near
+from fedwarm.settings.config import Group, SettingError, near
 
 
 @dataclass(frozen=True)

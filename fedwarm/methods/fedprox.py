@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fedwarm.config import Group, setting
-from fedwarm.training import Batch, Hook
+from fedwarm.settings.config import Group, setting
+from fedwarm.training.loop import Batch, Hook
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from fedwarm.arrays import Arrays
-from fedwarm.config import Group, setting
-from fedwarm.training import Hook
+from fedwarm.core.arrays import Arrays
+from fedwarm.settings.config import Group, setting
+from fedwarm.training.loop import Hook
 
 CONTROL = "control/"
 

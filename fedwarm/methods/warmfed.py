@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedwarm.config import Group, setting
-from fedwarm.evaluate import predict
-from fedwarm.training import Batch, Hook
+from fedwarm.settings.config import Group, setting
+from fedwarm.training.evaluate import predict
+from fedwarm.training.loop import Batch, Hook
 
 CLASSIFIER = "classifier."
 RULES = ("sample_better", "sample_correct", "class_better", "model_best", "always", "never")

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fedwarm.config import Model, SettingError
-from fedwarm.seeds import initialisation
+from fedwarm.core.seeds import initialisation
+from fedwarm.settings.config import Model, SettingError
 
 PIXEL_MEAN, PIXEL_STD = 127.5, 127.5
 

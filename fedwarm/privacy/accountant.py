@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from fedwarm.config import SettingError
 from fedwarm.privacy.events import TOP, Curves, Event, Gaussian, RandomCoding, Sampled, curves, nothing
 from fedwarm.privacy.random_coding import Curve
+from fedwarm.settings.config import SettingError
 
 EVERYONE = -1
 KINDS: dict[str, Callable[..., Event]] = {"RandomCoding": RandomCoding, "Gaussian": Gaussian, "Sampled": Sampled}

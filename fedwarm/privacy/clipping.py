@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from fedwarm.core.sums import norm
 from fedwarm.privacy.randomness import SYSTEM, Source, normals
-from fedwarm.sums import norm
 
 Vector = NDArray[np.float64]
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import sqrt
 
-from fedwarm.config import SettingError
 from fedwarm.privacy.accountant import EVERYONE, Accountant
 from fedwarm.privacy.events import ADJACENCIES, Event, Gaussian, RandomCoding, Sampled
 from fedwarm.privacy.sampling import Slots, slots
+from fedwarm.settings.config import SettingError
 
 VIEWS = ("local", "central_certified", "central_limit")
 Release = RandomCoding | Gaussian

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from fedwarm.coding.packing import CodeError, pack, unpack
-from fedwarm.config import Model, SettingError
-from fedwarm.files import replacing
+from fedwarm.core.files import replacing
 from fedwarm.models import MODELS, build_model
 from fedwarm.quantize.learned import Learned
 from fedwarm.quantize.surgery import layers, tensor_of
 from fedwarm.quantize.sweep import weight_grids
 from fedwarm.quantize.uniform import FLOAT_BITS, PLAIN, Scheme, levels
+from fedwarm.settings.config import Model, SettingError
 
 FORMATS = ("torch", "onnx")
 HEADER, VERSION, STEP = "fedwarm", 1, ".step"

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from fedwarm.coding.packing import pack
-from fedwarm.config import SettingError
-from fedwarm.files import replacing
+from fedwarm.core.files import replacing
 from fedwarm.models import to_input
+from fedwarm.settings.config import SettingError
 
 if TYPE_CHECKING:
     from fedwarm.quantize.export import Coded

@@ -17,7 +17,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from fedwarm.sums import sum_squares
+from fedwarm.core.sums import sum_squares
 
 NOISES = ("logistic", "gaussian", "uniform")
 VARIANTS = ("rq_st", "rq", "sr")

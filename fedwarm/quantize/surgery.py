@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from fedwarm.config import SettingError
 from fedwarm.quantize.ranges import Running, weight_grid
 from fedwarm.quantize.uniform import FLOAT_BITS, Scheme, quantize
+from fedwarm.settings.config import SettingError
 
 QUANTIZED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 INPUT = "quantized_input"

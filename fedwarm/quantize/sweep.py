@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from fedwarm.evaluate import correct, predict
 from fedwarm.quantize.learned import Learned
 from fedwarm.quantize.ranges import grid_of, spread, weight_grid
 from fedwarm.quantize.surgery import input_layers, layers
 from fedwarm.quantize.uniform import FLOAT_BITS, PLAIN, Grid, Scheme, checked_bits
+from fedwarm.training.evaluate import correct, predict
 
 SAMPLED = 1 << 16
 Samples = Mapping[str, Tensor]

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from fedwarm.config import Model, SettingError
 from fedwarm.models import MODELS, build_model, device_of, to_input
+from fedwarm.settings.config import Model, SettingError
 
 
 def count(model: nn.Module) -> int:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedwarm.config import Config, General, SettingError
-from fedwarm.methods.quantization_robust import QuantizationRobust
-from fedwarm.methods.relaxed_quantization import RelaxedQuantization
+from fedwarm.core.seeds import generator
 from fedwarm.models import cnn
 from fedwarm.objectives import OBJECTIVES, is_learned, learned_state, objective_hooks
-from fedwarm.seeds import generator
-from fedwarm.training import Plan, fit
+from fedwarm.objectives.rq import RelaxedQuantization
+from fedwarm.quantize.hooks import QuantizationRobust
+from fedwarm.settings.config import Config, General, SettingError
+from fedwarm.training.loop import Plan, fit
 
 
 def config(**given: object) -> Config:

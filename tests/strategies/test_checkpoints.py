@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from fedwarm.config import SettingError, Value
-from fedwarm.run.checkpoint import FOLDER, INDEX, Checkpoint, Keeper, load
-from fedwarm.run.launch import Request, run_method
+from fedwarm.launch.run import Request, run_method
+from fedwarm.record.checkpoint import FOLDER, INDEX, Checkpoint, Keeper, load
+from fedwarm.settings.config import SettingError, Value
 from tests.runs import run, same
 
 FAST: dict[str, Value] = {"num-server-rounds": 2, "local-epochs": 1, "data.max-examples": 24}
@@ -109,7 +109,7 @@ def test_the_command_takes_the_settings_of_the_run(tmp_path: Path) -> None:
     whole = run_method(Request("fedavg", out=tmp_path / "whole", clients=3, workers=1, run_config=(text,)))
     broken = tmp_path / "broken"
     with pytest.MonkeyPatch.context() as patch:
-        from strategies.base import BaseStrategy
+        from fedwarm.rounds.server import BaseStrategy
 
         original = BaseStrategy._run_stage
 

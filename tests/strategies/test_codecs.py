@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from fedwarm.codecs import Place, stream_of
+from fedwarm.codecs.dp_rec.plan import DpRec, codec_of, release_of
 from fedwarm.coding.layout import Layout
-from fedwarm.config import SettingError, Value, parse
-from fedwarm.methods.dp_rec import DpRec, codec_of, release_of
+from fedwarm.flower.wire import Payload, from_records
 from fedwarm.privacy.accountant import Accountant
-from fedwarm.wire import Payload, from_records
+from fedwarm.settings.config import SettingError, Value, parse
 from strategies import strategy_class
 from strategies.fedavg import FedAvg
 from tests.runs import SMALL_WARMFED, Outcome, run, same

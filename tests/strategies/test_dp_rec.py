@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from flwr.app import Message
 
-from fedwarm.arrays import Arrays, from_module
+from fedwarm.codecs.dp_rec.plan import DpRec as Settings
+from fedwarm.codecs.dp_rec.plan import codec_of, run_number
 from fedwarm.coding.codec import RandomCodec
 from fedwarm.coding.layout import Layout
 from fedwarm.coding.packing import unpack
@@ -19,17 +20,16 @@ from fedwarm.coding.replay import Round, Sum, replay_bytes
 from fedwarm.coding.rotation import restore
 from fedwarm.coding.shrinkage import shrinkage
 from fedwarm.coding.streams import Stream, normals
-from fedwarm.config import Config, SettingError, Value, parse
-from fedwarm.methods.dp_rec import DpRec as Settings
-from fedwarm.methods.dp_rec import codec_of, run_number
+from fedwarm.core.arrays import Arrays, from_module
+from fedwarm.flower.wire import from_records
 from fedwarm.models import build_model
 from fedwarm.privacy.accountant import Accountant
 from fedwarm.privacy.events import RandomCoding
 from fedwarm.privacy.sampling import slots
-from fedwarm.run.checkpoint import load
-from fedwarm.wire import from_records
+from fedwarm.record.checkpoint import load
+from fedwarm.rounds.fleet import FederationError
+from fedwarm.settings.config import Config, SettingError, Value, parse
 from strategies.dp_rec import DpRec
-from strategies.fleet import FederationError
 from tests.runs import Outcome, run, same
 
 ROUNDS, CLIENTS, SIGMA, BITS = 3, 4, 0.5, 5
@@ -167,7 +167,7 @@ def test_a_target_is_spent_on_all_rounds(tmp_path: Path) -> None:
 
 
 def struck(monkeypatch: pytest.MonkeyPatch, *tickets: str) -> None:
-    monkeypatch.setattr("clients.faulty.strikes", lambda faults, seed, ticket: ticket in tickets)
+    monkeypatch.setattr("fedwarm.rounds.faulty.strikes", lambda faults, seed, ticket: ticket in tickets)
 
 
 def test_truncated_code_words_are_refused(usual: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
-from fedwarm.config import SettingError, Value, parse
-from fedwarm.run.checkpoint import FOLDER, INDEX, Checkpoint, load
-from fedwarm.run.extend import JOURNAL, changed
-from fedwarm.run.launch import Request, run_method
-from fedwarm.run.sweep import run_sweep
+from fedwarm.launch.run import Request, run_method
+from fedwarm.launch.sweep import run_sweep
+from fedwarm.record.checkpoint import FOLDER, INDEX, Checkpoint, load
+from fedwarm.record.extend import JOURNAL, changed
+from fedwarm.settings.config import SettingError, Value, parse
 from tests.runs import SMALL_WARMFED, run, same
 
 FAST: dict[str, Value] = {"local-epochs": 1, "data.max-examples": 12}

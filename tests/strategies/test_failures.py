@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clients.base import BaseClient
-from fedwarm.config import Value
-from fedwarm.wire import Payload
-from strategies.fleet import FederationError
+from fedwarm.flower.wire import Payload
+from fedwarm.rounds.client import BaseClient
+from fedwarm.rounds.fleet import FederationError
+from fedwarm.settings.config import Value
 from tests.runs import run, same
 
 FAST: dict[str, Value] = {"num-server-rounds": 1, "local-epochs": 1, "data.max-examples": 20}

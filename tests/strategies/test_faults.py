@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from fedwarm.config import Value, parse
-from fedwarm.faults import KINDS, Faults, strikes
-from strategies.base import BaseStrategy, Stage
+from fedwarm.core.faults import KINDS, Faults, strikes
+from fedwarm.rounds.fleet import FederationError
+from fedwarm.rounds.server import BaseStrategy, Stage
+from fedwarm.settings.config import Value, parse
 from strategies.fedavg import FedAvg
-from strategies.fleet import FederationError
 from tests.runs import Outcome, run, same
 
 ROUNDS, CLIENTS, SEED = 20, 4, 1
@@ -81,8 +81,8 @@ def spoilt(kind: str, rate: float, folder: Path) -> Outcome:
     slow = {"stage-timeout": 0.6, "faults.delay-seconds": 0.65} if kind == "delay" else {}
     with pytest.MonkeyPatch.context() as patch:
         clock = Clock()
-        patch.setattr("clients.faulty.time", clock)
-        patch.setattr("fedwarm.run.desk.time", clock)
+        patch.setattr("fedwarm.rounds.faulty.time", clock)
+        patch.setattr("fedwarm.engines.local.desk.time", clock)
         return run("fedavg", folder, {**FAST, **slow, "faults.kind": kind, "faults.rate": rate})
 
 
@@ -124,12 +124,12 @@ def test_too_few_replies_stop_the_run_and_its_checkpoint_goes_on(tmp_path: Path)
     with pytest.raises(FederationError, match=r"round 1, round: 3 valid replies of 4, 4 are needed \(min-replies\): .*NaN"):
         run("fedavg", tmp_path / "run", {**settings, "faults.rate": 1.0})
     assert not (tmp_path / "run" / "model.safetensors").exists()
-    from fedwarm.run import checkpoint
+    from fedwarm.record import checkpoint
 
     kept = checkpoint.load(tmp_path / "run")
     assert kept.done == 0 and not kept.complete
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("clients.faulty.strikes", lambda *given: False)
+        patch.setattr("fedwarm.rounds.faulty.strikes", lambda *given: False)
         again = run("fedavg", tmp_path / "run", {**settings, "faults.rate": 1.0, "resume": True})
     assert same(again.model, whole.model)
 
@@ -139,7 +139,7 @@ def test_a_second_try_keeps_the_order_of_the_sum(tmp_path: Path) -> None:
     settings = {**FAST, "num-server-rounds": 1, "min-replies": 0}
     whole = run("fedavg", tmp_path / "whole", settings)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("clients.faulty.strikes", lambda faults, seed, ticket: ticket == "0.0.0")
+        patch.setattr("fedwarm.rounds.faulty.strikes", lambda faults, seed, ticket: ticket == "0.0.0")
         again = run("fedavg", tmp_path / "run", {**settings, "faults.kind": "crash", "faults.rate": 1.0})
     assert [(e["ticket"], bool(e["failure"])) for e in again.ledger][:3] == [("0.0.0", True), ("0.1.0", False), ("0.0.1", False)]
     assert same(again.model, whole.model)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from fedwarm.config import parse
+from fedwarm.core.seeds import generator
 from fedwarm.data import load_shard
 from fedwarm.models import build_model
-from fedwarm.seeds import generator
-from fedwarm.training import Plan, fit
+from fedwarm.settings.config import parse
+from fedwarm.training.loop import Plan, fit
 from tests.runs import run, same
 
 FAST = {"num-server-rounds": 2, "local-epochs": 1, "data.max-examples": 60}

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from fedwarm.augment.fill import fill
-from fedwarm.augment.settings import histogram
-from fedwarm.config import SettingError, Value, parse
+from fedwarm.augmentations.gen_fedsd.amounts import global_target, imbalance
+from fedwarm.augmentations.gen_fedsd.checks import histogram
+from fedwarm.augmentations.gen_fedsd.fill import fill
+from fedwarm.augmentations.gen_fedsd.server import Augmentation
 from fedwarm.data import held_counts, load_shard
-from fedwarm.methods.gen_fedsd import global_target, imbalance
-from fedwarm.run.preflight import check_run
-from fedwarm.wire import Payload
-from strategies.augment import Augmentation
-from strategies.exchange import Stage
+from fedwarm.flower.wire import Payload
+from fedwarm.launch.preflight import check_run
+from fedwarm.rounds.exchange import Stage
+from fedwarm.settings.config import SettingError, Value, parse
 from tests.runs import Outcome, run, same
 
 FAST: dict[str, Value] = {
@@ -143,7 +143,7 @@ def test_images_that_nobody_recognises_are_remarked_on(judge: str, refused: str)
 
 def test_stopped_after_synthesis_goes_on_to_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run("gen_fedsd", tmp_path / "whole", FILLED, clients=2)
-    from strategies.base import BaseStrategy
+    from fedwarm.rounds.server import BaseStrategy
 
     original = BaseStrategy._run_stage
 
@@ -205,7 +205,7 @@ def test_no_histogram_leaves_a_client_whose_rule_needs_none(changes: dict[str, V
 
 
 def test_a_reply_that_is_no_report_is_refused() -> None:
-    from fedwarm.wire import Payload, PayloadError
+    from fedwarm.flower.wire import Payload, PayloadError
 
     found, stage = Augmentation(parse({**FILLED, "method": "fedavg"})), Stage(0, "augment", "train.augment", (0,))
     for wrong in ({"synthetic": [1, 2]}, {"synthetic": [-1] * 10}, {"synthetic": ["a"] * 10}):

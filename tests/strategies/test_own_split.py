@@ -9,10 +9,10 @@ from typing import Any
 import datasets
 import pytest
 
-from fedwarm.config import SettingError, Value
-from fedwarm.run.preflight import check_run
-from fedwarm.run.reading import read_run
-from fedwarm.run.report import make_report
+from fedwarm.launch.preflight import check_run
+from fedwarm.record.reading import read_run
+from fedwarm.report.page import make_report
+from fedwarm.settings.config import SettingError, Value
 from tests.runs import Outcome, run, same
 from tests.sets import write_split
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from fedwarm.config import SettingError, Value, parse
+from fedwarm.flower.wire import from_records
 from fedwarm.models import build_model
 from fedwarm.objectives import is_learned
-from fedwarm.wire import from_records
+from fedwarm.settings.config import SettingError, Value, parse
 from tests.runs import SMALL_WARMFED, Outcome, run, same
 
 FAST: dict[str, Value] = {"num-server-rounds": 2, "local-epochs": 2, "data.max-examples": 40, "data.image-size": 16}
@@ -110,9 +110,9 @@ def test_classifiers_that_are_uploaded_with_adapters_train_by_the_objective(tmp_
 @pytest.mark.parametrize("layers", ["all", "skip_first_last"])
 def test_relaxed_quantization_is_measured_on_the_layers_that_it_trains(layers: str, tmp_path: Path) -> None:
     """At its own width the model is measured on learned grids of exactly these layers; another group's setting has no say."""
-    from fedwarm.arrays import to_tensors
+    from fedwarm.core.arrays import to_tensors
+    from fedwarm.measures.widths import learned_of, scheme_of
     from fedwarm.quantize.sweep import weight_grids
-    from fedwarm.widths import learned_of, scheme_of
 
     given: dict[str, Value] = {"relaxed-quantization.layers": layers, "quantization-robust.skip-first-last": layers == "all"}
     outcome = run("quantization_robust", tmp_path / "run", {**FAST, "quantization-robust.variant": "rq", **given})
@@ -142,10 +142,10 @@ def test_what_cannot_be_averaged_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("variant", ["mqat", "qat", "rq"])
 def test_a_run_is_exported_and_gives_the_same_answers(variant: str, tmp_path: Path) -> None:
     """The packed file, loaded again, answers as the model did at that width when it was measured."""
+    from fedwarm.cli.export import export_run
     from fedwarm.data import load_shard
-    from fedwarm.evaluate import correct
     from fedwarm.quantize.export import load_exported
-    from fedwarm.run.exporting import export_run
+    from fedwarm.training.evaluate import correct
 
     given: dict[str, Value] = {"quantization-robust.variant": variant}
     given |= {"quantization-robust.range": "learned"} if variant == "qat" else {}

@@ -10,13 +10,13 @@ import pytest
 from flwr.app import Message
 from flwr.common.constant import SUPERLINK_NODE_ID
 
-from fedwarm.config import SettingError, Value
-from fedwarm.run import checkpoint
-from fedwarm.run.reading import read_run
-from fedwarm.wire import Payload, from_records, to_records
-from strategies.base import BaseStrategy, Stage
+from fedwarm.flower.wire import Payload, from_records, to_records
+from fedwarm.record import checkpoint
+from fedwarm.record.reading import read_run
+from fedwarm.rounds.fleet import FederationError
+from fedwarm.rounds.server import BaseStrategy, Stage
+from fedwarm.settings.config import SettingError, Value
 from strategies.fedavg import FedAvg
-from strategies.fleet import FederationError
 from tests.machines import NOTICED_SECONDS, Sent, world
 from tests.runs import Outcome, run, same
 
@@ -339,7 +339,7 @@ def test_sites_are_called_by_their_names(tmp_path: Path) -> None:
 
 
 def test_failed_evaluations_end_no_run_on_any_engine(whole: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from clients.base import BaseClient
+    from fedwarm.rounds.client import BaseClient
 
     original = BaseClient.evaluate
 

@@ -11,16 +11,16 @@ import pytest
 from flwr.app import Context, Message, RecordDict
 from flwr.superlink.grid import HttpGrid, InMemoryGrid
 
-from fedwarm.config import Value, parse
-from fedwarm.nodes import Patience
-from fedwarm.run.checkpoint import load
-from fedwarm.run.desk import identify
-from fedwarm.run.local import LocalGrid
-from fedwarm.run.report import make_report
-from fedwarm.seeds import numpy_generator
+from fedwarm.core.seeds import numpy_generator
+from fedwarm.engines.local.desk import identify
+from fedwarm.engines.local.run import LocalGrid
+from fedwarm.record.checkpoint import load
+from fedwarm.report.page import make_report
+from fedwarm.rounds.attendance import on_real_nodes
+from fedwarm.rounds.fleet import FederationError, Fleet, Member
+from fedwarm.rounds.nodes import Patience
+from fedwarm.settings.config import Value, parse
 from strategies import server_app, strategy_class
-from strategies.attendance import on_real_nodes
-from strategies.fleet import FederationError, Fleet, Member
 from tests.machines import Machines, Sent, world
 from tests.runs import SMALL_WARMFED, run, same
 

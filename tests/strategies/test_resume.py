@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
-from fedwarm.config import Value
-from fedwarm.run.checkpoint import load
+from fedwarm.record.checkpoint import load
+from fedwarm.settings.config import Value
 from tests.runs import SMALL_WARMFED, run, same
 
 FAST: dict[str, Value] = {"num-server-rounds": 3, "local-epochs": 1, "data.max-examples": 24}
@@ -103,16 +103,16 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return get
 
 
-FITS = "clients.base.fit"
+FITS = "fedwarm.rounds.client.fit"
 PLACES = [
     ("fedavg", FITS, 1, "in the first round"),
     ("fedavg", FITS, 4, "in a round"),
-    ("fedavg", "strategies.base.BaseStrategy._run_stage", 4, "between stages"),
-    ("fedavg", "fedwarm.run.folder.RunFolder.append", 4, "before the checkpoint is written"),
+    ("fedavg", "fedwarm.rounds.server.BaseStrategy._run_stage", 4, "between stages"),
+    ("fedavg", "fedwarm.record.folder.RunFolder.append", 4, "before the checkpoint is written"),
     ("fedavg", "safetensors.numpy.save_file", 3, "while the model is written"),
-    ("fedavg", "fedwarm.run.checkpoint.asdict", 4, "between the model and its index"),
+    ("fedavg", "fedwarm.record.checkpoint.asdict", 4, "between the model and its index"),
     ("fedavg", "os.replace", 8, "while a file is renamed"),
-    ("fedavg", "fedwarm.run.folder.RunFolder.finish", 1, "at the end"),
+    ("fedavg", "fedwarm.record.folder.RunFolder.finish", 1, "at the end"),
     ("fedprox", FITS, 6, "in a round"),
     ("scaffold", FITS, 4, "in a round, after a client has kept its control variate"),
     ("rounded", FITS, 6, "in a round"),
@@ -121,9 +121,9 @@ PLACES = [
     ("centralized", FITS, 2, "in a round"),
     ("median", FITS, 7, "in a round"),
     ("dp_rec", FITS, 4, "in a round, after a client has kept its code words"),
-    ("dp_rec", "fedwarm.run.folder.RunFolder.append", 6, "after a round was booked, before the checkpoint is written"),
-    ("dp_rec unseen", "strategies.base.BaseStrategy._run_stage", 4, "between stages"),
-    ("warmfed", "fedwarm.diffusion.finetune.tune_adapter", 3, "while adapters are tuned"),
+    ("dp_rec", "fedwarm.record.folder.RunFolder.append", 6, "after a round was booked, before the checkpoint is written"),
+    ("dp_rec unseen", "fedwarm.rounds.server.BaseStrategy._run_stage", 4, "between stages"),
+    ("warmfed", "fedwarm.diffusion.tuners.lora.tune_adapter", 3, "while adapters are tuned"),
     ("warmfed", "fedwarm.diffusion.generate.sample", 3, "while images are drawn"),
     ("warmfed", "strategies.warmfed.fit", 3, "in the warm start"),
     ("warmfed", "clients.warmfed.fit", 3, "while clients distil"),

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from flwr.app import Message
 
-from fedwarm.config import Value
-from fedwarm.run.flower_app import FlowerApp
-from fedwarm.run.local import LocalGrid, run_local
+from fedwarm.engines.local.run import LocalGrid, run_local
+from fedwarm.flower.app import FlowerApp
+from fedwarm.settings.config import Value
 
 CLIENTS = 12
 FAST: dict[str, Value] = {"num-server-rounds": 2, "local-epochs": 1, "data.max-examples": 8, "data.partition": "iid"}

@@ -12,19 +12,19 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from clients.warmfed import WarmFedClient
-from fedwarm.arrays import from_tensors
+from fedwarm.codecs.dp_rec.plan import DpRec, codec_of
 from fedwarm.coding import stochastic
 from fedwarm.coding.layout import Layout
-from fedwarm.config import SettingError, Value, parse
+from fedwarm.core.arrays import from_tensors
+from fedwarm.core.progress import Tick, listening
+from fedwarm.core.store import Store
 from fedwarm.diffusion.foundation import Foundation, load_foundation
-from fedwarm.diffusion.hollow_cuts import cut_at, kept_layers, kept_size, table
 from fedwarm.diffusion.lora import adapter_size, first_matrices
-from fedwarm.methods.dp_rec import DpRec, codec_of
-from fedwarm.methods.hollowed import aligned
-from fedwarm.progress import Tick, listening
-from fedwarm.store import Store
-from fedwarm.wire import Payload, from_records
-from strategies.fleet import FederationError
+from fedwarm.diffusion.tuners.hollowed.cuts import cut_at, kept_layers, kept_size, table
+from fedwarm.diffusion.tuners.hollowed.settings import aligned
+from fedwarm.flower.wire import Payload, from_records
+from fedwarm.rounds.fleet import FederationError
+from fedwarm.settings.config import SettingError, Value, parse
 from strategies.warmfed import WarmFed
 from tests.runs import SMALL_WARMFED, Outcome, run, same
 from tests.strategies.test_resume import killed, personal, without_times
@@ -176,9 +176,9 @@ def test_the_rule_decides_what_images_are_drawn_from(rule: str, union: Outcome, 
 
 
 def test_images_are_drawn_from_each_client_s_own_matrices(union: Outcome) -> None:
-    from fedwarm.arrays import to_tensors
+    from fedwarm.core.arrays import to_tensors
     from fedwarm.diffusion.generate import generate
-    from fedwarm.methods.hollowed import targets_of
+    from fedwarm.diffusion.tuners.hollowed.settings import targets_of
 
     found, labels = drawn(union, 1), pool(union)["labels"][pool(union)["clients"] == 1]
     sent, config = adapters(union)[1], parse({"method": "warmfed", **MIXED})
@@ -194,7 +194,7 @@ def test_images_are_drawn_from_each_client_s_own_matrices(union: Outcome) -> Non
 @pytest.mark.long
 def test_a_client_finds_its_own_depth_within_a_budget(shallow: Outcome, tmp_path: Path) -> None:
     """The least depth that fits, with a classifier beside the adapter; the server takes whichever depth it is."""
-    from fedwarm.diffusion.hollow_memory import footprint
+    from fedwarm.diffusion.tuners.hollowed.memory import footprint
 
     config, unet = parse({"method": "warmfed", **HOLLOWED}), foundation().pipe.unet
     words = foundation().pipe.tokenizer.model_max_length
@@ -248,7 +248,7 @@ REFUSED: list[tuple[dict[str, Value], str]] = [
 
 @pytest.mark.parametrize(("settings", "why"), REFUSED)
 def test_what_does_not_go_together_is_refused_at_both_ends(settings: dict[str, Value], why: str, tmp_path: Path) -> None:
-    from clients.base import Node
+    from fedwarm.rounds.client import Node
 
     config = parse({"method": "warmfed", **HOLLOWED, **settings})
     with pytest.raises(SettingError, match=why) as caught:
@@ -301,7 +301,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.long
 def test_a_client_killed_while_its_core_is_asked_leaves_nothing_in_the_end(union: Outcome, tmp_path: Path) -> None:
-    killed("fedwarm.diffusion.hollow_tune.core_output", 4, "warmfed", tmp_path / "run", MIXED)
+    killed("fedwarm.diffusion.tuners.hollowed.tune.core_output", 4, "warmfed", tmp_path / "run", MIXED)
     assert len(list((tmp_path / "run" / "clients").rglob("hollowed-*"))) == 1
     done = run("warmfed", tmp_path / "run", {**MIXED, "resume": True})
     assert not list((tmp_path / "run" / "clients").rglob("hollowed-*"))

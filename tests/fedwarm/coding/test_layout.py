@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedwarm.arrays import Arrays
 from fedwarm.coding.layout import Layout
 from fedwarm.coding.packing import CodeError
+from fedwarm.core.arrays import Arrays
 
 ARRAYS: Arrays = {
     "b": np.arange(6, dtype=np.float32).reshape(2, 3),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedwarm.arrays import Arrays
 from fedwarm.coding.blocks import even
 from fedwarm.coding.codec import RandomCodec
 from fedwarm.coding.layout import Layout
 from fedwarm.coding.packing import CodeError
 from fedwarm.coding.replay import Round, Sum, digest, pack_rounds, replay_bytes, unpack_rounds
 from fedwarm.coding.streams import Stream
+from fedwarm.core.arrays import Arrays
 
 RUN = 77
 MODEL: Arrays = {"w": np.random.default_rng(0).normal(size=(20, 30)).astype(np.float32), "b": np.zeros(9, np.float32)}

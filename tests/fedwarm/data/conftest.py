@@ -9,8 +9,8 @@ from typing import Any
 import datasets
 import pytest
 
-from fedwarm.config import Data
-from fedwarm.data.hub import hub_table
+from fedwarm.data.sets.hub import hub_table
+from fedwarm.settings.config import Data
 
 MakePictures = Callable[..., Data]
 

@@ -14,12 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
-from fedwarm.config import SettingError
+from fedwarm.cli import app as cli
 from fedwarm.data import gallery, load_shard
 from fedwarm.data.checks import check_pictures, constancy, remarks
-from fedwarm.data.hub import hub_table
+from fedwarm.data.sets.hub import hub_table
 from fedwarm.data.shards import all_tests, open_table
-from fedwarm.run import cli
+from fedwarm.settings.config import SettingError
 from tests.fedwarm.data.conftest import MakePictures
 from tests.fedwarm.data.test_pictures import saved
 
@@ -167,10 +167,10 @@ def test_a_long_look_is_announced(pictures_of: MakePictures, monkeypatch: pytest
 
 def test_every_reader_of_pictures_reads_alike(pictures_of: MakePictures) -> None:
     """`gen-fedsd.file` and a foundation's public part: the ground, the range and what is left out are the run's."""
-    from fedwarm.augment.real import _table
+    from fedwarm.augmentations.gen_fedsd.real import _table
+    from fedwarm.cli.foundations import reading
     from fedwarm.data.pictures import Reading
-    from fedwarm.diffusion.pretrain_data import public_part
-    from fedwarm.run.foundations import reading
+    from fedwarm.diffusion.pretraining.captions import public_part
 
     ink = np.zeros((8, 8, 4), dtype=np.uint8)
     ink[:, :4, 3] = 255

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedwarm.config import Data, SettingError
 from fedwarm.data import load_pooled
-from fedwarm.data.hub import hub_table, read
+from fedwarm.data.sets.hub import hub_table, read
 from fedwarm.data.shards import open_table
+from fedwarm.settings.config import Data, SettingError
 
 ODD = ["sp ace", "br[ac]ket", "st*r", "qu?st", "per%20cent", "ha#sh", "ünï", "quo'te\"", "new\nline", "cur{a,b}ly", "back\\slash",
        "til~de", "a::b", "train", "test", "-dash", "!bang", "$var", "a&b"]  # fmt: skip

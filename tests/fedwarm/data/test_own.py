@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fedwarm.config import Data, SettingError, Value, parse
 from fedwarm.data.own import Holding, at_home, check_own
 from fedwarm.data.provenance import TRAIN, Marks, seen, source_of
+from fedwarm.settings.config import Data, SettingError, Value, parse
 from tests.sets import write_site
 
 OWN: dict[str, Value] = {"method": "fedavg", "data.name": "own", "data.image-size": 8}

@@ -11,10 +11,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedwarm.config import Data, SettingError
-from fedwarm.data.digits import digits_table
 from fedwarm.data.partitions import client_rows, natural_clients
+from fedwarm.data.sets.digits import digits_table
 from fedwarm.data.tables import Rows, Table, coded
+from fedwarm.settings.config import Data, SettingError
 
 DIGITS = digits_table(32)
 ALL = ("domain", "iid", "dirichlet", "pathological", "natural")
@@ -55,7 +55,7 @@ def test_iid_is_what_flwr_datasets_makes_of_the_shuffled_rows() -> None:
     from datasets import Dataset
     from flwr_datasets.partitioner import IidPartitioner
 
-    from fedwarm.seeds import numpy_generator
+    from fedwarm.core.seeds import numpy_generator
 
     partitioner = IidPartitioner(7)
     partitioner.dataset = Dataset.from_dict({"row": numpy_generator(5, "partition").permutation(1797)})
@@ -68,7 +68,7 @@ def test_drawn_partitions_are_flwr_datasets_own(kind: str) -> None:
     from datasets import Dataset
     from flwr_datasets.partitioner import DirichletPartitioner, PathologicalPartitioner
 
-    from fedwarm.seeds import derive, numpy_generator
+    from fedwarm.core.seeds import derive, numpy_generator
 
     number = derive(5, "partition", kind)
     if kind == "dirichlet":

@@ -14,13 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
-from fedwarm.config import Data, SettingError
 from fedwarm.data import depth as depth_module
 from fedwarm.data import load_shard
 from fedwarm.data.checks import remarks
-from fedwarm.data.hub import hub_table
 from fedwarm.data.pictures import colour, opened, pixels
+from fedwarm.data.sets.hub import hub_table
 from fedwarm.data.shards import open_table
+from fedwarm.settings.config import Data, SettingError
 from tests.fedwarm.data.conftest import MakePictures
 
 SIDE = 8

@@ -11,12 +11,12 @@ import datasets
 import numpy as np
 import pytest
 
-from fedwarm.config import Data, SettingError
 from fedwarm.data import load_pooled
 from fedwarm.data.provenance import PUBLIC, TRAIN, WHOLE, Marks, Source, labels_mark, marks, seen, source_of
 from fedwarm.data.shards import open_table
 from fedwarm.data.tables import public_rows
-from fedwarm.diffusion.pretrain_data import refuse_seen
+from fedwarm.diffusion.pretraining.captions import refuse_seen
+from fedwarm.settings.config import Data, SettingError
 from tests.sets import write_split
 
 
@@ -115,13 +115,13 @@ def test_without_marks_the_name_decides(whole: Data) -> None:
 
 
 def test_a_hub_name_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedwarm.data.hub.read", lambda *_: pytest.fail("the network was asked"))
+    monkeypatch.setattr("fedwarm.data.sets.hub.read", lambda *_: pytest.fail("the network was asked"))
     assert marks(Data(name="somebody/something")) is None
     assert source_of(TRAIN, Data(name="somebody/something")).marks == Marks()
 
 
 def test_digits_are_known_by_labels_without_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = open_table(Data())
-    monkeypatch.setattr("fedwarm.data.digits.draw", lambda *_: pytest.fail("pictures were drawn"))
+    monkeypatch.setattr("fedwarm.data.sets.digits.draw", lambda *_: pytest.fail("pictures were drawn"))
     assert marks(Data(image_size=9)) == Marks(labels_mark(drawn))
     assert np.array_equal(source_of(WHOLE, Data()).rows(drawn), np.arange(1797))

@@ -11,11 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedwarm.config import Data, SettingError
 from fedwarm.data import default_clients, held_counts, load_pooled, load_shard, partition_table
-from fedwarm.data.digits import digits_table
 from fedwarm.data.partitions import client_rows, natural_clients
+from fedwarm.data.sets.digits import digits_table
 from fedwarm.data.tables import Rows, Table, coded, private_part, public_rows
+from fedwarm.settings.config import Data, SettingError
 
 DIGITS = digits_table(32)
 KINDS = [("domain", 4), ("domain", 10), ("iid", 30), ("dirichlet", 6), ("pathological", 10), ("natural", 4)]

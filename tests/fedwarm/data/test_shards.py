@@ -11,10 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedwarm.config import Data, SettingError
 from fedwarm.data import Shard, default_clients, load_pooled, load_shard, partition_table
-from fedwarm.data.digits import digits_table
+from fedwarm.data.sets.digits import digits_table
 from fedwarm.data.shards import _split, draw, open_table
+from fedwarm.settings.config import Data, SettingError
 
 KINDS = [("domain", 4), ("domain", 10), ("iid", 30), ("dirichlet", 6), ("pathological", 10), ("natural", 4)]
 

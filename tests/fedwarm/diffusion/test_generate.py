@@ -12,13 +12,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from fedwarm.config import Diffusion
+from fedwarm.core.seeds import derive
 from fedwarm.data.pool import Pool, join
 from fedwarm.diffusion.foundation import Foundation
 from fedwarm.diffusion.generate import generate
 from fedwarm.diffusion.lora import adapter_state, attached, load_adapter
 from fedwarm.diffusion.sampling import sample
-from fedwarm.seeds import derive
+from fedwarm.settings.config import Diffusion
 
 Fill = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from fedwarm.config import Diffusion, SettingError
 from fedwarm.diffusion import hub as module
 from fedwarm.diffusion.foundation import Foundation, load_foundation
 from fedwarm.diffusion.hub import fetched, require
+from fedwarm.settings.config import Diffusion, SettingError
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedwarm.config import Diffusion, SettingError
+from fedwarm.core.seeds import generator
 from fedwarm.diffusion.foundation import Foundation
 from fedwarm.diffusion.lora import (
     adapter_size,
@@ -26,7 +26,7 @@ from fedwarm.diffusion.lora import (
     trainable,
 )
 from fedwarm.diffusion.sampling import sample
-from fedwarm.seeds import generator
+from fedwarm.settings.config import Diffusion, SettingError
 
 TARGETS = Diffusion().targets
 SD1: dict[str, Any] = {"cross_attention_dim": 768, "attention_head_dim": 8}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fedwarm.config import SettingError
 from fedwarm.diffusion.prompts import prompts
+from fedwarm.settings.config import SettingError
 
 
 def test_the_class_stands_where_the_template_says() -> None:

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fedwarm.config import Diffusion
+from fedwarm.core.progress import Tick, listening
 from fedwarm.diffusion.foundation import Foundation
 from fedwarm.diffusion.sampling import make_scheduler, sample, start_latents
-from fedwarm.progress import Tick, listening
+from fedwarm.settings.config import Diffusion
 
 SAMPLERS = ("ddim", "dpm", "foundation")
 Swap = Callable[[Foundation, Any], Foundation]

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedwarm.core.seeds import generator
 from fedwarm.methods.fedprox import FedProx, ProximalTerm
 from fedwarm.models import cnn
-from fedwarm.seeds import generator
-from fedwarm.training import Batch, Plan, fit
+from fedwarm.training.loop import Batch, Plan, fit
 
 MU = 0.7
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from fedwarm.core.seeds import generator
 from fedwarm.methods.warmfed import (
     RULES,
     SAMPLE_RULES,
@@ -25,8 +26,7 @@ from fedwarm.methods.warmfed import (
     sample_correct,
 )
 from fedwarm.models import cnn
-from fedwarm.seeds import generator
-from fedwarm.training import Batch, Hook, Plan, fit
+from fedwarm.training.loop import Batch, Hook, Plan, fit
 
 N, CLASSES, SIZE = 30, 4, 8
 PLAN = Plan(epochs=3, batch_size=8, learning_rate=0.05, momentum=0.9)

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from fedwarm.config import SettingError
 from fedwarm.privacy.accountant import Accountant, delta_of, epsilon_of, epsilon_of_both
 from fedwarm.privacy.events import Gaussian, RandomCoding, Sampled, curves
+from fedwarm.settings.config import SettingError
 
 QUICK = settings(deadline=None, derandomize=True, max_examples=30)
 CODED = RandomCoding(7, 0.5, ((0.3, 4),))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from fedwarm.config import SettingError
 from fedwarm.privacy.events import Gaussian, RandomCoding, Sampled
 from fedwarm.privacy.views import VIEWS, Terms, calibrate
+from fedwarm.settings.config import SettingError
 
 CODED = RandomCoding(7, 100.0, ((1.0, 100),))
 

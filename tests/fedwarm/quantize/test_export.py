@@ -14,14 +14,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fedwarm.config import Model, SettingError
-from fedwarm.evaluate import predict
 from fedwarm.models import build_model
 from fedwarm.quantize.export import STEP, export, load_exported
 from fedwarm.quantize.learned import Learned, weight_name
 from fedwarm.quantize.surgery import layers
 from fedwarm.quantize.sweep import quantized
 from fedwarm.quantize.uniform import Scheme
+from fedwarm.settings.config import Model, SettingError
+from fedwarm.training.evaluate import predict
 
 CNN = Model(name="cnn")
 SCHEMES = {"plain": Scheme(), "channels": Scheme(per_channel=True, full_range=True), "inner": Scheme(skip_first_last=True)}

@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedwarm.config import SettingError
-from fedwarm.evaluate import correct, predict
+from fedwarm.core.seeds import generator
 from fedwarm.models import cnn, resnet18, to_input
 from fedwarm.quantize.learned import Learned, input_name, weight_name
 from fedwarm.quantize.ranges import grid_of, spread, weight_grid
 from fedwarm.quantize.surgery import layers
 from fedwarm.quantize.sweep import SAMPLED, bit_width_sweep, calibrate, quantized, right_answers
 from fedwarm.quantize.uniform import Scheme
-from fedwarm.seeds import generator
-from fedwarm.training import Plan, fit
+from fedwarm.settings.config import SettingError
+from fedwarm.training.evaluate import correct, predict
+from fedwarm.training.loop import Plan, fit
 
 WIDTHS = (32, 8, 6, 4, 3, 2)
 

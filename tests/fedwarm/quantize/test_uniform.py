@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedwarm.config import SettingError
 from fedwarm.quantize.ranges import grid_of
 from fedwarm.quantize.uniform import Grid, affine_grid, checked_bits, levels, quantize
+from fedwarm.settings.config import SettingError
 
 BITS = (2, 3, 4, 6, 8)
 

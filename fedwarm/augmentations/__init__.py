@@ -1,0 +1,1 @@
+"""What clients add to their data before training."""

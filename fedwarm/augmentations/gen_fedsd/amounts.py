@@ -1,0 +1,240 @@
+"""Gen-FedSD: Morafah, Reisser, Lin, Louizos, "Stable Diffusion-based Data Augmentation for Federated Learning with Non-IID Data",
+arXiv 2405.07925 (2024): before training, each client has an unchanged text-to-image model draw what its classes lack.
+
+Here are the settings and the counts: targets, gaps, budgets, weights and distances. The paper's public text states no rule for
+the target; `client_max`, the least that balances a client without dropping a real image, is our reading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fedwarm.privacy.randomness import SYSTEM, Source
+from fedwarm.settings.config import Group, SettingError, setting
+
+MB = 10**6
+PLACE = "{class}"
+
+
+@dataclass(frozen=True)
+class GenFedSD(Group):
+    """Settings of `augment = "gen-fedsd"`."""
+
+    prefix: ClassVar[str] = "gen-fedsd"
+    rule: str = setting(
+        "client_max", "what a client fills every class up to: the size of its largest class; the rounded mean of those that it "
+        "has; `fixed`; or all images over clients times classes, which the server announces",
+        choices=("client_max", "client_mean", "fixed", "global"),
+    )  # fmt: skip
+    fixed: int = setting(0, "images that every class is filled up to, with rule = fixed", low=0)
+    histogram_epsilon: float = setting(
+        0.0, "rule = global: two-sided geometric noise of this epsilon covers one example, added or left out, in the histogram "
+        "that a client tells; 0: it tells the exact one",
+        low=0.0,
+    )  # fmt: skip
+    cap: float = setting(0.0, "most synthetic images of a client, as a multiple of its real ones; 0: no cap", low=0.0)
+    budget_images: int = setting(0, "most synthetic images of a client; 0: no bound", low=0)
+    budget_mb: float = setting(0.0, "most MB (10^6 bytes) of a client's synthetic images, as uint8 pixels; 0: no bound", low=0.0)
+    budget_seconds: float = setting(
+        0.0, "most seconds of a client's synthesis by its measured speed, so that the images depend on the machine; 0: no bound",
+        low=0.0,
+    )  # fmt: skip
+    provider: str = setting(
+        "foundation", "where images come from: diffusion.foundation; real ones of `file`; random transforms of the client's own "
+        "images of a class; or nowhere",
+        choices=("foundation", "file", "transforms", "none"),
+    )  # fmt: skip
+    file: str = setting("", "provider = file: labelled images as data.name, that no client holds")
+    transforms: str = setting(
+        "crop,flip,colour", "provider = transforms: what is done at random; flips change digits and letters"
+    )
+    pool: int = setting(0, "images of a class in a pool that clients draw from; 0: each client has its own drawn", low=0)
+    allow_repeat: bool = setting(False, "a client that needs more images of a class than there are takes some of them twice")
+    prompt_mode: str = setting("pool", "many sentences per class in turn, or one", choices=("pool", "single"))
+    prompt: str = setting("a photo of a {class}", "the sentence of prompt-mode = single")
+    prompts_file: str = setting("", "the sentences of prompt-mode = pool: a template with {class} a line, or JSON {class: [..]}")
+    phrases: str = setting(
+        "", "what classes are called in sentences: `ray=ray fish, crab=sea crab`, or a JSON file {class: phrase}"
+    )
+    guidance: float = setting(0.0, "classifier-free guidance scale; 0: diffusion.guidance", low=0.0)
+    steps: int = setting(0, "denoising steps of an image; 0: diffusion.sample-steps", low=0)
+    judge: str = setting("", "safetensors file of a classifier of architecture model.name that looks at what is drawn")
+    judge_least: float = setting(0.5, "an image is drawn anew when the judge gives its class less than this", low=0.0, high=1.0)
+    judge_tries: int = setting(3, "most draws of an image that the judge refuses, or that is blank", low=1)
+    refused: str = setting(
+        "keep", "an image that the judge still refuses, or that is blank: its best draw stays, or it is left out",
+        choices=("keep", "drop"),
+    )  # fmt: skip
+    weight_by: str = setting(
+        "augmented", "what a client counts for in the average: real and synthetic images, or its real ones",
+        choices=("augmented", "real"),
+    )  # fmt: skip
+
+
+def validated(settings: GenFedSD) -> GenFedSD:
+    """The settings, if they go together.
+
+    Raises:
+        SettingError: they do not.
+    """
+    if settings.rule == "fixed" and settings.fixed < 1:
+        raise SettingError("gen-fedsd.rule = 'fixed' needs gen-fedsd.fixed, the images of a class; it is 0")
+    if settings.provider == "file" and not settings.file:
+        raise SettingError(
+            "gen-fedsd.provider = 'file' needs gen-fedsd.file: a folder of parquet files or of pictures by class, or a Hub name"
+        )
+    if settings.prompt_mode == "single" and PLACE not in settings.prompt:
+        raise SettingError(f"gen-fedsd.prompt = {settings.prompt!r} does not say where the class stands; write {PLACE} there")
+    if settings.histogram_epsilon and settings.rule != "global":
+        raise SettingError(f"gen-fedsd.histogram-epsilon is for rule = 'global'; {settings.rule!r} tells no histogram")
+    return settings
+
+
+def target(settings: GenFedSD, counts: Sequence[int], announced: int = 0) -> int:
+    """m_k, the images that each class of a client with these counts is filled up to; `announced` by the server (rule global)."""
+    if settings.rule == "client_max":
+        return max(counts, default=0)
+    if settings.rule == "client_mean":
+        held = [n for n in counts if n]
+        return _rounded(sum(held), len(held)) if held else 0
+    return settings.fixed if settings.rule == "fixed" else announced
+
+
+def global_target(histograms: Sequence[Sequence[int]]) -> int:
+    """N / (K C) rounded, of K clients' histograms over C classes; noise may leave nothing, which is 0."""
+    cells = sum(len(histogram) for histogram in histograms)
+    return max(0, _rounded(sum(map(sum, histograms)), cells))
+
+
+def gaps(counts: Sequence[int], target: int) -> list[int]:
+    """g_c = max(0, m - n_c), images that each class lacks."""
+    return [max(0, target - n) for n in counts]
+
+
+def scaled(wanted: Sequence[int], budget: int, counts: Sequence[int]) -> list[int]:
+    """At most `budget` images in the proportions of `wanted`, by largest remainders.
+
+    Of equal remainders classes that the client lacks go first, then the lower class.
+    """
+    total = sum(wanted)
+    if total <= budget:
+        return list(wanted)
+    out = [budget * g // total for g in wanted]
+    order = sorted(range(len(wanted)), key=lambda c: (-(budget * wanted[c] % total), counts[c] > 0, c))
+    for c in order[: budget - sum(out)]:
+        out[c] += 1
+    return out
+
+
+def budget(settings: GenFedSD, examples: int, image_bytes: int) -> int | None:
+    """Most images of a client with so many examples; None: no bound; seconds are not among them."""
+    bounds = []
+    if settings.cap:
+        bounds.append(int(settings.cap * examples + 1e-9))
+    if settings.budget_images:
+        bounds.append(settings.budget_images)
+    if settings.budget_mb:
+        bounds.append(int(settings.budget_mb * MB / image_bytes + 1e-9))
+    return min(bounds, default=None)
+
+
+def in_batches(wanted: Sequence[int], most: int, batch: int, counts: Sequence[int]) -> list[int]:
+    """What at most so many batches hold of the images of `wanted`, each batch of one class: as `scaled`, by batches."""
+    drawn = scaled([-(-n // batch) for n in wanted], most, counts)
+    return [min(n, batch * batches) for n, batches in zip(wanted, drawn, strict=True)]
+
+
+def amounts(
+    settings: GenFedSD,
+    counts: Sequence[int],
+    announced: int = 0,
+    *,
+    image_bytes: int,
+    seconds_per_image: float = 0.0,
+    batch: int = 1,
+) -> list[int]:
+    """Synthetic images of each class that a client gets: its gaps, within its budgets.
+
+    Args:
+        counts: its real images of each class.
+        announced: the server's target, of rule global.
+        image_bytes: of one image.
+        seconds_per_image: what one takes to draw; 0: not known.
+        batch: images of a class that are drawn together, and cost as much when there are fewer.
+    """
+    if settings.provider == "none":
+        return [0] * len(counts)
+    missing = gaps(counts, target(settings, counts, announced))
+    if settings.provider == "transforms":
+        missing = [g if n else 0 for g, n in zip(missing, counts, strict=True)]
+    most = budget(settings, sum(counts), image_bytes)
+    missing = missing if most is None else scaled(missing, most, counts)
+    if not settings.budget_seconds or not seconds_per_image:
+        return missing
+    return in_batches(missing, int(settings.budget_seconds / (seconds_per_image * batch)), batch, counts)
+
+
+def weight(settings: GenFedSD, real: Sequence[int], synthetic: Sequence[int]) -> int:
+    """What a client counts for in an average, in images."""
+    return sum(real) + (sum(synthetic) if settings.weight_by == "augmented" else 0)
+
+
+def imbalance(counts: Sequence[int]) -> float:
+    """Total-variation distance of a label law from the uniform one, 0 to 1 - 1/C: sum_c |n_c / n - 1 / C| / 2.
+
+    Raises:
+        ValueError: there are no examples.
+    """
+    total, classes = sum(counts), len(counts)
+    if total < 1:
+        raise ValueError("no examples have no law of labels")
+    return sum(abs(n * classes - total) for n in counts) / (2 * total * classes)
+
+
+def noisy_histogram(counts: Sequence[int], epsilon: float, source: Source = SYSTEM) -> list[int]:
+    """Counts plus independent noise Z with P(Z = z) proportional to exp(-epsilon |z|); epsilon 0: the counts.
+
+    One example added or left out changes one count by one, so what is told is epsilon-differentially private (Ghosh,
+    Roughgarden, Sundararajan, "Universally Utility-Maximizing Privacy Mechanisms", STOC 2009). To tell it twice costs twice.
+    """
+    return [n + two_sided_geometric(epsilon, source) for n in counts] if epsilon else list(counts)
+
+
+def two_sided_geometric(epsilon: float, source: Source = SYSTEM) -> int:
+    """A draw by whole numbers alone (Canonne, Kamath, Steinke, arXiv 2004.00010, algorithm 2): no rounding changes its law."""
+    s, t = epsilon.as_integer_ratio()
+    while True:
+        u = _below(t, source)
+        if not _bernoulli_exp(u, t, source):
+            continue
+        whole = 0
+        while _bernoulli_exp(1, 1, source):
+            whole += 1
+        size, negative = (u + t * whole) // s, _below(2, source)
+        if size or not negative:
+            return -size if negative else size
+
+
+def _bernoulli_exp(numerator: int, denominator: int, source: Source) -> bool:
+    """True with probability exp(-numerator / denominator), for a ratio of at most 1 (the same, algorithm 1)."""
+    k = 1
+    while _below(denominator * k, source) < numerator:
+        k += 1
+    return k % 2 == 1
+
+
+def _below(bound: int, source: Source) -> int:
+    """Uniform in 0 .. bound - 1."""
+    bits = max(1, (bound - 1).bit_length())
+    size = (bits + 7) // 8
+    while True:
+        drawn = int.from_bytes(source(size), "big") >> (8 * size - bits)
+        if drawn < bound:
+            return drawn
+
+
+def _rounded(total: int, parts: int) -> int:
+    """total / parts to the nearest whole number, halves up."""
+    return (2 * total + parts) // (2 * parts)

@@ -1,0 +1,257 @@
+"""Fill a client's gaps: how many images of which classes, taken from the provider, joined to the client's own, with a report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD, amounts, global_target, validated
+from fedwarm.augmentations.gen_fedsd.checks import check_private
+from fedwarm.augmentations.gen_fedsd.identity import sampler
+from fedwarm.augmentations.gen_fedsd.judge import Judge
+from fedwarm.augmentations.gen_fedsd.overlap import refuse_own
+from fedwarm.augmentations.gen_fedsd.providers import Generated, Provider, indices, provider_of
+from fedwarm.augmentations.gen_fedsd.real import DRAWS
+from fedwarm.augmentations.gen_fedsd.shelf import Drawn
+from fedwarm.core.progress import Tick, current, listening, tick
+from fedwarm.core.store import MIB, make_room
+from fedwarm.data import Shard, partition_table
+from fedwarm.data.shards import open_table
+from fedwarm.diffusion.foundation import locate
+from fedwarm.diffusion.sentences import sentences
+from fedwarm.settings.config import Config, SettingError
+
+
+@dataclass(frozen=True)
+class Report:
+    """What filling did.
+
+    Attributes:
+        real, synthetic: images of each class.
+        seconds: that this call took.
+        drawn_seconds: that drawing these images took, whenever that was.
+        made, reused: images drawn now, and found on the shelf.
+        repeated: images that the client holds more than once.
+        redrawn: draws that were thrown away for a better one.
+        below_judge: images that were blank or refused by the judge to the last; they stay, or are left out by setting.
+        bytes: of the images.
+    """
+
+    real: list[int]
+    synthetic: list[int]
+    seconds: float = 0.0
+    drawn_seconds: float = 0.0
+    made: int = 0
+    reused: int = 0
+    repeated: int = 0
+    redrawn: int = 0
+    below_judge: int = 0
+    bytes: int = 0
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON."""
+        return {**asdict(self), "seconds": round(self.seconds, 3), "drawn_seconds": round(self.drawn_seconds, 3)}
+
+
+@dataclass(frozen=True, eq=False)
+class Filled:
+    """Synthetic images of a client, by class and index.
+
+    Attributes:
+        images: uint8 (m, 3, S, S).
+        labels: int64 (m,), the classes that were asked for.
+        seeds: int64 (m,), of their noise; 0 where nothing was drawn.
+        report: what it took.
+    """
+
+    images: Tensor
+    labels: Tensor
+    seeds: Tensor
+    report: Report
+
+
+def check(config: Config, classes: Sequence[str]) -> None:
+    """See before any work that the settings can be used; a model of the Hub is not asked for.
+
+    Raises:
+        SettingError: they cannot.
+    """
+    settings, diffusion = validated(config.of(GenFedSD)), sampler(config)
+    check_private(config)
+    if settings.provider == "foundation":
+        folder = Path(locate(diffusion.foundation))
+        sentences(settings, diffusion.foundation, folder if folder.is_dir() else None, classes)
+        if settings.judge:
+            Judge.of(config, len(classes))
+    elif settings.provider == "transforms":
+        from fedwarm.augmentations.gen_fedsd.transforms import kinds
+
+        kinds(settings.transforms)
+    else:
+        provider_of(config, classes, Path())
+
+
+def fill(config: Config, shard: Shard, partition: int, root: Path, announced: int = 0) -> Filled:
+    """The synthetic images of a client; those that its shelf lacks are drawn and kept there.
+
+    Args:
+        config: the run's settings.
+        shard: the client's own images.
+        partition: its number.
+        root: holds the states of all runs on this machine, as of `fedwarm.core.store.Store`.
+        announced: the server's target, of rule `global`.
+
+    Raises:
+        SettingError: the images cannot be had, e.g. as a pool is too small, or not be kept; nothing was drawn.
+    """
+    check_private(config)
+    begun, provider, real = time.monotonic(), provider_of(config, shard.classes, root, shard), shard.counts()
+    if provider is None:
+        return _filled(config, real, {}, 0, begun)
+    wanted = wanted_of(config, real, provider, announced)
+    _check_size(config, partition, sum(wanted))
+    chosen = [chosen_of(config, provider, partition, label, count, shard.classes) for label, count in enumerate(wanted)]
+    taken: dict[int, Drawn] = {}
+    made, classes = 0, len(wanted)
+    with _progress(sum(wanted)) as progress:
+        for step in range(classes):
+            label = (partition + step) % classes  # so that workers who share a pool do not wait for each other
+            taken[label], new = provider.take(partition, label, chosen[label])
+            made += new
+            progress.done(len(chosen[label]))
+    filled = _filled(config, real, taken, made, begun)
+    refuse_own(config, filled.images, shard, partition)
+    if made and isinstance(provider, Generated):
+        make_room(root, provider.shelf.folder, provider.shelf.limit_bytes)
+    return filled
+
+
+def check_room(config: Config, partitions: int) -> None:
+    """See before any work that one machine can keep what all clients together have drawn, as a simulation does.
+
+    Raises:
+        SettingError: it cannot, by `client-state-mb`. Where seconds are bounded nothing is known yet.
+    """
+    settings = config.of(GenFedSD)
+    if settings.provider != "foundation" or settings.budget_seconds:
+        return
+    table, limit = partition_table(config.data, config.run.seed, partitions), config.run.client_state_mb
+    image_bytes, announced = 3 * config.data.image_size**2, global_target(table)
+    images = sum(sum(wanted_of(config, counts, None, announced)) for counts in table)
+    if settings.pool:
+        images = min(images, settings.pool * len(table[0]))
+    if images * image_bytes > limit * MIB:
+        raise SettingError(
+            f"{partitions} clients have {images:,} images drawn, {images * image_bytes / MIB:,.0f} MB, more than "
+            f"client-state-mb = {limit}; raise it, or set gen-fedsd.pool, cap, budget-images or budget-mb"
+        )
+
+
+def _check_size(config: Config, partition: int, images: int) -> None:
+    """Refuse before anything is drawn what the client could not keep, such as a target that a spoilt histogram set."""
+    size, limit = images * 3 * config.data.image_size**2, config.run.client_state_mb
+    if size > limit * MIB:
+        raise SettingError(
+            f"client {partition} lacks {images:,} images, {size / MIB:,.0f} MB, more than client-state-mb = {limit}; raise it, "
+            "or set gen-fedsd.cap, budget-images or budget-mb"
+        )
+
+
+def found(config: Config, partition: int, partitions: int, root: Path, announced: int = 0) -> Filled | None:
+    """What a client's synthetic images are, as far as they lie on this machine; nothing is drawn.
+
+    None where there are none, and for `transforms`, which are the client's own images.
+    """
+    names = open_table(config.data).label.names
+    provider = provider_of(config, names, root)
+    if provider is None:
+        return None
+    real = partition_table(config.data, config.run.seed, partitions)[partition]
+    wanted = wanted_of(config, real, provider, announced, measure=False)
+    taken: dict[int, Drawn] = {}
+    for label, count in enumerate(wanted):
+        chosen = chosen_of(config, provider, partition, label, count, names)
+        if isinstance(provider, Generated):
+            taken[label] = provider.find(partition, label, chosen)
+        else:
+            taken[label], _ = provider.take(partition, label, chosen)
+    filled = _filled(config, real, taken, 0, time.monotonic())
+    return filled if len(filled.labels) else None
+
+
+def wanted_of(
+    config: Config, real: Sequence[int], provider: Provider | None, announced: int = 0, *, measure: bool = True
+) -> list[int]:
+    """Synthetic images of each class that a client gets; `measure` draws a few where a budget needs the speed."""
+    settings, speed, batch = validated(config.of(GenFedSD)), 0.0, 1
+    if settings.budget_seconds and isinstance(provider, Generated):
+        speed, batch = provider.speed(measure), provider.own_batch
+    size = config.data.image_size
+    return amounts(settings, real, announced, image_bytes=3 * size**2, seconds_per_image=speed, batch=batch)
+
+
+def chosen_of(
+    config: Config, provider: Provider | None, partition: int, label: int, count: int, classes: Sequence[str]
+) -> list[int]:
+    """Which images of a class a client takes; without a provider they are its own."""
+    repeat, stock = config.of(GenFedSD).allow_repeat, None if provider is None else provider.stock(label)
+    return indices(config.run.seed, partition, label, count, stock, repeat, classes[label])
+
+
+def _filled(config: Config, real: Sequence[int], taken: dict[int, Drawn], made: int, begun: float) -> Filled:
+    """Everything in the order of classes, whatever the order it was made in."""
+    size, settings = config.data.image_size, config.of(GenFedSD)
+    least = settings.judge_least if settings.judge else 0.0
+    asked = sum(map(len, taken.values()))
+    refused = sum(int((drawn.scores < least).sum()) for drawn in taken.values())
+    if settings.refused == "drop":
+        taken = {label: drawn.rows(torch.where(drawn.scores >= least)[0].tolist()) for label, drawn in taken.items()}
+    whole = Drawn.join([Drawn.none(size), *(taken[label] for label in sorted(taken))])
+    labels = torch.cat([torch.empty(0, dtype=torch.int64), *(torch.full_like(taken[c].indices, c) for c in sorted(taken))])
+    repeated = sum(len(drawn) - len(drawn.indices.unique()) for drawn in taken.values())
+    report = Report(
+        real=list(real),
+        synthetic=[len(taken.get(label, ())) for label in range(len(real))],
+        seconds=time.monotonic() - begun,
+        drawn_seconds=float(whole.seconds.sum()),
+        made=made,
+        reused=max(0, asked - made - repeated) if settings.provider == "foundation" else 0,
+        repeated=repeated,
+        redrawn=int((whole.tries - 1).sum()),
+        below_judge=refused,
+        bytes=whole.images.numel(),
+    )
+    return Filled(whole.images, labels, whole.seeds, report)
+
+
+class _Progress:
+    """Turns the sampler's signs of life, which begin anew with every batch of a class, into one count over all classes."""
+
+    def __init__(self, of: int) -> None:
+        self.of, self.base, self.finished, self.outer = of, 0, 0, current()
+
+    def __call__(self, event: Tick) -> None:
+        if self.outer is not None and event.stage == DRAWS:
+            self.outer(Tick(event.who, DRAWS, min(self.base + event.step, self.of), self.of))
+            self.base += event.step if event.step == event.of else 0
+
+    def done(self, count: int) -> None:
+        """A class is there; what was not drawn for it was found."""
+        self.finished += count
+        self.base = self.finished
+        with listening(self.outer):
+            tick(DRAWS, self.base, self.of)
+
+
+@contextmanager
+def _progress(of: int) -> Iterator[_Progress]:
+    progress = _Progress(of)
+    with listening(progress if progress.outer is not None else None):
+        yield progress

@@ -1,0 +1,134 @@
+"""What decides a generated image beside its owner, class and index: as facts to keep with it, and as a digest to find it by.
+
+The foundation is known by its files, without loading it: a client whose images are on its shelf starts as fast as one without.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD
+from fedwarm.diffusion.foundation import EMBEDDED, PARTS, load_foundation, locate
+from fedwarm.diffusion.sentences import sentences
+from fedwarm.models import device_of
+from fedwarm.settings.config import Config, Diffusion, SettingError
+
+FORMAT = 1
+KEY_DIGITS = 32
+RESIZE = "bicubic"  # shelves were named without it before there was a choice
+HEAD_BYTES = 1024
+CONTENT = (".json", ".txt", ".safetensors")
+
+
+def sampler(config: Config) -> Diffusion:
+    """The sampler of synthesis: `diffusion.*` with the guidance and steps of `gen-fedsd.*` where those are set."""
+    own, base = config.of(GenFedSD), config.diffusion
+    return replace(base, guidance=own.guidance or base.guidance, sample_steps=own.steps or base.sample_steps)
+
+
+def identity(config: Config, classes: Sequence[str]) -> dict[str, Any]:
+    """Everything that decides an image of (owner, class, index), as JSON.
+
+    Raises:
+        SettingError: the foundation, the sentences or the judge cannot be used.
+    """
+    own, diffusion, run = config.of(GenFedSD), sampler(config), config.run
+    folder, device = foundation_folder(diffusion, run.device), device_of(run.device).type
+    judge = {"file": file_digest(Path(own.judge)), "model": config.model.name, "least": own.judge_least} if own.judge else None
+    resize = {} if diffusion.resize == RESIZE else {"resize": diffusion.resize}
+    return {
+        "format": FORMAT,
+        "foundation": pipeline_digest(folder),
+        "device": device,
+        "threads": run.client_threads if device == "cpu" else 0,
+        "precision": diffusion.precision if diffusion.precision != "auto" else precision(diffusion, device),
+        "scheduler": diffusion.scheduler,
+        "steps": diffusion.sample_steps,
+        "guidance": diffusion.guidance,
+        "size": config.data.image_size,
+        "seed": run.seed,
+        "judge": judge,
+        "tries": own.judge_tries,
+        "prompts": sentences(own, diffusion.foundation, folder, classes),
+        **resize,
+    }
+
+
+def key_of(facts: Mapping[str, Any]) -> str:
+    """The shelf's name, 32 hexadecimal digits."""
+    return sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:KEY_DIGITS]
+
+
+def provenance(facts: Mapping[str, Any], config: Config, classes: Sequence[str], label: int) -> dict[str, Any]:
+    """The same for people and for one class, with names and versions that do not enter the digest."""
+    versions = {name: version(name) for name in ("torch", "diffusers")}
+    own = {"prompts": facts["prompts"][label], "name": classes[label]}
+    return {**facts, **own, "model": config.diffusion.foundation, "versions": versions}
+
+
+def precision(diffusion: Diffusion, device: str) -> str:
+    """What `auto` stands for on a device, as `load_foundation` has it."""
+    return "fp16" if device == "cuda" and diffusion.foundation not in EMBEDDED else "fp32"
+
+
+def foundation_folder(diffusion: Diffusion, device: str) -> Path:
+    """Where the foundation's files lie; a Hub model that is not on this machine yet is loaded once for that.
+
+    Raises:
+        SettingError: it cannot be had.
+    """
+    where = locate(diffusion.foundation)
+    if Path(where).is_dir():
+        return Path(where)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(where, local_files_only=True))
+    except LocalEntryNotFoundError:
+        load_foundation(diffusion, device)
+        return Path(snapshot_download(where, local_files_only=True))
+
+
+def pipeline_digest(folder: Path) -> str:
+    """SHA-256 over a pipeline's configurations, vocabularies and weights; of each tensor its name, type, shape and first KiB."""
+    digest = sha256()
+    for part in sorted(PARTS):
+        for path in sorted((folder / part).iterdir() if (folder / part).is_dir() else ()):
+            if path.suffix in CONTENT:
+                digest.update(f"{part}/{path.name}\0".encode())
+                digest.update(_heads(path) if path.suffix == ".safetensors" else path.read_bytes())
+    return digest.hexdigest()
+
+
+def _heads(path: Path) -> bytes:
+    """A safetensors file's header and the beginning of every tensor."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(min(length, path.stat().st_size))
+        try:
+            tensors = {name: entry["data_offsets"] for name, entry in json.loads(header).items() if name != "__metadata__"}
+        except (ValueError, TypeError, KeyError) as error:
+            raise SettingError(f"{path} is no safetensors file; download or save the foundation again") from error
+        out = [header]
+        for _, (start, end) in sorted(tensors.items()):
+            file.seek(8 + length + start)
+            out.append(file.read(min(HEAD_BYTES, end - start)))
+    return b"".join(out)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a judge's file.
+
+    Raises:
+        SettingError: there is no such file.
+    """
+    if not path.is_file():
+        raise SettingError(f"gen-fedsd.judge = {str(path)!r} is no file; give a safetensors file of a classifier's state")
+    return sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,1 @@
+"""The command `fedwarm`: one file for each group of commands."""

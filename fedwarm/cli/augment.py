@@ -1,0 +1,135 @@
+"""`fedwarm augment`: what filling the clients' class gaps will take, and by option the work itself, ahead of any run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedwarm.core.terminal import columns
+from fedwarm.settings.config import Config, SettingError
+
+MOST_SAMPLED, GEN_FEDSD = 20, "gen_fedsd"
+UNDRAWN = "nothing has been drawn yet; `fedwarm augment --fill` does"
+WHERE = {
+    "file": "images of gen-fedsd.file are read where they lie, none are kept",
+    "transforms": "transforms are made by a run from a client's own images, none are kept",
+    "none": "gen-fedsd.provider = 'none' draws nothing",
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What `fedwarm augment` was asked.
+
+    Attributes:
+        client: one of them; -1: all.
+        fill: draw what is missing, and keep it for runs.
+        audit: train two small classifiers that say whether the images show their classes, and what they teach.
+        page: where a page of gaps and samples is written; None: nowhere.
+    """
+
+    seed: int | None = None
+    clients: int = 0
+    client: int = -1
+    fill: bool = False
+    audit: bool = False
+    page: Path | None = None
+    run_config: tuple[str, ...] = ()
+
+
+def augment(work: Work) -> str:
+    """Print the plan; draw, and write a page, where that is asked for. Returns the last line for the user.
+
+    Raises:
+        SettingError: something asked for cannot be; nothing was drawn.
+    """
+    from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD, global_target
+    from fedwarm.augmentations.gen_fedsd.audit import audit
+    from fedwarm.augmentations.gen_fedsd.checks import shelf_root
+    from fedwarm.augmentations.gen_fedsd.plan import plan_of
+    from fedwarm.data import partition_table
+    from fedwarm.report.sections.augmentation import augment_page
+    from fedwarm.report.sections.pictures import samples
+
+    config, count = _settings(work)
+    if work.client >= count:
+        raise SettingError(f"--client {work.client} is out of range; {count} clients have the numbers 0 to {count - 1}")
+    root, chosen = shelf_root(config), range(count) if work.client < 0 else [work.client]
+    announced = global_target(partition_table(config.data, config.run.seed, count))
+    plans = plan_of(config, count, root, chosen, announced=announced)
+    print(plans.text(columns()))
+    told: Any = plans
+    if work.fill:
+        told = _fill(config, count, chosen, root, announced)
+    kept = WHERE.get(config.of(GenFedSD).provider, f"images lie in {root}" if work.fill else UNDRAWN)
+    if work.audit:
+        gap = audit(config, count, chosen, root, announced=announced)
+        print(f"nothing to audit: {kept}" if gap is None else gap.text())
+    if work.page is None:
+        return kept if work.fill else "--fill draws them, --page FILE shows them, --audit says what they are worth"
+    shown = samples(config, list(chosen)[:MOST_SAMPLED], count, [root], announced)
+    note = "" if shown else (f"{kept[0].upper()}{kept[1:]}." if plans.images else "No class of these clients lacks anything.")
+    page = augment_page(told, shown, work.page, classes=plans.classes, note=note, planned=not work.fill)
+    return f"page   {page.resolve()}"
+
+
+def outlook(config: Config, clients: int) -> str:
+    """A line about what a run's clients will have drawn, without drawing anything for it; empty where they draw nothing.
+
+    So, too, for a model of the Hub, which this process would have to load: clients do, when it is their turn.
+    """
+    from fedwarm.augmentations.gen_fedsd.amounts import MB, GenFedSD
+    from fedwarm.augmentations.gen_fedsd.checks import augmenting, shelf_root
+    from fedwarm.augmentations.gen_fedsd.plan import plan_of
+    from fedwarm.diffusion.foundation import locate
+
+    if not augmenting(config) or config.of(GenFedSD).provider != "foundation":
+        return ""
+    if config.data.own or not Path(locate(config.diffusion.foundation)).is_dir():
+        return ""
+    plan = plan_of(config, clients, shelf_root(config), measure=False)
+    took = f", about {plan.seconds:,.0f} s of one machine" if plan.seconds else ""
+    size = f"{plan.images:,} images ({plan.bytes / MB:,.1f} MB)"
+    return f"{clients} clients get {size}, {plan.new:,} of them to be drawn{took}; `fedwarm augment` shows the plan"
+
+
+def stranger(config: Config) -> str:
+    """A line about classes of a run's data that its foundation was not trained on; empty where there are none."""
+    from fedwarm.augmentations.gen_fedsd.known import remark
+    from fedwarm.data.classes import listed
+    from fedwarm.data.shards import open_table
+
+    return remark(config, listed(config.data.classes) if config.data.own else open_table(config.data).label.names)
+
+
+def _settings(work: Work) -> tuple[Config, int]:
+    from fedwarm.launch.preflight import check_run
+    from fedwarm.launch.run import Request, asked
+
+    flat = asked(Request("", seed=work.seed, clients=work.clients, run_config=work.run_config))
+    if flat.setdefault("method", GEN_FEDSD) != GEN_FEDSD and flat.get("augment", "none") == "none":
+        flat["augment"] = "gen-fedsd"  # any method's run, as if it filled the gaps first
+    return check_run(flat, work.clients)
+
+
+def _fill(config: Config, count: int, chosen: Sequence[int], root: Path, announced: int) -> list[dict[str, Any]]:
+    from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD
+    from fedwarm.augmentations.gen_fedsd.fill import fill
+    from fedwarm.core.progress import current, listening, tick
+    from fedwarm.data import load_shard
+    from fedwarm.launch.display import shown
+
+    entries = []
+    with shown(f"{len(chosen)} clients: synthesis"):
+        for k in chosen:
+            with listening(current(), f"client {k}"):
+                filled = fill(config, load_shard(config.data, config.run.seed, k, count), k, root, announced)
+            entries.append({"partition": k, **filled.report.facts()})
+            tick("clients", len(entries), len(chosen))
+    total = {name: sum(entry[name] for entry in entries) for name in ("made", "reused", "bytes", "seconds", "below_judge")}
+    print(f"{total['made']:,} images drawn, {total['reused']:,} found, {total['bytes'] / 1e6:,.1f} MB, {total['seconds']:,.0f} s")
+    if total["below_judge"]:
+        print(f"{total['below_judge']:,} are blank or refused by the judge; gen-fedsd.refused = {config.of(GenFedSD).refused!r}")
+    return entries

@@ -1,0 +1,54 @@
+"""A finished run's global model as the file that a device would load, its weights quantized."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fedwarm.models import build_model
+from fedwarm.objectives import is_learned
+from fedwarm.quantize.export import Exported, export
+from fedwarm.record.reading import Run, read_run
+from fedwarm.settings.config import Model, SettingError, parse
+
+WEIGHTS = "model.safetensors"
+OWN, GROUPS = ("method", "objective"), ("quantization-robust", "relaxed-quantization")
+
+
+def export_run(folder: Path, bits: int, form: str, out: Path) -> Exported:
+    """Write the run's global model with quantized weights; how they are quantized is what the run's settings say.
+
+    Args:
+        folder: the run.
+        bits: 2 to 16, or 32 for float.
+        form: `torch` or `onnx`.
+        out: the file.
+
+    Raises:
+        SettingError: the folder holds no run or no classifier, or it cannot be written like this.
+    """
+    from safetensors.torch import load_file
+
+    from fedwarm.measures.widths import learned_of, scheme_of
+    from fedwarm.rounds.artefacts import KEY, sources
+
+    run, weights = read_run(folder, ledger=False), folder / WEIGHTS
+    if not weights.is_file():
+        raise SettingError(f"{folder} holds no {WEIGHTS}; {run.method} keeps no global model, or the run is not finished")
+    state = load_file(weights)
+    learned = {name: tensor for name, tensor in state.items() if is_learned(name)}
+    state = {name: tensor for name, tensor in state.items() if not is_learned(name)}
+    settings, size = Model(name=str(_told(run, "model.name"))), int(_told(run, "data.image-size"))
+    config = parse({key: value for key, value in run.settings.items() if key in OWN or key.partition(".")[0] in GROUPS})
+    try:
+        model = build_model(settings, len(run.classes), size, run.seed, state)
+    except (KeyError, RuntimeError) as error:
+        raise SettingError(f"{weights} does not fit model {settings.name!r} with {len(run.classes)} classes") from error
+    told = {KEY: [source.told() for source in sources(weights) or []]}
+    return export(model, bits, form, out, settings, len(run.classes), size, scheme_of(config), learned_of(config, learned), told)
+
+
+def _told(run: Run, key: str) -> str | int:
+    if key not in run.settings:
+        raise SettingError(f"{run.folder / 'results.json'} does not say {key}")
+    value: str | int = run.settings[key]
+    return value

@@ -1,0 +1,196 @@
+"""`fedwarm federation`: up, status, logs, down."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedwarm.cli.help import App
+from fedwarm.core.terminal import flush, put, say, show
+from fedwarm.settings.config import OWN, SettingError
+
+if TYPE_CHECKING:
+    from fedwarm.federation.settings import Federation
+
+app = App("Start, look at and end a federation of Flower's processes on this machine, with TLS and node keys.")
+Named = Annotated[str, typer.Option("--federation", help="its name, or its folder's path (with a slash in it)")]
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+FOLLOW_SECONDS = 0.3
+
+
+@app.command()
+def up(
+    federation: Named = "default",
+    nodes: Annotated[int, typer.Option(help="number of SuperNodes; 0: as before, 3 the first time")] = 0,
+    insecure: Annotated[
+        bool | None, typer.Option("--insecure", help="no TLS and no node keys; loopback only", show_default=False)
+    ] = None,
+    host: Annotated[str, typer.Option(help="address that the SuperLink listens on; default 127.0.0.1, or as before")] = "",
+    data: Annotated[
+        Path | None, typer.Option(help="one folder for each node below it: its own data, and its name; default as before")
+    ] = None,
+    wait: Annotated[float, typer.Option(help="most seconds until all nodes are online; 0: 180, and 10 a node")] = 0.0,
+    cold: Annotated[
+        bool | None,
+        typer.Option(
+            "--cold/--warm",
+            help="load torch for every message, or have it forked; default warm, or as before",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Start SuperLink, SuperExec and SuperNodes in the background, or those that are missing, and wait until all are online."""
+    from fedwarm.core.failures import RunError
+    from fedwarm.federation.bringup import up as bring_up
+    from fedwarm.federation.preparing import Wanted
+    from fedwarm.flower.processes import RunFailed
+
+    try:
+        found = bring_up(federation, Wanted(nodes, insecure, host, wait, "" if data is None else str(data), cold), say)
+    except RunFailed as error:
+        for line in error.lines:
+            say(f"  | {line}")
+        raise RunError(str(error)) from None
+    put("\n".join(usage(found, federation)))
+
+
+def usage(found: Federation, said: str) -> list[str]:
+    """What a person does next: one line for Flower's own command, one for fedwarm's."""
+    from fedwarm.federation.settings import flag
+    from fedwarm.flower.processes import LOOPBACK
+
+    how = "without TLS and keys" if found.insecure else "TLS and node keys"
+    own = f' -c "data.name={OWN!r}"' if found.data else ""
+    direct = f"NO_PROXY={found.reach} " if _behind_proxy() else ""
+    lines = [
+        f"federation {found.name}: {len(found.nodes)} nodes online, {how}, SuperLink at {found.address}, folder {found.folder}",
+        f"  {direct}FLWR_HOME={shlex.quote(str(found.flower))} flwr run . --stream",
+        f"  fedwarm run fedavg --engine deployment{flag(said)}{own}",
+    ]
+    if found.host != LOOPBACK:
+        lines.append("  whoever reaches this port can start runs: Flower has no lock on it; let others in through a proxy only")
+    return lines
+
+
+def _behind_proxy(environment: Mapping[str, str] | None = None) -> bool:
+    import os
+
+    return any(name.lower() in PROXIES and value for name, value in (environment or os.environ).items())
+
+
+@app.command()
+def keys(
+    folder: Annotated[Path, typer.Argument(help="holds a folder for each party; what is there and serves stays")],
+    nodes: Annotated[int, typer.Option(min=1, help="number of nodes, named node-0, node-1 and so on")] = 3,
+    node: Annotated[list[str] | None, typer.Option(help="a node's name instead; may be given several times")] = None,
+    address: Annotated[
+        list[str] | None, typer.Option(help="name or IP address by which nodes call the federation; may be given several times")
+    ] = None,
+    name: Annotated[str, typer.Option(help="of the federation; it stands in the CA's certificate")] = "default",
+) -> None:
+    """Make certificates and keys for containers or machines apart, each party's in a folder of its own."""
+    from fedwarm.federation.parties import ensure_parties
+
+    names = node or [f"node-{number}" for number in range(nodes)]
+    ensure_parties(folder, name, address or [], names)
+    put(f"{folder}: for superlink, superexec, proxy, admin, {', '.join(names)}; the CA's key is in authority/")
+
+
+@app.command()
+def connect(
+    federation: Named = "default",
+    superlink: Annotated[str, typer.Option(help="HOST:PORT of its SuperLink, or of a proxy that lets control through")] = "",
+    ca: Annotated[Path | None, typer.Option(help="file of its CA's certificate", show_default=False)] = None,
+    node: Annotated[
+        list[str] | None, typer.Option(help="NAME=FILE: public key of a node that is let in; may be given several times")
+    ] = None,
+    wait: Annotated[float, typer.Option(min=0.0, help="most seconds until the SuperLink answers")] = 60.0,
+) -> None:
+    """Remember a federation that runs elsewhere, so that runs can be started on it, and let nodes in."""
+    from fedwarm.core.failures import RunError
+    from fedwarm.federation.remote import connect as connect_to
+    from fedwarm.federation.settings import flag
+    from fedwarm.flower.processes import RunFailed
+
+    try:
+        found = connect_to(federation, superlink, ca, dict(map(_key_of, node or [])), wait, say)
+    except RunFailed as error:
+        raise RunError(str(error)) from None
+    named = ", ".join(each.name for each in found.nodes) or "none"
+    put(f"federation {found.name}: SuperLink at {found.address}, nodes {named}")
+    put(f"  fedwarm run fedavg --engine deployment{flag(federation)} --out FOLDER (the same folder where SuperExec runs)")
+
+
+def _key_of(said: str) -> tuple[str, Path]:
+    name, equals, file = said.partition("=")
+    if not (name and equals and file):
+        raise SettingError(f"--node {said!r} is not NAME=FILE, the node's name and the file of its public key")
+    return name, Path(file)
+
+
+@app.command()
+def status(federation: Named = "default") -> None:
+    """Show the processes and nodes with their last sign of life, and the run that goes on with the stage it has done."""
+    from fedwarm.federation.settings import load
+    from fedwarm.federation.status import status as ask
+
+    found = load(federation)
+    told = ask(found)
+    how = "without TLS and keys" if found.insecure else "TLS and node keys"
+    put(f"federation {found.name}: {how}, SuperLink at {found.address}, folder {found.folder}")
+    show(["process", "partition", "state", "last seen", "pid", "version"], [member.row() for member in told.members])
+    for line in (*told.runs, *told.notes):
+        put(line)
+
+
+@app.command()
+def logs(
+    node: Annotated[str, typer.Argument(help="a node's name or partition, superlink or superexec")],
+    federation: Named = "default",
+    lines: Annotated[int, typer.Option("-n", "--lines", min=1, help="how many of the last lines")] = 50,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="show what comes, until Ctrl-C")] = False,
+) -> None:
+    """Print the end of a process's log."""
+    from fedwarm.federation.processes import tail
+    from fedwarm.federation.settings import load, refuse_remote
+
+    found = load(federation)
+    refuse_remote(found, federation, "its logs are where it runs")
+    member = found.node(node)
+    path = found.log(member)
+    shown = path.stat().st_size if path.is_file() else 0
+    put("\n".join(tail(found, member, lines)))
+    while follow:
+        shown = _more(path, shown)
+        time.sleep(FOLLOW_SECONDS)
+
+
+def _more(path: Path, shown: int) -> int:
+    """Print what a file has beyond its first bytes; how many it has now."""
+    from fedwarm.flower.processes import plain
+
+    size = path.stat().st_size if path.is_file() else 0
+    if size != shown:
+        with path.open("rb") as stream:
+            stream.seek(shown if size > shown else 0)
+            text = stream.read()
+        put(plain(text.decode("utf-8", "replace")).removesuffix("\n"))
+        flush()
+        return (shown if size > shown else 0) + len(text)
+    return shown
+
+
+@app.command()
+def down(federation: Named = "default") -> None:
+    """End all processes of a federation, and the runs that go on; its folder with keys, logs and runs stays."""
+    from fedwarm.federation.bringup import down as bring_down
+    from fedwarm.federation.settings import load
+
+    ended = bring_down(federation, say)
+    found = load(federation)
+    put(f"federation {found.name}: {ended} of {len(found.members)} processes ran and have ended; {found.folder} stays")

@@ -1,0 +1,118 @@
+"""Train a foundation from the command line: checks first, then the training, its judge, and the record beside the weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fedwarm.core.files import write_text
+from fedwarm.core.terminal import put, say
+from fedwarm.settings.config import Data, SettingError, Value, near, parse
+
+
+@dataclass(frozen=True)
+class Training:
+    """What `fedwarm foundation train NAME` was asked.
+
+    Attributes:
+        recipe: fields of the recipe that were given.
+        data: of a foundation of one's own: the data set, or nothing.
+        public: what was given of share, start, jitter and columns; means nothing without data.
+        read: `data.*` settings of how pictures are read, as `-c` takes them; mean nothing without data.
+    """
+
+    name: str
+    out: Path | None
+    recipe: Mapping[str, Value]
+    data: str = ""
+    public: Mapping[str, Value] = field(default_factory=dict)
+    read: Sequence[str] = ()
+
+
+def train_foundation(request: Training) -> None:
+    """Train a foundation into a folder, which must be new or hold a foundation, finished or not.
+
+    Raises:
+        SettingError: something asked for cannot be; nothing was written.
+    """
+    from fedwarm.diffusion.foundation import EMBEDDED
+    from fedwarm.diffusion.pretraining.public import UNFINISHED
+
+    name, embedded = request.name, request.name in EMBEDDED
+    if not request.data:
+        if not embedded:
+            raise SettingError(
+                f"unknown foundation {name!r}{near(name, list(EMBEDDED))}; there is {', '.join(EMBEDDED)}, "
+                "and --data PATH trains one of your own by any name"
+            )
+        if request.public or request.read:
+            raise SettingError(f"--{next(iter(request.public), 'run-config')} means nothing without --data")
+    elif embedded:
+        raise SettingError(f"{name!r} is the embedded foundation; take another name for one trained on --data {request.data}")
+    folder = request.out or (Path("foundations") if request.data else Path(__file__).parents[1] / "assets") / name
+    known = (folder / "model_index.json").is_file() or (folder / UNFINISHED).is_dir()
+    if folder.exists() and not known and (not folder.is_dir() or any(folder.iterdir())):
+        raise SettingError(f"--out {folder} holds something that is no foundation; name a new folder")
+    record = _trained_public(request, folder) if request.data else _trained_glyph(request, folder)
+    write_text(folder / "recipe.json", json.dumps(record, indent=1) + "\n")
+    put(f"{folder}: {record['seconds']} s, autoencoder error {record['autoencoder_l1']} (L1 on [-1, 1]), {record['quality']}")
+
+
+def reading(name: str, texts: Sequence[str]) -> Data:
+    """The data set with settings of how its pictures are read; SettingError where others are given, which mean nothing here."""
+    from fedwarm.diffusion.pretraining.captions import READ
+    from fedwarm.flower.app import parse_overrides
+
+    flat, known = parse_overrides(texts), [f"data.{key.replace('_', '-')}" for key in READ]
+    if unknown := next((key for key in flat if key not in known), ""):
+        raise SettingError(f"{unknown} means nothing to a foundation{near(unknown, known)}; -c takes {', '.join(known)}")
+    return replace(parse(flat).data, name=name)
+
+
+def _trained_glyph(request: Training, folder: Path) -> dict[str, Any]:
+    from fedwarm.core.progress import tick
+    from fedwarm.diffusion.pretraining.quality import judged
+    from fedwarm.diffusion.pretraining.recipe import Recipe, pretrain
+    from fedwarm.launch.display import shown
+
+    recipe = replace(Recipe(), **request.recipe)  # type: ignore[arg-type]
+    with shown(f"foundation {request.name}"):
+        record = pretrain(folder, recipe, tick)
+        return {**record, "quality": judged(folder, recipe.seed)}
+
+
+def _trained_public(request: Training, folder: Path) -> dict[str, Any]:
+    from fedwarm.core.progress import tick
+    from fedwarm.diffusion.pretraining.captions import public_part
+    from fedwarm.diffusion.pretraining.public import PUBLIC_RECIPE, STARTS, pretrain_public
+    from fedwarm.diffusion.pretraining.quality import AGREES, judged_public
+    from fedwarm.launch.display import shown
+
+    given = {"public-share": 0.5, "from": STARTS[0], "jitter": 0.04, "image-column": "", "label-column": "", **request.public}
+    share, start, jitter = float(given["public-share"]), str(given["from"]), float(given["jitter"])
+    if start not in STARTS:
+        raise SettingError(f"--from {start!r} is unknown{near(start, list(STARTS))}; choose one of {', '.join(STARTS)}")
+    if not 0 < share <= 0.9:
+        raise SettingError(f"--public-share {share:g} is out of range; it must be above 0 (no public part) and at most 0.9")
+    if not 0 <= jitter < 0.5:
+        raise SettingError(f"--jitter {jitter:g} is out of range; it must be at least 0 and below 0.5")
+    data = replace(
+        reading(request.data, request.read),
+        public_share=share,
+        image_column=str(given["image-column"]),
+        label_column=str(given["label-column"]),
+    )
+    public = public_part(data, jitter)
+    recipe = replace(PUBLIC_RECIPE, **request.recipe)  # type: ignore[arg-type]
+    with shown(f"foundation {request.name}: {len(public.labels):,} public images of {request.data}"):
+        record = pretrain_public(folder, public, recipe, start, tick)
+        quality = judged_public(folder, public, recipe.seed)
+    if quality["judge_on_drawn"] < AGREES:
+        say(
+            f"fedwarm: a judge agrees with the prompt on {quality['judge_on_drawn']:.0%} of the drawn images only "
+            f"({quality['judge_on_real']:.0%} of real ones); take more --unet-steps"
+        )
+    return {**record, "quality": quality}

@@ -1,0 +1,67 @@
+"""`fedwarm node`: check, run, alive."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedwarm.cli.help import App
+from fedwarm.core.terminal import flush, put
+from fedwarm.node.heartbeat import WITHIN_SECONDS
+
+app = App("On a site's own machine: check it before it joins, run its SuperNode, and ask whether the SuperLink still hears it.")
+
+
+@app.command()
+def check(
+    superlink: Annotated[str, typer.Option(metavar="HOST:PORT", help="the SuperLink's address, as the SuperNode takes it")] = "",
+    ca: Annotated[Path | None, typer.Option(help="the federation's ca.crt (--root-certificates of the SuperNode)")] = None,
+    key: Annotated[Path | None, typer.Option(help="the node's private key; its public half is KEY.pub")] = None,
+    data: Annotated[Path | None, typer.Option(help="the folder of the site's pictures")] = None,
+    run_config: Annotated[
+        list[str] | None, typer.Option("-c", "--run-config", help="settings of the run, by which the data are read")
+    ] = None,
+) -> None:
+    """Look at all that a node needs, one line each: ok, a warning, or a fault with what to do about it.
+
+    The last line is `ready` with exit code 0, or exit code 2. What is not given is not looked at. Nothing is sent but questions.
+    """
+    from fedwarm.node.checks import Site, look, verdict
+    from fedwarm.node.finding import FAULT
+
+    found = []
+    for each in look(Site(superlink, ca, key, data, run_config or ())):
+        put(each.line)
+        flush()
+        found.append(each)
+    put(verdict(found))
+    if any(each.level == FAULT for each in found):
+        raise typer.Exit(2)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def run(context: typer.Context) -> None:
+    """Run Flower's SuperNode; takes all options of `flower-supernode`, and tells `fedwarm node alive` of its heartbeats.
+
+    Where the SuperLink no longer hears it, it ends with exit code 1, so that a restart policy can act.
+    """
+    from fedwarm.node.supernode import main
+
+    main(context.args)
+
+
+@app.command()
+def alive(
+    within: Annotated[float, typer.Option(min=1.0, help="most seconds since a heartbeat was accepted")] = WITHIN_SECONDS,
+    home: Annotated[str, typer.Option(help="FLWR_HOME of the SuperNode; default: this one's own")] = "",
+) -> None:
+    """Tell whether the SuperLink hears the SuperNode that runs here, as a container's health check does: exit code 0 or 1."""
+    from fedwarm.core.failures import RunError
+    from fedwarm.node.heartbeat import look, place
+
+    sign = look(place(home))
+    if not sign.alive(within):
+        raise RunError(sign.told(within))
+    put(sign.told(within))

@@ -1,0 +1,48 @@
+"""The command `fedwarm privacy`: epsilon of a plan, or the noise that a target takes, without a run."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fedwarm.core.terminal import put
+
+
+def privacy(
+    context: typer.Context,
+    mechanism: Annotated[str | None, typer.Option(help="coding (default), gaussian, or dp-sgd: noise in local training")] = None,
+    target_epsilon: Annotated[float | None, typer.Option(help="find the noise that gives this epsilon")] = None,
+    sigma: Annotated[float | None, typer.Option(help="scale of the noise of one update")] = None,
+    noise_multiplier: Annotated[
+        float | None, typer.Option(help="noise relative to clip: z = sqrt(n) sigma / C for n updates in a sum")
+    ] = None,
+    clip: Annotated[
+        float | None, typer.Option(help="C: updates, or gradients of examples, are cut to this norm; default 1")
+    ] = None,
+    delta: Annotated[float | None, typer.Option(help="delta of (epsilon, delta); default 1e-5")] = None,
+    bits: Annotated[int | None, typer.Option(help="bits of a block; default 7")] = None,
+    blocks: Annotated[int | None, typer.Option(help="blocks of a message; default: by the rule for --block-size")] = None,
+    block_size: Annotated[int | None, typer.Option(help="numbers in a block, instead of --blocks")] = None,
+    update_size: Annotated[int | None, typer.Option(help="numbers in an update (the model's parameters)")] = None,
+    view: Annotated[str | None, typer.Option(help="local (default), central_certified or central_limit")] = None,
+    adjacency: Annotated[str | None, typer.Option(help="zero_out (default) or replacement")] = None,
+    cohort: Annotated[int | None, typer.Option(help="clients that take part in a round")] = None,
+    population: Annotated[int | None, typer.Option(help="all clients, of which a round draws its cohort")] = None,
+    rounds: Annotated[int | None, typer.Option(help="rounds; default: as many as --participations, else 1")] = None,
+    participations: Annotated[int | None, typer.Option(help="most rounds of one client (local view); default: all")] = None,
+    rate: Annotated[float | None, typer.Option(help="dp-sgd: chance that an example is drawn for a step")] = None,
+    steps: Annotated[int | None, typer.Option(help="dp-sgd: steps in all rounds")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+) -> None:
+    """Say what epsilon a plan has, or what noise a target takes, without a run.
+
+    E.g. `fedwarm privacy --bits 7 --blocks 4 --sigma 2 --participations 8`, or the same with --target-epsilon 3 for --sigma 2.
+    """
+    import json
+
+    from fedwarm.codecs.dp_rec.pricing import Question, answer
+
+    given = {name: value for name, value in context.params.items() if value is not None and name != "as_json"}
+    found = answer(Question(**given))
+    put(json.dumps(found.json()) if as_json else "\n".join(found.lines()))

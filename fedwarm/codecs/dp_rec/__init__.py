@@ -1,0 +1,1 @@
+"""DP-REC: relative entropy coding of updates under differential privacy (Triastcyn et al., arXiv 2111.05454)."""

@@ -1,0 +1,297 @@
+"""What privacy a plan has, or what noise it takes, without a run: a question, its answer, and the answer in words and JSON.
+
+Every figure is that of a run with the same settings: noise, blocks and prices are those of `fedwarm.codecs.dp_rec.plan`,
+`fedwarm.privacy.views` and `fedwarm.privacy.accountant`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from math import inf, log, sqrt
+from typing import Any, ClassVar
+
+from fedwarm.codecs.dp_rec import plan as dp_rec
+from fedwarm.coding.blocks import Blocks, even
+from fedwarm.coding.packing import packed_bytes
+from fedwarm.coding.rotation import padded
+from fedwarm.privacy.accountant import Accountant
+from fedwarm.privacy.events import Gaussian, dp_sgd_step
+from fedwarm.privacy.views import Release, Terms, calibrate
+from fedwarm.settings.config import SettingError, checked, keys, setting
+
+COMMON = {"mechanism", "clip", "noise_multiplier", "target_epsilon", "delta"}
+OF_UPDATES = COMMON | {"sigma", "view", "adjacency", "cohort", "population", "rounds", "participations", "update_size"}
+OF_STEPS, OF_BLOCKS = COMMON | {"rate", "steps"}, OF_UPDATES | {"bits", "blocks", "block_size"}
+OPTIONS = {"coding": OF_BLOCKS, "gaussian": OF_UPDATES, "dp-sgd": OF_STEPS}
+SEEN = {
+    "local": "the adversary sees the seeds and whatever a client sends",
+    "central_certified": "the adversary sees released models only; seeds and cohorts are secret",
+    "central_limit": "as central_certified, with the sum's noise taken as Gaussian",
+    "steps": "the adversary sees the model after every step, not which examples were drawn for it",
+}
+EXCHANGED = {"zero_out": "with what it tells or without", "replacement": "as it is or any other"}
+NOISE = ("sigma", "noise_multiplier", "target_epsilon")
+NOISE_RANGE = (1e-4, 1e8)
+MOST_BLOCKS = 1 << 22
+ANY_SIZE = 1 << 52
+
+
+@dataclass(frozen=True)
+class Question(dp_rec.DpRec):
+    """A plan: DP-REC's settings, and what they meet. One of sigma, noise_multiplier, target_epsilon; 0 says "not given".
+
+    Attributes:
+        mechanism: `coding` (random code words), `gaussian` (the update plus noise), or `dp-sgd` (noise in local training).
+        noise_multiplier: z = sqrt(n) sigma / C of n updates in a sum; dp-sgd: sigma / C of a step.
+        blocks: B, blocks of a message; 0: by `block_size`, else as the block-size rule has it.
+        update_size: d, numbers in an update; 0: unknown, priced so that it holds for any with 3 numbers a block or more.
+        cohort, population, rounds, participations: see `privacy.views.Terms`.
+        rate, steps: dp-sgd's chance that an example is drawn for a step, and its steps in all rounds.
+
+    Raises:
+        SettingError: a value out of its range, two that contradict each other, or one that is missing.
+    """
+
+    prefix: ClassVar[str] = ""
+    mechanism: str = setting("coding", "", choices=tuple(OPTIONS))
+    noise_multiplier: float = setting(0.0, "", low=0.0)
+    blocks: int = setting(0, "", low=0, high=MOST_BLOCKS)
+    update_size: int = setting(0, "", low=0, high=2**40)
+    cohort: int = setting(0, "", low=0)
+    population: int = setting(0, "", low=0, high=10**7)
+    rounds: int = setting(0, "", low=0, high=10**9)
+    participations: int = setting(0, "", low=0, high=10**9)
+    rate: float = setting(0.0, "", low=0.0, high=1.0)
+    steps: int = setting(0, "", low=0, high=10**9)
+
+    def __post_init__(self) -> None:
+        for key, _, f in keys((Question,)):
+            object.__setattr__(self, f.name, checked(f"--{key}", getattr(self, f.name), f))
+            if f.name not in OPTIONS[self.mechanism] and getattr(self, f.name) != f.default:
+                raise SettingError(f"--{key} means nothing with --mechanism {self.mechanism}")
+        ways = [name for name in NOISE if name in OPTIONS[self.mechanism]]
+        given = [name for name in ways if getattr(self, name)]
+        if len(given) != 1:
+            raise SettingError(f"give exactly one of {_options(ways)}; given: {_options(given) or 'none'}")
+        self._complete()
+
+    def _complete(self) -> None:
+        central, sgd = self.view != "local", self.mechanism == "dp-sgd"
+        for name, needed, meaning in (
+            ("cohort", central or (self.noise_multiplier > 0 and not sgd), "clients of a round"),
+            ("population", central, "clients that cohorts are drawn from"),
+            ("rate", sgd, "the chance that an example is drawn for a step"),
+            ("steps", sgd, "steps in all rounds"),
+            ("update_size", self.block_size > 0, "numbers in an update"),
+        ):
+            if needed and not getattr(self, name):
+                raise SettingError(f"{_options([name])} is missing: {meaning}")
+        if central and self.participations:
+            raise SettingError(f"--participations counts in the local view; in {self.view} nobody sees who took part")
+        if self.blocks and self.block_size:
+            raise SettingError("give --blocks or --block-size, not both")
+
+    @property
+    def terms(self) -> Terms:
+        """What the guarantee is stated for."""
+        cohort, rounds = self.cohort or 1, self.rounds or self.participations or 1
+        return dp_rec.terms_of(self, self.population or cohort, cohort, rounds, self.participations)
+
+    def cut(self, sigma: float) -> Blocks:
+        """The blocks; where the update's size is unknown, equal ones of one number, whose caps are highest."""
+        count = self.blocks or dp_rec.block_count(self, self.update_size or ANY_SIZE, sigma)
+        total = padded(self.update_size, dp_rec.rotation_of(self)) if self.update_size else count
+        if count > total:
+            raise SettingError(f"--blocks {count} for {total} numbers; a block must hold at least one")
+        if count > MOST_BLOCKS:
+            raise SettingError(f"{count} blocks a message; at most {MOST_BLOCKS} are priced: more noise or larger blocks")
+        return even(total, count) if not self.block_size else dp_rec.blocks_of(self, (self.update_size,), sigma)
+
+    def release(self, sigma: float) -> Release:
+        """What one message releases."""
+        return dp_rec.release_of(self, (), sigma, self.cut(sigma) if self.mechanism == "coding" else None)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The blocks of one coded message.
+
+    Attributes:
+        block_size: numbers in the largest block; 0: unknown.
+        norm: c = ||v_j|| / sigma of a block that holds its share of a full update; norm_cap: c_max, where it is clipped.
+        kl_nats, kl_bits: c^2 / 2, the KL divergence of a block.
+        rule_norm, rule_blocks: the most c that the block-size rule allows, and the blocks that it takes.
+        within_rule: whether c is within it, so that coding costs about what the Gaussian mechanism does.
+        gaussian_epsilon: epsilon of the Gaussian mechanism with this sigma, uncompressed.
+    """
+
+    bits: int
+    blocks: int
+    block_size: int
+    norm: float
+    norm_cap: float
+    kl_nats: float
+    kl_bits: float
+    rule_norm: float
+    rule_blocks: int
+    within_rule: bool
+    gaussian_epsilon: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a plan promises: epsilon never stands alone.
+
+    Attributes:
+        level: whom it protects, `client` or `example`.
+        slots: n, vectors in every sum; reserved_delta: what of delta is kept for cohorts that do not fit.
+        releases: participations (local), rounds (central views) or steps (dp-sgd) that add up.
+        message_bits, message_bytes: of one client's code words or update; None: not known, or not sent.
+    """
+
+    mechanism: str
+    epsilon: float
+    delta: float
+    certified: bool
+    view: str
+    adjacency: str
+    level: str
+    sampling_rate: float
+    releases: int
+    sigma: float
+    noise_multiplier: float
+    clip: float
+    slots: int = 1
+    reserved_delta: float = 0.0
+    message_bits: int | None = None
+    message_bytes: int | None = None
+    bits_per_parameter: float | None = None
+    cut: Cut | None = None
+
+    def json(self) -> dict[str, Any]:
+        """One flat object; what does not apply is left out."""
+        found = {**asdict(self), **(asdict(self.cut) if self.cut else {})}
+        return {name: value for name, value in found.items() if name != "cut" and value is not None}
+
+    def lines(self) -> list[str]:
+        """The answer in words."""
+        kind = "certified" if self.certified else "an estimate, no bound"
+        ratio = f"sqrt({self.slots}) sigma / C" if self.level == "client" else "sigma / C"
+        pairs = [
+            ("view", f"{self.view}: {SEEN[self.view]}"),
+            ("adjacency", f"{self.adjacency}: one {self.level}, {EXCHANGED[self.adjacency]}"),
+            ("sampling", self._sampling()),
+            ("noise", f"sigma {self.sigma:.6g} for clip C = {self.clip:g}; multiplier {self.noise_multiplier:.6g} = {ratio}"),
+            *self._message(),
+        ]
+        return [f"epsilon {self.epsilon:.4g} at delta {self.delta:g}: {kind}", *(f"  {name:<10} {text}" for name, text in pairs)]
+
+    def _sampling(self) -> str:
+        if self.view == "local":
+            return f"no credit for it; participations of a client: {self.releases}"
+        drawn = f"Poisson at rate {self.sampling_rate:.4g}"
+        if self.view == "steps":
+            return f"{drawn}; steps: {self.releases}"
+        rest = f"sums padded to {self.slots} vectors, {self.reserved_delta:.2g} of delta for cohorts that do not fit"
+        return f"{drawn}; rounds: {self.releases}; {rest}"
+
+    def _message(self) -> list[tuple[str, str]]:
+        if self.message_bits is None:
+            return []
+        size = f"{_count(self.message_bits, 'bit')} in {_count(self.message_bytes or 0, 'byte')}"
+        each = "" if self.bits_per_parameter is None else f"; {self.bits_per_parameter:.3g} bits per parameter"
+        cut = self.cut
+        if cut is None:
+            return [("message", f"{size}{each}")]
+        of = f"{cut.block_size} numbers" if cut.block_size else "3 numbers or more"
+        times = self.epsilon / cut.gaussian_epsilon if cut.gaussian_epsilon else 1.0
+        rule = f"c <= {cut.rule_norm:.3g} at b = {cut.bits} and this delta, {_count(cut.rule_blocks, 'block')} here: "
+        return [
+            ("message", f"{size}{each}; {_count(cut.blocks, 'block')} of {of}"),
+            ("block", f"c = {cut.norm:.4g}, clipped at {cut.norm_cap:.4g}; KL {cut.kl_nats:.4g} nats = {cut.kl_bits:.4g} bits"),
+            ("rule", rule + ("kept" if cut.within_rule else "not kept")),
+            ("Gaussian", f"epsilon {cut.gaussian_epsilon:.4g} with this sigma, uncompressed; coding has {times:.4g} times that"),
+        ]
+
+
+def answer(question: Question) -> Answer:
+    """What the plan promises, or the noise that it takes.
+
+    Raises:
+        SettingError: terms that have no proven bound, blocks that do not fit the update, a target that no noise reaches.
+    """
+    return _of_steps(question) if question.mechanism == "dp-sgd" else _of_updates(question)
+
+
+def _of_steps(q: Question) -> Answer:
+    def epsilon(z: float) -> float:
+        account = Accountant(q.delta)
+        account.spend(dp_sgd_step(z, q.rate), times=q.steps)
+        return account.epsilon()
+
+    z = q.noise_multiplier or calibrate(epsilon, q.target_epsilon, low=0.01, high=1e4)
+    promised = (q.mechanism, epsilon(z), q.delta, True, "steps", "zero_out", "example", q.rate, q.steps)
+    return Answer(*promised, sigma=_sane(z * q.clip, q.clip), noise_multiplier=z, clip=q.clip)
+
+
+def _of_updates(q: Question) -> Answer:
+    dp_rec.validated(q)
+    terms = q.terms
+    n = terms.slots.count
+
+    def epsilon(sigma: float) -> float:
+        return terms.epsilon(q.release(sigma))
+
+    sigma = _sane(q.sigma or q.noise_multiplier * q.clip / sqrt(n), q.clip) if not q.target_epsilon else 0.0
+    sigma = sigma or calibrate(epsilon, q.target_epsilon, low=q.clip * 0.01, high=q.clip * 1e4)
+    cut = _cut(q, sigma, terms) if q.mechanism == "coding" else None
+    bits = cut.blocks * cut.bits if cut else 32 * q.update_size
+    said: dict[str, Any] = dp_rec.statement(q, terms, sigma, epsilon(sigma))
+    return Answer(
+        **said,
+        mechanism=q.mechanism,
+        level="client",
+        slots=n,
+        reserved_delta=terms.slots.overflow,
+        releases=terms.rounds if terms.central else terms.participations or terms.rounds,
+        noise_multiplier=sqrt(n) * sigma / q.clip,
+        message_bits=bits or None,
+        message_bytes=packed_bytes(bits, 1) or None,
+        bits_per_parameter=bits / q.update_size if q.update_size else None,
+        cut=cut,
+    )
+
+
+def _sane(sigma: float, clip: float) -> float:
+    least, most = NOISE_RANGE[0] * clip, NOISE_RANGE[1] * clip
+    if not least <= sigma <= most < inf:
+        raise SettingError(f"sigma = {sigma:g} for clip = {clip:g} is out of range; it must be {least:g} to {most:g}")
+    return sigma
+
+
+def _cut(q: Question, sigma: float, terms: Terms) -> Cut:
+    blocks, energy = q.cut(sigma), (q.clip / sigma) ** 2
+    share = max(blocks.shares) if max(blocks.sizes) - min(blocks.sizes) > 1 else 1 / len(blocks)
+    nats, most = energy * share / 2, dp_rec.block_norm(q.bits, q.delta)
+    return Cut(
+        bits=q.bits,
+        blocks=len(blocks),
+        block_size=max(blocks.sizes) if q.update_size else 0,
+        norm=sqrt(2 * nats),
+        norm_cap=sqrt(float(blocks.caps(energy).max())),
+        kl_nats=nats,
+        kl_bits=nats / log(2),
+        rule_norm=most,
+        rule_blocks=dp_rec.block_count(replace(q, block_size=0), q.update_size or ANY_SIZE, sigma),
+        within_rule=sqrt(2 * nats) <= most * (1 + 1e-6),
+        gaussian_epsilon=terms.epsilon(Gaussian(energy)),
+    )
+
+
+def _options(names: Iterable[str]) -> str:
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}{'s' * (number != 1)}"

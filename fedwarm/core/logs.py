@@ -1,0 +1,83 @@
+"""What Flower and fedwarm log, in the style of everything else that a run says: plain lines, marked where something is wrong.
+
+Flower's logger colours its levels, in files and pipes, too, and writes past a display that is being redrawn; ours has no handler
+of its own. While a run is on, both speak by `fedwarm.core.terminal.say`.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fedwarm.core.terminal import say
+from fedwarm.core.text import uncoloured
+
+NAMES = ("flwr", "fedwarm")
+_LEVEL = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL)\s*(?:\d[\d\-]* [\d:,]+)?\s*:\s{0,9}")
+
+
+class Plain(logging.Handler):
+    """Prints a record as one plain line, or as many as it has."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print; a record that cannot be formatted is told as logging does it."""
+        try:
+            say(styled(record.levelname, self.format(record)))
+        except Exception:
+            self.handleError(record)
+
+
+def styled(level: str, message: str) -> str:
+    """The message without colours, behind its level where that is more than information."""
+    mark = "" if level in ("DEBUG", "INFO") else f"{level.lower()}: "
+    return mark + uncoloured(message).expandtabs(4)
+
+
+def restyled(line: str) -> str:
+    """A line of Flower's log, as its command line prints it, in our style."""
+    line = uncoloured(line)
+    found = _LEVEL.match(line)
+    return styled(found[1], line[found.end() :]) if found else line
+
+
+@contextmanager
+def one_style() -> Iterator[None]:
+    """Within, Flower's and fedwarm's loggers print plain lines; then they are as before."""
+    before = settle()
+    try:
+        yield
+    finally:
+        for name, handlers in before.items():
+            logging.getLogger(name).handlers[:] = handlers
+
+
+def settle() -> dict[str, list[logging.Handler]]:
+    """Let both loggers print plain lines in this process, and give the handlers that they had; those that write elsewhere stay.
+
+    Flower gives its logger a handler when it is first imported; that must be before.
+    """
+    before = {}
+    for name in NAMES:
+        logger = logging.getLogger(name)
+        before[name] = list(logger.handlers)
+        spoken = [handler for handler in logger.handlers if type(handler) is not Plain and _speaks(handler)]
+        plain = Plain(min((handler.level for handler in spoken), default=logging.INFO))
+        logger.handlers[:] = [handler for handler in logger.handlers if handler not in spoken and type(handler) is not Plain]
+        logger.addHandler(plain)
+    return before
+
+
+def _speaks(handler: logging.Handler) -> bool:
+    """Whether a handler prints to this process's standard output or error; Flower's own does, and can colour."""
+    streams = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
+    shown = isinstance(handler, logging.StreamHandler) and any(handler.stream is stream for stream in streams)
+    return shown or hasattr(handler, "colored")
+
+
+def undisplayed() -> None:
+    """In a process that was forked below a display: print past it, as it belongs to the parent."""
+    sys.stdout = getattr(sys.stdout, "rich_proxied_file", sys.stdout)
+    sys.stderr = getattr(sys.stderr, "rich_proxied_file", sys.stderr)

@@ -1,0 +1,139 @@
+"""Data sets of the Hub and local folders, read by Hugging Face's datasets library or as folders of pictures, one for each class.
+
+Clients train on the `train` split alone; another split is read where `data.test` asks for one to test on. Images are decoded when
+a client needs them, at most once in a process, brought to RGB and S x S pixels (bilinear, antialiased; a picture that is not
+square is squeezed).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedwarm.data.broken import shown
+from fedwarm.data.folders import TRAIN, splits_of, train_of
+from fedwarm.data.gallery import Gallery
+from fedwarm.data.labels import ids, labelled
+from fedwarm.data.pictures import Reading
+from fedwarm.data.tables import Column, Table
+from fedwarm.settings.config import SettingError, near
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+IMAGE_COLUMNS = ("image", "img", "images", "picture", "photo")
+PLAIN, LOG = Reading(), logging.getLogger("fedwarm")
+LABEL_COLUMNS = ("label", "labels", "character", "fine_label", "class", "target", "category", "digit")
+
+
+@lru_cache(maxsize=1)
+def hub_table(name: str, image_column: str, label_column: str, size: int, reading: Reading = PLAIN, split: str = TRAIN) -> Table:
+    """A Hub data set or a local folder; the columns of images and labels are found where their names are empty.
+
+    Raises:
+        SettingError: it cannot be read, has no such columns, or rows that cannot be used and are not to be left out.
+    """
+    rows, told = read(name, split), printable(name) if split == TRAIN else f"split {split!r} of {printable(name)}"
+    columns = tuple(rows.column_names)
+    image = found("image", image_column, IMAGE_COLUMNS, rows, told)
+    label = found("label", label_column, LABEL_COLUMNS, rows, told)
+    labels, kept = labelled(rows, label, told, reading.missing_labels)
+    gallery = Gallery(rows, image, size, told, reading, None if split == TRAIN else lambda: read(name))
+    broken = gallery.broken(kept) if reading.skip_broken else []
+    if broken:
+        LOG.warning("fedwarm: %s: %d broken pictures left out: %s", told, len(broken), shown(broken))
+        whole = ~np.isin(kept, [each.row for each in broken])
+        labels, kept = Column(labels.codes[whole], labels.names), kept[whole]
+    every = len(kept) == len(rows)
+
+    def remarks() -> list[str]:
+        return [
+            *_left_out(len(rows) - len(kept) - len(broken), len(broken)),
+            *(gallery.depth.remarks() if split == TRAIN else []),
+        ]
+
+    return Table(
+        told,
+        labels,
+        columns,
+        lambda column: ids(rows, column, told, None if every else kept),
+        gallery.images if every else lambda k: gallery.images(kept[k]),
+        remarks,
+    )
+
+
+def _left_out(unlabelled: int, broken: int) -> list[str]:
+    """Numbers alone, as they travel: names of files stay where these lie."""
+    told = {"rows without a label left out": unlabelled, "broken pictures left out": broken}
+    return [f"{text}: {count:,}" for text, count in told.items() if count]
+
+
+def printable(name: str) -> str:
+    """A name in one line."""
+    return name if name.isprintable() else repr(name)
+
+
+def read(name: str, split: str = TRAIN) -> Dataset:
+    """A split of a Hub data set or a local folder, images not decoded; SettingError where there is none."""
+    path = os.path.expanduser(name)
+    if not os.path.isdir(path) and (os.path.isabs(path) or path.startswith(".") or path.count("/") > 1):
+        if os.path.exists(path):
+            raise SettingError(f"data.name = {name!r} is a file; give the folder that it lies in")
+        raise SettingError(f"data.name = {name!r}: there is no such folder; give a folder of parquet files or a Hub name")
+    from datasets import disable_progress_bars
+
+    from fedwarm.core.network import calm_hub
+
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    try:
+        with calm_hub(path):
+            return train_of(path, printable(name)) if split == TRAIN else _other(splits_of(path, printable(name)), split, name)
+    except SettingError:
+        raise
+    except Exception as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        if os.path.isdir(path):
+            raise SettingError(
+                f"data.name = {name!r} cannot be read: {lines[0]}; give a folder of parquet files with a train split, of "
+                "pictures by class, or of pictures and a CSV file that names them"
+            ) from error
+        raise SettingError(
+            f"data.name = {name!r} is neither `digits` nor a data set that can be read{near(name, ['digits'])}: {lines[0]}; "
+            "give a local folder of parquet files with a train split or of pictures by class, "
+            "or a Hub name on a machine with network"
+        ) from error
+
+
+def _other(splits: Mapping[str, Dataset], split: str, name: str) -> Dataset:
+    """One of a data set's splits that is not what clients train on."""
+    if split not in splits:
+        others = [str(other) for other in splits if other != TRAIN]
+        remedy = f"name one of {', '.join(others)} in data.test-split, or set" if others else "set"
+        raise SettingError(f"{name} has no split {split!r}, only {', '.join([TRAIN, *others])}; {remedy} data.test = 'held-out'")
+    return splits[split]
+
+
+def found(kind: str, given: str, usual: tuple[str, ...], rows: Dataset, name: str) -> str:
+    """The column of images or labels: the one given, else one of the usual names, else the only one of its type."""
+    columns = [str(column) for column in rows.column_names]
+    setting = f"data.{kind}-column"
+    if given:
+        if given not in columns:
+            raise SettingError(f"{setting} = {given!r} is no column of {name}{near(given, columns)}; it has {', '.join(columns)}")
+        return given
+    lower = {column.lower(): column for column in columns}
+    for column in usual:
+        if column in lower:
+            return lower[column]
+    wanted = {"image": "Image", "label": "ClassLabel"}[kind]
+    typed = [column for column in columns if type(rows.features[column]).__name__ == wanted]
+    if len(typed) == 1:
+        return typed[0]
+    raise SettingError(f"{name} has no {kind} column that can be told by its name; it has {', '.join(columns)}; set {setting}")

@@ -1,0 +1,1 @@
+"""How the embedded foundation was made, and how one is made of public data."""

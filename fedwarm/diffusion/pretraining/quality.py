@@ -1,0 +1,106 @@
+"""How good a foundation draws: a judge that knows only real pictures reads what it drew from prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedwarm.core.seeds import derive, generator, numpy_generator
+from fedwarm.data.shards import draw
+from fedwarm.diffusion.foundation import load_foundation
+from fedwarm.diffusion.generate import generate
+from fedwarm.diffusion.pretraining.captions import PublicPart
+from fedwarm.diffusion.pretraining.glyphs import WORDS, font_masks, glyph_batch
+from fedwarm.diffusion.prompts import prompts
+from fedwarm.diffusion.sampling import sample
+from fedwarm.models import build_model
+from fedwarm.settings.config import Diffusion, Model
+from fedwarm.training.evaluate import correct
+from fedwarm.training.loop import Plan, fit
+
+PER_CLASS = 40
+DRAWN, TESTED = 400, 2000
+GUIDANCES = (1.5, 2.0)
+AGREES = 0.9
+
+
+def judged(folder: Path, seed: int, pictures: int = 20_000) -> dict[str, float]:
+    """Accuracies of a small CNN, trained on rendered digits, on fresh rendered digits and on the foundation's own.
+
+    Args:
+        folder: a pipeline.
+        seed: of the judge and of the drawn images.
+        pictures: rendered digits that the judge is trained on.
+
+    Returns:
+        `judge_on_rendered` and `judge_on_drawn`, shares of right answers over 2,000 and 400 images.
+    """
+    masks = font_masks()
+    images, _, labels = glyph_batch(masks, pictures, generator(seed, "judge"))
+    judge = trained_judge(_bytes(images), labels, 10, seed)
+    fresh, _, truth = glyph_batch(masks, 2000, generator(seed, "judge-test"))
+    settings = Diffusion(foundation=str(folder.absolute()))
+    foundation = load_foundation(settings, "cpu")
+    sentences = prompts("a photo of a {class}", WORDS)
+    drawn = generate(foundation, None, sentences, range(10), PER_CLASS, settings, seed=seed, client=0, size=images.shape[-1])
+    return {
+        "judge_on_rendered": round(correct(judge, _bytes(fresh), truth) / len(truth), 4),
+        "judge_on_drawn": round(correct(judge, drawn.images, drawn.labels) / len(drawn), 4),
+    }
+
+
+def judged_public(folder: Path, public: PublicPart, seed: int, guidances: Sequence[float] = GUIDANCES) -> dict[str, Any]:
+    """Accuracies of a small CNN, trained on public images, on others of them and on what the foundation draws of every class.
+
+    Args:
+        folder: a pipeline.
+        public: the images; up to 2,000 of them, and a sixth at most, are kept from the judge's training.
+        seed: of the judge and of the drawn images, whose captions take the templates in turn.
+        guidances: classifier-free guidance scales; with each 40 images of a class are drawn, fewer where that makes over 400.
+
+    Returns:
+        shares of right answers: `judge_on_real`; `judge_on_drawn`, the best of `drawn_by_guidance`, and `worst_class` there.
+    """
+    n, classes = len(public.labels), len(public.phrases)
+    test = torch.from_numpy(draw(public.labels.numpy(), min(TESTED, n // 6), numpy_generator(seed, "judge-test")))
+    train = torch.randperm(n, generator=generator(seed, "judge"))
+    train = train[~test[train]]
+    images, labels = public.images[train], public.labels[train]
+    judge = trained_judge(images, labels, classes, seed)
+    fit(judge, images, labels, Plan(1, 64, 0.002, 0.9), generator(seed, "judge-end"), stage="judge, to its end")
+    right = {guidance: _right_by_class(judge, folder, public, seed, guidance) for guidance in guidances}
+    shares = {f"{guidance:g}": round(sum(some) / classes, 4) for guidance, some in right.items()}
+    best = max(right.values(), key=sum)
+    return {
+        "judge_on_real": round(correct(judge, public.images[test], public.labels[test]) / max(int(test.sum()), 1), 4),
+        "judge_on_drawn": max(shares.values()),
+        "drawn_by_guidance": shares,
+        "worst_class": {public.phrases[best.index(min(best))]: round(min(best), 4)},
+    }
+
+
+def _right_by_class(judge: nn.Module, folder: Path, public: PublicPart, seed: int, guidance: float) -> list[float]:
+    """Of each class the share of drawn images that the judge takes for it."""
+    classes = len(public.phrases)
+    settings = Diffusion(foundation=str(folder.absolute()), guidance=guidance)
+    asked = torch.arange(classes).repeat(min(PER_CLASS, -(-DRAWN // classes)))
+    sentences = [public.caption(c, i // classes) for i, c in enumerate(asked.tolist())]
+    seeds = [derive(seed, "judge-image", i) for i in range(len(asked))]
+    foundation = load_foundation(settings, "cpu")
+    drawn = sample(foundation, sentences, seeds, settings, public.images.shape[-1], f"guidance {guidance:g}")
+    return [correct(judge, drawn[asked == c], asked[asked == c]) / int((asked == c).sum()) for c in range(classes)]
+
+
+def trained_judge(images: Tensor, labels: Tensor, classes: int, seed: int) -> nn.Module:
+    """A small CNN that was trained on uint8 images (n, 3, S, S)."""
+    judge = build_model(Model(), classes, images.shape[-1], seed)
+    fit(judge, images, labels, Plan(4, 64, 0.02, 0.9), generator(seed, "judge-order"), stage="judge")
+    return judge
+
+
+def _bytes(images: Tensor) -> Tensor:
+    return ((images + 1) * 127.5).round().to(torch.uint8)

@@ -1,0 +1,282 @@
+"""Train a small Stable Diffusion pipeline: the embedded `glyph` on pictures of digits rendered from fonts, or any on others.
+
+Latent diffusion as in Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", arXiv 2112.10752
+(CVPR 2022), at 32x32 pixels and 8x8 latents: first the autoencoder, then text encoder and U-Net together on its latents, with
+captions dropped at random for classifier-free guidance (Ho and Salimans, arXiv 2207.12598) and an exponential moving average.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fedwarm.core.files import try_folder, write_text, writing
+from fedwarm.diffusion.pretraining.glyphs import SIZE, WORDS, font_masks, glyph_batch
+
+Tick = Callable[[str, int, int, str], None]
+
+
+class Pictures(Protocol):
+    """Endless captioned pictures."""
+
+    def batch(self, n: int, generator: torch.Generator) -> tuple[Tensor, list[str]]:
+        """n pictures (n, 3, S, S) in [-1, 1] and their captions; every random draw comes from the generator."""
+
+
+class Glyphs:
+    """Digits rendered from fonts."""
+
+    def __init__(self) -> None:
+        self.masks = font_masks()
+
+    def batch(self, n: int, generator: torch.Generator) -> tuple[Tensor, list[str]]:
+        """n digits and what they are."""
+        return glyph_batch(self.masks, n, generator)[:2]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the foundation's weights."""
+
+    seed: int = 0
+    threads: int = 2
+    vae_channels: tuple[int, ...] = (16, 32, 48)
+    vae_steps: int = 1800
+    vae_learning_rate: float = 2e-3
+    kl_weight: float = 5e-4
+    unet_channels: tuple[int, ...] = (48, 96)
+    unet_steps: int = 6500
+    unet_learning_rate: float = 1e-3
+    images: int = 60_000
+    batch_size: int = 64
+    text_width: int = 64
+    text_layers: int = 2
+    tokens: int = 20
+    caption_dropout: float = 0.1
+    ema: float = 0.998
+
+
+def build_tokenizer(captions: list[str], length: int) -> Any:
+    """A CLIP tokenizer whose byte-pair merges are learned from the captions; any other text falls back to bytes."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from transformers import CLIPTokenizer
+
+    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    bpe.normalizer = normalizers.Lowercase()
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    ends = [f"{c}</w>" for c in alphabet]
+    trainer = trainers.BpeTrainer(
+        vocab_size=1280,
+        end_of_word_suffix="</w>",
+        initial_alphabet=alphabet,
+        special_tokens=ends,  # numbered before the words are read, in an order that hashes decide, as numbers break ties
+        show_progress=False,
+    )
+    bpe.train_from_iterator(captions, trainer)
+    merges = [tuple(m) for m in json.loads(bpe.to_str())["model"]["merges"]]
+    tokens = alphabet + ends + ["".join(m) for m in merges] + ["<|startoftext|>", "<|endoftext|>"]
+    vocab = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=length)
+
+
+def build_pipeline(recipe: Recipe, tokenizer: Any) -> Any:
+    """A randomly initialised `StableDiffusionPipeline` of the recipe's sizes."""
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    levels = len(recipe.vae_channels)
+    vae = AutoencoderKL(
+        block_out_channels=recipe.vae_channels,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=8,
+        sample_size=SIZE,
+    )
+    unet = UNet2DConditionModel(
+        sample_size=SIZE // 2 ** (levels - 1),
+        block_out_channels=recipe.unet_channels,
+        down_block_types=("CrossAttnDownBlock2D",) * len(recipe.unet_channels),
+        up_block_types=("CrossAttnUpBlock2D",) * len(recipe.unet_channels),
+        layers_per_block=1,
+        cross_attention_dim=recipe.text_width,
+        attention_head_dim=4,
+        norm_num_groups=8,
+    )
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=recipe.text_width,
+            intermediate_size=2 * recipe.text_width,
+            num_hidden_layers=recipe.text_layers,
+            num_attention_heads=4,
+            max_position_embeddings=recipe.tokens,
+            projection_dim=recipe.text_width,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+    return StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def _optimiser(modules: list[nn.Module], rate: float, steps: int) -> tuple[torch.optim.Optimizer, Any]:
+    parameters = [p for m in modules for p in m.parameters()]
+    optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01, betas=(0.9, 0.99))
+    return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.05)
+
+
+def train_vae(vae: Any, pictures: Pictures, recipe: Recipe, generator: torch.Generator, tick: Tick) -> None:
+    """Fit the autoencoder by L1 + squared error + a light Kullback-Leibler term, then set the latents' scale to one."""
+    optimiser, schedule = _optimiser([vae], recipe.vae_learning_rate, recipe.vae_steps)
+    vae.train()
+    for step in range(recipe.vae_steps):
+        image, _ = pictures.batch(recipe.batch_size, generator)
+        posterior = vae.encode(image).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator)
+        output = vae.decode(posterior.mean + posterior.std * noise).sample
+        rebuilt = F.l1_loss(output, image) + F.mse_loss(output, image)
+        loss = rebuilt + recipe.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        tick("autoencoder", step + 1, recipe.vae_steps, f"loss {loss.item():.4f}")
+    vae.eval().requires_grad_(False)
+    with torch.no_grad():
+        latents = vae.encode(pictures.batch(512, generator)[0]).latent_dist.mean
+    vae.register_to_config(scaling_factor=float(1 / latents.std()))
+
+
+@torch.no_grad()
+def rebuilt_error(vae: Any, pictures: Pictures, generator: torch.Generator, n: int = 1000) -> float:
+    """Mean absolute error of the autoencoder on n pictures, whose values are in [-1, 1]."""
+    image, _ = pictures.batch(n, generator)
+    return F.l1_loss(vae.decode(vae.encode(image).latent_dist.mean).sample, image).item()
+
+
+@torch.no_grad()
+def latent_set(pipe: Any, pictures: Pictures, recipe: Recipe, generator: torch.Generator, tick: Tick) -> tuple[Tensor, Tensor]:
+    """Encode the recipe's pictures once: latents (images, 4, 8, 8) at unit scale and token ids (images, tokens)."""
+    latents, ids = [], []
+    for start in range(0, recipe.images, 256):
+        image, captions = pictures.batch(min(256, recipe.images - start), generator)
+        latents.append(pipe.vae.encode(image).latent_dist.mean * pipe.vae.config.scaling_factor)
+        ids.append(tokenize(pipe.tokenizer, captions))
+        tick("latents", start + len(image), recipe.images, "")
+    return torch.cat(latents), torch.cat(ids)
+
+
+def tokenize(tokenizer: Any, captions: list[str]) -> Tensor:
+    """Token ids (n, tokens), padded to the model's length."""
+    batch = tokenizer(captions, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt")
+    return torch.as_tensor(batch.input_ids)
+
+
+def train_unet(pipe: Any, latents: Tensor, ids: Tensor, recipe: Recipe, generator: torch.Generator, tick: Tick) -> None:
+    """Fit U-Net and text encoder by noise prediction; leaves their moving averages in the pipeline."""
+    unet, text, scheduler = pipe.unet, pipe.text_encoder, pipe.scheduler
+    unet.train()
+    text.train()
+    empty = tokenize(pipe.tokenizer, [""])
+    optimiser, schedule = _optimiser([unet, text], recipe.unet_learning_rate, recipe.unet_steps)
+    live = [*unet.parameters(), *text.parameters()]
+    mean = [p.detach().clone() for p in live]
+    steps = scheduler.config.num_train_timesteps
+    for step in range(recipe.unet_steps):
+        pick = torch.randint(len(latents), (recipe.batch_size,), generator=generator)
+        drop = torch.rand(recipe.batch_size, 1, generator=generator) < recipe.caption_dropout
+        context = text(torch.where(drop, empty, ids[pick]))[0]
+        noise = torch.randn(latents[pick].shape, generator=generator)
+        time_step = torch.randint(steps, (recipe.batch_size,), generator=generator)
+        noisy = scheduler.add_noise(latents[pick], noise, time_step)
+        loss = F.mse_loss(unet(noisy, time_step, context).sample, noise)
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(live, 1.0)
+        optimiser.step()
+        schedule.step()
+        decay = min(recipe.ema, (step + 1) / (step + 10))
+        torch._foreach_lerp_(mean, [p.detach() for p in live], 1 - decay)
+        tick("denoiser", step + 1, recipe.unet_steps, f"loss {loss.item():.4f}")
+    with torch.no_grad():
+        for parameter, average in zip(live, mean, strict=True):
+            parameter.copy_(average)
+    unet.eval().requires_grad_(False)
+    text.eval().requires_grad_(False)
+
+
+def pretrain(folder: Path, recipe: Recipe, tick: Tick, vae: Any = None) -> dict[str, Any]:
+    """Train the foundation and write it to `folder` as fp16 safetensors.
+
+    Args:
+        folder: where the pipeline goes; `recipe.json` beside it holds recipe, seconds and autoencoder error.
+        recipe: sizes, steps and seed.
+        tick: called with (stage, step, of, text).
+        vae: an autoencoder that is already trained, instead of training one.
+
+    Returns:
+        what `recipe.json` holds.
+    """
+    try_folder(folder)
+    torch.set_num_threads(recipe.threads)
+    torch.manual_seed(recipe.seed)  # the initial weights; every later draw has its own generator
+    generator = torch.Generator().manual_seed(recipe.seed + 1)
+    begun, glyphs = time.monotonic(), Glyphs()
+    pipe = build_pipeline(recipe, build_tokenizer(glyphs.batch(4000, generator)[1], recipe.tokens))
+    if vae is None:
+        train_vae(pipe.vae, glyphs, recipe, generator, tick)
+    else:
+        pipe.register_modules(vae=vae)
+    error = rebuilt_error(pipe.vae, glyphs, torch.Generator().manual_seed(recipe.seed + 2))
+    with writing(folder / "vae"):
+        pipe.vae.save_pretrained(folder / "vae")
+    latents, ids = latent_set(pipe, glyphs, recipe, generator, tick)
+    train_unet(pipe, latents, ids, recipe, generator, tick)
+    record = {
+        "recipe": asdict(recipe),
+        "classes": [*WORDS, *map(str, range(len(WORDS)))],
+        "seconds": round(time.monotonic() - begun),
+        "autoencoder_l1": round(error, 4),
+        "torch": torch.__version__,
+    }
+    save(pipe, folder, record)
+    return record
+
+
+def save(pipe: Any, folder: Path, record: dict[str, Any]) -> None:
+    """Write a pipeline as fp16 safetensors, and `recipe.json` beside it."""
+    pipe.to(dtype=torch.float16)
+    config = folder / "text_encoder" / "config.json"  # transformers would load half precision, diffusers does not
+    with writing(folder):
+        pipe.save_pretrained(folder, safe_serialization=True)
+        config.write_text(config.read_text().replace('"float16"', '"float32"'))
+    write_text(folder / "recipe.json", json.dumps(record, indent=1) + "\n")

@@ -1,0 +1,149 @@
+"""Hollowed Net's settings, and what becomes of adapters that clients trained at different depths.
+
+Cho et al., "Hollowed Net for On-Device Personalization of Text-to-Image Diffusion Models", NeurIPS 2024, arXiv 2411.01179. The
+paper trains on one device; a federation with depths of its own for each client is our reading.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from fedwarm.core.arrays import Arrays
+from fedwarm.settings.config import Config, Group, SettingError, setting
+
+AUTO, NONE = -1, -2
+RULES = ("union", "intersect", "zero_fill")
+MARK = ".lora_"
+
+
+@dataclass(frozen=True)
+class Hollowed(Group):
+    """Settings of hollowed fine-tuning, of `diffusion.trainer = "hollowed"`."""
+
+    prefix: ClassVar[str] = "hollowed"
+    depth: int = setting(
+        AUTO,
+        "pairs of U-Net layers taken out beside the middle block; -1: the least that fits memory-budget-mb, without a budget the "
+        "most that leaves 90 % of the adapter; -2: nothing, plain LoRA",
+        low=NONE,
+    )
+    depths: str = setting("", "depths dealt to clients in turn, e.g. `0,2,-2`; empty: all have `depth`")
+    cache: str = setting(
+        "output", "what is stored of the core: its output, or the output minus the input where both have one shape",
+        choices=("output", "residual"),
+    )  # fmt: skip
+    cache_dtype: str = setting(
+        "auto", "precision of the stored tensors; auto: float16 where the foundation computes in half precision",
+        choices=("auto", "float32", "float16"),
+    )  # fmt: skip
+    tuples: int = setting(0, "noised images that the core is asked about, trained on in turn; 0: a new one for each use", low=0)
+    memory_budget_mb: int = setting(
+        0,
+        "most MB that training may take, by estimate; decides depth -1; 0: not set; a node may have its own by --node-config",
+        low=0,
+    )
+    mixed: str = setting(
+        "union", "what images are drawn from where depths differ: each adapter as it came; only the matrices that all clients "
+        "train; or each with zeros for the others, which draws as `union`",
+        choices=RULES,
+    )  # fmt: skip
+    keep_cache: bool = setting(False, "leave the stored tensors on the client's disk; they tell about its images")
+
+
+def depth_of(settings: Hollowed, client: int) -> int:
+    """The depth setting of one client, -2 and -1 included.
+
+    Raises:
+        SettingError: `depths` is no list of depths.
+    """
+    dealt = _dealt(settings)
+    return dealt[client % len(dealt)]
+
+
+def _dealt(settings: Hollowed) -> list[int]:
+    if not settings.depths.strip():
+        return [settings.depth]
+    try:
+        dealt = [int(part) for part in settings.depths.split(",")]
+    except ValueError:
+        dealt = [NONE - 1]
+    if min(dealt) < NONE:
+        raise SettingError(f"hollowed.depths = {settings.depths!r} is no list of depths; write e.g. '0,2,-2'")
+    return dealt
+
+
+def unsettled(settings: Hollowed, client: int) -> bool:
+    """Whether only the client itself knows its depth: what fits its budget of memory depends on its own precision."""
+    return depth_of(settings, client) == AUTO and settings.memory_budget_mb > 0
+
+
+def check_together(config: Config) -> None:
+    """Refuse settings that do not go with hollowed tuning.
+
+    Raises:
+        SettingError: why, and what would go.
+    """
+    settings, run = config.of(Hollowed), config.run
+    dealt = _dealt(settings)
+    if run.privacy != "none":
+        raise SettingError(
+            f"privacy = {run.privacy!r} does not cover diffusion.trainer = 'hollowed': its stored tuples use images again and "
+            "again, which the account of random batches does not know; use diffusion.trainer = 'lora'"
+        )
+    if run.codec != "dense" and AUTO in dealt and settings.memory_budget_mb:
+        raise SettingError(
+            f"codec = {run.codec!r} needs adapters whose size the server knows; hollowed.memory-budget-mb leaves the depth to "
+            "each client: set hollowed.depth or hollowed.depths to numbers from 0"
+        )
+    if run.codec == "dp-rec" and len(set(dealt)) > 1:
+        raise SettingError(
+            f"codec = 'dp-rec' accounts for adapters of one size; hollowed.depths = {settings.depths!r} makes several: "
+            "set one hollowed.depth, or another codec"
+        )
+
+
+def targets_of(adapter: Mapping[str, object]) -> str:
+    """The layers that an adapter's matrices belong to, as `diffusion.targets`: attached to these it holds exactly its keys.
+
+    Raises:
+        ValueError: a layer has one matrix of two.
+    """
+    layers = Counter(name.partition(MARK)[0] for name in adapter)
+    odd = sorted(layer for layer, matrices in layers.items() if matrices != 2)
+    if odd:
+        raise ValueError(f"adapter matrices come in pairs; of {odd[0]!r} one is missing")
+    return ",".join(layers)
+
+
+def aligned(adapters: Sequence[Arrays], rule: str) -> list[Arrays]:
+    """The adapters with the keys that the rule leaves them, for use one by one.
+
+    Args:
+        rule: `union` leaves each its own; `intersect` the keys that all have; `zero_fill` gives all the keys of any, zero where a
+            client has none, which is the foundation's own layer.
+
+    Raises:
+        ValueError: a shape differs between clients, or a layer has one matrix of two.
+    """
+    shapes = _shapes(adapters)
+    if rule == "union":
+        return [dict(adapter) for adapter in adapters]
+    if rule == "intersect":
+        return [{n: a for n, a in adapter.items() if all(n in other for other in adapters)} for adapter in adapters]
+    return [{n: adapter[n] if n in adapter else np.zeros(*shapes[n]) for n in shapes} for adapter in adapters]
+
+
+def _shapes(adapters: Sequence[Arrays]) -> dict[str, tuple[tuple[int, ...], np.dtype[np.generic]]]:
+    shapes: dict[str, tuple[tuple[int, ...], np.dtype[np.generic]]] = {}
+    for adapter in adapters:
+        targets_of(adapter)
+        for name, array in adapter.items():
+            known = shapes.setdefault(name, (array.shape, array.dtype))
+            if known[0] != array.shape:
+                raise ValueError(f"{name} has shape {array.shape} at one client and {known[0]} at another; they need one rank")
+    return shapes

@@ -1,0 +1,1 @@
+"""What runs an app: this process and its workers, Ray, or the machines of a federation."""

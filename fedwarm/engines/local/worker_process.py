@@ -1,0 +1,127 @@
+"""A worker process of the local engine: what runs at the other end of a pool's pipe.
+
+Down the pipe comes a job with an empty message, then the pickled content of the message; None ends the worker. Up go ticks, and
+for each job a reply with the traceback of what went wrong, empty where nothing did.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+import random
+import signal
+import sys
+import threading
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import import_module
+from multiprocessing.connection import Connection
+from multiprocessing.process import parent_process
+from typing import Any
+
+import numpy as np
+from flwr.app import RecordDict
+
+from fedwarm.core import logs, progress, terminal
+from fedwarm.core.capacity import THREAD_VARIABLES
+from fedwarm.engines.local.desk import Clients, Desk, Job, identify, spoilt
+
+LARGE_BYTES = 2**22
+
+
+@dataclass(frozen=True)
+class Start:
+    """How worker `number` begins. A forked one also gets the open pipes to close, its pool's number and the state of `random`."""
+
+    number: int
+    threads: int
+    inherited: tuple[Connection, ...] = ()
+    fork: tuple[int, tuple[Any, ...]] | None = None
+
+
+class Line:
+    """A worker's end of its pipe; what other threads or processes of the client say does not mix into a reply."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection, self._process, self._lock = connection, os.getpid(), threading.Lock()
+
+    def tick(self, tick: progress.Tick) -> None:
+        if os.getpid() == self._process:
+            self.send(pickle.dumps(tick))
+
+    def send(self, data: bytes) -> None:
+        with self._lock:
+            self._connection.send_bytes(data)
+
+
+def work(connection: Connection, clients: Clients, start: Start) -> None:
+    """A worker process: answers until it is told None or its parent is gone."""
+    for other in start.inherited:
+        other.close()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    logs.undisplayed()
+    terminal.prepare()
+    logs.settle()
+    if start.fork is not None:
+        _part_ways(start.number, *start.fork)
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(start.threads)))
+    desk, line = Desk(clients), Line(connection)
+    with suppress(Exception):
+        _ = desk.app
+    _limit_threads(start.threads)
+    gc.freeze()
+    with suppress(EOFError, OSError):
+        while (job := connection.recv()) is not None:
+            identify(clients.run_id, clients.node_ids[job.index])
+            _serve(connection.recv_bytes(), desk, job, line)
+
+
+def _serve(content: bytes, desk: Desk, job: Job, line: Line) -> None:
+    """Answer one message. Records refer to themselves, so large ones are collected at once and not when many have gathered."""
+    size_bytes = len(content)
+    job.message.content = pickle.loads(content)
+    del content
+    answer = _pickled_answer(desk, job, line)
+    job.message.content = RecordDict()
+    line.send(answer)
+    if max(size_bytes, len(answer)) > LARGE_BYTES:
+        del answer
+        gc.collect()
+
+
+def _pickled_answer(desk: Desk, job: Job, line: Line) -> bytes:
+    try:
+        return pickle.dumps(desk.answer(job.index, job.message, line.tick), protocol=5)
+    except Exception as error:
+        return pickle.dumps((spoilt(job.message, error), traceback.format_exc()), protocol=5)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _part_ways(number: int, pool: int, randomness: tuple[Any, ...]) -> None:
+    """Give a forked worker random streams of its own: it would go on with its parent's, and so would all its siblings.
+
+    They derive from the parent's: repeatable where the app seeds them at import, unpredictable where it does not.
+    """
+    random.setstate(randomness)
+    random.seed(f"{random.getrandbits(256)}/{pool}/{number}")
+    inherited = np.random.randint(0, 2**32, size=8, dtype=np.uint32)
+    np.random.seed([*inherited.tolist(), pool, number])
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(int(np.random.SeedSequence([torch.initial_seed(), pool, number]).generate_state(1, np.uint64)[0]))
+
+
+def _limit_threads(threads: int) -> None:
+    with suppress(ImportError):
+        import_module("threadpoolctl").threadpool_limits(threads)
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(threads)

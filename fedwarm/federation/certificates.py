@@ -1,0 +1,212 @@
+"""The federation's secrets: a CA and the SuperLink's certificate, the nodes' keys, and what SuperExec proves itself by.
+
+TLS shows the nodes that this is their SuperLink; the SuperLink knows a node by its key, which signs every request. All are
+elliptic curve keys (P-384); nodes' keys are written as OpenSSH writes them, which is what Flower reads.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from fedwarm.core.files import replacing
+from fedwarm.settings.config import SettingError
+
+CA_DAYS, SERVER_DAYS, RENEW_DAYS = 3650, 825, 30
+CLOCK_SKEW = timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A certificate and its private key."""
+
+    key: ec.EllipticCurvePrivateKey
+    certificate: x509.Certificate
+
+
+def make_authority(name: str, now: datetime) -> Signed:
+    """A CA that signs servers' certificates and nothing else."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"fedwarm federation {name}")])
+    builder = _dated(subject, subject, key, now, CA_DAYS)
+    usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)  # signs certificates and revocations
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    builder = builder.add_extension(usage, critical=True)
+    return Signed(key, builder.sign(key, hashes.SHA384()))
+
+
+def issue(authority: Signed, addresses: Sequence[str], now: datetime) -> Signed:
+    """The certificate of a server that is called by any of these names and addresses."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "superlink")])
+    builder = _dated(subject, authority.certificate.subject, key, now, SERVER_DAYS)
+    issuer = authority.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    builder = (
+        builder.add_extension(x509.SubjectAlternativeName([_general(each) for each in addresses]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer), critical=False)
+    )
+    return Signed(key, builder.sign(authority.key, hashes.SHA384()))
+
+
+def _dated(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, now: datetime, days: int
+) -> x509.CertificateBuilder:
+    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key.public_key())
+    builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now - CLOCK_SKEW)
+    builder = builder.not_valid_after(now + timedelta(days=days))
+    return builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+
+
+def _general(address: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(address))
+    except ValueError:
+        return x509.DNSName(address)
+
+
+def serves(certificate: x509.Certificate, addresses: Sequence[str], now: datetime) -> bool:
+    """Whether a certificate is good for all these addresses, and for another month."""
+    named = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return {_general(each) for each in addresses} <= set(named) and lasts(certificate, now)
+
+
+def lasts(certificate: x509.Certificate, now: datetime) -> bool:
+    """Whether a certificate is valid now and for another month."""
+    return certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc - timedelta(days=RENEW_DAYS)
+
+
+def ensure_certificates(folder: Path, name: str, addresses: Sequence[str], now: datetime | None = None) -> bool:
+    """See that `folder` holds `ca.crt`, `ca.key`, `server.crt` and `server.key` for these addresses; whether any was made.
+
+    What is there and serves stays. A server's certificate that ends within a month, or lacks an address, is issued anew.
+
+    Raises:
+        SettingError: a file that is there cannot be read.
+    """
+    moment = now or datetime.now(UTC)
+    return ensure_server(folder / "server", ensure_authority(folder, name, moment), addresses, moment)
+
+
+def ensure_authority(folder: Path, name: str, now: datetime) -> Signed:
+    """The CA in `ca.crt` and `ca.key` of a folder; made where there is none, or one that ends within a month.
+
+    Raises:
+        SettingError: a file that is there cannot be read.
+    """
+    authority = _read(folder / "ca")
+    if authority is None or not lasts(authority.certificate, now):
+        authority = make_authority(name, now)
+        _write(folder / "ca", authority)
+    return authority
+
+
+def ensure_server(stem: Path, authority: Signed, addresses: Sequence[str], now: datetime) -> bool:
+    """See that `stem`.crt and `stem`.key are a server's, signed by this CA, for these addresses; whether they were made.
+
+    Raises:
+        SettingError: a file that is there cannot be read.
+    """
+    server = _read(stem)
+    if server is not None and serves(server.certificate, addresses, now) and _signed_by(server.certificate, authority):
+        return False
+    _write(stem, issue(authority, addresses, now))
+    return True
+
+
+def _signed_by(certificate: x509.Certificate, authority: Signed) -> bool:
+    try:
+        certificate.verify_directly_issued_by(authority.certificate)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def _read(stem: Path) -> Signed | None:
+    key, certificate = stem.with_suffix(".key"), stem.with_suffix(".crt")
+    if not (key.is_file() and certificate.is_file()):
+        return None
+    try:
+        found = serialization.load_pem_private_key(key.read_bytes(), None)
+        if not isinstance(found, ec.EllipticCurvePrivateKey):
+            raise ValueError("no elliptic curve key")
+        return Signed(found, x509.load_pem_x509_certificate(certificate.read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
+        raise SettingError(f"{key} or {certificate.name} cannot be read ({error}); remove both, they are made anew") from None
+
+
+def _write(stem: Path, signed: Signed) -> None:
+    encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    write_private(stem.with_suffix(".key"), signed.key.private_bytes(encoding, form, serialization.NoEncryption()))
+    with replacing(stem.with_suffix(".crt")) as temporary:
+        temporary.write_bytes(signed.certificate.public_bytes(encoding))
+
+
+def ensure_node_key(path: Path) -> None:
+    """See that a node's private key is in `path` (OpenSSH, 0600) and its public one in `path`.pub; what is there stays."""
+    public = public_file(path)
+    if path.is_file() and public.is_file():
+        return
+    key = ec.generate_private_key(ec.SECP384R1())
+    encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH
+    write_private(path, key.private_bytes(encoding, form, serialization.NoEncryption()))
+    line = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    with replacing(public) as temporary:
+        temporary.write_bytes(line + f" {path.name}\n".encode())
+
+
+def public_file(path: Path) -> Path:
+    """Where the public half of a node's key lies."""
+    return path.with_name(f"{path.name}.pub")
+
+
+def public_pem(path: Path) -> bytes:
+    """The public half of a node's key, made here, as Flower's SuperLink stores it.
+
+    Raises:
+        SettingError: it cannot be read.
+    """
+    file = public_file(path)
+    try:
+        return read_public(file)
+    except SettingError as error:
+        raise SettingError(f"{error}; remove it and {path.name}, they are made anew") from None
+
+
+def read_public(file: Path) -> bytes:
+    """A public key that is written as OpenSSH does, as Flower's SuperLink stores it (PEM).
+
+    Raises:
+        SettingError: it cannot be read, or is no public key on an elliptic curve.
+    """
+    try:
+        key = serialization.load_ssh_public_key(file.read_bytes())
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise ValueError("no key on an elliptic curve; `ssh-keygen -t ecdsa -b 384` makes one")
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
+        raise SettingError(f"{file} cannot be read as a public key ({error})") from None
+    return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def ensure_secret(path: Path) -> None:
+    """See that a file holds a secret of 32 random bytes, in hexadecimal."""
+    if not path.is_file():
+        write_private(path, secrets.token_hex(32).encode())
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file that nobody else could read at any moment."""
+    with replacing(path, private=True) as temporary:
+        temporary.touch(0o600)
+        temporary.write_bytes(content)

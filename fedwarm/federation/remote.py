@@ -1,0 +1,142 @@
+"""A federation whose processes run elsewhere, on other machines or in containers: called from here, never started or ended.
+
+Only its address, its CA's certificate and the names of its nodes are kept. A run there writes its folder where SuperExec runs:
+the folder that `--out` names must be the same one here (a shared volume) for the command to read results.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from fedwarm.core.files import copy_file
+from fedwarm.federation.certificates import read_public
+from fedwarm.federation.control import ONLINE, Control, Seen, Unreachable, control
+from fedwarm.federation.nodes import Tell
+from fedwarm.federation.settings import STATE, Federation, Node, checked_name, flag, folder_of, load
+from fedwarm.flower.processes import RunFailed
+from fedwarm.settings.config import SettingError
+
+POLL_SECONDS, TELL_SECONDS = 0.5, 10.0
+LOOK = "see that it runs, and that port, CA and proxy are right"
+_PLACE = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})")
+
+
+def connect(
+    said: str, superlink: str, authority: Path | None, keys: Mapping[str, Path], patience_seconds: float, tell: Tell
+) -> Federation:
+    """Remember a federation, and let nodes' keys in.
+
+    Args:
+        said: the name or folder that it gets here.
+        superlink: host and port of its SuperLink, or of a proxy that lets control through; empty: as it is remembered.
+        authority: the file of its CA's certificate; None: as it is remembered.
+        keys: the files of public keys that are let in, by the name of the node.
+        patience_seconds: how long the SuperLink may take to answer.
+        tell: takes a line about what happens.
+
+    Raises:
+        SettingError: it cannot be as it was asked for.
+        RunFailed: the SuperLink did not answer in time, or refused a key.
+    """
+    federation = _known(said, superlink, authority)
+    pems = {checked_name(name): read_public(path) for name, path in keys.items()}
+    federation.save()
+    with control(federation) as link:
+        seen = _answering(link, federation, patience_seconds, tell)
+        _let_in(link, pems, seen, tell)
+        federation.nodes = _nodes(link.nodes())
+    federation.save()
+    return federation
+
+
+def _known(said: str, superlink: str, authority: Path | None) -> Federation:
+    folder = folder_of(said)
+    known = (folder / STATE).is_file()
+    federation = load(said) if known else Federation(folder.name, folder, remote=True)
+    if not federation.remote:
+        raise SettingError(f"federation {said!r} is one of processes on this machine; give another name by --federation")
+    if not known and not (superlink and authority):
+        raise SettingError(f"federation {said!r} is not known yet; name its SuperLink (--superlink HOST:PORT) and CA (--ca FILE)")
+    if superlink:
+        federation.host, federation.port = place_of(superlink)
+    if authority is not None:
+        if not authority.is_file():
+            raise SettingError(f"--ca {authority}: there is no such file")
+        copy_file(authority, folder / "certificates" / "ca.crt")
+    folder.chmod(0o700)
+    return federation
+
+
+def place_of(said: str) -> tuple[str, int]:
+    """Host and port of an address as a person writes it.
+
+    Raises:
+        SettingError: it is none.
+    """
+    found = _PLACE.fullmatch(said)
+    if found is None or not 0 < int(found["port"]) < 65536:
+        raise SettingError(f"--superlink {said!r} is no address; it is HOST:PORT, e.g. federation.example.org:8443")
+    return found["host"].strip("[]"), int(found["port"])
+
+
+def _answering(link: Control, federation: Federation, patience_seconds: float, tell: Tell) -> list[Seen]:
+    end, told = time.monotonic() + patience_seconds, time.monotonic()
+    while True:
+        try:
+            return link.nodes()
+        except Unreachable as error:
+            if time.monotonic() > end:
+                raise RunFailed(f"{error} at {federation.address}; {LOOK}") from None
+        if time.monotonic() - told > TELL_SECONDS:
+            told = time.monotonic()
+            tell(f"waiting for the SuperLink at {federation.address}, {end - told:.0f} s more at most")
+        time.sleep(POLL_SECONDS)
+
+
+def _let_in(link: Control, pems: Mapping[str, bytes], seen: list[Seen], tell: Tell) -> None:
+    by_key = {each.key: each for each in seen}
+    by_name = {each.name: each for each in seen}
+    for name, pem in pems.items():
+        if pem in by_key:
+            other = by_key[pem].name
+            tell(f"{name}: its key is registered already" + (f", by the name {other}" if other != name else ""))
+            continue
+        if name in by_name:  # a new key of a known node: the old one must not come in any more
+            link.unregister(by_name[name].node_id)
+            tell(f"{name}: the key it had before is registered no more")
+        try:
+            link.register(pem, name)
+        except Unreachable:
+            raise
+        except RuntimeError as error:
+            raise RunFailed(f"the key of {name} was not registered: {error}") from None
+        tell(f"{name}: its key is registered")
+
+
+def _nodes(seen: list[Seen]) -> list[Node]:
+    named = sorted(each.name or f"node {each.node_id}" for each in seen)
+    return [Node(name, number, 0) for number, name in enumerate(named)]
+
+
+def reached(federation: Federation, said: str, tell: Tell) -> None:
+    """Ask a federation that runs elsewhere who its nodes are; those that are not online are named.
+
+    Raises:
+        SettingError: it does not answer, or has no nodes.
+    """
+    try:
+        with control(federation) as link:
+            seen = link.nodes()
+    except Unreachable as error:
+        raise SettingError(f"federation {said!r}: {error} at {federation.address}; {LOOK}") from None
+    federation.nodes = _nodes(seen)
+    if not seen:
+        raise SettingError(
+            f"federation {said!r} has no nodes; `fedwarm federation connect{flag(said)} --node NAME=KEY.pub` lets one in"
+        )
+    away = sorted(each.name for each in seen if each.status != ONLINE)
+    if away:
+        tell(f"not online: {', '.join(away)}")

@@ -1,0 +1,72 @@
+"""Ctrl-C and a polite end (SIGTERM, SIGHUP) of a run: what was begun is cleared away, and one line says how to go on."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from fedwarm.core.failures import Interrupted
+from fedwarm.record.checkpoint import FOLDER, INDEX
+from fedwarm.record.extend import JOURNAL
+
+POLITE = (signal.SIGTERM, signal.SIGHUP)
+
+
+class _Ended(BaseException):
+    """A signal came."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextmanager
+def interruptible(message: Callable[[], str]) -> Iterator[None]:
+    """Let the signals end the block by its `finally`s, and then by `Interrupted`; the first one counts, later polite ones wait.
+
+    Signals that the caller handles or ignores stay as they are; outside the main thread only Ctrl-C's error is looked for.
+    """
+    taken: list[signal.Signals] = []
+    if threading.current_thread() is threading.main_thread():
+        taken = [each for each in POLITE if signal.getsignal(each) is signal.SIG_DFL]
+
+    def leave(number: int, _: FrameType | None) -> None:
+        for each in taken:
+            signal.signal(each, signal.SIG_IGN)
+        raise _Ended(number)
+
+    for each in taken:
+        signal.signal(each, leave)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise Interrupted(signal.SIGINT, message()) from error
+    except (_Ended, Interrupted) as error:
+        raise Interrupted(error.number, message()) from error
+    finally:
+        for each in taken:
+            signal.signal(each, signal.SIG_DFL)
+
+
+def command(place: Path, engine: str) -> str:
+    """What goes on with the run in a folder."""
+    return f"fedwarm run --resume --out {shlex.quote(str(place))}" + ("" if engine == "local" else f" --engine {engine}")
+
+
+def how_to_go_on(place: Path, engine: str) -> str:
+    """How far the run in a folder came, and what goes on with it."""
+    try:
+        index = json.loads((place / FOLDER / INDEX).read_text(encoding="utf-8"))
+        lines = (place / JOURNAL).read_bytes()[: index["lengths"][JOURNAL]].decode().splitlines()
+        stages = [event["stage"] for event in map(json.loads, lines) if "stage" in event]
+    except (OSError, ValueError, KeyError, TypeError):
+        fresh = " with --fresh" if (place / "results.json").exists() else ""
+        return f"interrupted before its first checkpoint; give the same command again{fresh}"
+    after = f"after stage {len(stages)} ({stages[-1]['name']}, round {stages[-1]['round']})" if stages else "in its first stage"
+    return f"interrupted {after}; go on with: {command(place, engine)}"

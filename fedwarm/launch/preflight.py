@@ -1,0 +1,181 @@
+"""What is checked before any work starts: settings, data, foundation and run folder, each refused in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from fedwarm.core.files import DiskError
+from fedwarm.core.terminal import say
+from fedwarm.record.folder import RunFolder
+from fedwarm.settings.config import Config, SettingError, Value, parse
+
+
+def prepare_folder(path: Path, fresh: bool) -> RunFolder:
+    """The run's folder, empty or not there yet; `fresh` clears one that holds a run.
+
+    Raises:
+        SettingError: it holds another run (without `fresh`) or something that is no run at all, a process is at work in it, or it
+            cannot be written to.
+    """
+    folder = RunFolder(path)
+    try:
+        fresh = fresh and (folder.path / "results.json").is_file()
+        if not fresh:
+            folder.refuse_other()
+        with folder.lock.held():
+            if fresh:
+                folder.clear()
+            folder.refuse_other()
+    except DiskError as error:
+        raise SettingError(f"--out {error}") from error
+    return folder
+
+
+def check_run(flat: Mapping[str, Value], clients: int, real: bool = False) -> tuple[Config, int]:
+    """The settings, and the number of clients they are good for (0: the data set's own number).
+
+    Args:
+        flat: the settings.
+        clients: how many there are.
+        real: whether clients are real nodes. Where these bring their own data, settings are all that can be checked here.
+
+    Raises:
+        SettingError: a setting, the data, the partition or the foundation cannot be used.
+    """
+    import torch
+
+    torch.set_num_threads(1)  # what is checked is small, and nobody's numbers depend on it
+    config = parse(flat)
+    if clients < 0:
+        raise SettingError(f"--clients {clients} is out of range; it must be at least 1")
+    from fedwarm.codecs import codec_for
+    from fedwarm.codecs.dp_rec.plan import DpRec, validated
+    from fedwarm.core.faults import Faults, struck_clients
+    from fedwarm.data import default_clients
+    from fedwarm.data.own import check_own
+    from fedwarm.data.shards import open_table
+    from fedwarm.measures.widths import check_objective, widths
+    from fedwarm.models import device_of
+    from fedwarm.record.measure import check_measured
+    from fedwarm.record.trackers import require
+    from fedwarm.rounds.nodes import Nodes, bound
+
+    device_of(config.run.device)
+    require(config.run.tracker)
+    if config.run.method == "dp_rec":
+        validated(config.of(DpRec))
+    codec_for(config)
+    widths(config)
+    check_objective(config)
+    struck_clients(config.of(Faults))
+    check_own(config)
+    if config.data.own and not real:
+        open_table(config.data)  # which says what to do
+    count = clients or default_clients(config.data)
+    bound(config.of(Nodes), count)
+    _check_cohort(config, count)
+    check_measured(config)
+    classes = _classes_told(config) if config.data.own else _check_data(config, count)
+    if config.run.method == "warmfed":
+        _check_warmfed(config, count)
+    _check_drawing(config, count, classes)
+    return config, count
+
+
+def _classes_told(config: Config) -> tuple[str, ...]:
+    """The classes that the settings name, where data are the nodes' own, of a model that can be built; none if they do not."""
+    from fedwarm.data.classes import FEWEST, listed
+    from fedwarm.models import build_model
+
+    classes = listed(config.data.classes)
+    if classes or not config.model.weights:
+        build_model(config.model, len(classes) or FEWEST, config.data.image_size, config.run.seed)
+    return classes
+
+
+def _check_data(config: Config, count: int) -> tuple[str, ...]:
+    """See that the data set can be read, dealt and trained on; its classes."""
+    from fedwarm.data import load_shard
+    from fedwarm.data.checks import check_pictures
+    from fedwarm.data.provenance import marks
+    from fedwarm.data.shards import all_tests
+    from fedwarm.models import build_model
+    from fedwarm.rounds.artefacts import refuse_seen_tests
+    from fedwarm.rounds.odd import held, refuse_one_class
+
+    for text in check_pictures(config.data, config.run.seed, count, _say):
+        _say(text)
+    shard = load_shard(config.data, config.run.seed, 0, count)
+    refuse_one_class(held(config, count), shard.classes)
+    all_tests(config.data, config.run.seed, count)
+    marks(config.data, read=True)
+    build_model(config.model, len(shard.classes), config.data.image_size, config.run.seed)
+    refuse_seen_tests(config, count)
+    return shard.classes
+
+
+def _check_drawing(config: Config, count: int, classes: tuple[str, ...]) -> None:
+    """See that images of these classes can be had, where clients have some drawn; less where only nodes know them."""
+    from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD, validated
+    from fedwarm.augmentations.gen_fedsd.checks import augmenting, check_private
+    from fedwarm.augmentations.gen_fedsd.fill import check, check_room
+    from fedwarm.augmentations.gen_fedsd.known import refuse_strangers
+    from fedwarm.augmentations.gen_fedsd.overlap import refuse_held
+
+    if augmenting(config):
+        check_private(config)
+        validated(config.of(GenFedSD))
+        if classes:
+            check(config, classes)
+        if not config.data.own:
+            check_room(config, count)
+            refuse_held(config, count)
+        if config.of(GenFedSD).provider == "foundation":
+            _check_foundation(config)
+    if classes:
+        refuse_strangers(config, classes)
+
+
+def _say(text: str) -> None:
+    say(f"fedwarm: {text}")
+
+
+def _check_cohort(config: Config, clients: int) -> None:
+    """See that a round has as many clients as its aggregation rule needs."""
+    from fedwarm.aggregators import Robust, needs
+
+    robust, cohort = config.of(Robust), max(1, round(config.run.fraction_train * clients))
+    if needs(robust) > cohort:
+        raise SettingError(f"robust.rule = {robust.rule!r} needs {needs(robust)} clients in a round; there are {cohort}")
+
+
+def _check_warmfed(config: Config, clients: int) -> None:
+    from fedwarm.diffusion.prompts import prompts
+    from fedwarm.methods.warmfed import WarmFed
+
+    settings = config.of(WarmFed)
+    prompts(settings.prompt, ["x"])
+    if settings.synthetic_ratio > 0:
+        _check_foundation(config)
+    if settings.synthetic_ratio > 0 and settings.adapt and config.diffusion.trainer == "hollowed":
+        from fedwarm.diffusion.tuners.hollowed.plan import check_plan
+
+        check_plan(config, clients)
+
+
+def _check_foundation(config: Config) -> None:
+    """See, without loading it, that the foundation can be had whole and has seen no client's images."""
+    from fedwarm.diffusion.foundation import locate
+    from fedwarm.diffusion.hub import require
+    from fedwarm.diffusion.pipeline import MODELS, see_weights
+    from fedwarm.diffusion.pretraining.captions import refuse_seen
+
+    name = locate(config.diffusion.foundation)
+    folder = Path(name)
+    if not folder.is_dir():
+        return require(name)
+    for part in MODELS:
+        see_weights(folder, part, name)
+    if not config.data.own:
+        refuse_seen(folder, config.data)

@@ -1,0 +1,218 @@
+"""A sweep: every run of a grid in its own folder, those that are missing run, one table at the end.
+
+A run that is complete is left as it is, one that was broken off is resumed, one that fails is noted and the sweep goes on; so the
+same command finishes a sweep that was stopped.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+
+from fedwarm.core.failures import RunError
+from fedwarm.core.files import write_text
+from fedwarm.core.terminal import lively, put, say, show
+from fedwarm.flower.app import parse_overrides
+from fedwarm.launch.interrupt import interruptible
+from fedwarm.launch.run import QUIET, SIMULATED, Request, nodes_of, run_method
+from fedwarm.launch.sweep_file import Job, Sweep, jobs, read_sweep
+from fedwarm.methods import canonical
+from fedwarm.record.checkpoint import FREE, exists, load
+from fedwarm.record.extend import CHANGEABLE, changed
+from fedwarm.record.folder import runs_root
+from fedwarm.record.lock import Lock, refuse_busy
+from fedwarm.record.reading import Run, read_run
+from fedwarm.report.compare import COST, REACHED, Measure, concerns, known, spread
+from fedwarm.report.plots import second_text
+from fedwarm.report.render import FORMS
+from fedwarm.settings.config import SettingError, Value, parse
+
+BAR = 20
+COLUMNS = (
+    "accuracy",
+    "worst_tenth",
+    "personal_mean",
+    "personal_worst_tenth",
+    "personal_worst",
+    "up",
+    "seconds",
+    "epsilon",
+    "failures",
+)
+
+
+def run_sweep(
+    path: Path,
+    out: Path | None = None,
+    *,
+    method: str = "",
+    engine: str = "local",
+    federation: str = "default",
+    keep_going: bool = False,
+    clients: int = 0,
+    workers: int = 0,
+    fresh: bool = False,
+    overrides: Sequence[str] = (),
+) -> Path:
+    """Run what is missing of a sweep, then print and write its table; the folder that holds all its runs.
+
+    Args:
+        path: the sweep file.
+        out: the folder; None: `runs/sweep-<name of the file>`.
+        method: only this one of the file's methods, or the one where the file names none.
+        engine: as of one run, and so `federation`, `keep_going`, `clients` (0: the file's) and `workers`.
+        fresh: begin every run anew.
+        overrides: settings of every run, as `-c` takes them; they win over the file's.
+
+    Raises:
+        SettingError: the file or a run of it cannot be, or the folder holds runs with other settings; nothing was run.
+        RunError: some runs failed; all others are done, and the table is written.
+    """
+    sweep = _asked(read_sweep(path), path, method, clients, parse_overrides(list(overrides)))
+    folder = out or runs_root() / f"sweep-{path.stem}"
+    listed = jobs(sweep, str(path))
+    done = {job.name for job in listed if not fresh and _done(job, folder / job.name, sweep.clients)}
+    missing = [job for job in listed if job.name not in done]
+    real = engine not in SIMULATED
+    _check(missing, nodes_of(federation, sweep.clients) if real and missing else sweep.clients, real)
+    common = Request("", engine, clients=sweep.clients, workers=workers, federation=federation, keep_going=keep_going)
+    for place in (folder, *(folder / job.name for job in missing)):
+        refuse_busy(place)
+    with Lock(folder.absolute()).held(), interruptible(lambda: "interrupted; the same command goes on with the sweep"):
+        failures = _run_all(missing, folder, common, fresh, len(listed))
+        finish(listed, folder)
+    for name, line in failures.items():
+        say(f"failed: {name}: {line}")
+    if failures:
+        raise RunError(f"{len(failures)} of {len(listed)} runs failed; the same command tries them again")
+    return folder
+
+
+def _asked(sweep: Sweep, path: Path, method: str, clients: int, overrides: Mapping[str, Value]) -> Sweep:
+    """The file's sweep with what the command line says."""
+    named = (canonical(method),) if method else sweep.methods
+    if not named:
+        raise SettingError(f"{path} names no methods; add methods = [...], or name one on the command line")
+    if sweep.methods and not set(named) <= set(sweep.methods):
+        raise SettingError(f"{path} has no runs of {named[0]}; its methods are {', '.join(sweep.methods)}")
+    settings = {**sweep.settings, **overrides}
+    return replace(sweep, methods=named, clients=clients or sweep.clients, settings=settings)
+
+
+def _done(job: Job, folder: Path, clients: int) -> bool:
+    """Whether a run is complete; a SettingError where its folder holds one with other settings that it cannot go on with."""
+    if not (folder / "results.json").is_file():
+        return False
+    run = read_run(folder, ledger=False)
+    other: dict[str, Value] = {}
+    for key, value in parse(job.flat).flat().items():
+        if key not in FREE and concerns(key, job.method, job.flat) and run.settings.get(key, value) != value:
+            if key not in CHANGEABLE or not exists(folder):
+                raise SettingError(
+                    f"{folder} holds a run with {key} = {run.settings[key]!r}, and the sweep wants {value!r}; "
+                    "give another --out, or --fresh to begin all its runs anew"
+                )
+            other[key] = value
+    if clients and run.clients not in (0, clients):
+        raise SettingError(f"{folder} holds a run with {run.clients} clients, and the sweep wants {clients}; give another --out")
+    return run.complete and not (other and changed(load(folder), other, folder))
+
+
+def _check(missing: Sequence[Job], clients: int, real: bool = False) -> None:
+    """Check settings, data and foundation of all runs before the first begins; runs that differ in the seed alone once."""
+    from fedwarm.launch.preflight import check_run
+
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    for job in {job.cell: job for job in reversed(missing)}.values():
+        check_run(job.flat, clients, real)
+
+
+def _run_all(missing: Sequence[Job], folder: Path, common: Request, fresh: bool, total: int) -> dict[str, str]:
+    """Run one after the other; what the failed ones ended with, by name."""
+    failures: dict[str, str] = {}
+    begun, before = time.monotonic(), total - len(missing)
+    if before:
+        say(f"sweep: {before} of {total} runs are complete already")
+    for i, job in enumerate(missing):
+        _announce(job, before + i, total, time.monotonic() - begun, i)
+        place = folder / job.name
+        held = (place / "results.json").is_file()
+        resume = not fresh and exists(place)
+        request = replace(common, method=job.method, out=place, seed=job.seed, run_config=job.pairs)
+        request = replace(request, resume=resume, fresh=held and not resume)
+        try:
+            with redirect_stdout(sys.stderr):
+                run_method(request)
+        except Exception as error:
+            if os.environ.get("FEDWARM_DEBUG"):
+                raise
+            failures[job.name] = (str(error).strip() or type(error).__name__).splitlines()[0]
+            say(f"failed: {job.name}: {failures[job.name]}")
+    return failures
+
+
+def _announce(job: Job, done: int, total: int, gone_seconds: float, finished: int) -> None:
+    """Which run begins, of how many, how long the sweep took so far and will take; with a bar on a terminal."""
+    text = f"run {done + 1} of {total}: {job.cell}, seed {job.seed}"
+    if finished:
+        left = gone_seconds / finished * (total - done)
+        text += f" ({second_text(gone_seconds)} gone, about {second_text(left)} left)"
+    if lively(sys.stderr, BAR + 2 * len("sweep: ")):
+        text = f"{'━' * (BAR * done // total):·<{BAR}} {text}"
+    say(f"sweep: {text}")
+
+
+def finish(listed: Sequence[Job], folder: Path) -> None:
+    """Print the table of the complete runs; write it as `sweep.csv`, and `report.html` that compares the runs."""
+    from fedwarm.report.page import make_report
+
+    cells: dict[str, list[Job]] = {}
+    for job in listed:
+        cells.setdefault(job.cell, []).append(job)
+    runs = {cell: [run for job in members if (run := _complete(folder / job.name))] for cell, members in cells.items()}
+    every = [run for found in runs.values() for run in found]
+    if not every:
+        return
+    measures = known({name: measure for name, measure in (REACHED | COST).items() if name in COLUMNS}, every)
+    rows = []
+    for cell, found in runs.items():
+        asked = len(cells[cell])
+        count = str(asked) if len(found) == asked else f"{len(found)} of {asked}"
+        rows.append([cell, count, *(_spread_text(found, measure) for measure in measures)])
+    write_text(folder / "sweep.csv", _csv({cell: members[0] for cell, members in cells.items()}, runs, measures))
+    page = make_report([run.folder for run in every], folder / "report.html")
+    show(["run", "seeds", *(measure.heading for measure in measures)], rows)
+    put(f"table   {folder / 'sweep.csv'}\nreport  {page}")
+
+
+def _complete(folder: Path) -> Run | None:
+    run = read_run(folder, ledger=False) if (folder / "results.json").is_file() else None
+    return run if run is not None and run.complete else None
+
+
+def _spread_text(runs: Sequence[Run], measure: Measure) -> str:
+    found = spread(measure.of(run) for run in runs)
+    text = FORMS[measure.form](found.mean)
+    return (text + (f" ± {FORMS[measure.form](found.deviation)}" if found.deviation else "")).replace("\u00a0", " ")
+
+
+def _csv(cells: Mapping[str, Job], runs: Mapping[str, Sequence[Run]], measures: Sequence[Measure]) -> str:
+    """One row a cell: method, values of the grid, runs, and of each measure its mean and sample standard deviation."""
+    varied = list(dict.fromkeys(key for job in cells.values() for key in job.varied))
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    columns = [part for m in measures for part in (m.heading, f"{m.heading}, deviation")]
+    writer.writerow(["method", *varied, "runs", *columns])
+    for cell, job in cells.items():
+        found = [spread(measure.of(run) for run in runs[cell]) for measure in measures]
+        numbers = ["" if v is None else v for s in found for v in (s.mean, s.deviation)]
+        writer.writerow([job.method, *(job.varied.get(key, "") for key in varied), len(runs[cell]), *numbers])
+    return stream.getvalue()

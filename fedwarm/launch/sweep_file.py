@@ -1,0 +1,185 @@
+"""What a sweep's file says: methods, seeds and a grid of settings, and the runs that follow from them.
+
+methods = ["fedavg", "fedprox"]
+seeds = [0, 1, 2]
+clients = 4
+[settings]                    # of every run
+num-server-rounds = 10
+[grid]                        # every combination; a method takes part in its own keys and in the common ones
+local-epochs = [1, 2]
+fedprox.mu = [0.01, 0.1]
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import tomllib
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedwarm.cli.settings import literal
+from fedwarm.flower.app import flat, parse_overrides
+from fedwarm.launch.run import PATHS
+from fedwarm.methods import canonical
+from fedwarm.report.compare import concerns
+from fedwarm.settings.config import SettingError, Value, near, parse
+
+KINDS: dict[str, type] = {"methods": list, "seeds": list, "clients": int, "settings": dict, "grid": dict}
+ELSEWHERE = {
+    "method": "methods stand in `methods`",
+    "seed": "seeds stand in `seeds`",
+    "out": "the folder is given by --out",
+    "resume": "a sweep always goes on with what is there",
+}
+LONGEST_VALUE = 32
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep file says; `grid` holds the values of each setting that is varied."""
+
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...] = (0,)
+    clients: int = 0
+    settings: dict[str, Value] = field(default_factory=dict)
+    grid: dict[str, tuple[Value, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep: `varied` are its values of the grid, `settings` all that its file and the command line set."""
+
+    method: str
+    seed: int
+    varied: dict[str, Value]
+    settings: dict[str, Value]
+
+    @property
+    def name(self) -> str:
+        """The folder's name, which depends on the method, the values of the grid and the seed alone."""
+        parts = [f"{key.removeprefix(f'{self.method}.')}-{_slug(value)}" for key, value in self.varied.items()]
+        return "-".join([self.method, *parts, f"seed-{self.seed}"])
+
+    @property
+    def cell(self) -> str:
+        """What the runs that differ in the seed alone have in common, in words."""
+        return ", ".join([self.method, *(f"{key}={literal(value)}" for key, value in self.varied.items())])
+
+    @property
+    def flat(self) -> dict[str, Value]:
+        """The run's settings, with paths as a run makes them."""
+        paths = {key: str(Path(str(self.settings[key])).absolute()) for key in PATHS if _is_path(self.settings.get(key))}
+        return {**self.settings, **paths, "method": self.method, "seed": self.seed}
+
+    @property
+    def pairs(self) -> tuple[str, ...]:
+        """The settings as `-c` takes them."""
+        return tuple(_pair(key, value) for key, value in self.settings.items())
+
+
+def _pair(key: str, value: Value) -> str:
+    """A setting as `-c` takes it."""
+    if isinstance(value, str) and "'" not in value and value.isprintable():
+        return f"{key}='{value}'"
+    if isinstance(value, str) and '"' in value:
+        raise SettingError(f"{key} = {value!r} holds both kinds of quotes; leave one kind out")
+    return f"{key}={literal(value)}"
+
+
+def _is_path(value: Value | None) -> bool:
+    return bool(value) and Path(str(value)).exists()
+
+
+def _slug(value: Value) -> str:
+    """A value as part of a folder's name; where letters are lost, a checksum keeps it apart from others."""
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    plain = re.sub(r"[^\w.+-]+", "_", text, flags=re.ASCII)
+    if plain == text and 0 < len(text) <= LONGEST_VALUE:
+        return text
+    return f"{plain[:LONGEST_VALUE]}-{zlib.crc32(text.encode()):08x}"
+
+
+def read_sweep(path: Path) -> Sweep:
+    """A sweep file, checked.
+
+    Raises:
+        SettingError: it cannot be read, or holds an unknown key, a wrong type, an empty list or the same value twice.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingError(f"the sweep {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise SettingError(f"the sweep {path} is no TOML: {error}") from error
+    for key, value in table.items():
+        if key not in KINDS:
+            raise SettingError(f"{path}: unknown key {key!r}{near(key, list(KINDS))}; a sweep has {', '.join(KINDS)}")
+        if type(value) is not KINDS[key]:
+            raise SettingError(f"{path}: {key} = {value!r} is {type(value).__name__}; it must be {KINDS[key].__name__}")
+    if table.get("clients", 0) < 0:
+        raise SettingError(f"{path}: clients = {table['clients']} is out of range; it must be at least 0")
+    seeds = _values(path, "seeds", table.get("seeds", [0]), (int,))
+    methods = _values(path, "methods", table["methods"], (str,)) if "methods" in table else ()
+    settings = flat(table.get("settings", {}), str(path))
+    names = tuple(dict.fromkeys(canonical(str(name)) for name in methods))
+    grid = _grid(path, table.get("grid", {}))
+    return Sweep(names, tuple(int(seed) for seed in seeds), table.get("clients", 0), settings, grid)
+
+
+def _values(path: Path, key: str, values: Any, kinds: tuple[type, ...]) -> tuple[Any, ...]:
+    """The values of a list, or a SettingError that names what is wrong with it."""
+    names = " or ".join(kind.__name__ for kind in kinds)
+    if not isinstance(values, list):
+        raise SettingError(f"{path}: {key} = {values!r} is {type(values).__name__}; it must be a list of values")
+    if not values:
+        raise SettingError(f"{path}: {key} = [] is empty; name at least one value, or leave it out")
+    for value in values:
+        if type(value) not in kinds:
+            raise SettingError(f"{path}: {key} holds {value!r}, which is {type(value).__name__}; it must be {names}")
+        if values.count(value) > 1:
+            raise SettingError(f"{path}: {key} holds {value!r} more than once")
+    return tuple(values)
+
+
+def _grid(path: Path, table: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Value, ...]]:
+    """Lists of values by dotted key."""
+    found: dict[str, tuple[Value, ...]] = {}
+    for name, value in table.items():
+        if isinstance(value, dict):
+            found.update(_grid(path, value, f"{prefix}{name}."))
+        else:
+            found[f"{prefix}{name}"] = _values(path, f"{prefix}{name}", value, (str, int, float, bool))
+    return found
+
+
+def jobs(sweep: Sweep, where: str) -> list[Job]:
+    """Every run of a sweep, in order: methods, then the grid, then seeds.
+
+    Raises:
+        SettingError: a setting of a run cannot be, or a key of the grid concerns none of the methods; `where` names the file.
+    """
+    for key in (*sweep.settings, *sweep.grid):
+        if key in ELSEWHERE:
+            raise SettingError(f"{where}: {key} is no setting of a sweep: {ELSEWHERE[key]}")
+        if key in sweep.settings and key in sweep.grid:
+            raise SettingError(f"{where}: {key} is set for all runs and stands in the grid; leave one of them out")
+    found, given = [], {**sweep.settings, **sweep.grid}
+    for method in sweep.methods:
+        own = {key: values for key, values in sweep.grid.items() if concerns(key, method, given)}
+        for combination in itertools.product(*own.values()):
+            varied = dict(zip(own, combination, strict=True))
+            found += [Job(method, seed, varied, {**sweep.settings, **varied}) for seed in sweep.seeds]
+    try:
+        for job in found:
+            parse(job.flat)
+            parse_overrides(job.pairs)
+    except SettingError as error:
+        raise SettingError(f"{where}: {error}") from error
+    for key in sweep.grid:
+        if not any(concerns(key, method, given) for method in sweep.methods):
+            raise SettingError(f"{where}: {key} in the grid is a setting of none of {', '.join(sweep.methods)}")
+    return found

@@ -1,0 +1,1 @@
+"""What is measured when training is done."""

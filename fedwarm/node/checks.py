@@ -1,0 +1,82 @@
+"""All that is looked at before a site joins. Nothing stops it: what depends on something that failed is not looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedwarm.node.finding import FAULT, WARNING, Finding, unseen
+from fedwarm.node.key import TOPIC as KEY
+from fedwarm.node.key import look_at_key
+from fedwarm.node.machine import look_at_machine
+from fedwarm.node.network import look_at_network, parsed
+
+if TYPE_CHECKING:
+    from fedwarm.settings.config import Config
+
+READY = "ready"
+
+
+@dataclass(frozen=True)
+class Site:
+    """What a node will be started with.
+
+    Args:
+        superlink: HOST:PORT; empty: not looked at, like all that is left out.
+        authority: the CA's certificate.
+        key: the node's private key.
+        data: the folder of its pictures.
+        settings: of the runs that it will take part in, as `-c` takes them.
+    """
+
+    superlink: str = ""
+    authority: Path | None = None
+    key: Path | None = None
+    data: Path | None = None
+    settings: Sequence[str] = ()
+
+
+def look(site: Site) -> Iterator[Finding]:
+    """Look at everything, one finding after the other.
+
+    Raises:
+        SettingError: the address or a setting is none; nothing was looked at.
+    """
+    address = parsed(site.superlink) if site.superlink else None
+    if site.settings:
+        _settings(site)
+    return _all(site, address)
+
+
+def _all(site: Site, address: tuple[str, int] | None) -> Iterator[Finding]:
+    if address is None:
+        yield from unseen("as --superlink is not given", "network")
+    else:
+        yield from look_at_network(*address, site.authority)
+    yield from unseen("as --key is not given", KEY) if site.key is None else look_at_key(site.key)
+    yield from look_at_machine()
+    if site.data is None:
+        yield from unseen("as --data is not given", "data")
+    else:
+        from fedwarm.node.data import look_at_data
+
+        data = _settings(site).data
+        yield from look_at_data(replace(data, name=str(site.data.expanduser().absolute()), partition="iid"))
+
+
+def _settings(site: Site) -> Config:
+    from fedwarm.flower.app import parse_overrides
+    from fedwarm.settings.config import parse
+
+    return parse(parse_overrides([*site.settings]))
+
+
+def verdict(found: Sequence[Finding]) -> str:
+    """The last line: `ready`, or how much is to be mended."""
+    faults, warnings = (sum(each.level == level for each in found) for level in (FAULT, WARNING))
+    if not faults:
+        return READY
+    more = f", and {warnings} warning{'s' if warnings > 1 else ''}" if warnings else ""
+    return f"not ready: {faults} fault{'s' if faults > 1 else ''} to be mended{more}"

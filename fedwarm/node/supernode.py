@@ -1,0 +1,144 @@
+"""Flower's SuperNode in this process, which tells of every heartbeat that is accepted, and ends when it is no longer heard.
+
+Flower's own process stays after an answer that it did not expect (an HTTP 500, say): its loop has ended and it has signed off,
+but its port goes on answering, so that no restart policy acts. The same is true of the thread that sends the heartbeats. Where
+its key is refused, it ends without a word and with exit code 0. Here all three end with one line and exit code 1.
+
+It takes what `flower-supernode` takes: `python -m fedwarm.node.supernode --superlink HOST:PORT ...`, or `fedwarm node run`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+from fedwarm.node.heartbeat import VARIABLE, Pulse, place
+
+COMMAND, CONNECTION = "flower-supernode", "flwr.supernode.fleet_http_connection"
+UNAUTHORIZED, FAILED = 401, 1
+GRACE_SECONDS = 4.0  # Flower ends its process by force after 5, with an exit code that says that all is well
+ENDED = "Flower's SuperNode has given the SuperLink up (its error stands above) and asks no more"
+SILENT = "the SuperLink no longer takes this node's heartbeats"
+REFUSED = (
+    "the SuperLink refused this node (HTTP 401): it does not know its key, or this clock is more than 5 s ahead of its own, or "
+    "5 minutes behind; `fedwarm node check` says whether it is the clock"
+)
+
+
+class Watch:
+    """What is seen of a SuperNode from inside its process.
+
+    Args:
+        pulse: makes the file that tells of heartbeats, when the node begins to call its SuperLink.
+    """
+
+    def __init__(self, pulse: Callable[[], Pulse | None]) -> None:
+        self.pulse, self.why = pulse, ""
+
+    def senders(self, base: Any) -> Any:
+        """Flower's class of those that send heartbeats, which tells of each that was accepted, and of its own end."""
+        watch = self
+
+        class Sender(base):  # type: ignore[misc]
+            def __init__(self, heartbeat: Callable[[], bool]) -> None:
+                pulse = watch.pulse()
+
+                def told() -> bool:
+                    try:
+                        accepted = heartbeat()
+                    except Exception as error:
+                        watch.deaf(f"{SILENT} ({str(error).partition(chr(10))[0]})")
+                        raise
+                    if accepted and pulse is not None:
+                        pulse.beat()
+                    return accepted
+
+                super().__init__(told)
+
+        return Sender
+
+    def signers(self, base: Any) -> Any:
+        """Flower's class of those that sign requests, which notes that a signature was refused; Flower ends the process then."""
+        watch = self
+
+        class Signer(base):  # type: ignore[misc]
+            def intercept(self, *given: Any, **named: Any) -> Any:
+                response = super().intercept(*given, **named)
+                if response.status_code == UNAUTHORIZED:
+                    watch.ends(REFUSED)
+                return response
+
+        return Signer
+
+    def deaf(self, why: str) -> None:
+        """End this process from another thread than its first: it signs off, so that it can be back at once."""
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            return  # it is ending already, and a second signal would not let it sign off
+        if self.ends(why):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def ends(self, why: str) -> bool:
+        """This process ends by itself, within a few seconds; whether that is news."""
+        if self.why:
+            return False
+        self.why = why
+        forced = threading.Timer(GRACE_SECONDS, self.end)
+        forced.daemon = True
+        forced.start()
+        return True
+
+    def end(self) -> None:
+        """End this process with its line."""
+        _say(f"{self.why}; this process ends, so that it can be started anew")
+        os._exit(FAILED)
+
+
+def install(watch: Watch) -> bool:
+    """Put the watch into Flower's connection; whether this version of Flower has the places for it."""
+    try:
+        connection = import_module(CONNECTION)
+        senders, signers = connection.HeartbeatSender, connection.NodeAuthHttpInterceptor
+    except (ImportError, AttributeError):
+        return False
+    vars(connection).update(HeartbeatSender=watch.senders(senders), NodeAuthHttpInterceptor=watch.signers(signers))
+    return True
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run a SuperNode until it ends."""
+    from flwr.supernode.cli import flower_supernode
+
+    sys.argv = [COMMAND, *arguments]
+    watch = Watch(_pulse)
+    if not install(watch):
+        _say("this version of Flower does not tell of heartbeats; `fedwarm node alive` will know of none")
+    try:
+        flower_supernode()
+        watch.why = watch.why or ENDED  # it returns when its loop has ended, and leaves a thread that serves on
+    finally:
+        if watch.why:
+            watch.end()
+
+
+def _pulse() -> Pulse | None:
+    path = place()
+    try:
+        return Pulse(path)
+    except BlockingIOError:
+        _say(f"{path} is held by another SuperNode, so `fedwarm node alive` knows of that one alone; give each a {VARIABLE}")
+    except OSError as error:
+        _say(f"{path} cannot be written ({error.strerror}), so `fedwarm node alive` will know of no heartbeat; set {VARIABLE}")
+    return None
+
+
+def _say(line: str) -> None:
+    print(f"fedwarm: {line}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

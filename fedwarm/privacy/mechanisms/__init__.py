@@ -1,0 +1,1 @@
+"""Mechanisms that make a client's training steps private."""

@@ -1,0 +1,1 @@
+"""What a run leaves behind: its record, ledger, checkpoints and run folder, written and read."""

@@ -1,0 +1,122 @@
+"""What a run may go on with: its own settings, or more rounds, another patience or target, where its method's plan allows it.
+
+The first rounds of a longer run are those of the shorter one, bit for bit, where nothing in them depends on how many follow.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from fedwarm.record.checkpoint import FREE, Checkpoint
+from fedwarm.record.ledger import Ledger
+from fedwarm.record.record import Record
+from fedwarm.settings.config import Config, SettingError, Value, all_groups, keys, parse
+
+ROUNDS = "num-server-rounds"
+STOPPING = ("patience", "target")
+CHANGEABLE = (ROUNDS, *STOPPING)
+JOURNAL = "journal.jsonl"
+
+
+def changed(checkpoint: Checkpoint, settings: Mapping[str, Value], where: Path) -> dict[str, tuple[Value, Value]]:
+    """The settings that a run would go on with other values of, each with the old and the new one; none where all are its own.
+
+    Args:
+        checkpoint: of the run.
+        settings: those to go on with, flat; what they do not name stays.
+        where: the run's folder.
+
+    Raises:
+        SettingError: the first setting that would change what is done already, or that the method's plan fixed.
+    """
+    found: dict[str, tuple[Value, Value]] = {}
+    own = _whole(checkpoint.settings, settings)
+    for key in sorted(settings):
+        old, new = own.get(key), settings[key]
+        if key in FREE or old == new or old is None:
+            continue
+        if key not in CHANGEABLE:
+            raise SettingError(
+                f"{key} = {new!r}, but the run in {where} has {old!r}; resume it with its own settings, or name a new folder"
+            )
+        found[key] = (old, new)
+    if found:
+        _check(checkpoint, parse({**own, **{key: new for key, (_, new) in found.items()}}), found, where)
+    return found
+
+
+def _whole(own: Mapping[str, Value], asked: Mapping[str, Value]) -> dict[str, Value]:
+    """The run's settings; what was no setting yet when it was begun has its default."""
+    if asked.keys() <= own.keys():
+        return dict(own)
+    return {**{key: f.default for key, _, f in keys(all_groups())}, **own}  # type: ignore[misc]
+
+
+def _check(checkpoint: Checkpoint, config: Config, found: Mapping[str, tuple[Value, Value]], where: Path) -> None:
+    record = _record(checkpoint, config, where)
+    done, rounds = max((int(stage["round"]) for stage in record.stages), default=0), config.run.num_server_rounds
+    if ROUNDS in found:
+        old, new = found[ROUNDS]
+        if why := planned(config):
+            raise SettingError(f"{ROUNDS} = {new}, but the run in {where} has {old}: {why}; begin a new run in a new folder")
+        if rounds < done:
+            raise SettingError(f"{ROUNDS} = {new}, but the run in {where} has done {done}; name {done} or more, or a new folder")
+    lag = int(config.run.method == "warmfed")  # which measures a round's model with the next one
+    stop = next((n for n in sorted(record.measures) if record.enough(n)), None)
+    names = " and ".join(f"{key} = {new:g}" for key, (_, new) in found.items())
+    if stop is not None and stop + lag < done:
+        raise SettingError(
+            f"with {names} the run in {where} would have ended at round {stop + lag} ({record.enough(stop)}); {done} are done, "
+            "name a new folder"
+        )
+    rounds = rounds if _has_rounds(config) else done
+    over = f": {record.enough(stop)}" if stop is not None else ""
+    if checkpoint.complete and (rounds == done or stop is not None):
+        raise SettingError(
+            f"{names} leaves nothing to do: the run in {where} is complete after round {done}{over}; "
+            + (f"set another {' or '.join(STOPPING)}, too" if over else f"raise {ROUNDS}")
+        )
+
+
+def _has_rounds(config: Config) -> bool:
+    from fedwarm.methods.warmfed import WarmFed
+
+    return config.run.method != "warmfed" or config.of(WarmFed).protocol != "one-shot"
+
+
+def planned(config: Config) -> str:
+    """Why the number of rounds cannot be another once a run has begun; empty where it can."""
+    from fedwarm.codecs.dp_rec.plan import DpRec
+    from fedwarm.privacy.mechanisms.dp_sgd.gradient import DpSgd
+
+    run, coded = config.run, config.of(DpRec)
+    if not _has_rounds(config):
+        return "warmfed.protocol = 'one-shot' has no rounds"
+    noise = "its noise was set so that all planned rounds together spend it"
+    if run.privacy == "dp-sgd" and config.of(DpSgd).target_epsilon:
+        return f"dp-sgd.target-epsilon = {config.of(DpSgd).target_epsilon:g}, and {noise}"
+    if "dp_rec" not in (run.method, run.codec.replace("-", "_")) or coded.mechanism == "none":
+        return ""
+    if coded.target_epsilon:
+        return f"dp-rec.target-epsilon = {coded.target_epsilon:g}, and {noise}"
+    if coded.view != "local":
+        return f"the guarantee of dp-rec.view = {coded.view!r} is that of the planned number of rounds"
+    return ""
+
+
+def told(found: Mapping[str, tuple[Value, Value]], done: int) -> str:
+    """What the record says of a run that went on with other settings."""
+    return f"went on after round {done} with " + ", ".join(f"{key} = {new:g} (was {old:g})" for key, (old, new) in found.items())
+
+
+def _record(checkpoint: Checkpoint, config: Config, where: Path) -> Record:
+    """What the run noted up to its checkpoint."""
+    record = Record(config, Ledger())
+    try:
+        text = (where / JOURNAL).read_bytes()[: checkpoint.lengths.get(JOURNAL, 0)].decode()
+        record.replay([json.loads(line) for line in text.splitlines()])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SettingError(f"the journal in {where} is damaged; run anew with --fresh") from error
+    return record

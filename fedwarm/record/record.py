@@ -1,0 +1,292 @@
+"""The experiment record: what a run was, what it measured and what it cost, as `results.json` version 1.
+
+Everything that happens is an event (a stage, a measurement, a note); a record that replays its events is the same record.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fedwarm.core import sums
+from fedwarm.record.ledger import WIDTHS, Ledger
+from fedwarm.record.measure import Measure
+from fedwarm.record.versions import commit, versions
+from fedwarm.settings.config import Config
+
+SCHEMA = 1
+ENGINE_VARIABLE = "FEDWARM_ENGINE"
+CLOSING = (WIDTHS, "distill")
+
+
+class Record:
+    """Collects a run's facts; `results` is the document."""
+
+    def __init__(self, config: Config, ledger: Ledger) -> None:
+        self.config, self.ledger = config, ledger
+        self.engine = os.environ.get(ENGINE_VARIABLE, "flower")
+        self.classes: tuple[str, ...] = ()
+        self.counts: list[list[int]] | None = None
+        self.clients = 0
+        self.sites: list[str] = []
+        self.held: list[list[str] | None] | None = None
+        self.events: list[dict[str, Any]] = []
+        self.measures: dict[int, Measure] = {}
+        self.stages: list[dict[str, Any]] = []
+        self.losses: dict[int, float | None] = {}
+        self.notes: list[str] = []
+        self.privacy: dict[str, Any] | None = None
+        self.epsilons: dict[int, float] = {}
+        self.parameters = 0
+        self.uploads: dict[str, int] = {}
+        self.bit_widths: dict[str, float] = {}
+        self.augmented: dict[str, Any] = {}
+        self.trained_on: list[dict[str, Any]] = []
+        self.begun = time.monotonic()
+        self.complete = False
+        self.closing = 0  # stages at the end so far that only close a run: a longer one has them later
+
+    @property
+    def seconds(self) -> float:
+        """How long the run took so far, in all its parts."""
+        return time.monotonic() - self.begun
+
+    def open(
+        self,
+        config: Config,
+        classes: Sequence[str],
+        counts: Sequence[Sequence[int] | None],
+        sites: Sequence[str] = (),
+        held: list[list[str] | None] | None = None,
+    ) -> None:
+        """The federation is known, or known better than before.
+
+        Args:
+            config, classes: of the run.
+            counts: training images of each client by class; None of one that does not tell.
+            sites: the clients' names, empty where they have none.
+            held: where data are the nodes' own, which classes each says it has (None: it does not tell).
+        """
+        self.sites, self.held = list(sites) if any(sites) else [], held
+        self.config, self.classes, self.clients = config, tuple(classes), len(counts)
+        self.counts = [list(c) for c in counts if c is not None]
+        if len(self.counts) < len(counts):
+            self.counts = None
+
+    def measure(self, measure: Measure) -> None:
+        """A round's models were measured."""
+        self._happened({"measure": measure.told()})
+
+    def stage(self, number: int, name: str, seconds: float, losses: Sequence[float] = ()) -> None:
+        """A stage ended."""
+        mean = sums.mean(losses) if losses else None
+        loss = {} if mean is None else {"loss": mean if math.isfinite(mean) else None}
+        self._happened({"stage": {"round": number, "name": name, "seconds": round(seconds, 3)}, **loss})
+
+    def note(self, text: str) -> None:
+        """Something that a reader of the record should know."""
+        self._happened({"note": text})
+
+    def remark(self, text: str) -> None:
+        """A note that is made once, however often the same is found."""
+        if text not in self.notes:
+            self.note(text)
+
+    def reopen(self, text: str) -> None:
+        """A run goes on for longer than was planned: what closed it comes again at its end."""
+        self._happened({"note": text, "reopened": True})
+
+    def upload(self, stage: str, numbers: int) -> None:
+        """How many numbers a client uploads in a stage."""
+        if self.uploads.get(stage) != numbers:
+            self._happened({"upload": {"stage": stage, "numbers": numbers}})
+
+    def widths(self, accuracies: Mapping[str, float]) -> None:
+        """The final model was measured at several widths."""
+        self._happened({"bit_widths": dict(accuracies)})
+
+    def augment(self, told: Mapping[str, Any]) -> None:
+        """Clients filled their class gaps."""
+        self._happened({"augment": dict(told)})
+
+    def spend(self, number: int, statement: Mapping[str, Any] | None) -> None:
+        """What a method says of its privacy after a stage of a round; None: nothing is accounted for."""
+        if statement is not None and (dict(statement) != self.privacy or number not in self.epsilons):
+            self._happened({"privacy": {"round": number, **statement}})
+
+    def replay(self, events: Sequence[dict[str, Any]]) -> None:
+        """Take in what an earlier part of the run noted."""
+        for event in events:
+            self._happened(event)
+
+    def _happened(self, event: dict[str, Any]) -> None:
+        self.events.append(event)
+        if "measure" in event:
+            measure = Measure.read(event["measure"])
+            self.measures[measure.round] = measure
+        if "stage" in event:
+            self.stages.append(event["stage"])
+            self.closing = self.closing + 1 if event["stage"]["name"] in CLOSING else 0
+        if "reopened" in event:
+            self.closing = 0
+        if "loss" in event:
+            self.losses[event["stage"]["round"]] = event["loss"]
+        if "privacy" in event:
+            self.privacy = {name: value for name, value in event["privacy"].items() if name != "round"}
+            self.epsilons[event["privacy"]["round"]] = self.privacy["epsilon"]
+        if "augment" in event:
+            self.augmented = event["augment"]
+        if "bit_widths" in event:
+            self.bit_widths = event["bit_widths"]
+        if "upload" in event:
+            self.uploads[event["upload"]["stage"]] = event["upload"]["numbers"]
+        if "note" in event:
+            self.notes.append(event["note"])
+
+    def newest(self) -> int:
+        """The last round that was measured, -1 before the first."""
+        return max(self.measures, default=-1)
+
+    def summary(self, number: int) -> dict[str, float]:
+        """A round's numbers for those who follow the run: accuracies, loss, bytes and seconds; empty where none were measured."""
+        measure = self.measures.get(number)
+        if measure is None:
+            return {}
+        entry = self._round(number)
+        found = {
+            "accuracy": measure.accuracy,
+            "personal": measure.value("personal") if entry["personal"] else None,
+            "personal_worst": measure.value("worst") if entry["personal"] else None,
+            "train_loss": entry["train_loss"],
+            "bytes_up": sum(entry["bytes_up"]),
+            "bytes_down": sum(entry["bytes_down"]),
+            "failures": len(entry["failures"]),
+            "seconds": entry["seconds"],
+        }
+        return {name: float(value) for name, value in found.items() if value is not None}
+
+    # What the run watches
+
+    def values(self, upto: int | None = None) -> dict[int, float]:
+        """What the setting `watch` names, by round up to `upto`: of the global model, or of the personal ones."""
+        found = {n: self.measures[n].value(self.config.run.watch) for n in sorted(self.measures) if upto is None or n <= upto}
+        return {n: v for n, v in found.items() if v is not None}
+
+    def best(self, upto: int | None = None) -> tuple[int, float] | None:
+        """The first round with the best value, and the value."""
+        values = self.values(upto)
+        best = max(values, key=lambda n: (values[n], -n), default=None)
+        return None if best is None else (best, values[best])
+
+    def enough(self, number: int) -> str:
+        """Why training should stop after a round, by the settings `target` and `patience`; empty where it should not."""
+        run, values, best = self.config.run, self.values(number), self.best(number)
+        if best is None:
+            return ""
+        if run.target and best[1] >= run.target:
+            return f"round {best[0]} reached the target of {run.target:g}"
+        since = sum(n > best[0] for n in values)
+        return f"no better {run.watch} in {since} rounds" if run.patience and since >= run.patience else ""
+
+    def close(self) -> None:
+        """The run is complete."""
+        self.complete = True
+
+    def accuracies(self) -> dict[int, float]:
+        """Global accuracy by round."""
+        pooled = {n: m.accuracy for n, m in sorted(self.measures.items())}
+        return {n: a for n, a in pooled.items() if a is not None}
+
+    def headline(self) -> str:
+        """The newest accuracies in a few words."""
+        if not self.measures:
+            return ""
+        newest = self.measures[max(self.measures)]
+        parts = [("accuracy", newest.accuracy), ("personal", newest.pooled(newest.right_personal))]
+        return ", ".join(f"{name} {value:.3f}" for name, value in parts if value is not None)
+
+    def results(self) -> dict[str, Any]:
+        """The document `results.json`, schema version 1."""
+        numbers = sorted({s["round"] for s in self.stages} | set(self.measures))
+        rounds = [self._round(n) for n in numbers]
+        watch = self.config.run.watch
+        flat = {k: v for k, v in self.config.flat().items() if k not in ("out", "client-folder", "resume")}
+        return {
+            "schema": SCHEMA,
+            "method": self.config.run.method,
+            "seed": self.config.run.seed,
+            "engine": self.engine,
+            "complete": self.complete,
+            "settings": flat,
+            "versions": versions(),
+            "commit": commit(),
+            "partition": {"clients": self.clients, "classes": list(self.classes), "counts": self.counts, **self._sites()},
+            "evaluation": self._evaluation(),
+            "trained_on": self.trained_on,
+            "rounds": rounds,
+            "stages": self.stages,
+            "final": self._final(),
+            "best": None if (best := self.best()) is None else {"round": best[0], "watch": watch, "value": best[1]},
+            "totals": {
+                "bytes_up": sum(sum(r["bytes_up"]) for r in rounds),
+                "bytes_down": sum(sum(r["bytes_down"]) for r in rounds),
+                "bytes_evaluation": sum(r["bytes_evaluation"] for r in rounds),
+                "seconds": round(self.seconds, 3),
+                "parameters": self.parameters,
+                "bits_per_parameter_up": self._bits_up(),
+            },
+            "privacy": self.privacy,
+            **({"augment": self.augmented} if self.augmented else {}),
+            "notes": self.notes,
+        }
+
+    def _sites(self) -> dict[str, Any]:
+        return {**({"sites": self.sites} if self.sites else {}), **({} if self.held is None else {"held": self.held})}
+
+    def _evaluation(self) -> dict[str, Any]:
+        """What accuracies are measured on, by the setting `data.test`, and how many images that is."""
+        data = self.config.data
+        images = self.measures[max(self.measures)].images if self.measures else None
+        return {"test": data.test, "split": None if data.test == "held-out" else data.test_split, "images": images}
+
+    def _bits_up(self) -> float | None:
+        """Mean bits, without headers, that a number of the uploaded model or adapter cost; None where none was uploaded."""
+        sent = [e for e in self.ledger.entries if e.stage in self.uploads and not e.failure]
+        numbers = sum(self.uploads[e.stage] for e in sent)
+        return 8 * sum(e.payload_bytes_up for e in sent) / numbers if numbers else None
+
+    def _round(self, number: int) -> dict[str, Any]:
+        measure = self.measures.get(number)
+        entry: dict[str, Any] = {
+            "round": number,
+            "global": {"accuracy": None, "per_client": [None] * self.clients},
+            "personal": None,
+            "bytes_up": self.ledger.up(number, self.clients),
+            "bytes_down": self.ledger.down(number, self.clients),
+            "bytes_evaluation": self.ledger.evaluation(number),
+            "seconds": round(sum(s["seconds"] for s in self.stages if s["round"] == number), 3),
+            "train_loss": self.losses.get(number),
+            "failures": self.ledger.failures(number),
+            **({"epsilon": self.epsilons[number]} if number in self.epsilons else {}),
+        }
+        if measure is not None:
+            entry |= {} if measure.complete else {"measured": measure.clients}
+            entry["global"] = {
+                "accuracy": measure.accuracy,
+                "per_client": measure.shares(measure.right_global),
+            }
+            if any(share is not None for share in measure.shares(measure.right_personal)):
+                entry["personal"] = {"per_client": measure.shares(measure.right_personal)}
+        return entry
+
+    def _final(self) -> dict[str, Any]:
+        if not self.measures:
+            return {"global": {"accuracy": None}, "personal": None}
+        last = self.measures[max(self.measures)]
+        personal = [a for a in last.shares(last.right_personal) if a is not None]
+        summary = {"mean": sum(personal) / len(personal), "worst": min(personal)} if personal else None
+        measured = {"bit_widths": self.bit_widths} if self.bit_widths else {}
+        return {"global": {"accuracy": last.accuracy}, "personal": summary, **measured}

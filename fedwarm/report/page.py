@@ -1,0 +1,159 @@
+"""One page about one or several runs: what they reached, what it cost, what the generators draw, and how all was set.
+
+`make_report` reads run folders as they lie (results, ledger, pictures, weights) and starts nothing. The one thing it may load is
+the data set, for real pictures beside the generated ones; where that cannot be had the page says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fedwarm.record.ledger import EVALUATE
+from fedwarm.record.reading import BYTE_KEYS, Json, Run, mean, read_run
+from fedwarm.report import plots
+from fedwarm.report.compare import compare
+from fedwarm.report.render import render, write_page
+from fedwarm.report.sections import augmentation as gap_page
+from fedwarm.report.sections import widths as bits
+from fedwarm.report.sections.pictures import PICTURES, pictures, synthetic
+from fedwarm.settings.config import SettingError, all_groups, allowed, keys
+
+MOST_ROWS, MOST_BARS = 100, 40
+
+
+def make_report(runs: Sequence[Path], out: Path | None = None) -> Path:
+    """Writes one self-contained HTML page about the runs and returns its path.
+
+    Args:
+        runs: run folders; one gives its page, several are compared first.
+        out: the page's path; None: `report.html` in the only run's folder, or `fedwarm-report.html` in the working directory.
+
+    Raises:
+        SettingError: no run given, a folder that is no run of schema 1, or a page that cannot be written.
+    """
+    folders = list(dict.fromkeys(Path(run).resolve() for run in runs))
+    if not folders:
+        raise SettingError("no run folder given; name at least one, e.g. runs/warmfed")
+    read = [read_run(folder) for folder in folders]
+    path = Path(out) if out is not None else folders[0] / "report.html" if len(read) == 1 else Path("fedwarm-report.html")
+    comparison = compare(read) if len(read) > 1 else None
+    write_page(path.resolve(), render(sections=[section(run) for run in read], comparison=comparison))
+    return path.resolve()
+
+
+def section(run: Run) -> Json:
+    """What the page shows of one run, ready for the template."""
+    return {
+        "run": run,
+        "peak": max((n for row in run.counts or [] for n in row), default=0),
+        "figures": figures(run),
+        "clients": client_rows(run),
+        "most_rows": MOST_ROWS,
+        "stages": stage_rows(run),
+        "pictures": pictures(run),
+        "augment": gap_page.shown(run.augment, run.classes, synthetic(run)) if run.augment else None,
+        "widths": bits.rows(run),
+        "settings": setting_rows(run.settings),
+        "files": file_sizes(run.folder),
+    }
+
+
+def figures(run: Run) -> list[tuple[str, str]]:
+    """Charts of one run with their captions: curves over rounds and bytes, and the last accuracies of each client."""
+    found = over_time(run) if sum(r.accuracy is not None or r.personal_mean is not None for r in run.rounds) > 1 else []
+    pairs = [("global model", run.last("clients")), ("personal model", run.last("personal"))]
+    if (not found or run.clients > 1) and run.clients <= MOST_BARS and any(v is not None for _, row in pairs for v in row):
+        caption = "Last accuracy on each client's own test images"
+        found.append((plots.bars(pairs, f"{caption}: {run.title}"), f"{caption}, in percent."))
+    found += bits.figures(run)
+    stages = {name: sum(seconds for other, seconds in run.stages if other == name) for name, _ in run.stages}
+    if len(stages) > 1:
+        found.append((plots.durations(list(stages.items()), f"Time by stage: {run.title}"), "Time by stage."))
+    return found
+
+
+def over_time(run: Run) -> list[tuple[str, str]]:
+    """Curves over rounds and over bytes sent, with their captions; all have the same accuracy axis."""
+    x = [float(r.number) for r in run.rounds]
+    span = plots.accuracy_range([v for r in run.rounds for v in (r.accuracy, *r.clients, *r.personal) if v is not None])
+    lines = [
+        ("Global model", plots.Line("global model", x, [r.accuracy for r in run.rounds], 0, members=_members(run, "clients"))),
+        (
+            "Personal models",
+            plots.Line("personal, mean", x, [r.personal_mean for r in run.rounds], 1, members=_members(run, "personal")),
+        ),
+    ]
+    lines = [(text, line) for text, line in lines if any(v is not None for v in line.y)]
+    thin = "thin: each client" if run.clients <= plots.MOST_THIN_LINES else "shaded: the middle 80 % of the clients"
+    found = [
+        (plots.curves([line], f"{text} by round: {run.title}", span=span), f"{text} by round; {thin}.") for text, line in lines
+    ]
+    sent = np.cumsum([sum(r.up) for r in run.rounds]).tolist()
+    if sent[-1] > 0:
+        bare = [dataclasses.replace(line, x=sent, members=()) for _, line in lines]
+        found.append(
+            (plots.curves(bare, f"Accuracy by bytes up: {run.title}", of_bytes=True, span=span), "Accuracy by bytes up.")
+        )
+    return found
+
+
+def _members(run: Run, kind: str) -> list[list[float | None]]:
+    """Accuracies by client, then round; None where a round did not measure them."""
+    rows: list[list[float | None]] = [getattr(r, kind) for r in run.rounds]
+    return [[row[k] if k < len(row) else None for row in rows] for k in range(max(map(len, rows), default=0))]
+
+
+def client_rows(run: Run) -> list[Json]:
+    """One row a client: examples, final accuracies, bytes by the ledger without evaluation, size of its adapter."""
+    shared, personal, rows = run.last("clients"), run.last("personal"), []
+    for k in range(min(run.clients, MOST_ROWS)):
+        mine = [entry for entry in run.ledger if entry.get("client") == k and entry.get("stage") != EVALUATE]
+        adapter = run.folder / "adapters" / f"client-{k}" / "pytorch_lora_weights.safetensors"
+        row: Json = {"client": run.called(k), "shared": shared[k], "personal": personal[k]}
+        row["examples"] = sum(run.counts[k]) if run.counts else None
+        row["bytes"] = [int(sum(entry[key] for entry in mine)) if run.ledger else None for key in BYTE_KEYS]
+        row["adapter"] = adapter.stat().st_size if adapter.is_file() else None
+        row["seconds"] = sum(entry["seconds"] for entry in mine) if run.ledger else None
+        rows.append(row)
+    return rows
+
+
+def stage_rows(run: Run) -> list[Json]:
+    """One row a stage, in order of first appearance: its duration, and the ledger's replies, bytes and clients' seconds."""
+    names = list(dict.fromkeys([name for name, _ in run.stages] + [str(entry.get("stage")) for entry in run.ledger]))
+    rows = []
+    for name in names:
+        entries = [entry for entry in run.ledger if str(entry.get("stage")) == name]
+        durations = [seconds for stage, seconds in run.stages if stage == name]
+        row: Json = {"name": name, "seconds": sum(durations) if durations else None, "replies": len(entries)}
+        row["bytes"] = [int(sum(entry[key] for entry in entries)) for key in BYTE_KEYS]
+        row["failures"] = sum(bool(entry.get("failure")) for entry in entries)
+        row["mean_seconds"] = mean(entry["seconds"] for entry in entries)
+        row["longest_seconds"] = max((entry["seconds"] for entry in entries), default=None)
+        rows.append(row)
+    return rows
+
+
+def setting_rows(settings: Json) -> list[Json]:
+    """Every setting of a run with its meaning, its default, and whether it was changed; unknown ones count as changed."""
+    known = {key: f for key, _, f in keys(all_groups())}
+    rows = []
+    for key, value in settings.items():
+        f = known.get(key)
+        row: Json = {"key": key, "value": value, "default": f.default if f else None, "changed": f is None or value != f.default}
+        span = allowed(f) if f else "any"
+        row["text"] = (f.metadata["text"] if f else "not a setting of this version") + (f" ({span})" if span != "any" else "")
+        rows.append(row)
+    return rows
+
+
+def file_sizes(folder: Path) -> list[tuple[str, int]]:
+    """The weights, pictures and records of a run folder with their sizes in bytes; the adapters together."""
+    adapters = sorted(folder.glob("adapters/*/*.safetensors"))
+    named = [(f"adapters ({len(adapters)} files)", sum(path.stat().st_size for path in adapters))] if adapters else []
+    rest = ("model.safetensors", PICTURES, "results.json", "ledger.jsonl")
+    return named + [(name, (folder / name).stat().st_size) for name in rest if (folder / name).is_file()]

@@ -1,0 +1,134 @@
+"""What a run's files say of what they were trained on, and what is refused because it has seen a run's test images.
+
+A model's file carries it as JSON in its one metadata entry; `results.json` beside it says the same, and of runs that were written
+before it did, the settings say it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD
+from fedwarm.augmentations.gen_fedsd.checks import augmenting
+from fedwarm.augmentations.gen_fedsd.real import PUBLIC as PUBLIC_FILE
+from fedwarm.data.provenance import PUBLIC, TRAIN, WHOLE, Marks, Source, data_of, marks, seen, source_of
+from fedwarm.data.shards import all_tests
+from fedwarm.diffusion.foundation import locate
+from fedwarm.methods.warmfed import WarmFed
+from fedwarm.settings.config import Config, Data, SettingError
+
+HEADER, KEY = "fedwarm", "trained_on"
+
+
+def trained_on(config: Config, clients: int) -> list[Source]:
+    """Everything that a run's models are trained on: its clients' images, and what its other inputs had been trained on."""
+    run, found = config.run, [source_of(TRAIN, config.data, config.run.seed, clients)]
+    settings, filled = config.of(GenFedSD), augmenting(config)
+    if config.model.weights:
+        found += sources(Path(config.model.weights)) or []
+    if filled and settings.provider == "file":
+        other = _other(config)
+        found.append(source_of(PUBLIC if settings.file == PUBLIC_FILE else WHOLE, other))
+    drawn = filled and settings.provider == "foundation"
+    if drawn or (run.method == "warmfed" and config.of(WarmFed).synthetic_ratio > 0):
+        found += _of_foundation(config)
+    return list(dict.fromkeys(found))
+
+
+def _other(config: Config) -> Data:
+    """The data set of `gen-fedsd.file`."""
+    file = config.of(GenFedSD).file
+    return config.data if file == PUBLIC_FILE else replace(config.data, name=file)
+
+
+def _of_foundation(config: Config) -> Iterator[Source]:
+    """The public images that a foundation of `fedwarm foundation train` knows, by its recipe; nothing where it is not here."""
+    try:
+        folder = Path(locate(config.diffusion.foundation))
+        told = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))["data"]
+        name, share, mark = str(told["name"]), float(told["public_share"]), str(told["labels_sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    yield Source(PUBLIC, replace(config.data, name=os.path.basename(name), public_share=share), marks=Marks(mark))
+
+
+def header(found: Sequence[Source]) -> dict[str, str]:
+    """The metadata of a model's file; one entry, as several are written in any order."""
+    told = {KEY: [source.told() for source in found]}
+    return {HEADER: json.dumps(told, sort_keys=True, separators=(",", ":"))}
+
+
+def sources(path: Path) -> list[Source] | None:
+    """What a model's file says, or the results of the run folder that it lies in; None where nobody says."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as file:
+            header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
+        if KEY in header:
+            return [Source.read(entry) for entry in header[KEY]]
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return next((found for folder in (path.parent, path.parent.parent) if (found := _of_run(folder)) is not None), None)
+
+
+def _of_run(folder: Path) -> list[Source] | None:
+    try:
+        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        if KEY in results:
+            return [Source.read(entry) for entry in results[KEY]]
+        data = data_of(results["settings"])
+        clients = int(results["partition"]["clients"])
+        return [source_of(TRAIN, data, int(results["seed"]), clients)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SettingError):
+        return None
+
+
+def used(config: Config) -> Iterator[tuple[str, str]]:
+    """The settings of a run that name a trained classifier, and their values."""
+    if config.model.weights:
+        yield "model.weights", config.model.weights
+    settings = config.of(GenFedSD)
+    if settings.judge and augmenting(config) and settings.provider == "foundation":
+        yield "gen-fedsd.judge", settings.judge
+
+
+def refuse_seen_tests(config: Config, clients: int) -> None:
+    """Refuse a classifier that was trained on images which this run tests on.
+
+    Where the run's data are not on this machine nothing can be said, and nothing is.
+
+    Raises:
+        SettingError: it was.
+    """
+    for key, path in used(config):
+        found = sources(Path(path)) or []
+        if not found or marks(config.data) is None:
+            continue
+        data, seed = config.data, config.run.seed
+        for source in found:
+            if count := seen(source, data, seed, clients):
+                of = f"of {len(all_tests(data, seed, clients)[1]):,} test images of this run"
+                raise SettingError(f"{key} = {path!r} was trained on {count:,} {of}, {_why(source)}")
+
+
+def _why(source: Source) -> str:
+    if source.part != TRAIN:
+        return "as a part of what its run drew from; take one that was not, or raise data.public-share"
+    return (
+        f"in a run with seed {source.seed}, {source.clients} clients and test-fraction {source.data.test_fraction:g}; take one "
+        "of a run with this one's seed, clients and data.*, or set data.test = 'split' or 'central', which no run trains on"
+    )
+
+
+def unknown(config: Config) -> list[str]:
+    """A line for each classifier that does not say what it was trained on."""
+    return [
+        f"{key} = {path!r} does not say what it was trained on; with this run's test images among it, accuracies are too high"
+        for key, path in used(config)
+        if sources(Path(path)) is None
+    ]

@@ -1,0 +1,288 @@
+"""What a method is to the round loop: a few hooks with sensible defaults, and the blocks that methods use in them.
+
+Four hooks say what is special: `plan` (its stages), `instruct` (what a client is sent), `absorb` (what its reply does) and
+`finish` (what the server does when all have replied).
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from functools import cached_property, wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from fedwarm.aggregators import Aggregator, Robust, aggregator, floats
+from fedwarm.augmentations.gen_fedsd.server import Augmentation
+from fedwarm.codecs import codec_for
+from fedwarm.core.arrays import Arrays, from_module, from_tensors, to_tensors
+from fedwarm.core.seeds import numpy_generator
+from fedwarm.data.shards import all_tests
+from fedwarm.data.testing import CENTRAL
+from fedwarm.flower.wire import Payload
+from fedwarm.measures.widths import learned_template, measures, objective_of, widths
+from fedwarm.models import build_model, device_of
+from fedwarm.objectives import is_learned
+from fedwarm.privacy.mechanisms.dp_sgd.gradient import DpSgd
+from fedwarm.quantize.hooks import QuantizationRobust
+from fedwarm.record.folder import RunFolder
+from fedwarm.record.ledger import EVALUATE, WIDTHS, Ledger
+from fedwarm.record.measure import check_measured
+from fedwarm.record.record import Record
+from fedwarm.rounds.exchange import Stage
+from fedwarm.rounds.fleet import Fleet
+from fedwarm.settings.config import Config, Value, parse
+from fedwarm.training.evaluate import correct_rows
+
+M = TypeVar("M", bound="Method")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def alone(start: Callable[Concatenate[M, P], R]) -> Callable[Concatenate[M, P], R]:
+    """A method's start while no other process is in its run folder, where it has one."""
+
+    @wraps(start)
+    def guarded(self: M, /, *given: P.args, **named: P.kwargs) -> R:
+        with nullcontext() if self.folder is None else self.folder.lock.held():
+            return start(self, *given, **named)
+
+    return guarded
+
+
+class Method(Strategy):
+    """A method's own part of a strategy.
+
+    Args:
+        config: the settings of the run, or None for the defaults.
+        folder: where the run is recorded; None: nothing is written.
+        settings: single settings by their key with underscores, e.g. `num_server_rounds=3` (with dots as double underscores).
+    """
+
+    method = "fedavg"
+
+    def __init__(self, config: Config | None = None, folder: RunFolder | None = None, **settings: Value) -> None:
+        flat = config.flat() if config is not None else {"method": self.method}
+        given = {name.replace("__", ".").replace("_", "-"): value for name, value in settings.items()}
+        self.config = parse({**flat, **given})
+        check_measured(self.config)
+        self.folder = folder
+        self.wire_codec = codec_for(self.config)
+        self.augmentation = Augmentation(self.config)
+        self.record = Record(self.config, Ledger())
+        self.arrays: Arrays = {}
+        self.fleet = Fleet((), (), 0)
+        self.key, self.done = secrets.token_hex(8), 0
+        self.norms: dict[str, list[float]] = {}
+
+    # What a method says of itself
+
+    def plan(self) -> Iterator[Stage]:
+        """The stages in order, as settings, fleet and measurements have it: a resumed run goes through them again."""
+        for number in range(1, self.config.run.num_server_rounds + 1):
+            yield Stage(number, "round", MessageType.TRAIN, self.sampled(number))
+            yield self.evaluation(number)
+            if self.enough(number):
+                return
+
+    def instruct(self, stage: Stage, client: int) -> Payload:
+        """What a client is sent."""
+        return Payload("weights", self.arrays, {"round": stage.round})
+
+    def expected(self, stage: Stage) -> Arrays:
+        """Names, shapes and dtypes that a reply's arrays must have; its update is measured from these values."""
+        if stage.name != "round":
+            return {}
+        begun = stage.round >= self.config.of(QuantizationRobust).start_round
+        return {**self.learned, **self.arrays} if begun else self.arrays
+
+    def expected_of(self, stage: Stage, client: int, payload: Payload, expected: Arrays) -> Arrays:
+        """What of a stage's expected arrays this client's reply must hold: all, where clients are alike.
+
+        Raises:
+            ValueError: it cannot be this client's reply.
+        """
+        return expected
+
+    def reference(self, stage: Stage, client: int) -> Arrays:
+        """What the client and the server both know of a reply's arrays beforehand: a codec codes the difference to it."""
+        return self.expected(stage)
+
+    def numbers(self, expected: Arrays) -> int:
+        """How many numbers the arrays of a reply stand for."""
+        return sum(expected[name].size for name in floats(expected))
+
+    def sends(self) -> dict[str, int]:
+        """Most times that one client uploads arrays in a run, by the name of the stage; each round, where clients come and go."""
+        rounds = range(1, self.config.run.num_server_rounds + 1)
+        if not self.fleet.steady:
+            return {"round": len(rounds)}
+        return {"round": int(np.bincount(np.concatenate([self.sampled(n) for n in rounds])).max())}
+
+    def check(self, stage: Stage, payload: Payload) -> None:
+        """Refuse a reply that cannot be used, before it is absorbed.
+
+        Raises:
+            PayloadError: why.
+        """
+        if stage.measures >= 0:
+            tests = payload.count("num-test")
+            for name in ("correct-global", "correct-personal"):
+                if name in payload.metrics:
+                    payload.count(name, 0, tests)
+        if stage.name == WIDTHS:
+            tests = payload.count("num-test")
+            for name in measures(self.config):
+                payload.count(f"correct-{name}", 0, tests)
+        if stage.message_type == MessageType.TRAIN:
+            payload.count("num-examples", 1)
+
+    def begin(self, stage: Stage) -> None:
+        """Before the replies of a stage are absorbed."""
+
+    def absorb(self, stage: Stage, client: int, payload: Payload) -> None:
+        """What one valid reply does; called in the order of the partitions."""
+
+    def finish(self, stage: Stage) -> None:
+        """What the server does when a stage's replies are in."""
+
+    def close(self) -> None:
+        """What the server does when all stages are done."""
+
+    def privacy(self) -> dict[str, Any] | None:
+        """What is said of privacy so far; None where nothing is accounted for."""
+        return self.wire_codec.statement()
+
+    def statement(self) -> dict[str, Any] | None:
+        """All that is said of privacy: the method's, the codec's, and that of clients' private training."""
+        told, example = self.privacy(), self.record.ledger.epsilon()
+        if not example:
+            return told
+        chosen = self.config.of(DpSgd)
+        level: dict[str, Any] = {
+            "epsilon": example,
+            "delta": chosen.delta,
+            "view": "example",
+            "adjacency": "add_remove",
+            "mechanism": "dp-sgd",
+            "noise_multiplier": chosen.noise_multiplier if not chosen.target_epsilon else None,
+            "clip": chosen.clip,
+            "certified": chosen.entropy == "system",
+        }
+        return level if told is None else {**told, "example_level": level}
+
+    def before(self) -> Iterator[Stage]:
+        """What comes before training: clients fill their class gaps, where settings ask for it."""
+        return self.augmentation.stages(self.everyone)
+
+    def after(self) -> Iterator[Stage]:
+        """What is measured when training is done: the final model at other widths, where settings ask for it."""
+        if self.arrays and widths(self.config):
+            yield Stage(max(0, self.record.newest()), WIDTHS, MessageType.EVALUATE, self.everyone)
+
+    # Blocks that methods use
+
+    @property
+    def everyone(self) -> tuple[int, ...]:
+        """The partitions that are here now: all in simulation."""
+        return self.fleet.here
+
+    @property
+    def partitions(self) -> range:
+        """All partitions, whether they are here or not."""
+        return range(len(self.fleet.members))
+
+    def evaluation(self, number: int) -> Stage:
+        """The stage that measures a round's global model: at all clients, or at the server by the setting `data.test`."""
+        if self.config.data.test == CENTRAL:
+            return Stage(number, EVALUATE, measures=number)
+        return Stage(number, EVALUATE, MessageType.EVALUATE, self.everyone, number)
+
+    def central(self) -> tuple[int, int] | None:
+        """Right answers of the global model on the test split that the server keeps, and its images; None where it keeps none."""
+        if self.config.data.test != CENTRAL or not self.arrays:
+            return None
+        state = to_tensors({name: array for name, array in self.arrays.items() if not is_learned(name)})
+        config, classes = self.config, len(self.fleet.classes)
+        model = build_model(config.model, classes, self.fleet.image_size, config.run.seed, state).to(device_of(config.run.device))
+        table, rows = all_tests(config.data, config.run.seed, len(self.fleet.members))
+        return correct_rows(model, table, rows), len(rows)
+
+    def sampled(self, number: int) -> tuple[int, ...]:
+        """The cohort of a round: a seeded share of the partitions that are here and can train, ascending."""
+        able = self.augmentation.able(self.everyone) or self.everyone
+        size = max(1, round(self.config.run.fraction_train * len(able)))
+        if size == len(able):
+            return able
+        chosen = numpy_generator(self.config.run.seed, "cohort", number).choice(len(able), size, replace=False)
+        return tuple(able[int(i)] for i in np.sort(chosen))
+
+    def initial_arrays(self) -> Arrays:
+        """The shared initialisation of the classifier; what an objective learns beside it joins in the first round."""
+        return from_module(self.new_model())
+
+    def aggregator(self) -> Aggregator:
+        """What makes one model of a round's: the mean, or a robust rule by setting."""
+        return aggregator(self.config.of(Robust), self.arrays)
+
+    def enough(self, number: int) -> bool:
+        """Whether training stops after this round, by the settings `target` and `patience`."""
+        why = self.record.enough(number)
+        if why:
+            self.record.remark(f"stopped after round {number}: {why}")
+        return bool(why)
+
+    @cached_property
+    def learned(self) -> Arrays:
+        """Names and shapes of what clients learn beside the weights."""
+        if objective_of(self.config) == "plain" or not self.arrays:
+            return {}
+        return from_tensors(learned_template(self.config, self.new_model(), self.fleet.image_size))
+
+    def new_model(self) -> Any:
+        """The classifier with its shared initialisation."""
+        return build_model(self.config.model, len(self.fleet.classes), self.fleet.image_size, self.config.run.seed)
+
+    # What a checkpoint holds
+
+    def state(self) -> dict[str, Arrays]:
+        """The method's own arrays, by part; they are not changed in place, and those that stay the same are not written again."""
+        return {"model": self.arrays}
+
+    def facts(self) -> dict[str, Any]:
+        """What else the method must know to go on, as JSON."""
+        return {}
+
+    def restore(self, parts: Mapping[str, Arrays], facts: Mapping[str, Any]) -> None:
+        """Take up what `state` and `facts` gave."""
+        self.arrays = dict(parts["model"])
+
+    # Flower's five hooks, for those who drive a strategy round by round
+
+    def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
+        """Not used: stages are planned by `plan` and sent by `start`."""
+        raise NotImplementedError("fedwarm's strategies run by start(grid); their stages are not single rounds")
+
+    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Not used: see `absorb` and `finish`."""
+        raise NotImplementedError("fedwarm's strategies run by start(grid)")
+
+    def configure_evaluate(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
+        """Not used: evaluation is a stage."""
+        raise NotImplementedError("fedwarm's strategies run by start(grid)")
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Not used: evaluation is a stage."""
+        raise NotImplementedError("fedwarm's strategies run by start(grid)")
+
+    def summary(self) -> None:
+        """Log what is special about this run."""
+        run = self.config.run
+        rounds = f"{run.num_server_rounds} round{'' if run.num_server_rounds == 1 else 's'}"
+        logging.getLogger("flwr").info("%s: %s, seed %d", type(self).__name__, rounds, run.seed)

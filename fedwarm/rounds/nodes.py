@@ -1,0 +1,96 @@
+"""How long a run waits, and how many replies it needs: in simulation, where all clients are there, and on real nodes.
+
+In simulation a result is a function of settings and seed, so all must answer. Machines are switched off, hang and come back:
+there a stage goes on with those who answered in time, half of them by default.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fedwarm.settings.config import General, Group, SettingError, setting
+
+SIMULATED_SECONDS = 43200.0
+STAGE_SECONDS, DRAWING_SECONDS = 900.0, 7200.0
+DRAWING = ("augment", "adapt", "distill")
+
+
+@dataclass(frozen=True)
+class Nodes(Group):
+    """Settings of runs on real nodes; in simulation they change nothing."""
+
+    prefix: ClassVar[str] = "nodes"
+    least: int = setting(
+        0, "fewest nodes that a run on real nodes begins and goes on with; 0: min-replies, or half of its partitions", low=0
+    )
+    gather_timeout: float = setting(
+        300.0, "seconds that a run on real nodes waits at its start for all of them, and later for the fewest", low=0.0
+    )
+    return_timeout: float = setting(
+        120.0, "seconds that a stage on real nodes waits for one that it lost to be back and asked again", low=0.0
+    )
+    partitions: str = setting(
+        "", "registered names of nodes and their partitions, e.g. `hospital-a=0,hospital-b=1`; empty: a first claim binds"
+    )
+
+
+def bound(nodes: Nodes, count: int = 0) -> dict[str, int]:
+    """The names and partitions of the setting `partitions`; `count` is how many there are, where that is known.
+
+    Raises:
+        SettingError: it is no such list.
+    """
+    found: dict[str, int] = {}
+    for part in nodes.partitions.split(",") if nodes.partitions.strip() else []:
+        name, _, number = (word.strip() for word in part.rpartition("="))
+        where = f"nodes.partitions = {nodes.partitions!r}"
+        if not name or not (number.isascii() and number.isdigit()):
+            raise SettingError(f"{where}: {part.strip()!r} must be a name and a partition, e.g. 'hospital-a=0,hospital-b=1'")
+        if name in found or int(number) in found.values():
+            raise SettingError(f"{where}: {part.strip()!r} names a node or a partition a second time; a name has one partition")
+        if count and int(number) >= count:
+            raise SettingError(f"{where}: {number} is no partition; they are 0 to {count - 1}")
+        found[name] = int(number)
+    return found
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a stage waits for a reply, and how many it needs.
+
+    Attributes:
+        real: whether the nodes are real ones.
+        timeout: the setting `stage-timeout`.
+        replies: the setting `min-replies`.
+    """
+
+    real: bool = False
+    timeout: float = 0.0
+    replies: int = 0
+
+    @classmethod
+    def of(cls, run: General, real: bool) -> Patience:
+        """That of a run."""
+        return cls(real, run.stage_timeout, run.min_replies)
+
+    def seconds(self, stage: str = "") -> float:
+        """How long a reply of a stage may take."""
+        if self.timeout:
+            return self.timeout
+        if not self.real:
+            return SIMULATED_SECONDS
+        return DRAWING_SECONDS if stage in DRAWING else STAGE_SECONDS
+
+    def wanted(self, asked: int) -> int:
+        """How many of the clients that are asked must answer."""
+        return min(self.replies or (half(asked) if self.real else asked), asked)
+
+    def everyone(self) -> Patience:
+        """The same, where a stage needs all of those that are there; real nodes may still be lost in it."""
+        return Patience(self.real, self.timeout, 0)
+
+
+def half(count: int) -> int:
+    """At least half of so many, and one of one."""
+    return (count + 1) // 2

@@ -1,0 +1,108 @@
+"""What is odd about who holds what in a run, in a line each: before the run on the terminal, and in its record.
+
+A run with such clients is right, but its numbers are easily misread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from fedwarm.data.testing import CENTRAL, HELD_OUT
+from fedwarm.methods.warmfed import WarmFed
+from fedwarm.settings.config import Config, SettingError
+
+ALL_TRAIN, PERSONAL = ("local_only", "warmfed"), ("local_only", "warmfed")
+
+
+@dataclass(frozen=True)
+class Held:
+    """What one client holds.
+
+    Attributes:
+        train, test: images for training and for testing.
+        classes: of its training images; empty where it does not tell.
+    """
+
+    train: int
+    test: int
+    classes: frozenset[int]
+
+
+def held(config: Config, clients: int) -> list[Held]:
+    """What the clients of a simulation hold; no image is decoded."""
+    from fedwarm.data.shards import count_tests, partition_table
+
+    data, seed = config.data, config.run.seed
+    counts, tests = partition_table(data, seed, clients), count_tests(data, seed, clients)
+    return [Held(sum(row), test, frozenset(c for c, n in enumerate(row) if n)) for row, test in zip(counts, tests, strict=True)]
+
+
+def refuse_one_class(found: Sequence[Held], names: Sequence[str]) -> None:
+    """Refuse training images that are all of one class: whatever is measured on them would be 100 %.
+
+    Raises:
+        SettingError: they are.
+    """
+    classes = frozenset[int]().union(*(client.classes for client in found))
+    if len(classes) == 1:
+        raise SettingError(
+            f"all training images are of one class, {names[next(iter(classes))]!r}, so that every accuracy is 100 % and says "
+            "nothing; give data of two classes or more (data.label-column names the column), or deal them otherwise"
+        )
+
+
+def remarks(config: Config, found: Sequence[Held]) -> Iterator[str]:
+    """A line for each thing that is odd, for who begins the run."""
+    yield from of_record(config, found)
+    yield from _about_batches(config, [client.train for client in found])
+
+
+def of_record(config: Config, found: Sequence[Held]) -> Iterator[str]:
+    """A line for each thing that who reads the run's numbers must know."""
+    yield from _about_tests(config, found)
+    yield from _about_cohorts(config, len(found))
+
+
+def _about_tests(config: Config, found: Sequence[Held]) -> Iterator[str]:
+    data, method = config.data, config.run.method
+    if len(frozenset[int]().union(*(client.classes for client in found))) == 1:
+        yield "all training images are of one class, so that accuracies say nothing"
+    if data.test == CENTRAL and method in PERSONAL:
+        yield "personal models are not measured: data.test = 'central' leaves clients no test images; 'split' gives them some"
+    none = [k for k, client in enumerate(found) if not client.test]
+    if none and data.test != CENTRAL:
+        yield f"{_of(none, found)} no test images: they count in no accuracy"
+    rounded = [k for k, client in enumerate(found) if round((client.train + client.test) * data.test_fraction) < 1]
+    if rounded and data.test == HELD_OUT and not data.max_examples:
+        share, some = f"data.test-fraction = {data.test_fraction:g}", f"{len(rounded)} of {len(found)} clients"
+        yield f"{share} is less than one image of {some}; one is held out"
+    single = [k for k, client in enumerate(found) if len(client.classes) == 1]
+    if single and method in PERSONAL:
+        yield f"{_of(single, found)} images of one class only: a personal model that always names it is right there"
+
+
+def _about_cohorts(config: Config, clients: int) -> Iterator[str]:
+    share = config.run.fraction_train
+    if round(share * clients) < 1 and config.run.method not in (*ALL_TRAIN, "centralized"):
+        yield f"fraction-train = {share:g} of {clients} clients is nobody; one client trains in each round"
+
+
+def _about_batches(config: Config, sizes: Sequence[int]) -> Iterator[str]:
+    run, diffusion = config.run, config.diffusion
+    sizes = [sum(sizes)] if run.method == "centralized" else sizes
+    tuned = run.method == "warmfed" and config.of(WarmFed).adapt and config.of(WarmFed).synthetic_ratio > 0
+    batches = [("batch-size", run.batch_size, "an epoch of theirs is one step on all of them")]
+    if tuned:
+        batches.append(("diffusion.lora-batch-size", diffusion.lora_batch_size, "their batches hold images more than once"))
+    for key, batch, so in batches:
+        if small := [n for n in sizes if n < batch]:
+            if run.privacy != "none":
+                so = "all of them are in every step, which so hides none of them by leaving it out"
+            yield f"{key} = {batch} is more than {len(small)} of {len(sizes)} clients hold (the fewest {min(small)}): {so}"
+
+
+def _of(which: Sequence[int], found: Sequence[Held]) -> str:
+    """`2 of 10 clients (3, 7) have`."""
+    named = ", ".join(map(str, which[:5])) + (", .." if len(which) > 5 else "")
+    return f"{len(which)} of {len(found)} clients ({named}) {'has' if len(which) == 1 else 'have'}"

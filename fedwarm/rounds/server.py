@@ -1,0 +1,266 @@
+"""The round loop of every method: selection, failures, evaluation, costs and records live here, once.
+
+What is special to a method stands in its hooks (see `method.Method`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from itertools import chain, count
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result
+
+from fedwarm.aggregators import Robust, floats, reference_norm, too_large, update_norm
+from fedwarm.augmentations.gen_fedsd.known import remark
+from fedwarm.augmentations.gen_fedsd.server import STAGES as AUGMENTING
+from fedwarm.codecs import Place, Upload
+from fedwarm.core.arrays import Arrays
+from fedwarm.core.progress import tick
+from fedwarm.flower.wire import Payload, PayloadError, check_arrays, to_records
+from fedwarm.measures.widths import by_width, measures
+from fedwarm.record.checkpoint import Checkpoint
+from fedwarm.record.ledger import WIDTHS
+from fedwarm.record.measure import Measure
+from fedwarm.record.trackers import tracker
+from fedwarm.record.versions import versions
+from fedwarm.rounds import own_data
+from fedwarm.rounds.artefacts import header, refuse_seen_tests, trained_on
+from fedwarm.rounds.exchange import Exchange, Stage
+from fedwarm.rounds.fleet import FederationError, Member
+from fedwarm.rounds.method import Method, alone
+from fedwarm.rounds.nodes import Patience
+from fedwarm.rounds.odd import Held, of_record
+from fedwarm.rounds.register import remembered
+from fedwarm.rounds.remarks import remarks
+from fedwarm.rounds.rollcall import attend
+from fedwarm.settings.config import Value, parse
+
+NORMS_KEPT = 64
+
+
+class BaseStrategy(Method):
+    """A Flower strategy; `start(grid)` runs it whole (see `Method` for the arguments)."""
+
+    # The loop
+
+    @alone
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord | None = None,
+        num_rounds: int | None = None,
+        timeout: float | None = None,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Any = None,
+    ) -> Result:
+        """Run all stages, or those that are left; Flower's signature, whose defaults come from the settings.
+
+        Raises:
+            FederationError: too few valid replies twice in a row, or clients that do not fit together.
+            SettingError: the run is to be resumed and cannot be.
+        """
+        given: dict[str, Value] = {} if num_rounds is None else {"num-server-rounds": num_rounds}
+        if timeout is not None:
+            given["stage-timeout"] = float(timeout)
+        self.config = parse({**self.config.flat(), **given})
+        run = self.config.run
+        self.record.config = self.config
+        before = self.folder.resume(self.record) if run.resume and self.folder is not None else None
+        self.attendance = attend(grid, self.config, None if before is None else before.facts)
+        self._meet()
+        self._trace(before is None)
+        self._begin(before, initial_arrays)
+        self._tell_odd()
+        self.record.parameters = sum(self.arrays[name].size for name in floats(self.arrays))
+        self._open_codec()
+        exchange = Exchange(grid, self.attendance, self.record.ledger, self.key, Patience.of(run, self.attendance.real))
+        exchange.pieces = None if self.folder is None else self.folder.pieces
+        exchange.told = own_data.told(self.config, self.fleet)
+        place = None if self.folder is None else self.folder.path
+        with closing(tracker(run.tracker, place, self.config.flat(), self.record.newest())) as told:
+            for index, stage in enumerate(self._stages()):
+                if index >= self.done:
+                    self._run_stage(stage, index, exchange)
+                    if stage.measures >= 0:
+                        told.log(stage.measures, self.record.summary(stage.measures))
+        self.close()
+        self.record.close()
+        if self.folder is not None:
+            self.folder.finish(self.record, self.arrays)
+            self._keep()
+        return self._result()
+
+    def _trace(self, fresh: bool) -> None:
+        """Say what this run's models are trained on, and see that nothing which it starts from knows its test images."""
+        clients = len(self.fleet.members)
+        if fresh:
+            refuse_seen_tests(self.config, clients)
+        found = trained_on(self.config, clients)
+        self.record.trained_on = [source.told() for source in found]
+        if self.folder is not None:
+            self.folder.header = header(found)
+
+    def _tell_odd(self) -> None:
+        """Note what is odd about who holds what, as far as clients tell."""
+        if self.config.run.method == "dp_rec" or self.wire_codec.private or not all(m.known for m in self.fleet.members):
+            return
+        found = [Held(m.examples, m.tests, frozenset(m.present)) for m in self.fleet.members]
+        for text in of_record(self.config, found):
+            self.record.remark(text)
+
+    def _stages(self) -> Iterator[Stage]:
+        """All stages; before each that is left it is looked up who is there."""
+        stages = chain.from_iterable((self.before(), self.plan(), self.after()))
+        for index in count():
+            if index >= self.done:
+                self.attendance.look()
+                self._meet()
+            if (stage := next(stages, None)) is None:
+                return
+            yield stage
+
+    def _meet(self) -> None:
+        """Take up who is there now."""
+        if self.fleet is not self.attendance.fleet:
+            self.fleet = self.attendance.fleet
+            members, held = self.fleet.members, own_data.held(self.config, self.fleet)
+            self.record.open(self.config, self.fleet.classes, [m.counts for m in members], [m.name for m in members], held)
+        for text in (*self.attendance.remarks, *self.augmentation.late(self.fleet)):
+            self.record.remark(text)
+
+    def _open_codec(self) -> None:
+        _ = self.learned  # settings that do not go together are refused before anything is sent
+        if self.config.run.codec != "dense":
+            last = self.config.run.num_server_rounds
+            sizes = {name: Upload(self.expected(Stage(last, name)), times) for name, times in self.sends().items()}
+            self.wire_codec.open(sizes, len(self.fleet.members), len(self.sampled(1)))
+
+    def _begin(self, before: Checkpoint | None, initial_arrays: ArrayRecord | None) -> None:
+        if before is not None:
+            if before.clients != len(self.fleet.members):
+                here = len(self.fleet.members)
+                raise FederationError(f"the run had {before.clients} clients and {here} are here; resume it with as many")
+            self.key, self.done, self.norms = before.key, before.done, before.facts["norms"]
+            self.restore(before.parts, before.facts["method"])
+            self.augmentation.restore(before.facts.get("augment", {}))
+            self.wire_codec.restore(before.facts["codec"])
+            if before.versions != versions():
+                self.record.note(f"resumed after stage {before.done} with other versions of packages")
+            if self.record.events and self.folder is not None:
+                self._keep()
+            return
+        for told in filter(None, (*own_data.notes(self.config, self.fleet), remark(self.config, self.fleet.classes))):
+            self.record.note(told)
+        self.arrays = {n: a.numpy() for n, a in initial_arrays.items()} if initial_arrays else self.initial_arrays()
+        if self.folder is not None:
+            self.folder.write(self.record)
+            self._keep()
+
+    def _run_stage(self, stage: Stage, index: int, exchange: Exchange) -> None:
+        begun, expected = time.monotonic(), self.expected(stage)
+        lengths: list[float] = []
+        self.begin(stage)
+        coded = self._book(stage, expected)
+
+        def accept(client: int, payload: Payload) -> None:
+            own = self.expected_of(stage, client, payload, expected)
+            check_arrays(payload.arrays, coded if own is expected else self.wire_codec.expected(own))
+            if coded is not expected:
+                payload = self.wire_codec.decode(payload, self.reference(stage, client), self._place(stage, client))
+            if stage.name in AUGMENTING:
+                return self.augmentation.absorb(stage, client, payload, len(self.fleet.classes))
+            self.check(stage, payload)
+            lengths.append(self._check_size(stage, payload.arrays, own))
+            self.absorb(stage, client, payload)
+
+        if stage.name in AUGMENTING:
+            exchange = replace(exchange, patience=exchange.patience.everyone())  # training needs every client's images
+        replies = exchange.run(stage, index, lambda c: self._instructed(stage, c), coded, accept) if stage.clients else {}
+        for text in remarks(replies, self.record.notes):
+            self.record.note(text)
+        if stage.name in AUGMENTING:
+            self.augmentation.finish(stage)
+            self.record.augment(self.augmentation.told([member.counts for member in self.fleet.members]))
+            for text in self.augmentation.remarks():
+                self.record.note(text)
+        if stage.name == WIDTHS:
+            self.record.widths(by_width(measures(self.config), (p.metrics for p in replies.values())))
+        if stage.measures >= 0:
+            self.record.measure(Measure.of(stage.measures, len(self.fleet.members), replies, self.central()))
+            best = self.record.best()
+            if self.folder is not None and best is not None and best[0] == stage.measures:
+                self.folder.save_best(self.arrays)
+        losses = [p.metrics["train-loss"] for p in replies.values() if "train-loss" in p.metrics]
+        self.finish(stage)
+        self.record.spend(stage.round, self.statement())
+        self.norms[stage.name] = [*self.norms.get(stage.name, []), *lengths][-NORMS_KEPT:]
+        self.record.stage(stage.round, stage.name, time.monotonic() - begun, losses)
+        self.done = index + 1
+        if self.folder is not None:
+            self._keep()
+            self.folder.write(self.record)
+        tick("rounds", stage.round, max(1, self.config.run.num_server_rounds), self.record.headline())
+
+    def _book(self, stage: Stage, expected: Arrays) -> Arrays:
+        """Account for what a stage's replies release; names, shapes and dtypes of the arrays that they hold."""
+        if not expected:
+            return expected
+        self.record.upload(stage.name, self.numbers(expected))
+        if self.config.run.codec == "dense":
+            return expected
+        self.wire_codec.book(stage.name, stage.clients)
+        for text in self.wire_codec.notes():
+            self.record.remark(text)
+        return self.wire_codec.expected(expected)
+
+    def _place(self, stage: Stage, client: int) -> Place:
+        return Place(self.config.run.seed, stage.name, stage.round, client)
+
+    def _instructed(self, stage: Stage, client: int) -> Payload:
+        if stage.name == WIDTHS:
+            return Payload("weights", self.arrays, {"round": stage.round}, {"widths": True})
+        if stage.name in AUGMENTING:
+            return self.augmentation.instruct(stage)
+        payload = self.instruct(stage, client)
+        return replace(payload, metrics={**payload.metrics, **self.wire_codec.told()})
+
+    def _check_size(self, stage: Stage, arrays: Arrays, expected: Arrays) -> float:
+        """The norm of a reply's update; one that is far longer than the model and those of earlier rounds is refused."""
+        if not arrays or self.wire_codec.private:
+            return 0.0
+        limit, length = self.config.of(Robust).limit, update_norm(arrays, expected)
+        if too_large(length, reference_norm(expected), self.norms.get(stage.name, []), limit):
+            raise PayloadError(f"its update has norm {length:.3g}, which robust.limit = {limit:g} refuses")
+        return length
+
+    def _keep(self) -> None:
+        """Write a checkpoint."""
+        assert self.folder is not None
+        record = self.record
+        lengths = self.folder.append(record)
+        self.folder.keep(
+            Checkpoint(
+                self.done, record.complete, self.key, len(self.fleet.members), round(record.seconds, 3), self.config.flat(),
+                versions(), lengths, {"method": self.facts(), "norms": self.norms, "codec": self.wire_codec.facts(),
+                 "augment": self.augmentation.facts(), **remembered(self.fleet, self.attendance.bindings()),
+                 **own_data.kept(self.config, self.fleet)},
+                self.state(),
+            )
+        )  # fmt: skip
+
+    def _result(self) -> Result:
+        result = Result()
+        result.arrays = to_records(Payload("weights", self.arrays)).array_records["arrays"]
+        for number, accuracy in self.record.accuracies().items():
+            result.evaluate_metrics_clientapp[number] = MetricRecord({"accuracy": accuracy})
+        return result
+
+
+__all__ = ["BaseStrategy", "FederationError", "Member", "Stage"]

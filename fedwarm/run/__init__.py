@@ -1,1 +1,0 @@
-"""Running a federation: the command line, the engines, checkpoints and the report."""

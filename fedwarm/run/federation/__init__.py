@@ -1,1 +1,0 @@
-"""A federation of Flower's processes on this machine: SuperLink, SuperExec and SuperNodes that stay until they are ended."""

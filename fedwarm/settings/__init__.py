@@ -1,0 +1,1 @@
+"""Typed settings of a run, and the kinds of components that settings choose from."""

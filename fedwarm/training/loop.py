@@ -1,0 +1,228 @@
+"""One local training loop with hooks: model surgery, loss terms, gradient transform, epoch and end.
+
+Methods do not write loops; they hand hooks to `fit`. A hook is called in the order in which it stands in the list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import nan
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fedwarm.core import sums
+from fedwarm.core.progress import tick
+from fedwarm.models import to_input
+from fedwarm.privacy.mechanisms.dp_sgd.gradient import Mechanism, PrivateGradient, Steps, steps_of
+from fedwarm.settings.config import General, SettingError
+from fedwarm.training.optimisers import Sgd
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a loss term may look at: input (b, 3, S, S), labels (b,), logits (b, classes), row indices (b,)."""
+
+    model: nn.Module
+    inputs: Tensor
+    labels: Tensor
+    logits: Tensor
+    rows: Tensor
+
+
+class Hook:
+    """A place in the loop for each thing a local objective may do; the defaults do nothing.
+
+    `uses` says what a hook looks at beside what was public before the round; private training refuses what it cannot cover.
+    `weights`: the model alone. Its loss term's gradient is added after the noise, unclipped, and it is shown no example.
+    `example`: its loss term is a mean over the batch of something of each example alone, and is clipped with it.
+    `batch`: more than that, e.g. examples together, or a teacher that learned from them; not with private training.
+    """
+
+    uses: ClassVar[str] = "batch"
+
+    def prepare(self, model: nn.Module) -> None:
+        """Once before the first step: model surgery, reference copies."""
+
+    def epoch(self, model: nn.Module, number: int) -> None:
+        """Before each epoch, counted from 0."""
+
+    def loss(self, batch: Batch, loss: Tensor) -> Tensor:
+        """The loss with this hook's term."""
+        return loss
+
+    def gradient(self, model: nn.Module) -> None:
+        """After the backward pass, before the step."""
+
+    def finish(self, model: nn.Module) -> None:
+        """Once after the last step."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how fast to train."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+    @classmethod
+    def of(cls, run: General, epochs: int | None = None, learning_rate: float = 0.0) -> Plan:
+        """The plan that the run's settings state, with other epochs and another step size if given."""
+        chosen = run.local_epochs if epochs is None else epochs
+        return cls(chosen, run.batch_size, learning_rate or run.learning_rate, run.momentum, run.weight_decay)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What training did.
+
+    Attributes:
+        loss: mean training loss of the last epoch; NaN where training was private, as no noise would cover it.
+        steps: taken.
+        examples: held.
+        spent: what the account needs, where training was private.
+    """
+
+    loss: float
+    steps: int
+    examples: int
+    spent: Steps | None = None
+
+
+def fit(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    plan: Plan,
+    generator: torch.Generator,
+    hooks: Sequence[Hook] = (),
+    stage: str = "train",
+    private: Mechanism | None = None,
+) -> Fit:
+    """Minimise cross-entropy plus the hooks' terms by SGD over shuffled batches, in place.
+
+    Args:
+        model: maps inputs (b, 3, S, S) to logits (b, classes); trained on the device it is on.
+        images: uint8 (n, 3, S, S).
+        labels: int64 (n,).
+        plan: epochs, batch size and optimiser.
+        generator: draws the order of the examples and nothing else.
+        hooks: terms and transforms of the local objective.
+        stage: the name under which progress is told.
+        private: makes each step private at the level of examples: as many steps, on Poisson samples of `plan.batch_size` examples
+            by expectation, that are drawn by its own source.
+
+    Raises:
+        SettingError: private training with a hook or a model that it does not cover, or without examples.
+    """
+    device, n = next(model.parameters()).device, len(labels)
+    spent = None if private is None else _spent(private, plan, n, hooks)
+    for hook in hooks:
+        hook.prepare(model)
+    optimiser = Sgd(model.parameters(), lr=plan.learning_rate, momentum=plan.momentum, weight_decay=plan.weight_decay)
+    model.train()
+    steps, mean = 0, 0.0
+    images, labels = images.to(device), labels.to(device)
+    noisy = None if private is None else _private(model, optimiser, images, labels, plan, hooks, private)
+    for epoch in range(plan.epochs):
+        for hook in hooks:
+            hook.epoch(model, epoch)
+        if noisy is not None:
+            losses = [noisy() for _ in range(steps_of(n, plan.batch_size, 1))]
+        else:
+            losses = [
+                _step(model, optimiser, images, labels, rows, hooks)
+                for rows in torch.randperm(n, generator=generator).to(device).split(plan.batch_size)
+            ]
+        steps += len(losses)
+        mean = sums.mean(torch.stack(losses).tolist()) if epoch == plan.epochs - 1 else mean
+        tick(stage, epoch + 1, plan.epochs)
+    for hook in hooks:
+        hook.finish(model)
+    return Fit(mean, steps, n, spent)
+
+
+def _loss(model: nn.Module, inputs: Tensor, labels: Tensor, rows: Tensor, hooks: Sequence[Hook]) -> Tensor:
+    logits = model(inputs)
+    loss = F.cross_entropy(logits, labels)
+    batch = Batch(model, inputs, labels, logits, rows)
+    for hook in hooks:
+        loss = hook.loss(batch, loss)
+    return loss
+
+
+def _step(
+    model: nn.Module, optimiser: torch.optim.Optimizer, images: Tensor, labels: Tensor, rows: Tensor, hooks: Sequence[Hook]
+) -> Tensor:
+    loss = _loss(model, to_input(images[rows]), labels[rows], rows, hooks)
+    optimiser.zero_grad()
+    loss.backward()
+    for hook in hooks:
+        hook.gradient(model)
+    optimiser.step()
+    return loss.detach()
+
+
+class _Objective(nn.Module):
+    """The loss as a module, so that its weights can be swapped while hooks look at the model."""
+
+    def __init__(self, model: nn.Module, hooks: Sequence[Hook]) -> None:
+        super().__init__()
+        self.model, self.hooks = model, hooks
+
+    def forward(self, inputs: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
+        return _loss(self.model, inputs, labels, rows, self.hooks)
+
+
+def _spent(mechanism: Mechanism, plan: Plan, examples: int, hooks: Sequence[Hook]) -> Steps:
+    for hook in hooks:
+        if hook.uses not in ("weights", "example"):
+            raise SettingError(f"dp-sgd does not cover {type(hook).__name__}, whose term looks at more than one example")
+    return mechanism.steps(examples, plan.batch_size, steps_of(examples, plan.batch_size, plan.epochs))
+
+
+def _private(
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    plan: Plan,
+    hooks: Sequence[Hook],
+    mechanism: Mechanism,
+) -> Callable[[], Tensor]:
+    """A private step; it tells no loss."""
+    n, terms = len(labels), [hook for hook in hooks if hook.uses == "weights"]
+    objective = _Objective(model, [hook for hook in hooks if hook.uses == "example"])
+    trained = {name: p for name, p in objective.named_parameters() if p.requires_grad}
+    gradient = PrivateGradient(model, optimiser, trained, mechanism, mechanism.steps(n, plan.batch_size, 1).rate * n)
+
+    def step() -> Tensor:
+        rows = mechanism.rows(n, plan.batch_size).to(images.device)
+        inputs = to_input(images[rows])
+        gradient(lambda weights, *one: functional_call(objective, weights, one), (inputs, labels[rows], rows))
+        _add_terms(Batch(model, inputs[:0], labels[:0], inputs.new_empty(0, 0), rows[:0]), terms, list(trained.values()))
+        for hook in hooks:
+            hook.gradient(model)
+        optimiser.step()
+        return torch.tensor(nan)
+
+    return step
+
+
+def _add_terms(nothing: Batch, hooks: Sequence[Hook], parameters: Sequence[nn.Parameter]) -> None:
+    """Add the gradient of the hooks' terms, which are given a batch of no examples, to that of the parameters."""
+    term = torch.zeros((), device=nothing.inputs.device)
+    for hook in hooks:
+        term = hook.loss(nothing, term)
+    if term.requires_grad:
+        found = torch.autograd.grad(term, parameters, allow_unused=True, materialize_grads=True)
+        for parameter, gradient in zip(parameters, found, strict=True):
+            assert parameter.grad is not None
+            parameter.grad += gradient

@@ -1,0 +1,82 @@
+"""A run's model as the file that a device loads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fedwarm.cli.export import export_run
+from fedwarm.models import build_model
+from fedwarm.quantize.export import load_exported
+from fedwarm.quantize.learned import Learned
+from fedwarm.quantize.sweep import quantized
+from fedwarm.quantize.uniform import Scheme
+from fedwarm.settings.config import Model, SettingError
+from fedwarm.training.evaluate import predict
+from tests.runs import Outcome, run
+
+PICTURES = torch.randint(0, 256, (30, 3, 16, 16), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    folder = tmp_path_factory.mktemp("run") / "run"
+    given = {"num-server-rounds": 1, "local-epochs": 1, "data.max-examples": 30, "data.image-size": 16}
+    return run("fedavg", folder, {**given, "quantization-robust.per-channel": True}, clients=2)
+
+
+def model_of(outcome: Outcome) -> torch.nn.Module:
+    state = load_file(outcome.folder / "model.safetensors")
+    return build_model(Model(name="cnn"), len(outcome.results["partition"]["classes"]), 16, 0, state)
+
+
+def test_a_run_is_exported_as_its_settings_say(finished: Outcome, tmp_path: Path) -> None:
+    done = export_run(finished.folder, 4, "torch", tmp_path / "model")
+    expected = quantized(model_of(finished), 4, Scheme(per_channel=True))
+    assert torch.equal(predict(load_exported(tmp_path / "model"), PICTURES), predict(expected, PICTURES))
+    assert done.file_bytes == (tmp_path / "model").stat().st_size and done.bits == 4
+
+
+def test_as_onnx(finished: Outcome, tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime", reason="ONNX models are run by onnxruntime")
+    export_run(finished.folder, 4, "onnx", tmp_path / "model.onnx")
+    session = runtime.InferenceSession((tmp_path / "model.onnx").read_bytes(), providers=["CPUExecutionProvider"])
+    found = torch.from_numpy(session.run(None, {"images": PICTURES.numpy()})[0])
+    expected = predict(quantized(model_of(finished), 4, Scheme(per_channel=True)), PICTURES)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(found.argmax(1), expected.argmax(1))
+
+
+def test_steps_that_were_learned_are_taken(finished: Outcome, tmp_path: Path) -> None:
+    state = load_file(finished.folder / "model.safetensors")
+    steps = {"quantizer/3.weight.log_step": torch.full((32, 1, 1, 1), -4.0)}
+    results = finished.results
+    results["settings"]["quantization-robust.bits"] = 3
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    save_file({**state, **steps, "quantizer/3.input.log_alpha": torch.zeros(())}, tmp_path / "model.safetensors")
+    export_run(tmp_path, 3, "torch", tmp_path / "out" / "model")
+    expected = quantized(model_of(finished), 3, Scheme(per_channel=True), learned=Learned(3, steps))
+    assert torch.equal(predict(load_exported(tmp_path / "out" / "model"), PICTURES), predict(expected, PICTURES))
+
+
+def test_what_cannot_be_exported_is_refused(finished: Outcome, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="no run folder"):
+        export_run(tmp_path, 4, "torch", tmp_path / "model")
+    results = finished.results
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    with pytest.raises(SettingError, match=r"holds no model\.safetensors"):
+        export_run(tmp_path, 4, "torch", tmp_path / "model")
+    state = load_file(finished.folder / "model.safetensors")
+    save_file({name: t for name, t in state.items() if name != "0.bias"}, tmp_path / "model.safetensors")
+    with pytest.raises(SettingError, match="does not fit model 'cnn'"):
+        export_run(tmp_path, 4, "torch", tmp_path / "model")
+    with pytest.raises(SettingError, match="bits = 40"):
+        export_run(finished.folder, 40, "torch", tmp_path / "model")
+    del results["settings"]["model.name"]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    with pytest.raises(SettingError, match=r"does not say model\.name"):
+        export_run(tmp_path, 4, "torch", tmp_path / "model")

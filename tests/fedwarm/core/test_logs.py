@@ -1,0 +1,57 @@
+"""Flower's log and ours: plain lines of one style, while a run is on and on both engines."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+from pathlib import Path
+
+import flwr.app  # noqa: F401
+import pytest
+
+from fedwarm.core import logs
+from fedwarm.launch import run as launch
+
+
+def test_both_loggers_print_plain_lines(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    flower, own = (logging.getLogger(name) for name in logs.NAMES)
+    kept = logging.FileHandler(tmp_path / "own.log")
+    before = list(flower.handlers)
+    own.addHandler(kept)
+    try:
+        with logs.one_style():
+            flower.info("[INIT] \x1b[31mred\x1b[0m %s", "[/b]")
+            flower.debug("too much")
+            own.warning("client %d failed:\n%s", 3, "a trace")
+        assert flower.handlers == before and own.handlers == [kept]
+    finally:
+        own.removeHandler(kept)
+        kept.close()
+    assert capsys.readouterr().err == "[INIT] red [/b]\nwarning: client 3 failed:\na trace\n"
+    assert (tmp_path / "own.log").read_text() == "client 3 failed:\na trace\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("INFO :      client 0: train 2/2", "client 0: train 2/2"),
+        ("\x1b[93mWARNING \x1b[0m:   no [reply]", "warning: no [reply]"),
+        ("ERROR 2026-11-26 10:00:00,123:     it failed", "error: it failed"),
+        ("INFO :      \t└──> rounds: 3", "    └──> rounds: 3"),
+        ("Loading project configuration... ", "Loading project configuration... "),
+    ],
+)
+def test_lines_of_flowers_command_are_restyled(line: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+    launch._echo(line)
+    assert capsys.readouterr().err.rstrip("\n").strip() == shown.strip()
+
+
+def test_a_forked_worker_prints_past_its_parents_display(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+    from rich.file_proxy import FileProxy
+
+    real = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", FileProxy(Console(file=io.StringIO()), real))
+    logs.undisplayed()
+    assert sys.stderr is real

@@ -1,0 +1,188 @@
+"""Following a run from afar: broken streams, a SuperLink that is away, progress out of logs, runs that are started again."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fedwarm.core.progress import Tick, listening
+from fedwarm.engines.deployment import engine, following
+from fedwarm.engines.deployment.following import Following, Tail
+from fedwarm.federation.control import Listed, Unreachable
+from fedwarm.federation.settings import Federation, Node
+from fedwarm.flower.processes import RunFailed
+from fedwarm.settings.config import SettingError
+
+
+class Link:
+    """A SuperLink whose log stream breaks after its first piece, and which does not answer the second and third question."""
+
+    def __init__(self) -> None:
+        self.asked, self.streams = 0, []  # type: int, list[float]
+
+    def run(self, run_id: int) -> Listed:
+        self.asked += 1
+        if self.asked in (2, 3):
+            raise Unreachable("away")
+        return Listed(run_id, "finished:completed" if self.asked > 4 else "running", "", "", {})
+
+    def logs(self, run_id: int, after: float) -> Iterator[tuple[str, float]]:
+        self.streams.append(after)
+        if len(self.streams) == 1:
+            yield "\x1b[92mINFO \x1b[0m: server: rounds 1/2 accuracy 0.5\nINFO : noise\n", 1.5
+            raise Unreachable("broken")
+        if len(self.streams) == 2:
+            yield "WARNING : node 7 is late\nINFO : server: rounds 2/2\n", 2.5
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> Federation:
+    found = Federation("x", tmp_path / "x", insecure=True, nodes=[Node("node-0", 0, 1)])
+    (found.folder / "logs").mkdir(parents=True)
+    found.save()
+    return found
+
+
+@pytest.fixture
+def link(monkeypatch: pytest.MonkeyPatch) -> Link:
+    made = Link()
+
+    @contextmanager
+    def control(_: Federation) -> Iterator[Link]:
+        yield made
+
+    monkeypatch.setattr(following, "control", control)
+    monkeypatch.setattr(following, "ASK_SECONDS", 0.1)
+    monkeypatch.setattr(following, "POLL_SECONDS", 0.02)
+    return made
+
+
+def test_neither_a_broken_stream_nor_an_absent_superlink_ends_the_run(
+    federation: Federation, link: Link, capsys: pytest.CaptureFixture[str]
+) -> None:
+    federation.log("node-0").write_text("client 0: train 1/9\n")  # of an earlier run
+    ticks: list[Tick] = []
+    followed = Following(federation, link, 7)  # type: ignore[arg-type]
+    with federation.log("node-0").open("a") as log:
+        log.write("INFO : client 0: train 2/3, 5 s left\n")
+    with listening(ticks.append):
+        assert followed.to_the_end().status == "finished:completed"
+    assert [line.split(": ", 1)[1] for line in followed.lines] == [
+        "server: rounds 1/2 accuracy 0.5", "noise", "node 7 is late", "server: rounds 2/2",
+    ]  # fmt: skip
+    assert link.streams[:3] == [0.0, 1.5, 2.5]
+    rounds = [Tick("server", "rounds", 1, 2, "accuracy 0.5"), Tick("server", "rounds", 2, 2)]
+    assert [tick for tick in ticks if tick.who == "server"] == rounds
+    assert [tick for tick in ticks if tick.who != "server"] == [Tick("client 0", "train", 2, 3)]
+    told = capsys.readouterr().err
+    assert told.count("has ended; `fedwarm federation up` starts it again") == 1 and "the SuperLink answers again" in told
+    assert "node 7 is late" in told and "noise" not in told
+
+
+def test_a_superlink_that_stays_away_ends_the_following(
+    federation: Federation, link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "AWAY_SECONDS", 0.0)
+    monkeypatch.setattr(following, "DRAIN_SECONDS", 0.1)
+    with pytest.raises(RunFailed, match="did not answer for 0 s; the run may go on without it"):
+        Following(federation, link, 7).to_the_end()  # type: ignore[arg-type]
+
+
+def test_a_tail_gives_whole_lines_once(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    tail = Tail(path)
+    assert list(tail.more()) == []
+    path.write_text("one\ntw")
+    assert list(tail.more()) == ["one"]
+    path.write_text("one\ntwo\nthree\n")
+    assert list(tail.more()) == ["two", "three"]
+    path.write_text("new\n")
+    assert list(tail.more()) == ["new"]
+
+
+def ending(done: list[int], monkeypatch: pytest.MonkeyPatch, kind: type[RunFailed] = RunFailed) -> list[bool]:
+    """Let a run fail after these numbers of stages and complete then; with which `resume` it is started each time."""
+    resumed: list[bool] = []
+
+    def once(_: Federation, config: dict[str, Any]) -> None:
+        resumed.append(bool(config["resume"]))
+        if len(resumed) <= len(done):
+            raise kind("No heartbeat received from the task")
+
+    monkeypatch.setattr(engine, "_run_once", once)
+    monkeypatch.setattr(engine, "_wait_for_servers", lambda *_: None)
+    monkeypatch.setattr(engine, "exists", lambda _: True)
+    monkeypatch.setattr(engine, "checkpoint", lambda _: SimpleNamespace(done=done[len(resumed) - 1]))
+    return resumed
+
+
+def test_a_run_that_comes_further_is_started_again(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+    resumed = ending([0, 1, 3], monkeypatch)
+    engine.run_here(str(federation.folder), {"method": "fedavg", "out": "/r"}, keep_going=True)
+    assert resumed == [False, True, True, True]
+
+
+def test_one_that_does_not_is_given_up_with_the_way_to_go_on(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = str(federation.folder)
+    for done, keep_going, times, kind in (
+        ([1, 1, 1], True, 2, RunFailed),
+        ([1, 2], False, 1, RunFailed),
+        ([1, 2], True, 1, engine.Stopped),
+    ):
+        resumed = ending(done, monkeypatch, kind)
+        again = f"fedwarm run --resume --out /r --engine deployment --federation {said}"
+        with pytest.raises(RunFailed, match=f"No heartbeat.*; go on with: {again}$"):
+            engine.run_here(said, {"method": "fedavg", "out": "/r"}, keep_going)
+        assert len(resumed) == times
+
+
+def test_a_federation_that_is_not_up_is_refused_before_anything_is_written(federation: Federation) -> None:
+    said = str(federation.folder)
+    with pytest.raises(SettingError, match=f"is not up .superlink, superexec, node-0 ended.; .*up --federation {said}`"):
+        engine.ready(said)
+
+
+CLIENT = """
+import sys
+import fedwarm.clients.client_app
+from fedwarm.core.arrays import from_module
+from fedwarm.clients import trainer_class
+from fedwarm.clients.base import Node
+from fedwarm.settings.config import parse
+from fedwarm.core.store import Store
+from fedwarm.flower.wire import Payload
+config = parse({"method": "fedavg", "data.max-examples": 40, "local-epochs": 1, "client-threads": 1})
+trainer = trainer_class("fedavg")(config, Node(0, 2, Store(__import__("pathlib").Path(sys.argv[1]), "a", 0, 10)))
+described = trainer.answer("describe", Payload())
+reply = trainer.answer("round", Payload("weights", from_module(trainer.model()), {"round": 1}))
+trainer.answer("evaluate", Payload("weights", reply.arrays, {"round": 1}))
+print(*sorted({name.partition(".")[0] for name in sys.modules}), *[name for name in sys.modules if name == "torch._dynamo"])
+"""
+HEAVY = {
+    "diffusers", "transformers", "peft", "opacus", "datasets", "flwr_datasets", "torchvision", "sklearn", "scipy", "matplotlib",
+    "pandas", "pyarrow", "PIL", "sympy", "triton", "torch._dynamo", "ray", "jinja2", "dp_accounting",
+}  # fmt: skip
+
+
+def test_a_clients_process_imports_only_what_its_message_needs(tmp_path: Path) -> None:
+    """Flower starts a process for every message: what is imported needlessly is paid each time."""
+    done = subprocess.run([sys.executable, "-c", CLIENT, str(tmp_path)], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert {"torch", "flwr", "fedwarm"} <= loaded and not loaded & HEAVY
+
+
+def test_the_nodes_command_for_a_message_leaves_the_server_out() -> None:
+    from fedwarm.federation import clientapp
+
+    told = "import runpy, sys; print(runpy.run_path(sys.argv[1])['lean']().__module__, *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", told, clientapp.__file__], capture_output=True, text=True, check=True)
+    name, *loaded = done.stdout.split()
+    assert name == "flwr.supernode.cli.flwr_clientapp"
+    assert not {"sqlalchemy", "alembic", "uvicorn", "fedwarm", "torch"} & set(loaded)

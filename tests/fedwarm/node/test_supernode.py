@@ -1,0 +1,164 @@
+"""Flower's SuperNode under watch, against a SuperLink that is played: heartbeats are told, and who is no longer heard ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import ModuleType
+
+import psutil  # type: ignore[import-untyped]
+import pytest
+from flwr.proto.fleet_pb2 import ActivateNodeResponse, PullMessagesResponse, RegisterNodeFleetResponse
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatResponse
+from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
+
+from fedwarm.federation import processes
+from fedwarm.federation.settings import Federation, Node
+from fedwarm.flower.processes import LOOPBACK, environment, free_ports
+from fedwarm.node import supernode
+from fedwarm.node.heartbeat import Pulse, look
+from tests.waiting import wait_until
+
+until = partial(wait_until, seconds=120, poll_seconds=0.05)
+BODIES = {
+    "register-node": RegisterNodeFleetResponse(node_id=7),
+    "activate-node": ActivateNodeResponse(node_id=7),
+    "send-node-heartbeat": SendNodeHeartbeatResponse(success=True),
+    "pull-messages": PullMessagesResponse(),
+}
+
+
+class Played(ThreadingHTTPServer):
+    """A SuperLink for one node: `spoiled` are calls that are answered by this HTTP status (200: by an empty body)."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__((LOOPBACK, 0), Handler)
+        self.calls: list[str] = []
+        self.spoiled: dict[str, int] = {}
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Played
+
+    def do_POST(self) -> None:
+        call = self.path.rpartition("/")[2]
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.calls.append(call)
+        status = self.server.spoiled.get(call, 0)
+        body = BODIES[call].SerializeToString() if call in BODIES and not status else b""
+        self.send_response(status or 200)
+        self.send_header("Content-Type", PROTOBUF_MEDIA_TYPE)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing is said."""
+
+
+@pytest.fixture
+def link() -> Iterator[Played]:
+    with Played() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("call", "status", "said"),
+    [
+        ("pull-messages", 500, "given the SuperLink up"),
+        pytest.param("pull-messages", 401, "HTTP 401", marks=pytest.mark.long),
+        pytest.param(
+            "send-node-heartbeat", 500, "takes this node's heartbeats (Server error '500 Internal", marks=pytest.mark.long
+        ),
+        pytest.param("send-node-heartbeat", 200, "does not recognize this SuperNode", marks=pytest.mark.long),
+    ],
+)
+def test_a_node_that_is_no_longer_heard_signs_off_and_ends(
+    call: str, status: int, said: str, link: Played, tmp_path: Path
+) -> None:
+    """Flower's own process goes on for ever (HTTP 500, heartbeats) or ends with exit code 0 and no word (HTTP 401)."""
+    if call == "send-node-heartbeat":
+        link.spoiled[call] = status
+    words = ["--insecure", "--isolation", "process", "--superlink", f"{LOOPBACK}:{link.server_port}", "--host", LOOPBACK]
+    command = [*processes.SUPERNODE, *words, "--port", str(free_ports(1)[0])]
+    log = tmp_path / "log"
+    with log.open("wb") as stream:
+        node = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env=environment(tmp_path), cwd=tmp_path)
+    try:
+        if call == "pull-messages":
+            until(lambda: look(tmp_path / "heartbeat").alive(90) and call in link.calls)
+            link.spoiled[call] = status
+        assert node.wait(120) == 1, log.read_text()
+    finally:
+        node.kill()
+        node.wait()
+    lines = [line for line in log.read_text().splitlines() if line.startswith("fedwarm: ")]
+    assert len(lines) == 1 and said in lines[0] and lines[0].endswith("so that it can be started anew")
+    assert "deactivate-node" in link.calls and not look(tmp_path / "heartbeat").runs
+
+
+def test_what_flower_has_is_what_is_watched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from flwr.supernode import fleet_http_connection as connection
+
+    for name in ("HeartbeatSender", "NodeAuthHttpInterceptor"):
+        monkeypatch.setattr(connection, name, getattr(connection, name))  # so that they are put back
+    pulse = Pulse(tmp_path / "heartbeat")
+    assert supernode.install(supernode.Watch(lambda: pulse))
+    answers = iter([False, True])
+    sender = connection.HeartbeatSender(lambda: next(answers))
+    assert not sender.heartbeat_fn() and look(tmp_path / "heartbeat").seconds is None
+    assert sender.heartbeat_fn() and look(tmp_path / "heartbeat").alive(90)
+    pulse.close()
+
+
+def test_another_make_of_flower_runs_unwatched(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(supernode, "CONNECTION", "flwr.supernode.no_such_module")
+    monkeypatch.setattr(sys, "argv", [])
+    with pytest.raises(SystemExit) as end:
+        supernode.main(["--version"])
+    assert end.value.code == 0 and "does not tell of heartbeats" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "bare", ModuleType("bare"))
+    monkeypatch.setattr(supernode, "CONNECTION", "bare")
+    assert not supernode.install(supernode.Watch(lambda: None))
+
+
+def test_a_file_that_cannot_be_had_is_said_and_hinders_nobody(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path))
+    first = supernode._pulse()
+    assert first is not None and supernode._pulse() is None and "another SuperNode" in capsys.readouterr().err
+    first.close()
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path / "file" / "home"))
+    assert supernode._pulse() is None and "cannot be written (Not a directory)" in capsys.readouterr().err
+
+
+def test_a_federation_knows_its_nodes_heartbeats_without_the_superlink(tmp_path: Path) -> None:
+    from fedwarm.federation.status import status
+
+    made = Federation("mine", tmp_path, nodes=[Node("node-0", 0, 9100)])
+    made.processes["node-0"] = processes.Process(os.getpid(), psutil.Process().create_time(), "0.1.0")
+    assert status(made).members[2].row()[2:4] == ("runs", "")
+    pulse = Pulse(processes.home(made, "node-0") / "heartbeat")
+    pulse.beat()
+    assert status(made).members[2].row()[2:4] == ("runs", "0 s ago")
+    pulse.close()
+    made.processes.clear()
+    made.log("node-0").parent.mkdir()
+    made.log("node-0").write_text("fedwarm: why it ended\nlast words of another\n\n")
+    assert status(made).notes[-1] == "node-0 ended; its log ends: fedwarm: why it ended"
