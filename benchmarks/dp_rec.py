@@ -31,12 +31,13 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from fedwarm.catalogue import parse
 from fedwarm.cli.settings import literal
 from fedwarm.codecs.dp_rec.plan import DpRec, release_of, terms_of
 from fedwarm.launch.run import Request, run_method
 from fedwarm.record.checkpoint import exists
 from fedwarm.report.page import make_report
-from fedwarm.settings.config import SettingError, Value, parse
+from fedwarm.settings.fields import SettingError, Value
 
 ROOT = Path(__file__).parents[1]
 NONE, GAUSSIAN = "no privacy", "DP-FedAvg, Gaussian"

@@ -19,7 +19,11 @@ from pathlib import Path
 
 import torch
 
-from fedwarm.settings.config import Config, Value, parse
+from fedwarm.catalogue import parse
+from fedwarm.data.settings import Data
+from fedwarm.models import Model
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import Value
 
 CLIENTS, ROUNDS, REPEATS = 100, 5, 3
 
@@ -36,8 +40,8 @@ def bare(config: Config, clients: int) -> float:
     from fedwarm.models import build_model, to_input
 
     run = config.run
-    shards = [load_shard(config.data, 0, i, clients) for i in range(clients)]
-    world, model = (build_model(config.model, len(shards[0].classes), config.data.image_size, 0) for _ in range(2))
+    shards = [load_shard(config.of(Data), 0, i, clients) for i in range(clients)]
+    world, model = (build_model(config.of(Model), len(shards[0].classes), config.of(Data).image_size, 0) for _ in range(2))
     begun = time.perf_counter()
     for number in range(1, run.num_server_rounds + 1):
         total = {n: torch.zeros_like(t, dtype=torch.float64) for n, t in world.state_dict().items()}

@@ -27,7 +27,7 @@ from typing import Any
 from kept import kept
 
 from fedwarm.launch.run import Request, run_method
-from fedwarm.settings.config import SettingError, Value
+from fedwarm.settings.fields import SettingError, Value
 
 ROOT = Path(__file__).parents[1]
 PARTITIONS: dict[str, dict[str, Value]] = {
@@ -132,8 +132,8 @@ def line(label: str, runs: list[dict[str, Any]], plain: list[dict[str, Any]]) ->
 def audited(job: Job) -> str:
     """Whether the images show their classes, and what they teach by themselves, on all clients' images of one run."""
     from fedwarm.augmentations.gen_fedsd.audit import audit
+    from fedwarm.catalogue import parse
     from fedwarm.core.store import cache_home
-    from fedwarm.settings.config import parse
 
     config = parse({**job.settings, "method": job.method, "seed": job.seed})
     gap = audit(config, job.clients, range(job.clients), cache_home(), AUDIT_EPOCHS)

@@ -68,7 +68,7 @@ def foundation_of(given: argparse.Namespace) -> Any:
     import torch
 
     from fedwarm.diffusion.foundation import PRECISIONS, Foundation, load_foundation
-    from fedwarm.settings.config import Diffusion
+    from fedwarm.diffusion.settings import Diffusion
 
     dtype = PRECISIONS[given.precision]
     if given.layout == "glyph":
@@ -135,9 +135,9 @@ def tune(foundation: Any, given: argparse.Namespace, mark: Mark, rank: int, dept
     import torch
 
     from fedwarm.core.progress import Tick, listening
+    from fedwarm.diffusion.settings import Diffusion
     from fedwarm.diffusion.tuners.hollowed.settings import Hollowed
     from fedwarm.diffusion.tuners.hollowed.tune import tune_hollowed
-    from fedwarm.settings.config import Diffusion
 
     settings = Diffusion(
         rank=rank, lora_steps=given.steps, lora_batch_size=given.batch, lora_learning_rate=1e-4,

@@ -24,16 +24,17 @@ from torch import Tensor, nn
 from fedwarm.core.seeds import generator, numpy_generator
 from fedwarm.data import Shard, load_shard
 from fedwarm.data.sets.digits import DOMAINS
+from fedwarm.data.settings import Data
 from fedwarm.data.shards import draw
 from fedwarm.diffusion.foundation import Foundation, load_foundation
 from fedwarm.diffusion.generate import generate
 from fedwarm.diffusion.lora import attached, load_adapter
 from fedwarm.diffusion.prompts import prompts
+from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.tuners.hollowed.settings import NONE, Hollowed, targets_of
 from fedwarm.diffusion.tuners.hollowed.tune import tune_hollowed
 from fedwarm.diffusion.tuners.lora import to_foundation
-from fedwarm.models import build_model
-from fedwarm.settings.config import Data, Diffusion, Model
+from fedwarm.models import Model, build_model
 from fedwarm.training.evaluate import correct, predict
 from fedwarm.training.loop import Plan, fit
 

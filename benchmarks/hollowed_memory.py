@@ -114,9 +114,9 @@ def counted(given: argparse.Namespace) -> Figures:
     from diffusers import UNet2DConditionModel
 
     from fedwarm.diffusion.foundation import PRECISIONS, asset_folder
+    from fedwarm.diffusion.settings import Diffusion
     from fedwarm.diffusion.tuners.hollowed.cuts import cuts
     from fedwarm.diffusion.tuners.hollowed.memory import footprint
-    from fedwarm.settings.config import Diffusion
 
     dtype, embedded = PRECISIONS[given.precision], asset_folder("glyph")
     with torch.device("meta"):

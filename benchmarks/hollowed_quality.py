@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from fedwarm.core.files import write_text
-from fedwarm.settings.config import Diffusion, SettingError
+from fedwarm.diffusion.settings import Diffusion
+from fedwarm.settings.fields import SettingError
 
 FULL, NONE, REAL = "full", "none", "real"
 NAMES = {REAL: "real training images", NONE: "no tuning", FULL: "full LoRA"}

@@ -26,9 +26,10 @@ from fedwarm.data.tables import Table
 from fedwarm.diffusion.foundation import load_foundation
 from fedwarm.diffusion.lora import FIRST, attached, load_adapter
 from fedwarm.diffusion.sampling import sample
+from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.tuners.hollowed.settings import NONE, Hollowed, targets_of
 from fedwarm.diffusion.tuners.hollowed.tune import tune_hollowed
-from fedwarm.settings.config import Diffusion, SettingError
+from fedwarm.settings.fields import SettingError
 
 TOKEN = "sks"
 PROMPTS = (

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedwarm.settings.config import Value
+from fedwarm.settings.fields import Value
 
 PLACES = ("data.name", "diffusion.foundation", "model.weights")
 

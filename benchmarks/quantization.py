@@ -23,16 +23,18 @@ from kept import kept
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from fedwarm.catalogue import parse
 from fedwarm.core.seeds import generator
 from fedwarm.data import load_pooled
+from fedwarm.data.settings import Data
 from fedwarm.diffusion.pretraining.captions import public_part
 from fedwarm.launch.run import Request, run_method
 from fedwarm.measures.widths import scheme_of
-from fedwarm.models import build_model
+from fedwarm.models import Model, build_model
 from fedwarm.objectives import is_learned
 from fedwarm.quantize.hooks import kurtoses
 from fedwarm.quantize.sweep import bit_width_sweep
-from fedwarm.settings.config import Value, parse
+from fedwarm.settings.fields import Value
 from fedwarm.training.loop import Plan, fit
 
 ROOT = Path(__file__).parents[1]
@@ -72,8 +74,8 @@ WARM = {"cifar10": 8, "femnist": 0}
 def warm(flat: dict[str, Value], epochs: int, path: Path) -> None:
     """A classifier that was trained, without a thought of bits, on the public half that no client holds."""
     config = parse(flat)
-    public = public_part(config.data)
-    model = build_model(config.model, len(public.phrases), config.data.image_size, WARM_SEED)
+    public = public_part(config.of(Data))
+    model = build_model(config.of(Model), len(public.phrases), config.of(Data).image_size, WARM_SEED)
     for rate in WARM_RATES:
         plan = Plan(epochs, config.run.batch_size, rate, config.run.momentum)
         done = fit(model, public.images, public.labels, plan, generator(WARM_SEED, "warm", str(rate)))
@@ -124,13 +126,13 @@ def final_model(results: dict[str, Any], folder: Path) -> nn.Module:
     """A run's float model, without what was learned beside its weights."""
     config, classes = parse(results["settings"]), len(results["partition"]["classes"])
     state = {name: tensor for name, tensor in load_file(folder / "model.safetensors").items() if not is_learned(name)}
-    return build_model(config.model, classes, config.data.image_size, config.run.seed, state)
+    return build_model(config.of(Model), classes, config.of(Data).image_size, config.run.seed, state)
 
 
 def by_min_max(results: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The same model again with each layer's weights spread over all they hold, the simplest range that a device can take."""
     config = parse({**results["settings"], "quantization-robust.range": "minmax"})
-    test = load_pooled(config.data, config.run.seed, results["partition"]["clients"])
+    test = load_pooled(config.of(Data), config.run.seed, results["partition"]["clients"])
     found = bit_width_sweep(
         final_model(results, folder), WIDTHS, test.test_images, test.test_labels, activations=False, scheme=scheme_of(config)
     )

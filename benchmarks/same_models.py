@@ -30,12 +30,12 @@ CASES = {
     "scaffold": ("scaffold", f"{FAST} fraction-train=0.5"),
     "quantization_robust": ("quantization_robust", f"{FAST} {LEARNED}"),
     "dp_rec": ("dp_rec", f"{FAST} dp-rec.bits=3 dp-rec.entropy='seeded' dp-rec.downlink='replay'"),
-    "dp_rec central": ("dp_rec", f"{FAST} dp-rec.bits=3 dp-rec.entropy='seeded' dp-rec.view='aggregate' dp-rec.sigma=0.5"),
+    "dp_rec central": ("dp_rec", f"{FAST} dp-rec.bits=3 dp-rec.entropy='seeded' dp-rec.view='central_certified' dp-rec.sigma=0.5"),
     "gen_fedsd": ("gen_fedsd", f"{FAST} {DRAWN}"),
     "local_only": ("local_only", FAST),
     "centralized": ("centralized", FAST),
     "warmfed": ("warmfed", WARM),
-    "warmfed five": ("warmfed", f"{WARM} warmfed.protocol='multi-round' num-server-rounds=2"),
+    "warmfed five": ("warmfed", f"{WARM} warmfed.protocol='five-round' num-server-rounds=2"),
     "warmfed hollowed": ("warmfed", f"{WARM} diffusion.trainer='hollowed'"),
     "codec dp-rec": ("fedavg", f"{FAST} codec='dp-rec' dp-rec.entropy='seeded' dp-rec.bits=3"),
     "codec stochastic-rounding": ("fedavg", f"{FAST} codec='stochastic-rounding'"),
@@ -46,7 +46,7 @@ CASES = {
     "objective kure": ("fedavg", f"{FAST} objective='kure' quantization-robust.kure-warmup=0"),
     "privacy dp-sgd": ("fedavg", f"{FAST} privacy='dp-sgd' dp-sgd.entropy='seeded'"),
     "augment gen-fedsd": ("fedprox", f"{FAST} {DRAWN} augment='gen-fedsd' data.partition='pathological'"),
-    "krum": ("fedavg", f"{FAST} robust.rule='krum' data.partition='iid'"),
+    "krum": ("fedavg", f"{FAST} robust.rule='krum' robust.byzantine=0 data.partition='iid'"),
     "median": ("fedavg", f"{FAST} robust.rule='median' data.partition='dirichlet' model.name='lenet5'"),
 }  # fmt: skip
 ENGINES = {"local 1": ("local", 1), "local 2": ("local", 2), "ray": ("ray", 2)}

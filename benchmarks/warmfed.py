@@ -13,6 +13,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from fedwarm.data.settings import Data
 from fedwarm.launch.run import Request, run_method
 
 ROOT = Path(__file__).parents[1]
@@ -77,14 +78,14 @@ def picture(run: Path, path: Path) -> None:
     from safetensors.torch import load_file
     from torchvision.utils import make_grid, save_image
 
+    from fedwarm.catalogue import parse
     from fedwarm.data import load_shard
-    from fedwarm.settings.config import parse
 
     results = json.loads((run / "results.json").read_text())
     config, drawn = parse(results["settings"]), load_file(run / "pictures" / "generated.safetensors")
     rows = []
     for client in range(results["partition"]["clients"]):
-        shard = load_shard(config.data, config.run.seed, client, results["partition"]["clients"])
+        shard = load_shard(config.of(Data), config.run.seed, client, results["partition"]["clients"])
         real = torch.cat([shard.train_images[shard.train_labels == c][:2] for c in range(len(shard.classes))])
         rows += [real, drawn[f"client-{client}"][:, :2].flatten(0, 1)]
     grid = make_grid(torch.cat(rows).float() / 255, nrow=2 * len(shard.classes), padding=1, pad_value=1.0)

@@ -3,6 +3,7 @@
 from functools import cached_property
 
 from fedwarm.data import Shard, load_pooled
+from fedwarm.data.settings import Data
 from fedwarm.flower.wire import Payload
 from fedwarm.rounds.client import BaseClient
 
@@ -12,7 +13,7 @@ class CentralizedClient(BaseClient):
 
     @cached_property
     def pooled(self) -> Shard:
-        return load_pooled(self.config.data, self.config.run.seed, self.node.partitions)
+        return load_pooled(self.config.of(Data), self.config.run.seed, self.node.partitions)
 
     def round(self, payload: Payload) -> Payload:
         self.shard = self.pooled

@@ -11,16 +11,19 @@ from flwr.clientapp import ClientApp
 
 from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD
 from fedwarm.augmentations.gen_fedsd.checks import augmenting, secret
+from fedwarm.catalogue import parse
 from fedwarm.core.compute import torch_threads
 from fedwarm.core.progress import listening
 from fedwarm.core.progress import logger as log_progress
 from fedwarm.core.store import Store, cache_home
 from fedwarm.data.checks import remarks
 from fedwarm.data.own import at_home
+from fedwarm.data.settings import Data
 from fedwarm.flower.wire import Fact, Payload, PayloadError, from_records, to_records, unusable
 from fedwarm.rounds.client import Action, Node
 from fedwarm.rounds.faulty import faulty
-from fedwarm.settings.config import Config, SettingError, Value, parse
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import SettingError, Value
 
 from . import trainer_class
 
@@ -58,14 +61,14 @@ def answered(message: Message, context: Context, action: Action) -> Message:
     root = Path(config.run.client_folder) if config.run.client_folder else cache_home()
     payload = from_records(message.content)
     store = Store(root, payload.text("run") or f"{context.run_id:x}", partition, config.run.client_state_mb)
-    node = Node(partition, partitions, store, told.data.own, agreed(told, payload, action))
+    node = Node(partition, partitions, store, told.of(Data).own, agreed(told, payload, action))
     trainer = trainer_class(config.run.method)(config, node)
     heard = listening(log_progress, f"client {partition}", only_if_nobody_listens=True)
     with torch_threads(config.run.client_threads), heard:  # in this process the server may go on
         reply = trainer.answer(action, payload)
     facts = {**reply.facts, **site_of(context.node_config, action), "ticket": payload.text("ticket")}
     if action == "evaluate" and open_handed(config):
-        facts["remarks"] = remarks(config.data, trainer.real)
+        facts["remarks"] = remarks(config.of(Data), trainer.real)
     answer = Payload(reply.kind, reply.arrays, reply.metrics, facts)
     return Message(content=to_records(answer), reply_to=message)
 
@@ -79,7 +82,7 @@ def agreed(config: Config, payload: Payload, action: Action) -> tuple[str, ...]:
     names = payload.facts.get("classes", [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise PayloadError("'classes' must be a list of names")
-    if config.data.own and not config.data.classes and not names and action != "describe":
+    if config.of(Data).own and not config.of(Data).classes and not names and action != "describe":
         raise PayloadError("the server does not tell the run's classes, without which this node's labels have no numbers")
     return tuple(map(str, names))
 
@@ -87,7 +90,7 @@ def agreed(config: Config, payload: Payload, action: Action) -> tuple[str, ...]:
 def open_handed(config: Config) -> bool:
     """Whether the server may hear of a client's data what training does not need: how many rows were left out, and the like."""
     noisy = augmenting(config) and config.of(GenFedSD).histogram_epsilon > 0
-    return config.data.share_class_counts and config.run.privacy == "none" and not secret(config) and not noisy
+    return config.of(Data).share_class_counts and config.run.privacy == "none" and not secret(config) and not noisy
 
 
 def place(node: Mapping[str, Value]) -> tuple[int, int]:

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from fedwarm.core.arrays import Arrays, from_module, from_tensors, to_tensors
 from fedwarm.core.files import DiskError
+from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.tuners.hollowed.settings import Hollowed, check_together
 from fedwarm.flower.wire import Fact, Payload
 from fedwarm.methods.warmfed import CLASSIFIER, SelfDistillation, WarmFed, best_of
 from fedwarm.privacy.mechanisms.dp_sgd.gradient import rate_of
 from fedwarm.rounds.client import PERSONAL, Action, BaseClient
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 from fedwarm.training.loop import Hook, Plan, fit
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class WarmFedClient(BaseClient):
         """
         from fedwarm.diffusion.foundation import load_foundation
 
-        shard, run, diffusion = self.shard, self.config.run, self.config.diffusion
+        shard, run, diffusion = self.shard, self.config.run, self.config.of(Diffusion)
         foundation = load_foundation(diffusion, run.device)
         if payload.text("fingerprint") != foundation.fingerprint:
             raise ValueError("this client's foundation differs from the server's; set diffusion.foundation to the same model")
@@ -71,7 +72,7 @@ class WarmFedClient(BaseClient):
         from fedwarm.diffusion.tuners.hollowed.tune import tune_hollowed
         from fedwarm.diffusion.tuners.lora import tune_adapter
 
-        shard, diffusion, seed = self.shard, self.config.diffusion, self.config.run.seed
+        shard, diffusion, seed = self.shard, self.config.of(Diffusion), self.config.run.seed
         given = (foundation, shard.train_images, shard.train_labels, sentences, diffusion, seed, self.node.partition)
         if diffusion.trainer == "hollowed":
             check_together(self.config)
@@ -83,7 +84,7 @@ class WarmFedClient(BaseClient):
         return state
 
     def privately(self) -> list[tuple[float, int]]:
-        n, diffusion, settings = len(self.shard.train_labels), self.config.diffusion, self.settings
+        n, diffusion, settings = len(self.shard.train_labels), self.config.of(Diffusion), self.settings
         adapt = (
             [(rate_of(n, diffusion.lora_batch_size), diffusion.lora_steps)] if settings.adapt and settings.synthetic_ratio else []
         )
@@ -98,7 +99,7 @@ class WarmFedClient(BaseClient):
         from fedwarm.diffusion.lora import first_matrices
         from fedwarm.diffusion.tuners.hollowed.plan import cut_of, outside
 
-        run, diffusion, client = self.config.run, self.config.diffusion, self.node.partition
+        run, diffusion, client = self.config.run, self.config.of(Diffusion), self.node.partition
         foundation = load_foundation(diffusion, run.device)
         arrays = from_tensors(first_matrices(foundation, diffusion, run.seed, client))
         if diffusion.trainer == "hollowed":

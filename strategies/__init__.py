@@ -1,37 +1,32 @@
-"""Flower's server side: one strategy per method, imported when first asked for; `STRATEGIES` is the table of names."""
+"""Flower's server side: one strategy per method, imported when first asked for; a side with nothing of its own has no file."""
 
 from __future__ import annotations
 
-from importlib import import_module
+from functools import lru_cache
+from importlib import import_module, util
 from typing import Any
 
-STRATEGIES = {
-    "FedAvg": "fedavg",
-    "FedProx": "fedprox",
-    "Scaffold": "scaffold",
-    "DpRec": "dp_rec",
-    "QuantizationRobust": "quantization_robust",
-    "GenFedSd": "gen_fedsd",
-    "LocalOnly": "local_only",
-    "Centralized": "centralized",
-    "WarmFed": "warmfed",
-}
-__all__ = list(STRATEGIES)
+from fedwarm.settings.kinds import METHODS
+from fedwarm.settings.registry import referred
 
 
 def __getattr__(name: str) -> Any:
-    if name not in STRATEGIES:
-        raise AttributeError(f"{__name__} has no {name!r}; there are {', '.join(STRATEGIES)}")
-    return getattr(import_module(f".{STRATEGIES[name]}", __name__), name)
+    method = METHODS.titled(name)
+    if method is None:
+        raise AttributeError(f"{__name__} has no {name!r}; it has a strategy for each method: {', '.join(METHODS)}")
+    return strategy_class(method)
 
 
+@lru_cache(maxsize=64)
 def strategy_class(method: str) -> Any:
-    """The strategy of a method's name.
+    """The strategy of a method: the class in the file of its stem, else the one it names, else FedAvg bound to it.
 
     Raises:
         SettingError: there is no such method.
     """
-    from fedwarm.methods import canonical
-
-    found = canonical(method)
-    return __getattr__(next(name for name, module in STRATEGIES.items() if module == found))
+    name = METHODS.canonical(method)
+    declared = METHODS.load(name)
+    if util.find_spec(f"{__name__}.{name}") is not None and name in METHODS.own():
+        return getattr(import_module(f".{name}", __name__), declared.title)
+    base = referred(declared.server, f"server of method {name!r}") if declared.server else __getattr__("FedAvg")
+    return type(declared.title, (base,), {"method": name, "__doc__": declared.summary, "__module__": base.__module__})

@@ -43,7 +43,8 @@ from fedwarm.privacy.sampling import poisson_cohort
 from fedwarm.privacy.views import Release, Terms
 from fedwarm.record.folder import RunFolder
 from fedwarm.rounds.server import BaseStrategy, Stage
-from fedwarm.settings.config import Config, SettingError, Value
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import SettingError, Value
 
 WORDS, UPDATE, REPLAY = "words", "update", "replay"
 SECRET_BYTES = 16

@@ -9,11 +9,11 @@ import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from fedwarm.catalogue import parse
 from fedwarm.core.progress import listening
 from fedwarm.core.progress import logger as log_progress
 from fedwarm.record.folder import RunFolder, runs_root
 from fedwarm.rounds.attendance import on_real_nodes
-from fedwarm.settings.config import parse
 
 from . import strategy_class
 

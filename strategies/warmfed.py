@@ -19,6 +19,7 @@ from fedwarm.core.files import writing
 from fedwarm.core.progress import tick
 from fedwarm.core.seeds import generator
 from fedwarm.data.pool import Pool, join
+from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.tuners.hollowed.settings import Hollowed, check_together
 from fedwarm.flower.wire import Payload, PayloadError
 from fedwarm.methods.warmfed import CLASSIFIER, quota
@@ -26,7 +27,8 @@ from fedwarm.methods.warmfed import WarmFed as Settings
 from fedwarm.models import device_of
 from fedwarm.record.folder import RunFolder
 from fedwarm.rounds.server import BaseStrategy, Stage
-from fedwarm.settings.config import Config, Value
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import Value
 from fedwarm.training.loop import Plan, fit
 
 from .pictures import save_pictures
@@ -62,7 +64,7 @@ class WarmFed(BaseStrategy):
     @property
     def hollowed(self) -> bool:
         """Whether clients tune a part of the foundation each."""
-        return self.generates and self.settings.adapt and self.config.diffusion.trainer == "hollowed"
+        return self.generates and self.settings.adapt and self.config.of(Diffusion).trainer == "hollowed"
 
     def plan(self) -> Iterator[Stage]:
         if self.generates:
@@ -99,7 +101,7 @@ class WarmFed(BaseStrategy):
             return super().reference(stage, client)
         from fedwarm.diffusion.lora import first_matrices
 
-        first = from_tensors(first_matrices(self.foundation, self.config.diffusion, self.config.run.seed, client))
+        first = from_tensors(first_matrices(self.foundation, self.config.of(Diffusion), self.config.run.seed, client))
         return {name: first.get(name, array) for name, array in self.parts.of(client).items()}
 
     def sampled(self, number: int) -> tuple[int, ...]:
@@ -168,7 +170,7 @@ class WarmFed(BaseStrategy):
         """The frozen text-to-image model, the same at the server and at every client."""
         from fedwarm.diffusion.foundation import load_foundation
 
-        return load_foundation(self.config.diffusion, self.config.run.device)
+        return load_foundation(self.config.of(Diffusion), self.config.run.device)
 
     @cached_property
     def parts(self) -> Parts:
@@ -176,10 +178,10 @@ class WarmFed(BaseStrategy):
         from fedwarm.diffusion.lora import first_matrices
         from fedwarm.diffusion.tuners.hollowed.plan import Parts
 
-        matrices = from_tensors(first_matrices(self.foundation, self.config.diffusion, 0, 0))
+        matrices = from_tensors(first_matrices(self.foundation, self.config.of(Diffusion), 0, 0))
         uploaded = self.settings.local_model_source == "uploaded"
         beside = {CLASSIFIER + name: array for name, array in self.arrays.items()} if uploaded else {}
-        return Parts(self.foundation, self.config.diffusion, self.config.of(Hollowed), matrices, beside)
+        return Parts(self.foundation, self.config.of(Diffusion), self.config.of(Hollowed), matrices, beside)
 
     def _draw_pool(self) -> None:
         """Generate for every client, class by class, and keep a few pictures for the report."""
@@ -202,7 +204,7 @@ class WarmFed(BaseStrategy):
                     sentences,
                     member.present,
                     quota(self.settings, member.examples, len(member.present)),
-                    self.parts.attaching(adapter) if adapter else self.config.diffusion,
+                    self.parts.attaching(adapter) if adapter else self.config.of(Diffusion),
                     seed=self.config.run.seed,
                     client=member.partition,
                     size=self.fleet.image_size,
@@ -271,7 +273,7 @@ class WarmFed(BaseStrategy):
 
         if self.folder is None:
             return
-        d = self.config.diffusion
+        d = self.config.of(Diffusion)
         for client in self.partitions:
             arrays = self._uploaded(client)
             if arrays:

@@ -22,10 +22,11 @@ from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
+from fedwarm.catalogue import parse
 from fedwarm.engines.local.desk import Clients, Desk, fresh, identify
 from fedwarm.record.folder import RunFolder
 from fedwarm.rounds import waiting
-from fedwarm.settings.config import Value, parse
+from fedwarm.settings.fields import Value
 from strategies import strategy_class
 from tests.runs import Outcome
 

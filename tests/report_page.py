@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fedwarm.catalogue import all_groups
 from fedwarm.record.ledger import Entry, Ledger
-from fedwarm.settings.config import all_groups, keys
+from fedwarm.settings.fields import keys
 
 VOID = {"meta", "img", "br", "path", "use", "rect", "link"}
 

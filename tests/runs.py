@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 from fedwarm.engines.local import run as local
 from fedwarm.flower.app import FlowerApp
-from fedwarm.settings.config import Value
+from fedwarm.settings.fields import Value
 
 SMALL_WARMFED: dict[str, Value] = {
     "data.max-examples": 40,

@@ -67,7 +67,7 @@ def test_no_method_imports_another() -> None:
 
 
 def test_both_sides_carry_the_same_stems() -> None:
-    from fedwarm.methods import METHODS
+    from fedwarm.settings.kinds import METHODS
 
     for package in ("strategies", "clients"):
         assert set(METHODS) <= {p.stem for p in (ROOT / package).glob("*.py")}

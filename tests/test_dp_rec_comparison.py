@@ -10,10 +10,12 @@ from types import ModuleType
 
 import pytest
 
+from fedwarm.catalogue import parse
 from fedwarm.codecs.dp_rec.plan import DpRec, codec_of, release_of, sigma_of, terms_of, validated
-from fedwarm.models import build_model
+from fedwarm.data.settings import Data
+from fedwarm.models import Model, build_model
 from fedwarm.privacy.views import Terms
-from fedwarm.settings.config import SettingError, parse
+from fedwarm.settings.fields import SettingError
 
 PATH = Path(__file__).parents[1] / "benchmarks" / "dp_rec.py"
 CLASSES = {"mnist": 10, "femnist": 62}
@@ -39,7 +41,7 @@ def test_arms_have_equal_epsilon_and_the_code_words_a_hundredth_of_the_bytes(com
         trial = comparison.TRIALS[name][view]
         config = parse({**trial.of(arm), "method": "dp_rec"})
         settings, run = validated(config.of(DpRec)), config.run
-        size = sum(p.numel() for p in build_model(config.model, CLASSES[name], config.data.image_size, 0).parameters())
+        size = sum(p.numel() for p in build_model(config.of(Model), CLASSES[name], config.of(Data).image_size, 0).parameters())
         terms = terms_of(settings, trial.clients, round(run.fraction_train * trial.clients), trial.rounds)
         if settings.mechanism == "none":
             continue

@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 from flwr.app import Message
 
-from fedwarm import methods
 from fedwarm.engines.local.run import LocalGrid, run_local
 from fedwarm.engines.ray import write_app
 from fedwarm.flower.app import FlowerApp
 from fedwarm.launch.run import Request, run_method
 from fedwarm.record import checkpoint
 from fedwarm.rounds import arrivals
-from fedwarm.settings.config import Value
+from fedwarm.settings import kinds
+from fedwarm.settings.fields import Value
 from tests.federation import Federation, loopback_federation
 from tests.runs import SMALL_WARMFED, run
 
@@ -47,7 +47,7 @@ METHODS: dict[str, dict[str, Value]] = {
 
 
 def test_every_method_is_here() -> None:
-    assert set(METHODS) == set(methods.METHODS)
+    assert set(METHODS) == set(kinds.METHODS)
 
 
 def kept(folder: Path) -> dict[str, str]:

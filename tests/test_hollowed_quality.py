@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -41,7 +41,7 @@ def test_the_distance_of_known_clouds(digits: ModuleType) -> None:
 
 def test_a_judge_reads_its_own_domain_and_its_features_are_84(digits: ModuleType) -> None:
     from fedwarm.data import load_shard
-    from fedwarm.settings.config import Data
+    from fedwarm.data.settings import Data
     from fedwarm.training.evaluate import correct
 
     shard = load_shard(Data(), 0, 0, 4)

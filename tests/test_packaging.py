@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 FAB_BYTES_AT_MOST = 10_000_000  # Flower's own limit
 LOAD = """
 import fedwarm.strategies, fedwarm.clients
-from fedwarm.methods import METHODS
+from fedwarm.settings.kinds import METHODS
 from fedwarm.diffusion.foundation import asset_folder
 for name in METHODS:
     print(fedwarm.strategies.strategy_class(name).__module__, fedwarm.clients.trainer_class(name).__module__)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from fedwarm.core.arrays import Arrays, WeightedMean
 from fedwarm.core.sums import lanes, norm, total
-from fedwarm.settings.config import Group, setting
+from fedwarm.settings.fields import Group, setting
 
 Floats = NDArray[np.float64]
 Named = Mapping[str, NDArray[np.generic]]

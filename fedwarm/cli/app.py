@@ -19,7 +19,7 @@ from fedwarm.cli.privacy import privacy
 from fedwarm.core.failures import Interrupted, RunError
 from fedwarm.core.files import DiskError
 from fedwarm.core.terminal import CLOSED_PIPE, closed, define, flush, forget, prepare, put, say
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 app = App("Federated learning on top of Flower that starts warm, speaks little and fits small devices.")
 app.add_typer(foundation_app, name="foundation")
@@ -200,9 +200,10 @@ def state(
 @app.command()
 def methods() -> None:
     """List the methods."""
-    from fedwarm.methods import METHODS
+    from fedwarm.settings.kinds import METHODS
+    from fedwarm.settings.registry import summary
 
-    define([("method", "what it does"), *((name, entry.summary) for name, entry in METHODS.items())])
+    define([("method", "what it does"), *((name, summary(METHODS.load(name))) for name in METHODS)])
 
 
 @app.command()

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from fedwarm.core.terminal import columns
-from fedwarm.settings.config import Config, SettingError
+from fedwarm.data.settings import Data
+from fedwarm.diffusion.settings import Diffusion
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import SettingError
 
 MOST_SAMPLED, GEN_FEDSD = 20, "gen_fedsd"
 UNDRAWN = "nothing has been drawn yet; `fedwarm augment --fill` does"
@@ -57,7 +60,7 @@ def augment(work: Work) -> str:
     if work.client >= count:
         raise SettingError(f"--client {work.client} is out of range; {count} clients have the numbers 0 to {count - 1}")
     root, chosen = shelf_root(config), range(count) if work.client < 0 else [work.client]
-    announced = global_target(partition_table(config.data, config.run.seed, count))
+    announced = global_target(partition_table(config.of(Data), config.run.seed, count))
     plans = plan_of(config, count, root, chosen, announced=announced)
     print(plans.text(columns()))
     told: Any = plans
@@ -87,7 +90,7 @@ def outlook(config: Config, clients: int) -> str:
 
     if not augmenting(config) or config.of(GenFedSD).provider != "foundation":
         return ""
-    if config.data.own or not Path(locate(config.diffusion.foundation)).is_dir():
+    if config.of(Data).own or not Path(locate(config.of(Diffusion).foundation)).is_dir():
         return ""
     plan = plan_of(config, clients, shelf_root(config), measure=False)
     took = f", about {plan.seconds:,.0f} s of one machine" if plan.seconds else ""
@@ -101,7 +104,7 @@ def stranger(config: Config) -> str:
     from fedwarm.data.classes import listed
     from fedwarm.data.shards import open_table
 
-    return remark(config, listed(config.data.classes) if config.data.own else open_table(config.data).label.names)
+    return remark(config, listed(config.of(Data).classes) if config.of(Data).own else open_table(config.of(Data)).label.names)
 
 
 def _settings(work: Work) -> tuple[Config, int]:
@@ -125,7 +128,7 @@ def _fill(config: Config, count: int, chosen: Sequence[int], root: Path, announc
     with shown(f"{len(chosen)} clients: synthesis"):
         for k in chosen:
             with listening(current(), f"client {k}"):
-                filled = fill(config, load_shard(config.data, config.run.seed, k, count), k, root, announced)
+                filled = fill(config, load_shard(config.of(Data), config.run.seed, k, count), k, root, announced)
             entries.append({"partition": k, **filled.report.facts()})
             tick("clients", len(entries), len(chosen))
     total = {name: sum(entry[name] for entry in entries) for name in ("made", "reused", "bytes", "seconds", "below_judge")}

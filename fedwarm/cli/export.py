@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedwarm.models import build_model
+from fedwarm.catalogue import parse
+from fedwarm.models import Model, build_model
 from fedwarm.objectives import is_learned
 from fedwarm.quantize.export import Exported, export
 from fedwarm.record.reading import Run, read_run
-from fedwarm.settings.config import Model, SettingError, parse
+from fedwarm.settings.fields import SettingError
 
 WEIGHTS = "model.safetensors"
 OWN, GROUPS = ("method", "objective"), ("quantization-robust", "relaxed-quantization")

@@ -12,7 +12,8 @@ import typer
 
 from fedwarm.cli.help import App
 from fedwarm.core.terminal import flush, put, say, show
-from fedwarm.settings.config import OWN, SettingError
+from fedwarm.data.settings import OWN
+from fedwarm.settings.fields import SettingError
 
 if TYPE_CHECKING:
     from fedwarm.federation.settings import Federation

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from fedwarm.catalogue import parse
 from fedwarm.core.files import write_text
 from fedwarm.core.terminal import put, say
-from fedwarm.settings.config import Data, SettingError, Value, near, parse
+from fedwarm.data.settings import Data
+from fedwarm.settings.fields import SettingError, Value, near
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,12 @@ def train_foundation(request: Training) -> None:
 def reading(name: str, texts: Sequence[str]) -> Data:
     """The data set with settings of how its pictures are read; SettingError where others are given, which mean nothing here."""
     from fedwarm.diffusion.pretraining.captions import READ
-    from fedwarm.flower.app import parse_overrides
+    from fedwarm.settings.text import parse_overrides
 
     flat, known = parse_overrides(texts), [f"data.{key.replace('_', '-')}" for key in READ]
     if unknown := next((key for key in flat if key not in known), ""):
         raise SettingError(f"{unknown} means nothing to a foundation{near(unknown, known)}; -c takes {', '.join(known)}")
-    return replace(parse(flat).data, name=name)
+    return replace(parse(flat).of(Data), name=name)
 
 
 def _trained_glyph(request: Training, folder: Path) -> dict[str, Any]:

@@ -6,9 +6,11 @@ import dataclasses
 import json
 from itertools import groupby
 
+from fedwarm.catalogue import all_groups, common_groups, groups_of
 from fedwarm.core.terminal import columns, put
 from fedwarm.core.text import INDENT, NARROW, NARROW_INDENT, cells, paragraph, table
-from fedwarm.settings.config import Group, SettingError, Value, all_groups, allowed, common_groups, keys, near
+from fedwarm.settings.fields import Group, SettingError, Value, allowed, keys, near
+from fedwarm.settings.kinds import METHODS
 
 Row = tuple[str, type[Group], dataclasses.Field[Value]]
 
@@ -29,17 +31,14 @@ def chosen(name: str) -> list[Row]:
     Raises:
         SettingError: it stands for none.
     """
-    from fedwarm.methods import METHODS, canonical, method_group
-
     part, every = name.removesuffix("*").removesuffix("."), list(keys(all_groups()))
     if not name:
         return every
     found = [row for row in every if row[0] == part or row[0].startswith(f"{part}.")]
     if found and (name != part or part not in METHODS):
         return found
-    if name.replace("-", "_").lower() in METHODS:
-        own = method_group(canonical(name))
-        return list(keys(common_groups() + ((own,) if own else ())))
+    if name in METHODS:
+        return list(keys(common_groups() + groups_of(METHODS, name)))
     parts = list(dict.fromkeys(group.prefix for _, group, _ in every if group.prefix))
     known = [*METHODS, *parts, *(key for key, _, _ in every)]
     raise SettingError(

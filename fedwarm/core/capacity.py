@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from math import ceil
 from pathlib import Path
 
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 LOG = logging.getLogger("fedwarm")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

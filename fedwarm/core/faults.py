@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fedwarm.aggregators import along, floats
 from fedwarm.core.arrays import Arrays
 from fedwarm.core.seeds import derive
-from fedwarm.settings.config import Group, SettingError, Value, checked, keys, setting
+from fedwarm.settings.fields import Group, SettingError, Value, checked, keys, setting
 
 EXTRA = "injected"
 OVERSIZE = 10

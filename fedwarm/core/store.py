@@ -17,7 +17,7 @@ from pathlib import Path
 from torch import Tensor
 
 from fedwarm.core.files import make_folder, replacing
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 KEPT_STEPS = 2
 MIB = 2**20

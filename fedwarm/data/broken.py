@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple
 
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 SHOWN = 5
 

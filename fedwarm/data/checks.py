@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from fedwarm.data.broken import collecting
+from fedwarm.data.settings import Data
 from fedwarm.data.shards import Shard, all_tests, load_shard, open_table, table_tested
 from fedwarm.data.testing import CENTRAL
-from fedwarm.settings.config import Data
 
 PATIENCE_SECONDS = 3.0
 NAMED, FIRST, AT_ONCE = 5, 16, 512

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 FEWEST, SHOWN = 2, 10
 WHOLE = re.compile(r"-?[0-9]{1,18}")

@@ -12,7 +12,7 @@ from contextlib import suppress
 import numpy as np
 
 from fedwarm.data.pictures import Picture
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 WHOLE_BITS = (1, 8, 10, 12, 14, 16)
 REAL_TOPS = (1.0, 255.0)

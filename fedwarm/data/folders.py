@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from fedwarm.data.named import named_pictures
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 if TYPE_CHECKING:
     from datasets import Dataset

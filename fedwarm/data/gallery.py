@@ -14,7 +14,7 @@ from fedwarm.data.broken import Broken, refuse
 from fedwarm.data.depth import SAMPLE, Depth
 from fedwarm.data.pictures import Picture, Reading, opened, pixels
 from fedwarm.data.tables import Rows
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 if TYPE_CHECKING:
     from datasets import Dataset

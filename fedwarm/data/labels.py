@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedwarm.data.tables import Column, Rows, coded
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 if TYPE_CHECKING:
     from datasets import Dataset

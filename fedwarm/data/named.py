@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 if TYPE_CHECKING:
     from datasets import Dataset

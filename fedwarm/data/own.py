@@ -20,11 +20,13 @@ from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD
 from fedwarm.augmentations.gen_fedsd.checks import augmenting, secret
 from fedwarm.data.broken import unnamed
 from fedwarm.data.classes import listed, places, plain, shown, union
-from fedwarm.data.partitions import FEWEST
+from fedwarm.data.rows import FEWEST
+from fedwarm.data.settings import DATA_FOLDER as FOLDER
+from fedwarm.data.settings import OWN, Data
 from fedwarm.data.shards import Shard, held_counts, load_shard, open_table, table_tested
 from fedwarm.data.testing import CENTRAL
-from fedwarm.settings.config import DATA_FOLDER as FOLDER
-from fedwarm.settings.config import OWN, Config, Data, SettingError, Value, near
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import SettingError, Value, near
 
 GIVE = f"give its absolute path in --node-config, e.g. \"{FOLDER}='/data/site'\""
 
@@ -106,7 +108,7 @@ def at_home(config: Config, node: Mapping[str, Value]) -> Config:
     Raises:
         SettingError: the run wants it, and settings do not go with it, or the node's configuration names no folder to be read.
     """
-    if not config.data.own:
+    if not config.of(Data).own:
         return config
     check_own(config)
     given = str(node.get(FOLDER, "")).strip()
@@ -115,7 +117,7 @@ def at_home(config: Config, node: Mapping[str, Value]) -> Config:
             f"data.name = {OWN!r}, and this node's configuration has no {FOLDER}, the folder of its own data (a simulated client "
             f"has none: take another data.name); {GIVE}, or start the federation by `fedwarm federation up --data DIR`"
         )
-    own = replace(config.data, name=str(readable(given)), partition="iid")
+    own = replace(config.of(Data), name=str(readable(given)), partition="iid")
     return replace(config, groups={**config.groups, Data: own})
 
 
@@ -156,7 +158,7 @@ def check_own(config: Config) -> None:
     Raises:
         SettingError: it does not.
     """
-    data, run = config.data, config.run
+    data, run = config.of(Data), config.run
     if not data.own:
         return
     listed(data.classes)

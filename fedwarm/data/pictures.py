@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedwarm.settings.config import Data, SettingError, near
+from fedwarm.data.settings import Data
+from fedwarm.settings.fields import SettingError, near
 
 if TYPE_CHECKING:
     from PIL.Image import Image

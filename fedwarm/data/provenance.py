@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from fedwarm.data.sets.digits import scans
+from fedwarm.data.settings import Data
 from fedwarm.data.shards import all_tests, open_table, split_rows
 from fedwarm.data.tables import Rows, Table, public_rows
-from fedwarm.settings.config import Data, SettingError, keys
+from fedwarm.settings.fields import SettingError, keys
 
 TRAIN, PUBLIC, WHOLE = "train", "public", "whole"
 LOOKED_AT = 64

@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedwarm.core.seeds import numpy_generator
-from fedwarm.data.partitions import client_rows, natural_clients
+from fedwarm.data.partitions import client_rows, own_clients
 from fedwarm.data.pictures import Reading
 from fedwarm.data.sets.digits import digits_table
 from fedwarm.data.sets.hub import hub_table
+from fedwarm.data.settings import Data
 from fedwarm.data.tables import Rows, Table
 from fedwarm.data.testing import CENTRAL, HELD_OUT, SPLIT, dealt, split_table
-from fedwarm.settings.config import Data, SettingError
+from fedwarm.settings.fields import SettingError
+from fedwarm.settings.kinds import PARTITIONS
 
 CLIENTS = 10
 
@@ -75,7 +77,9 @@ def load_pooled(data: Data, seed: int, partitions: int) -> Shard:
 
 def default_clients(data: Data) -> int:
     """Clients when the user says nothing: one per domain (`domain`) or id (`natural`), else 10."""
-    return natural_clients(open_table(data), data) if data.partition in ("domain", "natural") else CLIENTS
+    if not hasattr(PARTITIONS.load(data.partition), "clients"):
+        return CLIENTS
+    return own_clients(open_table(data), data) or CLIENTS
 
 
 def partition_table(data: Data, seed: int, partitions: int) -> list[list[int]]:

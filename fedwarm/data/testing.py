@@ -21,11 +21,13 @@ import numpy as np
 
 from fedwarm.core.seeds import numpy_generator
 from fedwarm.data.folders import TRAIN
-from fedwarm.data.partitions import domain_column, id_column, id_name
+from fedwarm.data.partitions.domain import domain_column
+from fedwarm.data.partitions.natural import id_column, id_name
 from fedwarm.data.pictures import Reading
 from fedwarm.data.sets.hub import hub_table
+from fedwarm.data.settings import Data
 from fedwarm.data.tables import Column, Rows, Table
-from fedwarm.settings.config import Data, SettingError
+from fedwarm.settings.fields import SettingError
 
 HELD_OUT, SPLIT, CENTRAL = "held-out", "split", "central"
 NOBODY = -1

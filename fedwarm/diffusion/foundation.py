@@ -21,8 +21,9 @@ from torch import Tensor
 
 from fedwarm.diffusion.hub import fetched
 from fedwarm.diffusion.pipeline import MODELS, read_pipeline
+from fedwarm.diffusion.settings import Diffusion
 from fedwarm.models import device_of
-from fedwarm.settings.config import Diffusion, SettingError
+from fedwarm.settings.fields import SettingError
 
 EMBEDDED = ("glyph",)
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")

@@ -12,7 +12,7 @@ from fedwarm.data.pool import Pool
 from fedwarm.diffusion.foundation import Foundation
 from fedwarm.diffusion.lora import FIRST, attached, load_adapter
 from fedwarm.diffusion.sampling import Through, drawn_anew, sample
-from fedwarm.settings.config import Diffusion
+from fedwarm.diffusion.settings import Diffusion
 
 
 def generate(

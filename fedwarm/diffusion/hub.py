@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fedwarm.core.network import hub_answers
 from fedwarm.diffusion.pipeline import LEFT_OUT, MODELS, variant_of
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 REPLACED = {
     "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from fedwarm.core.files import order_metadata
 from fedwarm.core.seeds import initialisation
-from fedwarm.settings.config import Diffusion, SettingError
+from fedwarm.diffusion.settings import Diffusion
+from fedwarm.settings.fields import SettingError
 
 if TYPE_CHECKING:
     from fedwarm.diffusion.foundation import Foundation

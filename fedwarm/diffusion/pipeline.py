@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 MODELS = ("unet", "vae", "text_encoder")
 LEFT_OUT = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}  # parts that are neither loaded nor fetched

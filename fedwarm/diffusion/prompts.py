@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 
 def prompts(template: str, classes: Sequence[str]) -> list[str]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from fedwarm.core.progress import tick
 from fedwarm.core.seeds import generator
 from fedwarm.diffusion.foundation import Foundation
-from fedwarm.settings.config import Diffusion
+from fedwarm.diffusion.settings import Diffusion
 
 EXACT_ROWS = 16
 Through = Callable[[int, Callable[[], Tensor]], Tensor]

@@ -10,7 +10,7 @@ from typing import Any
 from fedwarm.augmentations.gen_fedsd.amounts import PLACE, GenFedSD
 from fedwarm.diffusion.foundation import EMBEDDED
 from fedwarm.diffusion.pretraining.glyphs import WORDS
-from fedwarm.settings.config import SettingError, near
+from fedwarm.settings.fields import SettingError, near
 
 OWN_TEMPLATES = "prompts.txt"  # of a foundation's folder: the sentences that it was trained on
 

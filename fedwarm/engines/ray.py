@@ -25,7 +25,7 @@ from typing import Any
 from fedwarm import __version__
 from fedwarm.core.capacity import workers_for
 from fedwarm.flower.processes import RunFailed, ending_on_signals, executable, plain, superlink
-from fedwarm.settings.config import SettingError, Value, near
+from fedwarm.settings.fields import SettingError, Value, near
 
 __all__ = ["Outcome", "RunFailed", "run_ray", "submit", "write_app"]
 

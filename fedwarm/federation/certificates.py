@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedwarm.core.files import replacing
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 CA_DAYS, SERVER_DAYS, RENEW_DAYS = 3650, 825, 30
 CLOCK_SKEW = timedelta(minutes=10)

@@ -13,7 +13,7 @@ from fedwarm.federation.control import ONLINE, Control, Seen, Unreachable
 from fedwarm.federation.processes import end, living, start, tail
 from fedwarm.federation.settings import SUPEREXEC, SUPERLINK, Federation
 from fedwarm.flower.processes import RunFailed
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 POLL_SECONDS, TELL_SECONDS, DEAF_SECONDS = 0.3, 10.0, 60.0
 _NODE_ID = re.compile(r"SuperNode ID: (\d+)")

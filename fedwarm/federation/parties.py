@@ -26,7 +26,7 @@ from fedwarm.federation.certificates import (
 from fedwarm.federation.processes import SECRET
 from fedwarm.federation.settings import SUPEREXEC, SUPERLINK, checked_name
 from fedwarm.flower.processes import LOOPBACK
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 AUTHORITY, PROXY, ADMIN, TRUST, KEY = "authority", "proxy", "admin", "ca.crt", "key"
 RESERVED = (AUTHORITY, SUPERLINK, SUPEREXEC, PROXY, ADMIN)

@@ -23,7 +23,7 @@ from fedwarm.federation.settings import (
 )
 from fedwarm.federation.sites import site_folders
 from fedwarm.flower.processes import LOOPBACK, free_ports
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 NODES = 3
 

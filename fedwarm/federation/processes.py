@@ -19,12 +19,12 @@ import psutil  # type: ignore[import-untyped]
 from fedwarm import __version__
 from fedwarm.core.files import write_text
 from fedwarm.core.progress import LOG_SECONDS_VARIABLE
+from fedwarm.data.settings import DATA_FOLDER
 from fedwarm.federation.settings import CLIENTS, SUPEREXEC, SUPERLINK, Federation, Node, Process
 from fedwarm.federation.sites import quoted
 from fedwarm.flower.family import end_family, lives
 from fedwarm.flower.processes import LOOPBACK, Daemon, environment, executable, plain
 from fedwarm.record.record import ENGINE_VARIABLE
-from fedwarm.settings.config import DATA_FOLDER
 
 ENGINE = "deployment"
 POLL_SECONDS_PER_NODE, LEAST_POLL_SECONDS = 0.02, 0.1

@@ -17,7 +17,7 @@ from fedwarm.federation.control import ONLINE, Control, Seen, Unreachable, contr
 from fedwarm.federation.nodes import Tell
 from fedwarm.federation.settings import STATE, Federation, Node, checked_name, flag, folder_of, load
 from fedwarm.flower.processes import RunFailed
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 POLL_SECONDS, TELL_SECONDS = 0.5, 10.0
 LOOK = "see that it runs, and that port, CA and proxy are right"

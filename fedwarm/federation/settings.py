@@ -26,7 +26,7 @@ from pathlib import Path
 
 from fedwarm.core.files import write_text
 from fedwarm.flower.processes import LOOPBACK
-from fedwarm.settings.config import SettingError, near
+from fedwarm.settings.fields import SettingError, near
 
 DEFAULT, CONNECTION = "default", "federation"  # of federations; of the connection in Flower's config, where "default" is taken
 SCHEMA, STATE, LOCK = 1, "federation.json", "lock"

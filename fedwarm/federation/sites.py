@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedwarm.federation.settings import SUPEREXEC, SUPERLINK, checked_name
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 
 def site_folders(data: str) -> list[Path]:

@@ -1,28 +1,21 @@
-"""A Flower app as its folder describes it: the two components, the run config, and overrides as `flwr run -c` takes them.
-
-Overrides are parsed here and not by `flwr.common.config.parse_config_args`, which drops what it does not understand without a
-word and forgets a table's earlier keys when a second text names the same table.
-"""
+"""A Flower app as its folder describes it: the two components and the run config, and its modules imported."""
 
 from __future__ import annotations
 
 import importlib
-import re
 import sys
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from fedwarm.settings.config import SettingError, Value, near
+from fedwarm.settings.fields import SettingError, Value, near
+from fedwarm.settings.text import flat, read_toml
 
 if TYPE_CHECKING:
     from flwr.clientapp import ClientApp
     from flwr.serverapp import ServerApp
-
-PAIR = re.compile(r"(\S+?)=('[^']*'|\"[^\"]*\"|\S+)")
 
 
 @dataclass(frozen=True)
@@ -44,7 +37,7 @@ def read_app(folder: Path) -> FlowerApp:
     file = folder / "pyproject.toml"
     if not file.is_file():
         raise SettingError(f"{folder} is no Flower app: it has no pyproject.toml")
-    app = _table(_table(_table(_read_toml(file), "tool"), "flwr"), "app")
+    app = _table(_table(_table(read_toml(file), "tool"), "flwr"), "app")
     parts = _table(app, "components")
     server, client = parts.get("serverapp"), parts.get("clientapp")
     if not (isinstance(server, str) and isinstance(client, str)):
@@ -62,49 +55,6 @@ def merged(config: Mapping[str, Value], overrides: Mapping[str, Value]) -> dict[
         if key not in config:
             raise SettingError(f"unknown setting {key!r}{near(key, list(config))}; the app has {', '.join(config) or 'none'}")
     return {**config, **overrides}
-
-
-def parse_overrides(texts: Sequence[str]) -> dict[str, Value]:
-    """Flat overrides out of texts like `rounds=3 data.name="a b"`, or paths of .toml files; later ones win.
-
-    Raises:
-        SettingError: something that is no key=value pair, no TOML value, or no str, int, float or bool; a file that is none.
-    """
-    found: dict[str, Value] = {}
-    for text in texts:
-        if text.strip().endswith(".toml") and "=" not in text:
-            found.update(flat(_read_toml(Path(text.strip()).expanduser()), text.strip()))
-        else:
-            found.update(_pairs(text))
-    return found
-
-
-def _pairs(text: str) -> dict[str, Value]:
-    if rest := PAIR.sub("", text).split():
-        raise SettingError(f'cannot read {rest[0]!r} in {text!r}: write pairs with blanks between, e.g. rounds=3 name="x"')
-    found: dict[str, Value] = {}
-    for key, value in PAIR.findall(text):
-        try:
-            table = tomllib.loads(f"{key} = {value}")
-        except tomllib.TOMLDecodeError:
-            hint = f'{key}="{value}"' if value[0] not in "\"'" else f"{key}=1"
-            raise SettingError(f"cannot read {key}={value}: values are TOML, and text stands in quotes, e.g. {hint}") from None
-        found.update(flat(table, text))
-    return found
-
-
-def flat(table: Mapping[str, Any], where: str, prefix: str = "") -> dict[str, Value]:
-    """Nested tables as dotted keys; a SettingError that names `where` for a value Flower's run config cannot hold."""
-    found: dict[str, Value] = {}
-    for name, value in table.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, dict):
-            found.update(flat(value, where, f"{key}."))
-        elif isinstance(value, (str, int, float)):
-            found[key] = value
-        else:
-            raise SettingError(f"{key} = {value!r} in {where} must be a text, a number, true or false")
-    return found
 
 
 def load(reference: str, folder: Path | None) -> ServerApp | ClientApp:
@@ -180,15 +130,6 @@ def _check_place(top: str, reference: str) -> None:
     if not _lies_in(sys.modules[top], _entered.folder):
         taken = getattr(sys.modules[top], "__file__", None) or top
         raise SettingError(f"{reference} of {_entered.folder} cannot be imported: the name {top!r} is taken by {taken}")
-
-
-def _read_toml(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingError(f"cannot read {file}: {error.strerror}") from error
-    except ValueError as error:
-        raise SettingError(f"{file} is no TOML: {error}") from error
 
 
 def _table(table: dict[str, Any], key: str) -> dict[str, Any]:

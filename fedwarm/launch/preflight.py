@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from fedwarm.catalogue import parse
 from fedwarm.core.files import DiskError
 from fedwarm.core.terminal import say
+from fedwarm.data.settings import Data
+from fedwarm.diffusion.settings import Diffusion
+from fedwarm.models import Model
 from fedwarm.record.folder import RunFolder
-from fedwarm.settings.config import Config, SettingError, Value, parse
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import SettingError, Value
 
 
 def prepare_folder(path: Path, fresh: bool) -> RunFolder:
@@ -70,13 +75,13 @@ def check_run(flat: Mapping[str, Value], clients: int, real: bool = False) -> tu
     check_objective(config)
     struck_clients(config.of(Faults))
     check_own(config)
-    if config.data.own and not real:
-        open_table(config.data)  # which says what to do
-    count = clients or default_clients(config.data)
+    if config.of(Data).own and not real:
+        open_table(config.of(Data))  # which says what to do
+    count = clients or default_clients(config.of(Data))
     bound(config.of(Nodes), count)
     _check_cohort(config, count)
     check_measured(config)
-    classes = _classes_told(config) if config.data.own else _check_data(config, count)
+    classes = _classes_told(config) if config.of(Data).own else _check_data(config, count)
     if config.run.method == "warmfed":
         _check_warmfed(config, count)
     _check_drawing(config, count, classes)
@@ -88,9 +93,9 @@ def _classes_told(config: Config) -> tuple[str, ...]:
     from fedwarm.data.classes import FEWEST, listed
     from fedwarm.models import build_model
 
-    classes = listed(config.data.classes)
-    if classes or not config.model.weights:
-        build_model(config.model, len(classes) or FEWEST, config.data.image_size, config.run.seed)
+    classes = listed(config.of(Data).classes)
+    if classes or not config.of(Model).weights:
+        build_model(config.of(Model), len(classes) or FEWEST, config.of(Data).image_size, config.run.seed)
     return classes
 
 
@@ -104,13 +109,13 @@ def _check_data(config: Config, count: int) -> tuple[str, ...]:
     from fedwarm.rounds.artefacts import refuse_seen_tests
     from fedwarm.rounds.odd import held, refuse_one_class
 
-    for text in check_pictures(config.data, config.run.seed, count, _say):
+    for text in check_pictures(config.of(Data), config.run.seed, count, _say):
         _say(text)
-    shard = load_shard(config.data, config.run.seed, 0, count)
+    shard = load_shard(config.of(Data), config.run.seed, 0, count)
     refuse_one_class(held(config, count), shard.classes)
-    all_tests(config.data, config.run.seed, count)
-    marks(config.data, read=True)
-    build_model(config.model, len(shard.classes), config.data.image_size, config.run.seed)
+    all_tests(config.of(Data), config.run.seed, count)
+    marks(config.of(Data), read=True)
+    build_model(config.of(Model), len(shard.classes), config.of(Data).image_size, config.run.seed)
     refuse_seen_tests(config, count)
     return shard.classes
 
@@ -128,7 +133,7 @@ def _check_drawing(config: Config, count: int, classes: tuple[str, ...]) -> None
         validated(config.of(GenFedSD))
         if classes:
             check(config, classes)
-        if not config.data.own:
+        if not config.of(Data).own:
             check_room(config, count)
             refuse_held(config, count)
         if config.of(GenFedSD).provider == "foundation":
@@ -158,7 +163,7 @@ def _check_warmfed(config: Config, clients: int) -> None:
     prompts(settings.prompt, ["x"])
     if settings.synthetic_ratio > 0:
         _check_foundation(config)
-    if settings.synthetic_ratio > 0 and settings.adapt and config.diffusion.trainer == "hollowed":
+    if settings.synthetic_ratio > 0 and settings.adapt and config.of(Diffusion).trainer == "hollowed":
         from fedwarm.diffusion.tuners.hollowed.plan import check_plan
 
         check_plan(config, clients)
@@ -171,11 +176,11 @@ def _check_foundation(config: Config) -> None:
     from fedwarm.diffusion.pipeline import MODELS, see_weights
     from fedwarm.diffusion.pretraining.captions import refuse_seen
 
-    name = locate(config.diffusion.foundation)
+    name = locate(config.of(Diffusion).foundation)
     folder = Path(name)
     if not folder.is_dir():
         return require(name)
     for part in MODELS:
         see_weights(folder, part, name)
-    if not config.data.own:
-        refuse_seen(folder, config.data)
+    if not config.of(Data).own:
+        refuse_seen(folder, config.of(Data))

@@ -14,6 +14,7 @@ from typing import Any
 from fedwarm.core.failures import RunError
 from fedwarm.core.files import DiskError
 from fedwarm.core.terminal import put, say
+from fedwarm.data.settings import OWN, Data
 from fedwarm.federation.settings import flag
 from fedwarm.federation.settings import load as load_federation
 from fedwarm.launch.interrupt import command, how_to_go_on, interruptible
@@ -22,7 +23,8 @@ from fedwarm.record.extend import changed
 from fedwarm.record.folder import RunFolder, runs_root
 from fedwarm.record.lock import refuse_busy
 from fedwarm.record.record import ENGINE_VARIABLE
-from fedwarm.settings.config import OWN, Config, SettingError, Value, near
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import SettingError, Value, near
 
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 PATHS = (
@@ -107,7 +109,7 @@ def _tell_idle(request: Request, config: Config) -> None:
 
 def _given(request: Request) -> dict[str, str]:
     """What somebody gave, by key: how it is called where it was given last."""
-    from fedwarm.flower.app import parse_overrides
+    from fedwarm.settings.text import parse_overrides
 
     names = {key: f"{key} (in {DEFAULTS_VARIABLE})" for key in parse_overrides(_usual())}
     names |= {key: key for key in parse_overrides([*request.run_config])}
@@ -118,19 +120,19 @@ def _tell_odd(config: Config, clients: int) -> None:
     from fedwarm.rounds.artefacts import unknown
     from fedwarm.rounds.odd import held, remarks
 
-    dealt = () if config.data.own else remarks(config, held(config, clients))
+    dealt = () if config.of(Data).own else remarks(config, held(config, clients))
     for line in (*dealt, *unknown(config)):
         say(f"fedwarm: {line}")
 
 
 def asked(request: Request) -> dict[str, Value]:
     """The settings of a request, flat; those of the environment's `FEDWARM_RUN_CONFIG` come first and lose."""
-    from fedwarm.flower.app import parse_overrides
-    from fedwarm.methods import canonical
+    from fedwarm.settings.kinds import METHODS
+    from fedwarm.settings.text import parse_overrides
 
     flat: dict[str, Value] = dict(parse_overrides([*_usual(), *request.run_config]))
     if request.method:
-        flat["method"] = canonical(request.method)
+        flat["method"] = METHODS.canonical(request.method)
     if request.seed is not None:
         flat["seed"] = request.seed
     if request.rounds is not None:
@@ -265,7 +267,8 @@ def run_app(app_folder: Path, overrides: list[str], engine: str, clients: int, w
     Raises:
         SettingError: the folder is no Flower app, or an override names no setting of it.
     """
-    from fedwarm.flower.app import parse_overrides, read_app
+    from fedwarm.flower.app import read_app
+    from fedwarm.settings.text import parse_overrides
 
     app, flat = read_app(app_folder), parse_overrides(overrides)
     for key in flat:

@@ -16,14 +16,13 @@ from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
+from fedwarm.catalogue import parse
 from fedwarm.core.failures import RunError
 from fedwarm.core.files import write_text
 from fedwarm.core.terminal import lively, put, say, show
-from fedwarm.flower.app import parse_overrides
 from fedwarm.launch.interrupt import interruptible
 from fedwarm.launch.run import QUIET, SIMULATED, Request, nodes_of, run_method
 from fedwarm.launch.sweep_file import Job, Sweep, jobs, read_sweep
-from fedwarm.methods import canonical
 from fedwarm.record.checkpoint import FREE, exists, load
 from fedwarm.record.extend import CHANGEABLE, changed
 from fedwarm.record.folder import runs_root
@@ -32,7 +31,9 @@ from fedwarm.record.reading import Run, read_run
 from fedwarm.report.compare import COST, REACHED, Measure, concerns, known, spread
 from fedwarm.report.plots import second_text
 from fedwarm.report.render import FORMS
-from fedwarm.settings.config import SettingError, Value, parse
+from fedwarm.settings.fields import SettingError, Value
+from fedwarm.settings.kinds import METHODS
+from fedwarm.settings.text import parse_overrides
 
 BAR = 20
 COLUMNS = (
@@ -97,7 +98,7 @@ def run_sweep(
 
 def _asked(sweep: Sweep, path: Path, method: str, clients: int, overrides: Mapping[str, Value]) -> Sweep:
     """The file's sweep with what the command line says."""
-    named = (canonical(method),) if method else sweep.methods
+    named = (METHODS.canonical(method),) if method else sweep.methods
     if not named:
         raise SettingError(f"{path} names no methods; add methods = [...], or name one on the command line")
     if sweep.methods and not set(named) <= set(sweep.methods):

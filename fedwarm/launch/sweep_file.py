@@ -21,12 +21,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fedwarm.catalogue import parse
 from fedwarm.cli.settings import literal
-from fedwarm.flower.app import flat, parse_overrides
 from fedwarm.launch.run import PATHS
-from fedwarm.methods import canonical
 from fedwarm.report.compare import concerns
-from fedwarm.settings.config import SettingError, Value, near, parse
+from fedwarm.settings.fields import SettingError, Value, near
+from fedwarm.settings.kinds import METHODS
+from fedwarm.settings.text import flat, parse_overrides
 
 KINDS: dict[str, type] = {"methods": list, "seeds": list, "clients": int, "settings": dict, "grid": dict}
 ELSEWHERE = {
@@ -125,7 +126,7 @@ def read_sweep(path: Path) -> Sweep:
     seeds = _values(path, "seeds", table.get("seeds", [0]), (int,))
     methods = _values(path, "methods", table["methods"], (str,)) if "methods" in table else ()
     settings = flat(table.get("settings", {}), str(path))
-    names = tuple(dict.fromkeys(canonical(str(name)) for name in methods))
+    names = tuple(dict.fromkeys(METHODS.canonical(str(name)) for name in methods))
     grid = _grid(path, table.get("grid", {}))
     return Sweep(names, tuple(int(seed) for seed in seeds), table.get("clients", 0), settings, grid)
 

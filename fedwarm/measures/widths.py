@@ -14,7 +14,8 @@ from fedwarm.objectives.rq import RelaxedQuantization, steps
 from fedwarm.quantize.hooks import QuantizationRobust, widths_of
 from fedwarm.quantize.learned import Learned
 from fedwarm.quantize.uniform import Scheme
-from fedwarm.settings.config import Config, Group, SettingError, setting
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import Group, SettingError, setting
 from fedwarm.training.loop import Hook
 
 ROBUST_WIDTHS = "8,7,6,5,4,3,2"

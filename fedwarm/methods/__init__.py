@@ -1,58 +1,72 @@
-"""What methods are made of: formulas and settings, pure functions and frozen dataclasses.
+"""What methods are made of: formulas, settings and what a method says of itself; pure functions and frozen dataclasses.
 
-The table below is the one list of methods; strategies and clients carry the same names.
+Each file is one method and binds `COMPONENT`, a `Method`. Its server side is the file of the same stem in `strategies`, its
+client side that in `clients`; a side with nothing of its own has no file.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from importlib import import_module
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from fedwarm.settings.config import Group, SettingError, near
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import Group, SettingError, Value, keys
+from fedwarm.settings.kinds import METHODS
+
+Preset = Mapping[str, Value] | Callable[[Config], Mapping[str, Value]]
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One method: `settings` is the name of its dataclass in `fedwarm.methods.<name>`, empty where it has none."""
+class Method:
+    """A method, declared.
 
+    Attributes:
+        title: the name of its strategy's class, e.g. `FedProx`.
+        summary: one line for lists.
+        settings: its group of settings, or None.
+        hooks: what makes the hooks of local training, each from the group.
+        preset: what it sets where a setting has its default: by key, or worked out of the settings.
+        averages: whether what an objective learns beside the weights is averaged like them.
+        refuses: settings that must keep their default, and why.
+        federated: whether clients train for each other; False: a reference beside it.
+        server, client: `module:Class` of its two sides, for methods of other packages; empty: the file of its stem, else FedAvg.
+    """
+
+    title: str
     summary: str
-    settings: str = ""
+    settings: type[Group] | None = None
+    hooks: tuple[Callable[[Any], Any], ...] = ()
+    preset: Preset = field(default_factory=dict)
+    averages: bool = True
+    refuses: Mapping[str, str] = field(default_factory=dict)
+    federated: bool = True
+    server: str = ""
+    client: str = ""
+
+    def presets(self, config: Config) -> Mapping[str, Value]:
+        """What the method sets where a setting has its default."""
+        return self.preset(config) if callable(self.preset) else self.preset
+
+    def local_hooks(self, config: Config) -> list[Any]:
+        """The hooks of a client's local training."""
+        return [make(None if self.settings is None else config.of(self.settings)) for make in self.hooks]
 
 
-METHODS: dict[str, Entry] = {
-    "warmfed": Entry("clients LoRA-tune a diffusion model, the server trains on its images, clients distil", "WarmFed"),
-    "fedavg": Entry("weighted average of locally trained weights (McMahan et al., 2017)"),
-    "fedprox": Entry("FedAvg with a proximal term in the local loss (Li et al., 2020)", "FedProx"),
-    "scaffold": Entry("control variates against the drift of unlike clients (Karimireddy et al., 2020)", "Scaffold"),
-    "dp_rec": Entry("differentially private updates as a few bits of shared random code (Triastcyn et al., 2021)", "DpRec"),
-    "quantization_robust": Entry("FedAvg whose one model stays good at every bit-width (Gupta et al., 2022)"),
-    "gen_fedsd": Entry("FedAvg after each client had the images drawn that its classes lack (Morafah et al., 2024)"),
-    "local_only": Entry("baseline: each client trains alone; nothing is shared"),
-    "centralized": Entry("reference, not federated: one model trained on everybody's data together"),
-}
-
-
-def canonical(name: str) -> str:
-    """The table's name of a method; hyphens count as underscores.
+def refuse(config: Config) -> None:
+    """See that the settings leave alone what the method refuses.
 
     Raises:
-        SettingError: no such method; the message names the near ones.
+        SettingError: one of them does not.
     """
-    found = name.replace("-", "_").lower()
-    if found not in METHODS:
-        raise SettingError(f"unknown method {name!r}{near(found, list(METHODS))}; there are {', '.join(METHODS)}")
+    flat = config.flat()
+    defaults = {key: f.default for key, _, f in keys(tuple(config.groups))}
+    for key, reason in method_of(config).refuses.items():
+        if flat[key] != defaults[key]:
+            raise SettingError(f"{key} = {flat[key]!r} means nothing with method {config.run.method!r}, which {reason}")
+
+
+def method_of(config: Config) -> Method:
+    """The run's method."""
+    found: Method = METHODS.load(config.run.method)
     return found
-
-
-def method_group(name: str) -> type[Group] | None:
-    """The settings of one method, or None."""
-    entry = METHODS[canonical(name)]
-    if not entry.settings:
-        return None
-    group: type[Group] = getattr(import_module(f"fedwarm.methods.{canonical(name)}"), entry.settings)
-    return group
-
-
-def method_groups() -> tuple[type[Group], ...]:
-    """The settings of all methods."""
-    return tuple(group for name in METHODS if (group := method_group(name)) is not None)

@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fedwarm.settings.config import Group, setting
+from fedwarm.methods import Method
+from fedwarm.settings.fields import Group, setting
 from fedwarm.training.loop import Batch, Hook
 
 
@@ -25,8 +26,8 @@ class ProximalTerm(Hook):
 
     uses = "weights"
 
-    def __init__(self, mu: float) -> None:
-        self.mu = mu
+    def __init__(self, settings: FedProx) -> None:
+        self.mu = settings.mu
         self._start: list[Tensor] = []
 
     def prepare(self, model: nn.Module) -> None:
@@ -37,3 +38,6 @@ class ProximalTerm(Hook):
             return loss
         distances = [(p - w).square().sum() for p, w in zip(batch.model.parameters(), self._start, strict=True)]
         return loss + self.mu / 2 * torch.stack(distances).sum()
+
+
+COMPONENT = Method("FedProx", "FedAvg with a proximal term in the local loss (Li et al., 2020)", FedProx, hooks=(ProximalTerm,))

@@ -13,7 +13,8 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from fedwarm.core.arrays import Arrays
-from fedwarm.settings.config import Group, setting
+from fedwarm.methods import Method
+from fedwarm.settings.fields import Group, setting
 from fedwarm.training.loop import Hook
 
 CONTROL = "control/"
@@ -83,3 +84,8 @@ def split(arrays: Arrays) -> tuple[Arrays, Arrays]:
 def joined(model: Arrays, control: Arrays) -> Arrays:
     """Both in one, as they travel: the inverse of `split`."""
     return {**model, **{CONTROL + name: array for name, array in control.items()}}
+
+
+COMPONENT = Method(
+    "Scaffold", "control variates against the drift of unlike clients (Karimireddy et al., 2020)", Scaffold, averages=False
+)

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedwarm.settings.config import Group, setting
+from fedwarm.methods import Method
+from fedwarm.settings.fields import Group, setting
 from fedwarm.training.evaluate import predict
 from fedwarm.training.loop import Batch, Hook
 
@@ -163,3 +164,8 @@ class SelfDistillation(Hook):
         device = batch.logits.device
         teacher, chosen = self.teacher_logits[rows].to(device), self.selected[rows].to(device)
         return loss + weight * distillation_term(batch.logits, teacher, chosen, self.settings.temperature)
+
+
+COMPONENT = Method(
+    "WarmFed", "clients LoRA-tune a diffusion model, the server trains on its images, clients distil", WarmFed, averages=False
+)

@@ -60,15 +60,16 @@ def _all(site: Site, address: tuple[str, int] | None) -> Iterator[Finding]:
     if site.data is None:
         yield from unseen("as --data is not given", "data")
     else:
+        from fedwarm.data.settings import Data
         from fedwarm.node.data import look_at_data
 
-        data = _settings(site).data
+        data = _settings(site).of(Data)
         yield from look_at_data(replace(data, name=str(site.data.expanduser().absolute()), partition="iid"))
 
 
 def _settings(site: Site) -> Config:
-    from fedwarm.flower.app import parse_overrides
-    from fedwarm.settings.config import parse
+    from fedwarm.catalogue import parse
+    from fedwarm.settings.text import parse_overrides
 
     return parse(parse_overrides([*site.settings]))
 

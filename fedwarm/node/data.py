@@ -12,9 +12,10 @@ from fedwarm.data.checks import constancy, remarks
 from fedwarm.data.own import Holding
 from fedwarm.data.pictures import ALPHA, opened
 from fedwarm.data.sets.hub import IMAGE_COLUMNS, found, read
+from fedwarm.data.settings import Data
 from fedwarm.data.shards import load_shard, open_table
 from fedwarm.node.finding import Finding, fault, ok, warning
-from fedwarm.settings.config import Data, SettingError
+from fedwarm.settings.fields import SettingError
 
 TOPIC = "data"
 NAMED, SAMPLE = 12, 256

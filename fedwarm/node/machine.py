@@ -11,7 +11,7 @@ from fedwarm.core.capacity import GB, cores, free_bytes
 from fedwarm.core.store import cache_home
 from fedwarm.node.finding import Finding, fault, ok, warning
 from fedwarm.node.heartbeat import VARIABLE, place
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 LEAST_MEMORY, GOOD_MEMORY = 0.7, 2.0
 """GB: a SuperNode, its SuperExec and one client with the smallest models; beside them an image model that is tuned."""

@@ -18,7 +18,7 @@ from fedwarm.node import certificate
 from fedwarm.node.certificate import PATIENCE_SECONDS, look_at_certificate, shown_by, unverified
 from fedwarm.node.finding import Finding, fault, ok, unseen, warning
 from fedwarm.node.proxy import look_at_proxy
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 NAME, PORT, CLOCK, SERVER, FLOWER = "name", "port", "clock", "server", "version"
 AHEAD_SECONDS, BEHIND_SECONDS = 5.0, 305.0

@@ -10,7 +10,8 @@ from torch import Tensor
 from fedwarm.quantize import hooks as robust
 from fedwarm.quantize.hooks import QuantizationRobust, validated
 from fedwarm.quantize.learned import PREFIX
-from fedwarm.settings.config import Config, SettingError, near
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import SettingError, near
 from fedwarm.training.loop import Hook
 
 OBJECTIVES = ("plain", *robust.OBJECTIVES, "rq")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fedwarm.quantize import surgery
 from fedwarm.quantize.learned import PREFIX, STEP, Learned
 from fedwarm.quantize.relaxed import VARIANTS, Quantizer, Rule
-from fedwarm.settings.config import Group, SettingError, setting
+from fedwarm.settings.fields import Group, SettingError, setting
 from fedwarm.training.loop import Hook
 
 State = dict[str, Tensor]

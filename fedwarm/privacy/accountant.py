@@ -12,7 +12,7 @@ import numpy as np
 
 from fedwarm.privacy.events import TOP, Curves, Event, Gaussian, RandomCoding, Sampled, curves, nothing
 from fedwarm.privacy.random_coding import Curve
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 EVERYONE = -1
 KINDS: dict[str, Callable[..., Event]] = {"RandomCoding": RandomCoding, "Gaussian": Gaussian, "Sampled": Sampled}

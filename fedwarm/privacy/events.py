@@ -14,7 +14,7 @@ import numpy as np
 
 from fedwarm.privacy.random_coding import Curve, absent_to_present, present_to_absent
 from fedwarm.privacy.sampling import sampled_absent, sampled_present
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 ADJACENCIES = ("zero_out", "replacement")
 TOP = 256

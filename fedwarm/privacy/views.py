@@ -20,7 +20,7 @@ from math import sqrt
 from fedwarm.privacy.accountant import EVERYONE, Accountant
 from fedwarm.privacy.events import ADJACENCIES, Event, Gaussian, RandomCoding, Sampled
 from fedwarm.privacy.sampling import Slots, slots
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 VIEWS = ("local", "central_certified", "central_limit")
 Release = RandomCoding | Gaussian

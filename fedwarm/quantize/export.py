@@ -19,12 +19,13 @@ from torch import Tensor, nn
 
 from fedwarm.coding.packing import CodeError, pack, unpack
 from fedwarm.core.files import replacing
-from fedwarm.models import MODELS, build_model
+from fedwarm.models import Model, build_model
 from fedwarm.quantize.learned import Learned
 from fedwarm.quantize.surgery import layers, tensor_of
 from fedwarm.quantize.sweep import weight_grids
 from fedwarm.quantize.uniform import FLOAT_BITS, PLAIN, Scheme, levels
-from fedwarm.settings.config import Model, SettingError
+from fedwarm.settings.fields import SettingError
+from fedwarm.settings.kinds import MODELS
 
 FORMATS = ("torch", "onnx")
 HEADER, VERSION, STEP = "fedwarm", 1, ".step"
@@ -167,7 +168,7 @@ def load_exported(path: Path, settings: Model | None = None) -> nn.Module:
         state = _unpacked(tensors, header["shapes"], int(header["bits"]), int(header["low"]))
         architecture = settings or Model(name=header["model"])
         if architecture.name not in MODELS:
-            raise SettingError(f"{path} holds a model {architecture.name!r}; there are {', '.join(MODELS)}")
+            raise SettingError(f"{path} holds a model {architecture.name!r}; there are {', '.join(MODELS.names())}")
         return build_model(architecture, int(header["classes"]), int(header["image_size"]), 0, state)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, SettingError):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from fedwarm.quantize.learned import LearnedInput, LearnedStep, LearnedWeight, input_name, weight_name
 from fedwarm.quantize.surgery import Noisy, Rounded, RoundedInput, Width, attach, device_of, input_layers, layers, master
 from fedwarm.quantize.uniform import FLOAT_BITS, RULES, Scheme, checked_bits
-from fedwarm.settings.config import Group, SettingError, setting
+from fedwarm.settings.fields import Group, SettingError, setting
 from fedwarm.training.loop import Batch, Hook
 
 OBJECTIVES = ("kure", "apqn", "qat", "mqat")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fedwarm.coding.packing import pack
 from fedwarm.core.files import replacing
 from fedwarm.models import to_input
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 if TYPE_CHECKING:
     from fedwarm.quantize.export import Coded

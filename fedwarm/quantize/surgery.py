@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 
 from fedwarm.quantize.ranges import Running, weight_grid
 from fedwarm.quantize.uniform import FLOAT_BITS, Scheme, quantize
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 QUANTIZED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 INPUT = "quantized_input"

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 FLOAT_BITS, FEWEST_BITS, MOST_BITS = 32, 2, 16
 RULES = ("mse", "minmax")

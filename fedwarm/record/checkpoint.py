@@ -18,7 +18,7 @@ import numpy as np
 from fedwarm.core.arrays import Arrays
 from fedwarm.core.files import make_folder, replacing, writing
 from fedwarm.record.pieces import is_piece
-from fedwarm.settings.config import SettingError, Value
+from fedwarm.settings.fields import SettingError, Value
 
 SCHEMA = 1
 FOLDER, INDEX = "checkpoint", "checkpoint.json"

@@ -9,10 +9,12 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from fedwarm.catalogue import all_groups, parse
 from fedwarm.record.checkpoint import FREE, Checkpoint
 from fedwarm.record.ledger import Ledger
 from fedwarm.record.record import Record
-from fedwarm.settings.config import Config, SettingError, Value, all_groups, keys, parse
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import SettingError, Value, keys
 
 ROUNDS = "num-server-rounds"
 STOPPING = ("patience", "target")

@@ -23,7 +23,7 @@ from fedwarm.record.ledger import Ledger
 from fedwarm.record.lock import LOCK, Lock
 from fedwarm.record.pieces import Pieces
 from fedwarm.record.record import Record
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 WRITE_INTERVAL_SECONDS = 2.0
 LEDGER = "ledger.jsonl"

@@ -19,7 +19,7 @@ from pathlib import Path
 from weakref import WeakSet
 
 from fedwarm.core.files import writing
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 LOCK = ".fedwarm.lock"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fedwarm.data.settings import Data
 from fedwarm.data.testing import CENTRAL
 from fedwarm.flower.wire import Payload
 from fedwarm.measures.widths import Evaluate, widths
-from fedwarm.settings.config import Config, SettingError
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import SettingError
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def check_measured(config: Config) -> None:
     Raises:
         SettingError: something is.
     """
-    if config.data.test != CENTRAL:
+    if config.of(Data).test != CENTRAL:
         return
     if config.run.method == "local_only":
         raise SettingError(

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedwarm.methods import METHODS
 from fedwarm.record.gaps import Augment, read_augment
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
+from fedwarm.settings.kinds import METHODS
+from fedwarm.settings.registry import summary
 
 SCHEMA = 1
 BYTE_KEYS = ("payload_bytes_up", "wire_bytes_up", "payload_bytes_down", "wire_bytes_down")
@@ -121,7 +122,7 @@ class Run:
 
     @property
     def summary(self) -> str:
-        return METHODS[self.method].summary if self.method in METHODS else ""
+        return summary(METHODS.load(self.method)) if self.method in METHODS else ""
 
     @property
     def up_per_client(self) -> float:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedwarm.core import sums
+from fedwarm.data.settings import Data
 from fedwarm.record.ledger import WIDTHS, Ledger
 from fedwarm.record.measure import Measure
 from fedwarm.record.versions import commit, versions
@@ -248,7 +249,7 @@ class Record:
 
     def _evaluation(self) -> dict[str, Any]:
         """What accuracies are measured on, by the setting `data.test`, and how many images that is."""
-        data = self.config.data
+        data = self.config.of(Data)
         images = self.measures[max(self.measures)].images if self.measures else None
         return {"test": data.test, "split": None if data.test == "held-out" else data.test_split, "images": images}
 

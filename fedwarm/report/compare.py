@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedwarm.methods import METHODS
+from fedwarm.catalogue import all_groups
 from fedwarm.record.reading import Json, Round, Run, mean
 from fedwarm.report import plots
 from fedwarm.report.scatter import Point, points
 from fedwarm.report.sections import widths as bits
-from fedwarm.settings.config import all_groups, keys
+from fedwarm.settings.fields import keys
+from fedwarm.settings.kinds import METHODS
 from fedwarm.settings.relevance import SWITCHES, matters
 
 PLACES = {"seed", "out", "client-folder", "method", "resume", "tracker", "client-state-mb"}
@@ -120,7 +121,7 @@ def concerns(key: str, method: str, settings: Mapping[str, Any] | None = None) -
     switch, value = SWITCHES.get(part, ("", ""))
     given = (settings or {}).get(switch)
     switched = value in given if isinstance(given, (list, tuple)) else value == given
-    return owner not in METHODS or owner == method or not METHODS[owner].settings or (bool(switch) and switched)
+    return owner not in METHODS or owner == method or not METHODS.load(owner).settings or (bool(switch) and switched)
 
 
 def relevant(run: Run) -> Json:

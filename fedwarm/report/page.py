@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedwarm.catalogue import all_groups
 from fedwarm.record.ledger import EVALUATE
 from fedwarm.record.reading import BYTE_KEYS, Json, Run, mean, read_run
 from fedwarm.report import plots
@@ -20,7 +21,7 @@ from fedwarm.report.render import render, write_page
 from fedwarm.report.sections import augmentation as gap_page
 from fedwarm.report.sections import widths as bits
 from fedwarm.report.sections.pictures import PICTURES, pictures, synthetic
-from fedwarm.settings.config import SettingError, all_groups, allowed, keys
+from fedwarm.settings.fields import SettingError, allowed, keys
 
 MOST_ROWS, MOST_BARS = 100, 40
 

@@ -18,7 +18,7 @@ from fedwarm.core.text import visible
 from fedwarm.report.plots import COLOURS, ID_PREFIX, byte_text, second_text
 from fedwarm.report.template import GAP_PAGE, MACROS, PAGE, SECTION
 from fedwarm.report.template_tables import TABLES
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 PARTS = {"pictures": "Pictures", "augment": "Augmentation", "widths": "Bit-widths", "rounds": "Rounds", "clients": "Clients"}
 PARTS |= {"data": "Data", "stages": "Stages", "settings": "Settings", "record": "Record"}

@@ -16,20 +16,24 @@ from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD
 from fedwarm.augmentations.gen_fedsd.checks import augmenting
 from fedwarm.augmentations.gen_fedsd.real import PUBLIC as PUBLIC_FILE
 from fedwarm.data.provenance import PUBLIC, TRAIN, WHOLE, Marks, Source, data_of, marks, seen, source_of
+from fedwarm.data.settings import Data
 from fedwarm.data.shards import all_tests
 from fedwarm.diffusion.foundation import locate
+from fedwarm.diffusion.settings import Diffusion
 from fedwarm.methods.warmfed import WarmFed
-from fedwarm.settings.config import Config, Data, SettingError
+from fedwarm.models import Model
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import SettingError
 
 HEADER, KEY = "fedwarm", "trained_on"
 
 
 def trained_on(config: Config, clients: int) -> list[Source]:
     """Everything that a run's models are trained on: its clients' images, and what its other inputs had been trained on."""
-    run, found = config.run, [source_of(TRAIN, config.data, config.run.seed, clients)]
+    run, found = config.run, [source_of(TRAIN, config.of(Data), config.run.seed, clients)]
     settings, filled = config.of(GenFedSD), augmenting(config)
-    if config.model.weights:
-        found += sources(Path(config.model.weights)) or []
+    if config.of(Model).weights:
+        found += sources(Path(config.of(Model).weights)) or []
     if filled and settings.provider == "file":
         other = _other(config)
         found.append(source_of(PUBLIC if settings.file == PUBLIC_FILE else WHOLE, other))
@@ -42,18 +46,18 @@ def trained_on(config: Config, clients: int) -> list[Source]:
 def _other(config: Config) -> Data:
     """The data set of `gen-fedsd.file`."""
     file = config.of(GenFedSD).file
-    return config.data if file == PUBLIC_FILE else replace(config.data, name=file)
+    return config.of(Data) if file == PUBLIC_FILE else replace(config.of(Data), name=file)
 
 
 def _of_foundation(config: Config) -> Iterator[Source]:
     """The public images that a foundation of `fedwarm foundation train` knows, by its recipe; nothing where it is not here."""
     try:
-        folder = Path(locate(config.diffusion.foundation))
+        folder = Path(locate(config.of(Diffusion).foundation))
         told = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))["data"]
         name, share, mark = str(told["name"]), float(told["public_share"]), str(told["labels_sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         return
-    yield Source(PUBLIC, replace(config.data, name=os.path.basename(name), public_share=share), marks=Marks(mark))
+    yield Source(PUBLIC, replace(config.of(Data), name=os.path.basename(name), public_share=share), marks=Marks(mark))
 
 
 def header(found: Sequence[Source]) -> dict[str, str]:
@@ -90,8 +94,8 @@ def _of_run(folder: Path) -> list[Source] | None:
 
 def used(config: Config) -> Iterator[tuple[str, str]]:
     """The settings of a run that name a trained classifier, and their values."""
-    if config.model.weights:
-        yield "model.weights", config.model.weights
+    if config.of(Model).weights:
+        yield "model.weights", config.of(Model).weights
     settings = config.of(GenFedSD)
     if settings.judge and augmenting(config) and settings.provider == "foundation":
         yield "gen-fedsd.judge", settings.judge
@@ -107,9 +111,9 @@ def refuse_seen_tests(config: Config, clients: int) -> None:
     """
     for key, path in used(config):
         found = sources(Path(path)) or []
-        if not found or marks(config.data) is None:
+        if not found or marks(config.of(Data)) is None:
             continue
-        data, seed = config.data, config.run.seed
+        data, seed = config.of(Data), config.run.seed
         for source in found:
             if count := seen(source, data, seed, clients):
                 of = f"of {len(all_tests(data, seed, clients)[1]):,} test images of this run"

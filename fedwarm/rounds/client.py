@@ -19,13 +19,16 @@ from fedwarm.core.arrays import Arrays, from_module, from_tensors, to_tensors
 from fedwarm.core.seeds import generator
 from fedwarm.data import Shard
 from fedwarm.data.own import Holding
+from fedwarm.data.settings import Data
 from fedwarm.flower.wire import Fact, Payload
 from fedwarm.measures.widths import Evaluate, hooks_of, learned_of, scheme_of, widths
-from fedwarm.models import build_model, device_of
+from fedwarm.methods import method_of
+from fedwarm.models import Model, build_model, device_of
 from fedwarm.objectives import is_learned, learned_state
 from fedwarm.privacy.mechanisms.dp_sgd.gradient import DpSgd, Mechanism, Steps, example_epsilon, rate_of, source_of, steps_of
 from fedwarm.rounds.node import Node as Node
-from fedwarm.settings.config import Config, SettingError
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import SettingError
 from fedwarm.training.evaluate import correct
 from fedwarm.training.loop import Hook, Plan, fit
 
@@ -47,7 +50,7 @@ class BaseClient:
 
     @property
     def holding(self) -> Holding:
-        return self.node.holding(self.config.data, self.config.run.seed)
+        return self.node.holding(self.config.of(Data), self.config.run.seed)
 
     @cached_property
     def real(self) -> Shard:
@@ -104,7 +107,8 @@ class BaseClient:
         run, shard = self.config.run, self.real
         arrays = {} if payload is None else payload.arrays
         state = to_tensors({n: a for n, a in arrays.items() if not is_learned(n)}) if arrays else None
-        return build_model(self.config.model, len(shard.classes), shard.train_images.shape[-1], run.seed, state).to(self.device)
+        size = shard.train_images.shape[-1]
+        return build_model(self.config.of(Model), len(shard.classes), size, run.seed, state).to(self.device)
 
     def draws(self, purpose: str, number: int = 0) -> torch.Generator:
         """This client's generator for a purpose in a round."""
@@ -113,12 +117,12 @@ class BaseClient:
     def describe(self, payload: Payload) -> Payload:
         """Partition, sizes and classes; counts per class only where the settings share them and examples are not private."""
         shard, counts = self.real, self.real.counts()
-        unsaid = self.config.run.privacy != "none" or (global_rule(self.config) and not self.config.data.share_class_counts)
+        unsaid = self.config.run.privacy != "none" or (global_rule(self.config) and not self.config.of(Data).share_class_counts)
         facts: dict[str, Fact] = {
             "classes": list(shard.classes),
             "present": [c for c, n in enumerate(counts) if n or unsaid],
         }
-        if self.config.data.share_class_counts and not unsaid:
+        if self.config.of(Data).share_class_counts and not unsaid:
             facts["counts"] = counts
         if codec_for(self.config).private:
             return self.unnamed()
@@ -145,7 +149,7 @@ class BaseClient:
 
     def hooks(self) -> list[Hook]:
         """Terms and transforms of the method's local objective; those of the setting `objective` come before them."""
-        return []
+        return method_of(self.config).local_hooks(self.config)
 
     def round(self, payload: Payload) -> Payload:
         """Train the received model on this client's data; answer with its weights, and what the objective learned beside them."""
@@ -200,7 +204,7 @@ class BaseClient:
         self.node.store.save(SYNTHETIC, {"images": filled.images, "labels": filled.labels}, 0)
         if secret(self.config):
             return Payload()
-        report, shown = filled.report, self.config.data.share_class_counts
+        report, shown = filled.report, self.config.of(Data).share_class_counts
         numbers = {name: value for name, value in report.facts().items() if isinstance(value, (int, float))}
         if not shown:
             return Payload(metrics={name: numbers[name] for name in ("seconds", "drawn_seconds")})

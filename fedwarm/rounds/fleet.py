@@ -19,7 +19,7 @@ from fedwarm.data.classes import FEWEST, places, plain, shown, union
 from fedwarm.flower.wire import Payload, PayloadError, from_records, is_unusable, to_records
 from fedwarm.record.ledger import called
 from fedwarm.rounds.reasons import reason
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 T = TypeVar("T", str, int)
 POLL_SECONDS = 0.2

@@ -20,14 +20,16 @@ from flwr.serverapp.strategy import Strategy
 
 from fedwarm.aggregators import Aggregator, Robust, aggregator, floats
 from fedwarm.augmentations.gen_fedsd.server import Augmentation
+from fedwarm.catalogue import parse
 from fedwarm.codecs import codec_for
 from fedwarm.core.arrays import Arrays, from_module, from_tensors, to_tensors
 from fedwarm.core.seeds import numpy_generator
+from fedwarm.data.settings import Data
 from fedwarm.data.shards import all_tests
 from fedwarm.data.testing import CENTRAL
 from fedwarm.flower.wire import Payload
 from fedwarm.measures.widths import learned_template, measures, objective_of, widths
-from fedwarm.models import build_model, device_of
+from fedwarm.models import Model, build_model, device_of
 from fedwarm.objectives import is_learned
 from fedwarm.privacy.mechanisms.dp_sgd.gradient import DpSgd
 from fedwarm.quantize.hooks import QuantizationRobust
@@ -37,7 +39,8 @@ from fedwarm.record.measure import check_measured
 from fedwarm.record.record import Record
 from fedwarm.rounds.exchange import Stage
 from fedwarm.rounds.fleet import Fleet
-from fedwarm.settings.config import Config, Value, parse
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import Value
 from fedwarm.training.evaluate import correct_rows
 
 M = TypeVar("M", bound="Method")
@@ -68,9 +71,8 @@ class Method(Strategy):
     method = "fedavg"
 
     def __init__(self, config: Config | None = None, folder: RunFolder | None = None, **settings: Value) -> None:
-        flat = config.flat() if config is not None else {"method": self.method}
         given = {name.replace("__", ".").replace("_", "-"): value for name, value in settings.items()}
-        self.config = parse({**flat, **given})
+        self.config = parse({"method": self.method, **given}) if config is None else config.changed(given)
         check_measured(self.config)
         self.folder = folder
         self.wire_codec = codec_for(self.config)
@@ -200,18 +202,19 @@ class Method(Strategy):
 
     def evaluation(self, number: int) -> Stage:
         """The stage that measures a round's global model: at all clients, or at the server by the setting `data.test`."""
-        if self.config.data.test == CENTRAL:
+        if self.config.of(Data).test == CENTRAL:
             return Stage(number, EVALUATE, measures=number)
         return Stage(number, EVALUATE, MessageType.EVALUATE, self.everyone, number)
 
     def central(self) -> tuple[int, int] | None:
         """Right answers of the global model on the test split that the server keeps, and its images; None where it keeps none."""
-        if self.config.data.test != CENTRAL or not self.arrays:
+        if self.config.of(Data).test != CENTRAL or not self.arrays:
             return None
         state = to_tensors({name: array for name, array in self.arrays.items() if not is_learned(name)})
         config, classes = self.config, len(self.fleet.classes)
-        model = build_model(config.model, classes, self.fleet.image_size, config.run.seed, state).to(device_of(config.run.device))
-        table, rows = all_tests(config.data, config.run.seed, len(self.fleet.members))
+        model = build_model(config.of(Model), classes, self.fleet.image_size, config.run.seed, state)
+        model = model.to(device_of(config.run.device))
+        table, rows = all_tests(config.of(Data), config.run.seed, len(self.fleet.members))
         return correct_rows(model, table, rows), len(rows)
 
     def sampled(self, number: int) -> tuple[int, ...]:
@@ -247,7 +250,7 @@ class Method(Strategy):
 
     def new_model(self) -> Any:
         """The classifier with its shared initialisation."""
-        return build_model(self.config.model, len(self.fleet.classes), self.fleet.image_size, self.config.run.seed)
+        return build_model(self.config.of(Model), len(self.fleet.classes), self.fleet.image_size, self.config.run.seed)
 
     # What a checkpoint holds
 

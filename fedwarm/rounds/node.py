@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fedwarm.core.store import Store
 from fedwarm.data.own import Holding
-from fedwarm.settings.config import Data
+from fedwarm.data.settings import Data
 
 
 @dataclass(frozen=True)

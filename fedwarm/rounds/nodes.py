@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fedwarm.settings.config import General, Group, SettingError, setting
+from fedwarm.settings.config import General
+from fedwarm.settings.fields import Group, SettingError, setting
 
 SIMULATED_SECONDS = 43200.0
 STAGE_SECONDS, DRAWING_SECONDS = 900.0, 7200.0

@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from fedwarm.data.settings import Data
 from fedwarm.data.testing import CENTRAL, HELD_OUT
+from fedwarm.diffusion.settings import Diffusion
 from fedwarm.methods.warmfed import WarmFed
-from fedwarm.settings.config import Config, SettingError
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import SettingError
 
 ALL_TRAIN, PERSONAL = ("local_only", "warmfed"), ("local_only", "warmfed")
 
@@ -33,7 +36,7 @@ def held(config: Config, clients: int) -> list[Held]:
     """What the clients of a simulation hold; no image is decoded."""
     from fedwarm.data.shards import count_tests, partition_table
 
-    data, seed = config.data, config.run.seed
+    data, seed = config.of(Data), config.run.seed
     counts, tests = partition_table(data, seed, clients), count_tests(data, seed, clients)
     return [Held(sum(row), test, frozenset(c for c, n in enumerate(row) if n)) for row, test in zip(counts, tests, strict=True)]
 
@@ -65,7 +68,7 @@ def of_record(config: Config, found: Sequence[Held]) -> Iterator[str]:
 
 
 def _about_tests(config: Config, found: Sequence[Held]) -> Iterator[str]:
-    data, method = config.data, config.run.method
+    data, method = config.of(Data), config.run.method
     if len(frozenset[int]().union(*(client.classes for client in found))) == 1:
         yield "all training images are of one class, so that accuracies say nothing"
     if data.test == CENTRAL and method in PERSONAL:
@@ -89,7 +92,7 @@ def _about_cohorts(config: Config, clients: int) -> Iterator[str]:
 
 
 def _about_batches(config: Config, sizes: Sequence[int]) -> Iterator[str]:
-    run, diffusion = config.run, config.diffusion
+    run, diffusion = config.run, config.of(Diffusion)
     sizes = [sum(sizes)] if run.method == "centralized" else sizes
     tuned = run.method == "warmfed" and config.of(WarmFed).adapt and config.of(WarmFed).synthetic_ratio > 0
     batches = [("batch-size", run.batch_size, "an epoch of theirs is one step on all of them")]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from fedwarm.augmentations.gen_fedsd.known import refuse_strangers
 from fedwarm.data.classes import lookalikes
 from fedwarm.data.own import guarded
+from fedwarm.data.settings import Data
 from fedwarm.flower.wire import Fact
 from fedwarm.rounds.fleet import Fleet
 from fedwarm.settings.config import Config
@@ -14,17 +15,17 @@ from fedwarm.settings.config import Config
 
 def told(config: Config, fleet: Fleet) -> dict[str, Fact]:
     """What every message tells of classes: nothing where nodes know them by the settings, or by the data set that all have."""
-    return {"classes": list(fleet.classes)} if config.data.own and not config.data.classes else {}
+    return {"classes": list(fleet.classes)} if config.of(Data).own and not config.of(Data).classes else {}
 
 
 def kept(config: Config, fleet: Fleet) -> dict[str, list[str]]:
     """What a checkpoint keeps, so that a run that goes on with other nodes has the same classes in the same order."""
-    return {"classes": list(fleet.classes)} if config.data.own else {}
+    return {"classes": list(fleet.classes)} if config.of(Data).own else {}
 
 
 def held(config: Config, fleet: Fleet) -> list[list[str] | None] | None:
     """The names of the classes that each node says it holds, None of one that does not tell; None where data are dealt."""
-    if not config.data.own:
+    if not config.of(Data).own:
         return None
     tell = not guarded(config)
     return [[fleet.classes[c] for c in m.present] if m.known and tell else None for m in fleet.members]
@@ -36,7 +37,7 @@ def notes(config: Config, fleet: Fleet) -> Iterator[str]:
     Raises:
         SettingError: they are drawn by a foundation that knows none of them.
     """
-    if config.data.own:
+    if config.of(Data).own:
         refuse_strangers(config, fleet.classes)
         if text := lookalikes(fleet.classes):
             yield text

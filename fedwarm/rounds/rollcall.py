@@ -16,6 +16,7 @@ from flwr.serverapp import Grid
 
 from fedwarm.data.classes import listed
 from fedwarm.data.own import check_own
+from fedwarm.data.settings import Data
 from fedwarm.flower.wire import PayloadError, from_records, is_unusable
 from fedwarm.rounds import waiting
 from fedwarm.rounds.attendance import Attendance, on_real_nodes
@@ -24,7 +25,8 @@ from fedwarm.rounds.fleet import FederationError, Fleet, UnfitError, clean, meet
 from fedwarm.rounds.nodes import Nodes, Patience, bound, half
 from fedwarm.rounds.reasons import reason
 from fedwarm.rounds.register import Register, ordered, several
-from fedwarm.settings.config import Config, SettingError
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import SettingError
 
 ASK_SECONDS = 60.0
 NOT_HERE_YET = (ErrorCode.NODE_UNAVAILABLE, ErrorCode.CLIENT_APP_CRASHED, ErrorCode.MESSAGE_UNAVAILABLE)
@@ -45,8 +47,8 @@ def attend(grid: Grid, config: Config, before: Mapping[str, Any] | None = None) 
     check_own(config)
     if not on_real_nodes(grid):
         return Attendance(meet(grid, Patience.of(config.run, real=False).seconds()))
-    nodes, own, told = config.of(Nodes), config.data.own, before or {}
-    settled = tuple(told.get("classes", ())) or (listed(config.data.classes) if own else ())
+    nodes, own, told = config.of(Nodes), config.of(Data).own, before or {}
+    settled = tuple(told.get("classes", ())) or (listed(config.of(Data).classes) if own else ())
     bindings = Bindings(bound(nodes), told.get("bindings", {}))
     register = Register(told.get("members", ()), bindings, own, settled)
     roll = RollCall(grid, replace(nodes, least=nodes.least or config.run.min_replies), register)

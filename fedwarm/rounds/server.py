@@ -39,7 +39,7 @@ from fedwarm.rounds.odd import Held, of_record
 from fedwarm.rounds.register import remembered
 from fedwarm.rounds.remarks import remarks
 from fedwarm.rounds.rollcall import attend
-from fedwarm.settings.config import Value, parse
+from fedwarm.settings.fields import Value
 
 NORMS_KEPT = 64
 
@@ -69,7 +69,7 @@ class BaseStrategy(Method):
         given: dict[str, Value] = {} if num_rounds is None else {"num-server-rounds": num_rounds}
         if timeout is not None:
             given["stage-timeout"] = float(timeout)
-        self.config = parse({**self.config.flat(), **given})
+        self.config = self.config.changed(given)
         run = self.config.run
         self.record.config = self.config
         before = self.folder.resume(self.record) if run.resume and self.folder is not None else None

@@ -28,6 +28,9 @@ def checked(key: str, value: Value, f: dataclasses.Field[Value]) -> Value:
     if type(value) is not wanted:
         raise SettingError(f"{key} = {value!r} is {type(value).__name__}; it must be {wanted.__name__}, e.g. {f.default!r}")
     meta = f.metadata
+    kind = getattr(meta["choices"], "canonical", None)
+    if kind is not None:
+        return str(kind(value))
     if meta["choices"] and value not in meta["choices"]:
         raise SettingError(f"{key} = {value!r} is unknown; choose one of {', '.join(meta['choices'])}")
     if isinstance(value, (int, float)) and not _within(value, meta["low"], meta["high"]):

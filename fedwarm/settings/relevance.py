@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from fedwarm.settings.config import OWN
+from fedwarm.data.settings import OWN
 
 SCHEME = ("range", "per-channel", "full-range", "skip-first-last")
 ALL_ROBUST = (*SCHEME, "start-round")
@@ -67,7 +67,8 @@ def idle(given: Iterable[str], settings: Mapping[str, Any], method: str, real: b
 
 @lru_cache(maxsize=1)
 def _defaults() -> Mapping[str, Any]:
-    from fedwarm.settings.config import all_groups, keys
+    from fedwarm.catalogue import all_groups
+    from fedwarm.settings.fields import keys
 
     return {key: f.default for key, _, f in keys(all_groups())}
 

@@ -19,7 +19,8 @@ from fedwarm.core import sums
 from fedwarm.core.progress import tick
 from fedwarm.models import to_input
 from fedwarm.privacy.mechanisms.dp_sgd.gradient import Mechanism, PrivateGradient, Steps, steps_of
-from fedwarm.settings.config import General, SettingError
+from fedwarm.settings.config import General
+from fedwarm.settings.fields import SettingError
 from fedwarm.training.optimisers import Sgd
 
 

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from fedwarm.models import MODELS, build_model, device_of, to_input
-from fedwarm.settings.config import Model, SettingError
+from fedwarm.models import Model, build_model, device_of, to_input
+from fedwarm.settings.fields import SettingError
+from fedwarm.settings.kinds import MODELS
 
 
 def count(model: nn.Module) -> int:
@@ -31,14 +32,14 @@ def test_input_is_centred_and_scaled() -> None:
 
 
 def test_sizes_are_the_layers_sums() -> None:
-    assert count(MODELS["logistic"](10, 32)) == 3 * 32 * 32 * 10 + 10 == 30730
+    assert count(MODELS.load("logistic")(10, 32)) == 3 * 32 * 32 * 10 + 10 == 30730
     conv = [3 * 16 * 25 + 16, 16 * 32 * 25 + 32]
-    assert count(MODELS["cnn"](10, 32)) == sum(conv) + 32 * 8 * 8 * 10 + 10 == 34538
+    assert count(MODELS.load("cnn")(10, 32)) == sum(conv) + 32 * 8 * 8 * 10 + 10 == 34538
     lenet = [3 * 6 * 25 + 6, 6 * 16 * 25 + 16, 400 * 120 + 120, 120 * 84 + 84, 84 * 10 + 10]
-    assert count(MODELS["lenet5"](10, 32)) == sum(lenet)
+    assert count(MODELS.load("lenet5")(10, 32)) == sum(lenet)
     published = 11_689_512 - 513_000 + 513 * 10  # ResNet-18 of 1000 classes, another last layer
-    assert count(MODELS["resnet18"](10, 128)) == published
-    assert count(MODELS["resnet18"](10, 32)) == published - 64 * 3 * (49 - 9)
+    assert count(MODELS.load("resnet18")(10, 128)) == published
+    assert count(MODELS.load("resnet18")(10, 32)) == published - 64 * 3 * (49 - 9)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,7 @@ def test_sizes_are_the_layers_sums() -> None:
 def test_any_image_size_gives_logits(name: str, sizes: range | list[int]) -> None:
     for size in sizes:
         with torch.no_grad():
-            assert MODELS[name](7, size)(torch.zeros(2, 3, size, size)).shape == (2, 7), size
+            assert MODELS.load(name)(7, size)(torch.zeros(2, 3, size, size)).shape == (2, 7), size
 
 
 def test_logistic_is_linear_in_the_pixels() -> None:
@@ -61,7 +62,7 @@ def test_logistic_is_linear_in_the_pixels() -> None:
 
 def test_too_small_an_image_is_refused() -> None:
     with pytest.raises(SettingError, match="at least 16 pixels; data.image-size is 15"):
-        MODELS["lenet5"](10, 15)
+        MODELS.load("lenet5")(10, 15)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -76,7 +77,7 @@ def test_same_seed_same_weights(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_an_image_is_judged_alone(name: str) -> None:
     """No batch statistics: neither kept in buffers nor taken over the batch in training mode."""
-    model = MODELS[name](4, 16).train()
+    model = MODELS.load(name)(4, 16).train()
     assert not list(model.buffers())
     assert not [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     x = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))

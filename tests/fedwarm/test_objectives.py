@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from fedwarm.core.seeds import generator
-from fedwarm.models import cnn
+from fedwarm.models.cnn import cnn
 from fedwarm.objectives import OBJECTIVES, is_learned, learned_state, objective_hooks
 from fedwarm.objectives.rq import RelaxedQuantization
 from fedwarm.quantize.hooks import QuantizationRobust
-from fedwarm.settings.config import Config, General, SettingError
+from fedwarm.settings.config import Config, General
+from fedwarm.settings.fields import SettingError
 from fedwarm.training.loop import Plan, fit
 
 

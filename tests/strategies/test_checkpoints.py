@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from fedwarm.launch.run import Request, run_method
 from fedwarm.record.checkpoint import FOLDER, INDEX, Checkpoint, Keeper, load
-from fedwarm.settings.config import SettingError, Value
+from fedwarm.settings.fields import SettingError, Value
 from tests.runs import run, same
 
 FAST: dict[str, Value] = {"num-server-rounds": 2, "local-epochs": 1, "data.max-examples": 24}

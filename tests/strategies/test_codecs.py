@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedwarm.codecs import Place, stream_of
+from fedwarm.catalogue import parse
+from fedwarm.codecs import Place
+from fedwarm.codecs.dp_rec.codec import stream_of
 from fedwarm.codecs.dp_rec.plan import DpRec, codec_of, release_of
 from fedwarm.coding.layout import Layout
 from fedwarm.flower.wire import Payload, from_records
+from fedwarm.models import Model
 from fedwarm.privacy.accountant import Accountant
-from fedwarm.settings.config import SettingError, Value, parse
+from fedwarm.settings.fields import SettingError, Value
 from strategies import strategy_class
 from strategies.fedavg import FedAvg
 from tests.runs import SMALL_WARMFED, Outcome, run, same
@@ -99,7 +102,7 @@ def test_warmfed_composes(tmp_path: Path) -> None:
     account = Accountant(1e-5)
     adapter = Layout.of(strategy_class("warmfed")(config).parts.whole)
     assert adapter.total == 66_304
-    for sizes in (adapter.sizes, Layout.of(told.model).sizes):
+    for sizes in (adapter.sizes, Layout.of(told.of(Model)).sizes):
         account.spend(release_of(config.of(DpRec), sizes, 0.5), (0,))
     assert told.results["privacy"]["epsilon"] == pytest.approx(account.epsilon())
     assert (told.folder / "adapters" / "client-3" / "pytorch_lora_weights.safetensors").is_file()

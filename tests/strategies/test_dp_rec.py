@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from flwr.app import Message
 
+from fedwarm.catalogue import parse
 from fedwarm.codecs.dp_rec.plan import DpRec as Settings
 from fedwarm.codecs.dp_rec.plan import codec_of, run_number
 from fedwarm.coding.codec import RandomCodec
@@ -21,14 +22,16 @@ from fedwarm.coding.rotation import restore
 from fedwarm.coding.shrinkage import shrinkage
 from fedwarm.coding.streams import Stream, normals
 from fedwarm.core.arrays import Arrays, from_module
+from fedwarm.data.settings import Data
 from fedwarm.flower.wire import from_records
-from fedwarm.models import build_model
+from fedwarm.models import Model, build_model
 from fedwarm.privacy.accountant import Accountant
 from fedwarm.privacy.events import RandomCoding
 from fedwarm.privacy.sampling import slots
 from fedwarm.record.checkpoint import load
 from fedwarm.rounds.fleet import FederationError
-from fedwarm.settings.config import Config, SettingError, Value, parse
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import SettingError, Value
 from strategies.dp_rec import DpRec
 from tests.runs import Outcome, run, same
 
@@ -52,7 +55,7 @@ def usual(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 
 
 def start(config: Config) -> tuple[Arrays, Layout]:
-    model = build_model(config.model, 10, config.data.image_size, config.run.seed)
+    model = build_model(config.of(Model), 10, config.of(Data).image_size, config.run.seed)
     arrays = from_module(model)
     return arrays, Layout.of(arrays, [name for name, _ in model.named_parameters()])
 

@@ -9,7 +9,7 @@ import pytest
 from fedwarm.flower.wire import from_records
 from fedwarm.privacy.mechanisms.dp_sgd.gradient import Steps, example_epsilon
 from fedwarm.rounds.fleet import FederationError
-from fedwarm.settings.config import Value
+from fedwarm.settings.fields import Value
 from tests.runs import SMALL_WARMFED, run, same
 
 FAST: dict[str, Value] = {"num-server-rounds": 2, "local-epochs": 1, "data.max-examples": 48, "data.image-size": 8,

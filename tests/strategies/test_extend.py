@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
+from fedwarm.catalogue import parse
 from fedwarm.launch.run import Request, run_method
 from fedwarm.launch.sweep import run_sweep
 from fedwarm.record.checkpoint import FOLDER, INDEX, Checkpoint, load
 from fedwarm.record.extend import JOURNAL, changed
-from fedwarm.settings.config import SettingError, Value, parse
+from fedwarm.settings.fields import SettingError, Value
 from tests.runs import SMALL_WARMFED, run, same
 
 FAST: dict[str, Value] = {"local-epochs": 1, "data.max-examples": 12}

@@ -12,7 +12,7 @@ import pytest
 from fedwarm.flower.wire import Payload
 from fedwarm.rounds.client import BaseClient
 from fedwarm.rounds.fleet import FederationError
-from fedwarm.settings.config import Value
+from fedwarm.settings.fields import Value
 from tests.runs import run, same
 
 FAST: dict[str, Value] = {"num-server-rounds": 1, "local-epochs": 1, "data.max-examples": 20}

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from fedwarm.catalogue import parse
 from fedwarm.core.faults import KINDS, Faults, strikes
 from fedwarm.rounds.fleet import FederationError
 from fedwarm.rounds.server import BaseStrategy, Stage
-from fedwarm.settings.config import Value, parse
+from fedwarm.settings.fields import Value
 from strategies.fedavg import FedAvg
 from tests.runs import Outcome, run, same
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from fedwarm.catalogue import parse
 from fedwarm.core.seeds import generator
 from fedwarm.data import load_shard
-from fedwarm.models import build_model
-from fedwarm.settings.config import parse
+from fedwarm.data.settings import Data
+from fedwarm.models import Model, build_model
 from fedwarm.training.loop import Plan, fit
 from tests.runs import run, same
 
@@ -25,13 +26,13 @@ def fedavg(tmp_path_factory: pytest.TempPathFactory):
 
 def test_the_average_is_the_slow_loop(fedavg) -> None:
     config = parse({"method": "fedavg", **FAST})
-    shards = [load_shard(config.data, 0, i, 4) for i in range(4)]
-    weights = {n: t.numpy() for n, t in build_model(config.model, 10, 32, 0).state_dict().items()}
+    shards = [load_shard(config.of(Data), 0, i, 4) for i in range(4)]
+    weights = {n: t.numpy() for n, t in build_model(config.of(Model), 10, 32, 0).state_dict().items()}
     torch.set_num_threads(1)
     for number in (1, 2):
         total = {name: np.zeros(a.shape) for name, a in weights.items()}
         for i, shard in enumerate(shards):
-            model = build_model(config.model, 10, 32, 0)
+            model = build_model(config.of(Model), 10, 32, 0)
             model.load_state_dict({n: torch.tensor(a) for n, a in weights.items()})
             fit(model, shard.train_images, shard.train_labels, Plan.of(config.run), generator(0, "train", number, i))
             for name, tensor in model.state_dict().items():
@@ -114,5 +115,5 @@ def test_centralized_trains_on_everybody_s_data(tmp_path: Path) -> None:
 def test_a_strategy_works_as_a_library() -> None:
     from fedwarm.strategies import FedAvg, FedProx, WarmFed
 
-    assert FedAvg(num_server_rounds=7, data__alpha=0.1).config.data.alpha == 0.1
+    assert FedAvg(num_server_rounds=7, data__alpha=0.1).config.of(Data).alpha == 0.1
     assert FedProx().config.run.method == "fedprox" and WarmFed().config.run.method == "warmfed"

@@ -11,11 +11,13 @@ from fedwarm.augmentations.gen_fedsd.amounts import global_target, imbalance
 from fedwarm.augmentations.gen_fedsd.checks import histogram
 from fedwarm.augmentations.gen_fedsd.fill import fill
 from fedwarm.augmentations.gen_fedsd.server import Augmentation
+from fedwarm.catalogue import parse
 from fedwarm.data import held_counts, load_shard
+from fedwarm.data.settings import Data
 from fedwarm.flower.wire import Payload
 from fedwarm.launch.preflight import check_run
 from fedwarm.rounds.exchange import Stage
-from fedwarm.settings.config import SettingError, Value, parse
+from fedwarm.settings.fields import SettingError, Value
 from tests.runs import Outcome, run, same
 
 FAST: dict[str, Value] = {
@@ -116,12 +118,12 @@ def test_global_target_is_announced_and_its_histograms_are_noisy(tmp_path: Path)
     assert noisy.results["augment"]["histogram"] == {"epsilon": 0.05, "adjacency": "add_remove", "view": "example"}
     told = [list(r.content.config_records["facts"]["counts"]) for r in noisy.replies if r.metadata.message_type == "train.gaps"]  # type: ignore[arg-type]
     config = parse(noisy.results["settings"])
-    held = [held_counts(config.data, config.run.seed, client, 3) for client in range(3)]
+    held = [held_counts(config.of(Data), config.run.seed, client, 3) for client in range(3)]
     apart = [abs(a - b) for one, other in zip(told, held, strict=True) for a, b in zip(one, other, strict=True)]
     assert 0 < sum(apart) / len(apart) < 100, "noise of a standard deviation of 28"
-    most = -(-config.data.max_examples // 10)
+    most = -(-config.of(Data).max_examples // 10)
     asked = {m.content.metric_records["metrics"]["target"] for m in noisy.messages if m.metadata.message_type == "train.augment"}
-    assert asked == {min(round(global_target(told) * (1 - config.data.test_fraction)), most)}
+    assert asked == {min(round(global_target(told) * (1 - config.of(Data).test_fraction)), most)}
     assert [(c["real"], c["synthetic"]) for c in noisy.results["augment"]["per_client"]] == [(None, None)] * 3
 
 
@@ -194,7 +196,7 @@ def test_server_and_clients_refuse_it_too(changes: dict[str, Value], words: str,
     with pytest.raises(SettingError, match=words):
         Augmentation(config)
     with pytest.raises(SettingError, match=words):
-        fill(config, load_shard(config.data, 0, 0, 2), 0, tmp_path)
+        fill(config, load_shard(config.of(Data), 0, 0, 2), 0, tmp_path)
 
 
 @pytest.mark.parametrize("changes", [{}, {"method": "dp_rec"}, {"augment": "none"}, {"data.share-class-counts": False}])

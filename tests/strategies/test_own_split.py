@@ -12,7 +12,7 @@ import pytest
 from fedwarm.launch.preflight import check_run
 from fedwarm.record.reading import read_run
 from fedwarm.report.page import make_report
-from fedwarm.settings.config import SettingError, Value
+from fedwarm.settings.fields import SettingError, Value
 from tests.runs import Outcome, run, same
 from tests.sets import write_split
 

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from fedwarm.catalogue import parse
+from fedwarm.data.settings import Data
 from fedwarm.flower.wire import from_records
-from fedwarm.models import build_model
+from fedwarm.models import Model, build_model
 from fedwarm.objectives import is_learned
-from fedwarm.settings.config import SettingError, Value, parse
+from fedwarm.settings.fields import SettingError, Value
 from tests.runs import SMALL_WARMFED, Outcome, run, same
 
 FAST: dict[str, Value] = {"num-server-rounds": 2, "local-epochs": 2, "data.max-examples": 40, "data.image-size": 16}
@@ -117,7 +119,7 @@ def test_relaxed_quantization_is_measured_on_the_layers_that_it_trains(layers: s
     given: dict[str, Value] = {"relaxed-quantization.layers": layers, "quantization-robust.skip-first-last": layers == "all"}
     outcome = run("quantization_robust", tmp_path / "run", {**FAST, "quantization-robust.variant": "rq", **given})
     config, arrays = parse(outcome.results["settings"]), to_tensors(outcome.model)
-    model = build_model(config.model, 10, 16, 0, {n: a for n, a in arrays.items() if not is_learned(n)})
+    model = build_model(config.of(Model), 10, 16, 0, {n: a for n, a in arrays.items() if not is_learned(n)})
     learned = learned_of(config, arrays)
     assert learned is not None
     found = weight_grids(model, 4, scheme_of(config), learned)
@@ -153,7 +155,7 @@ def test_a_run_is_exported_and_gives_the_same_answers(variant: str, tmp_path: Pa
     told = export_run(outcome.folder, 4, "torch", tmp_path / "model.safetensors")
     model = load_exported(tmp_path / "model.safetensors")
     config = parse(outcome.results["settings"])
-    shards = [load_shard(config.data, 0, client, 4) for client in range(4)]
+    shards = [load_shard(config.of(Data), 0, client, 4) for client in range(4)]
     right = sum(correct(model, s.test_images, s.test_labels) for s in shards)
     assert right / sum(len(s.test_labels) for s in shards) == outcome.results["final"]["bit_widths"]["w4"]
     assert (tmp_path / "model.safetensors").stat().st_size == told.file_bytes

@@ -15,7 +15,7 @@ from fedwarm.record import checkpoint
 from fedwarm.record.reading import read_run
 from fedwarm.rounds.fleet import FederationError
 from fedwarm.rounds.server import BaseStrategy, Stage
-from fedwarm.settings.config import SettingError, Value
+from fedwarm.settings.fields import SettingError, Value
 from strategies.fedavg import FedAvg
 from tests.machines import NOTICED_SECONDS, Sent, world
 from tests.runs import Outcome, run, same

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from fedwarm.record.checkpoint import load
-from fedwarm.settings.config import Value
+from fedwarm.settings.fields import Value
 from tests.runs import SMALL_WARMFED, run, same
 
 FAST: dict[str, Value] = {"num-server-rounds": 3, "local-epochs": 1, "data.max-examples": 24}

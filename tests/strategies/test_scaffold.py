@@ -10,7 +10,7 @@ import torch
 
 from fedwarm.flower.wire import from_records
 from fedwarm.methods.scaffold import ControlVariate, control_after, joined, path_length, split
-from fedwarm.settings.config import Value
+from fedwarm.settings.fields import Value
 from tests.runs import run, same
 
 FAST: dict[str, Value] = {"num-server-rounds": 3, "local-epochs": 1, "data.max-examples": 40, "data.image-size": 16}

@@ -13,7 +13,7 @@ from flwr.app import Message
 
 from fedwarm.engines.local.run import LocalGrid, run_local
 from fedwarm.flower.app import FlowerApp
-from fedwarm.settings.config import Value
+from fedwarm.settings.fields import Value
 
 CLIENTS = 12
 FAST: dict[str, Value] = {"num-server-rounds": 2, "local-epochs": 1, "data.max-examples": 8, "data.partition": "iid"}

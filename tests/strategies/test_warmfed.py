@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from fedwarm.catalogue import parse
 from fedwarm.diffusion.foundation import load_foundation
 from fedwarm.diffusion.lora import adapter_size, targeted
-from fedwarm.settings.config import parse
 from tests.runs import SMALL_WARMFED, run, same
 
 

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from clients.warmfed import WarmFedClient
+from fedwarm.catalogue import parse
 from fedwarm.codecs.dp_rec.plan import DpRec, codec_of
 from fedwarm.coding import stochastic
 from fedwarm.coding.layout import Layout
@@ -20,11 +21,12 @@ from fedwarm.core.progress import Tick, listening
 from fedwarm.core.store import Store
 from fedwarm.diffusion.foundation import Foundation, load_foundation
 from fedwarm.diffusion.lora import adapter_size, first_matrices
+from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.tuners.hollowed.cuts import cut_at, kept_layers, kept_size, table
 from fedwarm.diffusion.tuners.hollowed.settings import aligned
 from fedwarm.flower.wire import Payload, from_records
 from fedwarm.rounds.fleet import FederationError
-from fedwarm.settings.config import SettingError, Value, parse
+from fedwarm.settings.fields import SettingError, Value
 from strategies.warmfed import WarmFed
 from tests.runs import SMALL_WARMFED, Outcome, run, same
 from tests.strategies.test_resume import killed, personal, without_times
@@ -182,7 +184,7 @@ def test_images_are_drawn_from_each_client_s_own_matrices(union: Outcome) -> Non
 
     found, labels = drawn(union, 1), pool(union)["labels"][pool(union)["clients"] == 1]
     sent, config = adapters(union)[1], parse({"method": "warmfed", **MIXED})
-    settings = type(config.diffusion)(**{**vars(config.diffusion), "targets": targets_of(sent)})
+    settings = type(config.of(Diffusion))(**{**vars(config.of(Diffusion)), "targets": targets_of(sent)})
     names = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
     again = generate(
         foundation(), to_tensors(sent), [f"a photo of a {name}" for name in names], np.unique(labels).tolist(),
@@ -198,7 +200,7 @@ def test_a_client_finds_its_own_depth_within_a_budget(shallow: Outcome, tmp_path
 
     config, unet = parse({"method": "warmfed", **HOLLOWED}), foundation().pipe.unet
     words = foundation().pipe.tokenizer.model_max_length
-    sizes = [footprint(unet, config.diffusion, cut_at(unet, d), foundation().dtype, tokens=words).total / 1e6 for d in (0, 1)]
+    sizes = [footprint(unet, config.of(Diffusion), cut_at(unet, d), foundation().dtype, tokens=words).total / 1e6 for d in (0, 1)]
     budget: dict[str, Value] = {"hollowed.memory-budget-mb": 10_000, "warmfed.local-model-source": "uploaded"}
     node: dict[str, Value] = {"hollowed.memory-budget-mb": int(sum(sizes) / 2)}  # the devices' own
     sent = adapters(run("warmfed", tmp_path / "run", {**HOLLOWED, **budget}, clients=2, node=node))
@@ -219,7 +221,7 @@ def test_stochastic_rounding_goes_with_mixed_depths(union: Outcome, tmp_path: Pa
         assert words["words"].size == sum(stochastic.packed_bytes(size, 4) for size in sizes)
         held = saved(coded, client)[0]
         assert sum(a.size for a in held.values()) == sum(sizes)
-        first = from_tensors(first_matrices(foundation(), config.diffusion, 0, client))
+        first = from_tensors(first_matrices(foundation(), config.of(Diffusion), 0, client))
         names = sorted(sent)
         moved = np.concatenate([(sent[n] - first[n]).ravel() for n in names])
         kept = dict(zip(names, (held[n] for n in sorted(held)), strict=True))

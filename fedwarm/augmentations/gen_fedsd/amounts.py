@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fedwarm.privacy.randomness import SYSTEM, Source
-from fedwarm.settings.config import Group, SettingError, setting
+from fedwarm.settings.fields import Group, SettingError, setting
 
 MB = 10**6
 PLACE = "{class}"

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from fedwarm.augmentations.gen_fedsd.fill import found
 from fedwarm.core.seeds import generator
 from fedwarm.data import load_pooled
+from fedwarm.data.settings import Data
 from fedwarm.data.shards import all_tests
-from fedwarm.models import build_model, device_of
+from fedwarm.models import Model, build_model, device_of
 from fedwarm.settings.config import Config
 from fedwarm.training.evaluate import correct
 from fedwarm.training.loop import Plan, fit
@@ -60,9 +61,9 @@ def audit(
     filled = [some for k in clients if (some := found(config, k, partitions, root, announced)) is not None]
     if not filled:
         return None
-    pooled = load_pooled(config.data, config.run.seed, partitions)
+    pooled = load_pooled(config.of(Data), config.run.seed, partitions)
     synthetic = (torch.cat([some.images for some in filled]), torch.cat([some.labels for some in filled]))
-    table, rows = all_tests(config.data, config.run.seed, partitions)
+    table, rows = all_tests(config.of(Data), config.run.seed, partitions)
     real, test = (pooled.train_images, pooled.train_labels), (table.images(rows), torch.from_numpy(table.label.codes[rows]))
     return domain_gap(config, real, synthetic, test, len(pooled.classes), epochs)
 
@@ -101,6 +102,6 @@ def domain_gap(
 def trained(config: Config, images: Tensor, labels: Tensor, classes: int, name: str, epochs: int | None = None) -> nn.Module:
     """A classifier of the run's architecture after the run's local training on these images."""
     run = config.run
-    model = build_model(config.model, classes, images.shape[-1], run.seed).to(device_of(run.device))
+    model = build_model(config.of(Model), classes, images.shape[-1], run.seed).to(device_of(run.device))
     fit(model, images, labels, Plan.of(run, epochs), generator(run.seed, "audit", name), stage=f"audit on {name} images")
     return model

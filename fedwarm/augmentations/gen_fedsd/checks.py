@@ -7,7 +7,9 @@ from pathlib import Path
 
 from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD, noisy_histogram
 from fedwarm.core.store import cache_home
-from fedwarm.settings.config import Config, SettingError
+from fedwarm.data.settings import Data
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import SettingError
 
 ALONE = {
     "warmfed": "draws images of its own",
@@ -61,7 +63,7 @@ def check_private(config: Config) -> None:
             "gen-fedsd.rule = 'global' tells the server each client's histogram, which the epsilon of dp-rec does not cover; "
             "take client_max, client_mean or fixed"
         )
-    epsilon, exact = config.of(GenFedSD).histogram_epsilon, config.data.share_class_counts
+    epsilon, exact = config.of(GenFedSD).histogram_epsilon, config.of(Data).share_class_counts
     if epsilon and exact:
         raise SettingError(
             f"gen-fedsd.histogram-epsilon = {epsilon:g} covers a histogram that data.share-class-counts = true tells without "

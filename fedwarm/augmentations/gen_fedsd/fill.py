@@ -23,10 +23,12 @@ from fedwarm.augmentations.gen_fedsd.shelf import Drawn
 from fedwarm.core.progress import Tick, current, listening, tick
 from fedwarm.core.store import MIB, make_room
 from fedwarm.data import Shard, partition_table
+from fedwarm.data.settings import Data
 from fedwarm.data.shards import open_table
 from fedwarm.diffusion.foundation import locate
 from fedwarm.diffusion.sentences import sentences
-from fedwarm.settings.config import Config, SettingError
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import SettingError
 
 
 @dataclass(frozen=True)
@@ -142,8 +144,8 @@ def check_room(config: Config, partitions: int) -> None:
     settings = config.of(GenFedSD)
     if settings.provider != "foundation" or settings.budget_seconds:
         return
-    table, limit = partition_table(config.data, config.run.seed, partitions), config.run.client_state_mb
-    image_bytes, announced = 3 * config.data.image_size**2, global_target(table)
+    table, limit = partition_table(config.of(Data), config.run.seed, partitions), config.run.client_state_mb
+    image_bytes, announced = 3 * config.of(Data).image_size ** 2, global_target(table)
     images = sum(sum(wanted_of(config, counts, None, announced)) for counts in table)
     if settings.pool:
         images = min(images, settings.pool * len(table[0]))
@@ -156,7 +158,7 @@ def check_room(config: Config, partitions: int) -> None:
 
 def _check_size(config: Config, partition: int, images: int) -> None:
     """Refuse before anything is drawn what the client could not keep, such as a target that a spoilt histogram set."""
-    size, limit = images * 3 * config.data.image_size**2, config.run.client_state_mb
+    size, limit = images * 3 * config.of(Data).image_size ** 2, config.run.client_state_mb
     if size > limit * MIB:
         raise SettingError(
             f"client {partition} lacks {images:,} images, {size / MIB:,.0f} MB, more than client-state-mb = {limit}; raise it, "
@@ -169,11 +171,11 @@ def found(config: Config, partition: int, partitions: int, root: Path, announced
 
     None where there are none, and for `transforms`, which are the client's own images.
     """
-    names = open_table(config.data).label.names
+    names = open_table(config.of(Data)).label.names
     provider = provider_of(config, names, root)
     if provider is None:
         return None
-    real = partition_table(config.data, config.run.seed, partitions)[partition]
+    real = partition_table(config.of(Data), config.run.seed, partitions)[partition]
     wanted = wanted_of(config, real, provider, announced, measure=False)
     taken: dict[int, Drawn] = {}
     for label, count in enumerate(wanted):
@@ -193,7 +195,7 @@ def wanted_of(
     settings, speed, batch = validated(config.of(GenFedSD)), 0.0, 1
     if settings.budget_seconds and isinstance(provider, Generated):
         speed, batch = provider.speed(measure), provider.own_batch
-    size = config.data.image_size
+    size = config.of(Data).image_size
     return amounts(settings, real, announced, image_bytes=3 * size**2, seconds_per_image=speed, batch=batch)
 
 
@@ -207,7 +209,7 @@ def chosen_of(
 
 def _filled(config: Config, real: Sequence[int], taken: dict[int, Drawn], made: int, begun: float) -> Filled:
     """Everything in the order of classes, whatever the order it was made in."""
-    size, settings = config.data.image_size, config.of(GenFedSD)
+    size, settings = config.of(Data).image_size, config.of(GenFedSD)
     least = settings.judge_least if settings.judge else 0.0
     asked = sum(map(len, taken.values()))
     refused = sum(int((drawn.scores < least).sum()) for drawn in taken.values())

@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD
+from fedwarm.data.settings import Data
 from fedwarm.diffusion.foundation import EMBEDDED, PARTS, load_foundation, locate
 from fedwarm.diffusion.sentences import sentences
-from fedwarm.models import device_of
-from fedwarm.settings.config import Config, Diffusion, SettingError
+from fedwarm.diffusion.settings import Diffusion
+from fedwarm.models import Model, device_of
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import SettingError
 
 FORMAT = 1
 KEY_DIGITS = 32
@@ -28,7 +31,7 @@ CONTENT = (".json", ".txt", ".safetensors")
 
 def sampler(config: Config) -> Diffusion:
     """The sampler of synthesis: `diffusion.*` with the guidance and steps of `gen-fedsd.*` where those are set."""
-    own, base = config.of(GenFedSD), config.diffusion
+    own, base = config.of(GenFedSD), config.of(Diffusion)
     return replace(base, guidance=own.guidance or base.guidance, sample_steps=own.steps or base.sample_steps)
 
 
@@ -40,7 +43,9 @@ def identity(config: Config, classes: Sequence[str]) -> dict[str, Any]:
     """
     own, diffusion, run = config.of(GenFedSD), sampler(config), config.run
     folder, device = foundation_folder(diffusion, run.device), device_of(run.device).type
-    judge = {"file": file_digest(Path(own.judge)), "model": config.model.name, "least": own.judge_least} if own.judge else None
+    judge = None
+    if own.judge:
+        judge = {"file": file_digest(Path(own.judge)), "model": config.of(Model).name, "least": own.judge_least}
     resize = {} if diffusion.resize == RESIZE else {"resize": diffusion.resize}
     return {
         "format": FORMAT,
@@ -51,7 +56,7 @@ def identity(config: Config, classes: Sequence[str]) -> dict[str, Any]:
         "scheduler": diffusion.scheduler,
         "steps": diffusion.sample_steps,
         "guidance": diffusion.guidance,
-        "size": config.data.image_size,
+        "size": config.of(Data).image_size,
         "seed": run.seed,
         "judge": judge,
         "tries": own.judge_tries,
@@ -69,7 +74,7 @@ def provenance(facts: Mapping[str, Any], config: Config, classes: Sequence[str],
     """The same for people and for one class, with names and versions that do not enter the digest."""
     versions = {name: version(name) for name in ("torch", "diffusers")}
     own = {"prompts": facts["prompts"][label], "name": classes[label]}
-    return {**facts, **own, "model": config.diffusion.foundation, "versions": versions}
+    return {**facts, **own, "model": config.of(Diffusion).foundation, "versions": versions}
 
 
 def precision(diffusion: Diffusion, device: str) -> str:

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD
+from fedwarm.data.settings import Data
 from fedwarm.diffusion.sampling import EXACT_ROWS
-from fedwarm.models import build_model, device_of
-from fedwarm.settings.config import Config, SettingError
+from fedwarm.models import Model, build_model, device_of
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import SettingError
 from fedwarm.training.evaluate import predict
 
 BLANK, ASKED = -1.0, 0.0
@@ -31,7 +33,7 @@ class Judge:
         """
         path = config.of(GenFedSD).judge
         try:
-            model = build_model(replace(config.model, weights=path), classes, config.data.image_size, config.run.seed)
+            model = build_model(replace(config.of(Model), weights=path), classes, config.of(Data).image_size, config.run.seed)
         except SettingError as error:
             raise SettingError(str(error).replace("model.weights", "gen-fedsd.judge")) from error
         return cls(model.to(device_of(config.run.device)))

@@ -14,8 +14,10 @@ from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD
 from fedwarm.augmentations.gen_fedsd.checks import augmenting
 from fedwarm.diffusion.foundation import locate
 from fedwarm.diffusion.sentences import phrases, sentences
+from fedwarm.diffusion.settings import Diffusion
 from fedwarm.methods.warmfed import WarmFed
-from fedwarm.settings.config import Config, SettingError
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import SettingError
 
 SHOWN = 10
 REMEDY = "train one on public images of them by `fedwarm foundation train NAME --data ..`"
@@ -39,7 +41,7 @@ def strangers(config: Config, classes: Sequence[str]) -> list[str]:
     """
     if not _draws(config):
         return []
-    folder = Path(locate(config.diffusion.foundation))
+    folder = Path(locate(config.of(Diffusion).foundation))
     known = known_words(folder)
     if not known:
         return []
@@ -55,9 +57,10 @@ def refuse_strangers(config: Config, classes: Sequence[str]) -> None:
     """
     unknown = strangers(config, classes)
     if len(unknown) == len(classes) > 0 and not _learns(config):
-        known = known_words(Path(locate(config.diffusion.foundation)))
+        name = config.of(Diffusion).foundation
+        known = known_words(Path(locate(name)))
         raise SettingError(
-            f"diffusion.foundation = {config.diffusion.foundation!r} was trained on {_listed(known)} and on none of the classes "
+            f"diffusion.foundation = {name!r} was trained on {_listed(known)} and on none of the classes "
             f"{_listed(classes)}: it would draw noise; {REMEDY}, or take a general one"
         )
 
@@ -72,7 +75,7 @@ def remark(config: Config, classes: Sequence[str]) -> str:
         return ""
     drawn = "shows only what the adapters learn of them" if _learns(config) else "is noise"
     return (
-        f"diffusion.foundation = {config.diffusion.foundation!r} was not trained on {len(unknown)} of {len(classes)} classes "
+        f"diffusion.foundation = {config.of(Diffusion).foundation!r} was not trained on {len(unknown)} of {len(classes)} classes "
         f"({_listed(unknown)}): what it draws of them {drawn}; look at the pictures, or {REMEDY}"
     )
 
@@ -94,7 +97,7 @@ def _found(config: Config, folder: Path, classes: Sequence[str], words: set[str]
         return [_plain(name.replace("_", " ")) in words for name in classes]
     if own.prompt_mode != "single" and own.prompts_file.endswith(".json"):
         inside = re.compile(r"(?<![\w-])(" + "|".join(map(re.escape, sorted(words))) + r")(?![\w-])")
-        told = sentences(own, config.diffusion.foundation, folder, classes)
+        told = sentences(own, config.of(Diffusion).foundation, folder, classes)
         return [all(inside.search(_plain(sentence)) for sentence in said) for said in told]
     return [_plain(phrase) in words for phrase in phrases(own, classes)]
 

@@ -17,10 +17,12 @@ from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD
 from fedwarm.augmentations.gen_fedsd.real import PUBLIC, unheld
 from fedwarm.data import Shard
 from fedwarm.data.partitions import client_rows
+from fedwarm.data.settings import Data
 from fedwarm.data.shards import all_tests, open_table
 from fedwarm.data.tables import Rows, Table
 from fedwarm.data.testing import HELD_OUT
-from fedwarm.settings.config import Config, SettingError
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import SettingError
 
 AT_ONCE = 4096
 REMEDY = "take another, leave those out, or take 'public' with data.public-share"
@@ -38,7 +40,7 @@ def refuse_held(config: Config, clients: int) -> None:
     if settings.provider != "file" or settings.file == PUBLIC:
         return
     known = {mark for table, rows in _held(config, clients) for mark in _marks_of(table, rows)} - {b""}
-    table, rows = unheld(settings.file, config.data)
+    table, rows = unheld(settings.file, config.of(Data))
     found = [mark in known for mark in _marks_of(table, rows)]
     if any(found):
         raise SettingError(
@@ -78,7 +80,7 @@ def _marks_of(table: Table, rows: Rows) -> Iterator[bytes]:
 
 def _held(config: Config, clients: int) -> Iterator[tuple[Table, Rows]]:
     """All images of the clients, those left out by `data.max-examples` among them, and what is tested on."""
-    data, seed = config.data, config.run.seed
+    data, seed = config.of(Data), config.run.seed
     table = open_table(data)
     yield table, np.concatenate(client_rows(table, data, seed, clients))
     if data.test != HELD_OUT:

@@ -13,6 +13,7 @@ from fedwarm.augmentations.gen_fedsd.providers import Generated, Provider, provi
 from fedwarm.augmentations.gen_fedsd.shelf import POOL, Owner
 from fedwarm.core.text import table
 from fedwarm.data import partition_table
+from fedwarm.data.settings import Data
 from fedwarm.data.shards import open_table
 from fedwarm.settings.config import Config
 
@@ -154,15 +155,15 @@ def plan_of(
     Raises:
         SettingError: the images cannot be had.
     """
-    settings, names = config.of(GenFedSD), open_table(config.data).label.names
-    counts = partition_table(config.data, config.run.seed, partitions)
+    settings, names = config.of(GenFedSD), open_table(config.of(Data)).label.names
+    counts = partition_table(config.of(Data), config.run.seed, partitions)
     provider, told = provider_of(config, names, root), global_target(counts) if announced is None else announced
     ledger = _Claims(provider)
     chosen = range(partitions) if clients is None else clients
     drafts = [_draft(config, provider, names, k, counts[k], told, ledger, measure) for k in chosen]
     drawn = any(sum(new) for _, new in drafts)
     speed = provider.speed(measure) if isinstance(provider, Generated) and drawn else 0.0
-    size = 3 * config.data.image_size**2
+    size = 3 * config.of(Data).image_size ** 2
     plans = []
     for k, (wanted, new) in zip(chosen, drafts, strict=True):
         missing = gaps(counts[k], target(settings, counts[k], told))

@@ -23,10 +23,12 @@ from fedwarm.augmentations.gen_fedsd.shelf import POOL, Drawn, Owner, Shelf
 from fedwarm.core.compute import torch_threads
 from fedwarm.core.seeds import derive, numpy_generator
 from fedwarm.data import Shard
+from fedwarm.data.settings import Data
 from fedwarm.diffusion.foundation import load_foundation
 from fedwarm.diffusion.sampling import EXACT_ROWS, sample
 from fedwarm.models import device_of
-from fedwarm.settings.config import Config, SettingError
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import SettingError
 
 SPEED_IMAGES = 16
 
@@ -77,7 +79,7 @@ class Generated:
     def __init__(self, config: Config, classes: Sequence[str], root: Path) -> None:
         self.config, self.settings, self.classes = config, config.of(GenFedSD), tuple(classes)
         self.facts: Mapping[str, Any] = identity(config, classes)
-        self.size = config.data.image_size
+        self.size = config.of(Data).image_size
         tell = partial(provenance, self.facts, config, self.classes)
         self.shelf = Shelf(root, key_of(self.facts), self.size, tell, config.run.client_state_mb)
 

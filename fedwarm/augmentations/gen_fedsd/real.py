@@ -18,9 +18,11 @@ from fedwarm.data import Shard
 from fedwarm.data.pictures import Reading
 from fedwarm.data.sets.digits import digits_table
 from fedwarm.data.sets.hub import hub_table
+from fedwarm.data.settings import Data
 from fedwarm.data.shards import open_table
 from fedwarm.data.tables import Rows, Table, public_rows
-from fedwarm.settings.config import Config, Data, SettingError, near
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import SettingError, near
 
 DRAWS = "synthesis"
 PUBLIC = "public"
@@ -38,8 +40,8 @@ class Chosen:
     """
 
     def __init__(self, config: Config, classes: Sequence[str]) -> None:
-        self.size, name = config.data.image_size, config.of(GenFedSD).file
-        self.table, rows = unheld(name, config.data)
+        self.size, name = config.of(Data).image_size, config.of(GenFedSD).file
+        self.table, rows = unheld(name, config.of(Data))
         labels = self.table.label.codes[rows]
         self.rows = [rows[labels == code] for code in _matched(classes, self.table.label.names, name)]
 

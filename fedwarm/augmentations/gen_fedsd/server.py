@@ -11,6 +11,7 @@ from typing import Any
 
 from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD, global_target
 from fedwarm.augmentations.gen_fedsd.checks import augmenting, check_private, global_rule
+from fedwarm.data.settings import Data
 from fedwarm.data.testing import HELD_OUT
 from fedwarm.flower.wire import Payload, PayloadError
 from fedwarm.rounds.exchange import Stage
@@ -108,7 +109,7 @@ class Augmentation:
         """A target out of noisy histograms, which count all images, without those that are for testing or left out."""
         if not self.config.of(GenFedSD).histogram_epsilon:
             return target
-        data = self.config.data
+        data = self.config.of(Data)
         most, share = data.max_examples, 1 - data.test_fraction if data.test == HELD_OUT else 1
         return min(round(target * share), -(-most // classes) if most else target)
 

@@ -1,7 +1,7 @@
 """The shelf: generated images on a client's own disk, each drawn once and used by every later run that would draw it again.
 
-A shelf is a folder below the clients' root, beside the runs of `fedwarm.core.store.Store`, whose room-making counts it and
-removes it like an old run. Its name is a digest of everything that decides an image but its owner (a partition, or the pool), class and
+A shelf is a folder below the clients' root, beside the runs of `core.store.Store`, whose room-making counts it and removes it
+like an old run. Its name is a digest of everything that decides an image but its owner (a partition, or the pool), class and
 index. An owner and class have files of one batch each, written whole and never changed, for their owner's eyes only.
 """
 
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from fedwarm.core.files import PRIVATE, DiskError, order_metadata, replacing
 from fedwarm.core.store import KEY, MIB, bytes_below
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 POOL = "pool"
 CHUNK = 256

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 KINDS = ("crop", "flip", "colour")
 MARGIN = 8  # a crop is moved by up to an eighth of the side

@@ -28,7 +28,7 @@ from fedwarm.privacy.clipping import clip, noised
 from fedwarm.privacy.events import ADJACENCIES, Gaussian, RandomCoding
 from fedwarm.privacy.randomness import SYSTEM, Source
 from fedwarm.privacy.views import VIEWS, Release, Terms, calibrate
-from fedwarm.settings.config import Group, SettingError, setting
+from fedwarm.settings.fields import Group, SettingError, setting
 
 Vector = NDArray[np.float64]
 MEAN, VELOCITY = "dp-rec/mean", "dp-rec/velocity"

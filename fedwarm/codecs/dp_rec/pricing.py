@@ -18,7 +18,7 @@ from fedwarm.coding.rotation import padded
 from fedwarm.privacy.accountant import Accountant
 from fedwarm.privacy.events import Gaussian, dp_sgd_step
 from fedwarm.privacy.views import Release, Terms, calibrate
-from fedwarm.settings.config import SettingError, checked, keys, setting
+from fedwarm.settings.fields import SettingError, checked, keys, setting
 
 COMMON = {"mechanism", "clip", "noise_multiplier", "target_epsilon", "delta"}
 OF_UPDATES = COMMON | {"sigma", "view", "adjacency", "cohort", "population", "rounds", "participations", "update_size"}

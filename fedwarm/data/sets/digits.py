@@ -27,7 +27,7 @@ from torch import Tensor
 
 from fedwarm.core.seeds import generator, numpy_generator
 from fedwarm.data.tables import Column, Rows, Table
-from fedwarm.settings.config import SettingError, near
+from fedwarm.settings.fields import SettingError, near
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DOMAINS = ("chalk", "ink", "neon", "tilt")

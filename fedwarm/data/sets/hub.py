@@ -22,7 +22,7 @@ from fedwarm.data.gallery import Gallery
 from fedwarm.data.labels import ids, labelled
 from fedwarm.data.pictures import Reading
 from fedwarm.data.tables import Column, Table
-from fedwarm.settings.config import SettingError, near
+from fedwarm.settings.fields import SettingError, near
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -18,12 +18,13 @@ from torch import Tensor
 
 from fedwarm.augmentations.gen_fedsd.amounts import PLACE, GenFedSD
 from fedwarm.data.provenance import labels_mark
+from fedwarm.data.settings import Data
 from fedwarm.data.shards import open_table
 from fedwarm.data.tables import public_rows
 from fedwarm.data.testing import HELD_OUT, split_table
 from fedwarm.diffusion.sentences import phrases, templates
 from fedwarm.models import to_input
-from fedwarm.settings.config import Data, SettingError
+from fedwarm.settings.fields import SettingError
 
 READ = ("background", "bits", "missing_labels", "skip_broken")
 

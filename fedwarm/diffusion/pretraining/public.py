@@ -1,9 +1,9 @@
 """Train a foundation on a data set's public part: warm from the embedded one, or anew.
 
-The recipe is that of `fedwarm.diffusion.pretraining.recipe`. A warm start takes all weights; the tokenizer is learned from the
-new captions, so that their words are whole tokens, and a token that the old one knew keeps its embedding. What is done is kept
-in the folder: the same command again goes on behind the last complete part, to the same weights. `prompts.txt` holds the templates of
-the captions, which are what the foundation is best asked with.
+The recipe is that of `pretraining.recipe`. A warm start takes all weights; the tokenizer is learned from the new captions,
+so that their words are whole tokens, and a token that the old one knew keeps its embedding. What is done is kept in the folder:
+the same command again goes on behind the last complete part, to the same weights. `prompts.txt` holds the templates of the
+captions, which are what the foundation is best asked with.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from fedwarm.diffusion.pretraining.recipe import (
     train_vae,
 )
 from fedwarm.diffusion.sentences import OWN_TEMPLATES
-from fedwarm.settings.config import Diffusion, SettingError
+from fedwarm.diffusion.settings import Diffusion
+from fedwarm.settings.fields import SettingError
 
 PUBLIC_RECIPE = Recipe(
     threads=1,

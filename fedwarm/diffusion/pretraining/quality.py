@@ -17,8 +17,8 @@ from fedwarm.diffusion.pretraining.captions import PublicPart
 from fedwarm.diffusion.pretraining.glyphs import WORDS, font_masks, glyph_batch
 from fedwarm.diffusion.prompts import prompts
 from fedwarm.diffusion.sampling import sample
-from fedwarm.models import build_model
-from fedwarm.settings.config import Diffusion, Model
+from fedwarm.diffusion.settings import Diffusion
+from fedwarm.models import Model, build_model
 from fedwarm.training.evaluate import correct
 from fedwarm.training.loop import Plan, fit
 

@@ -21,9 +21,9 @@ from fedwarm.core.seeds import generator
 from fedwarm.diffusion.foundation import Foundation
 from fedwarm.diffusion.lora import FIRST, adapter_state, attached, check_finite, trainable
 from fedwarm.diffusion.offload import apart
+from fedwarm.diffusion.settings import Diffusion
 from fedwarm.models import to_input
 from fedwarm.privacy.mechanisms.dp_sgd.gradient import Mechanism, PrivateGradient
-from fedwarm.settings.config import Diffusion
 
 CAPTION_DROPOUT = 0.1
 HALF_SCALE = 1024.0

@@ -24,7 +24,7 @@ from fedwarm.launch.interrupt import command
 from fedwarm.record.checkpoint import exists
 from fedwarm.record.checkpoint import load as checkpoint
 from fedwarm.record.lock import refuse_busy
-from fedwarm.settings.config import SettingError, Value, near
+from fedwarm.settings.fields import SettingError, Value, near
 
 POLL_SECONDS, LOOK_SECONDS, STOP_SECONDS = 0.2, 1.0, 30.0
 

@@ -23,7 +23,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fedwarm.core import progress
 from fedwarm.flower.app import load
-from fedwarm.settings.config import SettingError, Value
+from fedwarm.settings.fields import SettingError, Value
 
 LOG = logging.getLogger("fedwarm")
 

@@ -29,7 +29,7 @@ from fedwarm.engines.local.desk import Clients, InProcess, Job, copied, fresh, i
 from fedwarm.engines.local.starting import start_method
 from fedwarm.engines.local.workers import Pool
 from fedwarm.flower.app import FlowerApp, load, merged
-from fedwarm.settings.config import SettingError, Value
+from fedwarm.settings.fields import SettingError, Value
 
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 

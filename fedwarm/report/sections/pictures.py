@@ -16,9 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from fedwarm.catalogue import parse
+from fedwarm.data.settings import OWN, Data
 from fedwarm.record.reading import Json, Run
 from fedwarm.report.mosaic import mosaic
-from fedwarm.settings.config import OWN, Config, SettingError, parse
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import SettingError
 
 MOST_PICTURE_ROWS, MOST_PICTURE_COLUMNS = 12, 20
 PICTURES = "pictures/generated.safetensors"
@@ -122,7 +125,7 @@ def _real(run: Run, client: int, classes: Sequence[int]) -> dict[int, Images]:
     """Real training pictures of one client by class."""
     from fedwarm.data import load_shard
 
-    shard = load_shard(parse(run.settings).data, run.seed, client, run.clients)
+    shard = load_shard(parse(run.settings).of(Data), run.seed, client, run.clients)
     return by_class(shard.train_images, shard.train_labels, classes)
 
 
@@ -167,7 +170,7 @@ def samples(config: Config, clients: Sequence[int], partitions: int, places: Seq
         kept = (found(config, k, partitions, place, announced) for place in there)
         filled = next((some for some in kept if some is not None), None)
         if filled is not None:
-            shard = load_shard(config.data, config.run.seed, k, partitions)
+            shard = load_shard(config.of(Data), config.run.seed, k, partitions)
             out.append(Sample(k, by_class(filled.images, filled.labels), by_class(shard.train_images, shard.train_labels)))
     return out
 

@@ -14,8 +14,8 @@ from fedwarm.core.compute import torch_threads
 from fedwarm.core.failures import RunError
 from fedwarm.core.store import Store, cache_home
 from fedwarm.launch import run as launch
-from fedwarm.methods import METHODS
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
+from fedwarm.settings.kinds import METHODS
 from tests.report_page import results, write
 from tests.shell import call
 

@@ -9,12 +9,13 @@ import datasets
 import pytest
 from PIL import Image
 
+from fedwarm.catalogue import parse
 from fedwarm.cli.augment import UNDRAWN, WHERE, Work, augment, outlook
 from fedwarm.core.compute import torch_threads
-from fedwarm.flower.app import parse_overrides
 from fedwarm.launch.preflight import check_run
 from fedwarm.launch.run import Request, run_method
-from fedwarm.settings.config import SettingError, Value, parse
+from fedwarm.settings.fields import SettingError, Value
+from fedwarm.settings.text import parse_overrides
 
 SMALL = (
     "data.max-examples=20 data.image-size=16 data.partition='dirichlet' data.alpha=0.3 model.name='logistic' gen-fedsd.steps=2 "

@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fedwarm.cli.export import export_run
-from fedwarm.models import build_model
+from fedwarm.models import Model, build_model
 from fedwarm.quantize.export import load_exported
 from fedwarm.quantize.learned import Learned
 from fedwarm.quantize.sweep import quantized
 from fedwarm.quantize.uniform import Scheme
-from fedwarm.settings.config import Model, SettingError
+from fedwarm.settings.fields import SettingError
 from fedwarm.training.evaluate import predict
 from tests.runs import Outcome, run
 

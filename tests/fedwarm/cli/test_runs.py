@@ -14,7 +14,7 @@ from fedwarm.cli import runs as listing
 from fedwarm.cli.settings import literal
 from fedwarm.core.store import Store
 from fedwarm.core.text import cells, visible
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 from tests.report_page import results, write
 
 Capture = pytest.CaptureFixture[str]

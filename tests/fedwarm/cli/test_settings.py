@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedwarm.catalogue import all_groups, common_groups, groups_of
 from fedwarm.cli.settings import chosen, literal, settings_table, settings_text, settings_toml
 from fedwarm.core.text import cells
-from fedwarm.flower.app import flat
-from fedwarm.methods import METHODS, method_group
 from fedwarm.methods.warmfed import WarmFed
-from fedwarm.settings.config import SettingError, Value, all_groups, allowed, common_groups, keys
+from fedwarm.settings.fields import SettingError, Value, allowed, keys
+from fedwarm.settings.kinds import METHODS
+from fedwarm.settings.text import flat
 
 ROOT = Path(__file__).parents[3]
 PLAIN = st.text(st.characters(max_codepoint=0xFFFF, exclude_categories=["Cs", "Cc"]))
@@ -48,8 +49,7 @@ def test_every_key_is_printed(
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     first = [line.split()[0] for line in printed(method, capsys) if line.strip() and not line.startswith(" ")]
-    own = method_group(method) if method else None
-    groups = (*common_groups(), *([own] if own else [])) if method else all_groups()
+    groups = (*common_groups(), *groups_of(METHODS, method)) if method else all_groups()
     assert [word for word in first if word != "setting"] == [key for key, _, _ in keys(groups)]
 
 
@@ -59,7 +59,7 @@ def test_default_range_and_meaning_stand_in_the_line(monkeypatch: pytest.MonkeyP
     for key, _, f in keys((*common_groups(), WarmFed)):
         (line,) = [line for line in lines if line.split()[:1] == [key]]
         assert literal(f.default) in line and f.metadata["text"] in line  # type: ignore[arg-type]
-        assert all(choice in line for choice in f.metadata["choices"])
+        assert all(choice in line for choice in f.metadata["choices"] or ())
 
 
 @pytest.mark.parametrize("width", [80, 40, 20])

@@ -13,7 +13,7 @@ import pytest
 
 from fedwarm.core import capacity
 from fedwarm.core.capacity import cores, free_bytes, threads_of, workers_for
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 Machine = Callable[[dict[str, str]], None]
 GB = 10**9

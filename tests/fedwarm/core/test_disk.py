@@ -26,7 +26,7 @@ from fedwarm.core.store import Store, cache_home
 from fedwarm.launch import run as launch
 from fedwarm.launch.run import Request, run_method
 from fedwarm.record.lock import Lock
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 from tests.runs import same
 from tests.shell import call
 

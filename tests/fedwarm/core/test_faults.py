@@ -11,10 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedwarm.aggregators import Robust, aggregator, reference_norm, too_large, update_norm
+from fedwarm.catalogue import parse
 from fedwarm.core.arrays import Arrays
 from fedwarm.core.faults import EXTRA, KINDS, OVERSIZE, SPOILS, Faults, cut, faults_of, spoilt, stale, strikes, struck_clients
 from fedwarm.flower.wire import Payload, PayloadError, check_arrays, from_records, size_of, to_records
-from fedwarm.settings.config import SettingError, parse
+from fedwarm.settings.fields import SettingError
 
 QUICK = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 TICKETS = [f"{stage}.{attempt}.{client}" for stage in range(40) for attempt in range(2) for client in range(20)]

@@ -13,7 +13,7 @@ from huggingface_hub import constants
 
 from fedwarm.core.network import calm_hub, hub_answers
 from fedwarm.data.sets.hub import read
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 Serve = Callable[[int], None]
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fedwarm.core.store import Store, cache_home, make_room
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 
 def tensors() -> dict[str, torch.Tensor]:

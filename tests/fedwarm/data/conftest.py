@@ -10,7 +10,7 @@ import datasets
 import pytest
 
 from fedwarm.data.sets.hub import hub_table
-from fedwarm.settings.config import Data
+from fedwarm.data.settings import Data
 
 MakePictures = Callable[..., Data]
 

@@ -19,7 +19,7 @@ from fedwarm.data import gallery, load_shard
 from fedwarm.data.checks import check_pictures, constancy, remarks
 from fedwarm.data.sets.hub import hub_table
 from fedwarm.data.shards import all_tests, open_table
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 from tests.fedwarm.data.conftest import MakePictures
 from tests.fedwarm.data.test_pictures import saved
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedwarm.data.classes import listed, lookalikes, places, plain, shown, union
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 E_COMPOSED, E_DECOMPOSED = "caf\u00e9", "cafe\u0301"
 

@@ -12,8 +12,9 @@ from PIL import Image
 
 from fedwarm.data import load_pooled
 from fedwarm.data.sets.hub import hub_table, read
+from fedwarm.data.settings import Data
 from fedwarm.data.shards import open_table
-from fedwarm.settings.config import Data, SettingError
+from fedwarm.settings.fields import SettingError
 
 ODD = ["sp ace", "br[ac]ket", "st*r", "qu?st", "per%20cent", "ha#sh", "ünï", "quo'te\"", "new\nline", "cur{a,b}ly", "back\\slash",
        "til~de", "a::b", "train", "test", "-dash", "!bang", "$var", "a&b"]  # fmt: skip

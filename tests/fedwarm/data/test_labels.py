@@ -11,7 +11,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from fedwarm.data import load_pooled
 from fedwarm.data.labels import ids, labelled
 from fedwarm.data.shards import open_table
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 from tests.fedwarm.data.conftest import MakePictures
 from tests.fedwarm.data.test_pictures import saved
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from fedwarm.data import load_pooled, load_shard
+from fedwarm.data.settings import Data
 from fedwarm.data.shards import open_table
-from fedwarm.settings.config import Data, SettingError
+from fedwarm.settings.fields import SettingError
 from tests.sets import picture
 
 KINDS = {"commas": ",", "semicolons": ";", "tabs": "\t"}

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from fedwarm.catalogue import parse
 from fedwarm.data.own import Holding, at_home, check_own
 from fedwarm.data.provenance import TRAIN, Marks, seen, source_of
-from fedwarm.settings.config import Data, SettingError, Value, parse
+from fedwarm.data.settings import Data
+from fedwarm.settings.fields import SettingError, Value
 from tests.sets import write_site
 
 OWN: dict[str, Value] = {"method": "fedavg", "data.name": "own", "data.image-size": 8}
@@ -19,7 +21,7 @@ def holding(folder: Path, classes: tuple[str, ...] = (), **more: Value) -> Holdi
     config = at_home(
         parse({**OWN, **{key.replace("__", "."): value for key, value in more.items()}}), {"data-folder": str(folder)}
     )
-    return Holding(config.data, 0, 5, 9, own=True, classes=classes)
+    return Holding(config.of(Data), 0, 5, 9, own=True, classes=classes)
 
 
 def test_all_of_the_folder_is_one_nodes_and_labels_are_the_runs(tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedwarm.data.partitions import client_rows, natural_clients
+from fedwarm.data.partitions import client_rows, own_clients
 from fedwarm.data.sets.digits import digits_table
+from fedwarm.data.settings import Data
 from fedwarm.data.tables import Rows, Table, coded
-from fedwarm.settings.config import Data, SettingError
+from fedwarm.settings.fields import SettingError
 
 DIGITS = digits_table(32)
 ALL = ("domain", "iid", "dirichlet", "pathological", "natural")
@@ -89,7 +90,7 @@ def test_natural_is_what_flwr_datasets_makes_of_the_ids() -> None:
     table = made([0] * len(ids), writer_id=ids)
     partitioner = NaturalIdPartitioner("writer_id")
     partitioner.dataset = Dataset.from_dict({"row": np.arange(len(ids)), "writer_id": ids})
-    assert natural_clients(table, Data(partition="natural")) == partitioner.num_partitions == 12
+    assert own_clients(table, Data(partition="natural")) == partitioner.num_partitions == 12
     for i, rows in enumerate(client_rows(table, Data(partition="natural"), 0, 12)):
         np.testing.assert_array_equal(rows, partitioner.load_partition(i)["row"][:])
 
@@ -157,7 +158,7 @@ def test_fewer_clients_than_ids_are_a_sorted_choice() -> None:
 def test_ids_with_a_single_image_make_no_client() -> None:
     table = made([0] * 7, user_id=["a", "b", "b", "c", "d", "d", "d"])
     data = Data(partition="natural")
-    assert natural_clients(table, data) == 2
+    assert own_clients(table, data) == 2
     assert [rows.tolist() for rows in client_rows(table, data, 0, 2)] == [[1, 2], [4, 5, 6]]
 
 

@@ -19,8 +19,9 @@ from fedwarm.data import load_shard
 from fedwarm.data.checks import remarks
 from fedwarm.data.pictures import colour, opened, pixels
 from fedwarm.data.sets.hub import hub_table
+from fedwarm.data.settings import Data
 from fedwarm.data.shards import open_table
-from fedwarm.settings.config import Data, SettingError
+from fedwarm.settings.fields import SettingError
 from tests.fedwarm.data.conftest import MakePictures
 
 SIDE = 8

@@ -13,10 +13,11 @@ import pytest
 
 from fedwarm.data import load_pooled
 from fedwarm.data.provenance import PUBLIC, TRAIN, WHOLE, Marks, Source, labels_mark, marks, seen, source_of
+from fedwarm.data.settings import Data
 from fedwarm.data.shards import open_table
 from fedwarm.data.tables import public_rows
 from fedwarm.diffusion.pretraining.captions import refuse_seen
-from fedwarm.settings.config import Data, SettingError
+from fedwarm.settings.fields import SettingError
 from tests.sets import write_split
 
 

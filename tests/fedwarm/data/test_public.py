@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedwarm.data import default_clients, held_counts, load_pooled, load_shard, partition_table
-from fedwarm.data.partitions import client_rows, natural_clients
+from fedwarm.data.partitions import client_rows, own_clients
 from fedwarm.data.sets.digits import digits_table
+from fedwarm.data.settings import Data
 from fedwarm.data.tables import Rows, Table, coded, private_part, public_rows
-from fedwarm.settings.config import Data, SettingError
+from fedwarm.settings.fields import SettingError
 
 DIGITS = digits_table(32)
 KINDS = [("domain", 4), ("domain", 10), ("iid", 30), ("dirichlet", 6), ("pathological", 10), ("natural", 4)]
@@ -108,8 +109,8 @@ def test_ids_that_are_left_with_too_few_images_make_no_client() -> None:
     public = public_rows(table, 0.5)
     left = [3 - int(np.isin(public, range(3 * u, 3 * u + 3)).sum()) for u in range(4)]
     able = [u for u in range(4) if left[u] >= 2]
-    assert 0 < len(able) < 4 == natural_clients(table, Data(partition="natural"))
-    assert natural_clients(table, data) == len(able)
+    assert 0 < len(able) < 4 == own_clients(table, Data(partition="natural"))
+    assert own_clients(table, data) == len(able)
     parts = client_rows(table, data, 0, len(able))
     assert [set(rows // 3) for rows in parts] == [{u} for u in able]
     with pytest.raises(SettingError, match=f"4 clients are more than the {len(able)} ids of made without its public part"):
@@ -121,7 +122,7 @@ def test_a_domain_that_is_all_but_public_counts_no_more() -> None:
     shares = [share for share in (0.5, 0.6, 0.7, 0.8, 0.9) if {18, 19} <= set(public_rows(table, share))]
     assert shares
     data = Data(partition="domain", public_share=shares[0])
-    assert natural_clients(table, data) == 1 and natural_clients(table, replace(data, public_share=0.0)) == 2
+    assert own_clients(table, data) == 1 and own_clients(table, replace(data, public_share=0.0)) == 2
 
 
 def test_the_suggested_number_of_clients_is_of_the_private_part() -> None:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from fedwarm.data import Shard, default_clients, load_pooled, load_shard, partition_table
 from fedwarm.data.sets.digits import digits_table
+from fedwarm.data.settings import Data
 from fedwarm.data.shards import _split, draw, open_table
-from fedwarm.settings.config import Data, SettingError
+from fedwarm.settings.fields import SettingError
 
 KINDS = [("domain", 4), ("domain", 10), ("iid", 30), ("dirichlet", 6), ("pathological", 10), ("natural", 4)]
 

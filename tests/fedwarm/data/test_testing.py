@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from fedwarm.data import Shard, load_pooled, load_shard, partition_table
+from fedwarm.data.settings import Data
 from fedwarm.data.shards import all_tests, count_tests, open_table
 from fedwarm.data.testing import split_table
-from fedwarm.settings.config import Data, SettingError
+from fedwarm.settings.fields import SettingError
 from tests.sets import write_split
 
 CLIENTS, CLASSES = 5, 3

@@ -21,7 +21,8 @@ from fedwarm.diffusion import foundation as module
 from fedwarm.diffusion.foundation import Foundation, asset_folder, fingerprint, load_foundation, locate
 from fedwarm.diffusion.lora import adapter_state, attached, load_adapter
 from fedwarm.diffusion.sampling import sample
-from fedwarm.settings.config import Diffusion, SettingError
+from fedwarm.diffusion.settings import Diffusion
+from fedwarm.settings.fields import SettingError
 
 UNET, TEXT = "unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"

@@ -18,7 +18,7 @@ from fedwarm.diffusion.foundation import Foundation
 from fedwarm.diffusion.generate import generate
 from fedwarm.diffusion.lora import adapter_state, attached, load_adapter
 from fedwarm.diffusion.sampling import sample
-from fedwarm.settings.config import Diffusion
+from fedwarm.diffusion.settings import Diffusion
 
 Fill = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 

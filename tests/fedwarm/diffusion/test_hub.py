@@ -11,7 +11,8 @@ import pytest
 from fedwarm.diffusion import hub as module
 from fedwarm.diffusion.foundation import Foundation, load_foundation
 from fedwarm.diffusion.hub import fetched, require
-from fedwarm.settings.config import Diffusion, SettingError
+from fedwarm.diffusion.settings import Diffusion
+from fedwarm.settings.fields import SettingError
 
 
 @pytest.fixture(autouse=True)

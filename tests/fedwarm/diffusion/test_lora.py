@@ -26,7 +26,8 @@ from fedwarm.diffusion.lora import (
     trainable,
 )
 from fedwarm.diffusion.sampling import sample
-from fedwarm.settings.config import Diffusion, SettingError
+from fedwarm.diffusion.settings import Diffusion
+from fedwarm.settings.fields import SettingError
 
 TARGETS = Diffusion().targets
 SD1: dict[str, Any] = {"cross_attention_dim": 768, "attention_head_dim": 8}

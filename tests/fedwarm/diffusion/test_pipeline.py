@@ -18,7 +18,8 @@ from torch import Tensor
 from fedwarm.diffusion import pipeline as module
 from fedwarm.diffusion.foundation import Foundation, load_foundation
 from fedwarm.diffusion.pipeline import MODELS, refuse_partial, see_weights, variant_of
-from fedwarm.settings.config import Diffusion, SettingError
+from fedwarm.diffusion.settings import Diffusion
+from fedwarm.settings.fields import SettingError
 
 UNET, TEXT = "unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from fedwarm.core.seeds import generator
 from fedwarm.diffusion.foundation import Foundation, load_foundation
 from fedwarm.diffusion.lora import adapter_state, attached, load_adapter, trainable
+from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.tuners import lora as finetune
 from fedwarm.diffusion.tuners.lora import to_foundation, tune_adapter
 from fedwarm.privacy.mechanisms.dp_sgd.gradient import DpSgd, Mechanism, example_gradients, source_of
-from fedwarm.settings.config import Diffusion
 
 Pictures = tuple[Tensor, Tensor]
 Digest = Callable[[nn.Module], str]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fedwarm.diffusion.prompts import prompts
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 
 def test_the_class_stands_where_the_template_says() -> None:

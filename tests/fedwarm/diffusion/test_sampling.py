@@ -17,7 +17,7 @@ from torch import Tensor
 from fedwarm.core.progress import Tick, listening
 from fedwarm.diffusion.foundation import Foundation
 from fedwarm.diffusion.sampling import make_scheduler, sample, start_latents
-from fedwarm.settings.config import Diffusion
+from fedwarm.diffusion.settings import Diffusion
 
 SAMPLERS = ("ddim", "dpm", "foundation")
 Swap = Callable[[Foundation, Any], Foundation]

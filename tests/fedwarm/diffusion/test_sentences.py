@@ -23,7 +23,7 @@ from fedwarm.diffusion.sentences import (
     sentences,
     templates,
 )
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 DIGITS = tuple(string.digits)
 FASHION = (

@@ -18,7 +18,7 @@ from fedwarm.engines.deployment.following import Following, Tail
 from fedwarm.federation.control import Listed, Unreachable
 from fedwarm.federation.settings import Federation, Node
 from fedwarm.flower.processes import RunFailed
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 
 class Link:

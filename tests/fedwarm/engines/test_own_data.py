@@ -9,14 +9,16 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 import torch
 
+from fedwarm.catalogue import parse
 from fedwarm.cli import federation as commands
+from fedwarm.data.settings import Data
 from fedwarm.federation import preparing, processes
 from fedwarm.federation.preparing import Wanted, prepare
 from fedwarm.federation.settings import load
 from fedwarm.federation.sites import quoted, site_folders
 from fedwarm.launch.preflight import check_run
 from fedwarm.launch.run import Request, asked
-from fedwarm.settings.config import SettingError, Value, parse
+from fedwarm.settings.fields import SettingError, Value
 from fedwarm.settings.relevance import idle
 
 OWN: dict[str, Value] = {"method": "fedavg", "data.name": "own"}
@@ -89,7 +91,7 @@ def test_data_of_the_nodes_are_not_looked_for_where_the_command_runs() -> None:
     """Whoever opened the data set `own` would be refused."""
     for settings in ({}, {"augment": "gen-fedsd"}, {"data.classes": "one,two"}, {"method": "warmfed", "data.classes": "one,two"}):
         config, clients = check_run({**OWN, **settings}, 3, real=True)
-        assert config.data.own and clients == 3
+        assert config.of(Data).own and clients == 3
 
 
 @pytest.mark.parametrize(

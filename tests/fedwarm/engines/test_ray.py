@@ -16,7 +16,7 @@ import pytest
 
 from fedwarm.engines.ray import Outcome, RunFailed, app_config, run_ray, submit, write_app
 from fedwarm.flower.processes import MARK, environment
-from fedwarm.settings.config import SettingError, Value
+from fedwarm.settings.fields import SettingError, Value
 from tests.federation import write_tiny
 
 AWKWARD: dict[str, Value] = {

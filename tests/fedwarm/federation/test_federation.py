@@ -24,7 +24,7 @@ from fedwarm.federation.settings import CLIENTS, SUPEREXEC, SUPERLINK, Federatio
 from fedwarm.federation.status import stage_of
 from fedwarm.flower.family import MARK
 from fedwarm.flower.processes import LOOPBACK
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 HERE = ["127.0.0.1", "localhost"]

@@ -12,7 +12,7 @@ from cryptography import x509
 
 from fedwarm.federation.certificates import CA_DAYS, SERVER_DAYS
 from fedwarm.federation.parties import ensure_parties
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 NODES = ["site-a", "site-b"]
 NOW = datetime(2026, 3, 1, tzinfo=UTC)

@@ -26,7 +26,7 @@ from fedwarm.federation.settings import load
 from fedwarm.federation.status import status
 from fedwarm.flower.processes import RunFailed
 from fedwarm.record.lock import Lock
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 NOW = datetime.now(UTC)
 

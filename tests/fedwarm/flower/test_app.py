@@ -12,8 +12,9 @@ from flwr.common.config import parse_config_args
 from flwr.serverapp import ServerApp
 
 from fedwarm.flower import app as flower_app
-from fedwarm.flower.app import load, merged, parse_overrides, read_app
-from fedwarm.settings.config import SettingError
+from fedwarm.flower.app import load, merged, read_app
+from fedwarm.settings.fields import SettingError
+from fedwarm.settings.text import parse_overrides
 
 PYPROJECT = """
 [project]
@@ -25,7 +26,7 @@ clientapp = "tiny_client:app"
 [tool.flwr.app.config]
 rounds = 3
 name = "a b"
-[tool.flwr.app.config.data]
+[tool.flwr.app.config.of(Data)]
 alpha = 0.5
 shuffle = true
 """

@@ -12,7 +12,7 @@ import torch
 from fedwarm.codecs.dp_rec.plan import DpRec
 from fedwarm.diffusion.foundation import asset_folder
 from fedwarm.launch.preflight import check_run
-from fedwarm.settings.config import SettingError, Value
+from fedwarm.settings.fields import SettingError, Value
 
 CONTRADICTIONS: list[tuple[dict[str, Value], str]] = [
     ({"dp-rec.view": "central_certified", "dp-rec.downlink": "replay"}, "use dense"),

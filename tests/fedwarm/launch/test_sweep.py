@@ -16,14 +16,15 @@ from typing import Any
 import pytest
 import torch
 
+from fedwarm.catalogue import parse
 from fedwarm.core.failures import Interrupted, RunError
-from fedwarm.flower.app import parse_overrides
 from fedwarm.launch import run as launch
 from fedwarm.launch.sweep import run_sweep
 from fedwarm.launch.sweep_file import jobs, read_sweep
 from fedwarm.record.folder import RunFolder
 from fedwarm.record.reading import read_run
-from fedwarm.settings.config import SettingError, parse
+from fedwarm.settings.fields import SettingError
+from fedwarm.settings.text import parse_overrides
 from tests.report_page import Page, results, settings, write
 from tests.runs import same
 

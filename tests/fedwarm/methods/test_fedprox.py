@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fedwarm.core.seeds import generator
 from fedwarm.methods.fedprox import FedProx, ProximalTerm
-from fedwarm.models import cnn
+from fedwarm.models.cnn import cnn
 from fedwarm.training.loop import Batch, Plan, fit
 
 MU = 0.7

@@ -25,7 +25,7 @@ from fedwarm.methods.warmfed import (
     sample_better,
     sample_correct,
 )
-from fedwarm.models import cnn
+from fedwarm.models.cnn import cnn
 from fedwarm.training.loop import Batch, Hook, Plan, fit
 
 N, CLASSES, SIZE = 30, 4, 8

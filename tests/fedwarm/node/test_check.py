@@ -23,7 +23,7 @@ from fedwarm.flower.processes import LOOPBACK, free_ports
 from fedwarm.node import network, proxy
 from fedwarm.node.checks import Site, look, verdict
 from fedwarm.node.finding import FAULT, OK, UNSEEN, WARNING, Finding
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 NOW = datetime.now(UTC)
 HERE = [LOOPBACK, "localhost"]

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fedwarm.data.settings import Data
 from fedwarm.node.checks import Site, look
 from fedwarm.node.data import look_at_data
 from fedwarm.node.finding import FAULT, OK, WARNING
-from fedwarm.settings.config import Data
 
 DATA = Data(partition="iid", image_size=8)
 

@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from fedwarm.core.arrays import WeightedMean, from_module, from_tensors, payload_bytes, to_tensors
 from fedwarm.core.seeds import generator
 from fedwarm.methods.fedprox import ProximalTerm
-from fedwarm.models import cnn, lenet5, resnet18, to_input
+from fedwarm.models import to_input
+from fedwarm.models.cnn import cnn
+from fedwarm.models.lenet5 import lenet5
+from fedwarm.models.resnet18 import resnet18
 from fedwarm.objectives.rq import (
     RelaxedObjective,
     RelaxedQuantization,
@@ -27,7 +30,7 @@ from fedwarm.objectives.rq import (
 from fedwarm.quantize import sweep
 from fedwarm.quantize.relaxed import bounds, rounded
 from fedwarm.quantize.uniform import Scheme
-from fedwarm.settings.config import SettingError, keys
+from fedwarm.settings.fields import SettingError, keys
 from fedwarm.training.loop import Hook, Plan, fit
 
 N, CLASSES, SIZE = 40, 3, 8

@@ -13,7 +13,7 @@ from scipy import optimize, stats
 
 from fedwarm.privacy.accountant import Accountant, delta_of, epsilon_of, epsilon_of_both
 from fedwarm.privacy.events import Gaussian, RandomCoding, Sampled, curves
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 QUICK = settings(deadline=None, derandomize=True, max_examples=30)
 CODED = RandomCoding(7, 0.5, ((0.3, 4),))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fedwarm.privacy.events import Gaussian, RandomCoding, Sampled, curves, dp_sgd_step, nothing
 from fedwarm.privacy.random_coding import absent_to_present
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 QUICK = settings(deadline=None, derandomize=True, max_examples=30)
 

@@ -6,7 +6,7 @@ import pytest
 
 from fedwarm.privacy.events import Gaussian, RandomCoding, Sampled
 from fedwarm.privacy.views import VIEWS, Terms, calibrate
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 CODED = RandomCoding(7, 100.0, ((1.0, 100),))
 

@@ -14,13 +14,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fedwarm.models import build_model
+from fedwarm.models import Model, build_model
 from fedwarm.quantize.export import STEP, export, load_exported
 from fedwarm.quantize.learned import Learned, weight_name
 from fedwarm.quantize.surgery import layers
 from fedwarm.quantize.sweep import quantized
 from fedwarm.quantize.uniform import Scheme
-from fedwarm.settings.config import Model, SettingError
+from fedwarm.settings.fields import SettingError
 from fedwarm.training.evaluate import predict
 
 CNN = Model(name="cnn")

@@ -16,7 +16,7 @@ from torch.func import functional_call
 
 from fedwarm.core.arrays import WeightedMean, from_module, load_module
 from fedwarm.core.seeds import generator
-from fedwarm.models import cnn
+from fedwarm.models.cnn import cnn
 from fedwarm.quantize.hooks import (
     Apqn,
     ClipGradient,
@@ -32,7 +32,7 @@ from fedwarm.quantize.hooks import (
 )
 from fedwarm.quantize.ranges import weight_grid
 from fedwarm.quantize.surgery import Noisy, Rounded, layers, master
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 from fedwarm.training.loop import Batch, Hook, Plan, fit
 
 PLAN = Plan(epochs=2, batch_size=8, learning_rate=0.05, momentum=0.9)

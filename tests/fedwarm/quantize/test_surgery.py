@@ -11,12 +11,13 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from fedwarm.models import cnn, resnet18
+from fedwarm.models.cnn import cnn
+from fedwarm.models.resnet18 import resnet18
 from fedwarm.quantize.learned import LearnedWeight
 from fedwarm.quantize.ranges import Running, weight_grid
 from fedwarm.quantize.surgery import Noisy, Rounded, RoundedInput, Width, attach, attached, input_layers, layers, master
 from fedwarm.quantize.uniform import FLOAT_BITS, Scheme, quantize
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 SCHEME = Scheme()
 

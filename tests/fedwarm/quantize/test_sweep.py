@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from fedwarm.core.seeds import generator
-from fedwarm.models import cnn, resnet18, to_input
+from fedwarm.models import to_input
+from fedwarm.models.cnn import cnn
+from fedwarm.models.resnet18 import resnet18
 from fedwarm.quantize.learned import Learned, input_name, weight_name
 from fedwarm.quantize.ranges import grid_of, spread, weight_grid
 from fedwarm.quantize.surgery import layers
 from fedwarm.quantize.sweep import SAMPLED, bit_width_sweep, calibrate, quantized, right_answers
 from fedwarm.quantize.uniform import Scheme
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 from fedwarm.training.evaluate import correct, predict
 from fedwarm.training.loop import Plan, fit
 

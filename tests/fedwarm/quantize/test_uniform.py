@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fedwarm.quantize.ranges import grid_of
 from fedwarm.quantize.uniform import Grid, affine_grid, checked_bits, levels, quantize
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 BITS = (2, 3, 4, 6, 8)
 

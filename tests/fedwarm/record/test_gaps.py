@@ -12,13 +12,15 @@ import torch
 
 from fedwarm.augmentations.gen_fedsd.fill import fill
 from fedwarm.augmentations.gen_fedsd.plan import Plan, Plans
+from fedwarm.catalogue import parse
 from fedwarm.data import load_shard
+from fedwarm.data.settings import Data
 from fedwarm.record.gaps import Gap, distance, read_augment
 from fedwarm.record.reading import read_run
 from fedwarm.report.page import make_report
 from fedwarm.report.sections.augmentation import augment_page
 from fedwarm.report.sections.pictures import ELSEWHERE, Sample, by_class, roots, samples
-from fedwarm.settings.config import SettingError, parse
+from fedwarm.settings.fields import SettingError
 from tests.report_page import Page, assert_stands_alone, pixels, results, write
 
 COUNTS = "Images per client and class, real and synthetic"
@@ -137,7 +139,7 @@ def test_synthetic_images_on_this_machine_stand_beside_real_ones(tmp_path: Path,
         "data.partition": "dirichlet",
     }
     config, clients = parse(flat), 4
-    shard = load_shard(config.data, 0, 1, clients)
+    shard = load_shard(config.of(Data), 0, 1, clients)
     filled = fill(config, shard, 1, cache)
     assert len(filled.labels) == 2
     (found,) = samples(config, range(clients), clients, [tmp_path / "gone", cache])

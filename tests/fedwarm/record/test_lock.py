@@ -21,7 +21,7 @@ from fedwarm.record import lock
 from fedwarm.record.folder import RunFolder
 from fedwarm.record.lock import LOCK, Lock, Owner, refuse_busy
 from fedwarm.rounds.server import BaseStrategy
-from fedwarm.settings.config import SettingError, Value
+from fedwarm.settings.fields import SettingError, Value
 from strategies.fedavg import FedAvg
 from tests.runs import run
 

@@ -17,7 +17,7 @@ from fedwarm.record.checkpoint import FOLDER, Checkpoint, Keeper
 from fedwarm.record.pieces import Pieces
 from fedwarm.rounds import client as clients
 from fedwarm.rounds import kept
-from fedwarm.settings.config import Value
+from fedwarm.settings.fields import Value
 from tests.runs import SMALL_WARMFED, run, same
 
 WARM: dict[str, Value] = {

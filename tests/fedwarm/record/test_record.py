@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fedwarm.catalogue import parse
 from fedwarm.core.files import write_text
 from fedwarm.flower.wire import Payload
 from fedwarm.record.folder import RunFolder, save_tensors
@@ -18,7 +19,7 @@ from fedwarm.record.ledger import EVALUATE, Entry, Ledger
 from fedwarm.record.measure import Measure
 from fedwarm.record.record import Record
 from fedwarm.record.versions import versions
-from fedwarm.settings.config import SettingError, parse
+from fedwarm.settings.fields import SettingError
 
 CLASSES = ("zero", "one", "two")
 COUNTS = [[3, 0, 1], [0, 5, 5]]

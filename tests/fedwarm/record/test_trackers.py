@@ -13,7 +13,8 @@ import pytest
 
 from fedwarm.record import trackers
 from fedwarm.record.trackers import TRACKERS, Tracker, require, tracker
-from fedwarm.settings.config import General, SettingError
+from fedwarm.settings.config import General
+from fedwarm.settings.fields import SettingError
 
 SETTINGS: dict[str, Any] = {"method": "fedavg", "seed": 3, "data.alpha": 0.5, "model.weights": ""}
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from fedwarm.catalogue import parse
 from fedwarm.core.text import visible
 from fedwarm.data import load_shard
 from fedwarm.record.folder import RunFolder
@@ -23,7 +24,7 @@ from fedwarm.record.reading import SCHEMA, Best, read_run
 from fedwarm.record.record import SCHEMA as WRITTEN_SCHEMA
 from fedwarm.record.record import Record
 from fedwarm.report.page import make_report
-from fedwarm.settings.config import SettingError, parse
+from fedwarm.settings.fields import SettingError
 from tests.report_page import Page, assert_stands_alone, entry, pixels, results, settings, write
 
 

@@ -10,13 +10,16 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from fedwarm.catalogue import parse
 from fedwarm.cli.export import export_run
 from fedwarm.core.arrays import from_module
 from fedwarm.data.provenance import PUBLIC, TRAIN, WHOLE, Source, source_of
-from fedwarm.models import build_model
+from fedwarm.data.settings import Data
+from fedwarm.models import Model, build_model
 from fedwarm.record.folder import save_tensors
 from fedwarm.rounds.artefacts import header, refuse_seen_tests, sources, trained_on, unknown
-from fedwarm.settings.config import Config, SettingError, Value, parse
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import SettingError, Value
 from tests.runs import run
 
 CLIENTS = 4
@@ -38,7 +41,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_both_models_and_the_record_say_it(made: Path) -> None:
     config = parse({"method": "fedavg", "data.max-examples": 20})
-    expected = [source_of(TRAIN, config.data, 0, CLIENTS)]
+    expected = [source_of(TRAIN, config.of(Data), 0, CLIENTS)]
     for name in ("model.safetensors", "best.safetensors"):
         assert sources(made / name) == expected
         with safe_open(made / name, "np") as file:
@@ -101,8 +104,8 @@ def test_what_a_run_starts_from_is_passed_on(made: Path, tmp_path: Path) -> None
     """A run with seed 1 on weights of seed 0 has, in the end, seen what both train on."""
     config = settings(seed=1, model__weights=str(made / "model.safetensors"), data__public_share=0.1)
     own, first = trained_on(config, CLIENTS)
-    assert own == source_of(TRAIN, config.data, 1, CLIENTS) and [first] == sources(made / "model.safetensors")
-    save_tensors(tmp_path / "b.safetensors", from_module(build_model(config.model, 10, 32, 0)), header([own, first]))
+    assert own == source_of(TRAIN, config.of(Data), 1, CLIENTS) and [first] == sources(made / "model.safetensors")
+    save_tensors(tmp_path / "b.safetensors", from_module(build_model(config.of(Model), 10, 32, 0)), header([own, first]))
     assert sources(tmp_path / "b.safetensors") == [own, first]
 
 

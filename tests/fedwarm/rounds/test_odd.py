@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from fedwarm.catalogue import parse
 from fedwarm.launch.run import _tell_odd
 from fedwarm.rounds.odd import Held, held, of_record, refuse_one_class, remarks
-from fedwarm.settings.config import SettingError, Value, parse
+from fedwarm.settings.fields import SettingError, Value
 
 
 def lines(found: list[Held], **given: Value) -> list[str]:

@@ -14,7 +14,7 @@ from fedwarm.cli.runs import show_run
 from fedwarm.record.checkpoint import load
 from fedwarm.report.page import make_report
 from fedwarm.rounds.fleet import FederationError
-from fedwarm.settings.config import SettingError, Value
+from fedwarm.settings.fields import SettingError, Value
 from tests.machines import Machines, world
 from tests.runs import SMALL_WARMFED, Outcome, run, same
 from tests.sets import Row, write_rows, write_site

@@ -11,6 +11,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
 from clients.client_app import app, open_handed
+from fedwarm.catalogue import parse
 from fedwarm.engines.local.desk import identify
 from fedwarm.flower.wire import Payload, from_records, is_unusable, to_records
 from fedwarm.launch.run import Request, run_method
@@ -18,7 +19,7 @@ from fedwarm.rounds.client import BaseClient
 from fedwarm.rounds.fleet import FederationError, meet
 from fedwarm.rounds.reasons import LONGEST, reason
 from fedwarm.rounds.remarks import remarks
-from fedwarm.settings.config import SettingError, Value, parse
+from fedwarm.settings.fields import SettingError, Value
 from tests.runs import run
 
 QUESTION = "query"

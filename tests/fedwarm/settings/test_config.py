@@ -12,10 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedwarm.methods import METHODS, canonical, method_group
+from fedwarm.catalogue import all_groups, common_groups, groups_of, parse
+from fedwarm.data.settings import Data
 from fedwarm.methods.fedprox import FedProx
 from fedwarm.methods.warmfed import WarmFed
-from fedwarm.settings.config import Data, General, SettingError, Value, all_groups, allowed, common_groups, keys, near, parse
+from fedwarm.settings.config import General
+from fedwarm.settings.fields import SettingError, Value, allowed, keys, near
+from fedwarm.settings.kinds import METHODS
 
 QUICK = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 ROOT = Path(__file__).parents[3]
@@ -161,8 +164,8 @@ def test_flat_is_the_inverse_of_parse(given_settings: dict[str, Value]) -> None:
 
 def test_groups_are_typed_and_frozen() -> None:
     config = parse({"seed": 3, "data.alpha": 1, "fedprox.mu": 2.5, "warmfed.adapt": False})
-    assert (config.run.seed, config.data.alpha, config.of(FedProx).mu, config.of(WarmFed).adapt) == (3, 1.0, 2.5, False)
-    assert config.of(General) is config.run and config.of(Data) is config.data
+    assert (config.run.seed, config.of(Data).alpha, config.of(FedProx).mu, config.of(WarmFed).adapt) == (3, 1.0, 2.5, False)
+    assert config.of(General) is config.run and config.of(Data) is config.of(Data)
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.run.seed = 4  # type: ignore[misc]
 
@@ -203,7 +206,7 @@ def test_pyproject_holds_exactly_the_defaults() -> None:
 
 @pytest.mark.parametrize(("typed", "name"), [("warmfed", "warmfed"), ("Local-Only", "local_only"), ("FEDAVG", "fedavg")])
 def test_method_names_take_hyphens_and_capitals(typed: str, name: str) -> None:
-    assert canonical(typed) == name
+    assert METHODS.canonical(typed) == name
     assert parse({"method": typed}).run.method == name
 
 
@@ -213,9 +216,8 @@ def test_unknown_method_names_the_near_ones() -> None:
     assert all(name in text for name in METHODS)
 
 
-def test_method_settings_are_found_by_the_table() -> None:
-    assert method_group("fedprox") is FedProx and method_group("warmfed") is WarmFed and method_group("fedavg") is None
-    assert {group for name in METHODS if (group := method_group(name))} == set(all_groups()) - set(common_groups())
-    for name in METHODS:
-        group = method_group(name)
-        assert group is None or group.prefix == name.replace("_", "-")
+def test_method_settings_stand_with_their_methods() -> None:
+    found = {name: groups_of(METHODS, name) for name in METHODS}
+    assert (found["fedprox"], found["warmfed"], found["fedavg"]) == ((FedProx,), (WarmFed,), ())
+    assert {group for groups in found.values() for group in groups} == set(all_groups()) - set(common_groups())
+    assert all(group.prefix == name.replace("_", "-") for name, groups in found.items() for group in groups)

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from fedwarm.methods import METHODS
+from fedwarm.catalogue import all_groups, parse
 from fedwarm.record.reading import read_run
 from fedwarm.report.compare import concerns, grouped
-from fedwarm.settings.config import all_groups, keys, parse
+from fedwarm.settings.fields import keys
+from fedwarm.settings.kinds import METHODS
 from fedwarm.settings.relevance import GENERATING, PROVIDED, ROBUST, idle, matters, objective
 from tests.report_page import results, settings, write
 

@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
+from fedwarm.catalogue import all_groups, parse
 from fedwarm.data import shards
-from fedwarm.methods import METHODS
 from fedwarm.settings import config
-from fedwarm.settings.config import Group, Value, all_groups, keys, parse
+from fedwarm.settings.fields import Group, Value, keys
+from fedwarm.settings.kinds import METHODS
 from fedwarm.settings.relevance import matters
 from tests.runs import Outcome, run, same
 

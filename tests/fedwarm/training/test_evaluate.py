@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedwarm.models import cnn, to_input
+from fedwarm.models import to_input
+from fedwarm.models.cnn import cnn
 from fedwarm.record.reading import worst_tenth
 from fedwarm.training.evaluate import correct, predict
 

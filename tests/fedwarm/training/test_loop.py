@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedwarm.catalogue import parse
 from fedwarm.core.seeds import generator
 from fedwarm.methods.fedprox import ProximalTerm
-from fedwarm.models import cnn
+from fedwarm.models.cnn import cnn
 from fedwarm.privacy.mechanisms.dp_sgd.gradient import DpSgd, Mechanism, Steps, source_of
-from fedwarm.settings.config import SettingError, parse
+from fedwarm.settings.fields import SettingError
 from fedwarm.training.loop import Batch, Fit, Hook, Plan, fit
 
 N, CLASSES, SIZE = 21, 3, 8

@@ -17,7 +17,7 @@ from typing import Any
 from torch import nn
 
 from fedwarm.diffusion.lora import targeted
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 KINDS = ("", "CrossAttn", "Attn", "SimpleCrossAttn")
 DOWN = (*(f"{kind}DownBlock2D" for kind in KINDS), "ResnetDownsampleBlock2D")

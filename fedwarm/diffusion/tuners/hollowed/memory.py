@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fedwarm.diffusion.lora import attached
+from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.tuners.hollowed.cuts import Cut, balanced_depth, cuts, kept_layers
 from fedwarm.diffusion.tuners.hollowed.net import HollowedUNet
-from fedwarm.settings.config import Diffusion, SettingError
+from fedwarm.settings.fields import SettingError
 
 MB = 1e6
 ADAM_STATES = 2

@@ -17,6 +17,7 @@ import torch
 
 from fedwarm.core.arrays import Arrays
 from fedwarm.diffusion.foundation import EMBEDDED, PRECISIONS, Foundation, locate
+from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.tuners.hollowed.cuts import Cut, check_cuttable, cut_at, cuts, kept_layers, no_unet
 from fedwarm.diffusion.tuners.hollowed.memory import TOKENS, affordable_depth
 from fedwarm.diffusion.tuners.hollowed.settings import (
@@ -29,7 +30,8 @@ from fedwarm.diffusion.tuners.hollowed.settings import (
     targets_of,
     unsettled,
 )
-from fedwarm.settings.config import Config, Diffusion, SettingError
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import SettingError
 
 T = TypeVar("T")
 MORE_INPUTS = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type")
@@ -169,7 +171,7 @@ def check_plan(config: Config, clients: int) -> None:
         SettingError: in one line, why.
     """
     check_together(config)
-    diffusion, hollowed = config.diffusion, config.of(Hollowed)
+    diffusion, hollowed = config.of(Diffusion), config.of(Hollowed)
     by_depth = {depth_of(hollowed, client): client for client in range(clients)}
     unet = bare_unet(diffusion.foundation)
     narrow = torch.float32 if diffusion.foundation in EMBEDDED else torch.float16  # what `auto` comes to at best

@@ -14,7 +14,8 @@ from typing import ClassVar
 import numpy as np
 
 from fedwarm.core.arrays import Arrays
-from fedwarm.settings.config import Config, Group, SettingError, setting
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import Group, SettingError, setting
 
 AUTO, NONE = -1, -2
 RULES = ("union", "intersect", "zero_fill")

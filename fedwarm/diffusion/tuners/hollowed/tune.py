@@ -23,13 +23,13 @@ from fedwarm.core.seeds import generator
 from fedwarm.diffusion.foundation import Foundation
 from fedwarm.diffusion.lora import FIRST, adapter_state, attached, check_finite, first_matrices, load_adapter
 from fedwarm.diffusion.offload import apart, away
+from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.tuners.hollowed.cache import Draws, Rows, check_room, draw_tuples, private_folder
 from fedwarm.diffusion.tuners.hollowed.cuts import Cut, kept_layers
 from fedwarm.diffusion.tuners.hollowed.net import HollowedUNet, core_output
 from fedwarm.diffusion.tuners.hollowed.plan import cut_of
 from fedwarm.diffusion.tuners.hollowed.settings import Hollowed
 from fedwarm.diffusion.tuners.lora import backward, schedule_of, to_foundation, tune_adapter
-from fedwarm.settings.config import Diffusion
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 

@@ -32,7 +32,7 @@ from fedwarm.privacy.random_coding import Curve
 from fedwarm.privacy.randomness import SYSTEM, Source, normals
 from fedwarm.privacy.sampling import poisson_cohort
 from fedwarm.privacy.views import calibrate
-from fedwarm.settings.config import Group, SettingError, setting
+from fedwarm.settings.fields import Group, SettingError, setting
 
 FRACTIONS = (1.1, 1.25, 1.5, 1.75, 2.25, 2.5, 2.75, 3.5, 4.5, 5.5)
 ORDERS = (*FRACTIONS, *range(2, 65), 80, 96, 128, 160, 192, 224, 256, 384, 512)

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from fedwarm.catalogue import parse
 from fedwarm.core.compute import torch_threads
-from fedwarm.settings.config import GROUPS, Config, Value, keys, parse
+from fedwarm.settings.config import GROUPS, Config
+from fedwarm.settings.fields import Value, keys
 
 Configure = Callable[..., Config]
 

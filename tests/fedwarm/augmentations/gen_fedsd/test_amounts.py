@@ -25,7 +25,8 @@ from fedwarm.augmentations.gen_fedsd.amounts import (
     validated,
     weight,
 )
-from fedwarm.settings.config import SettingError, parse
+from fedwarm.catalogue import parse
+from fedwarm.settings.fields import SettingError
 
 IMAGE_BYTES = 3 * 32 * 32
 RULES = (GenFedSD(), GenFedSD(rule="client_mean"), GenFedSD(rule="fixed", fixed=7), GenFedSD(rule="global"))

@@ -14,6 +14,7 @@ from fedwarm.augmentations.gen_fedsd.identity import sampler
 from fedwarm.augmentations.gen_fedsd.providers import Generated
 from fedwarm.core.seeds import generator
 from fedwarm.data import load_pooled, load_shard
+from fedwarm.data.settings import Data
 from fedwarm.diffusion.pretraining.glyphs import WORDS, font_masks, glyph_batch
 from fedwarm.settings.config import Config
 from fedwarm.training.evaluate import correct
@@ -62,8 +63,8 @@ def test_the_warning_begins_below_nine_tenths() -> None:
 
 def test_what_lies_on_this_machine_is_looked_at(configure: Configure, tmp_path: Path) -> None:
     config = configure(provider="file", file="public", data__public_share=0.3, budget_images=0, learning_rate=0.05)
-    gap, pooled = audit(config, 4, [0, 1], tmp_path, epochs=2), load_pooled(config.data, config.run.seed, 4)
-    filled = [fill(config, load_shard(config.data, config.run.seed, k, 4), k, tmp_path) for k in (0, 1)]
+    gap, pooled = audit(config, 4, [0, 1], tmp_path, epochs=2), load_pooled(config.of(Data), config.run.seed, 4)
+    filled = [fill(config, load_shard(config.of(Data), config.run.seed, k, 4), k, tmp_path) for k in (0, 1)]
     synthetic = (torch.cat([some.images for some in filled]), torch.cat([some.labels for some in filled]))
     real, test = (pooled.train_images, pooled.train_labels), (pooled.test_images, pooled.test_labels)
     assert gap == domain_gap(config, real, synthetic, test, 10, epochs=2)

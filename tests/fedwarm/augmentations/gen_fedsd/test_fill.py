@@ -18,8 +18,10 @@ from fedwarm.augmentations.gen_fedsd.plan import plan_of
 from fedwarm.core.progress import Tick, listening
 from fedwarm.core.seeds import generator
 from fedwarm.data import Shard, load_shard
-from fedwarm.models import build_model
-from fedwarm.settings.config import Config, SettingError, Value
+from fedwarm.data.settings import Data
+from fedwarm.models import Model, build_model
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import SettingError, Value
 from fedwarm.training.evaluate import predict
 from fedwarm.training.loop import Plan, fit
 
@@ -29,7 +31,7 @@ WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 
 def shard_of(config: Config, client: int) -> Shard:
-    return load_shard(config.data, config.run.seed, client, CLIENTS)
+    return load_shard(config.of(Data), config.run.seed, client, CLIENTS)
 
 
 def digests(filled: Filled) -> list[str]:
@@ -143,7 +145,7 @@ def test_the_announced_target(configure: Configure, tmp_path: Path) -> None:
 
 def trained_on(config: Config, shard: Shard) -> list[bytes]:
     """A classifier's weights after training on a shard."""
-    model = build_model(config.model, 10, 32, 0)
+    model = build_model(config.of(Model), 10, 32, 0)
     fit(model, shard.train_images, shard.train_labels, Plan.of(config.run), generator(0, "train"))
     return [tensor.numpy().tobytes() for tensor in model.state_dict().values()]
 
@@ -208,7 +210,7 @@ def test_a_judge_is_told_of_in_the_report(configure: Configure, tmp_path: Path) 
     save_file({name: 4 * tensor for name, tensor in state.items()}, path)
     config = configure(judge=str(path), judge_least=0.3, judge_tries=2)
     filled = fill(config, shard_of(config, 1), 1, tmp_path / "root")
-    model = build_model(replace(config.model, weights=str(path)), 10, 32, 0)
+    model = build_model(replace(config.of(Model), weights=str(path)), 10, 32, 0)
     given = predict(model, filled.images).softmax(1)[torch.arange(12), filled.labels]
     assert filled.report.below_judge == int((given < 0.3).sum()) and 0 < filled.report.redrawn <= 12
     strict = configure(judge=str(path), judge_least=0.3, judge_tries=2, refused="drop")

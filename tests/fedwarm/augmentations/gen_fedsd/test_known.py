@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from fedwarm.augmentations.gen_fedsd.known import known_words, refuse_strangers, remark, strangers
+from fedwarm.catalogue import parse
 from fedwarm.diffusion.foundation import asset_folder
 from fedwarm.diffusion.pretraining.glyphs import WORDS
-from fedwarm.settings.config import Config, SettingError, Value, parse
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import SettingError, Value
 
 Configure = Callable[..., Config]
 GARMENTS = (

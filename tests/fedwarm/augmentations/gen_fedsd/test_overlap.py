@@ -14,7 +14,8 @@ from PIL import Image
 from fedwarm.augmentations.gen_fedsd.fill import fill
 from fedwarm.augmentations.gen_fedsd.overlap import marks, refuse_held
 from fedwarm.data import load_shard
-from fedwarm.settings.config import Config, SettingError
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import SettingError
 from tests.sets import picture, write_split
 
 Configure = Callable[..., Config]

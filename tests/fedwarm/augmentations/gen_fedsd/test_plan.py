@@ -14,7 +14,9 @@ from fedwarm.augmentations.gen_fedsd.plan import plan_of
 from fedwarm.augmentations.gen_fedsd.providers import Generated
 from fedwarm.augmentations.gen_fedsd.shelf import POOL
 from fedwarm.data import load_shard, partition_table
-from fedwarm.settings.config import Config, SettingError
+from fedwarm.data.settings import Data
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import SettingError
 
 Configure = Callable[..., Config]
 CLIENTS = 4
@@ -24,7 +26,7 @@ def test_the_plan_is_what_happens(configure: Configure, tmp_path: Path) -> None:
     config = configure()
     before = plan_of(config, CLIENTS, tmp_path, [2])
     (plan,) = before.clients
-    filled = fill(config, load_shard(config.data, 0, 2, CLIENTS), 2, tmp_path)
+    filled = fill(config, load_shard(config.of(Data), 0, 2, CLIENTS), 2, tmp_path)
     assert plan.partition == 2 and plan.real == filled.report.real and plan.synthetic == filled.report.synthetic == plan.new
     assert plan.gaps == gaps(plan.real, max(plan.real)) and sum(plan.new) == filled.report.made == 12
     assert plan.bytes == filled.report.bytes
@@ -49,7 +51,7 @@ def test_a_pools_image_counts_once(configure: Configure, tmp_path: Path) -> None
     config = configure(pool=16, budget_images=0, cap=0.5)
     plans = plan_of(config, CLIENTS, tmp_path)
     for client in range(CLIENTS):
-        fill(config, load_shard(config.data, 0, client, CLIENTS), client, tmp_path)
+        fill(config, load_shard(config.of(Data), 0, client, CLIENTS), client, tmp_path)
     source = Generated(config, plans.classes, tmp_path)
     lying = sum(len(source.shelf.have(POOL, label)) for label in range(10))
     assert plans.new == plans.different <= lying <= plans.new + 16 * 10
@@ -72,7 +74,7 @@ def test_labels_come_nearer_to_uniform(configure: Configure, tmp_path: Path) -> 
 
 def test_the_global_target_is_of_the_exact_counts_or_announced(configure: Configure, tmp_path: Path) -> None:
     config = configure(rule="global", budget_images=0)
-    table = partition_table(config.data, 0, CLIENTS)
+    table = partition_table(config.of(Data), 0, CLIENTS)
     assert [p.gaps for p in plan_of(config, CLIENTS, tmp_path).clients] == [
         gaps(counts, global_target(table)) for counts in table
     ]

@@ -21,7 +21,8 @@ from fedwarm.diffusion.pretraining.glyphs import WORDS
 from fedwarm.diffusion.sampling import sample
 from fedwarm.diffusion.sentences import GLYPHS
 from fedwarm.models import build_model
-from fedwarm.settings.config import Config, SettingError
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import SettingError
 
 Configure = Callable[..., Config]
 

@@ -18,8 +18,10 @@ from fedwarm.augmentations.gen_fedsd.real import Chosen, Transformed
 from fedwarm.augmentations.gen_fedsd.transforms import kinds, transformed
 from fedwarm.data import Shard, load_pooled, load_shard
 from fedwarm.data.sets.digits import digits_table
+from fedwarm.data.settings import Data
 from fedwarm.diffusion.pretraining.glyphs import WORDS
-from fedwarm.settings.config import Config, SettingError
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import SettingError
 
 Configure = Callable[..., Config]
 
@@ -91,7 +93,7 @@ def test_the_public_part_is_nobodys(configure: Configure, tmp_path: Path) -> Non
     config = configure(provider="file", file="public", data__public_share=0.3)
     source = provider_of(config, WORDS, tmp_path)
     assert isinstance(source, Chosen)
-    pooled = load_pooled(replace(config.data, max_examples=0), 0, 4)
+    pooled = load_pooled(replace(config.of(Data), max_examples=0), 0, 4)
     held = {image.numpy().tobytes() for image in torch.cat([pooled.train_images, pooled.test_images])}
     whole = digits_table(32)
     truth = {
@@ -110,7 +112,7 @@ def test_the_public_part_is_nobodys(configure: Configure, tmp_path: Path) -> Non
 @pytest.fixture(scope="module")
 def shard(configure: Configure) -> Shard:
     config = configure()
-    return load_shard(config.data, 0, 1, 4)
+    return load_shard(config.of(Data), 0, 1, 4)
 
 
 def test_transforms_are_of_the_clients_own_class(configure: Configure, shard: Shard) -> None:

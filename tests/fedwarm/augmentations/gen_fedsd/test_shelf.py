@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from fedwarm.augmentations.gen_fedsd import shelf as shelf_module
 from fedwarm.augmentations.gen_fedsd.shelf import POOL, Drawn, Shelf
 from fedwarm.core.store import Store
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 ROOT = Path(__file__).parents[4]
 KEY, SIZE = "ab12", 8

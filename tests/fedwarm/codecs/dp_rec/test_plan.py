@@ -26,7 +26,7 @@ from fedwarm.coding.streams import Stream
 from fedwarm.privacy.accountant import epsilon_of
 from fedwarm.privacy.events import Gaussian, RandomCoding, curves
 from fedwarm.privacy.views import VIEWS
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 SIZES = (300, 40, 1000)
 

@@ -15,7 +15,7 @@ from fedwarm.codecs.dp_rec.plan import DpRec, block_count, release_of, sigma_of,
 from fedwarm.codecs.dp_rec.pricing import Answer, Question, answer
 from fedwarm.privacy.accountant import Accountant
 from fedwarm.privacy.events import dp_sgd_step
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 EMNIST_CNN = 1_018_174
 CENTRAL: dict[str, Any] = {"view": "central_limit", "cohort": 100, "population": 3400, "rounds": 1000}

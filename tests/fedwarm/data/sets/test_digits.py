@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedwarm.data.sets import digits
 from fedwarm.data.sets.digits import CLASSES, DOMAINS, digits_table, draw, from_hsv, scans
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 ROOT = Path(__file__).parents[4]
 

@@ -20,8 +20,9 @@ from fedwarm.data import gallery as gallery_module
 from fedwarm.data.gallery import Gallery
 from fedwarm.data.pictures import pixels
 from fedwarm.data.sets.hub import hub_table, read
+from fedwarm.data.settings import Data
 from fedwarm.data.shards import open_table
-from fedwarm.settings.config import Data, SettingError
+from fedwarm.settings.fields import SettingError
 
 REAL = Path(__file__).parents[5] / "shared" / "data"
 MakeSet = Callable[..., Data]

@@ -18,6 +18,7 @@ from PIL import Image
 from fedwarm.core.seeds import generator
 from fedwarm.data import load_shard
 from fedwarm.data.sets.digits import digits_table
+from fedwarm.data.settings import Data
 from fedwarm.data.tables import public_rows
 from fedwarm.diffusion.foundation import asset_folder, load_foundation
 from fedwarm.diffusion.pretraining.captions import PublicPart, moved, public_part, refuse_seen
@@ -25,7 +26,8 @@ from fedwarm.diffusion.pretraining.glyphs import WORDS, font_masks, glyph_batch
 from fedwarm.diffusion.pretraining.public import PUBLIC_RECIPE, UNFINISHED, pretrain_public, started
 from fedwarm.diffusion.pretraining.quality import judged_public
 from fedwarm.diffusion.sentences import HANDWRITING
-from fedwarm.settings.config import Data, Diffusion, SettingError
+from fedwarm.diffusion.settings import Diffusion
+from fedwarm.settings.fields import SettingError
 
 DIGITS = Data(public_share=0.5)
 RECIPE = dataclasses.replace(PUBLIC_RECIPE, seed=5, vae_steps=2, unet_steps=2, images=40, batch_size=4)

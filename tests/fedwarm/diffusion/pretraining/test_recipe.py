@@ -17,7 +17,7 @@ from fedwarm.diffusion.foundation import load_foundation
 from fedwarm.diffusion.pretraining.glyphs import WORDS, font_masks, glyph_batch
 from fedwarm.diffusion.pretraining.recipe import Recipe, build_pipeline, build_tokenizer, pretrain, tokenize
 from fedwarm.diffusion.sampling import sample
-from fedwarm.settings.config import Diffusion
+from fedwarm.diffusion.settings import Diffusion
 
 RECIPE = Recipe(
     seed=5,

@@ -16,9 +16,9 @@ from fedwarm.core.progress import Tick, listening
 from fedwarm.core.seeds import generator
 from fedwarm.diffusion.foundation import Foundation, load_foundation
 from fedwarm.diffusion.lora import adapter_size, adapter_state, attached, load_adapter
+from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.tuners import lora as finetune
 from fedwarm.diffusion.tuners.lora import to_foundation, tune_adapter
-from fedwarm.settings.config import Diffusion
 
 Pictures = tuple[Tensor, Tensor]
 Swap = Callable[[Foundation, Any], Foundation]

@@ -27,7 +27,7 @@ from fedwarm.engines.local import workers
 from fedwarm.engines.local.run import make_node_ids, run_local
 from fedwarm.flower import app as flower_app
 from fedwarm.flower.app import FlowerApp
-from fedwarm.settings.config import SettingError, Value
+from fedwarm.settings.fields import SettingError, Value
 
 Make = Callable[..., FlowerApp]
 ENGINES = pytest.mark.parametrize("workers", [1, 2])

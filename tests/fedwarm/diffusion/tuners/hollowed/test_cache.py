@@ -16,7 +16,7 @@ from torch.autograd.profiler import profile
 
 from fedwarm.core.seeds import generator
 from fedwarm.diffusion.tuners.hollowed.cache import Draws, Rows, check_room, draw_tuples, private_folder
-from fedwarm.settings.config import SettingError
+from fedwarm.settings.fields import SettingError
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

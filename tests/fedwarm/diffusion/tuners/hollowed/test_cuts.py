@@ -11,6 +11,7 @@ from torch import nn
 
 from fedwarm.diffusion.foundation import Foundation
 from fedwarm.diffusion.lora import adapter_size, attached, targeted
+from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.tuners.hollowed.cuts import (
     balanced_depth,
     check_cuttable,
@@ -21,7 +22,7 @@ from fedwarm.diffusion.tuners.hollowed.cuts import (
     removed_weights,
     table,
 )
-from fedwarm.settings.config import Diffusion, SettingError
+from fedwarm.settings.fields import SettingError
 
 TARGETS = Diffusion().targets
 WIDTHS = {"sample_size": 64, "block_out_channels": (320, 640, 1280, 1280), "layers_per_block": 2}

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from fedwarm.diffusion.foundation import Foundation
 from fedwarm.diffusion.lora import attached
+from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.tuners.hollowed.cuts import cut_at, cuts, kept_layers
 from fedwarm.diffusion.tuners.hollowed.memory import MB, affordable_depth, footprint, twin
 from fedwarm.diffusion.tuners.hollowed.net import HollowedUNet
-from fedwarm.settings.config import Diffusion, SettingError
+from fedwarm.settings.fields import SettingError
 
 SETTINGS = Diffusion(rank=4, lora_batch_size=3)
 

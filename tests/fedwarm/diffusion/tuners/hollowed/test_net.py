@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from fedwarm.core.seeds import generator, initialisation
 from fedwarm.diffusion.foundation import Foundation
 from fedwarm.diffusion.lora import adapter_state, attached, load_adapter, trainable
+from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.tuners.hollowed.cuts import Cut, cut_at, cuts, deepest, kept_layers, removed_weights
 from fedwarm.diffusion.tuners.hollowed.net import HollowedUNet, core_output
-from fedwarm.settings.config import Diffusion
 
 Fill = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 Inputs = tuple[Tensor, Tensor, Tensor]

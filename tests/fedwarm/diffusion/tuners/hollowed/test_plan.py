@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 
+from fedwarm.catalogue import parse
 from fedwarm.core.arrays import Arrays, from_tensors
 from fedwarm.diffusion.foundation import Foundation
 from fedwarm.diffusion.lora import first_matrices
+from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.tuners.hollowed.cuts import cut_at, cuts, table
 from fedwarm.diffusion.tuners.hollowed.plan import Parts, bare_unet, check_plan, cut_of, outside, planned_cut
 from fedwarm.diffusion.tuners.hollowed.settings import Hollowed, targets_of
-from fedwarm.settings.config import Config, Diffusion, SettingError, Value, parse
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import SettingError, Value
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fedwarm.catalogue import parse
 from fedwarm.core.arrays import Arrays
 from fedwarm.diffusion.tuners.hollowed.settings import RULES, Hollowed, aligned, check_together, depth_of, targets_of, unsettled
-from fedwarm.settings.config import SettingError, Value, keys, parse
+from fedwarm.settings.fields import SettingError, Value, keys
 
 
 def adapter(layers: str, value: float, rank: int = 2) -> Arrays:

@@ -21,13 +21,14 @@ from fedwarm.core.seeds import generator
 from fedwarm.diffusion.foundation import Foundation, load_foundation
 from fedwarm.diffusion.lora import attached, first_matrices, load_adapter, save_adapter
 from fedwarm.diffusion.sampling import sample
+from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.tuners.hollowed.cuts import cut_at, kept_layers, kept_size, removed_weights
 from fedwarm.diffusion.tuners.hollowed.memory import affordable_depth
 from fedwarm.diffusion.tuners.hollowed.net import HollowedUNet
 from fedwarm.diffusion.tuners.hollowed.settings import AUTO, NONE, Hollowed, targets_of
 from fedwarm.diffusion.tuners.hollowed.tune import Job, cut_of, tune_hollowed
 from fedwarm.diffusion.tuners.lora import to_foundation, tune_adapter
-from fedwarm.settings.config import Diffusion, SettingError
+from fedwarm.settings.fields import SettingError
 
 Pictures = tuple[Tensor, Tensor]
 Swap = Callable[[Foundation, Any], Foundation]

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedwarm.core.seeds import generator, initialisation
-from fedwarm.models import MODELS
 from fedwarm.privacy.accountant import Accountant
 from fedwarm.privacy.mechanisms.dp_sgd.gradient import (
     ORDERS,
@@ -34,7 +33,8 @@ from fedwarm.privacy.mechanisms.dp_sgd.gradient import (
     steps_of,
 )
 from fedwarm.privacy.randomness import SYSTEM
-from fedwarm.settings.config import SettingError, checked, keys
+from fedwarm.settings.fields import SettingError, checked, keys
+from fedwarm.settings.kinds import MODELS
 
 DELTA = 1e-5
 B, CLASSES = 6, 4
@@ -43,7 +43,7 @@ OPACUS_FIRST_LAYER = "ignore:Full backward hook is firing:UserWarning"
 
 def model_of(name: str = "lenet5", size: int = 16) -> nn.Module:
     with initialisation(0, "dp-sgd", name):
-        return MODELS[name](CLASSES, size)
+        return MODELS.load(name)(CLASSES, size)
 
 
 def examples_of(count: int = B, size: int = 16, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:

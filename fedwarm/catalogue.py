@@ -1,0 +1,128 @@
+"""All settings of a run together: those of the rooms and of every component, and the one way from flat settings to typed ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any
+
+from fedwarm.aggregators import Robust
+from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD
+from fedwarm.core.faults import Faults
+from fedwarm.data.settings import Data
+from fedwarm.diffusion.settings import Diffusion
+from fedwarm.diffusion.tuners.hollowed.settings import Hollowed
+from fedwarm.measures.widths import Evaluate
+from fedwarm.models import Model
+from fedwarm.objectives.rq import RelaxedQuantization
+from fedwarm.privacy.mechanisms.dp_sgd.gradient import DpSgd
+from fedwarm.quantize.hooks import QuantizationRobust
+from fedwarm.rounds.nodes import Nodes
+from fedwarm.settings.config import Config, General
+from fedwarm.settings.fields import Group, SettingError, Value, checked, keys, near
+from fedwarm.settings.kinds import KINDS, METHODS, MODELS, PARTITIONS, SETS
+from fedwarm.settings.registry import Kind, is_reference
+from fedwarm.settings.text import parse_overrides
+
+OTHERS = (DpSgd, QuantizationRobust, RelaxedQuantization, Hollowed, GenFedSD)
+ROOMS: tuple[type[Group], ...] = (General, Data, Model, Diffusion, Evaluate, Robust, Faults, Nodes, *OTHERS)
+ABSOLUTE = ("out", "client-folder")
+
+
+@lru_cache(maxsize=1)
+def all_groups() -> tuple[type[Group], ...]:
+    """The groups of the rooms and of all components; those of packages that cannot be imported are missing."""
+    found = list(ROOMS)
+    for kind in KINDS.values():
+        if kind.key:
+            own = kind.own()
+            for name in kind.names():
+                found += groups_of(kind, name, careful=name not in own)
+    return tuple(dict.fromkeys(found))
+
+
+def method_groups() -> tuple[type[Group], ...]:
+    """The groups that only one method has."""
+    return tuple(group for name in METHODS.names() for group in groups_of(METHODS, name, careful=True))
+
+
+def common_groups() -> tuple[type[Group], ...]:
+    """The groups that every method knows."""
+    return tuple(group for group in all_groups() if group not in method_groups())
+
+
+def groups_of(kind: Kind[Any], name: str, careful: bool = False) -> tuple[type[Group], ...]:
+    """The settings of a component, which has one group, several or none; `careful`: none where it cannot be loaded."""
+    try:
+        settings = getattr(kind.load(name), "settings", None)
+    except SettingError:
+        if not careful:
+            raise
+        return ()
+    if settings is None:
+        return ()
+    return tuple(settings) if isinstance(settings, tuple) else (settings,)
+
+
+def chosen(config: Config) -> dict[Kind[Any], str]:
+    """The component of each kind that the settings choose."""
+    flat = config.flat()
+    return {kind: str(flat[kind.key]) for kind in KINDS.values() if kind.key in flat}
+
+
+def parse(flat: Mapping[str, Value]) -> Config:
+    """Typed settings from a flat run config.
+
+    Settings within the key `set` go before others. What a method presets holds where a setting has its default.
+
+    Raises:
+        SettingError: unknown key (with the near names), wrong type, or a value out of its range.
+    """
+    flat = {**flat, **parse_overrides([text] if (text := str(flat.get("set", "")).strip()) else []), "set": ""}
+    known = (*all_groups(), *_referred(flat))
+    table = {key: (group, f) for key, group, f in keys(known)}
+    values: dict[type[Group], dict[str, Value]] = {group: {} for group in known}
+    for key, value in flat.items():
+        if key not in table:
+            raise SettingError(f"unknown setting {key!r}{near(key, list(table))}; `fedwarm settings` lists them all")
+        group, f = table[key]
+        values[group][f.name] = checked(key, value, f)
+    for key in ABSOLUTE:
+        path = str(flat.get(key, ""))
+        if path and not os.path.isabs(path):
+            raise SettingError(f"{key} = {path!r} is relative; give an absolute path, as workers run in other folders")
+    return _own(_preset(Config({group: group(**values[group]) for group in known})))
+
+
+def _referred(flat: Mapping[str, Value]) -> Iterable[type[Group]]:
+    """The settings of components that are given as `module:attribute`."""
+    for kind in KINDS.values():
+        name = flat.get(kind.key)
+        if isinstance(name, str) and is_reference(name):
+            yield from (group for group in groups_of(kind, name) if group not in all_groups())
+
+
+def _preset(config: Config) -> Config:
+    """With what the method presets, where a setting has its default."""
+    preset = getattr(METHODS.load(config.run.method), "presets", None)
+    if preset is None:
+        return config
+    defaults = {key: f.default for key, _, f in keys(tuple(config.groups))}
+    flat = config.flat()
+    return config.changed({key: value for key, value in preset(config).items() if flat[key] == defaults[key]})
+
+
+def _own(config: Config) -> Config:
+    """With the settings of the chosen data set, partition and model beside what is handed to them."""
+    data, model = config.of(Data), config.of(Model)
+    held = tuple(
+        config.of(group)
+        for kind, name in ((SETS, data.name), (PARTITIONS, data.partition))
+        if kind in KINDS.values() and (name in kind or is_reference(name))
+        for group in groups_of(kind, name)
+    )
+    built = tuple(config.of(group) for group in (groups_of(MODELS, model.name) if MODELS in KINDS.values() else ()))
+    changed = {Data: dataclasses.replace(data, own_settings=held), Model: dataclasses.replace(model, own_settings=built)}
+    return Config({**config.groups, **changed}) if held or built else config

@@ -1,0 +1,10 @@
+"""The codec `dense`."""
+
+from fedwarm.codecs import Codec
+
+
+class Dense(Codec):
+    """Arrays travel as they are."""
+
+
+COMPONENT = Dense

@@ -1,0 +1,45 @@
+"""The partition `domain`: domain j goes to client j modulo their number.
+
+With more clients than domains, each domain is cut into equal parts at random for the clients i with i modulo the number of
+domains = j.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fedwarm.core.seeds import numpy_generator
+from fedwarm.data.rows import grouped, present
+from fedwarm.data.settings import Data
+from fedwarm.data.tables import Column, Rows, Table
+from fedwarm.settings.fields import SettingError
+from fedwarm.settings.registry import component
+
+
+def domain_column(table: Table) -> Column:
+    """The column `domain`; SettingError where there is none."""
+    if "domain" not in table.columns:
+        raise SettingError(
+            f"data.partition = 'domain' needs a column `domain`; {table.name} has {', '.join(table.columns)}; "
+            "choose iid, dirichlet, pathological, or natural with data.partition-by"
+        )
+    return table.column("domain")
+
+
+@component(clients=lambda table, data: len(present(domain_column(table))))
+def domain(table: Table, data: Data, seed: int, partitions: int) -> list[Rows]:
+    """The rows of each client."""
+    column = domain_column(table)
+    domains = grouped(column, present(column))
+    if partitions <= len(domains):
+        return [np.concatenate(domains[i::partitions]) for i in range(partitions)]
+    draws = numpy_generator(seed, "partition", "domain")
+    parts: list[Rows] = [np.empty(0, dtype=np.int64)] * partitions
+    for j, rows in enumerate(domains):
+        clients = range(j, partitions, len(domains))
+        for i, part in zip(clients, np.array_split(draws.permutation(rows), len(clients)), strict=True):
+            parts[i] = part
+    return parts
+
+
+COMPONENT = domain

@@ -1,0 +1,5 @@
+"""The reference that a federation is measured against."""
+
+from fedwarm.methods import Method
+
+COMPONENT = Method("Centralized", "reference, not federated: one model trained on everybody's data together", federated=False)

@@ -1,0 +1,9 @@
+"""DP-REC: Triastcyn, Reisser, Louizos, "DP-REC: Private & Communication-Efficient Federated Learning", arXiv 2111.05454, 2021."""
+
+from fedwarm.codecs.dp_rec.plan import DpRec
+from fedwarm.methods import Method
+
+COMPONENT = Method(
+    "DpRec", "differentially private updates as a few bits of shared random code (Triastcyn et al., 2021)", DpRec, averages=False,
+    refuses={"codec": "codes its updates itself"},
+)  # fmt: skip

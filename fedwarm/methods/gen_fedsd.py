@@ -1,0 +1,10 @@
+"""Gen-FedSD: Morafah, Reisser, Lin, Louizos, "Stable Diffusion-based Data Augmentation for Federated Learning with Non-IID Data",
+arXiv 2405.07925 (2024): FedAvg with the augmentation of this name.
+"""
+
+from fedwarm.methods import Method
+
+COMPONENT = Method(
+    "GenFedSd", "FedAvg after each client had the images drawn that its classes lack (Morafah et al., 2024)",
+    preset={"augment": "gen-fedsd"},
+)  # fmt: skip

@@ -1,0 +1,5 @@
+"""The baseline without federation."""
+
+from fedwarm.methods import Method
+
+COMPONENT = Method("LocalOnly", "baseline: each client trains alone; nothing is shared", averages=False, federated=False)

@@ -1,0 +1,70 @@
+"""Typed settings out of Flower's flat run config: each key is defined once, with default, meaning and range.
+
+A group is a frozen dataclass whose fields are made by `setting`; its keys are `<prefix>.<field-in-kebab-case>`. Flower allows
+str, int, float and bool values only, so there are no lists and no None: an empty string or 0 says "not set" where that is stated.
+What else is to be known of a setting stands on its field, too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import field, fields
+from typing import Any, ClassVar
+
+from fedwarm.settings.ranges import SettingError as SettingError
+from fedwarm.settings.ranges import Value as Value
+from fedwarm.settings.ranges import allowed as allowed
+from fedwarm.settings.ranges import checked as checked
+from fedwarm.settings.ranges import near as near
+from fedwarm.settings.registry import Kind
+
+Rule = Callable[[Any], bool]
+Row = tuple[str, "type[Group]", "dataclasses.Field[Value]"]
+
+
+class Group:
+    """Base of the dataclasses that hold settings.
+
+    Attributes:
+        prefix: the part of the key before the dot.
+        used: whether a run (see `settings.relevance.Run`) uses the group at all; None: always.
+    """
+
+    prefix: ClassVar[str] = ""
+    used: ClassVar[Rule | None] = None
+
+    def __init_subclass__(cls, prefix: str = "", **named: Any) -> None:
+        super().__init_subclass__(**named)
+        if prefix:
+            cls.prefix = prefix
+
+
+def setting(
+    default: Value, text: str, *, low: float | None = None, high: float | None = None,
+    choices: tuple[str, ...] | Kind[Any] = (), path: bool = False, node: bool = False, neutral: bool = False,
+    when: Rule | None = None,
+) -> Any:  # fmt: skip
+    """A dataclass field that is a setting.
+
+    Args:
+        default: its value where none is given; its type is the setting's.
+        text: what it means: effect and unit.
+        low, high: bounds, included.
+        choices: the values there are, or the kind of component that is chosen.
+        path: it may be a path: one that exists is made absolute before a run.
+        node: a node may have a value of its own, in its node config.
+        neutral: it does not change a run's numbers, so a resumed run may have another value.
+        when: whether a run uses it; None: as its group.
+    """
+    bounds = {"low": low, "high": high, "choices": choices}
+    return field(default=default, metadata={"text": text, **bounds, "path": path, "node": node, "neutral": neutral, "when": when})
+
+
+def keys(groups: tuple[type[Group], ...]) -> Iterator[Row]:
+    """Every setting of the groups as (key, group, field)."""
+    for group in groups:
+        for f in fields(group):  # type: ignore[arg-type]
+            if "text" in f.metadata:
+                name = f.name.replace("_", "-")
+                yield (f"{group.prefix}.{name}" if group.prefix else name), group, f

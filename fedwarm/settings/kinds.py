@@ -1,0 +1,32 @@
+"""The kinds of components that a run is made of: where each kind's folder is, and which setting chooses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedwarm.settings.registry import Kind
+
+METHODS: Kind[Any] = Kind("method", "fedwarm.methods", "method")
+OBJECTIVES: Kind[Any] = Kind("objective", "fedwarm.objectives", "objective", first="plain")
+CODECS: Kind[Any] = Kind("codec", "fedwarm.codecs", "codec", first="dense", hyphens=True)
+PRIVACY: Kind[Any] = Kind(
+    "privacy mechanism", "fedwarm.privacy.mechanisms", "privacy", group="fedwarm.privacy", first="none", hyphens=True
+)
+AUGMENTATIONS: Kind[Any] = Kind("augmentation", "fedwarm.augmentations", "augment", first="none", hyphens=True)
+PROVIDERS: Kind[Any] = Kind("image provider", "fedwarm.augmentations.gen_fedsd.providers", "gen-fedsd.provider")
+RULES: Kind[Any] = Kind("robust rule", "fedwarm.aggregators", "robust.rule", first="mean")
+SETS: Kind[Any] = Kind("data set", "fedwarm.data.sets", "data.name", open=True)
+PARTITIONS: Kind[Any] = Kind("partition", "fedwarm.data.partitions", "data.partition")
+MODELS: Kind[Any] = Kind("model", "fedwarm.models", "model.name")
+OPTIMISERS: Kind[Any] = Kind("optimiser", "fedwarm.optimisers", "optimiser")
+TASKS: Kind[Any] = Kind("task", "fedwarm.tasks", "task")
+TUNERS: Kind[Any] = Kind("tuner", "fedwarm.diffusion.tuners", "diffusion.trainer")
+SAMPLERS: Kind[Any] = Kind("sampler", "fedwarm.diffusion.samplers", "diffusion.scheduler")
+FAULTS: Kind[Any] = Kind("fault", "fedwarm.faults", "faults.kind", first="none")
+MEASURES: Kind[Any] = Kind("measure", "fedwarm.measures")
+TRACKERS: Kind[Any] = Kind("tracker", "fedwarm.record.trackers", "tracker", first="none")
+SECTIONS: Kind[Any] = Kind("report section", "fedwarm.report.sections")
+ENGINES: Kind[Any] = Kind("engine", "fedwarm.engines")
+
+READY = (METHODS, CODECS, MODELS, PARTITIONS, TRACKERS)
+KINDS: dict[str, Kind[Any]] = {kind.name: kind for kind in READY}

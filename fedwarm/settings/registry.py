@@ -1,0 +1,219 @@
+"""Kinds of components: every choice of a run is a name, and behind each name stands one component.
+
+A kind is a folder: each of its modules and packages is a component, which it binds as `COMPONENT`. An installed package adds its
+own by an entry point of the kind's group (`[project.entry-points."fedwarm.codecs"] top-k = "mine:TopK"`), and anybody by
+`module:attribute` in the setting. There is no table of names. Nothing is imported before it is chosen or listed.
+"""
+
+from __future__ import annotations
+
+import os
+import pkgutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module, metadata, util
+from itertools import chain
+from typing import Any, Generic, TypeVar, cast
+
+from fedwarm.settings.ranges import SettingError, near
+
+C = TypeVar("C")
+T = TypeVar("T", bound=Callable[..., Any])
+PATH_VARIABLE = "FEDWARM_PATH"
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Where a component stands.
+
+    Attributes:
+        module, attribute: what is imported.
+        place: how people are told of it.
+    """
+
+    module: str
+    attribute: str
+    place: str
+
+
+class Kind(Generic[C]):
+    """One axis of choice.
+
+    Args:
+        name: the kind in the singular, e.g. `codec`.
+        package: the folder of its components as a package; its group of entry points has the last part's name.
+        key: the setting that chooses; empty where all that there are take part, or a command's option chooses.
+        group: the entry points' group, where it is not `fedwarm.<last part of package>`.
+        first: the choice of none, listed first.
+        hyphens: whether names are written with hyphens; either way `-` and `_` count as the same.
+        open: whether the setting takes other text, too (a path, a name elsewhere).
+    """
+
+    def __init__(
+        self, name: str, package: str, key: str = "", *, group: str = "", first: str = "", hyphens: bool = False,
+        open: bool = False,
+    ) -> None:  # fmt: skip
+        self.name, self.package, self.key, self.first, self.hyphens, self.open = name, package, key, first, hyphens, open
+        self.group = group or f"fedwarm.{package.rpartition('.')[2]}"
+
+    def __repr__(self) -> str:
+        return f"Kind({self.name!r})"
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self.spelled(name) in self.owners()
+
+    def spelled(self, name: str) -> str:
+        """A name as this kind writes it."""
+        return name.replace("_", "-").lower() if self.hyphens else name.replace("-", "_").lower()
+
+    def own(self) -> tuple[str, ...]:
+        """The names of this project's own components, that of none first."""
+        return tuple(sorted(map(self.spelled, _modules(self.package)), key=lambda name: (name != self.first, name)))
+
+    def names(self) -> tuple[str, ...]:
+        """All names: this project's own, then those of installed packages."""
+        own = self.own()
+        return own + tuple(sorted(name for name in self.owners() if name not in own))
+
+    def owners(self) -> dict[str, list[Owner]]:
+        """Who has each name; more than one owner is a mistake that is told when the name is chosen."""
+        found: dict[str, list[Owner]] = {}
+        for module in _modules(self.package):
+            place = f"{self.package}.{module}"
+            found.setdefault(self.spelled(module), []).append(Owner(place, "COMPONENT", place))
+        for point in _entry_points(self.group):
+            module, _, attribute = point.value.partition(":")
+            place = f"{point.value} of package {point.dist.name if point.dist else '?'}"
+            found.setdefault(self.spelled(point.name), []).append(Owner(module.strip(), attribute.strip() or "COMPONENT", place))
+        return found
+
+    def canonical(self, name: str) -> str:
+        """The name as it is recorded.
+
+        Raises:
+            SettingError: there is no such component (with the near names and the list), or two have this name.
+        """
+        if is_reference(name):
+            return name
+        owners, wanted = self.owners().get(self.spelled(name), []), self.spelled(name)
+        if len(owners) > 1:
+            places = " and ".join(owner.place for owner in owners)
+            raise SettingError(f"two components are the {self.name} {wanted!r}: {places}; uninstall or rename one of them")
+        if not owners:
+            known = self.names()
+            raise SettingError(
+                f"{f'{self.key} = ' if self.key else ''}{name!r} is no {self.name}{near(wanted, list(known))}; "
+                f"choose one of {', '.join(known)}, or give module:attribute"
+            )
+        return wanted
+
+    def titled(self, title: str) -> str | None:
+        """The name that a class's name spells: `FedProx` is `fedprox`, `DpRec` is `dp_rec`; None where it spells none."""
+        if not title[:1].isupper():
+            return None
+        return next((name for name in self.names() if name.replace("_", "").replace("-", "") == title.lower()), None)
+
+    def load(self, name: str) -> C:
+        """The component of a name, or of `module:attribute`.
+
+        Raises:
+            SettingError: there is none, two have the name, or it cannot be imported.
+        """
+        name = self.canonical(name)
+        if is_reference(name):
+            return cast(C, referred(name, f"{self.name} {name!r}"))
+        return cast(C, _loaded(self.owners()[name][0], f"{self.name} {name!r}"))
+
+
+def component(settings: Any = None, needs: tuple[str, ...] = (), **facts: Any) -> Callable[[T], T]:
+    """Say of a function that is a component what it takes.
+
+    Args:
+        settings: its group of settings.
+        needs: packages that must be installed, as pip names them.
+        facts: what else its kind asks of a component, by name.
+    """
+
+    def said(function: T) -> T:
+        vars(function).update(settings=settings, needs=needs, **facts)
+        return function
+
+    return said
+
+
+def is_reference(name: str) -> bool:
+    """Whether a name is `module:attribute`."""
+    module, colon, attribute = name.partition(":")
+    return bool(colon) and all(part.isidentifier() for part in [*module.split("."), *attribute.split(".")])
+
+
+def summary(found: object) -> str:
+    """What a component says of itself in one line: its `summary`, else the first sentence of its docstring."""
+    said = getattr(found, "summary", "")
+    text = said if isinstance(said, str) and said else (getattr(found, "__doc__", None) or "")
+    return " ".join(text.strip().partition("\n\n")[0].split())
+
+
+def referred(reference: str, what: str) -> Any:
+    """What `module:attribute` names.
+
+    Raises:
+        SettingError: `what` cannot be imported.
+    """
+    module, _, attribute = reference.partition(":")
+    return _loaded(Owner(module, attribute, reference), what)
+
+
+def _loaded(owner: Owner, what: str) -> Any:
+    with own_modules():
+        try:
+            found: Any = import_module(owner.module)
+        except Exception as error:  # whatever a foreign module does while it is imported
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise SettingError(f"{what} cannot be loaded: {owner.place}: {reason}") from error
+    for part in owner.attribute.split("."):
+        if not hasattr(found, part):
+            raise SettingError(f"{what} cannot be loaded: {getattr(found, '__file__', None) or owner.module} has no {part!r}")
+        found = getattr(found, part)
+    return found
+
+
+@contextmanager
+def own_modules() -> Iterator[None]:
+    """Modules are looked for in the current folder, too, or in that of the command which started this process."""
+    places = [os.environ.get(PATH_VARIABLE) or os.getcwd()]
+    added = [place for place in places if place not in sys.path]
+    sys.path[:] = added + sys.path
+    try:
+        yield
+    finally:
+        for place in added:
+            if place in sys.path:
+                sys.path.remove(place)
+
+
+@lru_cache(maxsize=64)
+def _modules(package: str) -> tuple[str, ...]:
+    spec = util.find_spec(package)
+    places = [*(spec.submodule_search_locations or ())] if spec is not None else []
+    return tuple(module.name for module in pkgutil.iter_modules(places) if not module.name.startswith("_"))
+
+
+@lru_cache(maxsize=1)
+def _all_entry_points() -> dict[str, list[metadata.EntryPoint]]:
+    found: dict[str, list[metadata.EntryPoint]] = {}
+    every: Any = metadata.entry_points()
+    for point in chain.from_iterable(every.values()) if isinstance(every, dict) else every:  # Python 3.11 has a dict
+        if point.group.startswith("fedwarm."):
+            found.setdefault(point.group, []).append(point)
+    return found
+
+
+def _entry_points(group: str) -> list[metadata.EntryPoint]:
+    return _all_entry_points().get(group, [])

@@ -1,0 +1,69 @@
+"""Settings as text: `key=value` pairs as `flwr run -c` takes them, TOML tables, and TOML back from values.
+
+Texts are parsed here and not by `flwr.common.config.parse_config_args`, which drops what it does not understand without a
+word and forgets a table's earlier keys when a second text names the same table.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedwarm.settings.fields import SettingError, Value
+
+PAIR = re.compile(r"(\S+?)=('[^']*'|\"[^\"]*\"|\S+)")
+
+
+def parse_overrides(texts: Sequence[str]) -> dict[str, Value]:
+    """Flat overrides out of texts like `rounds=3 data.name="a b"`, or paths of .toml files; later ones win.
+
+    Raises:
+        SettingError: something that is no key=value pair, no TOML value, or no str, int, float or bool; a file that is none.
+    """
+    found: dict[str, Value] = {}
+    for text in texts:
+        if text.strip().endswith(".toml") and "=" not in text:
+            found.update(flat(read_toml(Path(text.strip()).expanduser()), text.strip()))
+        else:
+            found.update(_pairs(text))
+    return found
+
+
+def _pairs(text: str) -> dict[str, Value]:
+    if rest := PAIR.sub("", text).split():
+        raise SettingError(f'cannot read {rest[0]!r} in {text!r}: write pairs with blanks between, e.g. rounds=3 name="x"')
+    found: dict[str, Value] = {}
+    for key, value in PAIR.findall(text):
+        try:
+            table = tomllib.loads(f"{key} = {value}")
+        except tomllib.TOMLDecodeError:
+            hint = f'{key}="{value}"' if value[0] not in "\"'" else f"{key}=1"
+            raise SettingError(f"cannot read {key}={value}: values are TOML, and text stands in quotes, e.g. {hint}") from None
+        found.update(flat(table, text))
+    return found
+
+
+def flat(table: Mapping[str, Any], where: str, prefix: str = "") -> dict[str, Value]:
+    """Nested tables as dotted keys; a SettingError that names `where` for a value Flower's run config cannot hold."""
+    found: dict[str, Value] = {}
+    for name, value in table.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict):
+            found.update(flat(value, where, f"{key}."))
+        elif isinstance(value, (str, int, float)):
+            found[key] = value
+        else:
+            raise SettingError(f"{key} = {value!r} in {where} must be a text, a number, true or false")
+    return found
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingError(f"cannot read {file}: {error.strerror}") from error
+    except ValueError as error:
+        raise SettingError(f"{file} is no TOML: {error}") from error
