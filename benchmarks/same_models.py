@@ -22,6 +22,7 @@ WARM = (
     "data.max-examples=40 diffusion.lora-steps=4 diffusion.lora-batch-size=8 diffusion.sample-steps=3 "
     "warmfed.synthetic-ratio=0.5 warmfed.min-per-class=3 warmfed.epochs-warm=2 warmfed.teacher-epochs=2 warmfed.distill-epochs=2"
 )
+SEEDED = "dp-rec.bits=3 dp-rec.entropy='seeded'"
 LEARNED = "quantization-robust.variant='qat' quantization-robust.range='learned'"
 DRAWN = "gen-fedsd.steps=2 gen-fedsd.cap=0.5"
 CASES = {
@@ -30,7 +31,7 @@ CASES = {
     "scaffold": ("scaffold", f"{FAST} fraction-train=0.5"),
     "quantization_robust": ("quantization_robust", f"{FAST} {LEARNED}"),
     "dp_rec": ("dp_rec", f"{FAST} dp-rec.bits=3 dp-rec.entropy='seeded' dp-rec.downlink='replay'"),
-    "dp_rec central": ("dp_rec", f"{FAST} dp-rec.bits=3 dp-rec.entropy='seeded' dp-rec.view='central_certified' dp-rec.sigma=0.5"),
+    "dp_rec central": ("dp_rec", f"{FAST} {SEEDED} dp-rec.view='central_certified' dp-rec.sigma=0.5"),
     "gen_fedsd": ("gen_fedsd", f"{FAST} {DRAWN}"),
     "local_only": ("local_only", FAST),
     "centralized": ("centralized", FAST),

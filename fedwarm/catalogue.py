@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -27,14 +28,25 @@ from fedwarm.settings.registry import Kind, is_reference
 from fedwarm.settings.text import parse_overrides
 
 OTHERS = (DpSgd, QuantizationRobust, RelaxedQuantization, Hollowed, GenFedSD)
-ROOMS: tuple[type[Group], ...] = (General, Data, Model, Diffusion, Evaluate, Robust, Faults, Nodes, *OTHERS)
+
+
+@dataclass(frozen=True)
+class Owned:
+    """A component that has settings of its own."""
+
+    kind: Kind[Any]
+    name: str
+    component: Any
+
+
+ROOMS: tuple[type[Group], ...] = (General, Data, Model, Diffusion, Evaluate, Robust, Faults, Nodes)
 ABSOLUTE = ("out", "client-folder")
 
 
 @lru_cache(maxsize=1)
 def all_groups() -> tuple[type[Group], ...]:
     """The groups of the rooms and of all components; those of packages that cannot be imported are missing."""
-    found = list(ROOMS)
+    found: list[type[Group]] = [*ROOMS, *OTHERS]
     for kind in KINDS.values():
         if kind.key:
             own = kind.own()
@@ -51,6 +63,17 @@ def method_groups() -> tuple[type[Group], ...]:
 def common_groups() -> tuple[type[Group], ...]:
     """The groups that every method knows."""
     return tuple(group for group in all_groups() if group not in method_groups())
+
+
+@lru_cache(maxsize=1)
+def owners() -> Mapping[type[Group], list[Owned]]:
+    """The components that have a group of settings as their own."""
+    found: dict[type[Group], list[Owned]] = {}
+    for kind in KINDS.values():
+        for name in kind.names() if kind.key else ():
+            for group in groups_of(kind, name, careful=True):
+                found.setdefault(group, []).append(Owned(kind, name, kind.load(name)))
+    return found
 
 
 def groups_of(kind: Kind[Any], name: str, careful: bool = False) -> tuple[type[Group], ...]:
@@ -80,7 +103,9 @@ def parse(flat: Mapping[str, Value]) -> Config:
     Raises:
         SettingError: unknown key (with the near names), wrong type, or a value out of its range.
     """
-    flat = {**flat, **parse_overrides([text] if (text := str(flat.get("set", "")).strip()) else []), "set": ""}
+    more = flat.get("set")
+    if isinstance(more, str):
+        flat = {**flat, **parse_overrides([more] if more.strip() else []), "set": ""}
     known = (*all_groups(), *_referred(flat))
     table = {key: (group, f) for key, group, f in keys(known)}
     values: dict[type[Group], dict[str, Value]] = {group: {} for group in known}
@@ -104,14 +129,18 @@ def _referred(flat: Mapping[str, Value]) -> Iterable[type[Group]]:
             yield from (group for group in groups_of(kind, name) if group not in all_groups())
 
 
+def presets(method: str, get: Callable[[str], Value]) -> Mapping[str, Value]:
+    """What a method sets where a setting has its default; `get` gives a run's settings by key."""
+    preset = METHODS.load(method).preset if method in METHODS or is_reference(method) else {}
+    found: Mapping[str, Value] = preset(get) if callable(preset) else preset
+    return found
+
+
 def _preset(config: Config) -> Config:
     """With what the method presets, where a setting has its default."""
-    preset = getattr(METHODS.load(config.run.method), "presets", None)
-    if preset is None:
-        return config
-    defaults = {key: f.default for key, _, f in keys(tuple(config.groups))}
-    flat = config.flat()
-    return config.changed({key: value for key, value in preset(config).items() if flat[key] == defaults[key]})
+    flat, defaults = config.flat(), {key: f.default for key, _, f in keys(tuple(config.groups))}
+    found = presets(config.run.method, flat.__getitem__)
+    return config.changed({key: value for key, value in found.items() if flat[key] == defaults[key]})
 
 
 def _own(config: Config) -> Config:

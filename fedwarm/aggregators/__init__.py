@@ -16,14 +16,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedwarm.core.arrays import Arrays, WeightedMean
 from fedwarm.core.sums import lanes, norm, total
-from fedwarm.settings.fields import Group, setting
+from fedwarm.settings.fields import CHOSEN, Group, setting
 
 Floats = NDArray[np.float64]
 Named = Mapping[str, NDArray[np.generic]]
@@ -33,16 +33,32 @@ BLOCK = 2**18
 
 
 @dataclass(frozen=True)
-class Robust(Group):
+class Robust(Group, prefix="robust"):
     """Settings of robust aggregation."""
 
-    prefix: ClassVar[str] = "robust"
-    rule: str = setting("mean", "how a round's updates become one", choices=("mean", "median", "trimmed_mean", "krum"))
-    clip_norm: float = setting(0.0, "L2 norm to which a client's update is clipped before the rule; 0: not at all", low=0.0)
-    trim: float = setting(0.2, "share of replies that trimmed_mean cuts off at each end, at least one of 3", low=0.0, high=0.49)
-    byzantine: int = setting(1, "f of krum, the clients that may lie; it needs 2 f + 3 replies", low=0)
-    keep: int = setting(1, "m of krum, the replies that are averaged; more than 1: multi-Krum", low=1)
-    limit: float = setting(100.0, "an update longer than so many times the model is refused; 0: none is", low=0.0)
+    rule: str = setting(
+        "mean",
+        "how a round's updates become one",
+        choices=("mean", "median", "trimmed_mean", "krum"),
+        when=lambda r: r.averages or r.hides,
+    )
+    clip_norm: float = setting(
+        0.0,
+        "L2 norm to which a client's update is clipped before the rule; 0: not at all",
+        low=0.0,
+        when=lambda r: r.averages or r.hides,
+    )
+    trim: float = setting(
+        0.2, "share of replies that trimmed_mean cuts off at each end, at least one of 3", low=0.0, high=0.49, when=CHOSEN
+    )
+    byzantine: int = setting(1, "f of krum, the clients that may lie; it needs 2 f + 3 replies", low=0, when=CHOSEN)
+    keep: int = setting(1, "m of krum, the replies that are averaged; more than 1: multi-Krum", low=1, when=CHOSEN)
+    limit: float = setting(
+        100.0,
+        "an update longer than so many times the model is refused; 0: none is",
+        low=0.0,
+        when=lambda r: r.uploads and not r.hides,
+    )
 
 
 class Aggregator(Protocol):

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from itertools import groupby
 
-from fedwarm.catalogue import all_groups, common_groups, groups_of
+from fedwarm.catalogue import ROOMS, all_groups, common_groups, groups_of
 from fedwarm.core.terminal import columns, put
 from fedwarm.core.text import INDENT, NARROW, NARROW_INDENT, cells, paragraph, table
 from fedwarm.settings.fields import Group, SettingError, Value, allowed, keys, near
@@ -35,7 +35,7 @@ def chosen(name: str) -> list[Row]:
     if not name:
         return every
     found = [row for row in every if row[0] == part or row[0].startswith(f"{part}.")]
-    if found and (name != part or part not in METHODS):
+    if found and (name != part or part not in METHODS.names()):
         return found
     if name in METHODS:
         return list(keys(common_groups() + groups_of(METHODS, name)))
@@ -62,9 +62,9 @@ def settings_text(rows: list[Row], width: int | None) -> str:
 
 
 def settings_toml() -> str:
-    """The run config of the project's own pyproject.toml, one table per group."""
+    """The run config of the project's own pyproject.toml, one table per group; settings of components go into `set`."""
     lines: list[str] = []
-    for prefix, entries in groupby(keys(all_groups()), key=lambda entry: entry[1].prefix):
+    for prefix, entries in groupby(keys(ROOMS), key=lambda entry: entry[1].prefix):
         if prefix:
             lines.append(f"\n[tool.flwr.app.config.{prefix}]")
         for key, _, f in entries:

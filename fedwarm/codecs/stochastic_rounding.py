@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -19,10 +18,9 @@ from fedwarm.settings.fields import Group, setting
 
 
 @dataclass(frozen=True)
-class StochasticRounding(Group):
+class StochasticRounding(Group, prefix="stochastic-rounding", used=lambda r: r.uploads):
     """Settings of the codec `stochastic-rounding`."""
 
-    prefix: ClassVar[str] = "stochastic-rounding"
     bits: int = setting(4, "bits a number of an update travels in", low=2, high=16)
 
 

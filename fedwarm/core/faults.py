@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fedwarm.aggregators import along, floats
 from fedwarm.core.arrays import Arrays
 from fedwarm.core.seeds import derive
-from fedwarm.settings.fields import Group, SettingError, Value, checked, keys, setting
+from fedwarm.settings.fields import CHOSEN, Group, SettingError, Value, checked, keys, setting
 
 EXTRA = "injected"
 OVERSIZE = 10
@@ -29,16 +29,29 @@ KINDS = (
 
 
 @dataclass(frozen=True)
-class Faults(Group):
+class Faults(Group, prefix="faults"):
     """Settings of the fault injector."""
 
-    prefix: ClassVar[str] = "faults"
-    kind: str = setting("none", "what is wrong with a training reply that is struck", choices=KINDS)
-    rate: float = setting(0.0, "share of the training replies that are struck, each by its own seeded draw", low=0.0, high=1.0)
-    clients: str = setting("", "partitions that are struck, e.g. `1,3`; empty: any")
-    delay_seconds: float = setting(5.0, "seconds by which `delay` answers late", low=0.0)
-    scale: float = setting(1e6, "factor of `huge_update`: w + scale (w_k - w)", low=1.0)
-    poison_scale: float = setting(3.0, "factor of `poison`: w - scale (w_k - w), small enough to look honest", low=0.0)
+    kind: str = setting(
+        "none", "what is wrong with a training reply that is struck", choices=KINDS, when=lambda r: r["faults.rate"] > 0
+    )
+    rate: float = setting(
+        0.0,
+        "share of the training replies that are struck, each by its own seeded draw",
+        low=0.0,
+        high=1.0,
+        when=lambda r: r["faults.kind"] != "none",
+    )
+    clients: str = setting(
+        "",
+        "partitions that are struck, e.g. `1,3`; empty: any",
+        when=lambda r: r["faults.kind"] != "none" and r["faults.rate"] > 0,
+    )
+    delay_seconds: float = setting(5.0, "seconds by which `delay` answers late", low=0.0, when=CHOSEN)
+    scale: float = setting(1e6, "factor of `huge_update`: w + scale (w_k - w)", low=1.0, when=CHOSEN)
+    poison_scale: float = setting(
+        3.0, "factor of `poison`: w - scale (w_k - w), small enough to look honest", low=0.0, when=CHOSEN
+    )
 
 
 class InjectedError(RuntimeError):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
-from fedwarm.settings.fields import Group, setting
+from fedwarm.settings.fields import CHOSEN, Group, setting
 from fedwarm.settings.kinds import PARTITIONS
 
 G = TypeVar("G", bound="Group")
@@ -13,47 +13,68 @@ OWN, DATA_FOLDER = "own", "data-folder"  # of `data.name`; the key of a node's c
 
 
 @dataclass(frozen=True)
-class Data(Group):
+class Data(Group, prefix="data"):
     """What the clients hold."""
 
-    prefix: ClassVar[str] = "data"
     name: str = setting(
-        "digits", "`digits` (embedded), a name on the Hub, a folder (parquet, CSV, one folder a class); own: each node's own"
-    )  # fmt: skip
+        "digits",
+        "`digits` (embedded), a name on the Hub, a folder (parquet, CSV, one folder a class); own: each node's own",
+        path=True,
+    )
     partition: str = setting(
         "domain",
         "how examples are dealt to clients",
         choices=PARTITIONS,
+        when=lambda r: r["data.name"] != OWN,
     )
-    alpha: float = setting(0.5, "concentration of the Dirichlet partition; the smaller, the more clients differ", low=1e-6)
-    classes_per_client: int = setting(2, "classes a client holds in the pathological partition", low=1)
-    partition_by: str = setting("", "column of the natural partition (`writer_id`, `domain`, ..); empty: found")
-    classes: str = setting("", "classes of data.name = own in the run's order, with commas; empty: all that nodes hold, sorted")
-    image_column: str = setting("", "column of the images; empty: found")
-    label_column: str = setting("", "column of the labels; empty: found")
-    background: str = setting("white", "what transparent pictures are laid on: a colour's name, or #rrggbb")
+    alpha: float = setting(
+        0.5, "concentration of the Dirichlet partition; the smaller, the more clients differ", low=1e-6, when=CHOSEN
+    )
+    classes_per_client: int = setting(2, "classes a client holds in the pathological partition", low=1, when=CHOSEN)
+    partition_by: str = setting("", "column of the natural partition (`writer_id`, `domain`, ..); empty: found", when=CHOSEN)
+    classes: str = setting(
+        "",
+        "classes of data.name = own in the run's order, with commas; empty: all that nodes hold, sorted",
+        when=lambda r: r["data.name"] == OWN,
+    )
+    image_column: str = setting("", "column of the images; empty: found", when=CHOSEN)
+    label_column: str = setting("", "column of the labels; empty: found", when=CHOSEN)
+    background: str = setting("white", "what transparent pictures are laid on: a colour's name, or #rrggbb", when=CHOSEN)
     bits: int = setting(
-        0, "bits of a value where pictures have more than 8 a channel; 1: floats from 0 to 1; 0: found in the data set",
-        low=0, high=32,
-    )  # fmt: skip
+        0,
+        "bits of a value where pictures have more than 8 a channel; 1: floats from 0 to 1; 0: found in the data set",
+        low=0,
+        high=32,
+        when=CHOSEN,
+    )
     missing_labels: str = setting(
-        "refuse", "rows whose label is missing (null, NaN, empty, -1 beside 0 and more); drop: left out; keep: -1 is a class",
+        "refuse",
+        "rows whose label is missing (null, NaN, empty, -1 beside 0 and more); drop: left out; keep: -1 is a class",
         choices=("refuse", "drop", "keep"),
-    )  # fmt: skip
-    skip_broken: bool = setting(False, "leave out pictures that cannot be read, and say so in the record; else they are refused")
+        when=CHOSEN,
+    )
+    skip_broken: bool = setting(
+        False, "leave out pictures that cannot be read, and say so in the record; else they are refused", when=CHOSEN
+    )
     max_examples: int = setting(0, "most training examples of a client, a seeded subset; 0: all", low=0)
     test: str = setting(
         "held-out",
         "what is tested on: images held out of each client's; the data set's test split, dealt to clients; that, at the server",
         choices=("held-out", "split", "central"),
     )  # fmt: skip
-    test_split: str = setting("test", "the data set's split that data.test = split or central tests on")
-    test_fraction: float = setting(0.25, "share of a client's images held out for testing", low=0.01, high=0.9)
+    test_split: str = setting(
+        "test", "the data set's split that data.test = split or central tests on", when=lambda r: r["data.test"] != "held-out"
+    )
+    test_fraction: float = setting(
+        0.25, "share of a client's images held out for testing", low=0.01, high=0.9, when=lambda r: r["data.test"] == "held-out"
+    )
     public_share: float = setting(
         0.0, "share of every class that no client holds, the same in all runs: a foundation may learn from it", low=0.0, high=0.9
     )
     image_size: int = setting(32, "images are brought to this height and width", low=8)
-    share_class_counts: bool = setting(True, "clients tell the server how many images of each class they hold")
+    share_class_counts: bool = setting(
+        True, "clients tell the server how many images of each class they hold", when=lambda r: r.counts
+    )
 
     own_settings: tuple[Group, ...] = field(default=(), repr=False)
 

@@ -3,36 +3,50 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from fedwarm.settings.fields import Group, setting
 
 
 @dataclass(frozen=True)
-class Diffusion(Group):
+class Diffusion(Group, prefix="diffusion", used=lambda r: r.generates or r.draws):
     """The text-to-image foundation, its adapters and its sampler."""
 
-    prefix: ClassVar[str] = "diffusion"
-    foundation: str = setting("glyph", "`glyph` (embedded), a Stable Diffusion model's Hub name, or a pipeline's folder")
+    foundation: str = setting(
+        "glyph", "`glyph` (embedded), a Stable Diffusion model's Hub name, or a pipeline's folder", path=True
+    )
     trainer: str = setting(
-        "lora", "how clients fine-tune the foundation: whole in memory, or with its core taken out (hollowed.*)",
+        "lora",
+        "how clients fine-tune the foundation: whole in memory, or with its core taken out (hollowed.*)",
         choices=("lora", "hollowed"),
-    )  # fmt: skip
-    rank: int = setting(8, "rank r of the LoRA matrices", low=1)
-    alpha: float = setting(8.0, "LoRA scale; the product BA is multiplied by alpha / rank", low=1e-6)
-    targets: str = setting("to_q,to_k,to_v,to_out.0", "U-Net layers that get an adapter, by the end of their names")
-    lora_steps: int = setting(600, "optimiser steps of a client's adapter", low=1)
-    lora_batch_size: int = setting(16, "images in a step of the adapter", low=1)
-    lora_learning_rate: float = setting(1e-2, "step size of the adapter's AdamW", low=1e-12)
-    lora_schedule: str = setting("cosine", "step size over the steps: falling to 0 as a cosine, or constant",
-                                 choices=("cosine", "constant"))  # fmt: skip
+        when=lambda r: r.adapts,
+    )
+    rank: int = setting(8, "rank r of the LoRA matrices", low=1, when=lambda r: r.adapts)
+    alpha: float = setting(8.0, "LoRA scale; the product BA is multiplied by alpha / rank", low=1e-6, when=lambda r: r.adapts)
+    targets: str = setting(
+        "to_q,to_k,to_v,to_out.0", "U-Net layers that get an adapter, by the end of their names", when=lambda r: r.adapts
+    )
+    lora_steps: int = setting(600, "optimiser steps of a client's adapter", low=1, when=lambda r: r.adapts)
+    lora_batch_size: int = setting(16, "images in a step of the adapter", low=1, when=lambda r: r.adapts)
+    lora_learning_rate: float = setting(1e-2, "step size of the adapter's AdamW", low=1e-12, when=lambda r: r.adapts)
+    lora_schedule: str = setting(
+        "cosine",
+        "step size over the steps: falling to 0 as a cosine, or constant",
+        choices=("cosine", "constant"),
+        when=lambda r: r.adapts,
+    )
     precision: str = setting("auto", "auto: fp16 on CUDA, else fp32", choices=("auto", "fp32", "fp16", "bf16"))
-    gradient_checkpointing: bool = setting(False, "recompute activations to save memory while tuning")
+    gradient_checkpointing: bool = setting(False, "recompute activations to save memory while tuning", when=lambda r: r.adapts)
     scheduler: str = setting("dpm", "sampler of generated images", choices=("ddim", "dpm", "foundation"))
-    sample_steps: int = setting(12, "denoising steps of a generated image", low=1)
-    guidance: float = setting(1.5, "classifier-free guidance scale; 1: none", low=0.0)
+    sample_steps: int = setting(
+        12, "denoising steps of a generated image", low=1, when=lambda r: r.generates or "diffusion.sample-steps" in r.taken
+    )
+    guidance: float = setting(
+        1.5, "classifier-free guidance scale; 1: none", low=0.0, when=lambda r: r.generates or "diffusion.guidance" in r.taken
+    )
     resize: str = setting(
         "bicubic", "how drawn images are brought to data.image-size: bicubic without aliasing, or the mean of areas",
         choices=("bicubic", "area"),
     )  # fmt: skip
-    sample_batch_size: int = setting(64, "images denoised together on a GPU; it does not change them", low=1)
+    sample_batch_size: int = setting(
+        64, "images denoised together on a GPU; it does not change them", low=1, when=lambda r: r["device"] != "cpu"
+    )

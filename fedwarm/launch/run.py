@@ -97,7 +97,7 @@ def run_method(request: Request) -> Path:
 def _tell_idle(request: Request, config: Config) -> None:
     """Say in one line what was given, wherever it was, that this run does not use."""
     from fedwarm.models import device_of
-    from fedwarm.settings.relevance import idle
+    from fedwarm.relevance import idle
 
     given = _given(request)
     settings = {**config.flat(), "device": device_of(config.run.device).type}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +22,19 @@ AVERAGING = ("fedavg", "fedprox", "gen_fedsd", "centralized", "quantization_robu
 
 
 @dataclass(frozen=True)
-class Evaluate(Group):
+class Evaluate(Group, prefix="evaluate", used=lambda r: r.shares):
     """Settings of what is measured after training."""
 
-    prefix: ClassVar[str] = "evaluate"
     bit_widths: str = setting("", "widths to measure the final model at, e.g. `8,6,4,3,2`; empty: none")
-    activations: bool = setting(True, "measure with quantized activations, too (`w4a4` beside `w4`)")
-    calibration_images: int = setting(512, "a client's training images that set the activations' ranges", low=1)
+    activations: bool = setting(
+        True, "measure with quantized activations, too (`w4a4` beside `w4`)", when=lambda r: bool(r["evaluate.bit-widths"])
+    )
+    calibration_images: int = setting(
+        512,
+        "a client's training images that set the activations' ranges",
+        low=1,
+        when=lambda r: bool(r["evaluate.bit-widths"]) and r["evaluate.activations"],
+    )
 
 
 def objective_of(config: Config) -> str:

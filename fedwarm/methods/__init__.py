@@ -14,7 +14,7 @@ from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Group, SettingError, Value, keys
 from fedwarm.settings.kinds import METHODS
 
-Preset = Mapping[str, Value] | Callable[[Config], Mapping[str, Value]]
+Preset = Mapping[str, Value] | Callable[[Callable[[str], Value]], Mapping[str, Value]]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Method:
         summary: one line for lists.
         settings: its group of settings, or None.
         hooks: what makes the hooks of local training, each from the group.
-        preset: what it sets where a setting has its default: by key, or worked out of the settings.
+        preset: what it sets where a setting has its default: by key, or worked out of the others, which it gets by key.
+        does: what its runs do (see `relevance.FACTS`), where that is not the usual.
         averages: whether what an objective learns beside the weights is averaged like them.
         refuses: settings that must keep their default, and why.
         federated: whether clients train for each other; False: a reference beside it.
@@ -38,15 +39,12 @@ class Method:
     settings: type[Group] | None = None
     hooks: tuple[Callable[[Any], Any], ...] = ()
     preset: Preset = field(default_factory=dict)
+    does: Callable[[Any], Mapping[str, bool]] | None = None
     averages: bool = True
     refuses: Mapping[str, str] = field(default_factory=dict)
     federated: bool = True
     server: str = ""
     client: str = ""
-
-    def presets(self, config: Config) -> Mapping[str, Value]:
-        """What the method sets where a setting has its default."""
-        return self.preset(config) if callable(self.preset) else self.preset
 
     def local_hooks(self, config: Config) -> list[Any]:
         """The hooks of a client's local training."""

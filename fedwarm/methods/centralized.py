@@ -2,4 +2,9 @@
 
 from fedwarm.methods import Method
 
-COMPONENT = Method("Centralized", "reference, not federated: one model trained on everybody's data together", federated=False)
+COMPONENT = Method(
+    "Centralized",
+    "reference, not federated: one model trained on everybody's data together",
+    federated=False,
+    does=lambda run: {"samples": False},
+)

@@ -4,6 +4,10 @@ from fedwarm.codecs.dp_rec.plan import DpRec
 from fedwarm.methods import Method
 
 COMPONENT = Method(
-    "DpRec", "differentially private updates as a few bits of shared random code (Triastcyn et al., 2021)", DpRec, averages=False,
+    "DpRec",
+    "differentially private updates as a few bits of shared random code (Triastcyn et al., 2021)",
+    DpRec,
+    averages=False,
+    does=lambda run: {"averages": False, "weighs": False, "hides": True, "counts": False},
     refuses={"codec": "codes its updates itself"},
-)  # fmt: skip
+)

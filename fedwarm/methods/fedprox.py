@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +13,9 @@ from fedwarm.training.loop import Batch, Hook
 
 
 @dataclass(frozen=True)
-class FedProx(Group):
+class FedProx(Group, prefix="fedprox"):
     """Settings of FedProx."""
 
-    prefix: ClassVar[str] = "fedprox"
     mu: float = setting(0.1, "weight of the proximal term; 0 is FedAvg", low=0.0)
 
 

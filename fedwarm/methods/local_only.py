@@ -2,4 +2,10 @@
 
 from fedwarm.methods import Method
 
-COMPONENT = Method("LocalOnly", "baseline: each client trains alone; nothing is shared", averages=False, federated=False)
+COMPONENT = Method(
+    "LocalOnly",
+    "baseline: each client trains alone; nothing is shared",
+    averages=False,
+    federated=False,
+    does=lambda run: {"uploads": False, "averages": False, "weighs": False, "shares": False, "samples": False},
+)

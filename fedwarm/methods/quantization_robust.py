@@ -4,19 +4,17 @@ Inference on Heterogeneous Devices", arXiv 2206.10844 (2022); the setting `quant
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from fedwarm.methods import Method
-from fedwarm.quantize.hooks import QuantizationRobust
-from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Value
 
 WIDTHS = "8,7,6,5,4,3,2"
 
 
-def preset(config: Config) -> Mapping[str, Value]:
+def preset(get: Callable[[str], Value]) -> Mapping[str, Value]:
     """The objective that the variant names, and all widths to measure the model at."""
-    return {"objective": config.of(QuantizationRobust).variant, "evaluate.bit-widths": WIDTHS}
+    return {"objective": get("quantization-robust.variant"), "evaluate.bit-widths": WIDTHS}
 
 
 COMPONENT = Method(

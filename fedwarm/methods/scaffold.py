@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -21,10 +20,9 @@ CONTROL = "control/"
 
 
 @dataclass(frozen=True)
-class Scaffold(Group):
+class Scaffold(Group, prefix="scaffold"):
     """Settings of SCAFFOLD."""
 
-    prefix: ClassVar[str] = "scaffold"
     server_learning_rate: float = setting(1.0, "eta_g, step of the server along the mean update", low=1e-6)
     weight_by: str = setting(
         "clients", "what a client's update weighs: the same for all, as in the paper, or its number of images",
@@ -87,5 +85,9 @@ def joined(model: Arrays, control: Arrays) -> Arrays:
 
 
 COMPONENT = Method(
-    "Scaffold", "control variates against the drift of unlike clients (Karimireddy et al., 2020)", Scaffold, averages=False
+    "Scaffold",
+    "control variates against the drift of unlike clients (Karimireddy et al., 2020)",
+    Scaffold,
+    averages=False,
+    does=lambda run: {"weighs": run["scaffold.weight-by"] == "examples"},
 )

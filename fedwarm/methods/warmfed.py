@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,41 +25,67 @@ RULES = ("sample_better", "sample_correct", "class_better", "model_best", "alway
 
 
 @dataclass(frozen=True)
-class WarmFed(Group):
+class WarmFed(Group, prefix="warmfed"):
     """Settings of WarmFed."""
 
-    prefix: ClassVar[str] = "warmfed"
     protocol: str = setting(
         "one-shot", "one-shot: one upload, one download; five-round: num-server-rounds rounds after the warm start",
         choices=("one-shot", "five-round"),
     )  # fmt: skip
-    adapt: bool = setting(True, "clients tune and send adapters; false: the server generates from prompts alone")
-    prompt: str = setting("a photo of a {class}", "what the foundation is asked for; {class} is the class name")
+    adapt: bool = setting(
+        True, "clients tune and send adapters; false: the server generates from prompts alone", when=lambda r: r.generates
+    )
+    prompt: str = setting(
+        "a photo of a {class}", "what the foundation is asked for; {class} is the class name", when=lambda r: r.generates
+    )
     synthetic_ratio: float = setting(2.0, "generated images of a client relative to its private ones; 0: none at all", low=0.0)
-    min_per_class: int = setting(20, "fewest generated images of a class that a client holds", low=0)
+    min_per_class: int = setting(20, "fewest generated images of a class that a client holds", low=0, when=lambda r: r.generates)
     finetune_targets: str = setting(
-        "local_and_aggregate", "what the server tunes on generated images", choices=("local_and_aggregate", "aggregate_only")
+        "local_and_aggregate",
+        "what the server tunes on generated images",
+        choices=("local_and_aggregate", "aggregate_only"),
+        when=lambda r: r.generates,
     )
     local_model_source: str = setting(
         "server_synth",
         "local models of the warm start: trained at the server on generated images; or begun on the client's data and uploaded",
         choices=("server_synth", "uploaded"),
+        when=lambda r: r.adapts,
     )
-    epochs_local: int = setting(2, "server epochs over a client's generated images (local models)", low=0)
-    epochs_aggregate: int = setting(2, "server epochs over all generated images (average), after a round", low=0)
-    epochs_warm: int = setting(30, "server epochs over all generated images (average), in the warm start", low=0)
-    server_learning_rate: float = setting(0.005, "step size of the server's tuning; 0: learning-rate", low=0.0)
-    regenerate_each_round: bool = setting(False, "draw a new pool for each round instead of the first one")
+    epochs_local: int = setting(
+        2,
+        "server epochs over a client's generated images (local models)",
+        low=0,
+        when=lambda r: r.generates and r["warmfed.finetune-targets"] == "local_and_aggregate",
+    )
+    epochs_aggregate: int = setting(
+        2, "server epochs over all generated images (average), after a round", low=0, when=lambda r: r.generates and r.rounds
+    )
+    epochs_warm: int = setting(
+        30, "server epochs over all generated images (average), in the warm start", low=0, when=lambda r: r.generates
+    )
+    server_learning_rate: float = setting(
+        0.005, "step size of the server's tuning; 0: learning-rate", low=0.0, when=lambda r: r.generates
+    )
+    regenerate_each_round: bool = setting(
+        False, "draw a new pool for each round instead of the first one", when=lambda r: r.generates and r.rounds
+    )
     selection: str = setting("sample_better", "which examples are distilled", choices=RULES)
     teacher_first: str = setting(
-        "local", "the first teacher: trained on the client's own data from the shared start, or the warm model",
+        "local",
+        "the first teacher: trained on the client's own data from the shared start, or the warm model",
         choices=("local", "synth"),
-    )  # fmt: skip
-    teacher_epochs: int = setting(20, "epochs of the first teacher on the client's data", low=1)
+        when=lambda r: r["warmfed.selection"] != "never",
+    )
+    teacher_epochs: int = setting(20, "epochs of the first teacher on the client's data", low=1, when=lambda r: r.taught)
     distill_epochs: int = setting(10, "epochs of a personal model on the client's data", low=1)
     distill_learning_rate: float = setting(0.005, "step size of a personal model's SGD; 0: learning-rate", low=0.0)
-    distill_weight: float = setting(1.0, "lambda, weight of the distillation term", low=0.0)
-    temperature: float = setting(1.0, "T, temperature of the distillation term", low=1e-3)
+    distill_weight: float = setting(
+        1.0, "lambda, weight of the distillation term", low=0.0, when=lambda r: r["warmfed.selection"] != "never"
+    )
+    temperature: float = setting(
+        1.0, "T, temperature of the distillation term", low=1e-3, when=lambda r: r["warmfed.selection"] != "never"
+    )
 
 
 def quota(settings: WarmFed, examples: int, classes_present: int) -> int:
@@ -166,6 +192,32 @@ class SelfDistillation(Hook):
         return loss + weight * distillation_term(batch.logits, teacher, chosen, self.settings.temperature)
 
 
+def does(run: Any) -> dict[str, bool]:
+    """What a run of WarmFed does, by its settings."""
+    one_shot = run["warmfed.protocol"] == "one-shot"
+    generates = bool(run["warmfed.synthetic-ratio"])
+    adapts = generates and bool(run["warmfed.adapt"])
+    tuned = generates and run["warmfed.finetune-targets"] == "local_and_aggregate" and run["warmfed.epochs-local"] > 0
+    averages, rule = not one_shot or tuned, run["warmfed.selection"]
+    taught = rule != "never" and (run["warmfed.teacher-first"] == "local" or rule == "model_best")
+    return {
+        "trains": not one_shot or (adapts and run["warmfed.local-model-source"] == "uploaded"),
+        "uploads": not one_shot or adapts,
+        "averages": averages,
+        "weighs": averages,
+        "samples": False,
+        "rounds": not one_shot,
+        "taught": taught,
+        "steps": taught or not run["warmfed.distill-learning-rate"] or (generates and not run["warmfed.server-learning-rate"]),
+        "generates": generates,
+        "adapts": adapts,
+    }
+
+
 COMPONENT = Method(
-    "WarmFed", "clients LoRA-tune a diffusion model, the server trains on its images, clients distil", WarmFed, averages=False
+    "WarmFed",
+    "clients LoRA-tune a diffusion model, the server trains on its images, clients distil",
+    WarmFed,
+    averages=False,
+    does=does,
 )

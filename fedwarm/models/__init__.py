@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +19,9 @@ PIXEL_MEAN, PIXEL_STD = 127.5, 127.5
 
 
 @dataclass(frozen=True)
-class Model(Group):
+class Model(Group, prefix="model"):
     """The classifier."""
 
-    prefix: ClassVar[str] = "model"
     name: str = setting("cnn", "the classifier's architecture", choices=MODELS)
     weights: str = setting("", "safetensors file of a shared initialisation; empty: random from the seed", path=True)
     own_settings: tuple[Group, ...] = field(default=(), repr=False)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import log
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +27,9 @@ APART, LARGEST = 3.0, 60.0
 
 
 @dataclass(frozen=True)
-class RelaxedQuantization(Group):
+class RelaxedQuantization(Group, prefix="relaxed-quantization", used=lambda r: r.trains and r["objective"] == "rq"):
     """Settings of relaxed quantization."""
 
-    prefix: ClassVar[str] = "relaxed-quantization"
     variant: str = setting(
         "rq_st", "rq_st: grid values, relaxed gradient; rq: relaxed values; sr: stochastic rounding", choices=VARIANTS
     )
@@ -40,7 +38,9 @@ class RelaxedQuantization(Group):
     noise: str = setting("logistic", "noise whose bins are the law of a quantized number", choices=("logistic", "gaussian"))
     temperature: float = setting(0.0, "lambda of the concrete relaxation; 0: 1 for rq_st, 2/3 for rq", low=0.0)
     local_grid: bool = setting(True, "sample only the grid points near a number; off: time grows as 2^b")
-    delta_w: float = setting(3.0, "half width of the local grid in units of sigma", low=0.0)
+    delta_w: float = setting(
+        3.0, "half width of the local grid in units of sigma", low=0.0, when=lambda r: bool(r["relaxed-quantization.local-grid"])
+    )
     alpha_init: str = setting(
         "mse", "first step of a grid; mse: least squared error of rounding; range: (max - min) / (2^b - 1)",
         choices=("mse", "range"),

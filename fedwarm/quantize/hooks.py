@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import sqrt
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from fedwarm.quantize.learned import LearnedInput, LearnedStep, LearnedWeight, input_name, weight_name
 from fedwarm.quantize.surgery import Noisy, Rounded, RoundedInput, Width, attach, device_of, input_layers, layers, master
 from fedwarm.quantize.uniform import FLOAT_BITS, RULES, Scheme, checked_bits
-from fedwarm.settings.fields import Group, SettingError, setting
+from fedwarm.settings.fields import CHOSEN, Group, SettingError, setting
 from fedwarm.training.loop import Batch, Hook
 
 OBJECTIVES = ("kure", "apqn", "qat", "mqat")
@@ -30,33 +29,42 @@ FEWEST_WEIGHTS = 64
 
 
 @dataclass(frozen=True)
-class QuantizationRobust(Group):
+class QuantizationRobust(Group, prefix="quantization-robust"):
     """Settings of quantization-robust training."""
 
-    prefix: ClassVar[str] = "quantization-robust"
     variant: str = setting(
-        "mqat", "what clients train with; a penalty on kurtosis, noise, one width, a drawn width, relaxed quantization",
+        "mqat",
+        "what clients train with; a penalty on kurtosis, noise, one width, a drawn width, relaxed quantization",
         choices=(*OBJECTIVES, "rq"),
-    )  # fmt: skip
-    train_bits: str = setting("2,4,6,8", "widths that mqat and apqn draw from; 32: float")
-    bits: int = setting(4, "the width of qat, and of apqn where it is fixed; 32: float", low=2, high=FLOAT_BITS)
-    granularity: str = setting("batch", "when mqat draws a width: for each batch, or once a round", choices=("batch", "round"))
-    kure_weight: float = setting(0.1, "lambda, weight of the kurtosis penalty; 0 is FedAvg", low=0.0)
-    kure_target: float = setting(1.8, "kurtosis that weights are drawn to; 1.8 is the uniform law's", low=1.0)
-    kure_warmup: int = setting(1, "rounds before the kurtosis penalty sets in", low=0)
-    apqn_width: str = setting("sampled", "the noise's width: drawn for each batch, or `bits`", choices=("sampled", "fixed"))
-    noise: str = setting("uniform", "law of apqn's noise, each of variance step^2 / 12", choices=("uniform", "gaussian"))
-    noise_scale: float = setting(1.0, "apqn's noise relative to that; 0 is FedAvg", low=0.0)
+        when=lambda r: r.method == "quantization_robust" and r["objective"] == r["quantization-robust.variant"],
+    )
+    train_bits: str = setting("2,4,6,8", "widths that mqat and apqn draw from; 32: float", when=CHOSEN)
+    bits: int = setting(4, "the width of qat, and of apqn where it is fixed; 32: float", low=2, high=FLOAT_BITS, when=CHOSEN)
+    granularity: str = setting(
+        "batch", "when mqat draws a width: for each batch, or once a round", choices=("batch", "round"), when=CHOSEN
+    )
+    kure_weight: float = setting(0.1, "lambda, weight of the kurtosis penalty; 0 is FedAvg", low=0.0, when=CHOSEN)
+    kure_target: float = setting(1.8, "kurtosis that weights are drawn to; 1.8 is the uniform law's", low=1.0, when=CHOSEN)
+    kure_warmup: int = setting(1, "rounds before the kurtosis penalty sets in", low=0, when=CHOSEN)
+    apqn_width: str = setting(
+        "sampled", "the noise's width: drawn for each batch, or `bits`", choices=("sampled", "fixed"), when=CHOSEN
+    )
+    noise: str = setting(
+        "uniform", "law of apqn's noise, each of variance step^2 / 12", choices=("uniform", "gaussian"), when=CHOSEN
+    )
+    noise_scale: float = setting(1.0, "apqn's noise relative to that; 0 is FedAvg", low=0.0, when=CHOSEN)
     range: str = setting(
-        "mse", "where a grid ends: least squared error, least and largest value, or a learned step (qat alone)",
+        "mse",
+        "where a grid ends: least squared error, least and largest value, or a learned step (qat alone)",
         choices=(*RULES, "learned"),
-    )  # fmt: skip
-    per_channel: bool = setting(False, "a step for each output channel of a weight")
-    full_range: bool = setting(False, "weights use -2^(b-1) too")
-    skip_first_last: bool = setting(False, "the first and the last layer stay float")
-    quantize_activations: bool = setting(False, "qat and mqat quantize the inputs of layers, too")
-    start_round: int = setting(1, "first round with the objective; before it clients train plainly", low=1)
-    clip: float = setting(0.0, "most Euclidean norm of a step's gradient; 0: any", low=0.0)
+        when=CHOSEN,
+    )
+    per_channel: bool = setting(False, "a step for each output channel of a weight", when=CHOSEN)
+    full_range: bool = setting(False, "weights use -2^(b-1) too", when=CHOSEN)
+    skip_first_last: bool = setting(False, "the first and the last layer stay float", when=CHOSEN)
+    quantize_activations: bool = setting(False, "qat and mqat quantize the inputs of layers, too", when=CHOSEN)
+    start_round: int = setting(1, "first round with the objective; before it clients train plainly", low=1, when=CHOSEN)
+    clip: float = setting(0.0, "most Euclidean norm of a step's gradient; 0: any", low=0.0, when=lambda r: r.trains)
 
     @property
     def scheme(self) -> Scheme:

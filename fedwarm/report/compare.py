@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedwarm.catalogue import all_groups
+from fedwarm.catalogue import Owned, all_groups, owners
 from fedwarm.record.reading import Json, Round, Run, mean
+from fedwarm.relevance import matters
 from fedwarm.report import plots
 from fedwarm.report.scatter import Point, points
 from fedwarm.report.sections import widths as bits
 from fedwarm.settings.fields import keys
 from fedwarm.settings.kinds import METHODS
-from fedwarm.settings.relevance import SWITCHES, matters
 
 PLACES = {"seed", "out", "client-folder", "method", "resume", "tracker", "client-state-mb"}
 
@@ -116,12 +116,16 @@ def concerns(key: str, method: str, settings: Mapping[str, Any] | None = None) -
     Args:
         settings: of the run, or lists of them by key: they may switch on a part that is a method of its own elsewhere.
     """
-    part = key.partition(".")[0] if "." in key else ""
-    owner = part.replace("-", "_")
-    switch, value = SWITCHES.get(part, ("", ""))
-    given = (settings or {}).get(switch)
-    switched = value in given if isinstance(given, (list, tuple)) else value == given
-    return owner not in METHODS or owner == method or not METHODS.load(owner).settings or (bool(switch) and switched)
+    group = next((group for known, group, _ in keys(all_groups()) if known == key), None)
+    found = owners().get(group, []) if group is not None else []
+    if not any(owner.kind is METHODS for owner in found):
+        return True
+    return any(owner.name == method if owner.kind is METHODS else _holds(settings, owner) for owner in found)
+
+
+def _holds(settings: Mapping[str, Any] | None, owner: Owned) -> bool:
+    given = (settings or {}).get(owner.kind.key)
+    return owner.name in given if isinstance(given, (list, tuple)) else owner.name == given
 
 
 def relevant(run: Run) -> Json:

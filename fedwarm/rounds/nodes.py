@@ -7,7 +7,6 @@ there a stage goes on with those who answered in time, half of them by default.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from fedwarm.settings.config import General
 from fedwarm.settings.fields import Group, SettingError, setting
@@ -18,10 +17,9 @@ DRAWING = ("augment", "adapt", "distill")
 
 
 @dataclass(frozen=True)
-class Nodes(Group):
+class Nodes(Group, prefix="nodes", used=lambda r: r.real):
     """Settings of runs on real nodes; in simulation they change nothing."""
 
-    prefix: ClassVar[str] = "nodes"
     least: int = setting(
         0, "fewest nodes that a run on real nodes begins and goes on with; 0: min-replies, or half of its partitions", low=0
     )

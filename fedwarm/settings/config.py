@@ -19,13 +19,16 @@ class General(Group):
 
     method: str = setting("warmfed", "the method; `fedwarm methods` lists them", choices=METHODS)
     objective: str = setting(
-        "plain", "what clients train a classifier for; plain: the task's loss alone",
+        "plain",
+        "what clients train a classifier for; plain: the task's loss alone",
         choices=("plain", "kure", "apqn", "qat", "mqat", "rq"),
-    )  # fmt: skip
+        when=lambda r: r.trains,
+    )
     codec: str = setting(
         "dense",
         "how updates travel: as they are; as private code words (dp-rec.*); rounded at random to a few bits",
         choices=CODECS,
+        when=lambda r: r.uploads or r.hides,
     )
     privacy: str = setting(
         "none",
@@ -37,14 +40,18 @@ class General(Group):
         choices=("none", "gen-fedsd"),
     )  # fmt: skip
     seed: int = setting(0, "every random draw of the run derives from it", low=0, high=2**53)
-    num_server_rounds: int = setting(5, "rounds of training", low=1)
-    fraction_train: float = setting(1.0, "share of the clients that train in a round (at least one)", low=1e-9, high=1.0)
-    local_epochs: int = setting(2, "passes over a client's data in a round", low=1)
-    learning_rate: float = setting(0.01, "step size of the classifier's SGD", low=1e-12)
+    num_server_rounds: int = setting(5, "rounds of training", low=1, when=lambda r: r.rounds)
+    fraction_train: float = setting(
+        1.0, "share of the clients that train in a round (at least one)", low=1e-9, high=1.0, when=lambda r: r.samples
+    )
+    local_epochs: int = setting(2, "passes over a client's data in a round", low=1, when=lambda r: r.trains)
+    learning_rate: float = setting(0.01, "step size of the classifier's SGD", low=1e-12, when=lambda r: r.trains or r.steps)
     momentum: float = setting(0.9, "momentum of the classifier's SGD", low=0.0, high=0.9999)
     weight_decay: float = setting(0.0, "weight decay of the classifier's SGD", low=0.0)
     batch_size: int = setting(32, "examples in a step of the classifier", low=1)
-    device: str = setting("auto", "where tensors are computed; auto: CUDA if there is one", choices=("auto", "cpu", "cuda"))
+    device: str = setting(
+        "auto", "where tensors are computed; auto: CUDA if there is one", choices=("auto", "cpu", "cuda"), node=True
+    )
     client_threads: int = setting(1, "torch threads of a client; part of the result, as sums depend on it", low=1)
     server_threads: int = setting(2, "torch threads of the server; part of the result, as sums depend on it", low=1)
     min_replies: int = setting(0, "fewest valid replies a stage may end with; 0: all, on real nodes half of those asked", low=0)
@@ -54,16 +61,22 @@ class General(Group):
         "accuracy", "measure that chooses the best model and stops early: global, mean personal or worst personal accuracy",
         choices=("accuracy", "personal", "worst"),
     )  # fmt: skip
-    patience: int = setting(0, "stop after so many measured rounds without a better value of `watch`; 0: never", low=0)
-    target: float = setting(0.0, "stop when `watch` reaches this share of right answers; 0: never", low=0.0, high=1.0)
+    patience: int = setting(
+        0, "stop after so many measured rounds without a better value of `watch`; 0: never", low=0, when=lambda r: r.rounds
+    )
+    target: float = setting(
+        0.0, "stop when `watch` reaches this share of right answers; 0: never", low=0.0, high=1.0, when=lambda r: r.rounds
+    )
     tracker: str = setting(
         "none", "where a round's measures are sent, besides the run folder", choices=TRACKERS
     )  # fmt: skip
     client_state_mb: int = setting(4096, "most MB that clients of all runs keep on a machine; oldest runs go first", low=1)
     out: str = setting("", "run folder, absolute; empty: <method>-<run id> below $FEDWARM_RUNS, else below ./runs")
-    client_folder: str = setting("", "where clients keep their private state, one folder a run; empty: the user's cache folder")
+    client_folder: str = setting(
+        "", "where clients keep their private state, one folder a run; empty: the user's cache folder", node=True
+    )
     set: str = setting("", "settings of components, as on a command line (`fedprox.mu=0.3`); they go before others")
-    save_pictures: bool = setting(True, "keep sample pictures of a generative run in the run folder")
+    save_pictures: bool = setting(True, "keep sample pictures of a generative run in the run folder", when=lambda r: r.generates)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from fedwarm.settings.ranges import near as near
 from fedwarm.settings.registry import Kind
 
 Rule = Callable[[Any], bool]
+CHOSEN: Rule = bool  # of `when`: a run uses the setting where a component that it chooses lists it in its `uses`
 Row = tuple[str, "type[Group]", "dataclasses.Field[Value]"]
 
 
@@ -28,16 +29,15 @@ class Group:
 
     Attributes:
         prefix: the part of the key before the dot.
-        used: whether a run (see `settings.relevance.Run`) uses the group at all; None: always.
+        used: whether a run (see `relevance.Run`) uses the group at all; None: always.
     """
 
     prefix: ClassVar[str] = ""
     used: ClassVar[Rule | None] = None
 
-    def __init_subclass__(cls, prefix: str = "", **named: Any) -> None:
-        super().__init_subclass__(**named)
-        if prefix:
-            cls.prefix = prefix
+    def __init_subclass__(cls, prefix: str = "", used: Rule | None = None) -> None:
+        super().__init_subclass__()
+        cls.prefix, cls.used = prefix, None if used is None else staticmethod(used)
 
 
 def setting(
@@ -55,7 +55,7 @@ def setting(
         path: it may be a path: one that exists is made absolute before a run.
         node: a node may have a value of its own, in its node config.
         neutral: it does not change a run's numbers, so a resumed run may have another value.
-        when: whether a run uses it; None: as its group.
+        when: whether a run (`relevance.Run`) uses it; None: as its group; CHOSEN: as the chosen components say.
     """
     bounds = {"low": low, "high": high, "choices": choices}
     return field(default=default, metadata={"text": text, **bounds, "path": path, "node": node, "neutral": neutral, "when": when})

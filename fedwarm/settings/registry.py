@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module, metadata, util
-from itertools import chain
 from typing import Any, Generic, TypeVar, cast
 
 from fedwarm.settings.ranges import SettingError, near
@@ -208,10 +207,11 @@ def _modules(package: str) -> tuple[str, ...]:
 @lru_cache(maxsize=1)
 def _all_entry_points() -> dict[str, list[metadata.EntryPoint]]:
     found: dict[str, list[metadata.EntryPoint]] = {}
-    every: Any = metadata.entry_points()
-    for point in chain.from_iterable(every.values()) if isinstance(every, dict) else every:  # Python 3.11 has a dict
-        if point.group.startswith("fedwarm."):
-            found.setdefault(point.group, []).append(point)
+    for package in metadata.distributions():
+        for point in package.entry_points:
+            known = found.setdefault(point.group, []) if point.group.startswith("fedwarm.") else None
+            if known is not None and point not in known:  # a package may stand twice on the path
+                known.append(point)
     return found
 
 

@@ -9,68 +9,108 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from fedwarm.privacy.randomness import SYSTEM, Source
-from fedwarm.settings.fields import Group, SettingError, setting
+from fedwarm.settings.fields import CHOSEN, Group, SettingError, setting
 
 MB = 10**6
 PLACE = "{class}"
 
 
 @dataclass(frozen=True)
-class GenFedSD(Group):
+class GenFedSD(Group, prefix="gen-fedsd", used=lambda r: r["augment"] == "gen-fedsd"):
     """Settings of `augment = "gen-fedsd"`."""
 
-    prefix: ClassVar[str] = "gen-fedsd"
     rule: str = setting(
-        "client_max", "what a client fills every class up to: the size of its largest class; the rounded mean of those that it "
+        "client_max",
+        "what a client fills every class up to: the size of its largest class; the rounded mean of those that it "
         "has; `fixed`; or all images over clients times classes, which the server announces",
         choices=("client_max", "client_mean", "fixed", "global"),
-    )  # fmt: skip
-    fixed: int = setting(0, "images that every class is filled up to, with rule = fixed", low=0)
+        when=lambda r: r["gen-fedsd.provider"] != "none",
+    )
+    fixed: int = setting(
+        0,
+        "images that every class is filled up to, with rule = fixed",
+        low=0,
+        when=lambda r: r["gen-fedsd.rule"] == "fixed" and r["gen-fedsd.provider"] != "none",
+    )
     histogram_epsilon: float = setting(
-        0.0, "rule = global: two-sided geometric noise of this epsilon covers one example, added or left out, in the histogram "
+        0.0,
+        "rule = global: two-sided geometric noise of this epsilon covers one example, added or left out, in the histogram "
         "that a client tells; 0: it tells the exact one",
         low=0.0,
-    )  # fmt: skip
-    cap: float = setting(0.0, "most synthetic images of a client, as a multiple of its real ones; 0: no cap", low=0.0)
-    budget_images: int = setting(0, "most synthetic images of a client; 0: no bound", low=0)
-    budget_mb: float = setting(0.0, "most MB (10^6 bytes) of a client's synthetic images, as uint8 pixels; 0: no bound", low=0.0)
-    budget_seconds: float = setting(
-        0.0, "most seconds of a client's synthesis by its measured speed, so that the images depend on the machine; 0: no bound",
+        when=lambda r: r["gen-fedsd.rule"] == "global" and r["gen-fedsd.provider"] != "none",
+    )
+    cap: float = setting(
+        0.0,
+        "most synthetic images of a client, as a multiple of its real ones; 0: no cap",
         low=0.0,
-    )  # fmt: skip
+        when=lambda r: r["gen-fedsd.provider"] != "none",
+    )
+    budget_images: int = setting(
+        0, "most synthetic images of a client; 0: no bound", low=0, when=lambda r: r["gen-fedsd.provider"] != "none"
+    )
+    budget_mb: float = setting(
+        0.0,
+        "most MB (10^6 bytes) of a client's synthetic images, as uint8 pixels; 0: no bound",
+        low=0.0,
+        when=lambda r: r["gen-fedsd.provider"] != "none",
+    )
+    budget_seconds: float = setting(
+        0.0,
+        "most seconds of a client's synthesis by its measured speed, so that the images depend on the machine; 0: no bound",
+        low=0.0,
+        when=CHOSEN,
+    )
     provider: str = setting(
         "foundation", "where images come from: diffusion.foundation; real ones of `file`; random transforms of the client's own "
         "images of a class; or nowhere",
         choices=("foundation", "file", "transforms", "none"),
     )  # fmt: skip
-    file: str = setting("", "provider = file: labelled images as data.name, that no client holds")
+    file: str = setting("", "provider = file: labelled images as data.name, that no client holds", when=CHOSEN, path=True)
     transforms: str = setting(
-        "crop,flip,colour", "provider = transforms: what is done at random; flips change digits and letters"
+        "crop,flip,colour",
+        "provider = transforms: what is done at random; flips change digits and letters",
+        when=CHOSEN,
     )
-    pool: int = setting(0, "images of a class in a pool that clients draw from; 0: each client has its own drawn", low=0)
-    allow_repeat: bool = setting(False, "a client that needs more images of a class than there are takes some of them twice")
-    prompt_mode: str = setting("pool", "many sentences per class in turn, or one", choices=("pool", "single"))
-    prompt: str = setting("a photo of a {class}", "the sentence of prompt-mode = single")
-    prompts_file: str = setting("", "the sentences of prompt-mode = pool: a template with {class} a line, or JSON {class: [..]}")
+    pool: int = setting(
+        0, "images of a class in a pool that clients draw from; 0: each client has its own drawn", low=0, when=CHOSEN
+    )
+    allow_repeat: bool = setting(
+        False, "a client that needs more images of a class than there are takes some of them twice", when=CHOSEN
+    )
+    prompt_mode: str = setting("pool", "many sentences per class in turn, or one", choices=("pool", "single"), when=CHOSEN)
+    prompt: str = setting("a photo of a {class}", "the sentence of prompt-mode = single", when=CHOSEN)
+    prompts_file: str = setting(
+        "", "the sentences of prompt-mode = pool: a template with {class} a line, or JSON {class: [..]}", when=CHOSEN, path=True
+    )
     phrases: str = setting(
-        "", "what classes are called in sentences: `ray=ray fish, crab=sea crab`, or a JSON file {class: phrase}"
+        "",
+        "what classes are called in sentences: `ray=ray fish, crab=sea crab`, or a JSON file {class: phrase}",
+        when=CHOSEN,
+        path=True,
     )
-    guidance: float = setting(0.0, "classifier-free guidance scale; 0: diffusion.guidance", low=0.0)
-    steps: int = setting(0, "denoising steps of an image; 0: diffusion.sample-steps", low=0)
-    judge: str = setting("", "safetensors file of a classifier of architecture model.name that looks at what is drawn")
-    judge_least: float = setting(0.5, "an image is drawn anew when the judge gives its class less than this", low=0.0, high=1.0)
-    judge_tries: int = setting(3, "most draws of an image that the judge refuses, or that is blank", low=1)
+    guidance: float = setting(0.0, "classifier-free guidance scale; 0: diffusion.guidance", low=0.0, when=CHOSEN)
+    steps: int = setting(0, "denoising steps of an image; 0: diffusion.sample-steps", low=0, when=CHOSEN)
+    judge: str = setting(
+        "", "safetensors file of a classifier of architecture model.name that looks at what is drawn", when=CHOSEN, path=True
+    )
+    judge_least: float = setting(
+        0.5, "an image is drawn anew when the judge gives its class less than this", low=0.0, high=1.0, when=CHOSEN
+    )
+    judge_tries: int = setting(3, "most draws of an image that the judge refuses, or that is blank", low=1, when=CHOSEN)
     refused: str = setting(
-        "keep", "an image that the judge still refuses, or that is blank: its best draw stays, or it is left out",
+        "keep",
+        "an image that the judge still refuses, or that is blank: its best draw stays, or it is left out",
         choices=("keep", "drop"),
-    )  # fmt: skip
+        when=CHOSEN,
+    )
     weight_by: str = setting(
-        "augmented", "what a client counts for in the average: real and synthetic images, or its real ones",
+        "augmented",
+        "what a client counts for in the average: real and synthetic images, or its real ones",
         choices=("augmented", "real"),
-    )  # fmt: skip
+        when=lambda r: r.weighs and r["gen-fedsd.provider"] != "none",
+    )
 
 
 def validated(settings: GenFedSD) -> GenFedSD:

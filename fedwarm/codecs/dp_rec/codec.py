@@ -51,6 +51,7 @@ class Private(Codec):
 
     settings = DpRec
     private = True
+    does = staticmethod(lambda run: {"weighs": False, "hides": True, "counts": False})
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

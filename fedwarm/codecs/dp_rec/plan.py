@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, log, sqrt
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -36,41 +35,88 @@ NO_PRIVACY = "dp-rec.entropy = 'seeded': whoever knows the seed can repeat the p
 
 
 @dataclass(frozen=True)
-class DpRec(Group):
+class DpRec(Group, prefix="dp-rec", used=lambda r: r.uploads):
     """Settings of DP-REC."""
 
-    prefix: ClassVar[str] = "dp-rec"
     mechanism: str = setting(
         "coding", "coding: random code words; gaussian: the update plus noise, uncompressed; none: clipped only, no privacy",
         choices=("coding", "gaussian", "none"),
     )  # fmt: skip
-    bits: int = setting(7, "b, bits a block: one of 2^b candidates is named", low=1, high=MOST_BITS)
-    block_rule: str = setting("fixed_size", "how an update is cut into blocks", choices=RULES)
-    block_size: int = setting(0, "numbers a block (fixed_size); 0: so that a block's KL suits its bits", low=0)
+    bits: int = setting(
+        7,
+        "b, bits a block: one of 2^b candidates is named",
+        low=1,
+        high=MOST_BITS,
+        when=lambda r: r["dp-rec.mechanism"] == "coding",
+    )
+    block_rule: str = setting(
+        "fixed_size", "how an update is cut into blocks", choices=RULES, when=lambda r: r["dp-rec.mechanism"] == "coding"
+    )
+    block_size: int = setting(
+        0,
+        "numbers a block (fixed_size); 0: so that a block's KL suits its bits",
+        low=0,
+        when=lambda r: r["dp-rec.mechanism"] == "coding",
+    )
     clip: float = setting(1.0, "C, the most Euclidean norm of a client's update", low=1e-12)
-    sigma: float = setting(0.0, "scale of the noise; 0: from target-epsilon, else from noise-multiplier", low=0.0)
-    target_epsilon: float = setting(0.0, "epsilon of the run: sigma is made for it, and it is never passed; 0: none", low=0.0)
-    noise_multiplier: float = setting(2.0, "z = sqrt(n) sigma / C for n updates in a sum", low=1e-6)
-    delta: float = setting(1e-5, "delta of (epsilon, delta)", low=1e-300, high=0.5)
+    sigma: float = setting(
+        0.0,
+        "scale of the noise; 0: from target-epsilon, else from noise-multiplier",
+        low=0.0,
+        when=lambda r: r["dp-rec.mechanism"] != "none",
+    )
+    target_epsilon: float = setting(
+        0.0,
+        "epsilon of the run: sigma is made for it, and it is never passed; 0: none",
+        low=0.0,
+        when=lambda r: r["dp-rec.mechanism"] != "none",
+    )
+    noise_multiplier: float = setting(
+        2.0,
+        "z = sqrt(n) sigma / C for n updates in a sum",
+        low=1e-6,
+        when=lambda r: r["dp-rec.mechanism"] != "none" and not (r["dp-rec.sigma"] or r["dp-rec.target-epsilon"]),
+    )
+    delta: float = setting(
+        1e-5, "delta of (epsilon, delta)", low=1e-300, high=0.5, when=lambda r: r["dp-rec.mechanism"] != "none"
+    )
     view: str = setting("local", "who the guarantee is against; central views need secret seeds and cohorts", choices=VIEWS)
-    adjacency: str = setting("zero_out", "what a client is exchanged for: silence, or any other update", choices=ADJACENCIES)
+    adjacency: str = setting(
+        "zero_out",
+        "what a client is exchanged for: silence, or any other update",
+        choices=ADJACENCIES,
+        when=lambda r: r["dp-rec.mechanism"] != "none" or r["dp-rec.view"] != "local",
+    )
     rotation: str = setting(
-        "auto", "shared rotation before the cut; auto: hadamard for fixed_size, else none",
+        "auto",
+        "shared rotation before the cut; auto: hadamard for fixed_size, else none",
         choices=("auto", "none", "hadamard", "qr"),
-    )  # fmt: skip
-    magnitude: str = setting("clip", "clip: blocks keep their norm up to a cap; scale: all get the cap's", choices=MAGNITUDES)
-    debias: bool = setting(True, "divide by the known shrinkage of random coding")
+        when=lambda r: r["dp-rec.mechanism"] == "coding",
+    )
+    magnitude: str = setting(
+        "clip",
+        "clip: blocks keep their norm up to a cap; scale: all get the cap's",
+        choices=MAGNITUDES,
+        when=lambda r: r["dp-rec.mechanism"] == "coding",
+    )
+    debias: bool = setting(
+        True, "divide by the known shrinkage of random coding", when=lambda r: r["dp-rec.mechanism"] == "coding"
+    )
     prior: str = setting("zero", "centre of the candidates: zero, or the last public mean update", choices=("zero", "last"))
     downlink: str = setting(
         "dense", "dense: the model; replay: the cohorts' code words where they are smaller (local view)",
         choices=("dense", "replay"),
     )  # fmt: skip
-    server_learning_rate: float = setting(1.0, "eta, step of the server along the mean update", low=0.0)
-    server_momentum: float = setting(0.0, "momentum of the server's step", low=0.0, high=0.9999)
+    server_learning_rate: float = setting(
+        1.0, "eta, step of the server along the mean update", low=0.0, when=lambda r: not r.averages
+    )
+    server_momentum: float = setting(0.0, "momentum of the server's step", low=0.0, high=0.9999, when=lambda r: not r.averages)
     entropy: str = setting(
-        "system", "system: private draws from the operating system; seeded: from the run's seed, for experiments, not private",
+        "system",
+        "system: private draws from the operating system; seeded: from the run's seed, for experiments, not private",
         choices=("system", "seeded"),
-    )  # fmt: skip
+        when=lambda r: r["dp-rec.mechanism"] != "none" or r["dp-rec.view"] != "local",
+    )
 
 
 def validated(settings: DpRec) -> DpRec:

@@ -10,8 +10,10 @@ from fedwarm.core.seeds import derive
 from fedwarm.data.rows import FEWEST, dealt
 from fedwarm.data.settings import Data
 from fedwarm.data.tables import Rows, Table
+from fedwarm.settings.registry import component
 
 
+@component(uses=("data.alpha",))
 def dirichlet(table: Table, data: Data, seed: int, partitions: int) -> list[Rows]:
     """The rows of each client."""
     from flwr_datasets.partitioner import DirichletPartitioner

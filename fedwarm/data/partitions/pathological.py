@@ -12,8 +12,10 @@ from fedwarm.data.rows import dealt, present
 from fedwarm.data.settings import Data
 from fedwarm.data.tables import Rows, Table
 from fedwarm.settings.fields import SettingError
+from fedwarm.settings.registry import component
 
 
+@component(uses=("data.classes-per-client",))
 def pathological(table: Table, data: Data, seed: int, partitions: int) -> list[Rows]:
     """The rows of each client."""
     from flwr_datasets.partitioner import PathologicalPartitioner

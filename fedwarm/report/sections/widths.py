@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fedwarm.record.reading import Json, Run, mean
+from fedwarm.relevance import Run as Relevant
 from fedwarm.report.plots import (
     COLOURS,
     DASHES,
@@ -27,7 +28,6 @@ from fedwarm.report.plots import (
     legend,
     legible,
 )
-from fedwarm.settings.relevance import objective
 
 FLOAT_BITS = 32
 NAME = re.compile(r"w(\d+)(?:a\1)?")
@@ -65,7 +65,7 @@ def seen(run: Run, activations: bool) -> frozenset[int]:
     """The widths that training rounded weights to, or weights and the inputs of layers."""
     robust = {key.removeprefix("quantization-robust."): v for key, v in run.settings.items()}
     relaxed = {key.removeprefix("relaxed-quantization."): v for key, v in run.settings.items()}
-    chosen = objective(run.settings, run.method)
+    chosen = str(Relevant(run.settings, run.method)["objective"])
     if chosen == "rq":
         return _numbers(relaxed.get("bits-weights"), relaxed.get("bits-activations") if activations else None)
     if activations and not (chosen in ("qat", "mqat") and robust.get("quantize-activations")):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedwarm.catalogue import all_groups, common_groups, groups_of
+from fedwarm.catalogue import ROOMS, all_groups, common_groups, groups_of
 from fedwarm.cli.settings import chosen, literal, settings_table, settings_text, settings_toml
 from fedwarm.core.text import cells
 from fedwarm.methods.warmfed import WarmFed
@@ -22,11 +22,13 @@ PLAIN = st.text(st.characters(max_codepoint=0xFFFF, exclude_categories=["Cs", "C
 DEFAULTS = {key: f.default for key, _, f in keys(all_groups())}
 
 
-def test_the_toml_holds_exactly_the_defaults() -> None:
+def test_the_toml_holds_exactly_the_defaults_of_what_every_run_has() -> None:
+    """Components' settings go into the one key `set`, so that one more component changes no shared file."""
     table = tomllib.loads(settings_toml().replace("[tool.flwr.app.config.", "["))
     found = flat(table, "the settings")
-    assert found == DEFAULTS and list(found) == list(DEFAULTS)
-    assert [type(v) for v in found.values()] == [type(v) for v in DEFAULTS.values()]
+    wanted = {key: f.default for key, _, f in keys(ROOMS)}
+    assert found == wanted and list(found) == list(wanted) and found["set"] == ""
+    assert [type(v) for v in found.values()] == [type(v) for v in wanted.values()]
 
 
 def test_the_projects_own_toml_is_this_one() -> None:

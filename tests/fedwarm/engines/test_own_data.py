@@ -18,8 +18,8 @@ from fedwarm.federation.settings import load
 from fedwarm.federation.sites import quoted, site_folders
 from fedwarm.launch.preflight import check_run
 from fedwarm.launch.run import Request, asked
+from fedwarm.relevance import idle
 from fedwarm.settings.fields import SettingError, Value
-from fedwarm.settings.relevance import idle
 
 OWN: dict[str, Value] = {"method": "fedavg", "data.name": "own"}
 

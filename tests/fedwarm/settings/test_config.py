@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedwarm.catalogue import all_groups, common_groups, groups_of, parse
+from fedwarm.catalogue import ROOMS, all_groups, common_groups, groups_of, parse
 from fedwarm.data.settings import Data
 from fedwarm.methods.fedprox import FedProx
 from fedwarm.methods.warmfed import WarmFed
@@ -157,7 +157,7 @@ def test_defaults_are_within_their_own_bounds() -> None:
 def test_flat_is_the_inverse_of_parse(given_settings: dict[str, Value]) -> None:
     config = parse(given_settings)
     flat = config.flat()
-    assert flat == {**parse({}).flat(), **given_settings}
+    assert flat == {**parse({"method": config.run.method}).flat(), **given_settings}
     assert parse(flat) == config
     assert set(flat) == set(TABLE)
 
@@ -199,7 +199,7 @@ def test_keys_are_unique() -> None:
 def test_pyproject_holds_exactly_the_defaults() -> None:
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
     config = flattened(pyproject["tool"]["flwr"]["app"]["config"])
-    wanted = {key: f.default for key, f in TABLE.items()}
+    wanted = {key: f.default for key, _, f in keys(ROOMS)}
     assert config == wanted
     assert {key: type(value) for key, value in config.items()} == {key: type(value) for key, value in wanted.items()}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -22,16 +22,21 @@ RULES = ("union", "intersect", "zero_fill")
 MARK = ".lora_"
 
 
+def depths_of(run: Any) -> set[str]:
+    """The depths of a run (`relevance.Run`), of `hollowed.depths` or `hollowed.depth`."""
+    return {part.strip() for part in (str(run["hollowed.depths"]).strip() or str(run["hollowed.depth"])).split(",")}
+
+
 @dataclass(frozen=True)
-class Hollowed(Group):
+class Hollowed(Group, prefix="hollowed", used=lambda r: r.adapts and r["diffusion.trainer"] == "hollowed"):
     """Settings of hollowed fine-tuning, of `diffusion.trainer = "hollowed"`."""
 
-    prefix: ClassVar[str] = "hollowed"
     depth: int = setting(
         AUTO,
         "pairs of U-Net layers taken out beside the middle block; -1: the least that fits memory-budget-mb, without a budget the "
         "most that leaves 90 % of the adapter; -2: nothing, plain LoRA",
         low=NONE,
+        when=lambda r: not str(r["hollowed.depths"]).strip(),
     )
     depths: str = setting("", "depths dealt to clients in turn, e.g. `0,2,-2`; empty: all have `depth`")
     cache: str = setting(
@@ -47,12 +52,16 @@ class Hollowed(Group):
         0,
         "most MB that training may take, by estimate; decides depth -1; 0: not set; a node may have its own by --node-config",
         low=0,
+        when=lambda r: str(AUTO) in depths_of(r),
+        node=True,
     )
     mixed: str = setting(
-        "union", "what images are drawn from where depths differ: each adapter as it came; only the matrices that all clients "
+        "union",
+        "what images are drawn from where depths differ: each adapter as it came; only the matrices that all clients "
         "train; or each with zeros for the others, which draws as `union`",
         choices=RULES,
-    )  # fmt: skip
+        when=lambda r: len(depths_of(r)) > 1 or str(AUTO) in depths_of(r),
+    )
     keep_cache: bool = setting(False, "leave the stored tensors on the client's disk; they tell about its images")
 
 

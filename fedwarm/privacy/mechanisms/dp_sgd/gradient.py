@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from math import ceil, inf
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,15 +42,23 @@ Loss = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
-class DpSgd(Group):
+class DpSgd(Group, prefix="dp-sgd", used=lambda r: r["privacy"] == "dp-sgd" and (r.trains or r.adapts)):
     """Settings of example-level privacy."""
 
-    prefix: ClassVar[str] = "dp-sgd"
     noise_multiplier: float = setting(
-        1.0, "z, scale of the noise in units of clip; with target-epsilon it is found", low=LEAST_NOISE
+        1.0,
+        "z, scale of the noise in units of clip; with target-epsilon it is found",
+        low=LEAST_NOISE,
+        when=lambda r: not r["dp-sgd.target-epsilon"],
     )
     clip: float = setting(1.0, "C, the most Euclidean norm of an example's gradient", low=1e-12)
-    delta: float = setting(1e-5, "delta of (epsilon, delta) of an example", low=1e-300, high=0.5)
+    delta: float = setting(
+        1e-5,
+        "delta of (epsilon, delta) of an example",
+        low=1e-300,
+        high=0.5,
+        when=lambda r: r.shares or r["dp-sgd.target-epsilon"] > 0,
+    )
     target_epsilon: float = setting(0.0, "epsilon of an example over the run: the noise is made for it; 0: none", low=0.0)
     chunk: int = setting(16, "gradients of examples held at once; 1: one after another, by plain backward passes", low=1)
     entropy: str = setting(

@@ -1,6 +1,6 @@
 """That relevance tells the truth, by runs: what is said to matter is read, and changing what is said not to changes nothing.
 
-A setting that a method does not use belongs into `fedwarm.settings.relevance`, so that whoever gives it is told.
+A setting that a method does not use belongs into `fedwarm.relevance`, so that whoever gives it is told.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import pytest
 
 from fedwarm.catalogue import all_groups, parse
 from fedwarm.data import shards
+from fedwarm.relevance import matters
 from fedwarm.settings import config
 from fedwarm.settings.fields import Group, Value, keys
 from fedwarm.settings.kinds import METHODS
-from fedwarm.settings.relevance import matters
 from tests.runs import Outcome, run, same
 
 KEYS = {key: (group, field) for key, group, field in keys(all_groups())}

@@ -9,11 +9,30 @@ import pytest
 
 from fedwarm.catalogue import all_groups, parse
 from fedwarm.record.reading import read_run
+from fedwarm.relevance import idle, matters
 from fedwarm.report.compare import concerns, grouped
 from fedwarm.settings.fields import keys
 from fedwarm.settings.kinds import METHODS
-from fedwarm.settings.relevance import GENERATING, PROVIDED, ROBUST, idle, matters, objective
 from tests.report_page import results, settings, write
+
+SCHEME = ("range", "per-channel", "full-range", "skip-first-last")
+ALL_ROBUST = (*SCHEME, "start-round")
+ROBUST = {
+    "kure": ("skip-first-last", "start-round", "kure-weight", "kure-target", "kure-warmup"),
+    "apqn": (*ALL_ROBUST, "apqn-width", "noise", "noise-scale"),
+    "qat": (*ALL_ROBUST, "bits", "quantize-activations"),
+    "mqat": (*ALL_ROBUST, "train-bits", "granularity", "quantize-activations"),
+    "rq": ("start-round",),
+}
+PROVIDED = {
+    "foundation": (
+        "pool", "prompt-mode", "prompt", "prompts-file", "phrases", "guidance", "steps", "judge", "judge-least", "judge-tries",
+        "refused", "budget-seconds",
+    ),
+    "file": ("file",),
+    "transforms": ("transforms",),
+}  # fmt: skip
+GENERATING = ("foundation", "precision", "scheduler", "sample-steps", "guidance", "resize", "sample-batch-size")
 
 
 def used(method: str = "fedavg", **changed: Any) -> set[str]:
@@ -108,7 +127,7 @@ def test_general_settings_that_a_method_does_not_use() -> None:
     assert general("warmfed", warmfed__local_model_source="uploaded") == ONE_SHOT - {"local-epochs"}
     assert general("warmfed", warmfed__synthetic_ratio=0.0) == ONE_SHOT | {"objective", "save-pictures", "codec"}
     assert general("fedavg") == {"save-pictures"}
-    assert general("gen_fedsd") == {"save-pictures", "augment"}
+    assert general("gen_fedsd") == {"save-pictures"}
     assert general("local_only") == {"save-pictures", "fraction-train", "codec"}
 
 
@@ -141,9 +160,14 @@ def test_the_robust_settings_that_are_named_exist() -> None:
 
 
 def test_the_objective_of_the_ready_strategy_is_its_variant() -> None:
-    assert objective({"objective": "plain"}, "fedavg") == "plain"
-    assert objective({"objective": "plain", "quantization-robust.variant": "kure"}, "quantization_robust") == "kure"
-    assert objective({"objective": "qat", "quantization-robust.variant": "kure"}, "quantization_robust") == "qat"
+    def chosen(method: str, **changed: Any) -> str:
+        return parse(
+            {"method": method, **{key.replace("__", ".").replace("_", "-"): value for key, value in changed.items()}}
+        ).run.objective
+
+    assert chosen("fedavg") == "plain"
+    assert chosen("quantization_robust", quantization_robust__variant="kure") == "kure"
+    assert chosen("quantization_robust", quantization_robust__variant="kure", objective="qat") == "qat"
 
 
 def test_runs_of_one_method_with_other_objectives_or_codecs_are_apart(tmp_path: Path) -> None:

@@ -1,0 +1,186 @@
+"""Which settings can change what a run does: those of a part that it does not use can not.
+
+Who gives one of those is told. Runs that differ in nothing else are the same run, and a label that named them would mislead.
+What is known of a setting stands on its field (`when`), on its group (`used`), and on the components that take it (`uses`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+from fedwarm.catalogue import all_groups, owners, presets
+from fedwarm.settings.fields import CHOSEN, Group, Value, keys
+from fedwarm.settings.kinds import KINDS, METHODS
+from fedwarm.settings.registry import is_reference
+
+FACTS: Mapping[str, bool] = {
+    "trains": True,  # clients train a classifier by the run's plan and objective, for others than themselves
+    "uploads": True,  # clients send arrays
+    "averages": True,  # the server makes one model of several, by `robust.*`
+    "weighs": True,  # a client's number of images counts in that
+    "shares": True,  # there is one model for all
+    "samples": True,  # a share of the clients takes part in a round
+    "rounds": True,  # there are several rounds
+    "steps": False,  # something else is trained at the step size of the classifier
+    "generates": False,  # the server draws images
+    "draws": False,  # clients draw images
+    "adapts": False,  # clients tune adapters
+    "taught": False,  # clients train a teacher on their own data
+    "hides": False,  # what a client holds is not told
+    "counts": True,  # clients may tell how many images of each class they hold
+}
+BOTH = (
+    "draws",
+    "hides",
+    "generates",
+    "adapts",
+    "steps",
+    "taught",
+)  # true where one component says so; the others false where one does
+
+
+def matters(key: str, settings: Mapping[str, Any], method: str) -> bool:
+    """Whether a setting can change what a run does; settings that are not given have their defaults."""
+    if key not in _fields():
+        return True
+    (group, f), run = _fields()[key], Run(settings, method)
+    if not run.has(group) or (group.used is not None and not group.used(run)):
+        return False
+    when = f.metadata["when"]
+    return key in run.taken if when is CHOSEN else when is None or bool(when(run))
+
+
+def idle(given: Iterable[str], settings: Mapping[str, Any], method: str, real: bool = False) -> list[str]:
+    """Those of the settings that somebody gave that change nothing; `real`: clients are real nodes, and not simulated."""
+    return sorted(key for key in given if not matters(key, {**settings, "real": real}, method))
+
+
+@lru_cache(maxsize=1)
+def _fields() -> Mapping[str, tuple[type[Group], Any]]:
+    return {key: (group, f) for key, group, f in keys(all_groups())}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run does, by its settings."""
+
+    settings: Mapping[str, Any]
+    method: str
+
+    def __getitem__(self, key: str) -> Any:
+        value = self.given(key)
+        return self._presets[key] if key in self._presets and value == _fields()[key][1].default else value
+
+    def __getattr__(self, name: str) -> bool:
+        if name not in FACTS:
+            raise AttributeError(name)
+        said = [facts[name] for facts in self._said if name in facts]
+        return (any(said) if name in BOTH else all(said)) if said else FACTS[name]
+
+    def given(self, key: str) -> Any:
+        """A setting as it is given, or its default; a method's preset is not looked at."""
+        return self.settings[key] if key in self.settings else _fields()[key][1].default
+
+    @property
+    def real(self) -> bool:
+        """Whether clients are real nodes."""
+        return bool(self.settings.get("real", False))
+
+    @cached_property
+    def chosen(self) -> list[Any]:
+        """The components that the settings choose, the method first; those that cannot be loaded are missing."""
+        found = []
+        for kind in KINDS.values():
+            name = self.method if kind is METHODS else self[kind.key] if kind.key in _fields() else ""
+            if name in kind or is_reference(str(name)):
+                found.append(kind.load(str(name)))
+        return found
+
+    @cached_property
+    def taken(self) -> frozenset[str]:
+        """The settings that a chosen component takes beside its own group."""
+        lists = [getattr(found, "uses", ()) for found in self.chosen]
+        return frozenset(key for found in (*lists, _not_yet(self)) for key in (found(self) if callable(found) else found))
+
+    def has(self, group: type[Group]) -> bool:
+        """Whether a component that has this group is chosen, or the group is nobody's own."""
+        found = owners().get(group)
+        return found is None or any(owner.component in self.chosen for owner in found)
+
+    @cached_property
+    def _presets(self) -> Mapping[str, Value]:
+        return presets(self.method, self.given)
+
+    @cached_property
+    def _said(self) -> list[Mapping[str, bool]]:
+        said = [does(self) for found in self.chosen if (does := getattr(found, "does", None)) is not None]
+        return [*said, *_said_not_yet(self)]
+
+
+def _not_yet(run: Run) -> list[str]:
+    """What kinds take that are no components yet."""
+    chosen = run["objective"]
+    scheme = [f"quantization-robust.{name}" for name in ("range", "per-channel", "full-range", "skip-first-last")]
+    objective = {
+        "kure": ["skip-first-last", "start-round", "kure-weight", "kure-target", "kure-warmup"],
+        "apqn": [
+            "apqn-width",
+            "noise",
+            "noise-scale",
+            {"sampled": "train-bits", "fixed": "bits"}[run["quantization-robust.apqn-width"]],
+        ],
+        "qat": ["bits", "quantize-activations"],
+        "mqat": ["train-bits", "granularity", "quantize-activations"],
+        "rq": ["start-round"],
+    }.get(chosen, [])
+    found = [f"quantization-robust.{name}" for name in objective] if run.trains else []
+    if run.trains and chosen in ("apqn", "qat", "mqat"):
+        found += [*scheme, "quantization-robust.start-round"]
+    if run.shares and run["evaluate.bit-widths"]:
+        found += scheme[: 2 if chosen == "rq" else 4]
+    if run.averages:
+        found += {"trimmed_mean": ["robust.trim"], "krum": ["robust.byzantine", "robust.keep"]}.get(run["robust.rule"], [])
+    if run["faults.rate"]:
+        struck = {"delay": "delay-seconds", "huge_update": "scale", "poison": "poison-scale"}.get(run["faults.kind"])
+        found += [f"faults.{struck}"] if struck else []
+    reads = run["data.name"] != "digits"
+    if run["augment"] == "gen-fedsd":
+        provider = run["gen-fedsd.provider"]
+        provided = {
+            "foundation": [
+                "pool",
+                "prompt-mode",
+                "phrases",
+                "guidance",
+                "steps",
+                "judge",
+                "judge-tries",
+                "refused",
+                "budget-seconds",
+            ],
+            "file": ["file", "allow-repeat"],
+            "transforms": ["transforms"],
+        }.get(provider, [])
+        found += [f"gen-fedsd.{name}" for name in provided]
+        if provider == "foundation":
+            mode = {"single": "prompt", "pool": "prompts-file"}.get(run["gen-fedsd.prompt-mode"])
+            found += [f"gen-fedsd.{mode}"] if mode else []
+            found += ["gen-fedsd.judge-least"] if run["gen-fedsd.judge"] else []
+            found += ["gen-fedsd.allow-repeat"] if run["gen-fedsd.pool"] > 0 else []
+            found += [] if run["gen-fedsd.guidance"] else ["diffusion.guidance"]
+            found += [] if run["gen-fedsd.steps"] else ["diffusion.sample-steps"]
+        reads = reads or (provider == "file" and run["gen-fedsd.file"] not in ("digits", "public"))
+    reading = ("image-column", "label-column", "background", "bits", "missing-labels", "skip-broken")
+    return found + ([f"data.{name}" for name in reading] if reads else [])
+
+
+def _said_not_yet(run: Run) -> list[Mapping[str, bool]]:
+    said: list[Mapping[str, bool]] = [{"weighs": run.given("robust.rule") == "mean"}]
+    if run["augment"] == "gen-fedsd":
+        said.append({"draws": run["gen-fedsd.provider"] == "foundation"})
+    if run["privacy"] == "dp-sgd":
+        said.append({"counts": False})
+    return said
