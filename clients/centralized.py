@@ -2,9 +2,9 @@
 
 from functools import cached_property
 
+from fedwarm.core.payload import Payload
 from fedwarm.data import Shard, load_pooled
 from fedwarm.data.settings import Data
-from fedwarm.flower.wire import Payload
 from fedwarm.rounds.client import BaseClient
 
 

@@ -13,13 +13,14 @@ from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD
 from fedwarm.augmentations.gen_fedsd.checks import augmenting, secret
 from fedwarm.catalogue import parse
 from fedwarm.core.compute import torch_threads
+from fedwarm.core.payload import Fact, Payload, PayloadError
 from fedwarm.core.progress import listening
 from fedwarm.core.progress import logger as log_progress
 from fedwarm.core.store import Store, cache_home
 from fedwarm.data.checks import remarks
 from fedwarm.data.own import at_home
 from fedwarm.data.settings import Data
-from fedwarm.flower.wire import Fact, Payload, PayloadError, from_records, to_records, unusable
+from fedwarm.flower.wire import from_records, to_records, unusable
 from fedwarm.rounds.client import Action, Node
 from fedwarm.rounds.faulty import faulty
 from fedwarm.settings.config import Config

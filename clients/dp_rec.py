@@ -18,7 +18,7 @@ from fedwarm.coding.packing import CodeError
 from fedwarm.coding.replay import digest, unpack_rounds
 from fedwarm.coding.streams import Stream
 from fedwarm.core.arrays import Arrays, from_module, from_tensors, to_tensors
-from fedwarm.flower.wire import Payload
+from fedwarm.core.payload import Payload
 from fedwarm.rounds.client import BaseClient
 
 WORDS, REPLAY = "words", "replay"

@@ -1,6 +1,6 @@
 """The baseline without federation: a client trains its own model, round after round, and sends numbers only."""
 
-from fedwarm.flower.wire import Payload
+from fedwarm.core.payload import Payload
 from fedwarm.rounds.client import PERSONAL, BaseClient
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from fedwarm.core.arrays import from_tensors, to_tensors
-from fedwarm.flower.wire import Payload
+from fedwarm.core.payload import Payload
 from fedwarm.methods.scaffold import ControlVariate, control_after, joined, path_length, split
 from fedwarm.privacy.mechanisms.dp_sgd.gradient import steps_of
 from fedwarm.rounds.client import BaseClient

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from fedwarm.core.arrays import Arrays, from_module, from_tensors, to_tensors
 from fedwarm.core.files import DiskError
+from fedwarm.core.payload import Fact, Payload
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.tuners.hollowed.settings import Hollowed, check_together
-from fedwarm.flower.wire import Fact, Payload
 from fedwarm.methods.warmfed import CLASSIFIER, SelfDistillation, WarmFed, best_of
 from fedwarm.privacy.mechanisms.dp_sgd.gradient import rate_of
 from fedwarm.rounds.client import PERSONAL, Action, BaseClient

@@ -34,8 +34,8 @@ from fedwarm.coding.codec import RandomCodec
 from fedwarm.coding.layout import Layout
 from fedwarm.coding.replay import PlainSum, Round, Sum, digest, pack_rounds, replay_bytes
 from fedwarm.core.arrays import Arrays, payload_bytes
+from fedwarm.core.payload import Payload, PayloadError
 from fedwarm.core.seeds import derive
-from fedwarm.flower.wire import Payload, PayloadError
 from fedwarm.privacy.accountant import Accountant
 from fedwarm.privacy.clipping import norm_of
 from fedwarm.privacy.randomness import Source, keyed, normals

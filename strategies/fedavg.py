@@ -1,6 +1,6 @@
 """FedAvg: McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", arXiv 1602.05629."""
 
-from fedwarm.flower.wire import Payload
+from fedwarm.core.payload import Payload
 from fedwarm.rounds.server import BaseStrategy, Stage
 
 

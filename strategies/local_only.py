@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from flwr.app import MessageType
 
 from fedwarm.core.arrays import Arrays
-from fedwarm.flower.wire import Payload
+from fedwarm.core.payload import Payload
 from fedwarm.record.ledger import EVALUATE
 from fedwarm.rounds.server import BaseStrategy, Stage
 

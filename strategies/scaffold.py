@@ -9,7 +9,7 @@ import numpy as np
 
 from fedwarm.aggregators import Robust, aggregator, floats
 from fedwarm.core.arrays import Arrays
-from fedwarm.flower.wire import Payload
+from fedwarm.core.payload import Payload
 from fedwarm.methods.scaffold import Scaffold as Settings
 from fedwarm.methods.scaffold import joined, split
 from fedwarm.rounds.server import BaseStrategy, Stage

@@ -16,12 +16,12 @@ from torch import Tensor
 from fedwarm.aggregators import floats
 from fedwarm.core.arrays import Arrays, from_module, from_tensors, load_module, to_tensors
 from fedwarm.core.files import writing
+from fedwarm.core.payload import Payload, PayloadError
 from fedwarm.core.progress import tick
 from fedwarm.core.seeds import generator
 from fedwarm.data.pool import Pool, join
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.tuners.hollowed.settings import Hollowed, check_together
-from fedwarm.flower.wire import Payload, PayloadError
 from fedwarm.methods.warmfed import CLASSIFIER, quota
 from fedwarm.methods.warmfed import WarmFed as Settings
 from fedwarm.models import device_of

@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 import torch
 
 from fedwarm.core.arrays import Arrays
-from fedwarm.flower.wire import Payload
+from fedwarm.core.parts import Place
+from fedwarm.core.payload import Payload
 from fedwarm.methods import refuse
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Group
@@ -28,16 +29,6 @@ class Upload:
 
     reference: Arrays
     times: int
-
-
-@dataclass(frozen=True)
-class Place:
-    """Whose message of which exchange; no two of a run are alike."""
-
-    seed: int
-    stage: str
-    round: int
-    client: int
 
 
 class Codec:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from fedwarm.codecs import WORDS, Codec, Place
+from fedwarm.codecs import WORDS, Codec
 from fedwarm.coding import stochastic
 from fedwarm.coding.layout import Layout
 from fedwarm.core.arrays import Arrays
+from fedwarm.core.parts import Place
+from fedwarm.core.payload import Payload
 from fedwarm.core.seeds import numpy_generator
-from fedwarm.flower.wire import Payload
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Group, setting
 

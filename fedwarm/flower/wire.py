@@ -8,83 +8,22 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
-from fedwarm.core.arrays import Arrays
+from fedwarm.core.payload import KINDS, Payload, PayloadError, short
 
-Kind = Literal["none", "weights", "adapter", "words"]
-Fact = str | int | float | bool | list[str] | list[int]
 MAGIC = b"\x93NUMPY\x01\x00"
-KINDS = ("none", "weights", "adapter", "words")
 RECORDS = ("arrays", "metrics", "facts")
 SCALARS = (np.bool_, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64, np.float16, np.float32,
            np.float64, np.complex64, np.complex128)  # fmt: skip
 DTYPES = {np.dtype(kind).name: np.dtype(kind) for kind in SCALARS}
 DIMENSIONS_AT_MOST = 32
 HEADER_BYTES_AT_MOST = 1024
-SHOWN = 60
 UNUSABLE = 2405  # an error code of this app's own: Flower's end below 100
-
-
-@dataclass
-class Payload:
-    """One message's content.
-
-    Attributes:
-        kind: what the arrays are; `words` are code words, exact bytes as uint8; `none` where there are none.
-        arrays: named numpy arrays.
-        metrics: numbers, e.g. `num-examples`.
-        facts: everything else; empty lists and texts do not travel.
-    """
-
-    kind: Kind = "none"
-    arrays: Arrays = field(default_factory=dict)
-    metrics: dict[str, int | float] = field(default_factory=dict)
-    facts: dict[str, Fact] = field(default_factory=dict)
-
-    def number(self, name: str) -> float:
-        """A metric that must be there.
-
-        Raises:
-            PayloadError: it is not, or it is not finite.
-        """
-        if name not in self.metrics:
-            raise PayloadError(f"metric {name!r} is missing")
-        try:
-            value = float(self.metrics[name])
-        except OverflowError:
-            value = math.inf
-        if not np.isfinite(value):
-            raise PayloadError(f"metric {name!r} is {value}")
-        return value
-
-    def count(self, name: str, low: int = 0, high: int | None = None) -> int:
-        """A metric that must be a whole number in a range.
-
-        Raises:
-            PayloadError: it is not.
-        """
-        self.number(name)
-        value = self.metrics[name]
-        if value != int(value) or value < low or (high is not None and value > high):
-            raise PayloadError(
-                f"metric {name!r} is {value:g}; it must be a whole number from {low} to {'any' if high is None else high}"
-            )
-        return int(value)
-
-    def text(self, name: str) -> str:
-        """A text fact, empty where it is missing."""
-        return str(self.facts.get(name, ""))
-
-
-class PayloadError(ValueError):
-    """A message that does not hold what it must."""
 
 
 @dataclass(frozen=True)
@@ -135,27 +74,19 @@ def from_records(content: RecordDict) -> Payload:
     facts = dict(told)
     kind = facts.pop("kind", "none")
     if kind not in KINDS:
-        raise PayloadError(f"unknown kind of payload {_short(kind)}")
+        raise PayloadError(f"unknown kind of payload {short(kind)}")
     for name, fact in facts.items():
         if not all(isinstance(v, str) or _number(v) for v in (fact if isinstance(fact, list) else [fact])):
-            raise PayloadError(f"fact {_short(name)} must be of texts or of numbers of 64 bits")
+            raise PayloadError(f"fact {short(name)} must be of texts or of numbers of 64 bits")
     for name, value in metrics.items():
         if not _number(value):
-            raise PayloadError(f"metric {_short(name)} must be a number of 64 bits")
+            raise PayloadError(f"metric {short(name)} must be a number of 64 bits")
     decoded = {name: _decode(name, array) for name, array in arrays.items()}
     return Payload(kind, decoded, dict(metrics), facts)  # type: ignore[arg-type]
 
 
 def _number(value: object) -> bool:
     return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**64)
-
-
-def _short(value: object) -> str:
-    try:
-        text = repr(value)
-    except ValueError:  # an int of more digits than Python prints
-        return "a number without end"
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}.."
 
 
 def _decode(name: str, array: Array) -> NDArray[np.generic]:
@@ -168,17 +99,17 @@ def _decode(name: str, array: Array) -> NDArray[np.generic]:
     """
     dtype, shape, data = DTYPES.get(array.dtype), array.shape, array.data
     if array.stype != "numpy.ndarray" or dtype is None:
-        raise PayloadError(f"array {_short(name)} cannot be read: {_short(array.stype)} of {_short(array.dtype)}")
+        raise PayloadError(f"array {short(name)} cannot be read: {short(array.stype)} of {short(array.dtype)}")
     size_bytes = _size_bytes(array)
     offset = len(MAGIC) + 2 + int.from_bytes(data[len(MAGIC) : len(MAGIC) + 2], "little")
     if data[: len(MAGIC)] != MAGIC or size_bytes is None or offset > HEADER_BYTES_AT_MOST or len(data) != offset + size_bytes:
-        raise PayloadError(f"array {_short(name)} cannot be read: {len(data)} bytes are not {array.dtype}{_short(list(shape))}")
+        raise PayloadError(f"array {short(name)} cannot be read: {len(data)} bytes are not {array.dtype}{short(list(shape))}")
     header = data[len(MAGIC) + 2 : offset].rstrip(b" \n")
     for fortran in (False, True):
         if header == f"{{'descr': {dtype.str!r}, 'fortran_order': {fortran}, 'shape': {shape!r}, }}".encode():
             numbers: NDArray[np.generic] = np.frombuffer(data, dtype=dtype, offset=offset)
             return numbers.reshape(shape, order="F" if fortran else "C")
-    raise PayloadError(f"array {_short(name)} does not hold what its record says")
+    raise PayloadError(f"array {short(name)} does not hold what its record says")
 
 
 def _size_bytes(array: Array) -> int | None:
@@ -211,18 +142,3 @@ def unusable(message: Message, reason: str) -> Message:
 def is_unusable(reply: Message) -> bool:
     """Whether a reply says that a client cannot use the settings or its data."""
     return reply.has_error() and reply.error.code == UNUSABLE
-
-
-def check_arrays(arrays: Mapping[str, NDArray[np.generic]], like: Mapping[str, NDArray[np.generic]]) -> None:
-    """Refuse arrays that cannot be combined with `like`.
-
-    Raises:
-        PayloadError: missing or extra names, another shape or dtype, NaN or infinity; the message names the array.
-    """
-    if arrays.keys() != like.keys():
-        raise PayloadError(f"arrays differ in their names: {_short(sorted(arrays.keys() ^ like.keys())[:3])}")
-    for name, array in arrays.items():
-        if array.shape != like[name].shape or array.dtype != like[name].dtype:
-            raise PayloadError(f"{name} is {array.dtype}{list(array.shape)}, expected {like[name].dtype}{list(like[name].shape)}")
-        if np.issubdtype(array.dtype, np.inexact) and not np.isfinite(array).all():
-            raise PayloadError(f"{name} holds NaN or infinity")

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fedwarm.core.payload import Payload
 from fedwarm.data.settings import Data
 from fedwarm.data.testing import CENTRAL
-from fedwarm.flower.wire import Payload
 from fedwarm.measures.widths import Evaluate, widths
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError

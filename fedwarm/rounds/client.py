@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD, weight
 from fedwarm.augmentations.gen_fedsd.checks import augmenting, global_rule, histogram, secret, shelf_root
 from fedwarm.augmentations.gen_fedsd.fill import fill
-from fedwarm.codecs import Place, codec_for
+from fedwarm.codecs import codec_for
 from fedwarm.core.arrays import Arrays, from_module, from_tensors, to_tensors
+from fedwarm.core.parts import Place
+from fedwarm.core.payload import Fact, Payload
 from fedwarm.core.seeds import generator
 from fedwarm.data import Shard
 from fedwarm.data.own import Holding
 from fedwarm.data.settings import Data
-from fedwarm.flower.wire import Fact, Payload
 from fedwarm.measures.widths import Evaluate, hooks_of, learned_of, scheme_of, widths
 from fedwarm.methods import method_of
 from fedwarm.models import Model, build_model, device_of

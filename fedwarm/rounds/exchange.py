@@ -16,7 +16,9 @@ from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
 from fedwarm.core.arrays import Arrays
-from fedwarm.flower.wire import Encoded, Fact, Payload, PayloadError, Size, from_records, size_of, to_records
+from fedwarm.core.parts import Stage
+from fedwarm.core.payload import Fact, Payload, PayloadError
+from fedwarm.flower.wire import Encoded, Size, from_records, size_of, to_records
 from fedwarm.record.ledger import Entry, Ledger
 from fedwarm.record.pieces import Pieces
 from fedwarm.rounds.arrivals import Contacts
@@ -29,29 +31,6 @@ from fedwarm.rounds.reasons import reason
 ATTEMPTS = 2
 HEADER_BYTES = 512
 SPARE_BYTES = 2**16
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One exchange with some clients, or a piece of the server's own work where there are none.
-
-    Attributes:
-        round: the round it is booked under.
-        name: how the ledger and the display call it.
-        message_type: Flower's, e.g. `train` or `train.adapt`; empty without clients.
-        clients: partitions, ascending.
-        measures: the round whose model the replies measure; -1: none.
-        long: it takes so long that each reply is kept on disk until all are in.
-        alone: it may go on where none of its clients is here.
-    """
-
-    round: int
-    name: str
-    message_type: str = ""
-    clients: tuple[int, ...] = ()
-    measures: int = -1
-    long: bool = False
-    alone: bool = False
 
 
 @dataclass

@@ -15,8 +15,9 @@ from typing import TypeVar
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
+from fedwarm.core.payload import Payload, PayloadError
 from fedwarm.data.classes import FEWEST, places, plain, shown, union
-from fedwarm.flower.wire import Payload, PayloadError, from_records, is_unusable, to_records
+from fedwarm.flower.wire import from_records, is_unusable, to_records
 from fedwarm.record.ledger import called
 from fedwarm.rounds.reasons import reason
 from fedwarm.settings.fields import SettingError

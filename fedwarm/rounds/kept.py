@@ -9,7 +9,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from fedwarm.flower.wire import Payload
+from fedwarm.core.payload import Payload
 from fedwarm.record.ledger import Entry
 from fedwarm.record.pieces import Pieces
 

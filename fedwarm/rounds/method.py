@@ -23,11 +23,12 @@ from fedwarm.augmentations.gen_fedsd.server import Augmentation
 from fedwarm.catalogue import parse
 from fedwarm.codecs import codec_for
 from fedwarm.core.arrays import Arrays, from_module, from_tensors, to_tensors
+from fedwarm.core.parts import Stage
+from fedwarm.core.payload import Payload
 from fedwarm.core.seeds import numpy_generator
 from fedwarm.data.settings import Data
 from fedwarm.data.shards import all_tests
 from fedwarm.data.testing import CENTRAL
-from fedwarm.flower.wire import Payload
 from fedwarm.measures.widths import learned_template, measures, objective_of, widths
 from fedwarm.models import Model, build_model, device_of
 from fedwarm.objectives import is_learned
@@ -37,7 +38,6 @@ from fedwarm.record.folder import RunFolder
 from fedwarm.record.ledger import EVALUATE, WIDTHS, Ledger
 from fedwarm.record.measure import check_measured
 from fedwarm.record.record import Record
-from fedwarm.rounds.exchange import Stage
 from fedwarm.rounds.fleet import Fleet
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Value

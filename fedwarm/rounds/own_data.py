@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fedwarm.augmentations.gen_fedsd.known import refuse_strangers
+from fedwarm.core.payload import Fact
 from fedwarm.data.classes import lookalikes
 from fedwarm.data.own import guarded
 from fedwarm.data.settings import Data
-from fedwarm.flower.wire import Fact
 from fedwarm.rounds.fleet import Fleet
 from fedwarm.settings.config import Config
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from fedwarm.flower.wire import Payload
+from fedwarm.core.payload import Payload
 from fedwarm.record.ledger import called
 from fedwarm.rounds.bindings import Bindings
 from fedwarm.rounds.fleet import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from fedwarm.flower.wire import Payload
+from fedwarm.core.payload import Payload
 
 LONGEST, MOST = 200, 8
 NAMED = 8

@@ -14,10 +14,11 @@ from flwr.app import Message
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
+from fedwarm.core.payload import PayloadError
 from fedwarm.data.classes import listed
 from fedwarm.data.own import check_own
 from fedwarm.data.settings import Data
-from fedwarm.flower.wire import PayloadError, from_records, is_unusable
+from fedwarm.flower.wire import from_records, is_unusable
 from fedwarm.rounds import waiting
 from fedwarm.rounds.attendance import Attendance, on_real_nodes
 from fedwarm.rounds.bindings import Bindings, NotAdmitted

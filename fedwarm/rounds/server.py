@@ -19,10 +19,12 @@ from flwr.serverapp.strategy import Result
 from fedwarm.aggregators import Robust, floats, reference_norm, too_large, update_norm
 from fedwarm.augmentations.gen_fedsd.known import remark
 from fedwarm.augmentations.gen_fedsd.server import STAGES as AUGMENTING
-from fedwarm.codecs import Place, Upload
+from fedwarm.codecs import Upload
 from fedwarm.core.arrays import Arrays
+from fedwarm.core.parts import Place, Stage
+from fedwarm.core.payload import Payload, PayloadError, check_arrays
 from fedwarm.core.progress import tick
-from fedwarm.flower.wire import Payload, PayloadError, check_arrays, to_records
+from fedwarm.flower.wire import to_records
 from fedwarm.measures.widths import by_width, measures
 from fedwarm.record.checkpoint import Checkpoint
 from fedwarm.record.ledger import WIDTHS
@@ -31,7 +33,7 @@ from fedwarm.record.trackers import tracker
 from fedwarm.record.versions import versions
 from fedwarm.rounds import own_data
 from fedwarm.rounds.artefacts import header, refuse_seen_tests, trained_on
-from fedwarm.rounds.exchange import Exchange, Stage
+from fedwarm.rounds.exchange import Exchange
 from fedwarm.rounds.fleet import FederationError, Member
 from fedwarm.rounds.method import Method, alone
 from fedwarm.rounds.nodes import Patience

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from fedwarm.catalogue import parse
-from fedwarm.codecs import Place
 from fedwarm.codecs.dp_rec.codec import stream_of
 from fedwarm.codecs.dp_rec.plan import DpRec, codec_of, release_of
 from fedwarm.coding.layout import Layout
-from fedwarm.flower.wire import Payload, from_records
+from fedwarm.core.parts import Place
+from fedwarm.core.payload import Payload
+from fedwarm.flower.wire import from_records
 from fedwarm.models import Model
 from fedwarm.privacy.accountant import Accountant
 from fedwarm.settings.fields import SettingError, Value

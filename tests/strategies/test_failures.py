@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedwarm.flower.wire import Payload
+from fedwarm.core.payload import Payload
 from fedwarm.rounds.client import BaseClient
 from fedwarm.rounds.fleet import FederationError
 from fedwarm.settings.fields import Value

@@ -12,11 +12,11 @@ from fedwarm.augmentations.gen_fedsd.checks import histogram
 from fedwarm.augmentations.gen_fedsd.fill import fill
 from fedwarm.augmentations.gen_fedsd.server import Augmentation
 from fedwarm.catalogue import parse
+from fedwarm.core.parts import Stage
+from fedwarm.core.payload import Payload
 from fedwarm.data import held_counts, load_shard
 from fedwarm.data.settings import Data
-from fedwarm.flower.wire import Payload
 from fedwarm.launch.preflight import check_run
-from fedwarm.rounds.exchange import Stage
 from fedwarm.settings.fields import SettingError, Value
 from tests.runs import Outcome, run, same
 
@@ -207,7 +207,7 @@ def test_no_histogram_leaves_a_client_whose_rule_needs_none(changes: dict[str, V
 
 
 def test_a_reply_that_is_no_report_is_refused() -> None:
-    from fedwarm.flower.wire import Payload, PayloadError
+    from fedwarm.core.payload import Payload, PayloadError
 
     found, stage = Augmentation(parse({**FILLED, "method": "fedavg"})), Stage(0, "augment", "train.augment", (0,))
     for wrong in ({"synthetic": [1, 2]}, {"synthetic": [-1] * 10}, {"synthetic": ["a"] * 10}):

@@ -10,7 +10,8 @@ import pytest
 from flwr.app import Message
 from flwr.common.constant import SUPERLINK_NODE_ID
 
-from fedwarm.flower.wire import Payload, from_records, to_records
+from fedwarm.core.payload import Payload
+from fedwarm.flower.wire import from_records, to_records
 from fedwarm.record import checkpoint
 from fedwarm.record.reading import read_run
 from fedwarm.rounds.fleet import FederationError

@@ -17,6 +17,7 @@ from fedwarm.codecs.dp_rec.plan import DpRec, codec_of
 from fedwarm.coding import stochastic
 from fedwarm.coding.layout import Layout
 from fedwarm.core.arrays import from_tensors
+from fedwarm.core.payload import Payload
 from fedwarm.core.progress import Tick, listening
 from fedwarm.core.store import Store
 from fedwarm.diffusion.foundation import Foundation, load_foundation
@@ -24,7 +25,7 @@ from fedwarm.diffusion.lora import adapter_size, first_matrices
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.tuners.hollowed.cuts import cut_at, kept_layers, kept_size, table
 from fedwarm.diffusion.tuners.hollowed.settings import aligned
-from fedwarm.flower.wire import Payload, from_records
+from fedwarm.flower.wire import from_records
 from fedwarm.rounds.fleet import FederationError
 from fedwarm.settings.fields import SettingError, Value
 from strategies.warmfed import WarmFed

@@ -11,10 +11,10 @@ from typing import Any
 
 from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD, global_target
 from fedwarm.augmentations.gen_fedsd.checks import augmenting, check_private, global_rule
+from fedwarm.core.parts import Stage
+from fedwarm.core.payload import Payload, PayloadError
 from fedwarm.data.settings import Data
 from fedwarm.data.testing import HELD_OUT
-from fedwarm.flower.wire import Payload, PayloadError
-from fedwarm.rounds.exchange import Stage
 from fedwarm.rounds.fleet import Fleet
 from fedwarm.settings.config import Config
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedwarm.codecs import WORDS, Codec, Place, Upload
+from fedwarm.codecs import WORDS, Codec, Upload
 from fedwarm.codecs.dp_rec.plan import (
     NO_PRIVACY,
     DpRec,
@@ -25,8 +25,9 @@ from fedwarm.codecs.dp_rec.plan import (
 from fedwarm.coding.layout import Layout
 from fedwarm.coding.streams import Stream
 from fedwarm.core.arrays import Arrays
+from fedwarm.core.parts import Place
+from fedwarm.core.payload import Payload, PayloadError
 from fedwarm.core.seeds import derive
-from fedwarm.flower.wire import Payload, PayloadError
 from fedwarm.privacy.accountant import Accountant
 from fedwarm.privacy.clipping import norm_of
 from fedwarm.privacy.views import Terms

@@ -25,8 +25,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fedwarm.core.arrays import Arrays
+from fedwarm.core.payload import Payload, PayloadError, check_arrays
 from fedwarm.engines.local.desk import identify
-from fedwarm.flower.wire import Payload, PayloadError, check_arrays, from_records, size_of, to_records
+from fedwarm.flower.wire import from_records, size_of, to_records
 from fedwarm.rounds import fleet
 
 ROOT = Path(__file__).parents[3]

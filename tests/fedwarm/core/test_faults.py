@@ -14,7 +14,8 @@ from fedwarm.aggregators import Robust, aggregator, reference_norm, too_large, u
 from fedwarm.catalogue import parse
 from fedwarm.core.arrays import Arrays
 from fedwarm.core.faults import EXTRA, KINDS, OVERSIZE, SPOILS, Faults, cut, faults_of, spoilt, stale, strikes, struck_clients
-from fedwarm.flower.wire import Payload, PayloadError, check_arrays, from_records, size_of, to_records
+from fedwarm.core.payload import Payload, PayloadError, check_arrays
+from fedwarm.flower.wire import from_records, size_of, to_records
 from fedwarm.settings.fields import SettingError
 
 QUICK = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fedwarm.core.arrays import Arrays
-from fedwarm.flower.wire import Encoded, Payload, PayloadError, Size, check_arrays, from_records, size_of, to_records
+from fedwarm.core.payload import Payload, PayloadError, check_arrays
+from fedwarm.flower.wire import Encoded, Size, from_records, size_of, to_records
 
 QUICK = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 HEADER_BYTES = 128

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from fedwarm.catalogue import parse
 from fedwarm.core.files import write_text
-from fedwarm.flower.wire import Payload
+from fedwarm.core.payload import Payload
 from fedwarm.record.folder import RunFolder, save_tensors
 from fedwarm.record.ledger import EVALUATE, Entry, Ledger
 from fedwarm.record.measure import Measure

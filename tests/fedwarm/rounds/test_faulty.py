@@ -14,8 +14,9 @@ from flwr.clientapp import ClientApp
 from fedwarm.aggregators import reference_norm, too_large, update_norm
 from fedwarm.core.arrays import Arrays
 from fedwarm.core.faults import KINDS, Faults, InjectedError, strikes
+from fedwarm.core.payload import Payload, PayloadError, check_arrays
 from fedwarm.engines.local.desk import identify
-from fedwarm.flower.wire import Payload, PayloadError, check_arrays, from_records, size_of, to_records
+from fedwarm.flower.wire import from_records, size_of, to_records
 from fedwarm.rounds import faulty as module
 from fedwarm.rounds.faulty import EARLIER_AT_MOST, faulty
 

@@ -12,8 +12,9 @@ from flwr.serverapp import Grid
 
 from clients.client_app import app, open_handed
 from fedwarm.catalogue import parse
+from fedwarm.core.payload import Payload
 from fedwarm.engines.local.desk import identify
-from fedwarm.flower.wire import Payload, from_records, is_unusable, to_records
+from fedwarm.flower.wire import from_records, is_unusable, to_records
 from fedwarm.launch.run import Request, run_method
 from fedwarm.rounds.client import BaseClient
 from fedwarm.rounds.fleet import FederationError, meet

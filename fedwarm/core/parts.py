@@ -1,0 +1,38 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Place:
+    """Whose message of which exchange; no two of a run are alike."""
+
+    seed: int
+    stage: str
+    round: int
+    client: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One exchange with some clients, or a piece of the server's own work where there are none.
+
+    Attributes:
+        round: the round it is booked under.
+        name: how the ledger and the display call it.
+        message_type: Flower's, e.g. `train` or `train.adapt`; empty without clients.
+        clients: partitions, ascending.
+        measures: the round whose model the replies measure; -1: none.
+        long: it takes so long that each reply is kept on disk until all are in.
+        alone: it may go on where none of its clients is here.
+    """
+
+    round: int
+    name: str
+    message_type: str = ""
+    clients: tuple[int, ...] = ()
+    measures: int = -1
+    long: bool = False
+    alone: bool = False
