@@ -9,20 +9,19 @@ from pathlib import Path
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD
-from fedwarm.augmentations.gen_fedsd.checks import augmenting, secret
 from fedwarm.catalogue import parse
 from fedwarm.core.compute import torch_threads
 from fedwarm.core.payload import Fact, Payload, PayloadError
 from fedwarm.core.progress import listening
 from fedwarm.core.progress import logger as log_progress
+from fedwarm.core.stages import USUAL
 from fedwarm.core.store import Store, cache_home
 from fedwarm.data.checks import remarks
-from fedwarm.data.own import at_home
 from fedwarm.data.settings import Data
 from fedwarm.flower.wire import from_records, to_records, unusable
-from fedwarm.rounds.client import Action, Node
 from fedwarm.rounds.faulty import faulty
+from fedwarm.rounds.home import at_home, guarded
+from fedwarm.rounds.node import Node
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError, Value
 
@@ -39,17 +38,19 @@ def settings(flat: tuple[tuple[str, Value], ...]) -> Config:
     return parse(dict(flat))
 
 
-def handle(message: Message, context: Context, action: Action) -> Message:
+def handle(message: Message, context: Context) -> Message:
     """One message in, one message out; a setting or data that cannot be used are told in the error's own words."""
+    payload = from_records(message.content)
+    action = payload.text("action") if "action" in payload.facts else USUAL[message.metadata.message_type]
     try:
-        return answered(message, context, action)
+        return answered(message, context, payload, action)
     except SettingError as error:
         own = context.node_config.get("partition-id")
         who = "" if own is None or action != "describe" else f"client {own}: "
         return unusable(message, f"{who}{error}")
 
 
-def answered(message: Message, context: Context, action: Action) -> Message:
+def answered(message: Message, context: Context, payload: Payload, action: str) -> Message:
     """One message in, one message out: parse, train, answer.
 
     Raises:
@@ -60,7 +61,6 @@ def answered(message: Message, context: Context, action: Action) -> Message:
     config = at_home(told, context.node_config)
     partition, partitions = place(context.node_config)
     root = Path(config.run.client_folder) if config.run.client_folder else cache_home()
-    payload = from_records(message.content)
     store = Store(root, payload.text("run") or f"{context.run_id:x}", partition, config.run.client_state_mb)
     node = Node(partition, partitions, store, told.of(Data).own, agreed(told, payload, action))
     trainer = trainer_class(config.run.method)(config, node)
@@ -74,7 +74,7 @@ def answered(message: Message, context: Context, action: Action) -> Message:
     return Message(content=to_records(answer), reply_to=message)
 
 
-def agreed(config: Config, payload: Payload, action: Action) -> tuple[str, ...]:
+def agreed(config: Config, payload: Payload, action: str) -> tuple[str, ...]:
     """The run's classes as a message tells them: needed by who brings its own, once it has said which these are.
 
     Raises:
@@ -90,8 +90,7 @@ def agreed(config: Config, payload: Payload, action: Action) -> tuple[str, ...]:
 
 def open_handed(config: Config) -> bool:
     """Whether the server may hear of a client's data what training does not need: how many rows were left out, and the like."""
-    noisy = augmenting(config) and config.of(GenFedSD).histogram_epsilon > 0
-    return config.of(Data).share_class_counts and config.run.privacy == "none" and not secret(config) and not noisy
+    return config.of(Data).share_class_counts and not guarded(config)
 
 
 def place(node: Mapping[str, Value]) -> tuple[int, int]:
@@ -113,7 +112,7 @@ def place(node: Mapping[str, Value]) -> tuple[int, int]:
     return found[0], found[1]
 
 
-def site_of(node: Mapping[str, Value], action: Action) -> dict[str, Fact]:
+def site_of(node: Mapping[str, Value], action: str) -> dict[str, Fact]:
     """The name of this node's site, where its node config has one; a node says it with who it is."""
     name = next((str(node[key]) for key in SITE if key in node), "")
     return {"site": name} if name and action == "describe" else {}
@@ -122,40 +121,16 @@ def site_of(node: Mapping[str, Value], action: Action) -> dict[str, Fact]:
 @app.query()
 def query(message: Message, context: Context) -> Message:
     """Who are you: partition, examples, classes."""
-    return handle(message, context, "describe")
+    return handle(message, context)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """A round of training."""
-    return handle(message, context, "round")
-
-
-@app.train("gaps")
-def gaps(message: Message, context: Context) -> Message:
-    """How many images of each class are here."""
-    return handle(message, context, "gaps")
-
-
-@app.train("augment")
-def augment(message: Message, context: Context) -> Message:
-    """Fill the class gaps with synthetic images."""
-    return handle(message, context, "augment")
-
-
-@app.train("adapt")
-def adapt(message: Message, context: Context) -> Message:
-    """Tune a generator's adapter."""
-    return handle(message, context, "adapt")
-
-
-@app.train("distill")
-def distill(message: Message, context: Context) -> Message:
-    """Make the personal model."""
-    return handle(message, context, "distill")
+    """A round of training, or another action that the message names."""
+    return handle(message, context)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Measure on this client's own test images."""
-    return handle(message, context, "evaluate")
+    return handle(message, context)

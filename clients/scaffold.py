@@ -10,9 +10,8 @@ import torch
 from fedwarm.core.arrays import from_tensors, to_tensors
 from fedwarm.core.payload import Payload
 from fedwarm.methods.scaffold import ControlVariate, control_after, joined, path_length, split
-from fedwarm.privacy.mechanisms.dp_sgd.gradient import steps_of
 from fedwarm.rounds.client import BaseClient
-from fedwarm.training.loop import Hook
+from fedwarm.training.loop import Hook, steps_of
 
 OWN = "control"
 

@@ -17,8 +17,7 @@ from fedwarm.core.payload import Fact, Payload
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.tuners.hollowed.settings import Hollowed, check_together
 from fedwarm.methods.warmfed import CLASSIFIER, SelfDistillation, WarmFed, best_of
-from fedwarm.privacy.mechanisms.dp_sgd.gradient import rate_of
-from fedwarm.rounds.client import PERSONAL, Action, BaseClient
+from fedwarm.rounds.client import PERSONAL, BaseClient
 from fedwarm.settings.fields import SettingError
 from fedwarm.training.loop import Hook, Plan, fit
 
@@ -83,16 +82,14 @@ class WarmFedClient(BaseClient):
             self.spend(private.steps(len(shard.train_labels), diffusion.lora_batch_size, diffusion.lora_steps), 0)
         return state
 
-    def privately(self) -> list[tuple[float, int]]:
-        n, diffusion, settings = len(self.shard.train_labels), self.config.of(Diffusion), self.settings
-        adapt = (
-            [(rate_of(n, diffusion.lora_batch_size), diffusion.lora_steps)] if settings.adapt and settings.synthetic_ratio else []
-        )
-        rate, steps = super().privately()[0]
+    def privately(self) -> list[tuple[int, int, int]]:
+        diffusion, settings = self.config.of(Diffusion), self.settings
+        n, batch, steps = super().privately()[0]
+        adapt = [(n, diffusion.lora_batch_size, diffusion.lora_steps)] if settings.adapt and settings.synthetic_ratio else []
         uploaded = steps // self.config.run.num_server_rounds if settings.local_model_source == "uploaded" else 0
-        return [*adapt, (rate, uploaded + (steps if settings.protocol == "five-round" else 0))]
+        return [*adapt, (n, batch, uploaded + (steps if settings.protocol == "five-round" else 0))]
 
-    def reference(self, action: Action, payload: Payload) -> Arrays:
+    def reference(self, action: str, payload: Payload) -> Arrays:
         if action != "adapt":
             return super().reference(action, payload)
         from fedwarm.diffusion.foundation import load_foundation

@@ -10,7 +10,6 @@ from functools import lru_cache
 from typing import Any
 
 from fedwarm.aggregators import Robust
-from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD
 from fedwarm.core.faults import Faults
 from fedwarm.data.settings import Data
 from fedwarm.diffusion.settings import Diffusion
@@ -18,7 +17,6 @@ from fedwarm.diffusion.tuners.hollowed.settings import Hollowed
 from fedwarm.measures.widths import Evaluate
 from fedwarm.models import Model
 from fedwarm.objectives.rq import RelaxedQuantization
-from fedwarm.privacy.mechanisms.dp_sgd.gradient import DpSgd
 from fedwarm.quantize.hooks import QuantizationRobust
 from fedwarm.rounds.nodes import Nodes
 from fedwarm.settings.config import Config, General
@@ -27,7 +25,7 @@ from fedwarm.settings.kinds import KINDS, METHODS, MODELS, PARTITIONS, SETS
 from fedwarm.settings.registry import Kind, is_reference
 from fedwarm.settings.text import parse_overrides
 
-OTHERS = (DpSgd, QuantizationRobust, RelaxedQuantization, Hollowed, GenFedSD)
+OTHERS = (QuantizationRobust, RelaxedQuantization, Hollowed)
 
 
 @dataclass(frozen=True)

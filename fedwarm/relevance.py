@@ -12,6 +12,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from fedwarm.catalogue import all_groups, owners, presets
+from fedwarm.settings.config import Config
 from fedwarm.settings.fields import CHOSEN, Group, Value, keys
 from fedwarm.settings.kinds import KINDS, METHODS
 from fedwarm.settings.registry import is_reference
@@ -31,15 +32,12 @@ FACTS: Mapping[str, bool] = {
     "taught": False,  # clients train a teacher on their own data
     "hides": False,  # what a client holds is not told
     "counts": True,  # clients may tell how many images of each class they hold
+    "accounted": False,  # some of what leaves a client is accounted for, so that nothing else may tell of it
+    "apart": True,  # each client's data stay with it
+    "personal": False,  # clients have models of their own
 }
-BOTH = (
-    "draws",
-    "hides",
-    "generates",
-    "adapts",
-    "steps",
-    "taught",
-)  # true where one component says so; the others false where one does
+# true where one component says so; the others are false where one does
+BOTH = ("draws", "hides", "generates", "adapts", "steps", "taught", "accounted", "personal")
 
 
 def matters(key: str, settings: Mapping[str, Any], method: str) -> bool:
@@ -69,6 +67,11 @@ class Run:
 
     settings: Mapping[str, Any]
     method: str
+
+    @classmethod
+    def of(cls, config: Config) -> Run:
+        """The run of these settings."""
+        return cls(config.flat(), config.run.method)
 
     def __getitem__(self, key: str) -> Any:
         value = self.given(key)
@@ -116,7 +119,9 @@ class Run:
 
     @cached_property
     def _said(self) -> list[Mapping[str, bool]]:
-        said = [does(self) for found in self.chosen if (does := getattr(found, "does", None)) is not None]
+        said = [dict(does(self)) for found in self.chosen if (does := getattr(found, "does", None)) is not None]
+        if any(getattr(found, "hides", False) for found in self.chosen):
+            said.append({"hides": True, "counts": False, "accounted": True, "weighs": False})
         return [*said, *_said_not_yet(self)]
 
 
@@ -179,8 +184,4 @@ def _not_yet(run: Run) -> list[str]:
 
 def _said_not_yet(run: Run) -> list[Mapping[str, bool]]:
     said: list[Mapping[str, bool]] = [{"weighs": run.given("robust.rule") == "mean"}]
-    if run["augment"] == "gen-fedsd":
-        said.append({"draws": run["gen-fedsd.provider"] == "foundation"})
-    if run["privacy"] == "dp-sgd":
-        said.append({"counts": False})
     return said

@@ -69,11 +69,11 @@ class WarmFed(BaseStrategy):
     def plan(self) -> Iterator[Stage]:
         if self.generates:
             if self.settings.adapt:
-                yield Stage(0, "adapt", "train.adapt", self.everyone, long=True)
+                yield Stage(0, "adapt", "train", self.everyone, long=True, action="adapt")
             yield Stage(0, "generate")
             yield Stage(0, "warm start")
         if self.settings.protocol == "one-shot":
-            yield Stage(0, "distill", "train.distill", self.everyone, 0, long=True)
+            yield Stage(0, "distill", "train", self.everyone, 0, long=True, action="distill")
             return
         last = self.config.run.num_server_rounds
         for number in range(1, last + 1):
@@ -81,7 +81,7 @@ class WarmFed(BaseStrategy):
             if self.enough(number - 1):
                 last = number
                 break
-        yield Stage(last, "distill", "train.distill", self.everyone, last, long=True)
+        yield Stage(last, "distill", "train", self.everyone, last, long=True, action="distill")
 
     def instruct(self, stage: Stage, client: int) -> Payload:
         if stage.name == "adapt":
@@ -94,7 +94,7 @@ class WarmFed(BaseStrategy):
     def expected_of(self, stage: Stage, client: int, payload: Payload, expected: Arrays) -> Arrays:
         if stage.name != "adapt":
             return expected
-        return self.parts.of(client) if self.config.run.codec != "dense" else self.parts.answered(client, payload.arrays)
+        return self.parts.of(client) if self.wire_codec.codes else self.parts.answered(client, payload.arrays)
 
     def reference(self, stage: Stage, client: int) -> Arrays:
         if stage.name != "adapt":

@@ -9,7 +9,6 @@ from typing import Any
 
 from fedwarm.core.terminal import columns
 from fedwarm.data.settings import Data
-from fedwarm.diffusion.settings import Diffusion
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
 
@@ -76,35 +75,6 @@ def augment(work: Work) -> str:
     note = "" if shown else (f"{kept[0].upper()}{kept[1:]}." if plans.images else "No class of these clients lacks anything.")
     page = augment_page(told, shown, work.page, classes=plans.classes, note=note, planned=not work.fill)
     return f"page   {page.resolve()}"
-
-
-def outlook(config: Config, clients: int) -> str:
-    """A line about what a run's clients will have drawn, without drawing anything for it; empty where they draw nothing.
-
-    So, too, for a model of the Hub, which this process would have to load: clients do, when it is their turn.
-    """
-    from fedwarm.augmentations.gen_fedsd.amounts import MB, GenFedSD
-    from fedwarm.augmentations.gen_fedsd.checks import augmenting, shelf_root
-    from fedwarm.augmentations.gen_fedsd.plan import plan_of
-    from fedwarm.diffusion.foundation import locate
-
-    if not augmenting(config) or config.of(GenFedSD).provider != "foundation":
-        return ""
-    if config.of(Data).own or not Path(locate(config.of(Diffusion).foundation)).is_dir():
-        return ""
-    plan = plan_of(config, clients, shelf_root(config), measure=False)
-    took = f", about {plan.seconds:,.0f} s of one machine" if plan.seconds else ""
-    size = f"{plan.images:,} images ({plan.bytes / MB:,.1f} MB)"
-    return f"{clients} clients get {size}, {plan.new:,} of them to be drawn{took}; `fedwarm augment` shows the plan"
-
-
-def stranger(config: Config) -> str:
-    """A line about classes of a run's data that its foundation was not trained on; empty where there are none."""
-    from fedwarm.augmentations.gen_fedsd.known import remark
-    from fedwarm.data.classes import listed
-    from fedwarm.data.shards import open_table
-
-    return remark(config, listed(config.of(Data).classes) if config.of(Data).own else open_table(config.of(Data)).label.names)
 
 
 def _settings(work: Work) -> tuple[Config, int]:

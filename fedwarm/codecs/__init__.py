@@ -13,9 +13,8 @@ from typing import Any, ClassVar
 import torch
 
 from fedwarm.core.arrays import Arrays
-from fedwarm.core.parts import Place
 from fedwarm.core.payload import Payload
-from fedwarm.methods import refuse
+from fedwarm.core.stages import Place
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Group
 from fedwarm.settings.kinds import CODECS
@@ -36,11 +35,13 @@ class Codec:
 
     Attributes:
         settings: its group of settings; None: it has none.
-        private: whether it keeps an account of privacy.
+        codes: whether anything is coded at all.
+        private: whether it keeps an account of privacy, by which nothing else may tell of what a client holds.
     """
 
     settings: ClassVar[type[Group] | None] = None
 
+    codes = True
     private = False
 
     def __init__(self, config: Config) -> None:
@@ -106,6 +107,5 @@ def codec_for(config: Config) -> Codec:
     Raises:
         SettingError: the method has one of its own, or the codec's settings do not go together.
     """
-    refuse(config)
     made: Codec = CODECS.load(config.run.codec)(config)
     return made

@@ -6,5 +6,7 @@ from fedwarm.codecs import Codec
 class Dense(Codec):
     """Arrays travel as they are."""
 
+    codes = False
+
 
 COMPONENT = Dense

@@ -11,9 +11,9 @@ from fedwarm.codecs import WORDS, Codec
 from fedwarm.coding import stochastic
 from fedwarm.coding.layout import Layout
 from fedwarm.core.arrays import Arrays
-from fedwarm.core.parts import Place
 from fedwarm.core.payload import Payload
 from fedwarm.core.seeds import numpy_generator
+from fedwarm.core.stages import Place
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Group, setting
 

@@ -153,3 +153,8 @@ def definitions(pairs: Sequence[tuple[str, str]], width: int | None, indent: int
         lines.append((head + " " * (beside - cells(head)) + first).rstrip())
         lines += [" " * beside + line for line in rest]
     return "\n".join(lines)
+
+
+def words_of(text: str) -> str:
+    """A text as it is compared: in small letters, with one blank between words."""
+    return " ".join(text.lower().split())

@@ -8,7 +8,7 @@ the list that all nodes agreed on (`fedwarm.data.classes`).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,17 +16,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD
-from fedwarm.augmentations.gen_fedsd.checks import augmenting, secret
 from fedwarm.data.broken import unnamed
 from fedwarm.data.classes import listed, places, plain, shown, union
 from fedwarm.data.rows import FEWEST
 from fedwarm.data.settings import DATA_FOLDER as FOLDER
-from fedwarm.data.settings import OWN, Data
+from fedwarm.data.settings import Data
 from fedwarm.data.shards import Shard, held_counts, load_shard, open_table, table_tested
-from fedwarm.data.testing import CENTRAL
-from fedwarm.settings.config import Config
-from fedwarm.settings.fields import SettingError, Value, near
+from fedwarm.settings.fields import SettingError, near
 
 GIVE = f"give its absolute path in --node-config, e.g. \"{FOLDER}='/data/site'\""
 
@@ -102,25 +98,6 @@ def _stranger(data: Data, name: str, agreed: tuple[str, ...], given: bool) -> st
     )
 
 
-def at_home(config: Config, node: Mapping[str, Value]) -> Config:
-    """The settings as they are at a node: those of its own data name its folder, from which nothing is dealt.
-
-    Raises:
-        SettingError: the run wants it, and settings do not go with it, or the node's configuration names no folder to be read.
-    """
-    if not config.of(Data).own:
-        return config
-    check_own(config)
-    given = str(node.get(FOLDER, "")).strip()
-    if not given:
-        raise SettingError(
-            f"data.name = {OWN!r}, and this node's configuration has no {FOLDER}, the folder of its own data (a simulated client "
-            f"has none: take another data.name); {GIVE}, or start the federation by `fedwarm federation up --data DIR`"
-        )
-    own = replace(config.of(Data), name=str(readable(given)), partition="iid")
-    return replace(config, groups={**config.groups, Data: own})
-
-
 def readable(given: str) -> Path:
     """A folder of data that is there and may be read.
 
@@ -150,36 +127,3 @@ def _in_own_words(folder: str) -> Iterator[None]:
         if text.startswith("1 clients are too many"):
             text = f"{FOLDER} = {folder!r} holds fewer than {FEWEST} images; it needs some to train on and one to be held out"
         raise SettingError(text.replace("data.name", FOLDER)) from error
-
-
-def check_own(config: Config) -> None:
-    """Refuse what does not go with data that stay where they are; both sides of a run do, and its check before.
-
-    Raises:
-        SettingError: it does not.
-    """
-    data, run = config.of(Data), config.run
-    if not data.own:
-        return
-    listed(data.classes)
-    said = f"data.name = {OWN!r}"
-    if run.method == "centralized":
-        raise SettingError(f"method 'centralized' trains on everybody's data in one place, and {said} leaves them where they are")
-    if data.test == CENTRAL:
-        raise SettingError(f"data.test = {CENTRAL!r} needs data at the server, which has none with {said}; take 'split'")
-    if data.public_share or (augmenting(config) and config.of(GenFedSD).file == "public"):
-        raise SettingError(
-            f"data.public-share = {data.public_share:g} or gen-fedsd.file = 'public' with {said}: no part of what nodes hold is "
-            "public; set the share to 0 and take another file"
-        )
-    if not data.classes and guarded(config):
-        raise SettingError(
-            f"{said} without data.classes tells the server which classes each node holds, which no epsilon covers; name all "
-            "classes of the run in data.classes"
-        )
-
-
-def guarded(config: Config) -> bool:
-    """Whether what leaves a client is accounted for, so that not even its list of classes may tell of it."""
-    noisy = augmenting(config) and config.of(GenFedSD).histogram_epsilon > 0
-    return config.run.privacy != "none" or secret(config) or noisy

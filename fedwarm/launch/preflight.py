@@ -11,6 +11,7 @@ from fedwarm.core.terminal import say
 from fedwarm.data.settings import Data
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.models import Model
+from fedwarm.parts import Known
 from fedwarm.record.folder import RunFolder
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError, Value
@@ -55,21 +56,20 @@ def check_run(flat: Mapping[str, Value], clients: int, real: bool = False) -> tu
     if clients < 0:
         raise SettingError(f"--clients {clients} is out of range; it must be at least 1")
     from fedwarm.codecs import codec_for
-    from fedwarm.codecs.dp_rec.plan import DpRec, validated
     from fedwarm.core.faults import Faults, struck_clients
     from fedwarm.data import default_clients
-    from fedwarm.data.own import check_own
     from fedwarm.data.shards import open_table
     from fedwarm.measures.widths import check_objective, widths
+    from fedwarm.methods import refuse
     from fedwarm.models import device_of
     from fedwarm.record.measure import check_measured
     from fedwarm.record.trackers import require
+    from fedwarm.rounds.home import check_own
     from fedwarm.rounds.nodes import Nodes, bound
 
     device_of(config.run.device)
     require(config.run.tracker)
-    if config.run.method == "dp_rec":
-        validated(config.of(DpRec))
+    refuse(config)
     codec_for(config)
     widths(config)
     check_objective(config)
@@ -82,9 +82,7 @@ def check_run(flat: Mapping[str, Value], clients: int, real: bool = False) -> tu
     _check_cohort(config, count)
     check_measured(config)
     classes = _classes_told(config) if config.of(Data).own else _check_data(config, count)
-    if config.run.method == "warmfed":
-        _check_warmfed(config, count)
-    _check_drawing(config, count, classes)
+    _check_components(config, Known(count, classes, _say))
     return config, count
 
 
@@ -120,26 +118,19 @@ def _check_data(config: Config, count: int) -> tuple[str, ...]:
     return shard.classes
 
 
-def _check_drawing(config: Config, count: int, classes: tuple[str, ...]) -> None:
-    """See that images of these classes can be had, where clients have some drawn; less where only nodes know them."""
-    from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD, validated
-    from fedwarm.augmentations.gen_fedsd.checks import augmenting, check_private
-    from fedwarm.augmentations.gen_fedsd.fill import check, check_room
-    from fedwarm.augmentations.gen_fedsd.known import refuse_strangers
-    from fedwarm.augmentations.gen_fedsd.overlap import refuse_held
+def _check_components(config: Config, known: Known) -> None:
+    """Ask every component that the run chose; and see that a foundation that draws can be had, and knows the classes."""
+    from fedwarm.relevance import Run
+    from fedwarm.rounds.foundation_words import refuse_strangers
 
-    if augmenting(config):
-        check_private(config)
-        validated(config.of(GenFedSD))
-        if classes:
-            check(config, classes)
-        if not config.of(Data).own:
-            check_room(config, count)
-            refuse_held(config, count)
-        if config.of(GenFedSD).provider == "foundation":
-            _check_foundation(config)
-    if classes:
-        refuse_strangers(config, classes)
+    run = Run.of(config)
+    for component in run.chosen:
+        if getattr(component, "check", None) is not None:
+            component.check(config, known)
+    if run.generates or run.draws:
+        _check_foundation(config)
+    if known.classes:
+        refuse_strangers(config, known.classes)
 
 
 def _say(text: str) -> None:
@@ -153,20 +144,6 @@ def _check_cohort(config: Config, clients: int) -> None:
     robust, cohort = config.of(Robust), max(1, round(config.run.fraction_train * clients))
     if needs(robust) > cohort:
         raise SettingError(f"robust.rule = {robust.rule!r} needs {needs(robust)} clients in a round; there are {cohort}")
-
-
-def _check_warmfed(config: Config, clients: int) -> None:
-    from fedwarm.diffusion.prompts import prompts
-    from fedwarm.methods.warmfed import WarmFed
-
-    settings = config.of(WarmFed)
-    prompts(settings.prompt, ["x"])
-    if settings.synthetic_ratio > 0:
-        _check_foundation(config)
-    if settings.synthetic_ratio > 0 and settings.adapt and config.of(Diffusion).trainer == "hollowed":
-        from fedwarm.diffusion.tuners.hollowed.plan import check_plan
-
-        check_plan(config, clients)
 
 
 def _check_foundation(config: Config) -> None:

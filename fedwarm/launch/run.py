@@ -62,7 +62,7 @@ def run_method(request: Request) -> Path:
         RunError: the run started and failed.
         Interrupted: a signal ended it.
     """
-    from fedwarm.cli.augment import outlook, stranger
+    from fedwarm.launch.outlook import outlook
     from fedwarm.launch.preflight import check_run, prepare_folder
 
     for name, value in QUIET.items():
@@ -80,7 +80,7 @@ def run_method(request: Request) -> Path:
     _tell_idle(request, config)
     _tell_odd(config, clients)
     if before is None:
-        for told in filter(None, (stranger(config), outlook(config, clients))):
+        for told in outlook(config, clients):
             say(f"fedwarm: {told}")
     flat["out"], flat["resume"] = str(folder.path), before is not None
     if not (real and load_federation(request.federation).remote):  # nodes elsewhere keep what is theirs where they are

@@ -28,8 +28,10 @@ class Method:
         hooks: what makes the hooks of local training, each from the group.
         preset: what it sets where a setting has its default: by key, or worked out of the others, which it gets by key.
         does: what its runs do (see `relevance.FACTS`), where that is not the usual.
+        check: refuses before a run what cannot be, from the settings and what is known (`parts.Known`).
         averages: whether what an objective learns beside the weights is averaged like them.
         refuses: settings that must keep their default, and why.
+        hides: whether what leaves a client is accounted for, so that nothing else may tell of what it holds.
         federated: whether clients train for each other; False: a reference beside it.
         server, client: `module:Class` of its two sides, for methods of other packages; empty: the file of its stem, else FedAvg.
     """
@@ -40,9 +42,11 @@ class Method:
     hooks: tuple[Callable[[Any], Any], ...] = ()
     preset: Preset = field(default_factory=dict)
     does: Callable[[Any], Mapping[str, bool]] | None = None
+    check: Callable[[Config, Any], None] | None = None
     averages: bool = True
     refuses: Mapping[str, str] = field(default_factory=dict)
     federated: bool = True
+    hides: bool = False
     server: str = ""
     client: str = ""
 

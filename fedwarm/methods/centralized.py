@@ -6,5 +6,6 @@ COMPONENT = Method(
     "Centralized",
     "reference, not federated: one model trained on everybody's data together",
     federated=False,
-    does=lambda run: {"samples": False},
+    does=lambda run: {"samples": False, "apart": False},
+    refuses={"augment": "trains on everybody's data together"},
 )

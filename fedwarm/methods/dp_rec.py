@@ -1,6 +1,6 @@
 """DP-REC: Triastcyn, Reisser, Louizos, "DP-REC: Private & Communication-Efficient Federated Learning", arXiv 2111.05454, 2021."""
 
-from fedwarm.codecs.dp_rec.plan import DpRec
+from fedwarm.codecs.dp_rec.plan import DpRec, validated
 from fedwarm.methods import Method
 
 COMPONENT = Method(
@@ -8,6 +8,8 @@ COMPONENT = Method(
     "differentially private updates as a few bits of shared random code (Triastcyn et al., 2021)",
     DpRec,
     averages=False,
-    does=lambda run: {"averages": False, "weighs": False, "hides": True, "counts": False},
+    does=lambda run: {"averages": False},
+    hides=True,
+    check=lambda config, known: (validated(config.of(DpRec)), None)[1],
     refuses={"codec": "codes its updates itself"},
 )

@@ -7,5 +7,5 @@ COMPONENT = Method(
     "baseline: each client trains alone; nothing is shared",
     averages=False,
     federated=False,
-    does=lambda run: {"uploads": False, "averages": False, "weighs": False, "shares": False, "samples": False},
+    does=lambda run: {"uploads": False, "averages": False, "weighs": False, "shares": False, "samples": False, "personal": True},
 )

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedwarm.methods import Method
+from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Group, setting
 from fedwarm.training.evaluate import predict
 from fedwarm.training.loop import Batch, Hook
@@ -206,6 +207,7 @@ def does(run: Any) -> dict[str, bool]:
         "averages": averages,
         "weighs": averages,
         "samples": False,
+        "personal": True,
         "rounds": not one_shot,
         "taught": taught,
         "steps": taught or not run["warmfed.distill-learning-rate"] or (generates and not run["warmfed.server-learning-rate"]),
@@ -214,10 +216,28 @@ def does(run: Any) -> dict[str, bool]:
     }
 
 
+def check(config: Config, known: Any) -> None:
+    """See before a run that the sentences and the adapters' plan can be.
+
+    Raises:
+        SettingError: they cannot.
+    """
+    from fedwarm.diffusion.prompts import prompts
+    from fedwarm.diffusion.settings import Diffusion
+    from fedwarm.diffusion.tuners.hollowed.plan import check_plan
+
+    settings = config.of(WarmFed)
+    prompts(settings.prompt, ["x"])
+    if settings.synthetic_ratio > 0 and settings.adapt and config.of(Diffusion).trainer == "hollowed":
+        check_plan(config, known.clients)
+
+
 COMPONENT = Method(
     "WarmFed",
     "clients LoRA-tune a diffusion model, the server trains on its images, clients distil",
     WarmFed,
     averages=False,
     does=does,
+    check=check,
+    refuses={"augment": "draws images of its own"},
 )

@@ -45,6 +45,7 @@ class Record:
         self.uploads: dict[str, int] = {}
         self.bit_widths: dict[str, float] = {}
         self.augmented: dict[str, Any] = {}
+        self.others: dict[str, Any] = {}
         self.trained_on: list[dict[str, Any]] = []
         self.begun = time.monotonic()
         self.complete = False
@@ -109,6 +110,10 @@ class Record:
         """The final model was measured at several widths."""
         self._happened({"bit_widths": dict(accuracies)})
 
+    def found(self, name: str, values: Mapping[str, Any]) -> None:
+        """A measure of that name found this."""
+        self._happened({"found": {"name": name, "values": dict(values)}})
+
     def augment(self, told: Mapping[str, Any]) -> None:
         """Clients filled their class gaps."""
         self._happened({"augment": dict(told)})
@@ -138,6 +143,8 @@ class Record:
         if "privacy" in event:
             self.privacy = {name: value for name, value in event["privacy"].items() if name != "round"}
             self.epsilons[event["privacy"]["round"]] = self.privacy["epsilon"]
+        if "found" in event:
+            self.others[event["found"]["name"]] = event["found"]["values"]
         if "augment" in event:
             self.augmented = event["augment"]
         if "bit_widths" in event:
@@ -241,6 +248,7 @@ class Record:
             },
             "privacy": self.privacy,
             **({"augment": self.augmented} if self.augmented else {}),
+            **({"measures": self.others} if self.others else {}),
             "notes": self.notes,
         }
 

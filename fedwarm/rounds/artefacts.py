@@ -12,16 +12,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD
-from fedwarm.augmentations.gen_fedsd.checks import augmenting
-from fedwarm.augmentations.gen_fedsd.real import PUBLIC as PUBLIC_FILE
-from fedwarm.data.provenance import PUBLIC, TRAIN, WHOLE, Marks, Source, data_of, marks, seen, source_of
+from fedwarm.data.provenance import PUBLIC, TRAIN, Marks, Source, data_of, marks, seen, source_of
 from fedwarm.data.settings import Data
 from fedwarm.data.shards import all_tests
 from fedwarm.diffusion.foundation import locate
 from fedwarm.diffusion.settings import Diffusion
-from fedwarm.methods.warmfed import WarmFed
 from fedwarm.models import Model
+from fedwarm.relevance import Run
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
 
@@ -30,23 +27,15 @@ HEADER, KEY = "fedwarm", "trained_on"
 
 def trained_on(config: Config, clients: int) -> list[Source]:
     """Everything that a run's models are trained on: its clients' images, and what its other inputs had been trained on."""
-    run, found = config.run, [source_of(TRAIN, config.of(Data), config.run.seed, clients)]
-    settings, filled = config.of(GenFedSD), augmenting(config)
+    run, found = Run.of(config), [source_of(TRAIN, config.of(Data), config.run.seed, clients)]
     if config.of(Model).weights:
         found += sources(Path(config.of(Model).weights)) or []
-    if filled and settings.provider == "file":
-        other = _other(config)
-        found.append(source_of(PUBLIC if settings.file == PUBLIC_FILE else WHOLE, other))
-    drawn = filled and settings.provider == "foundation"
-    if drawn or (run.method == "warmfed" and config.of(WarmFed).synthetic_ratio > 0):
+    for component in run.chosen:
+        if hasattr(component, "sources"):
+            found += component.sources(config)
+    if run.draws or run.generates:
         found += _of_foundation(config)
     return list(dict.fromkeys(found))
-
-
-def _other(config: Config) -> Data:
-    """The data set of `gen-fedsd.file`."""
-    file = config.of(GenFedSD).file
-    return config.of(Data) if file == PUBLIC_FILE else replace(config.of(Data), name=file)
 
 
 def _of_foundation(config: Config) -> Iterator[Source]:
@@ -96,9 +85,9 @@ def used(config: Config) -> Iterator[tuple[str, str]]:
     """The settings of a run that name a trained classifier, and their values."""
     if config.of(Model).weights:
         yield "model.weights", config.of(Model).weights
-    settings = config.of(GenFedSD)
-    if settings.judge and augmenting(config) and settings.provider == "foundation":
-        yield "gen-fedsd.judge", settings.judge
+    for component in Run.of(config).chosen:
+        if hasattr(component, "classifiers"):
+            yield from component.classifiers(config)
 
 
 def refuse_seen_tests(config: Config, clients: int) -> None:

@@ -4,38 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
-from typing import Literal
+from functools import cached_property, reduce
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD, weight
-from fedwarm.augmentations.gen_fedsd.checks import augmenting, global_rule, histogram, secret, shelf_root
-from fedwarm.augmentations.gen_fedsd.fill import fill
-from fedwarm.codecs import codec_for
+from fedwarm.codecs import Codec, codec_for
 from fedwarm.core.arrays import Arrays, from_module, from_tensors, to_tensors
-from fedwarm.core.parts import Place
 from fedwarm.core.payload import Fact, Payload
 from fedwarm.core.seeds import generator
+from fedwarm.core.stages import Place
 from fedwarm.data import Shard
 from fedwarm.data.own import Holding
 from fedwarm.data.settings import Data
 from fedwarm.measures.widths import Evaluate, hooks_of, learned_of, scheme_of, widths
-from fedwarm.methods import method_of
+from fedwarm.methods import method_of, refuse
 from fedwarm.models import Model, build_model, device_of
 from fedwarm.objectives import is_learned, learned_state
-from fedwarm.privacy.mechanisms.dp_sgd.gradient import DpSgd, Mechanism, Steps, example_epsilon, rate_of, source_of, steps_of
+from fedwarm.parts import ClientPart
+from fedwarm.privacy.mechanisms import Mechanism, Receipt
+from fedwarm.rounds.chosen import parts_of
 from fedwarm.rounds.node import Node as Node
 from fedwarm.settings.config import Config
-from fedwarm.settings.fields import SettingError
 from fedwarm.training.evaluate import correct
-from fedwarm.training.loop import Hook, Plan, fit
+from fedwarm.training.loop import Hook, Plan, fit, steps_of
 
-Action = Literal["describe", "gaps", "augment", "round", "adapt", "distill", "evaluate"]
-PERSONAL, ACCOUNT, SYNTHETIC, HISTOGRAM = "personal", "account", "synthetic", "histogram"
-UPLOADING = ("round", "adapt")
+PERSONAL = "personal"
 
 
 class BaseClient:
@@ -47,6 +42,7 @@ class BaseClient:
     """
 
     def __init__(self, config: Config, node: Node) -> None:
+        refuse(config)
         self.config, self.node = config, node
 
     @property
@@ -60,33 +56,43 @@ class BaseClient:
 
     @cached_property
     def shard(self) -> Shard:
-        """What this client trains on: its own data, and what was drawn beside them by the setting `augment`."""
-        return self.real.joined(*self.synthetic()) if augmenting(self.config) else self.real
+        """What this client trains on: its own data, as the run's parts have them."""
+        return reduce(lambda shard, part: part.data(shard), self.halves, self.real)
+
+    @cached_property
+    def halves(self) -> list[ClientPart]:
+        """This client's halves of the run's parts."""
+        return [part.client(self.config, self.node) for part in parts_of(self.config).values()]
+
+    @cached_property
+    def codec(self) -> Codec:
+        return codec_for(self.config)
 
     @cached_property
     def device(self) -> torch.device:
         return device_of(self.config.run.device)
 
-    def answer(self, action: Action, payload: Payload) -> Payload:
+    def answer(self, action: str, payload: Payload) -> Payload:
         """Do what the message asks for.
 
         Raises:
             NotImplementedError: this method has no such action.
         """
+        part = next((part for part in self.halves if action in part.actions), None)
         do: Callable[[Payload], Payload] | None = getattr(self, action, None)
+        if part is not None:
+            return part.answer(action, payload, self)
         if do is None:
             raise NotImplementedError(f"{type(self).__name__} has no action {action!r}")
-        if self.config.run.codec == "dense" or action not in UPLOADING:
-            return do(payload)
-        return self.coded(action, payload, do)
+        return self.coded(action, payload, do) if self.codec.codes else do(payload)
 
-    def coded(self, action: Action, payload: Payload, do: Callable[[Payload], Payload]) -> Payload:
+    def coded(self, action: str, payload: Payload, do: Callable[[Payload], Payload]) -> Payload:
         """The answer through the run's codec.
 
         A private one's is kept, and what is asked for again is answered by the same bytes: a second draw would tell more than
         the account knows of.
         """
-        number, codec = int(payload.metrics.get("round", 0)), codec_for(self.config)
+        number, codec = int(payload.metrics.get("round", 0)), self.codec
         place, kept = Place(self.config.run.seed, action, number, self.node.partition), f"sent-{action}"
         reply = do(payload)
         if not reply.arrays:
@@ -99,7 +105,7 @@ class BaseClient:
             self.node.store.save(kept, to_tensors(told.arrays), number)
         return told
 
-    def reference(self, action: Action, payload: Payload) -> Arrays:
+    def reference(self, action: str, payload: Payload) -> Arrays:
         """What the server knows beforehand of the arrays that an action answers with."""
         return payload.arrays
 
@@ -118,14 +124,14 @@ class BaseClient:
     def describe(self, payload: Payload) -> Payload:
         """Partition, sizes and classes; counts per class only where the settings share them and examples are not private."""
         shard, counts = self.real, self.real.counts()
-        unsaid = self.config.run.privacy != "none" or (global_rule(self.config) and not self.config.of(Data).share_class_counts)
+        unsaid = not all(part.tells_counts for part in self.halves)
         facts: dict[str, Fact] = {
             "classes": list(shard.classes),
             "present": [c for c, n in enumerate(counts) if n or unsaid],
         }
         if self.config.of(Data).share_class_counts and not unsaid:
             facts["counts"] = counts
-        if codec_for(self.config).private:
+        if self.codec.private:
             return self.unnamed()
         sizes = {
             "partition": self.node.partition,
@@ -157,16 +163,14 @@ class BaseClient:
         model, learned = self.model(payload), {n: a for n, a in payload.arrays.items() if is_learned(n)}
         done = self.fit(model, "train", int(payload.metrics.get("round", 0)), learned)
         arrays = {**from_module(model), **learned}
-        told = {"train-loss": done} if self.config.run.privacy == "none" else {}
+        told = {"train-loss": done} if all(part.tells_loss for part in self.halves) else {}
         return Payload("weights", arrays, {"num-examples": self.weight, **told, **self.spent})
 
     @property
     def weight(self) -> int:
         """What this client counts for in an average, in images."""
-        if not augmenting(self.config):
-            return len(self.shard.train_labels)
-        real = self.real.counts()
-        return weight(self.config.of(GenFedSD), real, [n - m for n, m in zip(self.shard.counts(), real, strict=True)])
+        said = (part.weight(self.real, self.shard) for part in self.halves)
+        return next((weight for weight in said if weight is not None), len(self.shard.train_labels))
 
     def fit(self, model: nn.Module, purpose: str, number: int, learned: Arrays | None = None) -> float:
         """Train in place on this client's images by the run's plan, objective and hooks; the mean loss of the last epoch.
@@ -188,75 +192,24 @@ class BaseClient:
             learned.update(from_tensors(learned_state(objective)))
         return done.loss
 
-    # Synthetic data (setting `augment`)
+    def privately(self) -> list[tuple[int, int, int]]:
+        """All that this client trains and sends of in a run, at most: (examples, batch size, steps) each."""
+        run, n = self.config.run, len(self.shard.train_labels)
+        return [(n, run.batch_size, run.num_server_rounds * steps_of(n, run.batch_size, run.local_epochs))]
 
-    def gaps(self, payload: Payload) -> Payload:
-        """This client's class histogram; one with noise counts all its images, and is told again as it is when asked again."""
-        kept = self.node.store.load(HISTOGRAM)
-        if kept is None:
-            counts = self.holding.counts() if self.config.of(GenFedSD).histogram_epsilon > 0 else self.real.counts()
-            kept = {"counts": torch.tensor(histogram(self.config, counts))}
-            self.node.store.save(HISTOGRAM, kept, 0)
-        return Payload(facts={"counts": kept["counts"].tolist()})
+    def mechanism(self, purpose: str, number: int) -> Mechanism | None:
+        """What makes the steps of a training private; None where nothing does."""
+        return next(filter(None, (part.mechanism(self.privately, purpose, number) for part in self.halves)), None)
 
-    def augment(self, payload: Payload) -> Payload:
-        """Have the images drawn that this client's classes lack; they stay here, and a few numbers say what it took."""
-        filled = fill(self.config, self.real, self.node.partition, shelf_root(self.config), payload.count("target"))
-        self.node.store.save(SYNTHETIC, {"images": filled.images, "labels": filled.labels}, 0)
-        if secret(self.config):
-            return Payload()
-        report, shown = filled.report, self.config.of(Data).share_class_counts
-        numbers = {name: value for name, value in report.facts().items() if isinstance(value, (int, float))}
-        if not shown:
-            return Payload(metrics={name: numbers[name] for name in ("seconds", "drawn_seconds")})
-        return Payload(metrics=numbers, facts={"synthetic": report.synthetic})
-
-    def synthetic(self) -> tuple[Tensor, Tensor]:
-        """Images and labels that were drawn for this client.
-
-        Raises:
-            SettingError: they are gone, as when its disk made room for other runs.
-        """
-        found = self.node.store.load(SYNTHETIC)
-        if found is None:
-            raise SettingError(
-                f"the synthetic images of client {self.node.partition} are gone from {self.node.store.folder}; raise "
-                "client-state-mb and begin the run anew: what its shelf still holds is not drawn again"
-            )
-        return found["images"], found["labels"]
-
-    # Example-level privacy (setting `privacy`)
+    def spend(self, receipt: Receipt, number: int) -> None:
+        """Book what a private training took."""
+        for part in self.halves:
+            part.spend(receipt, number)
 
     @property
     def spent(self) -> dict[str, float]:
-        """`epsilon` of an example so far, as a metric; nothing where training is not private."""
-        if self.config.run.privacy == "none":
-            return {}
-        return {"epsilon": example_epsilon(self._account(), self.config.of(DpSgd).delta)}
-
-    def privately(self) -> list[tuple[float, int]]:
-        """All that this client trains and sends of in a run, at most: (rate, steps) each."""
-        run, n = self.config.run, len(self.shard.train_labels)
-        return [(rate_of(n, run.batch_size), run.num_server_rounds * steps_of(n, run.batch_size, run.local_epochs))]
-
-    def mechanism(self, purpose: str, number: int) -> Mechanism | None:
-        """How a training's steps are made private; None where they are not."""
-        if self.config.run.privacy == "none":
-            return None
-        settings = self.config.of(DpSgd)
-        source = source_of(settings, self.config.run.seed, purpose, number, self.node.partition)
-        return Mechanism.of(settings, self.privately(), source)
-
-    def spend(self, steps: Steps, number: int) -> None:
-        """Book private steps; what is trained anew for a message that is sent again is booked again, unless its draws are."""
-        again = number if self.config.of(DpSgd).entropy == "seeded" else None
-        taken = [*self._account(again), steps]
-        rows = torch.tensor([[s.rate, s.noise_multiplier, s.count] for s in taken], dtype=torch.float64)
-        self.node.store.save(ACCOUNT, {"steps": rows}, number)
-
-    def _account(self, before: int | None = None) -> list[Steps]:
-        found = self.node.store.load(ACCOUNT, before=before)
-        return [Steps(rate, noise, int(count)) for rate, noise, count in found["steps"].tolist()] if found else []
+        """What was spent of privacy so far, as metrics."""
+        return {name: value for part in self.halves for name, value in part.spent().items()}
 
     def evaluate(self, payload: Payload) -> Payload:
         """Right answers on this client's own test images: of the received model and of the personal one, if there is one."""

@@ -16,8 +16,8 @@ from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
 from fedwarm.core.arrays import Arrays
-from fedwarm.core.parts import Stage
 from fedwarm.core.payload import Fact, Payload, PayloadError
+from fedwarm.core.stages import Stage
 from fedwarm.flower.wire import Encoded, Size, from_records, size_of, to_records
 from fedwarm.record.ledger import Entry, Ledger
 from fedwarm.record.pieces import Pieces
@@ -184,7 +184,8 @@ class _Call:
 
     def _message(self, client: int, ticket: str, down: dict[int, Size]) -> Message:
         payload = self.instruct(client)
-        facts = {**payload.facts, **self.exchange.told, "run": self.exchange.key, "ticket": ticket}
+        named: dict[str, Fact] = {"action": self.stage.action} if self.stage.action else {}
+        facts = {**payload.facts, **self.exchange.told, **named, "run": self.exchange.key, "ticket": ticket}
         content = to_records(Payload(payload.kind, payload.arrays, payload.metrics, facts), self.encoded)
         down[client] = size_of(content)
         node, number = self.contacts.node(client), str(self.stage.round)

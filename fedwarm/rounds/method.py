@@ -10,7 +10,7 @@ import logging
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from functools import cached_property, wraps
+from functools import cached_property, reduce, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
@@ -19,25 +19,25 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedwarm.aggregators import Aggregator, Robust, aggregator, floats
-from fedwarm.augmentations.gen_fedsd.server import Augmentation
 from fedwarm.catalogue import parse
 from fedwarm.codecs import codec_for
 from fedwarm.core.arrays import Arrays, from_module, from_tensors, to_tensors
-from fedwarm.core.parts import Stage
 from fedwarm.core.payload import Payload
 from fedwarm.core.seeds import numpy_generator
+from fedwarm.core.stages import Stage
 from fedwarm.data.settings import Data
 from fedwarm.data.shards import all_tests
 from fedwarm.data.testing import CENTRAL
 from fedwarm.measures.widths import learned_template, measures, objective_of, widths
+from fedwarm.methods import refuse
 from fedwarm.models import Model, build_model, device_of
 from fedwarm.objectives import is_learned
-from fedwarm.privacy.mechanisms.dp_sgd.gradient import DpSgd
 from fedwarm.quantize.hooks import QuantizationRobust
 from fedwarm.record.folder import RunFolder
 from fedwarm.record.ledger import EVALUATE, WIDTHS, Ledger
 from fedwarm.record.measure import check_measured
 from fedwarm.record.record import Record
+from fedwarm.rounds.chosen import parts_of
 from fedwarm.rounds.fleet import Fleet
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Value
@@ -74,9 +74,10 @@ class Method(Strategy):
         given = {name.replace("__", ".").replace("_", "-"): value for name, value in settings.items()}
         self.config = parse({"method": self.method, **given}) if config is None else config.changed(given)
         check_measured(self.config)
+        refuse(self.config)
         self.folder = folder
         self.wire_codec = codec_for(self.config)
-        self.augmentation = Augmentation(self.config)
+        self.halves = {name: part.server(self.config) for name, part in parts_of(self.config).items()}
         self.record = Record(self.config, Ledger())
         self.arrays: Arrays = {}
         self.fleet = Fleet((), (), 0)
@@ -142,7 +143,7 @@ class Method(Strategy):
             tests = payload.count("num-test")
             for name in measures(self.config):
                 payload.count(f"correct-{name}", 0, tests)
-        if stage.message_type == MessageType.TRAIN:
+        if stage.asked == "round":
             payload.count("num-examples", 1)
 
     def begin(self, stage: Stage) -> None:
@@ -166,25 +167,20 @@ class Method(Strategy):
         told, example = self.privacy(), self.record.ledger.epsilon()
         if not example:
             return told
-        chosen = self.config.of(DpSgd)
-        level: dict[str, Any] = {
-            "epsilon": example,
-            "delta": chosen.delta,
-            "view": "example",
-            "adjacency": "add_remove",
-            "mechanism": "dp-sgd",
-            "noise_multiplier": chosen.noise_multiplier if not chosen.target_epsilon else None,
-            "clip": chosen.clip,
-            "certified": chosen.entropy == "system",
-        }
+        level = next(filter(None, (part.statement(example) for part in self.halves.values())), None)
+        if level is None:
+            return told
         return level if told is None else {**told, "example_level": level}
 
     def before(self) -> Iterator[Stage]:
-        """What comes before training: clients fill their class gaps, where settings ask for it."""
-        return self.augmentation.stages(self.everyone)
+        """What comes before training, by the run's parts."""
+        for part in self.halves.values():
+            yield from part.before(self.everyone)
 
     def after(self) -> Iterator[Stage]:
-        """What is measured when training is done: the final model at other widths, where settings ask for it."""
+        """What comes after training, by the run's parts; the final model at other widths, where settings ask for it."""
+        for part in self.halves.values():
+            yield from part.after(self.everyone, max(0, self.record.newest()), self.arrays)
         if self.arrays and widths(self.config):
             yield Stage(max(0, self.record.newest()), WIDTHS, MessageType.EVALUATE, self.everyone)
 
@@ -219,7 +215,7 @@ class Method(Strategy):
 
     def sampled(self, number: int) -> tuple[int, ...]:
         """The cohort of a round: a seeded share of the partitions that are here and can train, ascending."""
-        able = self.augmentation.able(self.everyone) or self.everyone
+        able = reduce(lambda clients, part: part.able(clients), self.halves.values(), self.everyone) or self.everyone
         size = max(1, round(self.config.run.fraction_train * len(able)))
         if size == len(able):
             return able

@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from fedwarm.data.settings import Data
 from fedwarm.data.testing import CENTRAL, HELD_OUT
 from fedwarm.diffusion.settings import Diffusion
-from fedwarm.methods.warmfed import WarmFed
+from fedwarm.relevance import Run
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
-
-ALL_TRAIN, PERSONAL = ("local_only", "warmfed"), ("local_only", "warmfed")
 
 
 @dataclass(frozen=True)
@@ -68,10 +66,10 @@ def of_record(config: Config, found: Sequence[Held]) -> Iterator[str]:
 
 
 def _about_tests(config: Config, found: Sequence[Held]) -> Iterator[str]:
-    data, method = config.of(Data), config.run.method
+    data, personal = config.of(Data), Run.of(config).personal
     if len(frozenset[int]().union(*(client.classes for client in found))) == 1:
         yield "all training images are of one class, so that accuracies say nothing"
-    if data.test == CENTRAL and method in PERSONAL:
+    if data.test == CENTRAL and personal:
         yield "personal models are not measured: data.test = 'central' leaves clients no test images; 'split' gives them some"
     none = [k for k, client in enumerate(found) if not client.test]
     if none and data.test != CENTRAL:
@@ -81,22 +79,21 @@ def _about_tests(config: Config, found: Sequence[Held]) -> Iterator[str]:
         share, some = f"data.test-fraction = {data.test_fraction:g}", f"{len(rounded)} of {len(found)} clients"
         yield f"{share} is less than one image of {some}; one is held out"
     single = [k for k, client in enumerate(found) if len(client.classes) == 1]
-    if single and method in PERSONAL:
+    if single and personal:
         yield f"{_of(single, found)} images of one class only: a personal model that always names it is right there"
 
 
 def _about_cohorts(config: Config, clients: int) -> Iterator[str]:
     share = config.run.fraction_train
-    if round(share * clients) < 1 and config.run.method not in (*ALL_TRAIN, "centralized"):
+    if round(share * clients) < 1 and Run.of(config).samples:
         yield f"fraction-train = {share:g} of {clients} clients is nobody; one client trains in each round"
 
 
 def _about_batches(config: Config, sizes: Sequence[int]) -> Iterator[str]:
-    run, diffusion = config.run, config.of(Diffusion)
-    sizes = [sum(sizes)] if run.method == "centralized" else sizes
-    tuned = run.method == "warmfed" and config.of(WarmFed).adapt and config.of(WarmFed).synthetic_ratio > 0
+    run, diffusion, does = config.run, config.of(Diffusion), Run.of(config)
+    sizes = sizes if does.apart else [sum(sizes)]
     batches = [("batch-size", run.batch_size, "an epoch of theirs is one step on all of them")]
-    if tuned:
+    if does.adapts:
         batches.append(("diffusion.lora-batch-size", diffusion.lora_batch_size, "their batches hold images more than once"))
     for key, batch, so in batches:
         if small := [n for n in sizes if n < batch]:

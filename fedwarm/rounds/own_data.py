@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fedwarm.augmentations.gen_fedsd.known import refuse_strangers
 from fedwarm.core.payload import Fact
 from fedwarm.data.classes import lookalikes
-from fedwarm.data.own import guarded
 from fedwarm.data.settings import Data
 from fedwarm.rounds.fleet import Fleet
+from fedwarm.rounds.foundation_words import refuse_strangers
+from fedwarm.rounds.home import guarded
 from fedwarm.settings.config import Config
 
 

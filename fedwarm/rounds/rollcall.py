@@ -16,13 +16,13 @@ from flwr.serverapp import Grid
 
 from fedwarm.core.payload import PayloadError
 from fedwarm.data.classes import listed
-from fedwarm.data.own import check_own
 from fedwarm.data.settings import Data
 from fedwarm.flower.wire import from_records, is_unusable
 from fedwarm.rounds import waiting
 from fedwarm.rounds.attendance import Attendance, on_real_nodes
 from fedwarm.rounds.bindings import Bindings, NotAdmitted
 from fedwarm.rounds.fleet import FederationError, Fleet, UnfitError, clean, meet, question
+from fedwarm.rounds.home import check_own
 from fedwarm.rounds.nodes import Nodes, Patience, bound, half
 from fedwarm.rounds.reasons import reason
 from fedwarm.rounds.register import Register, ordered, several

@@ -17,13 +17,11 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
 from fedwarm.aggregators import Robust, floats, reference_norm, too_large, update_norm
-from fedwarm.augmentations.gen_fedsd.known import remark
-from fedwarm.augmentations.gen_fedsd.server import STAGES as AUGMENTING
 from fedwarm.codecs import Upload
 from fedwarm.core.arrays import Arrays
-from fedwarm.core.parts import Place, Stage
 from fedwarm.core.payload import Payload, PayloadError, check_arrays
 from fedwarm.core.progress import tick
+from fedwarm.core.stages import Place, Stage
 from fedwarm.flower.wire import to_records
 from fedwarm.measures.widths import by_width, measures
 from fedwarm.record.checkpoint import Checkpoint
@@ -31,10 +29,12 @@ from fedwarm.record.ledger import WIDTHS
 from fedwarm.record.measure import Measure
 from fedwarm.record.trackers import tracker
 from fedwarm.record.versions import versions
+from fedwarm.relevance import Run
 from fedwarm.rounds import own_data
 from fedwarm.rounds.artefacts import header, refuse_seen_tests, trained_on
 from fedwarm.rounds.exchange import Exchange
 from fedwarm.rounds.fleet import FederationError, Member
+from fedwarm.rounds.foundation_words import remark
 from fedwarm.rounds.method import Method, alone
 from fedwarm.rounds.nodes import Patience
 from fedwarm.rounds.odd import Held, of_record
@@ -111,7 +111,7 @@ class BaseStrategy(Method):
 
     def _tell_odd(self) -> None:
         """Note what is odd about who holds what, as far as clients tell."""
-        if self.config.run.method == "dp_rec" or self.wire_codec.private or not all(m.known for m in self.fleet.members):
+        if Run.of(self.config).hides or not all(m.known for m in self.fleet.members):
             return
         found = [Held(m.examples, m.tests, frozenset(m.present)) for m in self.fleet.members]
         for text in of_record(self.config, found):
@@ -134,12 +134,17 @@ class BaseStrategy(Method):
             self.fleet = self.attendance.fleet
             members, held = self.fleet.members, own_data.held(self.config, self.fleet)
             self.record.open(self.config, self.fleet.classes, [m.counts for m in members], [m.name for m in members], held)
-        for text in (*self.attendance.remarks, *self.augmentation.late(self.fleet)):
+        for text in (*self.attendance.remarks, *self._late()):
             self.record.remark(text)
+
+    def _late(self) -> Iterator[str]:
+        here = {client: self.fleet.members[client].label for client in self.fleet.here}
+        for part in self.halves.values():
+            yield from part.late(here)
 
     def _open_codec(self) -> None:
         _ = self.learned  # settings that do not go together are refused before anything is sent
-        if self.config.run.codec != "dense":
+        if self.wire_codec.codes:
             last = self.config.run.num_server_rounds
             sizes = {name: Upload(self.expected(Stage(last, name)), times) for name, times in self.sends().items()}
             self.wire_codec.open(sizes, len(self.fleet.members), len(self.sampled(1)))
@@ -151,7 +156,8 @@ class BaseStrategy(Method):
                 raise FederationError(f"the run had {before.clients} clients and {here} are here; resume it with as many")
             self.key, self.done, self.norms = before.key, before.done, before.facts["norms"]
             self.restore(before.parts, before.facts["method"])
-            self.augmentation.restore(before.facts.get("augment", {}))
+            for name, part in self.halves.items():
+                part.restore(before.facts.get(name, {}))
             self.wire_codec.restore(before.facts["codec"])
             if before.versions != versions():
                 self.record.note(f"resumed after stage {before.done} with other versions of packages")
@@ -166,9 +172,11 @@ class BaseStrategy(Method):
             self._keep()
 
     def _run_stage(self, stage: Stage, index: int, exchange: Exchange) -> None:
-        begun, expected = time.monotonic(), self.expected(stage)
+        begun, part = time.monotonic(), self.halves.get(stage.owner)
+        expected: Arrays = self.expected(stage) if part is None else {}
         lengths: list[float] = []
-        self.begin(stage)
+        if part is None:
+            self.begin(stage)
         coded = self._book(stage, expected)
 
         def accept(client: int, payload: Payload) -> None:
@@ -176,22 +184,19 @@ class BaseStrategy(Method):
             check_arrays(payload.arrays, coded if own is expected else self.wire_codec.expected(own))
             if coded is not expected:
                 payload = self.wire_codec.decode(payload, self.reference(stage, client), self._place(stage, client))
-            if stage.name in AUGMENTING:
-                return self.augmentation.absorb(stage, client, payload, len(self.fleet.classes))
+            if part is not None:
+                return part.absorb(stage, client, payload, len(self.fleet.classes))
             self.check(stage, payload)
             lengths.append(self._check_size(stage, payload.arrays, own))
             self.absorb(stage, client, payload)
 
-        if stage.name in AUGMENTING:
-            exchange = replace(exchange, patience=exchange.patience.everyone())  # training needs every client's images
+        if stage.all:
+            exchange = replace(exchange, patience=exchange.patience.everyone())
         replies = exchange.run(stage, index, lambda c: self._instructed(stage, c), coded, accept) if stage.clients else {}
         for text in remarks(replies, self.record.notes):
             self.record.note(text)
-        if stage.name in AUGMENTING:
-            self.augmentation.finish(stage)
-            self.record.augment(self.augmentation.told([member.counts for member in self.fleet.members]))
-            for text in self.augmentation.remarks():
-                self.record.note(text)
+        if part is not None:
+            part.finish(stage, replies, [member.counts for member in self.fleet.members], self.record)
         if stage.name == WIDTHS:
             self.record.widths(by_width(measures(self.config), (p.metrics for p in replies.values())))
         if stage.measures >= 0:
@@ -200,7 +205,8 @@ class BaseStrategy(Method):
             if self.folder is not None and best is not None and best[0] == stage.measures:
                 self.folder.save_best(self.arrays)
         losses = [p.metrics["train-loss"] for p in replies.values() if "train-loss" in p.metrics]
-        self.finish(stage)
+        if part is None:
+            self.finish(stage)
         self.record.spend(stage.round, self.statement())
         self.norms[stage.name] = [*self.norms.get(stage.name, []), *lengths][-NORMS_KEPT:]
         self.record.stage(stage.round, stage.name, time.monotonic() - begun, losses)
@@ -215,7 +221,7 @@ class BaseStrategy(Method):
         if not expected:
             return expected
         self.record.upload(stage.name, self.numbers(expected))
-        if self.config.run.codec == "dense":
+        if not self.wire_codec.codes:
             return expected
         self.wire_codec.book(stage.name, stage.clients)
         for text in self.wire_codec.notes():
@@ -223,13 +229,13 @@ class BaseStrategy(Method):
         return self.wire_codec.expected(expected)
 
     def _place(self, stage: Stage, client: int) -> Place:
-        return Place(self.config.run.seed, stage.name, stage.round, client)
+        return Place(self.config.run.seed, stage.asked, stage.round, client)
 
     def _instructed(self, stage: Stage, client: int) -> Payload:
         if stage.name == WIDTHS:
             return Payload("weights", self.arrays, {"round": stage.round}, {"widths": True})
-        if stage.name in AUGMENTING:
-            return self.augmentation.instruct(stage)
+        if stage.owner:
+            return self.halves[stage.owner].instruct(stage, client, self.arrays)
         payload = self.instruct(stage, client)
         return replace(payload, metrics={**payload.metrics, **self.wire_codec.told()})
 
@@ -246,12 +252,12 @@ class BaseStrategy(Method):
         """Write a checkpoint."""
         assert self.folder is not None
         record = self.record
-        lengths = self.folder.append(record)
+        lengths, halves = self.folder.append(record), {name: half.facts() for name, half in self.halves.items()}
         self.folder.keep(
             Checkpoint(
                 self.done, record.complete, self.key, len(self.fleet.members), round(record.seconds, 3), self.config.flat(),
                 versions(), lengths, {"method": self.facts(), "norms": self.norms, "codec": self.wire_codec.facts(),
-                 "augment": self.augmentation.facts(), **remembered(self.fleet, self.attendance.bindings()),
+                 **halves, **remembered(self.fleet, self.attendance.bindings()),
                  **own_data.kept(self.config, self.fleet)},
                 self.state(),
             )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from fedwarm.settings.fields import Group, SettingError, Value, checked, keys, near, setting
-from fedwarm.settings.kinds import CODECS, METHODS, TRACKERS
+from fedwarm.settings.kinds import AUGMENTATIONS, CODECS, METHODS, PRIVACY, TRACKERS
 
 G = TypeVar("G", bound="Group")
 
@@ -33,11 +33,11 @@ class General(Group):
     privacy: str = setting(
         "none",
         "dp-sgd: each training step of a client is private at the level of examples (dp-sgd.*)",
-        choices=("none", "dp-sgd"),
+        choices=PRIVACY,
     )
     augment: str = setting(
         "none", "what clients add to their data before training; gen-fedsd: images of the classes that they lack (gen-fedsd.*)",
-        choices=("none", "gen-fedsd"),
+        choices=AUGMENTATIONS,
     )  # fmt: skip
     seed: int = setting(0, "every random draw of the run derives from it", low=0, high=2**53)
     num_server_rounds: int = setting(5, "rounds of training", low=1, when=lambda r: r.rounds)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import nan
+from math import ceil, nan
 from typing import ClassVar
 
 import torch
@@ -18,7 +18,7 @@ from torch.func import functional_call
 from fedwarm.core import sums
 from fedwarm.core.progress import tick
 from fedwarm.models import to_input
-from fedwarm.privacy.mechanisms.dp_sgd.gradient import Mechanism, PrivateGradient, Steps, steps_of
+from fedwarm.privacy.mechanisms import Mechanism, Receipt
 from fedwarm.settings.config import General
 from fedwarm.settings.fields import SettingError
 from fedwarm.training.optimisers import Sgd
@@ -33,6 +33,11 @@ class Batch:
     labels: Tensor
     logits: Tensor
     rows: Tensor
+
+
+def steps_of(examples: int, batch_size: int, epochs: int) -> int:
+    """Steps of so many epochs: as many with private training as without."""
+    return epochs * ceil(examples / batch_size)
 
 
 class Hook:
@@ -94,7 +99,7 @@ class Fit:
     loss: float
     steps: int
     examples: int
-    spent: Steps | None = None
+    spent: Receipt | None = None
 
 
 def fit(
@@ -182,10 +187,12 @@ class _Objective(nn.Module):
         return _loss(self.model, inputs, labels, rows, self.hooks)
 
 
-def _spent(mechanism: Mechanism, plan: Plan, examples: int, hooks: Sequence[Hook]) -> Steps:
+def _spent(mechanism: Mechanism, plan: Plan, examples: int, hooks: Sequence[Hook]) -> Receipt:
     for hook in hooks:
-        if hook.uses not in ("weights", "example"):
-            raise SettingError(f"dp-sgd does not cover {type(hook).__name__}, whose term looks at more than one example")
+        if hook.uses not in mechanism.covers:
+            raise SettingError(
+                f"{mechanism.name} does not cover {type(hook).__name__}, whose term looks at more than one example"
+            )
     return mechanism.steps(examples, plan.batch_size, steps_of(examples, plan.batch_size, plan.epochs))
 
 
@@ -202,7 +209,7 @@ def _private(
     n, terms = len(labels), [hook for hook in hooks if hook.uses == "weights"]
     objective = _Objective(model, [hook for hook in hooks if hook.uses == "example"])
     trained = {name: p for name, p in objective.named_parameters() if p.requires_grad}
-    gradient = PrivateGradient(model, optimiser, trained, mechanism, mechanism.steps(n, plan.batch_size, 1).rate * n)
+    gradient = mechanism.gradient(model, optimiser, trained, mechanism.expected(n, plan.batch_size))
 
     def step() -> Tensor:
         rows = mechanism.rows(n, plan.batch_size).to(images.device)

@@ -11,8 +11,8 @@ from fedwarm.catalogue import parse
 from fedwarm.codecs.dp_rec.codec import stream_of
 from fedwarm.codecs.dp_rec.plan import DpRec, codec_of, release_of
 from fedwarm.coding.layout import Layout
-from fedwarm.core.parts import Place
 from fedwarm.core.payload import Payload
+from fedwarm.core.stages import Place
 from fedwarm.flower.wire import from_records
 from fedwarm.models import Model
 from fedwarm.privacy.accountant import Accountant

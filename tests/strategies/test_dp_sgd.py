@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fedwarm.flower.wire import from_records
-from fedwarm.privacy.mechanisms.dp_sgd.gradient import Steps, example_epsilon
+from fedwarm.privacy.mechanisms.dp_sgd.account import Steps, example_epsilon
 from fedwarm.rounds.fleet import FederationError
 from fedwarm.settings.fields import Value
 from tests.runs import SMALL_WARMFED, run, same

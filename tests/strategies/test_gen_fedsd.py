@@ -12,8 +12,8 @@ from fedwarm.augmentations.gen_fedsd.checks import histogram
 from fedwarm.augmentations.gen_fedsd.fill import fill
 from fedwarm.augmentations.gen_fedsd.server import Augmentation
 from fedwarm.catalogue import parse
-from fedwarm.core.parts import Stage
 from fedwarm.core.payload import Payload
+from fedwarm.core.stages import Stage
 from fedwarm.data import held_counts, load_shard
 from fedwarm.data.settings import Data
 from fedwarm.launch.preflight import check_run

@@ -18,7 +18,7 @@ PLACE = "{class}"
 
 
 @dataclass(frozen=True)
-class GenFedSD(Group, prefix="gen-fedsd", used=lambda r: r["augment"] == "gen-fedsd"):
+class GenFedSD(Group, prefix="gen-fedsd"):
     """Settings of `augment = "gen-fedsd"`."""
 
     rule: str = setting(

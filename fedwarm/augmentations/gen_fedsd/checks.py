@@ -5,43 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from fedwarm.augmentations import hides
 from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD, noisy_histogram
 from fedwarm.core.store import cache_home
-from fedwarm.data.settings import Data
+from fedwarm.data.settings import OWN, Data
+from fedwarm.parts import Known
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
-
-ALONE = {
-    "warmfed": "draws images of its own",
-    "centralized": "trains on everybody's data together",
-}
-
-
-def augmenting(config: Config) -> bool:
-    """Whether clients add to their data before training.
-
-    Raises:
-        SettingError: the method cannot use it.
-    """
-    asked = config.run.augment == "gen-fedsd"
-    if asked and config.run.method in ALONE:
-        raise SettingError(
-            f"augment = 'gen-fedsd' with method {config.run.method!r}, which {ALONE[config.run.method]}; take another method"
-        )
-    return asked or config.run.method == "gen_fedsd"
 
 
 def global_rule(config: Config) -> bool:
     """Whether the server announces the target, after clients told it their histograms."""
     settings = config.of(GenFedSD)
-    return augmenting(config) and settings.rule == "global" and settings.provider != "none"
+    return chosen(config) and settings.rule == "global" and settings.provider != "none"
 
 
-def secret(config: Config) -> bool:
-    """Whether what leaves a client is accounted for to the last bit, so that a report of its gaps may not."""
-    from fedwarm.codecs import codec_for
+NAME, PUBLIC = "gen-fedsd", "public"
 
-    return config.run.method == "dp_rec" or codec_for(config).private
+
+def chosen(config: Config) -> bool:
+    """Whether a run's clients fill their gaps."""
+    return bool(config.run.augment == NAME)
 
 
 def check_private(config: Config) -> None:
@@ -51,14 +35,14 @@ def check_private(config: Config) -> None:
         SettingError: it would.
     """
     run = config.run
-    if augmenting(config) and run.privacy != "none":
+    if chosen(config) and run.privacy != "none":
         raise SettingError(
-            f"augment = 'gen-fedsd' with privacy = {run.privacy!r}: one example more changes how many images are made, "
+            f"augment = {NAME!r} with privacy = {run.privacy!r}: one example more changes how many images are made, "
             "which no noise covers; set one of them to 'none'"
         )
     if not global_rule(config):
         return
-    if secret(config):
+    if hides(config):
         raise SettingError(
             "gen-fedsd.rule = 'global' tells the server each client's histogram, which the epsilon of dp-rec does not cover; "
             "take client_max, client_mean or fixed"
@@ -93,3 +77,27 @@ def shelf_root(config: Config) -> Path:
     run = config.run
     own = run.client_folder and run.client_folder != f"{run.out}/clients"
     return Path(run.client_folder) if own else cache_home()
+
+
+def check_before(config: Config, known: Known) -> None:
+    """What is checked before a run: that images of the run's classes can be had, as far as they are known here.
+
+    Raises:
+        SettingError: they cannot.
+    """
+    from fedwarm.augmentations.gen_fedsd.amounts import validated
+    from fedwarm.augmentations.gen_fedsd.fill import check, check_room
+    from fedwarm.augmentations.gen_fedsd.overlap import refuse_held
+
+    data = config.of(Data)
+    check_private(config)
+    validated(config.of(GenFedSD))
+    if data.own and config.of(GenFedSD).file == PUBLIC:
+        raise SettingError(
+            f"gen-fedsd.file = {PUBLIC!r} with data.name = {OWN!r}: no part of what nodes hold is public; take another file"
+        )
+    if known.classes:
+        check(config, known.classes)
+    if not data.own:
+        check_room(config, known.clients)
+        refuse_held(config, known.clients)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedwarm.augmentations.gen_fedsd.amounts import MB, GenFedSD, gaps, global_target, imbalance, target
+from fedwarm.augmentations.gen_fedsd.checks import shelf_root
 from fedwarm.augmentations.gen_fedsd.fill import chosen_of, wanted_of
 from fedwarm.augmentations.gen_fedsd.providers import Generated, Provider, provider_of
 from fedwarm.augmentations.gen_fedsd.shelf import POOL, Owner
@@ -15,6 +16,7 @@ from fedwarm.core.text import table
 from fedwarm.data import partition_table
 from fedwarm.data.settings import Data
 from fedwarm.data.shards import open_table
+from fedwarm.diffusion.settings import Diffusion
 from fedwarm.settings.config import Config
 
 MOST_COLUMNS = 12
@@ -218,3 +220,20 @@ def _numbers(values: Sequence[int]) -> list[str]:
 
 def _costs(plan: Plan | Plans) -> list[str]:
     return [f"{plan.bytes / MB:,.1f}", f"{plan.seconds:,.0f}"]
+
+
+def outlook(config: Config, clients: int) -> Iterator[str]:
+    """A line about what a run's clients will have drawn, without drawing anything for it; none where they draw nothing.
+
+    So, too, for a model of the Hub, which this process would have to load: clients do, when it is their turn.
+    """
+    from fedwarm.diffusion.foundation import locate
+
+    if config.of(GenFedSD).provider != "foundation" or config.of(Data).own:
+        return
+    if not Path(locate(config.of(Diffusion).foundation)).is_dir():
+        return
+    plan = plan_of(config, clients, shelf_root(config), measure=False)
+    took = f", about {plan.seconds:,.0f} s of one machine" if plan.seconds else ""
+    size = f"{plan.images:,} images ({plan.bytes / MB:,.1f} MB)"
+    yield f"{clients} clients get {size}, {plan.new:,} of them to be drawn{took}; `fedwarm augment` shows the plan"

@@ -10,23 +10,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD, global_target
-from fedwarm.augmentations.gen_fedsd.checks import augmenting, check_private, global_rule
-from fedwarm.core.parts import Stage
+from fedwarm.augmentations.gen_fedsd.checks import check_private, global_rule
+from fedwarm.core.arrays import Arrays
 from fedwarm.core.payload import Payload, PayloadError
+from fedwarm.core.stages import Stage
 from fedwarm.data.settings import Data
 from fedwarm.data.testing import HELD_OUT
-from fedwarm.rounds.fleet import Fleet
+from fedwarm.parts import Noted, ServerPart
 from fedwarm.settings.config import Config
 
 GAPS, AUGMENT = "gaps", "augment"
-STAGES = (GAPS, AUGMENT)
 SECONDS = ("seconds", "drawn_seconds")
 NUMBERS = ("made", "reused", "repeated", "redrawn", "below_judge", "bytes")
 MOST, MOST_REFUSED = 2**31, 0.1
 
 
-class Augmentation:
-    """What the server knows of it.
+class GenFedSdServer(ServerPart):
+    """What the server knows of the images.
 
     Args:
         config: the run's settings.
@@ -42,26 +42,25 @@ class Augmentation:
         self.reports: dict[int, dict[str, Any]] = {}
         check_private(config)
 
-    def stages(self, clients: tuple[int, ...]) -> Iterator[Stage]:
+    def before(self, everyone: tuple[int, ...]) -> Iterator[Stage]:
         """All clients fill their gaps before the first round; first they tell their histograms, where the rule needs them."""
         if global_rule(self.config):
-            yield Stage(0, GAPS, "train.gaps", clients)
-        if augmenting(self.config):
-            yield Stage(0, AUGMENT, "train.augment", clients, long=True)
+            yield self._stage(GAPS, everyone)
+        yield self._stage(AUGMENT, everyone, long=True)
+
+    def _stage(self, name: str, clients: tuple[int, ...], long: bool = False) -> Stage:
+        """Training needs every client's images, so all must answer."""
+        return Stage(0, name, "train", clients, long=long, action=name, owner="augment", all=True)
 
     def able(self, clients: tuple[int, ...]) -> tuple[int, ...]:
-        """Those of the clients that can train: not one that was away when images were drawn, or failed then."""
+        """Not those who were away when images were drawn, or failed then."""
         return clients if self.filled is None else tuple(client for client in clients if client in self.filled)
 
-    def late(self, fleet: Fleet) -> Iterator[str]:
-        """What the record should say of those who cannot train."""
-        able = self.able(fleet.here)
-        for client in fleet.here:
-            if client not in able:
-                yield f"{fleet.members[client].label} was away when images were drawn: it is measured, and does not train"
+    def late(self, labels: Mapping[int, str]) -> Iterator[str]:
+        for client in labels.keys() - {*self.able(tuple(labels))}:
+            yield f"{labels[client]} was away when images were drawn: it is measured, and does not train"
 
-    def instruct(self, stage: Stage) -> Payload:
-        """What a client is sent."""
+    def instruct(self, stage: Stage, client: int, arrays: Arrays) -> Payload:
         return Payload(metrics={"target": self.target} if stage.name == AUGMENT else {})
 
     def absorb(self, stage: Stage, client: int, payload: Payload, classes: int) -> None:
@@ -97,8 +96,14 @@ class Augmentation:
                 "may not know these classes; look at samples, set gen-fedsd.phrases or refused"
             )
 
-    def finish(self, stage: Stage) -> None:
+    def finish(self, stage: Stage, replies: Mapping[int, Payload], counts: Sequence[Sequence[int] | None], record: Noted) -> None:
         """Settle the target that is announced, and after the images were drawn who can train."""
+        self._settle(stage)
+        record.augment(self.told(counts))
+        for text in self.remarks():
+            record.note(text)
+
+    def _settle(self, stage: Stage) -> None:
         if stage.name == AUGMENT:
             self.filled = {*self.reports}
         if stage.name == GAPS:

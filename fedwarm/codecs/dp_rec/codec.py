@@ -25,9 +25,9 @@ from fedwarm.codecs.dp_rec.plan import (
 from fedwarm.coding.layout import Layout
 from fedwarm.coding.streams import Stream
 from fedwarm.core.arrays import Arrays
-from fedwarm.core.parts import Place
 from fedwarm.core.payload import Payload, PayloadError
 from fedwarm.core.seeds import derive
+from fedwarm.core.stages import Place
 from fedwarm.privacy.accountant import Accountant
 from fedwarm.privacy.clipping import norm_of
 from fedwarm.privacy.views import Terms
@@ -52,7 +52,7 @@ class Private(Codec):
 
     settings = DpRec
     private = True
-    does = staticmethod(lambda run: {"weighs": False, "hides": True, "counts": False})
+    hides = True
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

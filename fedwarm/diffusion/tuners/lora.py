@@ -8,7 +8,6 @@ says so.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from fedwarm.diffusion.lora import FIRST, adapter_state, attached, check_finite,
 from fedwarm.diffusion.offload import apart
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.models import to_input
-from fedwarm.privacy.mechanisms.dp_sgd.gradient import Mechanism, PrivateGradient
+from fedwarm.privacy.mechanisms import Mechanism
 
 CAPTION_DROPOUT = 0.1
 HALF_SCALE = 1024.0
@@ -123,11 +122,9 @@ def _private(
     unet: Any, examples: Examples, optimiser: torch.optim.Optimizer, settings: Diffusion, dtype: torch.dtype, mechanism: Mechanism
 ) -> Callable[[], None]:
     """Puts a private gradient into the adapter; with checkpoints, which vmap cannot do, of one image after another."""
-    if settings.gradient_checkpointing:
-        mechanism = replace(mechanism, chunk=1)
     n, scale, draws = len(examples[1]), _scale(dtype), mechanism.generator()
-    expected = n * mechanism.steps(n, settings.lora_batch_size, 1).rate
-    into = PrivateGradient(unet, optimiser, trainable(unet), mechanism, expected, scale)
+    expected, together = mechanism.expected(n, settings.lora_batch_size), not settings.gradient_checkpointing
+    into = mechanism.gradient(unet, optimiser, trainable(unet), expected, scale, together)
 
     def loss(weights: dict[str, Tensor], noisy: Tensor, time_steps: Tensor, captions: Tensor, target: Tensor) -> Tensor:
         predicted = functional_call(unet, weights, (noisy, time_steps, captions)).sample

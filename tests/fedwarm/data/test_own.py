@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from fedwarm.catalogue import parse
-from fedwarm.data.own import Holding, at_home, check_own
+from fedwarm.data.own import Holding
 from fedwarm.data.provenance import TRAIN, Marks, seen, source_of
 from fedwarm.data.settings import Data
+from fedwarm.rounds.home import at_home, check_own
 from fedwarm.settings.fields import SettingError, Value
 from tests.sets import write_site
 

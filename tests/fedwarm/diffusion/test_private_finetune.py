@@ -18,7 +18,8 @@ from fedwarm.diffusion.lora import adapter_state, attached, load_adapter, traina
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.tuners import lora as finetune
 from fedwarm.diffusion.tuners.lora import to_foundation, tune_adapter
-from fedwarm.privacy.mechanisms.dp_sgd.gradient import DpSgd, Mechanism, example_gradients, source_of
+from fedwarm.privacy.mechanisms.dp_sgd.account import DpSgd
+from fedwarm.privacy.mechanisms.dp_sgd.gradient import Mechanism, example_gradients, source_of
 
 Pictures = tuple[Tensor, Tensor]
 Digest = Callable[[nn.Module], str]

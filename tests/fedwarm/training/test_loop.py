@@ -15,7 +15,8 @@ from fedwarm.catalogue import parse
 from fedwarm.core.seeds import generator
 from fedwarm.methods.fedprox import ProximalTerm
 from fedwarm.models.cnn import cnn
-from fedwarm.privacy.mechanisms.dp_sgd.gradient import DpSgd, Mechanism, Steps, source_of
+from fedwarm.privacy.mechanisms.dp_sgd.account import DpSgd, Steps
+from fedwarm.privacy.mechanisms.dp_sgd.gradient import Mechanism, source_of
 from fedwarm.settings.fields import SettingError
 from fedwarm.training.loop import Batch, Fit, Hook, Plan, fit
 

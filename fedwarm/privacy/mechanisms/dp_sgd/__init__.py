@@ -1,1 +1,51 @@
 """DP-SGD: gradients clipped example by example, with Gaussian noise (Abadi et al., arXiv 1607.00133)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedwarm.parts import ClientPart, Part, ServerPart
+from fedwarm.privacy.mechanisms.dp_sgd.account import DpSgd
+from fedwarm.settings.config import Config
+
+
+class DpSgdServer(ServerPart):
+    """Says what clients' training cost their examples."""
+
+    def __init__(self, settings: DpSgd) -> None:
+        self.settings = settings
+
+    def statement(self, epsilon: float) -> dict[str, Any]:
+        chosen = self.settings
+        return {
+            "epsilon": epsilon,
+            "delta": chosen.delta,
+            "view": "example",
+            "adjacency": "add_remove",
+            "mechanism": "dp-sgd",
+            "noise_multiplier": chosen.noise_multiplier if not chosen.target_epsilon else None,
+            "clip": chosen.clip,
+            "certified": chosen.entropy == "system",
+        }
+
+
+class DpSgdPart(Part):
+    """Each training step of a client is private at the level of examples (Abadi et al., 2016)."""
+
+    settings = DpSgd
+
+    @staticmethod
+    def does(run: Any) -> dict[str, bool]:
+        """A client does not tell how many images of a class it holds."""
+        return {"counts": False, "accounted": True}
+
+    def server(self, config: Config) -> DpSgdServer:
+        return DpSgdServer(config.of(DpSgd))
+
+    def client(self, config: Config, node: Any) -> ClientPart:
+        from fedwarm.privacy.mechanisms.dp_sgd.client import DpSgdClient
+
+        return DpSgdClient(config, node)
+
+
+COMPONENT = DpSgdPart()

@@ -11,150 +11,22 @@ sums, and find no gradient in a U-Net with checkpoints or in evaluation mode.
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
-from importlib import import_module
-from math import ceil, inf
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fedwarm.core.seeds import Key, numpy_generator
-from fedwarm.privacy.events import Sampled, dp_sgd_step
-from fedwarm.privacy.random_coding import Curve
+from fedwarm.privacy.mechanisms.dp_sgd.account import DpSgd, Steps, noise_of, opacus_part, rate_of
 from fedwarm.privacy.randomness import SYSTEM, Source, normals
 from fedwarm.privacy.sampling import poisson_cohort
-from fedwarm.privacy.views import calibrate
-from fedwarm.settings.fields import Group, SettingError, setting
+from fedwarm.settings.fields import SettingError
 
-FRACTIONS = (1.1, 1.25, 1.5, 1.75, 2.25, 2.5, 2.75, 3.5, 4.5, 5.5)
-ORDERS = (*FRACTIONS, *range(2, 65), 80, 96, 128, 160, 192, 224, 256, 384, 512)
-LEAST_NOISE, MOST_NOISE = 0.01, 1e6
-RENYI = "accountants.analysis.rdp"
 Loss = Callable[..., Tensor]
-
-
-@dataclass(frozen=True)
-class DpSgd(Group, prefix="dp-sgd", used=lambda r: r["privacy"] == "dp-sgd" and (r.trains or r.adapts)):
-    """Settings of example-level privacy."""
-
-    noise_multiplier: float = setting(
-        1.0,
-        "z, scale of the noise in units of clip; with target-epsilon it is found",
-        low=LEAST_NOISE,
-        when=lambda r: not r["dp-sgd.target-epsilon"],
-    )
-    clip: float = setting(1.0, "C, the most Euclidean norm of an example's gradient", low=1e-12)
-    delta: float = setting(
-        1e-5,
-        "delta of (epsilon, delta) of an example",
-        low=1e-300,
-        high=0.5,
-        when=lambda r: r.shares or r["dp-sgd.target-epsilon"] > 0,
-    )
-    target_epsilon: float = setting(0.0, "epsilon of an example over the run: the noise is made for it; 0: none", low=0.0)
-    chunk: int = setting(16, "gradients of examples held at once; 1: one after another, by plain backward passes", low=1)
-    entropy: str = setting(
-        "system", "system: private draws from the operating system; seeded: from the run's seed, for experiments, not private",
-        choices=("system", "seeded"),
-    )  # fmt: skip
-
-
-# The price
-
-
-@dataclass(frozen=True)
-class Steps:
-    """So many steps of DP-SGD: what a client tells the account.
-
-    Attributes:
-        rate: q, the chance of an example to take part in a step.
-        noise_multiplier: z.
-        count: steps taken.
-    """
-
-    rate: float
-    noise_multiplier: float
-    count: int
-
-    def __post_init__(self) -> None:
-        if not (0 < self.rate <= 1 and 0 <= self.noise_multiplier < inf and self.count >= 0):
-            raise SettingError(f"{self}: needed are 0 < rate <= 1, a finite noise multiplier and a count, none of them negative")
-
-    @property
-    def event(self) -> Sampled:
-        """One of these steps as an event of `fedwarm.privacy`."""
-        return dp_sgd_step(self.noise_multiplier, self.rate)
-
-
-def example_epsilon(taken: Iterable[Steps], delta: float) -> float:
-    """Epsilon of an example of one client after all of these steps, by opacus' Renyi accountant; 0 where there are none.
-
-    The Renyi bound is certain in both directions (Mironov, Talwar, Zhang, arXiv 1908.10530, theorem 5). Opacus' PRV accountant is
-    tighter, but prices one direction alone and fails for large epsilon: it is a check in the tests, never a claim.
-    """
-    steps = [s for s in taken if s.count]
-    if not steps:
-        return 0.0
-    spent = sum((_curve(s.rate, s.noise_multiplier) * s.count for s in steps), np.zeros(len(ORDERS)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns where the best order is the last one; the bound holds at every order
-        epsilon, _ = _opacus(RENYI).get_privacy_spent(orders=ORDERS, rdp=spent, delta=delta)
-    return max(0.0, float(epsilon))
-
-
-@lru_cache(maxsize=256)
-def _curve(rate: float, noise_multiplier: float) -> Curve:
-    return np.asarray(_opacus(RENYI).compute_rdp(q=rate, noise_multiplier=noise_multiplier, steps=1, orders=ORDERS))
-
-
-def noise_of(settings: DpSgd, plan: Iterable[tuple[float, int]]) -> float:
-    """z: as set, or the smallest whose epsilon over the plan, all (rate, steps) of a client in the run, is the target at most.
-
-    Raises:
-        SettingError: no noise reaches the target.
-    """
-    steps = tuple(plan)
-    if not settings.target_epsilon:
-        return settings.noise_multiplier
-    return _calibrated(settings.target_epsilon, settings.delta, steps)
-
-
-@lru_cache(maxsize=256)
-def _calibrated(target: float, delta: float, plan: tuple[tuple[float, int], ...]) -> float:
-    def epsilon(noise: float) -> float:
-        return example_epsilon((Steps(rate, noise, count) for rate, count in plan), delta)
-
-    high = 1.0
-    while epsilon(high) > target and high < MOST_NOISE:
-        high *= 2
-    return calibrate(epsilon, target, low=high / 2 if high > 1 else LEAST_NOISE, high=high)
-
-
-def rate_of(examples: int, batch_size: int) -> float:
-    """q such that a step expects `batch_size` examples, or all of them.
-
-    Raises:
-        SettingError: there are no examples.
-    """
-    if examples < 1:
-        raise SettingError("dp-sgd needs at least one training example; this client has none")
-    return min(1.0, batch_size / examples)
-
-
-def steps_of(examples: int, batch_size: int, epochs: int) -> int:
-    """Steps of so many epochs: as many as without privacy."""
-    return epochs * ceil(examples / batch_size)
-
-
-# The mechanism
 
 
 @dataclass(frozen=True)
@@ -172,6 +44,8 @@ class Mechanism:
     noise_multiplier: float
     chunk: int = 16
     source: Source = SYSTEM
+    name: ClassVar[str] = "dp-sgd"
+    covers: ClassVar[tuple[str, ...]] = ("weights", "example")
 
     @staticmethod
     def of(settings: DpSgd, plan: Iterable[tuple[float, int]], source: Source = SYSTEM) -> Mechanism:
@@ -185,6 +59,26 @@ class Mechanism:
     def rows(self, examples: int, batch_size: int) -> Tensor:
         """The examples of a step, int64 (b,), ascending: any number of them, often none where there are few."""
         return torch.tensor(poisson_cohort(examples, rate_of(examples, batch_size), self.source), dtype=torch.int64)
+
+    def expected(self, examples: int, batch_size: int) -> float:
+        """Examples expected in a step."""
+        return rate_of(examples, batch_size) * examples
+
+    def gradient(
+        self,
+        module: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        trained: Mapping[str, nn.Parameter],
+        expected: float,
+        scale: float = 1.0,
+        together: bool = True,
+    ) -> PrivateGradient:
+        """What puts a step's noised mean of clipped gradients into the parameters' `grad`.
+
+        Raises:
+            SettingError: a layer keeps statistics of examples.
+        """
+        return PrivateGradient(module, optimiser, trained, self if together else replace(self, chunk=1), expected, scale)
 
     def generator(self) -> torch.Generator:
         """For random draws that belong to examples: secret, else those of one example would tell who came before it."""
@@ -222,7 +116,7 @@ class PrivateGradient:
     ) -> None:
         _check(module)
         self.parameters, self.mechanism, self.expected, self.scale = dict(parameters), mechanism, expected, scale
-        self._clipper = _opacus("optimizers").DPOptimizer(
+        self._clipper = opacus_part("optimizers").DPOptimizer(
             optimiser,
             noise_multiplier=mechanism.noise_multiplier,
             max_grad_norm=mechanism.clip,
@@ -282,13 +176,3 @@ def _check(module: nn.Module) -> None:
     for name, part in module.named_modules():
         if getattr(part, "track_running_stats", False):
             raise SettingError(f"dp-sgd cannot train layer {name!r}, which keeps statistics of examples; use GroupNorm")
-
-
-def _opacus(part: str) -> Any:
-    """A module of opacus: loaded when first needed, as that takes seconds, and without the log handler that it sets up."""
-    root = logging.getLogger()
-    handlers = list(root.handlers)
-    try:
-        return import_module(f"opacus.{part}")
-    finally:
-        root.handlers[:] = handlers

@@ -18,23 +18,12 @@ from torch.func import functional_call
 
 from fedwarm.core.seeds import generator, initialisation
 from fedwarm.privacy.accountant import Accountant
-from fedwarm.privacy.mechanisms.dp_sgd.gradient import (
-    ORDERS,
-    DpSgd,
-    Loss,
-    Mechanism,
-    PrivateGradient,
-    Steps,
-    example_epsilon,
-    example_gradients,
-    noise_of,
-    rate_of,
-    source_of,
-    steps_of,
-)
+from fedwarm.privacy.mechanisms.dp_sgd.account import ORDERS, DpSgd, Steps, example_epsilon, noise_of, rate_of
+from fedwarm.privacy.mechanisms.dp_sgd.gradient import Loss, Mechanism, PrivateGradient, example_gradients, source_of
 from fedwarm.privacy.randomness import SYSTEM
 from fedwarm.settings.fields import SettingError, checked, keys
 from fedwarm.settings.kinds import MODELS
+from fedwarm.training.loop import steps_of
 
 DELTA = 1e-5
 B, CLASSES = 6, 4

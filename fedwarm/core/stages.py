@@ -1,8 +1,10 @@
-"""TODO."""
+"""A stage of a run, and whose message of it a message is."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+USUAL = {"query": "describe", "train": "round", "evaluate": "evaluate"}
 
 
 @dataclass(frozen=True)
@@ -22,11 +24,14 @@ class Stage:
     Attributes:
         round: the round it is booked under.
         name: how the ledger and the display call it.
-        message_type: Flower's, e.g. `train` or `train.adapt`; empty without clients.
+        message_type: Flower's: `train`, `evaluate` or `query`; empty without clients.
         clients: partitions, ascending.
         measures: the round whose model the replies measure; -1: none.
         long: it takes so long that each reply is kept on disk until all are in.
         alone: it may go on where none of its clients is here.
+        action: what clients are to do; empty: what is usual for the type of the message.
+        owner: the part (`fedwarm.parts`) that instructs, absorbs and finishes it; empty: the method.
+        all: every client must answer, whatever `min-replies` allows.
     """
 
     round: int
@@ -36,3 +41,11 @@ class Stage:
     measures: int = -1
     long: bool = False
     alone: bool = False
+    action: str = ""
+    owner: str = ""
+    all: bool = False
+
+    @property
+    def asked(self) -> str:
+        """The action that clients are asked for."""
+        return self.action or USUAL.get(self.message_type, "")

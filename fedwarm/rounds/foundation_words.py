@@ -6,16 +6,13 @@ A text-to-image model that has never seen a word draws noise for it, and nothing
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD
-from fedwarm.augmentations.gen_fedsd.checks import augmenting
+from fedwarm.core.text import words_of
 from fedwarm.diffusion.foundation import locate
-from fedwarm.diffusion.sentences import phrases, sentences
 from fedwarm.diffusion.settings import Diffusion
-from fedwarm.methods.warmfed import WarmFed
+from fedwarm.relevance import Run
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
 
@@ -39,13 +36,14 @@ def strangers(config: Config, classes: Sequence[str]) -> list[str]:
     Raises:
         SettingError: the foundation or the sentences cannot be used.
     """
-    if not _draws(config):
+    run = Run.of(config)
+    if not (run.generates or run.draws):
         return []
     folder = Path(locate(config.of(Diffusion).foundation))
     known = known_words(folder)
     if not known:
         return []
-    found = _found(config, folder, classes, {_plain(word) for word in known})
+    found = _found(config, folder, classes, {words_of(word) for word in known})
     return [name for name, seen in zip(classes, found, strict=True) if not seen]
 
 
@@ -56,7 +54,7 @@ def refuse_strangers(config: Config, classes: Sequence[str]) -> None:
         SettingError: it would draw noise.
     """
     unknown = strangers(config, classes)
-    if len(unknown) == len(classes) > 0 and not _learns(config):
+    if len(unknown) == len(classes) > 0 and not Run.of(config).adapts:
         name = config.of(Diffusion).foundation
         known = known_words(Path(locate(name)))
         raise SettingError(
@@ -73,37 +71,19 @@ def remark(config: Config, classes: Sequence[str]) -> str:
         return ""
     if not unknown:
         return ""
-    drawn = "shows only what the adapters learn of them" if _learns(config) else "is noise"
+    drawn = "shows only what the adapters learn of them" if Run.of(config).adapts else "is noise"
     return (
         f"diffusion.foundation = {config.of(Diffusion).foundation!r} was not trained on {len(unknown)} of {len(classes)} classes "
         f"({_listed(unknown)}): what it draws of them {drawn}; look at the pictures, or {REMEDY}"
     )
 
 
-def _draws(config: Config) -> bool:
-    if config.run.method == "warmfed":
-        return config.of(WarmFed).synthetic_ratio > 0
-    return augmenting(config) and config.of(GenFedSD).provider == "foundation"
-
-
-def _learns(config: Config) -> bool:
-    return config.run.method == "warmfed" and config.of(WarmFed).adapt
-
-
 def _found(config: Config, folder: Path, classes: Sequence[str], words: set[str]) -> list[bool]:
-    """Of each class, whether its phrase is a known one; where a user wrote its sentences, whether each has a known one in it."""
-    own = config.of(GenFedSD)
-    if config.run.method == "warmfed":
-        return [_plain(name.replace("_", " ")) in words for name in classes]
-    if own.prompt_mode != "single" and own.prompts_file.endswith(".json"):
-        inside = re.compile(r"(?<![\w-])(" + "|".join(map(re.escape, sorted(words))) + r")(?![\w-])")
-        told = sentences(own, config.of(Diffusion).foundation, folder, classes)
-        return [all(inside.search(_plain(sentence)) for sentence in said) for said in told]
-    return [_plain(phrase) in words for phrase in phrases(own, classes)]
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.lower().split())
+    """Of each class, whether its sentences are in known words; by its name where no component says how it asks."""
+    asking = [found for found in Run.of(config).chosen if hasattr(found, "understood")]
+    if asking:
+        return [all(each) for each in zip(*(found.understood(config, folder, classes, words) for found in asking), strict=True)]
+    return [words_of(name.replace("_", " ")) in words for name in classes]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from fedwarm.augmentations.gen_fedsd.known import known_words, refuse_strangers, remark, strangers
 from fedwarm.catalogue import parse
 from fedwarm.diffusion.foundation import asset_folder
 from fedwarm.diffusion.pretraining.glyphs import WORDS
+from fedwarm.rounds.foundation_words import known_words, refuse_strangers, remark, strangers
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError, Value
 
@@ -77,7 +77,7 @@ def test_a_foundation_that_does_not_say_is_believed(recipe: str | None, tmp_path
     if recipe is not None:
         (tmp_path / "recipe.json").write_text(recipe)
     assert known_words(tmp_path) == ()
-    monkeypatch.setattr("fedwarm.augmentations.gen_fedsd.known.locate", lambda _: str(tmp_path))
+    monkeypatch.setattr("fedwarm.rounds.foundation_words.locate", lambda _: str(tmp_path))
     refuse_strangers(warmfed(warmfed__adapt=False), GARMENTS)
     assert remark(warmfed(), GARMENTS) == ""
 
@@ -86,7 +86,7 @@ def test_a_foundation_of_public_images_knows_its_phrases(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configure: Configure
 ) -> None:
     (tmp_path / "recipe.json").write_text(json.dumps({"data": {"classes": ["t-shirt", "pair of trousers", "coat"]}}))
-    monkeypatch.setattr("fedwarm.augmentations.gen_fedsd.known.locate", lambda _: str(tmp_path))
+    monkeypatch.setattr("fedwarm.rounds.foundation_words.locate", lambda _: str(tmp_path))
     assert strangers(warmfed(), ("T-shirt", "Pair_of_trousers", "Coat", "Bag")) == ["Bag"]
     assert "Coat" not in strangers(configure(), GARMENTS) and "Bag" in strangers(configure(), GARMENTS)
 

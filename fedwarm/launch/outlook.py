@@ -1,0 +1,23 @@
+"""Lines before a run: what its components say that it will take, and which classes its foundation does not know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fedwarm.data.settings import Data
+from fedwarm.settings.config import Config
+
+
+def outlook(config: Config, clients: int) -> Iterator[str]:
+    """What a user should know before a run of so many clients, one line each."""
+    from fedwarm.data.classes import listed
+    from fedwarm.data.shards import open_table
+    from fedwarm.relevance import Run
+    from fedwarm.rounds.foundation_words import remark
+
+    data = config.of(Data)
+    if text := remark(config, listed(data.classes) if data.own else open_table(data).label.names):
+        yield text
+    for component in Run.of(config).chosen:
+        if hasattr(component, "outlook"):
+            yield from component.outlook(config, clients)

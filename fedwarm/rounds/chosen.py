@@ -1,0 +1,18 @@
+"""The parts of a run, by the names that their stages and checkpoints know them by."""
+
+from __future__ import annotations
+
+from fedwarm.parts import Part
+from fedwarm.settings.config import Config
+from fedwarm.settings.kinds import AUGMENTATIONS, MEASURES, PRIVACY, READY
+
+
+def parts_of(config: Config) -> dict[str, Part]:
+    """The augmentation, the privacy mechanism and all measures."""
+    found: dict[str, Part] = {
+        "augment": AUGMENTATIONS.load(config.run.augment),
+        "privacy": PRIVACY.load(config.run.privacy),
+    }
+    if MEASURES in READY:
+        found |= {f"measure {name}": MEASURES.load(name) for name in MEASURES}
+    return found
