@@ -172,13 +172,13 @@ def memory() -> None:
     from fedwarm.rounds.server import BaseStrategy
 
     peaks: dict[int, int] = {}
-    original = BaseStrategy._run_stage
+    original = BaseStrategy.run_stage
 
     def watched(self, stage, index, exchange) -> None:  # type: ignore[no-untyped-def]
         original(self, stage, index, exchange)
         peaks[stage.round] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
-    BaseStrategy._run_stage = watched  # type: ignore[method-assign]
+    BaseStrategy.run_stage = watched  # type: ignore[method-assign]
     engine({"method": "fedavg", "num-server-rounds": 100, "local-epochs": 1}, 4, 1)
     print(f"peak memory {peaks[10] / 1024:.0f} MiB at round 10; at round 100 it is {peaks[100] / peaks[10]:.3f} times that")
 

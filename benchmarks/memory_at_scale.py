@@ -9,6 +9,7 @@ workers, sampled ten times a second; the baseline is this process with everythin
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import threading
 import time
@@ -16,7 +17,7 @@ import time
 import psutil
 import torch
 
-SAMPLE_SECONDS = 0.1
+SAMPLE_SECONDS, MEGABYTES = 0.1, "FEDWARM_MEGABYTES"
 
 
 def used_bytes() -> int:
@@ -48,27 +49,26 @@ class Watch(threading.Thread):
         return self.peak
 
 
+def wide(classes: int, image_size: int) -> torch.nn.Module:
+    """A linear model of as many megabytes as the environment says."""
+    width = int(os.environ[MEGABYTES]) * 2**20 // 4 // 10
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.AdaptiveAvgPool1d(width), torch.nn.Linear(width, classes))
+
+
 def measure(clients: int, megabytes: int, workers: int) -> tuple[float, float, float]:
     """Baseline and peak in MiB, and seconds, of one round of FedAvg."""
-    from fedwarm import models
     from fedwarm.engines.local.run import run_local
     from fedwarm.flower.app import FlowerApp
 
-    width = megabytes * 2**20 // 4 // 10
-    models.MODELS["cnn"] = lambda classes, size: torch.nn.Sequential(
-        torch.nn.Flatten(), torch.nn.AdaptiveAvgPool1d(width), torch.nn.Linear(width, classes)
-    )
+    os.environ[MEGABYTES] = str(megabytes)
     with tempfile.TemporaryDirectory() as folder:
         flat = {
-            "method": "fedavg", "data.partition": "iid", "num-server-rounds": 1, "local-epochs": 1, "data.max-examples": 8,
+            "method": "fedavg", "data.partition": "iid", "model.name": "benchmarks.memory_at_scale:wide", "num-server-rounds": 1, "local-epochs": 1, "data.max-examples": 8,
             "server-threads": 1, "out": f"{folder}/run", "client-folder": f"{folder}/clients",
         }  # fmt: skip
         app = FlowerApp("fedwarm.strategies.server_app:app", "fedwarm.clients.client_app:app", dict(flat), None)
-        warm = {**flat, "out": f"{folder}/first", "num-server-rounds": 1}
-        models.MODELS["cnn"], large = models.cnn, models.MODELS["cnn"]
+        warm = {**flat, "model.name": "cnn", "out": f"{folder}/first", "num-server-rounds": 1}
         run_local(FlowerApp(app.server, app.client, warm, None), {}, clients=2, workers=1)
-        models._empty.cache_clear()
-        models.MODELS["cnn"] = large
         baseline, watch, begun = used_bytes(), Watch(), time.monotonic()
         watch.start()
         run_local(app, {}, clients=clients, workers=workers)

@@ -28,7 +28,7 @@ from fedwarm.record.folder import RunFolder
 from fedwarm.rounds import waiting
 from fedwarm.settings.fields import Value
 from strategies import strategy_class
-from tests.runs import Outcome
+from tests.runs import Outcome, action_of
 
 NOTICED_SECONDS = 60.0
 WORK_SECONDS = 8.0
@@ -83,12 +83,13 @@ class Machines(Grid):
         self.events.append((time, event))
 
     def when(self, round_: int, stage: str, event: Callable[[], object], *, after: int = 0) -> None:
-        """Let something happen once, when a message of a round's stage (its Flower type) is sent to client `after`."""
+        """Let something happen once, when a message of a round's stage (its action or Flower type) is sent to client `after`."""
         done: list[bool] = []
 
         def watch(sent: Sent) -> None:
             data = sent.message.metadata
-            hit = data.group_id == str(round_) and data.message_type == stage and sent.node and sent.node.partition == after
+            meant = stage in (data.message_type, action_of(sent.message))
+            hit = data.group_id == str(round_) and meant and sent.node and sent.node.partition == after
             if hit and not done:
                 done.append(True)
                 event()

@@ -13,6 +13,7 @@ import numpy as np
 from flwr.app import Message
 from safetensors.numpy import load_file
 
+from fedwarm.core.stages import USUAL
 from fedwarm.engines.local import run as local
 from fedwarm.flower.app import FlowerApp
 from fedwarm.settings.fields import Value
@@ -47,9 +48,28 @@ class Outcome:
     def ledger(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.folder / "ledger.jsonl").read_text().splitlines()]
 
+    def asked(self, action: str) -> list[Message]:
+        """The messages that ask for an action."""
+        return [message for message in self.messages if action_of(message) == action]
+
+    def answered(self, action: str) -> list[Message]:
+        """The replies to them."""
+        tickets = {ticket_of(message) for message in self.asked(action)}
+        return [reply for reply in self.replies if reply.has_content() and ticket_of(reply) in tickets]
+
     @property
     def model(self) -> dict[str, np.ndarray[Any, Any]]:
         return load_file(self.folder / "model.safetensors")
+
+
+def action_of(message: Message) -> str:
+    """What a message asks for."""
+    return str(message.content.config_records["facts"].get("action", "") or USUAL[message.metadata.message_type])
+
+
+def ticket_of(message: Message) -> str:
+    """Which message of its run it is, or answers; empty of a question who is there."""
+    return str(message.content.config_records["facts"].get("ticket", ""))
 
 
 @contextmanager

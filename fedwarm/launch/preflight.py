@@ -64,6 +64,7 @@ def check_run(flat: Mapping[str, Value], clients: int, real: bool = False) -> tu
     from fedwarm.models import device_of
     from fedwarm.record.measure import check_measured
     from fedwarm.record.trackers import require
+    from fedwarm.relevance import Run
     from fedwarm.rounds.home import check_own
     from fedwarm.rounds.nodes import Nodes, bound
 
@@ -71,6 +72,9 @@ def check_run(flat: Mapping[str, Value], clients: int, real: bool = False) -> tu
     require(config.run.tracker)
     refuse(config)
     codec_for(config)
+    for component in Run.of(config).chosen:
+        if getattr(component, "validate", None) is not None:
+            component.validate(config)
     widths(config)
     check_objective(config)
     struck_clients(config.of(Faults))

@@ -28,6 +28,7 @@ class Method:
         hooks: what makes the hooks of local training, each from the group.
         preset: what it sets where a setting has its default: by key, or worked out of the others, which it gets by key.
         does: what its runs do (see `relevance.FACTS`), where that is not the usual.
+        validate: refuses settings that do not go together, from them alone.
         check: refuses before a run what cannot be, from the settings and what is known (`parts.Known`).
         averages: whether what an objective learns beside the weights is averaged like them.
         refuses: settings that must keep their default, and why.
@@ -42,6 +43,7 @@ class Method:
     hooks: tuple[Callable[[Any], Any], ...] = ()
     preset: Preset = field(default_factory=dict)
     does: Callable[[Any], Mapping[str, bool]] | None = None
+    validate: Callable[[Config], Any] | None = None
     check: Callable[[Config, Any], None] | None = None
     averages: bool = True
     refuses: Mapping[str, str] = field(default_factory=dict)

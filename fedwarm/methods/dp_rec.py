@@ -10,6 +10,6 @@ COMPONENT = Method(
     averages=False,
     does=lambda run: {"averages": False},
     hides=True,
-    check=lambda config, known: (validated(config.of(DpRec)), None)[1],
+    validate=lambda config: validated(config.of(DpRec)),
     refuses={"codec": "codes its updates itself"},
 )

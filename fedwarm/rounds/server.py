@@ -89,7 +89,7 @@ class BaseStrategy(Method):
         with closing(tracker(run.tracker, place, self.config.flat(), self.record.newest())) as told:
             for index, stage in enumerate(self._stages()):
                 if index >= self.done:
-                    self._run_stage(stage, index, exchange)
+                    self.run_stage(stage, index, exchange)
                     if stage.measures >= 0:
                         told.log(stage.measures, self.record.summary(stage.measures))
         self.close()
@@ -171,7 +171,8 @@ class BaseStrategy(Method):
             self.folder.write(self.record)
             self._keep()
 
-    def _run_stage(self, stage: Stage, index: int, exchange: Exchange) -> None:
+    def run_stage(self, stage: Stage, index: int, exchange: Exchange) -> None:
+        """Run one stage: ask its clients, take their replies, finish it, and write down what came of it."""
         begun, part = time.monotonic(), self.halves.get(stage.owner)
         expected: Arrays = self.expected(stage) if part is None else {}
         lengths: list[float] = []

@@ -111,14 +111,14 @@ def test_the_command_takes_the_settings_of_the_run(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         from fedwarm.rounds.server import BaseStrategy
 
-        original = BaseStrategy._run_stage
+        original = BaseStrategy.run_stage
 
         def stage(self: Any, stage: Any, number: int, exchange: Any) -> None:
             if number == 2:
                 raise RuntimeError("the power is gone")
             original(self, stage, number, exchange)
 
-        patch.setattr(BaseStrategy, "_run_stage", stage)
+        patch.setattr(BaseStrategy, "run_stage", stage)
         with pytest.raises(RuntimeError, match="the power is gone"):
             run_method(Request("fedavg", out=broken, clients=3, workers=1, run_config=(text,)))
     with pytest.raises(SettingError, match="holds another run.*--resume"):

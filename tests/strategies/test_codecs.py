@@ -14,7 +14,6 @@ from fedwarm.coding.layout import Layout
 from fedwarm.core.payload import Payload
 from fedwarm.core.stages import Place
 from fedwarm.flower.wire import from_records
-from fedwarm.models import Model
 from fedwarm.privacy.accountant import Accountant
 from fedwarm.settings.fields import SettingError, Value
 from strategies import strategy_class
@@ -28,8 +27,8 @@ WARM: dict[str, Value] = {**SMALL_WARMFED, "data.max-examples": 12, "diffusion.s
 ROUNDED: dict[str, Value] = {"codec": "stochastic-rounding", "stochastic-rounding.bits": 4}
 
 
-def uploads(outcome: Outcome, kind: str = "train") -> list[Payload]:
-    return [from_records(r.content) for r in outcome.replies if r.metadata.message_type == kind]
+def uploads(outcome: Outcome, action: str = "round") -> list[Payload]:
+    return [from_records(r.content) for r in outcome.answered(action)]
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +94,7 @@ def test_workers_give_the_same_model(settings: dict[str, Value], tmp_path: Path)
 def test_warmfed_composes(tmp_path: Path) -> None:
     """The adapter of each client and its model of each round, both as code words; one epsilon for all of it."""
     told = run("warmfed", tmp_path / "run", {**WARM, **REC})
-    adapters, rounds = uploads(told, "train.adapt"), uploads(told, "train")
+    adapters, rounds = uploads(told, "adapt"), uploads(told)
     assert len(adapters) == len(rounds) == 4
     assert all(list(p.arrays) == ["words"] and "num-examples" not in p.metrics for p in [*adapters, *rounds])
     assert {"fingerprint", "rank", "alpha"} <= set(adapters[0].facts)
@@ -103,7 +102,7 @@ def test_warmfed_composes(tmp_path: Path) -> None:
     account = Accountant(1e-5)
     adapter = Layout.of(strategy_class("warmfed")(config).parts.whole)
     assert adapter.total == 66_304
-    for sizes in (adapter.sizes, Layout.of(told.of(Model)).sizes):
+    for sizes in (adapter.sizes, Layout.of(told.model).sizes):
         account.spend(release_of(config.of(DpRec), sizes, 0.5), (0,))
     assert told.results["privacy"]["epsilon"] == pytest.approx(account.epsilon())
     assert (told.folder / "adapters" / "client-3" / "pytorch_lora_weights.safetensors").is_file()

@@ -53,7 +53,7 @@ def test_an_adapter_is_tuned_privately(tmp_path: Path) -> None:
     settings: dict[str, Value] = {**SMALL_WARMFED, "data.max-examples": 12, "diffusion.sample-steps": 2, "server-threads": 1,
                                   "diffusion.lora-steps": 2, "privacy": "dp-sgd", "dp-sgd.entropy": "seeded"}  # fmt: skip
     outcome = run("warmfed", tmp_path / "run", settings)
-    said = [from_records(r.content) for r in outcome.replies if r.metadata.message_type == "train.adapt"]
+    said = [from_records(r.content) for r in outcome.answered("adapt")]
     wanted = example_epsilon([Steps(8 / 12, 1.0, 2)], 1e-5)
     for payload in said:
         assert payload.metrics["epsilon"] == pytest.approx(wanted)

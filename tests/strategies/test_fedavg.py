@@ -79,7 +79,7 @@ def test_fedprox_without_its_term_is_fedavg_bit_for_bit(fedavg, tmp_path: Path) 
 
 def test_fedprox_stays_nearer_to_the_start(tmp_path: Path) -> None:
     settings = {"num-server-rounds": 1, "local-epochs": 4}
-    start = {n: t.numpy() for n, t in build_model(parse({}).model, 10, 32, 0).state_dict().items()}
+    start = {n: t.numpy() for n, t in build_model(parse({}).of(Model), 10, 32, 0).state_dict().items()}
 
     def distance(model: dict[str, np.ndarray]) -> float:
         return float(sum(np.square(model[n] - start[n]).sum() for n in start))

@@ -10,7 +10,7 @@ import pytest
 from fedwarm.augmentations.gen_fedsd.amounts import global_target, imbalance
 from fedwarm.augmentations.gen_fedsd.checks import histogram
 from fedwarm.augmentations.gen_fedsd.fill import fill
-from fedwarm.augmentations.gen_fedsd.server import Augmentation
+from fedwarm.augmentations.gen_fedsd.server import GenFedSdServer
 from fedwarm.catalogue import parse
 from fedwarm.core.payload import Payload
 from fedwarm.core.stages import Stage
@@ -40,7 +40,7 @@ def test_whole_run_balances_every_client_and_sends_nothing_more(tmp_path: Path) 
     told = filled.results["augment"]
     assert told["method"] == "gen-fedsd" and told["histogram"] is None
     for k, client in enumerate(told["per_client"]):
-        shard = load_shard(parse(settings).data, 0, k, 2)
+        shard = load_shard(parse(settings).of(Data), 0, k, 2)
         assert client["real"] == shard.counts()
         both = [a + b for a, b in zip(client["real"], client["synthetic"], strict=True)]
         assert both == [max(client["real"])] * 10 and imbalance(both) == 0
@@ -48,8 +48,12 @@ def test_whole_run_balances_every_client_and_sends_nothing_more(tmp_path: Path) 
         assert client["seconds"] > 0 and client["bytes"] == sum(client["synthetic"]) * 3 * 32 * 32
     sizes = [[(e["payload_bytes_up"], e["payload_bytes_down"]) for e in of_stage(o, "round")] for o in (plain, filled)]
     assert sizes[0] == sizes[1]
-    assert all(not m.content.array_records["arrays"] for m in filled.replies if m.metadata.message_type == "train.augment")
+    assert all(not m.content.array_records["arrays"] for m in filled.answered("augment"))
     assert not same(plain.model, filled.model)
+
+
+def drawing(*clients: int) -> Stage:
+    return Stage(0, "augment", "train", clients, action="augment", owner="augment")
 
 
 @pytest.mark.parametrize("method", ["fedavg", "scaffold"])
@@ -116,13 +120,13 @@ def test_global_target_is_announced_and_its_histograms_are_noisy(tmp_path: Path)
     covered: dict[str, Value] = {"gen-fedsd.histogram-epsilon": 0.05, "data.share-class-counts": False}
     noisy = run("fedavg", tmp_path / "noisy", {**settings, **covered}, clients=3)
     assert noisy.results["augment"]["histogram"] == {"epsilon": 0.05, "adjacency": "add_remove", "view": "example"}
-    told = [list(r.content.config_records["facts"]["counts"]) for r in noisy.replies if r.metadata.message_type == "train.gaps"]  # type: ignore[arg-type]
+    told = [list(r.content.config_records["facts"]["counts"]) for r in noisy.answered("gaps")]  # type: ignore[arg-type]
     config = parse(noisy.results["settings"])
     held = [held_counts(config.of(Data), config.run.seed, client, 3) for client in range(3)]
     apart = [abs(a - b) for one, other in zip(told, held, strict=True) for a, b in zip(one, other, strict=True)]
     assert 0 < sum(apart) / len(apart) < 100, "noise of a standard deviation of 28"
     most = -(-config.of(Data).max_examples // 10)
-    asked = {m.content.metric_records["metrics"]["target"] for m in noisy.messages if m.metadata.message_type == "train.augment"}
+    asked = {m.content.metric_records["metrics"]["target"] for m in noisy.asked("augment")}
     assert asked == {min(round(global_target(told) * (1 - config.of(Data).test_fraction)), most)}
     assert [(c["real"], c["synthetic"]) for c in noisy.results["augment"]["per_client"]] == [(None, None)] * 3
 
@@ -130,16 +134,26 @@ def test_global_target_is_announced_and_its_histograms_are_noisy(tmp_path: Path)
 @pytest.mark.parametrize("judge", ["", "judge.safetensors"])
 @pytest.mark.parametrize("refused", ["keep", "drop"])
 def test_images_that_nobody_recognises_are_remarked_on(judge: str, refused: str) -> None:
-    told = Augmentation(parse({"method": "gen_fedsd", "gen-fedsd.judge": judge, "gen-fedsd.refused": refused}))
+    told = GenFedSdServer(parse({"method": "gen_fedsd", "gen-fedsd.judge": judge, "gen-fedsd.refused": refused}))
     report = {"seconds": 1.0, "drawn_seconds": 1.0, "below_judge": 3}
-    told.absorb(Stage(0, "augment", "train.augment", (0, 1)), 0, Payload(metrics=report, facts={"synthetic": [4, 5]}), 2)
+    told.absorb(
+        drawing(0, 1),
+        0,
+        Payload(metrics=report, facts={"synthetic": [4, 5]}),
+        2,
+    )
     why, fate = "refused by the judge or blank" if judge else "blank", "left out" if refused == "drop" else "stay"
     assert [text.split(":")[0] for text in told.remarks()] == [
         f"3 of {12 if refused == 'drop' else 9} synthetic images are {why}, and {fate}"
     ]
-    told.absorb(Stage(0, "augment", "train.augment", (0, 1)), 0, Payload(metrics=report, facts={"synthetic": [0, 0]}), 2)
+    told.absorb(
+        drawing(0, 1),
+        0,
+        Payload(metrics=report, facts={"synthetic": [0, 0]}),
+        2,
+    )
     assert len(list(told.remarks())) == (2 if refused == "drop" else 1)
-    told.absorb(Stage(0, "augment", "train.augment", (0, 1)), 0, Payload(facts={"synthetic": [4, 5]}), 2)
+    told.absorb(drawing(0, 1), 0, Payload(facts={"synthetic": [4, 5]}), 2)
     assert not list(told.remarks())
 
 
@@ -147,14 +161,14 @@ def test_stopped_after_synthesis_goes_on_to_the_same_model(tmp_path: Path, monke
     whole = run("gen_fedsd", tmp_path / "whole", FILLED, clients=2)
     from fedwarm.rounds.server import BaseStrategy
 
-    original = BaseStrategy._run_stage
+    original = BaseStrategy.run_stage
 
     def stop(self: BaseStrategy, stage: Stage, index: int, exchange: object) -> None:
         if stage.name == "round":
             raise KeyboardInterrupt
         original(self, stage, index, exchange)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(BaseStrategy, "_run_stage", stop)
+    monkeypatch.setattr(BaseStrategy, "run_stage", stop)
     with pytest.raises((KeyboardInterrupt, RuntimeError)):
         run("gen_fedsd", tmp_path / "part", FILLED, clients=2)
     monkeypatch.undo()
@@ -194,7 +208,7 @@ def test_server_and_clients_refuse_it_too(changes: dict[str, Value], words: str,
     """Flower's own engines start a run without the check before."""
     config = parse({**TRANSFORMED, **changes, "method": "fedavg"})
     with pytest.raises(SettingError, match=words):
-        Augmentation(config)
+        GenFedSdServer(config)
     with pytest.raises(SettingError, match=words):
         fill(config, load_shard(config.of(Data), 0, 0, 2), 0, tmp_path)
 
@@ -209,7 +223,12 @@ def test_no_histogram_leaves_a_client_whose_rule_needs_none(changes: dict[str, V
 def test_a_reply_that_is_no_report_is_refused() -> None:
     from fedwarm.core.payload import Payload, PayloadError
 
-    found, stage = Augmentation(parse({**FILLED, "method": "fedavg"})), Stage(0, "augment", "train.augment", (0,))
+    found, stage = (
+        GenFedSdServer(parse({**FILLED, "method": "fedavg"})),
+        drawing(
+            0,
+        ),
+    )
     for wrong in ({"synthetic": [1, 2]}, {"synthetic": [-1] * 10}, {"synthetic": ["a"] * 10}):
         with pytest.raises(PayloadError, match="one number of images for each of 10 classes"):
             found.absorb(stage, 0, Payload(facts=wrong), 10)  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ from fedwarm.rounds.nodes import Patience
 from fedwarm.settings.fields import Value
 from strategies import server_app, strategy_class
 from tests.machines import Machines, Sent, world
-from tests.runs import SMALL_WARMFED, run, same
+from tests.runs import SMALL_WARMFED, action_of, run, same
 
 FAST: dict[str, Value] = {
     "num-server-rounds": 2, "local-epochs": 1, "data.max-examples": 16, "data.image-size": 16, "model.name": "logistic",
@@ -121,7 +121,7 @@ def test_an_answer_that_a_resumed_run_has_counts_where_its_client_is_away(tmp_pa
     settings: dict[str, Value] = {**FAST, "num-server-rounds": 1, "gen-fedsd.provider": "transforms"}
 
     def interrupted(sent: Sent, reply: Message) -> Message:
-        if sent.message.metadata.message_type == "train.augment" and sent.node is machines.node(2):
+        if action_of(sent.message) == "augment" and sent.node is machines.node(2):
             raise KeyboardInterrupt
         return reply
 
@@ -131,9 +131,7 @@ def test_an_answer_that_a_resumed_run_has_counts_where_its_client_is_away(tmp_pa
             machines.federate("gen_fedsd", tmp_path / "run", settings)
     with world(3, on=(1, 2)) as machines:
         outcome = machines.federate("gen_fedsd", tmp_path / "run", {**settings, "resume": True})
-        asked = {
-            s.node.partition for s in machines.sent.values() if s.node and s.message.metadata.message_type == "train.augment"
-        }
+        asked = {s.node.partition for s in machines.sent.values() if s.node and action_of(s.message) == "augment"}
     assert load(outcome.folder).facts["augment"]["filled"] == [0, 1, 2] and asked == {2}
     assert [e["client"] for e in outcome.ledger if e["stage"] == "augment"] == [0, 1, 2]
 
@@ -145,8 +143,8 @@ def test_adapters_of_those_who_left_are_drawn_from_and_who_comes_late_distils(tm
         "warmfed.min-per-class": 1, "warmfed.synthetic-ratio": 0.1, "server-threads": 1, "nodes.gather-timeout": 30.0,
     }  # fmt: skip
     with world(2, on=(0,)) as machines:
-        machines.when(0, "train.adapt", lambda: machines.at(machines.time + 4, lambda: machines.start(1)))
-        machines.when(0, "train.distill", lambda: machines.kill(0))
+        machines.when(0, "adapt", lambda: machines.at(machines.time + 4, lambda: machines.start(1)))
+        machines.when(0, "distill", lambda: machines.kill(0))
         outcome = machines.federate("warmfed", tmp_path / "run", settings)
     assert outcome.results["complete"] and outcome.results["rounds"][-1]["measured"] == 1
     assert {p.name for p in (outcome.folder / "adapters").iterdir()} == {"client-0"}

@@ -107,7 +107,7 @@ FITS = "fedwarm.rounds.client.fit"
 PLACES = [
     ("fedavg", FITS, 1, "in the first round"),
     ("fedavg", FITS, 4, "in a round"),
-    ("fedavg", "fedwarm.rounds.server.BaseStrategy._run_stage", 4, "between stages"),
+    ("fedavg", "fedwarm.rounds.server.BaseStrategy.run_stage", 4, "between stages"),
     ("fedavg", "fedwarm.record.folder.RunFolder.append", 4, "before the checkpoint is written"),
     ("fedavg", "safetensors.numpy.save_file", 3, "while the model is written"),
     ("fedavg", "fedwarm.record.checkpoint.asdict", 4, "between the model and its index"),
@@ -122,7 +122,7 @@ PLACES = [
     ("median", FITS, 7, "in a round"),
     ("dp_rec", FITS, 4, "in a round, after a client has kept its code words"),
     ("dp_rec", "fedwarm.record.folder.RunFolder.append", 6, "after a round was booked, before the checkpoint is written"),
-    ("dp_rec unseen", "fedwarm.rounds.server.BaseStrategy._run_stage", 4, "between stages"),
+    ("dp_rec unseen", "fedwarm.rounds.server.BaseStrategy.run_stage", 4, "between stages"),
     ("warmfed", "fedwarm.diffusion.tuners.lora.tune_adapter", 3, "while adapters are tuned"),
     ("warmfed", "fedwarm.diffusion.generate.sample", 3, "while images are drawn"),
     ("warmfed", "strategies.warmfed.fit", 3, "in the warm start"),

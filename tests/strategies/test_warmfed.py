@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from fedwarm.catalogue import parse
 from fedwarm.diffusion.foundation import load_foundation
 from fedwarm.diffusion.lora import adapter_size, targeted
+from fedwarm.diffusion.settings import Diffusion
 from tests.runs import SMALL_WARMFED, run, same
 
 
@@ -20,13 +21,13 @@ def one_shot(tmp_path_factory: pytest.TempPathFactory):
 
 
 def unet():
-    return load_foundation(parse({}).diffusion, "cpu").pipe.unet
+    return load_foundation(parse({}).of(Diffusion), "cpu").pipe.unet
 
 
 def test_one_upload_and_one_download(one_shot) -> None:
     rows = {(r["stage"], r["client"]): r for r in one_shot.ledger}
     model = sum(a.nbytes for a in one_shot.model.values())
-    settings = parse({}).diffusion
+    settings = parse({}).of(Diffusion)
     numbers = adapter_size(unet(), settings.rank, settings.targets)
     for client in range(4):
         adapt, distill = rows["adapt", client], rows["distill", client]
@@ -36,7 +37,7 @@ def test_one_upload_and_one_download(one_shot) -> None:
 
 
 def test_uplink_is_a_small_part_of_the_foundation(one_shot) -> None:
-    parts = load_foundation(parse({}).diffusion, "cpu").pipe
+    parts = load_foundation(parse({}).of(Diffusion), "cpu").pipe
     foundation = sum(2 * p.numel() for m in (parts.unet, parts.vae, parts.text_encoder) for p in m.parameters())
     arrays = 2 * len(targeted(parts.unet, "to_q,to_k,to_v,to_out.0"))
     formula = 4 * adapter_size(parts.unet, 8, "to_q,to_k,to_v,to_out.0") + 128 * arrays
@@ -47,17 +48,18 @@ def test_uplink_is_a_small_part_of_the_foundation(one_shot) -> None:
 def test_nothing_private_leaves(one_shot) -> None:
     """Up: adapters by name, or no tensor at all. Down: the classifier. Never an image, a base weight, a personal model."""
     classifier = {n: a.shape for n, a in one_shot.model.items()}
-    adapters = {n for r in one_shot.replies if r.metadata.message_type == "train.adapt" for n in r.content["arrays"]}
+    adapters = {n for r in one_shot.answered("adapt") for n in r.content["arrays"]}
     assert adapters and all("lora_A" in n or "lora_B" in n for n in adapters)
+    adapting = {id(reply) for reply in one_shot.answered("adapt")}
     for reply in one_shot.replies:
         names = set(reply.content["arrays"])
-        assert names == (adapters if reply.metadata.message_type == "train.adapt" else set())
+        assert names == (adapters if id(reply) in adapting else set())
         assert set(reply.content) == {"arrays", "metrics", "facts"}
         assert all(not isinstance(v, bytes) for v in reply.content["facts"].values())
     for message in one_shot.messages:
         arrays = message.content["arrays"]
         assert not arrays or {n: tuple(a.shape) for n, a in arrays.items()} == classifier
-        assert set(message.content["facts"]) <= {"kind", "run", "ticket", "fingerprint"}
+        assert set(message.content["facts"]) <= {"kind", "run", "ticket", "fingerprint", "action"}
 
 
 def test_personal_models_stay_with_their_clients(one_shot) -> None:
@@ -80,8 +82,8 @@ def test_record_holds_both_accuracies(one_shot) -> None:
     (only,) = results["rounds"]
     assert only["round"] == 0 and len(only["personal"]["per_client"]) == 4
     assert results["final"]["personal"]["worst"] == min(only["personal"]["per_client"])
-    tests = [r.content["metrics"]["num-test"] for r in one_shot.replies if r.metadata.message_type == "train.distill"]
-    right = [r.content["metrics"]["correct-global"] for r in one_shot.replies if r.metadata.message_type == "train.distill"]
+    tests = [r.content["metrics"]["num-test"] for r in one_shot.answered("distill")]
+    right = [r.content["metrics"]["correct-global"] for r in one_shot.answered("distill")]
     assert only["global"]["accuracy"] == sum(right) / sum(tests)
 
 
@@ -92,7 +94,7 @@ def test_adapters_load_into_a_plain_pipeline(one_shot) -> None:
 
     pipe = StableDiffusionPipeline.from_pretrained(asset_folder("glyph"))
     pipe.load_lora_weights(one_shot.folder / "adapters" / "client-2", prefix="unet")
-    sent = next(r for r in one_shot.replies if r.metadata.message_type == "train.adapt")
+    sent = next(r for r in one_shot.answered("adapt"))
     assert sum("lora_" in n for n in pipe.unet.state_dict()) == len(sent.content["arrays"])
 
 

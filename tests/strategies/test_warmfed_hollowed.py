@@ -41,16 +41,16 @@ Adapter = dict[str, np.ndarray[Any, Any]]
 
 
 def foundation() -> Foundation:
-    return load_foundation(parse({}).diffusion, "cpu")
+    return load_foundation(parse({}).of(Diffusion), "cpu")
 
 
 def targets() -> str:
-    return parse({}).diffusion.targets
+    return parse({}).of(Diffusion).targets
 
 
 def adapters(outcome: Outcome) -> list[Adapter]:
     """What each client sent, by partition."""
-    return [dict(from_records(r.content).arrays) for r in outcome.replies if r.metadata.message_type == "train.adapt"]
+    return [dict(from_records(r.content).arrays) for r in outcome.answered("adapt")]
 
 
 def pool(outcome: Outcome) -> Adapter:
@@ -98,7 +98,7 @@ def union(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 
 
 def test_the_uplink_is_the_kept_matrices_and_falls_by_their_share(shallow: Outcome) -> None:
-    unet, first = foundation().pipe.unet, first_matrices(foundation(), parse({}).diffusion, 0, 0)
+    unet, first = foundation().pipe.unet, first_matrices(foundation(), parse({}).of(Diffusion), 0, 0)
     cut, whole = cut_at(unet, 1), adapter_size(unet, 8, targets())
     kept = {name: t for name, t in first.items() if not cut.holds(name)}
     size = sum(t.numel() for t in kept.values())

@@ -9,8 +9,9 @@ import datasets
 import pytest
 from PIL import Image
 
+from fedwarm.augmentations.gen_fedsd.plan import outlook
 from fedwarm.catalogue import parse
-from fedwarm.cli.augment import UNDRAWN, WHERE, Work, augment, outlook
+from fedwarm.cli.augment import UNDRAWN, WHERE, Work, augment
 from fedwarm.core.compute import torch_threads
 from fedwarm.launch.preflight import check_run
 from fedwarm.launch.run import Request, run_method
@@ -40,14 +41,14 @@ def test_what_was_drawn_is_on_the_page(rule: str, tmp_path: Path, capsys: pytest
     assert run(f"gen-fedsd.rule='{rule}'", page=page) == f"page   {page}" and UNDRAWN[1:] in page.read_text()
     plan = capsys.readouterr().out
     config, clients = check_run({"method": "gen_fedsd", **dict(parse_overrides([SMALL, f"gen-fedsd.rule='{rule}'"]))}, 3)
-    ahead = outlook(config, clients)
+    (ahead,) = outlook(config, clients)
     assert " s of one machine" in ahead, "the plan measured the speed"
     assert run(f"gen-fedsd.rule='{rule}'", fill=True, audit=True, page=page) == f"page   {page}"
     told = capsys.readouterr()
     assert UNDRAWN[1:] not in page.read_text() and page.read_text().count("data:image/png") > 0
     drawn = int(told.out.split(" images drawn")[0].rsplit("\n", 1)[-1].replace(",", ""))
     assert f"({drawn * 768 / 1e6:.1f} MB), {drawn} of them to be drawn" in ahead and f"3 clients get {drawn} images" in ahead
-    assert "0 of them to be drawn;" in outlook(config, clients)
+    assert "0 of them to be drawn;" in next(outlook(config, clients))
     assert 0 < drawn <= 18 and f"{drawn}" in plan.splitlines()[4]
     assert "trained on synthetic images alone" in told.out
     assert "client 0: synthesis" in told.err and "server: clients 3/3" in told.err
@@ -68,13 +69,13 @@ def test_what_nobody_keeps_is_said_to_be_kept_nowhere(provider: str, tmp_path: P
 def test_nothing_is_told_of_runs_that_draw_nothing() -> None:
     for settings in ({"method": "fedavg"}, {"method": "gen_fedsd", "gen-fedsd.provider": "transforms"}):
         with torch_threads(1):
-            assert outlook(*check_run(settings, 3)) == ""
+            assert not list(outlook(*check_run(settings, 3)))
 
 
 def test_a_model_of_the_hub_is_left_to_the_clients() -> None:
     """This process would load it before workers are forked."""
     settings: dict[str, Value] = {"method": "gen_fedsd", "diffusion.foundation": "owner/model"}
-    assert outlook(parse(settings), 3) == ""
+    assert not list(outlook(parse(settings), 3))
 
 
 def test_a_client_that_is_not_there() -> None:

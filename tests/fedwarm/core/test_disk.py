@@ -100,14 +100,14 @@ def test_a_full_disk_ends_a_run_with_one_line_and_it_goes_on(tmp_path: Path) -> 
     place = tmp_path / "run"
     from fedwarm.rounds.server import BaseStrategy
 
-    original = BaseStrategy._run_stage
+    original = BaseStrategy.run_stage
 
     def stage(self: Any, stage: Any, number: int, exchange: Any) -> None:
         with full(2**40 if number < 2 else 50_000):
             original(self, stage, number, exchange)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(BaseStrategy, "_run_stage", stage)
+        patch.setattr(BaseStrategy, "run_stage", stage)
         with pytest.raises(RunError) as caught:
             run_method(launch.replace(request, out=place))
     text = str(caught.value)

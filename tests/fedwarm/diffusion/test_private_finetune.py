@@ -19,7 +19,7 @@ from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.tuners import lora as finetune
 from fedwarm.diffusion.tuners.lora import to_foundation, tune_adapter
 from fedwarm.privacy.mechanisms.dp_sgd.account import DpSgd
-from fedwarm.privacy.mechanisms.dp_sgd.gradient import Mechanism, example_gradients, source_of
+from fedwarm.privacy.mechanisms.dp_sgd.gradient import Mechanism, PrivateGradient, example_gradients, source_of
 
 Pictures = tuple[Tensor, Tensor]
 Digest = Callable[[nn.Module], str]
@@ -74,7 +74,7 @@ def test_gradients_are_those_of_one_image_at_a_time(
     latents = torch.randn(count, 4, 8, 8, generator=generator(0, "images")).double()
     labels, context = torch.arange(count) % 3, foundation.embed(["one", "two", "three", ""]).double()
     seen: list[tuple[Any, tuple[Tensor, ...]]] = []
-    monkeypatch.setattr(finetune.PrivateGradient, "__call__", lambda self, loss, examples: seen.append((loss, examples)))
+    monkeypatch.setattr(PrivateGradient, "__call__", lambda self, loss, examples: seen.append((loss, examples)))
     with attached(unet, settings, 0, "gradients"):
         load_adapter(unet, random_adapter(adapter_state(unet)))
         weights = trainable(unet.double().train())

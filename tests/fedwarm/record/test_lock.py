@@ -132,7 +132,7 @@ def test_nobody_comes_into_the_folder_of_a_run_at_work(tmp_path: Path, monkeypat
         lambda: FedAvg(None, RunFolder(place), data__max_examples=8).start(None),  # type: ignore[arg-type]
         lambda: run("fedavg", place, {**settings, "resume": True}, clients=2),
     ]
-    original, refused = BaseStrategy._run_stage, []
+    original, refused = BaseStrategy.run_stage, []
 
     def stage(self: Any, stage: Any, number: int, exchange: Any) -> None:
         while attempts:
@@ -141,7 +141,7 @@ def test_nobody_comes_into_the_folder_of_a_run_at_work(tmp_path: Path, monkeypat
             refused.append(str(caught.value))
         original(self, stage, number, exchange)
 
-    monkeypatch.setattr(BaseStrategy, "_run_stage", stage)
+    monkeypatch.setattr(BaseStrategy, "run_stage", stage)
     outcome = run("fedavg", place, settings, clients=2)
     assert len(refused) == 7 and not any("\n" in line for line in refused)
     assert outcome.results["complete"] and len(outcome.ledger) == 4 and not (place / LOCK).exists()

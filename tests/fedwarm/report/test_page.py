@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from fedwarm.catalogue import parse
 from fedwarm.core.text import visible
 from fedwarm.data import load_shard
+from fedwarm.data.settings import Data
 from fedwarm.record.folder import RunFolder
 from fedwarm.record.ledger import Ledger
 from fedwarm.record.measure import Measure
@@ -130,7 +131,7 @@ def test_generated_pictures_stand_beside_real_ones(tmp_path: Path) -> None:
     generated = pictures["generated, client 0, class 7"]
     assert np.array_equal(generated[:96:3, :96:3, :3], drawn["client-0"][1, 0].transpose(1, 2, 0))
     assert np.array_equal(generated[-96::3, -96::3, :3], drawn["client-0"][1, 3].transpose(1, 2, 0))
-    shard = load_shard(parse(flat).data, 3, 1, 2)
+    shard = load_shard(parse(flat).of(Data), 3, 1, 2)
     first = np.asarray(shard.train_images)[np.flatnonzero(np.asarray(shard.train_labels) == 7)[0]]
     assert np.array_equal(pictures["real, client 1, class 7"][:96:3, :96:3, :3], first.transpose(1, 2, 0))
 

@@ -112,13 +112,17 @@ def test_what_a_run_starts_from_is_passed_on(made: Path, tmp_path: Path) -> None
 def test_images_of_a_file_and_of_a_foundation_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filled: dict[str, Value] = {"method": "gen_fedsd", "gen-fedsd.provider": "file", "data.public-share": 0.2}
     public = parse({**filled, "gen-fedsd.file": "public"})
-    assert trained_on(public, 2)[1:] == [source_of(PUBLIC, public.data)]
+    assert trained_on(public, 2)[1:] == [source_of(PUBLIC, public.of(Data))]
     other = parse({**filled, "gen-fedsd.file": str(tmp_path / "elsewhere"), "data.name": "digits"})
     assert [(s.part, s.data.name) for s in trained_on(other, 2)[1:]] == [(WHOLE, "elsewhere")]
     pipeline = tmp_path / "pipeline"
     pipeline.mkdir()
     monkeypatch.setattr("fedwarm.rounds.artefacts.locate", str)
-    told: dict[str, Any] = {"name": "digits", "public_share": 0.5, "labels_sha256": source_of(WHOLE, public.data).marks.labels}
+    told: dict[str, Any] = {
+        "name": "digits",
+        "public_share": 0.5,
+        "labels_sha256": source_of(WHOLE, public.of(Data)).marks.labels,
+    }
     (pipeline / "recipe.json").write_text(json.dumps({"data": told}))
     drawn = parse({"method": "warmfed", "diffusion.foundation": str(pipeline), "data.public-share": 0.5})
     [_, known] = trained_on(drawn, 2)
