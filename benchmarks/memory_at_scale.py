@@ -63,7 +63,8 @@ def measure(clients: int, megabytes: int, workers: int) -> tuple[float, float, f
     os.environ[MEGABYTES] = str(megabytes)
     with tempfile.TemporaryDirectory() as folder:
         flat = {
-            "method": "fedavg", "data.partition": "iid", "model.name": "benchmarks.memory_at_scale:wide", "num-server-rounds": 1, "local-epochs": 1, "data.max-examples": 8,
+            "method": "fedavg", "data.partition": "iid", "model.name": "benchmarks.memory_at_scale:wide",
+            "num-server-rounds": 1, "local-epochs": 1, "data.max-examples": 8,
             "server-threads": 1, "out": f"{folder}/run", "client-folder": f"{folder}/clients",
         }  # fmt: skip
         app = FlowerApp("fedwarm.strategies.server_app:app", "fedwarm.clients.client_app:app", dict(flat), None)
