@@ -15,7 +15,6 @@ from fedwarm.catalogue import all_groups, owners, presets
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import CHOSEN, Group, Value, keys
 from fedwarm.settings.kinds import KINDS, METHODS
-from fedwarm.settings.registry import is_reference
 
 FACTS: Mapping[str, bool] = {
     "trains": True,  # clients train a classifier by the run's plan and objective, for others than themselves
@@ -98,7 +97,7 @@ class Run:
         found = []
         for kind in KINDS.values():
             name = self.method if kind is METHODS else self[kind.key] if kind.key in _fields() else ""
-            if name in kind or is_reference(str(name)):
+            if kind.takes(name):
                 found.append(kind.load(str(name)))
         return found
 
@@ -146,8 +145,6 @@ def _not_yet(run: Run) -> list[str]:
         found += [*scheme, "quantization-robust.start-round"]
     if run.shares and run["evaluate.bit-widths"]:
         found += scheme[: 2 if chosen == "rq" else 4]
-    if run.averages:
-        found += {"trimmed_mean": ["robust.trim"], "krum": ["robust.byzantine", "robust.keep"]}.get(run["robust.rule"], [])
     if run["faults.rate"]:
         struck = {"delay": "delay-seconds", "huge_update": "scale", "poison": "poison-scale"}.get(run["faults.kind"])
         found += [f"faults.{struck}"] if struck else []
@@ -180,8 +177,3 @@ def _not_yet(run: Run) -> list[str]:
         reads = reads or (provider == "file" and run["gen-fedsd.file"] not in ("digits", "public"))
     reading = ("image-column", "label-column", "background", "bits", "missing-labels", "skip-broken")
     return found + ([f"data.{name}" for name in reading] if reads else [])
-
-
-def _said_not_yet(run: Run) -> list[Mapping[str, bool]]:
-    said: list[Mapping[str, bool]] = [{"weighs": run.given("robust.rule") == "mean"}]
-    return said

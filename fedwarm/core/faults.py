@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedwarm.aggregators import along, floats
 from fedwarm.core.arrays import Arrays
+from fedwarm.core.norms import along, floats
 from fedwarm.core.seeds import derive
 from fedwarm.settings.fields import CHOSEN, Group, SettingError, Value, checked, keys, setting
 

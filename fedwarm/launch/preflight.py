@@ -142,8 +142,10 @@ def _check_cohort(config: Config, clients: int) -> None:
     from fedwarm.aggregators import Robust, needs
 
     robust, cohort = config.of(Robust), max(1, round(config.run.fraction_train * clients))
-    if needs(robust) > cohort:
-        raise SettingError(f"robust.rule = {robust.rule!r} needs {needs(robust)} clients in a round; there are {cohort}")
+    if (least := needs(robust)) > cohort:
+        raise SettingError(
+            f"robust.rule = {robust.rule!r} needs {least} clients in a round; there are {cohort}; take more, or another rule"
+        )
 
 
 def _check_foundation(config: Config) -> None:

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedwarm.aggregators import Robust, aggregator, reference_norm, too_large, update_norm
+from fedwarm.aggregators import Robust, aggregator
 from fedwarm.catalogue import parse
 from fedwarm.core.arrays import Arrays
 from fedwarm.core.faults import EXTRA, KINDS, OVERSIZE, SPOILS, Faults, cut, faults_of, spoilt, stale, strikes, struck_clients
+from fedwarm.core.norms import reference_norm, too_large, update_norm
 from fedwarm.core.payload import Payload, PayloadError, check_arrays
 from fedwarm.flower.wire import from_records, size_of, to_records
 from fedwarm.settings.fields import SettingError

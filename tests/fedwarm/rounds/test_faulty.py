@@ -11,9 +11,9 @@ import pytest
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedwarm.aggregators import reference_norm, too_large, update_norm
 from fedwarm.core.arrays import Arrays
 from fedwarm.core.faults import KINDS, Faults, InjectedError, strikes
+from fedwarm.core.norms import reference_norm, too_large, update_norm
 from fedwarm.core.payload import Payload, PayloadError, check_arrays
 from fedwarm.engines.local.desk import identify
 from fedwarm.flower.wire import from_records, size_of, to_records
