@@ -14,6 +14,7 @@ from fedwarm.core.faults import Faults
 from fedwarm.data.settings import Data
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.tuners.hollowed.settings import Hollowed
+from fedwarm.faults import Faults
 from fedwarm.measures.widths import Evaluate
 from fedwarm.models import Model
 from fedwarm.objectives.rq import RelaxedQuantization
@@ -21,7 +22,7 @@ from fedwarm.quantize.hooks import QuantizationRobust
 from fedwarm.rounds.nodes import Nodes
 from fedwarm.settings.config import Config, General
 from fedwarm.settings.fields import Group, SettingError, Value, checked, keys, near
-from fedwarm.settings.kinds import KINDS, METHODS, MODELS, PARTITIONS, RULES, SETS
+from fedwarm.settings.kinds import FAULTS, KINDS, METHODS, MODELS, PARTITIONS, RULES, SETS
 from fedwarm.settings.registry import Kind, is_reference, settings_of
 from fedwarm.settings.text import parse_overrides
 
@@ -38,7 +39,9 @@ class Owned:
 
 
 ROOMS: tuple[type[Group], ...] = (General, Data, Model, Diffusion, Evaluate, Robust, Faults, Nodes)
-HANDED: Mapping[type[Group], tuple[Kind[Any], ...]] = {Data: (SETS, PARTITIONS), Model: (MODELS,), Robust: (RULES,)}
+HANDED: Mapping[type[Group], tuple[Kind[Any], ...]] = {
+    Data: (SETS, PARTITIONS), Model: (MODELS,), Robust: (RULES,), Faults: (FAULTS,),
+}  # fmt: skip
 ABSOLUTE = ("out", "client-folder")
 
 

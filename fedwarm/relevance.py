@@ -121,7 +121,7 @@ class Run:
         said = [dict(does(self)) for found in self.chosen if (does := getattr(found, "does", None)) is not None]
         if any(getattr(found, "hides", False) for found in self.chosen):
             said.append({"hides": True, "counts": False, "accounted": True, "weighs": False})
-        return [*said, *_said_not_yet(self)]
+        return said
 
 
 def _not_yet(run: Run) -> list[str]:
@@ -145,9 +145,6 @@ def _not_yet(run: Run) -> list[str]:
         found += [*scheme, "quantization-robust.start-round"]
     if run.shares and run["evaluate.bit-widths"]:
         found += scheme[: 2 if chosen == "rq" else 4]
-    if run["faults.rate"]:
-        struck = {"delay": "delay-seconds", "huge_update": "scale", "poison": "poison-scale"}.get(run["faults.kind"])
-        found += [f"faults.{struck}"] if struck else []
     reads = run["data.name"] != "digits"
     if run["augment"] == "gen-fedsd":
         provider = run["gen-fedsd.provider"]

@@ -59,6 +59,7 @@ def check_run(flat: Mapping[str, Value], clients: int, real: bool = False) -> tu
     from fedwarm.core.faults import Faults, struck_clients
     from fedwarm.data import default_clients
     from fedwarm.data.shards import open_table
+    from fedwarm.faults import Faults, struck_clients
     from fedwarm.measures.widths import check_objective, widths
     from fedwarm.methods import refuse
     from fedwarm.models import device_of

@@ -64,6 +64,9 @@ class Kind(Generic[C]):
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
 
+    def __len__(self) -> int:
+        return len(self.names())
+
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self.spelled(name) in self.owners()
 
