@@ -10,7 +10,6 @@ from functools import lru_cache
 from typing import Any
 
 from fedwarm.aggregators import Robust
-from fedwarm.core.faults import Faults
 from fedwarm.data.settings import Data
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.tuners.hollowed.settings import Hollowed
@@ -146,7 +145,7 @@ def _own(config: Config) -> Config:
     """With the settings of the chosen components beside those that are handed to them."""
     flat, groups = config.flat(), dict(config.groups)
     for holder, kinds in HANDED.items():
-        chosen = [(kind, str(flat[kind.key])) for kind in kinds if kind in KINDS.values() and kind.takes(flat[kind.key])]
+        chosen = [(kind, str(flat[kind.key])) for kind in kinds if kind.takes(flat[kind.key])]
         if held := tuple(groups[group] for kind, name in chosen for group in groups_of(kind, name)):
             groups[holder] = dataclasses.replace(groups[holder], **{"own_settings": held})  # type: ignore[type-var]
     return Config(groups)

@@ -14,7 +14,7 @@ from typing import Any
 from fedwarm.catalogue import all_groups, owners, presets
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import CHOSEN, Group, Value, keys
-from fedwarm.settings.kinds import KINDS, METHODS
+from fedwarm.settings.kinds import KINDS, METHODS, SETS
 
 FACTS: Mapping[str, bool] = {
     "trains": True,  # clients train a classifier by the run's plan and objective, for others than themselves
@@ -47,7 +47,7 @@ def matters(key: str, settings: Mapping[str, Any], method: str) -> bool:
     if not run.has(group) or (group.used is not None and not group.used(run)):
         return False
     when = f.metadata["when"]
-    return key in run.taken if when is CHOSEN else when is None or bool(when(run))
+    return (when is not CHOSEN and (when is None or bool(when(run)))) or key in run.taken
 
 
 def idle(given: Iterable[str], settings: Mapping[str, Any], method: str, real: bool = False) -> list[str]:
@@ -145,7 +145,7 @@ def _not_yet(run: Run) -> list[str]:
         found += [*scheme, "quantization-robust.start-round"]
     if run.shares and run["evaluate.bit-widths"]:
         found += scheme[: 2 if chosen == "rq" else 4]
-    reads = run["data.name"] != "digits"
+    reads = False
     if run["augment"] == "gen-fedsd":
         provider = run["gen-fedsd.provider"]
         provided = {
@@ -171,6 +171,6 @@ def _not_yet(run: Run) -> list[str]:
             found += ["gen-fedsd.allow-repeat"] if run["gen-fedsd.pool"] > 0 else []
             found += [] if run["gen-fedsd.guidance"] else ["diffusion.guidance"]
             found += [] if run["gen-fedsd.steps"] else ["diffusion.sample-steps"]
-        reads = reads or (provider == "file" and run["gen-fedsd.file"] not in ("digits", "public"))
+        reads = provider == "file" and run["gen-fedsd.file"] != "public" and not SETS.takes(run["gen-fedsd.file"])
     reading = ("image-column", "label-column", "background", "bits", "missing-labels", "skip-broken")
     return found + ([f"data.{name}" for name in reading] if reads else [])

@@ -56,7 +56,6 @@ def check_run(flat: Mapping[str, Value], clients: int, real: bool = False) -> tu
     if clients < 0:
         raise SettingError(f"--clients {clients} is out of range; it must be at least 1")
     from fedwarm.codecs import codec_for
-    from fedwarm.core.faults import Faults, struck_clients
     from fedwarm.data import default_clients
     from fedwarm.data.shards import open_table
     from fedwarm.faults import Faults, struck_clients

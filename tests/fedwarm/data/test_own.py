@@ -88,7 +88,7 @@ def test_files_of_pictures_are_named_in_the_nodes_log_alone(tmp_path: Path, capl
 
 def test_a_run_on_own_data_tells_nothing_of_a_data_set_of_that_name(tmp_path: Path) -> None:
     write_site(tmp_path / "own", "classes", [(word, i) for word in ("cat", "dog") for i in range(6)], ("cat", "dog"))
-    source = source_of(TRAIN, parse(OWN).data, 0, 2)
+    source = source_of(TRAIN, parse(OWN).of(Data), 0, 2)
     assert (source.data.name, source.marks) == ("own", Marks())
     assert seen(source, Data(name=str(tmp_path / "own"), partition="iid", image_size=8), 0, 2) == 0
 
