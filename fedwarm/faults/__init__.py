@@ -161,11 +161,6 @@ def strikes(faults: Faults, seed: int, ticket: str) -> bool:
     return derive(seed, "fault", ticket) < faults.rate * 2**63
 
 
-def where_struck(*names: str) -> Any:
-    """The fact `uses` of a kind that takes these keys, as replies are struck at a rate above 0 only."""
-    return staticmethod(lambda run: names if run["faults.rate"] > 0 else ())
-
-
 def first_float(arrays: Arrays) -> str | None:
     """The name of the first float array that holds a number."""
     return next((name for name in floats(arrays) if arrays[name].size), None)
