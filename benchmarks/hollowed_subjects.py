@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedwarm.core.seeds import derive
-from fedwarm.data.sets.hub import hub_table
+from fedwarm.data.hub import hub_table
 from fedwarm.data.tables import Table
 from fedwarm.diffusion.foundation import load_foundation
 from fedwarm.diffusion.lora import FIRST, attached, load_adapter

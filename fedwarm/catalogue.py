@@ -10,10 +10,10 @@ from functools import lru_cache
 from typing import Any
 
 from fedwarm.aggregators import Robust
-from fedwarm.core.faults import Faults
 from fedwarm.data.settings import Data
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.tuners.hollowed.settings import Hollowed
+from fedwarm.faults import Faults
 from fedwarm.measures.widths import Evaluate
 from fedwarm.models import Model
 from fedwarm.objectives.rq import RelaxedQuantization
@@ -21,8 +21,8 @@ from fedwarm.quantize.hooks import QuantizationRobust
 from fedwarm.rounds.nodes import Nodes
 from fedwarm.settings.config import Config, General
 from fedwarm.settings.fields import Group, SettingError, Value, checked, keys, near
-from fedwarm.settings.kinds import KINDS, METHODS, MODELS, PARTITIONS, SETS
-from fedwarm.settings.registry import Kind, is_reference
+from fedwarm.settings.kinds import FAULTS, KINDS, METHODS, MODELS, PARTITIONS, RULES, SETS
+from fedwarm.settings.registry import Kind, is_reference, settings_of
 from fedwarm.settings.text import parse_overrides
 
 OTHERS = (QuantizationRobust, RelaxedQuantization, Hollowed)
@@ -38,6 +38,9 @@ class Owned:
 
 
 ROOMS: tuple[type[Group], ...] = (General, Data, Model, Diffusion, Evaluate, Robust, Faults, Nodes)
+HANDED: Mapping[type[Group], tuple[Kind[Any], ...]] = {
+    Data: (SETS, PARTITIONS), Model: (MODELS,), Robust: (RULES,), Faults: (FAULTS,),
+}  # fmt: skip
 ABSOLUTE = ("out", "client-folder")
 
 
@@ -77,14 +80,11 @@ def owners() -> Mapping[type[Group], list[Owned]]:
 def groups_of(kind: Kind[Any], name: str, careful: bool = False) -> tuple[type[Group], ...]:
     """The settings of a component, which has one group, several or none; `careful`: none where it cannot be loaded."""
     try:
-        settings = getattr(kind.load(name), "settings", None)
+        return settings_of(kind.load(name))
     except SettingError:
         if not careful:
             raise
         return ()
-    if settings is None:
-        return ()
-    return tuple(settings) if isinstance(settings, tuple) else (settings,)
 
 
 def chosen(config: Config) -> dict[Kind[Any], str]:
@@ -123,7 +123,7 @@ def _referred(flat: Mapping[str, Value]) -> Iterable[type[Group]]:
     """The settings of components that are given as `module:attribute`."""
     for kind in KINDS.values():
         name = flat.get(kind.key)
-        if isinstance(name, str) and is_reference(name):
+        if isinstance(name, str) and is_reference(name) and kind.takes(name):
             yield from (group for group in groups_of(kind, name) if group not in all_groups())
 
 
@@ -142,14 +142,10 @@ def _preset(config: Config) -> Config:
 
 
 def _own(config: Config) -> Config:
-    """With the settings of the chosen data set, partition and model beside what is handed to them."""
-    data, model = config.of(Data), config.of(Model)
-    held = tuple(
-        config.of(group)
-        for kind, name in ((SETS, data.name), (PARTITIONS, data.partition))
-        if kind in KINDS.values() and (name in kind or is_reference(name))
-        for group in groups_of(kind, name)
-    )
-    built = tuple(config.of(group) for group in (groups_of(MODELS, model.name) if MODELS in KINDS.values() else ()))
-    changed = {Data: dataclasses.replace(data, own_settings=held), Model: dataclasses.replace(model, own_settings=built)}
-    return Config({**config.groups, **changed}) if held or built else config
+    """With the settings of the chosen components beside those that are handed to them."""
+    flat, groups = config.flat(), dict(config.groups)
+    for holder, kinds in HANDED.items():
+        chosen = [(kind, str(flat[kind.key])) for kind in kinds if kind.takes(flat[kind.key])]
+        if held := tuple(groups[group] for kind, name in chosen for group in groups_of(kind, name)):
+            groups[holder] = dataclasses.replace(groups[holder], **{"own_settings": held})  # type: ignore[type-var]
+    return Config(groups)

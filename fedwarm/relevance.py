@@ -14,8 +14,7 @@ from typing import Any
 from fedwarm.catalogue import all_groups, owners, presets
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import CHOSEN, Group, Value, keys
-from fedwarm.settings.kinds import KINDS, METHODS
-from fedwarm.settings.registry import is_reference
+from fedwarm.settings.kinds import KINDS, METHODS, SETS
 
 FACTS: Mapping[str, bool] = {
     "trains": True,  # clients train a classifier by the run's plan and objective, for others than themselves
@@ -44,11 +43,8 @@ def matters(key: str, settings: Mapping[str, Any], method: str) -> bool:
     """Whether a setting can change what a run does; settings that are not given have their defaults."""
     if key not in _fields():
         return True
-    (group, f), run = _fields()[key], Run(settings, method)
-    if not run.has(group) or (group.used is not None and not group.used(run)):
-        return False
-    when = f.metadata["when"]
-    return key in run.taken if when is CHOSEN else when is None or bool(when(run))
+    run = Run(settings, method)
+    return run.asks_for(key) or (key in run.taken and run.in_use(key))
 
 
 def idle(given: Iterable[str], settings: Mapping[str, Any], method: str, real: bool = False) -> list[str]:
@@ -92,20 +88,40 @@ class Run:
         """Whether clients are real nodes."""
         return bool(self.settings.get("real", False))
 
-    @cached_property
+    @property
     def chosen(self) -> list[Any]:
-        """The components that the settings choose, the method first; those that cannot be loaded are missing."""
-        found = []
+        """The components that the settings choose, the method first."""
+        return [*self._choices.values()]
+
+    @cached_property
+    def _choices(self) -> dict[str, Any]:
+        """The chosen components by the setting that chooses."""
+        found: dict[str, Any] = {}
         for kind in KINDS.values():
             name = self.method if kind is METHODS else self[kind.key] if kind.key in _fields() else ""
-            if name in kind or is_reference(str(name)):
-                found.append(kind.load(str(name)))
+            if kind.takes(name):
+                found[kind.key] = kind.load(str(name))
         return found
+
+    def in_use(self, key: str) -> bool:
+        """Whether the group of a setting is used at all."""
+        group = _fields()[key][0]
+        return self.has(group) and (group.used is None or bool(group.used(self)))
+
+    def asks_for(self, key: str) -> bool:
+        """Whether a setting is used for what stands on its field, whatever components say."""
+        when = _fields()[key][1].metadata["when"]
+        return when is not CHOSEN and self.in_use(key) and (when is None or bool(when(self)))
+
+    def _decides(self, key: str) -> bool:
+        """Whether a choice has an effect, as far as that is known without `taken`."""
+        return self.asks_for(key) or (_fields()[key][1].metadata["when"] is CHOSEN and self.in_use(key))
 
     @cached_property
     def taken(self) -> frozenset[str]:
-        """The settings that a chosen component takes beside its own group."""
-        lists = [getattr(found, "uses", ()) for found in self.chosen]
+        """The settings that a chosen component takes beside its own group; one that is chosen to no effect takes none."""
+        effective = [found for key, found in self._choices.items() if key not in _fields() or self._decides(key)]
+        lists = [getattr(found, "uses", ()) for found in effective]
         return frozenset(key for found in (*lists, _not_yet(self)) for key in (found(self) if callable(found) else found))
 
     def has(self, group: type[Group]) -> bool:
@@ -119,10 +135,12 @@ class Run:
 
     @cached_property
     def _said(self) -> list[Mapping[str, bool]]:
-        said = [dict(does(self)) for found in self.chosen if (does := getattr(found, "does", None)) is not None]
+        said: list[Mapping[str, bool]] = [
+            dict(does(self)) for found in self.chosen if (does := getattr(found, "does", None)) is not None
+        ]
         if any(getattr(found, "hides", False) for found in self.chosen):
             said.append({"hides": True, "counts": False, "accounted": True, "weighs": False})
-        return [*said, *_said_not_yet(self)]
+        return said
 
 
 def _not_yet(run: Run) -> list[str]:
@@ -146,12 +164,7 @@ def _not_yet(run: Run) -> list[str]:
         found += [*scheme, "quantization-robust.start-round"]
     if run.shares and run["evaluate.bit-widths"]:
         found += scheme[: 2 if chosen == "rq" else 4]
-    if run.averages:
-        found += {"trimmed_mean": ["robust.trim"], "krum": ["robust.byzantine", "robust.keep"]}.get(run["robust.rule"], [])
-    if run["faults.rate"]:
-        struck = {"delay": "delay-seconds", "huge_update": "scale", "poison": "poison-scale"}.get(run["faults.kind"])
-        found += [f"faults.{struck}"] if struck else []
-    reads = run["data.name"] != "digits"
+    reads = False
     if run["augment"] == "gen-fedsd":
         provider = run["gen-fedsd.provider"]
         provided = {
@@ -177,11 +190,6 @@ def _not_yet(run: Run) -> list[str]:
             found += ["gen-fedsd.allow-repeat"] if run["gen-fedsd.pool"] > 0 else []
             found += [] if run["gen-fedsd.guidance"] else ["diffusion.guidance"]
             found += [] if run["gen-fedsd.steps"] else ["diffusion.sample-steps"]
-        reads = reads or (provider == "file" and run["gen-fedsd.file"] not in ("digits", "public"))
+        reads = provider == "file" and run["gen-fedsd.file"] != "public" and not SETS.takes(run["gen-fedsd.file"])
     reading = ("image-column", "label-column", "background", "bits", "missing-labels", "skip-broken")
     return found + ([f"data.{name}" for name in reading] if reads else [])
-
-
-def _said_not_yet(run: Run) -> list[Mapping[str, bool]]:
-    said: list[Mapping[str, bool]] = [{"weighs": run.given("robust.rule") == "mean"}]
-    return said

@@ -45,6 +45,7 @@ from fedwarm.record.folder import RunFolder
 from fedwarm.rounds.server import BaseStrategy, Stage
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError, Value
+from fedwarm.settings.kinds import RULES
 
 WORDS, UPDATE, REPLAY = "words", "update", "replay"
 SECRET_BYTES = 16
@@ -62,7 +63,7 @@ class DpRec(BaseStrategy):
         super().__init__(config, folder, **settings)
         self.settings = validated(self.config.of(Settings))
         robust = self.config.of(Robust)
-        if robust.rule != "mean" or robust.clip_norm:
+        if robust.rule != RULES.first or robust.clip_norm:
             raise SettingError("robust.rule and robust.clip-norm need plain updates; dp_rec clips at its clients, by dp-rec.clip")
         self.public = Public({})
         self.booked = 0

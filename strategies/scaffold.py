@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from fedwarm.aggregators import Robust, aggregator, floats
+from fedwarm.aggregators import Robust, aggregator
 from fedwarm.core.arrays import Arrays
+from fedwarm.core.norms import floats
 from fedwarm.core.payload import Payload
 from fedwarm.methods.scaffold import Scaffold as Settings
 from fedwarm.methods.scaffold import joined, split

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fedwarm.aggregators import floats
 from fedwarm.core.arrays import Arrays, from_module, from_tensors, load_module, to_tensors
 from fedwarm.core.files import writing
+from fedwarm.core.norms import floats
 from fedwarm.core.payload import Payload, PayloadError
 from fedwarm.core.progress import tick
 from fedwarm.core.seeds import generator

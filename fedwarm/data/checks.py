@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedwarm.data.broken import collecting
+from fedwarm.data.sets import data_set
 from fedwarm.data.settings import Data
 from fedwarm.data.shards import Shard, all_tests, load_shard, open_table, table_tested
 from fedwarm.data.testing import CENTRAL
@@ -41,7 +42,7 @@ def check_pictures(data: Data, seed: int, partitions: int, say: Callable[[str], 
             table, rows = all_tests(data, seed, partitions)
             for part in np.split(rows, range(AT_ONCE, len(rows), AT_ONCE)):
                 table.images(part)
-    ground = f"; transparent ones are laid on data.background = {data.background!r}" if data.name != "digits" else ""
+    ground = f"; transparent ones are laid on data.background = {data.background!r}" if data_set(data.name) is None else ""
     return [
         f"{_named(clients, partitions)}: {text}{ground}"
         for text in dict.fromkeys(constant.values())

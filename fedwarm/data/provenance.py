@@ -8,26 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fedwarm.data.sets.digits import scans
-from fedwarm.data.settings import Data
+from fedwarm.data.sets import data_set
+from fedwarm.data.settings import READING, Data
 from fedwarm.data.shards import all_tests, open_table, split_rows
 from fedwarm.data.tables import Rows, Table, public_rows
 from fedwarm.settings.fields import SettingError, keys
 
 TRAIN, PUBLIC, WHOLE = "train", "public", "whole"
 LOOKED_AT = 64
-DEALING = (
-    "name", "partition", "alpha", "classes_per_client", "partition_by", "max_examples", "test", "test_split", "test_fraction",
-    "public_share", "share_class_counts",
-)  # fmt: skip
 _read: set[Data] = set()
 
 
@@ -111,19 +107,26 @@ def marks(data: Data, *, read: bool = False) -> Marks | None:
         return None
     if read:
         _read.add(data)
-    if read or data in _read or data.name == "digits" or os.path.isdir(os.path.expanduser(data.name)):
+    if read or data in _read or data_set(data.name) is not None or os.path.isdir(os.path.expanduser(data.name)):
         return _marks(data)
     return None
 
 
 @lru_cache(maxsize=8)
 def _marks(data: Data) -> Marks:
-    return Marks(_digest(scans()[1])) if data.name == "digits" else marks_of(open_table(data))
+    labels = _labels(data)
+    return Marks(_digest(labels(data.reading))) if labels is not None else marks_of(open_table(data), data)
 
 
-def marks_of(table: Table) -> Marks:
-    """Of a table, by a few of its pictures at even distances; `digits` is known by its labels alone."""
-    if table.name == "digits":
+def _labels(data: Data) -> Callable[[Data], Rows] | None:
+    """The fact `labels` of the data set, see `fedwarm.data.sets`."""
+    found: Callable[[Data], Rows] | None = getattr(data_set(data.name), "labels", None)
+    return found
+
+
+def marks_of(table: Table, data: Data) -> Marks:
+    """Of a table, by a few of its pictures at even distances, or by its labels alone where those say which data set it is."""
+    if _labels(data) is not None:
         return Marks(labels_mark(table))
     rows = np.unique(np.linspace(0, len(table) - 1, LOOKED_AT).astype(np.int64))
     return Marks(labels_mark(table), hashlib.sha256(table.images(rows).numpy().tobytes()).hexdigest())
@@ -156,6 +159,5 @@ def _same(source: Source, data: Data, table: Table) -> bool:
         return data.test != "split" and data.test != "central" and source.data.name == source_of(WHOLE, data).data.name
     if source.marks.labels != labels_mark(table):
         return False
-    own = replace(data, **{name: getattr(source.data, name) for name in DEALING})
-    alike = source.marks.images and all(getattr(own, f.name) == getattr(source.data, f.name) for f in fields(Data))
-    return not alike or source.marks.images == marks_of(table).images
+    alike = source.marks.images and all(getattr(data, name) == getattr(source.data, name) for name in READING if name != "name")
+    return not alike or source.marks.images == marks_of(table, data).images

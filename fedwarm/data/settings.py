@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
 
 from fedwarm.settings.fields import CHOSEN, Group, setting
-from fedwarm.settings.kinds import PARTITIONS
+from fedwarm.settings.kinds import PARTITIONS, SETS
 
 G = TypeVar("G", bound="Group")
+READING = (
+    "name", "image_column", "label_column", "background", "bits", "missing_labels", "skip_broken", "image_size", "own_settings",
+)  # fmt: skip
+WHOLE = ""  # of `data.partition` at a node: nothing is dealt, and one client holds all
 OWN, DATA_FOLDER = "own", "data-folder"  # of `data.name`; the key of a node's configuration that says where its own data are
+
+
+def _read(run: Any) -> bool:
+    """Whether pictures are read from a folder or the Hub."""
+    return not SETS.takes(run["data.name"])
 
 
 @dataclass(frozen=True)
@@ -19,6 +28,7 @@ class Data(Group, prefix="data"):
     name: str = setting(
         "digits",
         "`digits` (embedded), a name on the Hub, a folder (parquet, CSV, one folder a class); own: each node's own",
+        choices=SETS,
         path=True,
     )
     partition: str = setting(
@@ -37,24 +47,24 @@ class Data(Group, prefix="data"):
         "classes of data.name = own in the run's order, with commas; empty: all that nodes hold, sorted",
         when=lambda r: r["data.name"] == OWN,
     )
-    image_column: str = setting("", "column of the images; empty: found", when=CHOSEN)
-    label_column: str = setting("", "column of the labels; empty: found", when=CHOSEN)
-    background: str = setting("white", "what transparent pictures are laid on: a colour's name, or #rrggbb", when=CHOSEN)
+    image_column: str = setting("", "column of the images; empty: found", when=_read)
+    label_column: str = setting("", "column of the labels; empty: found", when=_read)
+    background: str = setting("white", "what transparent pictures are laid on: a colour's name, or #rrggbb", when=_read)
     bits: int = setting(
         0,
         "bits of a value where pictures have more than 8 a channel; 1: floats from 0 to 1; 0: found in the data set",
         low=0,
         high=32,
-        when=CHOSEN,
+        when=_read,
     )
     missing_labels: str = setting(
         "refuse",
         "rows whose label is missing (null, NaN, empty, -1 beside 0 and more); drop: left out; keep: -1 is a class",
         choices=("refuse", "drop", "keep"),
-        when=CHOSEN,
+        when=_read,
     )
     skip_broken: bool = setting(
-        False, "leave out pictures that cannot be read, and say so in the record; else they are refused", when=CHOSEN
+        False, "leave out pictures that cannot be read, and say so in the record; else they are refused", when=_read
     )
     max_examples: int = setting(0, "most training examples of a client, a seeded subset; 0: all", low=0)
     test: str = setting(
@@ -82,6 +92,16 @@ class Data(Group, prefix="data"):
     def own(self) -> bool:
         """Whether nothing is dealt: each node brings a data set of its own."""
         return self.name == OWN
+
+    @property
+    def reading(self) -> Data:
+        """The settings by which a data set is read; all others have their defaults."""
+        others: dict[str, Any] = {f.name: f.default for f in fields(self) if f.name not in READING}
+        return replace(self, **others)
+
+    def at(self, folder: str) -> Data:
+        """The settings of a folder that one client holds whole."""
+        return replace(self, name=folder, partition=WHOLE)
 
     def of(self, group: type[G]) -> G:
         """The settings of the chosen data set or partition; their defaults where it is chosen without a run."""

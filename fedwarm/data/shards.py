@@ -15,15 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedwarm.core.seeds import numpy_generator
-from fedwarm.data.partitions import client_rows, own_clients
-from fedwarm.data.pictures import Reading
-from fedwarm.data.sets.digits import digits_table
-from fedwarm.data.sets.hub import hub_table
+from fedwarm.data.opening import kept_table
+from fedwarm.data.partitions import client_rows, own_clients, partition_of
 from fedwarm.data.settings import Data
 from fedwarm.data.tables import Rows, Table
 from fedwarm.data.testing import CENTRAL, HELD_OUT, SPLIT, dealt, split_table
 from fedwarm.settings.fields import SettingError
-from fedwarm.settings.kinds import PARTITIONS
 
 CLIENTS = 10
 
@@ -77,7 +74,7 @@ def load_pooled(data: Data, seed: int, partitions: int) -> Shard:
 
 def default_clients(data: Data) -> int:
     """Clients when the user says nothing: one per domain (`domain`) or id (`natural`), else 10."""
-    if not hasattr(PARTITIONS.load(data.partition), "clients"):
+    if not hasattr(partition_of(data), "clients"):
         return CLIENTS
     return own_clients(open_table(data), data) or CLIENTS
 
@@ -110,9 +107,7 @@ def open_table(data: Data) -> Table:
             f"data.name = {data.name!r} is what each real node holds in a folder of its own, and nothing is dealt from here; run "
             "with --engine deployment, or take another data.name"
         )
-    if data.name == "digits":
-        return digits_table(data.image_size)
-    return hub_table(data.name, data.image_column, data.label_column, data.image_size, Reading.of(data))
+    return kept_table(data)
 
 
 def count_tests(data: Data, seed: int, partitions: int) -> list[int]:

@@ -4,9 +4,9 @@ By `data.test`:
 
 - held-out: each client's own images, see `fedwarm.data.shards`; the split is not looked at
 - split: the split is dealt to the clients like the training images. Of each group of test images a client gets the share that it
-  holds of the same group's training images, cut at random: of a class (dirichlet, pathological), an id (natural), a domain
-  (domain), or of all images together (iid). So a client is tested on what it trains on, and each test image belongs to one client
-  at most; to none where no client holds training images of its group
+  holds of the same group's training images, cut at random; groups are classes, the values of a column, or all images together, as
+  the partition says. So a client is tested on what it trains on, and each test image belongs to one client at most; to none where
+  no client holds training images of its group
 - central: the split stays at the server, which measures the global model on the whole of it
 
 With the last two clients train on all of their images, and who holds which training images is the same with all three.
@@ -16,15 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from fedwarm.core.seeds import numpy_generator
 from fedwarm.data.folders import TRAIN
-from fedwarm.data.partitions.domain import domain_column
-from fedwarm.data.partitions.natural import id_column, id_name
-from fedwarm.data.pictures import Reading
-from fedwarm.data.sets.hub import hub_table
+from fedwarm.data.opening import has_splits, read_table
+from fedwarm.data.partitions import ALIKE, BY_CLASS, partition_of
 from fedwarm.data.settings import Data
 from fedwarm.data.tables import Column, Rows, Table
 from fedwarm.settings.fields import SettingError
@@ -39,21 +38,20 @@ def split_table(data: Data, train: Table) -> Table:
     Raises:
         SettingError: there is none, or it holds a class that the training split does not know.
     """
-    if data.name == "digits":
+    if not has_splits(data.name):
         raise SettingError(
-            f"data.test = {data.test!r} needs a data set with a test split of its own, and `digits` has none; take "
+            f"data.test = {data.test!r} needs a data set with a test split of its own, and `{data.name}` has none; take "
             "data.test = 'held-out', or another data set"
         )
     if data.test_split == TRAIN:
         raise SettingError("data.test-split = 'train' is what clients train on; name another, or set data.test = 'held-out'")
-    columns, classes = (data.image_column, data.label_column), train.label.names
-    return _read(data.name, *columns, data.image_size, Reading.of(data), data.test_split, classes)
+    return _read(data.reading, data.test_split, train.label.names)
 
 
 @lru_cache(maxsize=1)
-def _read(name: str, image: str, label: str, size: int, reading: Reading, split: str, classes: tuple[str, ...]) -> Table:
-    """The split as a table, kept beside the training split, which `hub_table` keeps."""
-    found = hub_table.__wrapped__(name, image, label, size, reading, split)
+def _read(data: Data, split: str, classes: tuple[str, ...]) -> Table:
+    """The split as a table, kept beside the training split."""
+    found = read_table(data, split)
     codes = aligned(found.label, classes)
     unknown = sorted({found.label.names[code] for code in np.unique(found.label.codes[codes == NOBODY])})
     if unknown:
@@ -115,15 +113,16 @@ def _cut(rows: Rows, counts: Rows) -> list[Rows]:
 
 def _groups(data: Data, train: Table, test: Table) -> tuple[Rows, Rows]:
     """The group of every training and of every test image; -1 for a test image whose group the training split lacks."""
-    if data.partition == "iid":
+    by: Any = getattr(partition_of(data), "tests", BY_CLASS)
+    if by == ALIKE:
         return np.zeros(len(train), dtype=np.int64), np.zeros(len(test), dtype=np.int64)
-    if data.partition in ("dirichlet", "pathological"):
+    if by == BY_CLASS:
         return train.label.codes, test.label.codes
-    name = "domain" if data.partition == "domain" else id_name(train, data)
+    name = str(by(train, data))
     if name not in test.columns:
         raise SettingError(
             f"data.partition = {data.partition!r} deals {test.name} by column {name!r}, which it lacks; it has "
             f"{', '.join(test.columns)}: set data.test = 'central' or 'held-out'"
         )
-    own = domain_column(train) if data.partition == "domain" else id_column(train, data)
+    own = train.column(name)
     return own.codes, aligned(test.column(name), own.names)

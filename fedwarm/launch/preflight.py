@@ -56,9 +56,9 @@ def check_run(flat: Mapping[str, Value], clients: int, real: bool = False) -> tu
     if clients < 0:
         raise SettingError(f"--clients {clients} is out of range; it must be at least 1")
     from fedwarm.codecs import codec_for
-    from fedwarm.core.faults import Faults, struck_clients
     from fedwarm.data import default_clients
     from fedwarm.data.shards import open_table
+    from fedwarm.faults import Faults, struck_clients
     from fedwarm.measures.widths import check_objective, widths
     from fedwarm.methods import refuse
     from fedwarm.models import device_of
@@ -146,8 +146,10 @@ def _check_cohort(config: Config, clients: int) -> None:
     from fedwarm.aggregators import Robust, needs
 
     robust, cohort = config.of(Robust), max(1, round(config.run.fraction_train * clients))
-    if needs(robust) > cohort:
-        raise SettingError(f"robust.rule = {robust.rule!r} needs {needs(robust)} clients in a round; there are {cohort}")
+    if (least := needs(robust)) > cohort:
+        raise SettingError(
+            f"robust.rule = {robust.rule!r} needs {least} clients in a round; there are {cohort}; take more, or another rule"
+        )
 
 
 def _check_foundation(config: Config) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,7 +64,7 @@ def _all(site: Site, address: tuple[str, int] | None) -> Iterator[Finding]:
         from fedwarm.node.data import look_at_data
 
         data = _settings(site).of(Data)
-        yield from look_at_data(replace(data, name=str(site.data.expanduser().absolute()), partition="iid"))
+        yield from look_at_data(data.at(str(site.data.expanduser().absolute())))
 
 
 def _settings(site: Site) -> Config:

@@ -9,9 +9,9 @@ import numpy as np
 
 from fedwarm.data.broken import collecting
 from fedwarm.data.checks import constancy, remarks
+from fedwarm.data.hub import IMAGE_COLUMNS, found, read
 from fedwarm.data.own import Holding
 from fedwarm.data.pictures import ALPHA, opened
-from fedwarm.data.sets.hub import IMAGE_COLUMNS, found, read
 from fedwarm.data.settings import Data
 from fedwarm.data.shards import load_shard, open_table
 from fedwarm.node.finding import Finding, fault, ok, warning

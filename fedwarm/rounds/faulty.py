@@ -1,50 +1,50 @@
-"""A Flower mod that spoils training replies as the settings `faults.*` say; the formulas are those of `fedwarm.core.faults`.
+"""A Flower mod that spoils training replies as the settings `faults.*` say; what is wrong with them is said in `fedwarm.faults`.
 
     app = ClientApp(mods=[faulty])
 
 Without faults it costs one look at the settings. A reply without arrays has nothing that the kinds that change arrays could
-spoil: it is struck by `crash`, `delay`, `replay`, `extra_key` and `oversized` alone.
+spoil.
 """
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
 
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 
-from fedwarm.core.faults import Faults, InjectedError, cut, faults_of, spoilt, stale, strikes
+from fedwarm.faults import Fault, fault_of, faults_of, strikes
 from fedwarm.flower.wire import from_records, to_records
 from fedwarm.settings.config import General
+from fedwarm.settings.kinds import FAULTS
 
 EARLIER_AT_MOST = 16
-_earlier: OrderedDict[tuple[int, int], RecordDict] = OrderedDict()
+earlier: OrderedDict[tuple[int, int], RecordDict] = OrderedDict()
 
 
 def faulty(message: Message, context: Context, call_next: Callable[[Message, Context], Message]) -> Message:
     """Answer by `call_next`, and spoil the answer where its ticket is struck.
 
     Raises:
-        InjectedError: the fault is a crash.
+        Exception: what the kind of fault raises before any work, e.g. `InjectedError`.
         SettingError: a setting of the faults cannot be used.
     """
-    if context.run_config.get("faults.kind", "none") == "none" or message.metadata.message_type.partition(".")[0] != "train":
+    kind = context.run_config.get("faults.kind", FAULTS.first)
+    if kind == FAULTS.first or message.metadata.message_type.partition(".")[0] != "train":
         return call_next(message, context)
     faults = faults_of(context.run_config)
-    ticket = _ticket(message.content)
+    fault, ticket, who = fault_of(faults), _ticket(message.content), (context.run_id, context.node_id)
     struck = strikes(faults, int(context.run_config.get("seed", General.seed)), ticket)
-    if struck and faults.kind == "crash":
-        raise InjectedError(f"injected fault: crash, ticket {ticket}")
+    if struck:
+        fault.before(ticket)
     reply = call_next(message, context)
     if reply.has_error():
         return reply
     honest = reply.content
     if struck:
-        reply.content = _spoilt(faults, honest, message.content, (context.run_id, context.node_id))
-    if faults.kind == "replay":
-        _remember((context.run_id, context.node_id), honest)
+        reply.content = _spoilt(fault, honest, message.content, earlier.get(who))
+    if fault.remembers:
+        _remember(who, honest)
     return reply
 
 
@@ -53,41 +53,24 @@ def _ticket(content: RecordDict) -> str:
     return str(facts.get("ticket", "")) if facts is not None else ""
 
 
-def _spoilt(faults: Faults, honest: RecordDict, sent: RecordDict, who: tuple[int, int]) -> RecordDict:
-    """What is sent instead of the honest content."""
-    if faults.kind == "delay":
-        time.sleep(faults.delay_seconds)
-    elif faults.kind == "replay":
-        return _replayed(honest, _ticket(sent), who)
-    elif faults.kind == "truncated":
-        return _truncated(honest)
-    else:
-        payload = from_records(honest)
-        arrays = spoilt(faults, payload.arrays, from_records(sent).arrays)
-        return honest if arrays is None else to_records(replace(payload, arrays=arrays))
-    return honest
+def _spoilt(fault: Fault, honest: RecordDict, sent: RecordDict, known: RecordDict | None) -> RecordDict:
+    """The content that is sent instead of the honest one."""
+    payload, before = from_records(honest), None if known is None else from_records(known)
+    told = fault.spoil(payload, from_records(sent), before)
+    return _garbled(fault, honest if told is payload else to_records(told))
 
 
-def _replayed(honest: RecordDict, ticket: str, who: tuple[int, int]) -> RecordDict:
-    """An earlier reply of this client to another ticket; where this process knows none, this one with a stale ticket."""
-    earlier = _earlier.get(who)
-    if earlier is not None and _ticket(earlier) != ticket:
-        return earlier
-    payload = from_records(honest)
-    return to_records(replace(payload, facts={**payload.facts, "ticket": stale(ticket)}))
+def _garbled(fault: Fault, content: RecordDict) -> RecordDict:
+    """The content with its first array's bytes as the fault has them; unchanged where it has no array."""
+    arrays = dict(content.array_records["arrays"])
+    for name, array in list(arrays.items())[:1]:
+        arrays[name] = Array(array.dtype, array.shape, array.stype, fault.garble(array.data))
+    return RecordDict({**content, "arrays": ArrayRecord(arrays)})
 
 
 def _remember(who: tuple[int, int], content: RecordDict) -> None:
     """Keep a client's last honest reply, and forget the client that answered longest ago where there are too many."""
-    _earlier.pop(who, None)
-    _earlier[who] = content
-    while len(_earlier) > EARLIER_AT_MOST:
-        _earlier.popitem(last=False)
-
-
-def _truncated(honest: RecordDict) -> RecordDict:
-    """The content with half of its first array's bytes; unchanged where it has no array."""
-    arrays = dict(honest.array_records["arrays"])
-    for name, array in list(arrays.items())[:1]:
-        arrays[name] = Array(array.dtype, array.shape, array.stype, cut(array.data))
-    return RecordDict({**honest, "arrays": ArrayRecord(arrays)})
+    earlier.pop(who, None)
+    earlier[who] = content
+    while len(earlier) > EARLIER_AT_MOST:
+        earlier.popitem(last=False)

@@ -30,7 +30,7 @@ def at_home(config: Config, node: Mapping[str, Value]) -> Config:
             f"data.name = {OWN!r}, and this node's configuration has no {FOLDER}, the folder of its own data (a simulated client "
             f"has none: take another data.name); {GIVE}, or start the federation by `fedwarm federation up --data DIR`"
         )
-    own = replace(config.of(Data), name=str(readable(given)), partition="iid")
+    own = config.of(Data).at(str(readable(given)))
     return replace(config, groups={**config.groups, Data: own})
 
 

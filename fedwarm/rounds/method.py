@@ -18,10 +18,11 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from fedwarm.aggregators import Aggregator, Robust, aggregator, floats
+from fedwarm.aggregators import Aggregator, Robust, aggregator
 from fedwarm.catalogue import parse
 from fedwarm.codecs import codec_for
 from fedwarm.core.arrays import Arrays, from_module, from_tensors, to_tensors
+from fedwarm.core.norms import floats
 from fedwarm.core.payload import Payload
 from fedwarm.core.seeds import numpy_generator
 from fedwarm.core.stages import Stage

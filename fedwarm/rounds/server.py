@@ -16,9 +16,10 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
-from fedwarm.aggregators import Robust, floats, reference_norm, too_large, update_norm
+from fedwarm.aggregators import Robust
 from fedwarm.codecs import Upload
 from fedwarm.core.arrays import Arrays
+from fedwarm.core.norms import floats, reference_norm, too_large, update_norm
 from fedwarm.core.payload import Payload, PayloadError, check_arrays
 from fedwarm.core.progress import tick
 from fedwarm.core.stages import Place, Stage

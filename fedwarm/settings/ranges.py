@@ -46,7 +46,7 @@ def allowed(f: dataclasses.Field[Value]) -> str:
     """What a setting may be, in words."""
     meta = f.metadata
     if meta["choices"]:
-        return " | ".join(meta["choices"])
+        return " | ".join([*meta["choices"], *(["any"] if getattr(meta["choices"], "open", False) else [])])
     low, high = meta["low"], meta["high"]
     if low is not None and high is not None:
         return f"{_number(low)} to {_number(high)}"

@@ -64,6 +64,9 @@ class Kind(Generic[C]):
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
 
+    def __len__(self) -> int:
+        return len(self.names())
+
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self.spelled(name) in self.owners()
 
@@ -96,9 +99,10 @@ class Kind(Generic[C]):
         """The name as it is recorded.
 
         Raises:
-            SettingError: there is no such component (with the near names and the list), or two have this name.
+            SettingError: there is no such component (with the near names and the list), or two have this name. An open kind
+                takes any other text as it is.
         """
-        if is_reference(name):
+        if is_reference(name) or (self.open and not self.takes(name)):
             return name
         owners, wanted = self.owners().get(self.spelled(name), []), self.spelled(name)
         if len(owners) > 1:
@@ -111,6 +115,12 @@ class Kind(Generic[C]):
                 f"choose one of {', '.join(known)}, or give module:attribute"
             )
         return wanted
+
+    def takes(self, text: object) -> bool:
+        """Whether a setting's text names a component; of an open kind, a folder or file of that name is meant before it."""
+        if not isinstance(text, str) or (self.open and is_reference(text) and os.path.exists(text)):
+            return False
+        return is_reference(text) or text in self
 
     def titled(self, title: str) -> str | None:
         """The name that a class's name spells: `FedProx` is `fedprox`, `DpRec` is `dp_rec`; None where it spells none."""
@@ -150,6 +160,12 @@ def is_reference(name: str) -> bool:
     """Whether a name is `module:attribute`."""
     module, colon, attribute = name.partition(":")
     return bool(colon) and all(part.isidentifier() for part in [*module.split("."), *attribute.split(".")])
+
+
+def settings_of(found: object) -> tuple[Any, ...]:
+    """The groups of settings that a component has: one, several or none."""
+    settings = getattr(found, "settings", None)
+    return settings if isinstance(settings, tuple) else () if settings is None else (settings,)
 
 
 def summary(found: object) -> str:

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from fedwarm.catalogue import parse
-from fedwarm.core.faults import KINDS, Faults, strikes
+from fedwarm.faults import Faults, strikes
 from fedwarm.rounds.fleet import FederationError
 from fedwarm.rounds.server import BaseStrategy, Stage
 from fedwarm.settings.fields import Value
+from fedwarm.settings.kinds import FAULTS
 from strategies.fedavg import FedAvg
 from tests.runs import Outcome, run, same
 
@@ -28,7 +29,7 @@ FAST: dict[str, Value] = {
     "stage-timeout": 30.0,
     "server-threads": 1,
 }
-REFUSED = [kind for kind in KINDS if kind not in ("none", "poison")]
+REFUSED = [kind for kind in FAULTS if kind not in ("none", "poison")]
 REASONS = {
     "crash": "injected fault: crash", "delay": "no reply within", "nan": "NaN or infinity", "infinity": "NaN or infinity",
     "wrong_shape": "expected float32", "missing_key": "differ in their names", "extra_key": "differ in their names",
@@ -82,7 +83,7 @@ def spoilt(kind: str, rate: float, folder: Path) -> Outcome:
     slow = {"stage-timeout": 0.6, "faults.delay-seconds": 0.65} if kind == "delay" else {}
     with pytest.MonkeyPatch.context() as patch:
         clock = Clock()
-        patch.setattr("fedwarm.rounds.faulty.time", clock)
+        patch.setattr("fedwarm.faults.delay.time", clock)
         patch.setattr("fedwarm.engines.local.desk.time", clock)
         return run("fedavg", folder, {**FAST, **slow, "faults.kind": kind, "faults.rate": rate})
 

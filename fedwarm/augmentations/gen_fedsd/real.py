@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -15,9 +16,7 @@ from fedwarm.augmentations.gen_fedsd.shelf import Drawn
 from fedwarm.augmentations.gen_fedsd.transforms import kinds, transformed
 from fedwarm.core.seeds import numpy_generator
 from fedwarm.data import Shard
-from fedwarm.data.pictures import Reading
-from fedwarm.data.sets.digits import digits_table
-from fedwarm.data.sets.hub import hub_table
+from fedwarm.data.opening import read_table
 from fedwarm.data.settings import Data
 from fedwarm.data.shards import open_table
 from fedwarm.data.tables import Rows, Table, public_rows
@@ -87,7 +86,7 @@ def unheld(name: str, data: Data) -> tuple[Table, Rows]:
             f"gen-fedsd.file = {name!r} is the clients' own data set, with each other's images and test images in it; give "
             "another, or 'public' with data.public-share"
         )
-    table = _table(name, data.image_column, data.label_column, data.image_size, Reading.of(data))
+    table = _table(replace(data, name=name, own_settings=()).reading)
     return table, np.arange(len(table))
 
 
@@ -98,12 +97,10 @@ def _place(name: str) -> str:
 
 
 @lru_cache(maxsize=1)
-def _table(name: str, image_column: str, label_column: str, size: int, reading: Reading) -> Table:
-    """The table of `gen-fedsd.file`, kept beside the clients' own, which `hub_table` keeps."""
-    if name == "digits":
-        return digits_table(size)
+def _table(data: Data) -> Table:
+    """The table of `gen-fedsd.file`, kept beside the clients' own."""
     try:
-        return hub_table.__wrapped__(name, image_column, label_column, size, reading)
+        return read_table(data)
     except SettingError as error:
         raise SettingError(str(error).replace("data.name", "gen-fedsd.file")) from error
 

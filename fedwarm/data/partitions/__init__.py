@@ -1,21 +1,42 @@
 """Who holds which rows: the partitions of a data set over clients, seeded, or refused with the reason.
 
-A partition is a function (table, data settings, seed, number of clients) -> rows of each client. Two facts may stand beside it
-(`registry.component`): `clients`, a function (table, data settings) -> how many clients it makes by itself, and `least`, False
-where some rows are in nobody's hands. Where a share of the data set is public (`data.public-share`), all of this is about the
-rest of it. Those that need only a sort are done here, as importing flwr-datasets takes longer than all of them; tests hold them
-to it.
+A partition is a function (table, data settings, seed, number of clients) -> rows of each client; it finds the settings of its own
+group by `data.of(Group)`. Facts may stand beside it (`registry.component`):
+
+- `clients`, a function (table, data settings) -> how many clients it makes by itself, and at most
+- `least`, False where some rows are in nobody's hands
+- `tests`, by what a test split is dealt, so that a client is tested on what it trains on (see `fedwarm.data.testing`): BY_CLASS,
+  where nothing is said; ALIKE, all images together; or a function (table, data settings) -> the name of a column
+
+Where a share of the data set is public (`data.public-share`), all of this is about the rest of it. Those that need only a sort
+are done here, as importing flwr-datasets takes longer than all of them; tests hold them to it.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from fedwarm.data.rows import FEWEST, NEED
-from fedwarm.data.settings import Data
+from fedwarm.data.settings import WHOLE, Data
 from fedwarm.data.tables import Rows, Table, private_part
 from fedwarm.settings.fields import SettingError
 from fedwarm.settings.kinds import PARTITIONS
+from fedwarm.settings.registry import component
+
+BY_CLASS, ALIKE = "class", "alike"
+
+
+@component(tests=ALIKE)
+def whole(table: Table, data: Data, seed: int, partitions: int) -> list[Rows]:
+    """All rows, in one client's hands."""
+    return [np.arange(len(table))]
+
+
+def partition_of(data: Data) -> Any:
+    """The partition of the settings."""
+    return whole if data.partition == WHOLE else PARTITIONS.load(data.partition)
 
 
 def client_rows(table: Table, data: Data, seed: int, partitions: int) -> list[Rows]:
@@ -27,7 +48,7 @@ def client_rows(table: Table, data: Data, seed: int, partitions: int) -> list[Ro
     table, private = private_part(table, data.public_share)
     if partitions < 1:
         raise SettingError(f"{partitions} clients are too few; at least 1 is needed")
-    deal = PARTITIONS.load(data.partition)
+    deal = partition_of(data)
     if partitions * FEWEST > len(table) and getattr(deal, "least", True):
         raise SettingError(
             f"{partitions} clients are too many for the {len(table)} images of {table.name}: {NEED}; "
@@ -45,5 +66,5 @@ def client_rows(table: Table, data: Data, seed: int, partitions: int) -> list[Ro
 
 def own_clients(table: Table, data: Data) -> int | None:
     """How many clients the partition makes by itself, and at most; None where it makes as many as are asked for."""
-    count = getattr(PARTITIONS.load(data.partition), "clients", None)
+    count = getattr(partition_of(data), "clients", None)
     return None if count is None else count(private_part(table, data.public_share)[0], data)

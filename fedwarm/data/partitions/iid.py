@@ -9,11 +9,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fedwarm.data.partitions import ALIKE
 from fedwarm.data.rows import shuffled
 from fedwarm.data.settings import Data
 from fedwarm.data.tables import Rows, Table
+from fedwarm.settings.registry import component
 
 
+@component(tests=ALIKE)
 def iid(table: Table, data: Data, seed: int, partitions: int) -> Sequence[Rows]:
     """The rows of each client."""
     return np.array_split(shuffled(table, seed), partitions)

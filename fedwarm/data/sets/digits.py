@@ -26,8 +26,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedwarm.core.seeds import generator, numpy_generator
+from fedwarm.data.settings import Data
 from fedwarm.data.tables import Column, Rows, Table
 from fedwarm.settings.fields import SettingError, near
+from fedwarm.settings.registry import component
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DOMAINS = ("chalk", "ink", "neon", "tilt")
@@ -62,6 +64,12 @@ def domains(labels: Rows) -> Rows:
     domain = np.empty(len(labels), dtype=np.int64)
     domain[by_class] = np.arange(len(labels)) % len(DOMAINS)
     return domain
+
+
+@component(labels=lambda data: scans()[1])
+def digits(data: Data) -> Table:
+    """scikit-learn's handwritten digits as colour pictures in four looks, each a domain of its own; embedded."""
+    return digits_table(data.image_size)
 
 
 @lru_cache(maxsize=1)
@@ -146,3 +154,6 @@ def from_hsv(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
 
 def _between(n: int, low: float, high: float, draws: torch.Generator) -> Tensor:
     return low + (high - low) * torch.rand(n, generator=draws)
+
+
+COMPONENT = digits

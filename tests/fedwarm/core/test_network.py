@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import constants
 
 from fedwarm.core.network import calm_hub, hub_answers
-from fedwarm.data.sets.hub import read
+from fedwarm.data.hub import read
 from fedwarm.settings.fields import SettingError
 
 Serve = Callable[[int], None]

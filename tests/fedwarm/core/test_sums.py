@@ -11,11 +11,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from fedwarm.aggregators import Robust, aggregator, krum_scores, reference_norm, update_norm
+from fedwarm.aggregators import Robust, aggregator
+from fedwarm.aggregators.krum import krum_scores
 from fedwarm.coding import blocks, stochastic
 from fedwarm.core import sums
 from fedwarm.core.arrays import Arrays, WeightedMean
 from fedwarm.core.compute import torch_threads
+from fedwarm.core.norms import reference_norm, update_norm
 from fedwarm.privacy.clipping import clip, norm_of
 from fedwarm.training.loop import Plan, fit
 

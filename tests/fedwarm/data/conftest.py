@@ -9,7 +9,7 @@ from typing import Any
 import datasets
 import pytest
 
-from fedwarm.data.sets.hub import hub_table
+from fedwarm.data.hub import hub_table
 from fedwarm.data.settings import Data
 
 MakePictures = Callable[..., Data]

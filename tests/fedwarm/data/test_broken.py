@@ -17,7 +17,8 @@ from PIL import Image
 from fedwarm.cli import app as cli
 from fedwarm.data import gallery, load_shard
 from fedwarm.data.checks import check_pictures, constancy, remarks
-from fedwarm.data.sets.hub import hub_table
+from fedwarm.data.hub import hub_table
+from fedwarm.data.settings import Data
 from fedwarm.data.shards import all_tests, open_table
 from fedwarm.settings.fields import SettingError
 from tests.fedwarm.data.conftest import MakePictures
@@ -167,16 +168,15 @@ def test_a_long_look_is_announced(pictures_of: MakePictures, monkeypatch: pytest
 
 def test_every_reader_of_pictures_reads_alike(pictures_of: MakePictures) -> None:
     """`gen-fedsd.file` and a foundation's public part: the ground, the range and what is left out are the run's."""
-    from fedwarm.augmentations.gen_fedsd.real import _table
+    from fedwarm.augmentations.gen_fedsd.real import unheld
     from fedwarm.cli.foundations import reading
-    from fedwarm.data.pictures import Reading
     from fedwarm.diffusion.pretraining.captions import public_part
 
     ink = np.zeros((8, 8, 4), dtype=np.uint8)
     ink[:, :4, 3] = 255
     clear = [saved(Image.fromarray(ink, "RGBA")) for _ in range(8)]
     data = pictures_of([*clear, b"broken", b""], [0, 1] * 4 + [0, 1])
-    table = _table(data.name, "", "", 8, Reading(skip_broken=True))
+    table = unheld(data.name, Data(image_size=8, skip_broken=True))[0]
     assert len(table) == 8 and table.images(np.arange(8))[..., 4:].unique().tolist() == [255]
     settings = reading(data.name, ["data.background='black' data.skip-broken=true"])
     part = public_part(replace(settings, public_share=0.5, image_size=8))

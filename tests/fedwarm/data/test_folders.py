@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from fedwarm.data import load_pooled
-from fedwarm.data.sets.hub import hub_table, read
+from fedwarm.data.hub import hub_table, read
 from fedwarm.data.settings import Data
 from fedwarm.data.shards import open_table
 from fedwarm.settings.fields import SettingError

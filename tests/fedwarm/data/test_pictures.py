@@ -17,8 +17,8 @@ from PIL import Image
 from fedwarm.data import depth as depth_module
 from fedwarm.data import load_shard
 from fedwarm.data.checks import remarks
+from fedwarm.data.hub import hub_table
 from fedwarm.data.pictures import colour, opened, pixels
-from fedwarm.data.sets.hub import hub_table
 from fedwarm.data.settings import Data
 from fedwarm.data.shards import open_table
 from fedwarm.settings.fields import SettingError

@@ -116,7 +116,7 @@ def test_without_marks_the_name_decides(whole: Data) -> None:
 
 
 def test_a_hub_name_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedwarm.data.sets.hub.read", lambda *_: pytest.fail("the network was asked"))
+    monkeypatch.setattr("fedwarm.data.hub.read", lambda *_: pytest.fail("the network was asked"))
     assert marks(Data(name="somebody/something")) is None
     assert source_of(TRAIN, Data(name="somebody/something")).marks == Marks()
 

@@ -11,14 +11,15 @@ import pytest
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedwarm.aggregators import reference_norm, too_large, update_norm
 from fedwarm.core.arrays import Arrays
-from fedwarm.core.faults import KINDS, Faults, InjectedError, strikes
+from fedwarm.core.norms import reference_norm, too_large, update_norm
 from fedwarm.core.payload import Payload, PayloadError, check_arrays
 from fedwarm.engines.local.desk import identify
+from fedwarm.faults import Faults, InjectedError, strikes
 from fedwarm.flower.wire import from_records, size_of, to_records
 from fedwarm.rounds import faulty as module
 from fedwarm.rounds.faulty import EARLIER_AT_MOST, faulty
+from fedwarm.settings.kinds import FAULTS
 
 SENT: Arrays = {"w": np.ones((20, 30), np.float32), "v": np.full(4, -2.0)}
 MOST_BYTES = sum(a.nbytes + 512 for a in SENT.values()) + 2**16
@@ -45,9 +46,9 @@ app.query()(answer)
 def _fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     identify(run_id=1, node_id=1)
     calls.clear()
-    module._earlier.clear()
+    module.earlier.clear()
     yield
-    module._earlier.clear()
+    module.earlier.clear()
 
 
 def ask(kind: str, ticket: str = "4.0.1", rate: float = 1.0, message_type: str = "train", arrays: Arrays | None = None,
@@ -122,7 +123,7 @@ def test_poison_passes_every_check_turned_round() -> None:
         np.testing.assert_allclose(reply.arrays[name].astype(float), start - 2 * (local - start), rtol=1e-6)
 
 
-@pytest.mark.parametrize("kind", [k for k in KINDS if k not in ("none", "crash")])
+@pytest.mark.parametrize("kind", [k for k in FAULTS if k not in ("none", "crash")])
 def test_metrics_and_facts_stay_as_they_are(kind: str) -> None:
     content = ask(kind, delay_seconds=0.0).content
     assert content.metric_records["metrics"] == {"num-examples": 3}
@@ -131,7 +132,7 @@ def test_metrics_and_facts_stay_as_they_are(kind: str) -> None:
     assert facts == {"kind": "weights", "who": "me"}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FAULTS)
 def test_what_is_not_struck_is_the_app_s_own_answer(kind: str) -> None:
     honest = ask("none").content
     for reply in (
@@ -184,13 +185,13 @@ def test_a_message_that_comes_twice_is_not_answered_with_its_own_ticket() -> Non
 def test_replays_keep_few_clients_and_no_other_kind_keeps_any() -> None:
     for node in range(3 * EARLIER_AT_MOST):
         ask("nan", f"1.0.{node}", rate=0.5, node=node + 1)
-    assert not module._earlier
+    assert not module.earlier
     for node in range(3 * EARLIER_AT_MOST):
         ask("replay", f"1.0.{node}", rate=0.5, node=node + 1)
-    assert [node for _, node in module._earlier] == list(range(2 * EARLIER_AT_MOST + 1, 3 * EARLIER_AT_MOST + 1))
+    assert [node for _, node in module.earlier] == list(range(2 * EARLIER_AT_MOST + 1, 3 * EARLIER_AT_MOST + 1))
 
 
-@pytest.mark.parametrize("kind", [k for k in KINDS if k != "crash"])
+@pytest.mark.parametrize("kind", [k for k in FAULTS if k != "crash"])
 def test_an_answer_without_arrays_is_struck_by_some_kinds_only(kind: str) -> None:
     content = ask(kind, message_type="train.distill", arrays={}, delay_seconds=0.0).content
     payload = from_records(content)

@@ -33,7 +33,7 @@ def configure() -> Configure:
         }  # fmt: skip
         for name, value in changes.items():
             key = name.replace("__", ".").replace("_", "-")
-            general = key in {name for name, group, _ in keys((General,))}
+            general = key in {name for name, _, _ in keys((General,))}
             flat[key if "." in key or general else f"gen-fedsd.{key}"] = value
         return parse(flat)
 

@@ -147,7 +147,7 @@ def test_without_scikit_learn_the_message_says_what_to_install(monkeypatch: pyte
 
 def test_the_default_path_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from fedwarm.settings.config import Data; from fedwarm.data import *; s = load_shard(Data(), 0, 0, 4);"
+        "import sys; from fedwarm.data.settings import Data; from fedwarm.data import *; s = load_shard(Data(), 0, 0, 4);"
         "d = Data(partition='iid'); load_shard(d, 0, 0, 100); load_pooled(Data(), 0, 4); partition_table(Data(), 0, 4);"
         "heavy = {'datasets', 'flwr_datasets', 'pandas', 'sklearn', 'torchvision', 'scipy', 'PIL', 'flwr', 'matplotlib'};"
         "print(len(s.train_images), sorted(heavy & set(sys.modules)))"

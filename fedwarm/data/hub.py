@@ -23,6 +23,7 @@ from fedwarm.data.labels import ids, labelled
 from fedwarm.data.pictures import Reading
 from fedwarm.data.tables import Column, Table
 from fedwarm.settings.fields import SettingError, near
+from fedwarm.settings.kinds import SETS
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -104,8 +105,9 @@ def read(name: str, split: str = TRAIN) -> Dataset:
                 f"data.name = {name!r} cannot be read: {lines[0]}; give a folder of parquet files with a train split, of "
                 "pictures by class, or of pictures and a CSV file that names them"
             ) from error
+        known = ", ".join(f"`{each}`" for each in SETS)
         raise SettingError(
-            f"data.name = {name!r} is neither `digits` nor a data set that can be read{near(name, ['digits'])}: {lines[0]}; "
+            f"data.name = {name!r} is neither {known} nor a data set that can be read{near(name, [*SETS])}: {lines[0]}; "
             "give a local folder of parquet files with a train split or of pictures by class, "
             "or a Hub name on a machine with network"
         ) from error

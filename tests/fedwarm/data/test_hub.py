@@ -18,8 +18,8 @@ from PIL import Image
 from fedwarm.data import default_clients, load_pooled, load_shard, partition_table
 from fedwarm.data import gallery as gallery_module
 from fedwarm.data.gallery import Gallery
+from fedwarm.data.hub import hub_table, read
 from fedwarm.data.pictures import pixels
-from fedwarm.data.sets.hub import hub_table, read
 from fedwarm.data.settings import Data
 from fedwarm.data.shards import open_table
 from fedwarm.settings.fields import SettingError
