@@ -29,7 +29,7 @@ from fedwarm.data.shards import draw
 from fedwarm.diffusion.foundation import Foundation, load_foundation
 from fedwarm.diffusion.generate import generate
 from fedwarm.diffusion.lora import attached, load_adapter
-from fedwarm.diffusion.prompts import prompts
+from fedwarm.diffusion.sentences import prompts
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.tuners.hollowed.settings import NONE, Hollowed, targets_of
 from fedwarm.diffusion.tuners.hollowed.tune import tune_hollowed

@@ -57,7 +57,7 @@ class WarmFedClient(BaseClient):
         return Payload("adapter", arrays, {"num-examples": len(shard.train_labels), **self.spent}, facts)
 
     def _adapted(self, foundation: Foundation) -> Arrays:
-        from fedwarm.diffusion.prompts import prompts
+        from fedwarm.diffusion.sentences import prompts
 
         arrays = from_tensors(self._tuned(foundation, prompts(self.settings.prompt, self.shard.classes)))
         if self.settings.local_model_source == "uploaded":

@@ -19,7 +19,7 @@ from fedwarm.core.files import writing
 from fedwarm.core.payload import Payload, PayloadError
 from fedwarm.core.progress import tick
 from fedwarm.core.seeds import generator
-from fedwarm.data.pool import Pool, join
+from fedwarm.diffusion.pool import Pool, join
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.tuners.hollowed.settings import Hollowed, check_together
 from fedwarm.methods.warmfed import CLASSIFIER, quota
@@ -186,7 +186,7 @@ class WarmFed(BaseStrategy):
     def _draw_pool(self) -> None:
         """Generate for every client, class by class, and keep a few pictures for the report."""
         from fedwarm.diffusion.generate import generate
-        from fedwarm.diffusion.prompts import prompts
+        from fedwarm.diffusion.sentences import prompts
 
         sentences = prompts(self.settings.prompt, self.fleet.classes)
         sent = {client: adapter for client in self.partitions if (adapter := self._uploaded(client))}
@@ -228,7 +228,7 @@ class WarmFed(BaseStrategy):
     @property
     def pool(self) -> Pool:
         """What was drawn, with its provenance."""
-        from fedwarm.diffusion.prompts import prompts
+        from fedwarm.diffusion.sentences import prompts
 
         return Pool(**to_tensors(self.drawn), prompts=tuple(prompts(self.settings.prompt, self.fleet.classes)))
 

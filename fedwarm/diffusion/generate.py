@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from fedwarm.core.seeds import derive
-from fedwarm.data.pool import Pool
 from fedwarm.diffusion.foundation import Foundation
 from fedwarm.diffusion.lora import FIRST, attached, load_adapter
+from fedwarm.diffusion.pool import Pool
 from fedwarm.diffusion.sampling import Through, drawn_anew, sample
 from fedwarm.diffusion.settings import Diffusion
 

@@ -222,7 +222,7 @@ def check(config: Config, known: Any) -> None:
     Raises:
         SettingError: they cannot.
     """
-    from fedwarm.diffusion.prompts import prompts
+    from fedwarm.diffusion.sentences import prompts
     from fedwarm.diffusion.settings import Diffusion
     from fedwarm.diffusion.tuners.hollowed.plan import check_plan
 

@@ -14,9 +14,9 @@ from fedwarm.data.shards import draw
 from fedwarm.diffusion.foundation import load_foundation
 from fedwarm.diffusion.generate import generate
 from fedwarm.diffusion.pretraining.captions import PublicPart
-from fedwarm.diffusion.pretraining.glyphs import WORDS, font_masks, glyph_batch
-from fedwarm.diffusion.prompts import prompts
+from fedwarm.diffusion.pretraining.glyphs import font_masks, glyph_batch
 from fedwarm.diffusion.sampling import sample
+from fedwarm.diffusion.sentences import WORDS, prompts
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.models import Model, build_model
 from fedwarm.training.evaluate import correct

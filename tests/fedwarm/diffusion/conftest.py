@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from fedwarm.core.compute import torch_threads
 from fedwarm.core.seeds import generator, initialisation
 from fedwarm.diffusion.foundation import Foundation, load_foundation
-from fedwarm.diffusion.pretraining.glyphs import WORDS, font_masks, glyph_batch
+from fedwarm.diffusion.pretraining.glyphs import font_masks, glyph_batch
 from fedwarm.diffusion.pretraining.recipe import Recipe, build_pipeline, build_tokenizer
+from fedwarm.diffusion.sentences import WORDS
 from fedwarm.diffusion.settings import Diffusion
 
 SMALL = Recipe(unet_channels=(16, 32), vae_channels=(16, 16, 16), text_width=16, text_layers=1, threads=1)

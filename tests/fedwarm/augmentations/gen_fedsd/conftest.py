@@ -9,7 +9,7 @@ import pytest
 
 from fedwarm.catalogue import parse
 from fedwarm.core.compute import torch_threads
-from fedwarm.settings.config import GROUPS, Config
+from fedwarm.settings.config import Config, General
 from fedwarm.settings.fields import Value, keys
 
 Configure = Callable[..., Config]
@@ -33,7 +33,7 @@ def configure() -> Configure:
         }  # fmt: skip
         for name, value in changes.items():
             key = name.replace("__", ".").replace("_", "-")
-            general = key in {name for name, group, _ in keys(GROUPS) if not group.prefix}
+            general = key in {name for name, _, _ in keys((General,))}
             flat[key if "." in key or general else f"gen-fedsd.{key}"] = value
         return parse(flat)
 

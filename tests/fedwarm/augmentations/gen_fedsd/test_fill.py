@@ -205,7 +205,7 @@ def test_a_budget_of_seconds_is_kept_over_a_restart(configure: Configure, tmp_pa
 
 
 def test_a_judge_is_told_of_in_the_report(configure: Configure, tmp_path: Path) -> None:
-    state = build_model(configure().model, 10, 32, 5).state_dict()
+    state = build_model(configure().of(Model), 10, 32, 5).state_dict()
     path = tmp_path / "judge.safetensors"
     save_file({name: 4 * tensor for name, tensor in state.items()}, path)
     config = configure(judge=str(path), judge_least=0.3, judge_tries=2)
@@ -250,7 +250,7 @@ def test_what_cannot_be_is_refused_before_any_work(configure: Configure, changes
 
 def test_a_judge_of_another_architecture_is_refused(configure: Configure, tmp_path: Path) -> None:
     path = tmp_path / "judge.safetensors"
-    save_file(build_model(configure(model__name="logistic").model, 10, 32, 5).state_dict(), path)
+    save_file(build_model(configure(model__name="logistic").of(Model), 10, 32, 5).state_dict(), path)
     with pytest.raises(SettingError, match="gen-fedsd.judge = .* does not fit the classifier"):
         check(configure(judge=str(path)), WORDS)
 

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from fedwarm.augmentations.gen_fedsd.identity import foundation_folder, identity, key_of, pipeline_digest, provenance, sampler
 from fedwarm.diffusion.foundation import asset_folder
-from fedwarm.diffusion.pretraining.glyphs import WORDS
+from fedwarm.diffusion.sentences import WORDS
 from fedwarm.diffusion.settings import Diffusion
-from fedwarm.models import build_model
+from fedwarm.models import Model, build_model
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError, Value
 
@@ -33,7 +33,7 @@ def copy(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory: pytest.TempPathFactory, configure: Configure) -> Path:
     path = tmp_path_factory.mktemp("judge") / "judge.safetensors"
-    save_file(build_model(configure().model, 10, 32, 5).state_dict(), path)
+    save_file(build_model(configure().of(Model), 10, 32, 5).state_dict(), path)
     return path
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from fedwarm.augmentations.gen_fedsd.fill import fill
 from fedwarm.augmentations.gen_fedsd.overlap import marks, refuse_held
 from fedwarm.data import load_shard
+from fedwarm.data.settings import Data
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
 from tests.sets import picture, write_split
@@ -69,7 +70,7 @@ def test_a_client_refuses_its_own(place: Path, config: Callable[..., Config], tm
     write_split(place / "copy", "train", [i % 2 for i in range(20)])
     wanting = config("copy", gen_fedsd__rule="fixed", gen_fedsd__fixed=10)
     with pytest.raises(SettingError, match="images that client 1 holds or is tested on"):
-        fill(wanting, load_shard(wanting.data, 0, 1, CLIENTS), 1, tmp_path)
+        fill(wanting, load_shard(wanting.of(Data), 0, 1, CLIENTS), 1, tmp_path)
 
 
 def test_pictures_of_one_colour_say_nothing() -> None:

@@ -63,7 +63,7 @@ def test_a_pools_image_counts_once(configure: Configure, tmp_path: Path) -> None
 
 
 def test_labels_come_nearer_to_uniform(configure: Configure, tmp_path: Path) -> None:
-    table = partition_table(configure().data, 0, CLIENTS)
+    table = partition_table(configure().of(Data), 0, CLIENTS)
     for rule, fixed in (("client_max", 0), ("client_mean", 0), ("global", 0), ("fixed", 3)):
         plans = plan_of(configure(rule=rule, fixed=fixed, budget_images=0), CLIENTS, tmp_path)
         assert [plan.real for plan in plans.clients] == table

@@ -17,10 +17,9 @@ from fedwarm.augmentations.gen_fedsd.shelf import POOL, Drawn
 from fedwarm.core.progress import listening
 from fedwarm.core.seeds import derive
 from fedwarm.diffusion.foundation import asset_folder, load_foundation
-from fedwarm.diffusion.pretraining.glyphs import WORDS
 from fedwarm.diffusion.sampling import sample
-from fedwarm.diffusion.sentences import GLYPHS
-from fedwarm.models import build_model
+from fedwarm.diffusion.sentences import GLYPHS, WORDS
+from fedwarm.models import Model, build_model
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
 
@@ -35,7 +34,7 @@ def bytes_of(drawn: Drawn) -> list[bytes]:
 def judge(tmp_path_factory: pytest.TempPathFactory, configure: Configure) -> str:
     """A classifier with opinions of its own, as it knows nothing."""
     path = tmp_path_factory.mktemp("judge") / "judge.safetensors"
-    state = build_model(configure().model, 10, 32, 5).state_dict()
+    state = build_model(configure().of(Model), 10, 32, 5).state_dict()
     save_file({name: 4 * tensor for name, tensor in state.items()}, path)
     return str(path)
 
