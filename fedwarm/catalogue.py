@@ -13,7 +13,6 @@ from fedwarm.aggregators import Robust
 from fedwarm.core.faults import Faults
 from fedwarm.data.settings import Data
 from fedwarm.diffusion.settings import Diffusion
-from fedwarm.diffusion.tuners.hollowed.settings import Hollowed
 from fedwarm.measures.widths import Evaluate
 from fedwarm.models import Model
 from fedwarm.objectives.rq import RelaxedQuantization
@@ -25,7 +24,7 @@ from fedwarm.settings.kinds import KINDS, METHODS, MODELS, PARTITIONS, SETS
 from fedwarm.settings.registry import Kind, is_reference
 from fedwarm.settings.text import parse_overrides
 
-OTHERS = (QuantizationRobust, RelaxedQuantization, Hollowed)
+OTHERS = (QuantizationRobust, RelaxedQuantization)
 
 
 @dataclass(frozen=True)

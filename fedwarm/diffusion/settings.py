@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedwarm.settings.fields import Group, setting
-from fedwarm.settings.kinds import SAMPLERS
+from fedwarm.settings.kinds import SAMPLERS, TUNERS
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Diffusion(Group, prefix="diffusion", used=lambda r: r.generates or r.draws
     trainer: str = setting(
         "lora",
         "how clients fine-tune the foundation: whole in memory, or with its core taken out (hollowed.*)",
-        choices=("lora", "hollowed"),
+        choices=TUNERS,
         when=lambda r: r.adapts,
     )
     rank: int = setting(8, "rank r of the LoRA matrices", low=1, when=lambda r: r.adapts)

@@ -41,11 +41,11 @@ Adapter = dict[str, np.ndarray[Any, Any]]
 
 
 def foundation() -> Foundation:
-    return load_foundation(parse({}).diffusion, "cpu")
+    return load_foundation(parse({}).of(Diffusion), "cpu")
 
 
 def targets() -> str:
-    return parse({}).diffusion.targets
+    return parse({}).of(Diffusion).targets
 
 
 def adapters(outcome: Outcome) -> list[Adapter]:
@@ -98,7 +98,7 @@ def union(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 
 
 def test_the_uplink_is_the_kept_matrices_and_falls_by_their_share(shallow: Outcome) -> None:
-    unet, first = foundation().pipe.unet, first_matrices(foundation(), parse({}).diffusion, 0, 0)
+    unet, first = foundation().pipe.unet, first_matrices(foundation(), parse({}).of(Diffusion), 0, 0)
     cut, whole = cut_at(unet, 1), adapter_size(unet, 8, targets())
     kept = {name: t for name, t in first.items() if not cut.holds(name)}
     size = sum(t.numel() for t in kept.values())
@@ -180,17 +180,16 @@ def test_the_rule_decides_what_images_are_drawn_from(rule: str, union: Outcome, 
 
 def test_images_are_drawn_from_each_client_s_own_matrices(union: Outcome) -> None:
     from fedwarm.core.arrays import to_tensors
-    from fedwarm.diffusion.generate import generate
-    from fedwarm.diffusion.tuners.hollowed.settings import targets_of
+    from fedwarm.diffusion.generate import Order, generate
+    from fedwarm.diffusion.lora import targets_of
 
     found, labels = drawn(union, 1), pool(union)["labels"][pool(union)["clients"] == 1]
     sent, config = adapters(union)[1], parse({"method": "warmfed", **MIXED})
     settings = type(config.of(Diffusion))(**{**vars(config.of(Diffusion)), "targets": targets_of(sent)})
     names = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-    again = generate(
-        foundation(), to_tensors(sent), [f"a photo of a {name}" for name in names], np.unique(labels).tolist(),
-        int(np.bincount(labels).max()), settings, seed=0, client=1, size=32,
-    )  # fmt: skip
+    asked, most = [f"a photo of a {name}" for name in names], int(np.bincount(labels).max())
+    order = Order(asked, np.unique(labels).tolist(), most, seed=0, client=1, size=32)
+    again = generate(foundation(), to_tensors(sent), order, settings)
     assert np.array_equal(again.images.numpy(), found)
 
 
