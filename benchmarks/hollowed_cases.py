@@ -138,6 +138,7 @@ def tune(foundation: Any, given: argparse.Namespace, mark: Mark, rank: int, dept
     from fedwarm.diffusion.settings import Diffusion
     from fedwarm.diffusion.tuners.hollowed.settings import Hollowed
     from fedwarm.diffusion.tuners.hollowed.tune import tune_hollowed
+    from fedwarm.diffusion.tuning import Tuning
 
     settings = Diffusion(
         rank=rank, lora_steps=given.steps, lora_batch_size=given.batch, lora_learning_rate=1e-4,
@@ -151,7 +152,8 @@ def tune(foundation: Any, given: argparse.Namespace, mark: Mark, rank: int, dept
     images = torch.randint(256, (given.batch, 3, given.image_size, given.image_size), dtype=torch.uint8)
     labels = torch.arange(given.batch) % len(PROMPTS)
     with listening(listen), tempfile.TemporaryDirectory() as folder:
-        tune_hollowed(foundation, images, labels, PROMPTS, settings, 0, 0, Hollowed(depth=depth), Path(folder))
+        tuning = Tuning(foundation, images, labels, PROMPTS, settings, 0, 0)
+        tune_hollowed(tuning, Hollowed(depth=depth), Path(folder))
 
 
 def work(given: argparse.Namespace, mark: Mark) -> None:

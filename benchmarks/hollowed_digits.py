@@ -27,13 +27,13 @@ from fedwarm.data.sets.digits import DOMAINS
 from fedwarm.data.settings import Data
 from fedwarm.data.shards import draw
 from fedwarm.diffusion.foundation import Foundation, load_foundation
-from fedwarm.diffusion.generate import generate
-from fedwarm.diffusion.lora import attached, load_adapter
-from fedwarm.diffusion.prompts import prompts
+from fedwarm.diffusion.generate import Order, generate
+from fedwarm.diffusion.lora import attached, load_adapter, targets_of
+from fedwarm.diffusion.sentences import prompts
 from fedwarm.diffusion.settings import Diffusion
-from fedwarm.diffusion.tuners.hollowed.settings import NONE, Hollowed, targets_of
+from fedwarm.diffusion.tuners.hollowed.settings import NONE, Hollowed
 from fedwarm.diffusion.tuners.hollowed.tune import tune_hollowed
-from fedwarm.diffusion.tuners.lora import to_foundation
+from fedwarm.diffusion.tuning import Tuning, to_foundation
 from fedwarm.models import Model, build_model
 from fedwarm.training.evaluate import correct, predict
 from fedwarm.training.loop import Plan, fit
@@ -58,11 +58,11 @@ def rows_of(settings: Diffusion, per_class: int, seed: int, domain: str, rows: l
             images, labels = some(shard, per_class, seed)
             read, more = correct(judge, shard.test_images, shard.test_labels) / len(shard.test_labels), {}
         else:
-            given = (foundation, shard.train_images, shard.train_labels, sentences, settings, seed, client)
-            state = {} if row == "none" else tune_hollowed(*given, Hollowed(depth=NONE if row == "full" else int(row)))
+            tuning = Tuning(foundation, shard.train_images, shard.train_labels, sentences, settings, seed, client)
+            state = {} if row == "none" else tune_hollowed(tuning, Hollowed(depth=NONE if row == "full" else int(row)))
             own = replace(settings, targets=targets_of(state)) if state else settings
-            sides = {"seed": seed, "client": client, "size": shard.test_images.shape[-1]}
-            pool = generate(foundation, state or None, sentences, range(len(sentences)), per_class, own, **sides)
+            order = Order(sentences, range(len(sentences)), per_class, seed, client, shard.test_images.shape[-1])
+            pool = generate(foundation, state or None, order, own)
             images, labels = pool.images, pool.labels
             read = correct(judge, images, labels) / len(labels)
             up = float(sum(t.numel() * t.itemsize for t in state.values()))

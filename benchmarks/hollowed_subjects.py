@@ -24,11 +24,12 @@ from fedwarm.core.seeds import derive
 from fedwarm.data.hub import hub_table
 from fedwarm.data.tables import Table
 from fedwarm.diffusion.foundation import load_foundation
-from fedwarm.diffusion.lora import FIRST, attached, load_adapter
+from fedwarm.diffusion.lora import FIRST, attached, load_adapter, targets_of
 from fedwarm.diffusion.sampling import sample
 from fedwarm.diffusion.settings import Diffusion
-from fedwarm.diffusion.tuners.hollowed.settings import NONE, Hollowed, targets_of
+from fedwarm.diffusion.tuners.hollowed.settings import NONE, Hollowed
 from fedwarm.diffusion.tuners.hollowed.tune import tune_hollowed
+from fedwarm.diffusion.tuning import Tuning
 from fedwarm.settings.fields import SettingError
 
 TOKEN = "sks"
@@ -116,9 +117,10 @@ def rows_of(settings: Diffusion, given: Any, seed: int, subject: str, rows: list
     plain = eyes.read([p.replace("{subject}", f"a {word}") for p in asked]).repeat_interleave(given.per_class, 0)
     real = eyes.see(images)
     seeds = [derive(seed, "image", number, i) for i in range(len(called))]
-    tuned = (foundation, images, labels, [PROMPTS[0].replace("{subject}", f"{TOKEN} {word}")], settings, seed, number)
+    named = [PROMPTS[0].replace("{subject}", f"{TOKEN} {word}")]
+    tuning = Tuning(foundation, images, labels, named, settings, seed, number)
     for row in rows:
-        state = {} if row == "none" else tune_hollowed(*tuned, Hollowed(depth=NONE if row == "full" else int(row)))
+        state = {} if row == "none" else tune_hollowed(tuning, Hollowed(depth=NONE if row == "full" else int(row)))
         with ExitStack() as stack:
             if state:
                 unet, own = foundation.pipe.unet, replace(settings, targets=targets_of(state))

@@ -15,7 +15,6 @@ from fedwarm.core.arrays import Arrays, from_module, from_tensors, to_tensors
 from fedwarm.core.files import DiskError
 from fedwarm.core.payload import Fact, Payload
 from fedwarm.diffusion.settings import Diffusion
-from fedwarm.diffusion.tuners.hollowed.settings import Hollowed, check_together
 from fedwarm.methods.warmfed import CLASSIFIER, SelfDistillation, WarmFed, best_of
 from fedwarm.rounds.client import PERSONAL, BaseClient
 from fedwarm.settings.fields import SettingError
@@ -23,6 +22,7 @@ from fedwarm.training.loop import Hook, Plan, fit
 
 if TYPE_CHECKING:
     from fedwarm.diffusion.foundation import Foundation
+    from fedwarm.diffusion.tuners import Tuner
 
 HELD_SHARE = 5
 ADAPTED = "adapted"
@@ -57,7 +57,7 @@ class WarmFedClient(BaseClient):
         return Payload("adapter", arrays, {"num-examples": len(shard.train_labels), **self.spent}, facts)
 
     def _adapted(self, foundation: Foundation) -> Arrays:
-        from fedwarm.diffusion.prompts import prompts
+        from fedwarm.diffusion.sentences import prompts
 
         arrays = from_tensors(self._tuned(foundation, prompts(self.settings.prompt, self.shard.classes)))
         if self.settings.local_model_source == "uploaded":
@@ -66,20 +66,25 @@ class WarmFedClient(BaseClient):
             arrays |= {CLASSIFIER + name: array for name, array in from_module(local).items()}
         return arrays
 
-    def _tuned(self, foundation: Foundation, sentences: list[str]) -> dict[str, Tensor]:
-        """The adapter's matrices, by the trainer of the settings."""
-        from fedwarm.diffusion.tuners.hollowed.tune import tune_hollowed
-        from fedwarm.diffusion.tuners.lora import tune_adapter
+    @property
+    def tuner(self) -> Tuner:
+        """The run's way to tune adapters."""
+        from fedwarm.diffusion.tuners import tuner_for
 
-        shard, diffusion, seed = self.shard, self.config.of(Diffusion), self.config.run.seed
-        given = (foundation, shard.train_images, shard.train_labels, sentences, diffusion, seed, self.node.partition)
-        if diffusion.trainer == "hollowed":
-            check_together(self.config)
-            return tune_hollowed(*given, self.config.of(Hollowed), self.node.store.folder)
+        return tuner_for(self.config)
+
+    def _tuned(self, foundation: Foundation, sentences: list[str]) -> dict[str, Tensor]:
+        """The adapter's matrices, by the tuner of the settings."""
+        from fedwarm.diffusion.tuning import Tuning
+
+        shard, diffusion, tuner = self.shard, self.config.of(Diffusion), self.tuner
+        tuner.check_settings()
         private = self.mechanism("adapt", 0)
-        state = tune_adapter(*given, private)
+        images, labels, seed = shard.train_images, shard.train_labels, self.config.run.seed
+        tuning = Tuning(foundation, images, labels, sentences, diffusion, seed, self.node.partition)
+        state = tuner.tune(tuning, private, self.node.store.folder)
         if private is not None:
-            self.spend(private.steps(len(shard.train_labels), diffusion.lora_batch_size, diffusion.lora_steps), 0)
+            self.spend(private.steps(len(labels), diffusion.lora_batch_size, diffusion.lora_steps), 0)
         return state
 
     def privately(self) -> list[tuple[int, int, int]]:
@@ -93,14 +98,9 @@ class WarmFedClient(BaseClient):
         if action != "adapt":
             return super().reference(action, payload)
         from fedwarm.diffusion.foundation import load_foundation
-        from fedwarm.diffusion.lora import first_matrices
-        from fedwarm.diffusion.tuners.hollowed.plan import cut_of, outside
 
-        run, diffusion, client = self.config.run, self.config.of(Diffusion), self.node.partition
-        foundation = load_foundation(diffusion, run.device)
-        arrays = from_tensors(first_matrices(foundation, diffusion, run.seed, client))
-        if diffusion.trainer == "hollowed":
-            arrays = outside(cut_of(foundation, diffusion, self.config.of(Hollowed), client), arrays)
+        foundation = load_foundation(self.config.of(Diffusion), self.config.run.device)
+        arrays = self.tuner.reference(foundation, self.node.partition)
         if self.settings.local_model_source == "uploaded":
             arrays |= {CLASSIFIER + name: array for name, array in from_module(self.model()).items()}
         return arrays

@@ -12,7 +12,6 @@ from typing import Any
 from fedwarm.aggregators import Robust
 from fedwarm.data.settings import Data
 from fedwarm.diffusion.settings import Diffusion
-from fedwarm.diffusion.tuners.hollowed.settings import Hollowed
 from fedwarm.faults import Faults
 from fedwarm.measures.widths import Evaluate
 from fedwarm.models import Model
@@ -25,7 +24,7 @@ from fedwarm.settings.kinds import FAULTS, KINDS, METHODS, MODELS, PARTITIONS, R
 from fedwarm.settings.registry import Kind, is_reference, settings_of
 from fedwarm.settings.text import parse_overrides
 
-OTHERS = (QuantizationRobust, RelaxedQuantization, Hollowed)
+OTHERS = (QuantizationRobust, RelaxedQuantization)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from fedwarm.core.arrays import from_tensors
-from fedwarm.data.pool import Pool
+from fedwarm.diffusion.pool import Pool
 from fedwarm.record.folder import save_tensors
 
 PICTURES_PER_CLASS = 4

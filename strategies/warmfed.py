@@ -19,9 +19,8 @@ from fedwarm.core.norms import floats
 from fedwarm.core.payload import Payload, PayloadError
 from fedwarm.core.progress import tick
 from fedwarm.core.seeds import generator
-from fedwarm.data.pool import Pool, join
+from fedwarm.diffusion.pool import Pool, join
 from fedwarm.diffusion.settings import Diffusion
-from fedwarm.diffusion.tuners.hollowed.settings import Hollowed, check_together
 from fedwarm.methods.warmfed import CLASSIFIER, quota
 from fedwarm.methods.warmfed import WarmFed as Settings
 from fedwarm.models import device_of
@@ -36,7 +35,7 @@ from .pictures import save_pictures
 if TYPE_CHECKING:
     from fedwarm.diffusion.foundation import Foundation
     from fedwarm.diffusion.sampling import Through
-    from fedwarm.diffusion.tuners.hollowed.plan import Parts
+    from fedwarm.diffusion.tuners import Parts, Tuner
 
 
 class WarmFed(BaseStrategy):
@@ -46,8 +45,8 @@ class WarmFed(BaseStrategy):
 
     def __init__(self, config: Config | None = None, folder: RunFolder | None = None, **settings: Value) -> None:
         super().__init__(config, folder, **settings)
-        if self.hollowed:
-            check_together(self.config)
+        if self.generates and self.settings.adapt:
+            self.tuner.check_settings()
         self.uploads: Arrays = {}
         self.drawn: Arrays = {}
         self.draw = 0
@@ -62,9 +61,11 @@ class WarmFed(BaseStrategy):
         return self.settings.synthetic_ratio > 0
 
     @property
-    def hollowed(self) -> bool:
-        """Whether clients tune a part of the foundation each."""
-        return self.generates and self.settings.adapt and self.config.of(Diffusion).trainer == "hollowed"
+    def tuner(self) -> Tuner:
+        """How clients tune their adapters."""
+        from fedwarm.diffusion.tuners import tuner_for
+
+        return tuner_for(self.config)
 
     def plan(self) -> Iterator[Stage]:
         if self.generates:
@@ -99,9 +100,7 @@ class WarmFed(BaseStrategy):
     def reference(self, stage: Stage, client: int) -> Arrays:
         if stage.name != "adapt":
             return super().reference(stage, client)
-        from fedwarm.diffusion.lora import first_matrices
-
-        first = from_tensors(first_matrices(self.foundation, self.config.of(Diffusion), self.config.run.seed, client))
+        first = self.tuner.reference(self.foundation, client)
         return {name: first.get(name, array) for name, array in self.parts.of(client).items()}
 
     def sampled(self, number: int) -> tuple[int, ...]:
@@ -131,8 +130,7 @@ class WarmFed(BaseStrategy):
     def finish(self, stage: Stage) -> None:
         if stage.name == "adapt":
             self._save_adapters()
-            if self.hollowed:
-                self.record.upload(stage.name, self._numbers_sent())
+            self.record.upload(stage.name, self._numbers_sent())
         elif stage.name == "generate":
             self._draw_pool()
         elif stage.name == "warm start":
@@ -159,7 +157,7 @@ class WarmFed(BaseStrategy):
         return {n.removeprefix(CLASSIFIER): a for n, a in own.items() if n.startswith(CLASSIFIER) == classifier}
 
     def _numbers_sent(self) -> int:
-        """Numbers in the mean upload: depths differ."""
+        """Numbers in the mean upload: clients may send parts of an adapter that differ."""
         clients = {name.partition("/")[0] for name in self.uploads}
         return round(sum(self.uploads[name].size for name in floats(self.uploads)) / len(clients))
 
@@ -175,18 +173,14 @@ class WarmFed(BaseStrategy):
     @cached_property
     def parts(self) -> Parts:
         """Names, shapes and dtypes of what each client sends of its adapter, and beside it."""
-        from fedwarm.diffusion.lora import first_matrices
-        from fedwarm.diffusion.tuners.hollowed.plan import Parts
-
-        matrices = from_tensors(first_matrices(self.foundation, self.config.of(Diffusion), 0, 0))
         uploaded = self.settings.local_model_source == "uploaded"
         beside = {CLASSIFIER + name: array for name, array in self.arrays.items()} if uploaded else {}
-        return Parts(self.foundation, self.config.of(Diffusion), self.config.of(Hollowed), matrices, beside)
+        return self.tuner.parts(self.foundation, beside)
 
     def _draw_pool(self) -> None:
         """Generate for every client, class by class, and keep a few pictures for the report."""
-        from fedwarm.diffusion.generate import generate
-        from fedwarm.diffusion.prompts import prompts
+        from fedwarm.diffusion.generate import Order, generate
+        from fedwarm.diffusion.sentences import prompts
 
         sentences = prompts(self.settings.prompt, self.fleet.classes)
         sent = {client: adapter for client in self.partitions if (adapter := self._uploaded(client))}
@@ -197,21 +191,13 @@ class WarmFed(BaseStrategy):
             if not member.known or (self.settings.adapt and not adapter):
                 continue
             tick("clients drawn", member.partition + 1, len(self.fleet.members))
-            pools.append(
-                generate(
-                    self.foundation,
-                    to_tensors(adapter) if adapter else None,
-                    sentences,
-                    member.present,
-                    quota(self.settings, member.examples, len(member.present)),
-                    self.parts.attaching(adapter) if adapter else self.config.of(Diffusion),
-                    seed=self.config.run.seed,
-                    client=member.partition,
-                    size=self.fleet.image_size,
-                    draw=self.draw,
-                    through=self._kept_batches(member.partition),
-                )
-            )
+            order = Order(
+                sentences, member.present, quota(self.settings, member.examples, len(member.present)), self.config.run.seed,
+                member.partition, self.fleet.image_size, self.draw,
+            )  # fmt: skip
+            own = self.parts.attaching(adapter) if adapter else self.config.of(Diffusion)
+            matrices = to_tensors(adapter) if adapter else None
+            pools.append(generate(self.foundation, matrices, order, own, self._kept_batches(member.partition)))
         pool = join(pools)
         self.drawn = from_tensors(pool.tensors())
         self._save_pool()
@@ -228,7 +214,7 @@ class WarmFed(BaseStrategy):
     @property
     def pool(self) -> Pool:
         """What was drawn, with its provenance."""
-        from fedwarm.diffusion.prompts import prompts
+        from fedwarm.diffusion.sentences import prompts
 
         return Pool(**to_tensors(self.drawn), prompts=tuple(prompts(self.settings.prompt, self.fleet.classes)))
 

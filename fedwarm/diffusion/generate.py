@@ -3,54 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fedwarm.core.seeds import derive
-from fedwarm.data.pool import Pool
 from fedwarm.diffusion.foundation import Foundation
 from fedwarm.diffusion.lora import FIRST, attached, load_adapter
+from fedwarm.diffusion.pool import Pool
 from fedwarm.diffusion.sampling import Through, drawn_anew, sample
 from fedwarm.diffusion.settings import Diffusion
+
+
+@dataclass(frozen=True)
+class Order:
+    """Images for one client: so many of each listed class.
+
+    Attributes:
+        prompts: one sentence per class of the data set.
+        classes: the classes to draw.
+        per_class: images of each.
+        seed, client: the run's seed, and whose adapter draws.
+        size: height and width in pixels.
+        draw: counts repeated generations for the same client.
+    """
+
+    prompts: Sequence[str]
+    classes: Sequence[int]
+    per_class: int
+    seed: int
+    client: int
+    size: int
+    draw: int = 0
+
+    def labels(self) -> list[int]:
+        """The class of each image."""
+        return [c for c in self.classes for _ in range(self.per_class)]
+
+    def seeds(self) -> list[int]:
+        """The seed of each image's noise."""
+        keys = ((c, i) for c in self.classes for i in range(self.per_class))
+        return [derive(self.seed, "image", self.client, c, i, self.draw) for c, i in keys]
 
 
 def generate(
     foundation: Foundation,
     adapter: Mapping[str, Tensor] | None,
-    prompts: Sequence[str],
-    classes: Sequence[int],
-    per_class: int,
+    order: Order,
     settings: Diffusion,
-    *,
-    seed: int,
-    client: int,
-    size: int,
-    draw: int = 0,
     through: Through = drawn_anew,
 ) -> Pool:
-    """`per_class` images of each listed class.
+    """The images of an order.
 
     An image is a function of (seed, client, class, index, draw), the weights and the sampler; not of the batch size.
 
     Args:
         adapter: the client's matrices; None: the bare foundation.
-        prompts: one sentence per class of the data set.
-        classes: the classes to draw.
-        draw: counts repeated generations for the same client.
-        through: what gives a batch (see `sample`).
+        order: for whom, and what.
+        settings: the sampler's, and those that the adapter is attached by.
+        through: gives a batch (see `sample`).
 
     Raises:
         ValueError: the adapter does not fit the foundation.
     """
-    labels = [c for c in classes for _ in range(per_class)]
-    seeds = [derive(seed, "image", client, c, i, draw) for c in classes for i in range(per_class)]
-    wanted = [prompts[c] for c in labels]
+    labels, seeds = order.labels(), order.seeds()
+    wanted = [order.prompts[c] for c in labels]
     if adapter is None:
-        images = sample(foundation, wanted, seeds, settings, size, through=through)
+        images = sample(foundation, wanted, seeds, settings, order.size, through=through)
     else:
-        with attached(foundation.pipe.unet, settings, seed, FIRST, client):
+        with attached(foundation.pipe.unet, settings, order.seed, FIRST, order.client):
             load_adapter(foundation.pipe.unet, adapter)
-            images = sample(foundation, wanted, seeds, settings, size, through=through)
+            images = sample(foundation, wanted, seeds, settings, order.size, through=through)
     told, drawn = torch.tensor(labels, dtype=torch.int64), torch.tensor(seeds, dtype=torch.int64)
-    return Pool(images, told, torch.full_like(told, client), drawn, tuple(prompts))
+    return Pool(images, told, torch.full_like(told, order.client), drawn, tuple(order.prompts))

@@ -6,6 +6,7 @@ the tensors are peft's. Only these matrices train and only they travel.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 ADAPTER = "fedwarm"
 FIRST = "lora-init"
+MARK = ".lora_"
 
 
 def targeted(unet: nn.Module, targets: str) -> dict[str, nn.Linear]:
@@ -101,6 +103,19 @@ def first_matrices(foundation: Foundation, settings: Diffusion, seed: int, clien
     unet = foundation.pipe.unet
     with attached(unet, settings, seed, FIRST, client):
         return adapter_state(unet)
+
+
+def targets_of(adapter: Mapping[str, object]) -> str:
+    """The layers that an adapter's matrices belong to, as `diffusion.targets`: attached to these it holds exactly its keys.
+
+    Raises:
+        ValueError: a layer has one matrix of two.
+    """
+    layers = Counter(name.partition(MARK)[0] for name in adapter)
+    odd = sorted(layer for layer, matrices in layers.items() if matrices != 2)
+    if odd:
+        raise ValueError(f"adapter matrices come in pairs; of {odd[0]!r} one is missing")
+    return ",".join(layers)
 
 
 def load_adapter(unet: Any, state: Mapping[str, Tensor]) -> None:

@@ -1,7 +1,7 @@
 """Draw images from a foundation: seeded one by one, denoised in batches, with classifier-free guidance.
 
-DDIM (Song et al., arXiv 2010.02502, eq. 12, eta = 0) or DPM-Solver++ (Lu et al., arXiv 2211.01095) through diffusers' schedulers;
-guidance as in Ho and Salimans, arXiv 2207.12598, eq. 6. Noise enters only through an image's own generators.
+The steps are those of a sampler (`fedwarm.diffusion.samplers`); guidance as in Ho and Salimans, arXiv 2207.12598, eq. 6. Noise
+enters only through an image's own generators.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from fedwarm.core.progress import tick
 from fedwarm.core.seeds import generator
 from fedwarm.diffusion.foundation import Foundation
 from fedwarm.diffusion.settings import Diffusion
+from fedwarm.settings.kinds import SAMPLERS
 
 EXACT_ROWS = 16
 Through = Callable[[int, Callable[[], Tensor]], Tensor]
@@ -31,12 +32,12 @@ def drawn_anew(start: int, draw: Callable[[], Tensor]) -> Tensor:
 
 
 def make_scheduler(foundation: Foundation, name: str) -> Any:
-    """A sampler over the foundation's own noise schedule; `foundation` is the one that the pipeline came with."""
-    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+    """A sampler over the foundation's own noise schedule: a fresh scheduler of diffusers' interface.
 
-    own = foundation.pipe.scheduler
-    classes = {"ddim": DDIMScheduler, "dpm": DPMSolverMultistepScheduler, "foundation": type(own)}
-    return classes[name].from_config(own.config, clip_sample=False)
+    Raises:
+        SettingError: there is no sampler of that name.
+    """
+    return SAMPLERS.load(name)(foundation.pipe.scheduler)
 
 
 @torch.no_grad()

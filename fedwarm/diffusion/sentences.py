@@ -1,17 +1,18 @@
-"""Sentences that a foundation is asked with: many a class, taken in turn, and plain phrases for classes with odd names."""
+"""Sentences that a foundation is asked with: one or many a class, taken in turn, and plain phrases for odd class names."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedwarm.augmentations.gen_fedsd.amounts import PLACE, GenFedSD
 from fedwarm.diffusion.foundation import EMBEDDED
-from fedwarm.diffusion.pretraining.glyphs import WORDS
 from fedwarm.settings.fields import SettingError, near
 
+PLACE = "{class}"
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 OWN_TEMPLATES = "prompts.txt"  # of a foundation's folder: the sentences that it was trained on
 
 PHOTOS = (
@@ -77,17 +78,45 @@ GLOSSES: tuple[Mapping[str, str], ...] = (DIGITS, CAPITALS, LETTERS, CIFAR100)
 """Each applies where a data set has all of its names: what `orange` is depends on the company that it keeps."""
 
 
-def phrases(settings: GenFedSD, classes: Sequence[str]) -> list[str]:
-    """What each class is called in a sentence: the user's phrase, else a gloss, else its name without underscores.
+@dataclass(frozen=True)
+class Wording:
+    """How a foundation is asked for images, as far as a user says.
+
+    Attributes:
+        prompt: one sentence for every class, with `{class}`; empty: many a class, in turn.
+        prompts_file: a file of templates, one a line, or JSON {class: [..]}; empty: the foundation's own, or general ones.
+        phrases: what classes are called: `ray=ray fish, crab=sea crab`, or a JSON file {class: phrase}.
+        prefix: of the settings that these are, for errors.
+    """
+
+    prompt: str = ""
+    prompts_file: str = ""
+    phrases: str = ""
+    prefix: str = ""
+
+
+def prompts(template: str, classes: Sequence[str]) -> list[str]:
+    """The template with each class name in place of `{class}`.
 
     Raises:
-        SettingError: `phrases` cannot be read, or names a class that there is not.
+        SettingError: the template has no `{class}`.
     """
-    told = _told_phrases(settings.phrases)
+    if PLACE not in template:
+        raise SettingError(f"prompt {template!r} does not say where the class stands; write {PLACE} there")
+    return [template.replace(PLACE, name.replace("_", " ")) for name in classes]
+
+
+def phrases(wording: Wording, classes: Sequence[str]) -> list[str]:
+    """The name of each class in a sentence: the user's phrase, else a gloss, else its name without underscores.
+
+    Raises:
+        SettingError: `phrases` cannot be read, or names an unknown class.
+    """
+    told = _told_phrases(wording)
     for name in told:
         if name not in classes:
             raise SettingError(
-                f"gen-fedsd.phrases: {name!r} is no class{near(name, list(classes))}; there are {', '.join(classes)}"
+                f"{wording.prefix}phrases: {name!r} is no class{near(name, list(classes))}; there are {', '.join(classes)}"
             )
     known = {name: phrase for table in GLOSSES if set(table) <= set(classes) for name, phrase in table.items()}
     known |= _spelled(classes)
@@ -101,11 +130,11 @@ def _spelled(classes: Sequence[str]) -> dict[str, str]:
     return found if len(found) == len(GARMENTS) else {}
 
 
-def sentences(settings: GenFedSD, foundation: str, folder: Path | None, classes: Sequence[str]) -> list[list[str]]:
+def sentences(wording: Wording, foundation: str, folder: Path | None, classes: Sequence[str]) -> list[list[str]]:
     """The sentences of each class; image i of a class is drawn from number i modulo their number.
 
     Args:
-        settings: which sentences, and the user's own.
+        wording: the user's own choice.
         foundation: as in `diffusion.foundation`.
         folder: where it lies, if it is a folder; its own `prompts.txt` comes before the general templates.
         classes: names, of which a label is an index.
@@ -113,20 +142,19 @@ def sentences(settings: GenFedSD, foundation: str, folder: Path | None, classes:
     Raises:
         SettingError: a template has no `{class}`, or a file cannot be used.
     """
-    called = phrases(settings, classes)
-    if settings.prompt_mode == "single":
-        return [[settings.prompt.replace(PLACE, phrase)] for phrase in called]
-    if settings.prompts_file.endswith(".json"):
-        return _told_sentences(settings.prompts_file, classes)
-    return [
-        [template.replace(PLACE, phrase) for template in templates(settings, foundation, folder, called)] for phrase in called
-    ]
+    called = phrases(wording, classes)
+    if wording.prompt:
+        return [[wording.prompt.replace(PLACE, phrase)] for phrase in called]
+    if wording.prompts_file.endswith(".json"):
+        return _told_sentences(wording, classes)
+    said = templates(wording, foundation, folder, called)
+    return [[template.replace(PLACE, phrase) for template in said] for phrase in called]
 
 
-def templates(settings: GenFedSD, foundation: str, folder: Path | None, called: Sequence[str]) -> tuple[str, ...]:
-    """The templates of prompt-mode `pool`: the user's, the foundation's own, or those that suit the classes."""
-    if settings.prompts_file:
-        return read_templates(Path(settings.prompts_file), f"gen-fedsd.prompts-file = {settings.prompts_file!r}")
+def templates(wording: Wording, foundation: str, folder: Path | None, called: Sequence[str]) -> tuple[str, ...]:
+    """The templates that are used in turn: the user's, the foundation's own, or those that suit the classes."""
+    if wording.prompts_file:
+        return read_templates(Path(wording.prompts_file), f"{wording.prefix}prompts-file = {wording.prompts_file!r}")
     if folder is not None and (folder / OWN_TEMPLATES).is_file():
         return read_templates(folder / OWN_TEMPLATES, f"{OWN_TEMPLATES} of diffusion.foundation = {foundation!r}")
     if foundation in EMBEDDED:
@@ -154,9 +182,9 @@ def read_templates(path: Path, what: str) -> tuple[str, ...]:
     return tuple(line for _, line in kept)
 
 
-def _told_sentences(path: str, classes: Sequence[str]) -> list[list[str]]:
-    what = f"gen-fedsd.prompts-file = {path!r}"
-    told = _object(Path(path), what)
+def _told_sentences(wording: Wording, classes: Sequence[str]) -> list[list[str]]:
+    what = f"{wording.prefix}prompts-file = {wording.prompts_file!r}"
+    told = _object(Path(wording.prompts_file), what)
     for name in told:
         if name not in classes:
             raise SettingError(f"{what}: {name!r} is no class{near(name, list(classes))}; there are {', '.join(classes)}")
@@ -167,16 +195,16 @@ def _told_sentences(path: str, classes: Sequence[str]) -> list[list[str]]:
     return [[line.strip() for line in told[name]] for name in classes]
 
 
-def _told_phrases(text: str) -> dict[str, str]:
+def _told_phrases(wording: Wording) -> dict[str, str]:
+    text, what = wording.phrases, f"{wording.prefix}phrases = {wording.phrases!r}"
     if text.endswith(".json"):
-        what = f"gen-fedsd.phrases = {text!r}"
         told = _object(Path(text), what)
         if not all(isinstance(phrase, str) and phrase.strip() for phrase in told.values()):
             raise SettingError(f"{what} must give each class one phrase: {{class: phrase}}")
         return {name: phrase.strip() for name, phrase in told.items()}
     pairs = [part.partition("=") for part in text.split(",") if part.strip()]
     if not all(name.strip() and phrase.strip() for name, _, phrase in pairs):
-        raise SettingError(f"gen-fedsd.phrases = {text!r} is no list of phrases; write e.g. 'ray=ray fish, crab=sea crab'")
+        raise SettingError(f"{what} is no list of phrases; write e.g. 'ray=ray fish, crab=sea crab'")
     return {name.strip(): phrase.strip() for name, _, phrase in pairs}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedwarm.settings.fields import Group, setting
+from fedwarm.settings.kinds import SAMPLERS, TUNERS
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Diffusion(Group, prefix="diffusion", used=lambda r: r.generates or r.draws
     trainer: str = setting(
         "lora",
         "how clients fine-tune the foundation: whole in memory, or with its core taken out (hollowed.*)",
-        choices=("lora", "hollowed"),
+        choices=TUNERS,
         when=lambda r: r.adapts,
     )
     rank: int = setting(8, "rank r of the LoRA matrices", low=1, when=lambda r: r.adapts)
@@ -36,7 +37,7 @@ class Diffusion(Group, prefix="diffusion", used=lambda r: r.generates or r.draws
     )
     precision: str = setting("auto", "auto: fp16 on CUDA, else fp32", choices=("auto", "fp32", "fp16", "bf16"))
     gradient_checkpointing: bool = setting(False, "recompute activations to save memory while tuning", when=lambda r: r.adapts)
-    scheduler: str = setting("dpm", "sampler of generated images", choices=("ddim", "dpm", "foundation"))
+    scheduler: str = setting("dpm", "sampler of generated images", choices=SAMPLERS)
     sample_steps: int = setting(
         12, "denoising steps of a generated image", low=1, when=lambda r: r.generates or "diffusion.sample-steps" in r.taken
     )

@@ -222,14 +222,13 @@ def check(config: Config, known: Any) -> None:
     Raises:
         SettingError: they cannot.
     """
-    from fedwarm.diffusion.prompts import prompts
-    from fedwarm.diffusion.settings import Diffusion
-    from fedwarm.diffusion.tuners.hollowed.plan import check_plan
+    from fedwarm.diffusion.sentences import prompts
+    from fedwarm.diffusion.tuners import tuner_for
 
     settings = config.of(WarmFed)
     prompts(settings.prompt, ["x"])
-    if settings.synthetic_ratio > 0 and settings.adapt and config.of(Diffusion).trainer == "hollowed":
-        check_plan(config, known.clients)
+    if settings.synthetic_ratio > 0 and settings.adapt:
+        tuner_for(config).check_before(known.clients)
 
 
 COMPONENT = Method(

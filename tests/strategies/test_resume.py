@@ -123,7 +123,7 @@ PLACES = [
     ("dp_rec", FITS, 4, "in a round, after a client has kept its code words"),
     ("dp_rec", "fedwarm.record.folder.RunFolder.append", 6, "after a round was booked, before the checkpoint is written"),
     ("dp_rec unseen", "fedwarm.rounds.server.BaseStrategy.run_stage", 4, "between stages"),
-    ("warmfed", "fedwarm.diffusion.tuners.lora.tune_adapter", 3, "while adapters are tuned"),
+    ("warmfed", "fedwarm.diffusion.tuners.tune_adapter", 3, "while adapters are tuned"),
     ("warmfed", "fedwarm.diffusion.generate.sample", 3, "while images are drawn"),
     ("warmfed", "strategies.warmfed.fit", 3, "in the warm start"),
     ("warmfed", "clients.warmfed.fit", 3, "while clients distil"),

@@ -180,17 +180,16 @@ def test_the_rule_decides_what_images_are_drawn_from(rule: str, union: Outcome, 
 
 def test_images_are_drawn_from_each_client_s_own_matrices(union: Outcome) -> None:
     from fedwarm.core.arrays import to_tensors
-    from fedwarm.diffusion.generate import generate
-    from fedwarm.diffusion.tuners.hollowed.settings import targets_of
+    from fedwarm.diffusion.generate import Order, generate
+    from fedwarm.diffusion.lora import targets_of
 
     found, labels = drawn(union, 1), pool(union)["labels"][pool(union)["clients"] == 1]
     sent, config = adapters(union)[1], parse({"method": "warmfed", **MIXED})
     settings = type(config.of(Diffusion))(**{**vars(config.of(Diffusion)), "targets": targets_of(sent)})
     names = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-    again = generate(
-        foundation(), to_tensors(sent), [f"a photo of a {name}" for name in names], np.unique(labels).tolist(),
-        int(np.bincount(labels).max()), settings, seed=0, client=1, size=32,
-    )  # fmt: skip
+    asked, most = [f"a photo of a {name}" for name in names], int(np.bincount(labels).max())
+    order = Order(asked, np.unique(labels).tolist(), most, seed=0, client=1, size=32)
+    again = generate(foundation(), to_tensors(sent), order, settings)
     assert np.array_equal(again.images.numpy(), found)
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fedwarm.diffusion.sentences import PLACE
 from fedwarm.privacy.randomness import SYSTEM, Source
 from fedwarm.settings.fields import CHOSEN, Group, SettingError, setting
 
 MB = 10**6
-PLACE = "{class}"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD, amounts, global_target, validated
 from fedwarm.augmentations.gen_fedsd.checks import check_private
-from fedwarm.augmentations.gen_fedsd.identity import sampler
+from fedwarm.augmentations.gen_fedsd.identity import sampler, wording
 from fedwarm.augmentations.gen_fedsd.judge import Judge
 from fedwarm.augmentations.gen_fedsd.overlap import refuse_own
 from fedwarm.augmentations.gen_fedsd.providers import Generated, Provider, indices, provider_of
@@ -89,7 +89,7 @@ def check(config: Config, classes: Sequence[str]) -> None:
     check_private(config)
     if settings.provider == "foundation":
         folder = Path(locate(diffusion.foundation))
-        sentences(settings, diffusion.foundation, folder if folder.is_dir() else None, classes)
+        sentences(wording(config), diffusion.foundation, folder if folder.is_dir() else None, classes)
         if settings.judge:
             Judge.of(config, len(classes))
     elif settings.provider == "transforms":

@@ -16,7 +16,7 @@ from typing import Any
 from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD
 from fedwarm.data.settings import Data
 from fedwarm.diffusion.foundation import EMBEDDED, PARTS, load_foundation, locate
-from fedwarm.diffusion.sentences import sentences
+from fedwarm.diffusion.sentences import Wording, sentences
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.models import Model, device_of
 from fedwarm.settings.config import Config
@@ -33,6 +33,13 @@ def sampler(config: Config) -> Diffusion:
     """The sampler of synthesis: `diffusion.*` with the guidance and steps of `gen-fedsd.*` where those are set."""
     own, base = config.of(GenFedSD), config.of(Diffusion)
     return replace(base, guidance=own.guidance or base.guidance, sample_steps=own.steps or base.sample_steps)
+
+
+def wording(config: Config) -> Wording:
+    """How the foundation is asked, by `gen-fedsd.*`."""
+    own = config.of(GenFedSD)
+    prompt = own.prompt if own.prompt_mode == "single" else ""
+    return Wording(prompt, own.prompts_file, own.phrases, f"{GenFedSD.prefix}.")
 
 
 def identity(config: Config, classes: Sequence[str]) -> dict[str, Any]:
@@ -60,7 +67,7 @@ def identity(config: Config, classes: Sequence[str]) -> dict[str, Any]:
         "seed": run.seed,
         "judge": judge,
         "tries": own.judge_tries,
-        "prompts": sentences(own, diffusion.foundation, folder, classes),
+        "prompts": sentences(wording(config), diffusion.foundation, folder, classes),
         **resize,
     }
 

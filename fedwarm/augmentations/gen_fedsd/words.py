@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD
+from fedwarm.augmentations.gen_fedsd.identity import wording
 from fedwarm.core.text import words_of
 from fedwarm.diffusion.sentences import phrases, sentences
 from fedwarm.diffusion.settings import Diffusion
@@ -23,6 +24,6 @@ def understood(config: Config, folder: Path, classes: Sequence[str], words: set[
     own = config.of(GenFedSD)
     if own.prompt_mode != "single" and own.prompts_file.endswith(".json"):
         inside = re.compile(r"(?<![\w-])(" + "|".join(map(re.escape, sorted(words))) + r")(?![\w-])")
-        told = sentences(own, config.of(Diffusion).foundation, folder, classes)
+        told = sentences(wording(config), config.of(Diffusion).foundation, folder, classes)
         return [all(inside.search(words_of(sentence)) for sentence in said) for said in told]
-    return [words_of(phrase) in words for phrase in phrases(own, classes)]
+    return [words_of(phrase) in words for phrase in phrases(wording(config), classes)]

@@ -16,13 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedwarm.augmentations.gen_fedsd.amounts import PLACE, GenFedSD
 from fedwarm.data.provenance import labels_mark
 from fedwarm.data.settings import Data
 from fedwarm.data.shards import open_table
 from fedwarm.data.tables import public_rows
 from fedwarm.data.testing import HELD_OUT, split_table
-from fedwarm.diffusion.sentences import phrases, templates
+from fedwarm.diffusion.sentences import PLACE, Wording, phrases, templates
 from fedwarm.models import to_input
 from fedwarm.settings.fields import SettingError
 
@@ -98,8 +97,8 @@ def public_part(data: Data, jitter: float = 0.0) -> PublicPart:
                 f"data.public-share = {data.public_share:g} of {data.name} holds no image of class {names[code]!r}; "
                 "take a larger share, or leave out classes with few images"
             )
-    called = tuple(phrases(GenFedSD(), names))
-    said = templates(GenFedSD(), "", None, called)
+    called = tuple(phrases(Wording(), names))
+    said = templates(Wording(), "", None, called)
     return PublicPart(data, table.images(rows), torch.from_numpy(labels), called, said, jitter, labels_mark(table))
 
 

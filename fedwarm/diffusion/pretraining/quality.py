@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from fedwarm.core.seeds import derive, generator, numpy_generator
 from fedwarm.data.shards import draw
 from fedwarm.diffusion.foundation import load_foundation
-from fedwarm.diffusion.generate import generate
+from fedwarm.diffusion.generate import Order, generate
 from fedwarm.diffusion.pretraining.captions import PublicPart
-from fedwarm.diffusion.pretraining.glyphs import WORDS, font_masks, glyph_batch
-from fedwarm.diffusion.prompts import prompts
+from fedwarm.diffusion.pretraining.glyphs import font_masks, glyph_batch
 from fedwarm.diffusion.sampling import sample
+from fedwarm.diffusion.sentences import WORDS, prompts
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.models import Model, build_model
 from fedwarm.training.evaluate import correct
@@ -45,8 +45,8 @@ def judged(folder: Path, seed: int, pictures: int = 20_000) -> dict[str, float]:
     fresh, _, truth = glyph_batch(masks, 2000, generator(seed, "judge-test"))
     settings = Diffusion(foundation=str(folder.absolute()))
     foundation = load_foundation(settings, "cpu")
-    sentences = prompts("a photo of a {class}", WORDS)
-    drawn = generate(foundation, None, sentences, range(10), PER_CLASS, settings, seed=seed, client=0, size=images.shape[-1])
+    order = Order(prompts("a photo of a {class}", WORDS), range(10), PER_CLASS, seed, 0, images.shape[-1])
+    drawn = generate(foundation, None, order, settings)
     return {
         "judge_on_rendered": round(correct(judge, _bytes(fresh), truth) / len(truth), 4),
         "judge_on_drawn": round(correct(judge, drawn.images, drawn.labels) / len(drawn), 4),

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedwarm.core.files import try_folder, write_text, writing
-from fedwarm.diffusion.pretraining.glyphs import SIZE, WORDS, font_masks, glyph_batch
+from fedwarm.diffusion.pretraining.glyphs import SIZE, font_masks, glyph_batch
+from fedwarm.diffusion.sentences import WORDS
 
 Tick = Callable[[str, int, int, str], None]
 

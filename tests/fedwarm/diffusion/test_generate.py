@@ -13,10 +13,10 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from fedwarm.core.seeds import derive
-from fedwarm.data.pool import Pool, join
 from fedwarm.diffusion.foundation import Foundation
-from fedwarm.diffusion.generate import generate
+from fedwarm.diffusion.generate import Order, generate
 from fedwarm.diffusion.lora import adapter_state, attached, load_adapter
+from fedwarm.diffusion.pool import Pool, join
 from fedwarm.diffusion.sampling import sample
 from fedwarm.diffusion.settings import Diffusion
 
@@ -38,9 +38,7 @@ def make(foundation: Foundation, settings: Diffusion, sentences: list[str]) -> C
         **changes: Any,
     ) -> Pool:
         chosen = dataclasses.replace(settings, **changes)
-        return generate(
-            foundation, adapter, sentences, classes, per_class, chosen, seed=seed, client=client, size=size, draw=draw
-        )
+        return generate(foundation, adapter, Order(sentences, classes, per_class, seed, client, size, draw), chosen)
 
     return run
 

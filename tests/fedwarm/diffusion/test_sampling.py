@@ -18,8 +18,8 @@ from fedwarm.core.progress import Tick, listening
 from fedwarm.diffusion.foundation import Foundation
 from fedwarm.diffusion.sampling import make_scheduler, sample, start_latents
 from fedwarm.diffusion.settings import Diffusion
+from fedwarm.settings.kinds import SAMPLERS
 
-SAMPLERS = ("ddim", "dpm", "foundation")
 Swap = Callable[[Foundation, Any], Foundation]
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning:diffusers"
@@ -90,7 +90,7 @@ def test_an_image_depends_on_its_own_seed_and_prompt(draw: Draw, sentences: list
     assert not torch.equal(same_seed[0], same_seed[1])
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", SAMPLERS.own())
 def test_no_randomness_but_the_seeds(draw: Draw, sampler: str) -> None:
     first = draw(scheduler=sampler)
     torch.rand(3)
@@ -139,7 +139,7 @@ def theirs(foundation: Foundation, prompts: list[str], settings: Diffusion, samp
 
 
 @pytest.mark.parametrize("guidance", [1.0, 1.5, 7.5])
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", SAMPLERS.own())
 def test_the_image_is_the_one_diffusers_draws(
     foundation: Foundation, settings: Diffusion, sentences: list[str], sampler: str, guidance: float
 ) -> None:
@@ -150,7 +150,7 @@ def test_the_image_is_the_one_diffusers_draws(
 
 
 @pytest.mark.parametrize("name", ["PNDMScheduler", "EulerDiscreteScheduler", "UniPCMultistepScheduler"])
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", SAMPLERS.own())
 def test_full_size_models_samplers_draw_what_diffusers_draws(
     foundation: Foundation, settings: Diffusion, sentences: list[str], with_scheduler: Swap, name: str, sampler: str
 ) -> None:
@@ -189,7 +189,7 @@ def test_a_velocity_foundation_is_sampled_as_one(foundation: Foundation, with_sc
     from diffusers import DDIMScheduler
 
     own = DDIMScheduler.from_config(foundation.pipe.scheduler.config, prediction_type="v_prediction")
-    for sampler in SAMPLERS:
+    for sampler in SAMPLERS.own():
         assert make_scheduler(with_scheduler(foundation, own), sampler).config.prediction_type == "v_prediction"
 
 

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedwarm.diffusion import sampling
-from fedwarm.diffusion.tuners import lora as finetune
+from fedwarm.diffusion import sampling, tuners
 from fedwarm.record.checkpoint import FOLDER, Checkpoint, Keeper
 from fedwarm.record.pieces import Pieces
 from fedwarm.rounds import client as clients
@@ -145,9 +144,9 @@ def ledger(folder: Path) -> list[dict[str, Any]]:
 def test_finished_adapters_and_drawn_batches_are_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run of four clients ends when two have an adapter, and again when the images of two are drawn; neither is made again."""
     whole, place = run("warmfed", tmp_path / "whole", WARM), tmp_path / "run"
-    ended(monkeypatch, finetune, "tune_adapter", 3, "warmfed", place, WARM)
+    ended(monkeypatch, tuners, "tune_adapter", 3, "warmfed", place, WARM)
     with monkeypatch.context() as patch:
-        patch.setattr(finetune, "tune_adapter", (tuned := Counted(finetune.tune_adapter)))
+        patch.setattr(tuners, "tune_adapter", (tuned := Counted(tuners.tune_adapter)))
         ended(monkeypatch, sampling, "_batch", 3, "warmfed", place, {**WARM, "resume": True})
     assert tuned.calls == 2
     assert calls_to_end(monkeypatch, sampling, "_batch", "warmfed", place, WARM) == 2
@@ -160,7 +159,7 @@ def test_an_adapter_that_was_not_received_is_not_tuned_again(tmp_path: Path, mon
     """The run ends while a client's reply is taken: the client has its adapter still."""
     ended(monkeypatch, kept.Kept, "booked", 1, "warmfed", tmp_path / "run", WARM)
     assert len(list((tmp_path / "run" / "clients").glob("*/*/adapted.0.safetensors"))) == 1
-    assert calls_to_end(monkeypatch, finetune, "tune_adapter", "warmfed", tmp_path / "run", WARM) == 3
+    assert calls_to_end(monkeypatch, tuners, "tune_adapter", "warmfed", tmp_path / "run", WARM) == 3
 
 
 def test_replies_of_any_stage_that_takes_long_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

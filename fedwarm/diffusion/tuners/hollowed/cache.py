@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fedwarm.core.files import make_folder, replacing, writing
 from fedwarm.diffusion.offload import open_private, read_into, write_all
-from fedwarm.diffusion.tuners.lora import CAPTION_DROPOUT
+from fedwarm.diffusion.tuning import CAPTION_DROPOUT
 from fedwarm.settings.fields import SettingError
 
 NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}

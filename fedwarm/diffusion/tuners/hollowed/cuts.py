@@ -17,13 +17,13 @@ from typing import Any
 from torch import nn
 
 from fedwarm.diffusion.lora import targeted
+from fedwarm.diffusion.tuners import INSTEAD
 from fedwarm.settings.fields import SettingError
 
 KINDS = ("", "CrossAttn", "Attn", "SimpleCrossAttn")
 DOWN = (*(f"{kind}DownBlock2D" for kind in KINDS), "ResnetDownsampleBlock2D")
 UP = (*(f"{kind}UpBlock2D" for kind in KINDS), "ResnetUpsampleBlock2D")
 KEPT_SHARE = 0.9
-INSTEAD = "use diffusion.trainer = 'lora'"
 
 
 @dataclass(frozen=True)

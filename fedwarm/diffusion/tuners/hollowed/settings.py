@@ -6,20 +6,18 @@ paper trains on one device; a federation with depths of its own for each client 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from fedwarm.core.arrays import Arrays
-from fedwarm.settings.config import Config
+from fedwarm.diffusion.lora import targets_of
 from fedwarm.settings.fields import Group, SettingError, setting
 
 AUTO, NONE = -1, -2
 RULES = ("union", "intersect", "zero_fill")
-MARK = ".lora_"
 
 
 def depths_of(run: Any) -> set[str]:
@@ -28,8 +26,8 @@ def depths_of(run: Any) -> set[str]:
 
 
 @dataclass(frozen=True)
-class Hollowed(Group, prefix="hollowed", used=lambda r: r.adapts and r["diffusion.trainer"] == "hollowed"):
-    """Settings of hollowed fine-tuning, of `diffusion.trainer = "hollowed"`."""
+class Hollowed(Group, prefix="hollowed", used=lambda r: r.adapts):
+    """Settings of hollowed fine-tuning."""
 
     depth: int = setting(
         AUTO,
@@ -71,11 +69,16 @@ def depth_of(settings: Hollowed, client: int) -> int:
     Raises:
         SettingError: `depths` is no list of depths.
     """
-    dealt = _dealt(settings)
+    dealt = dealt_depths(settings)
     return dealt[client % len(dealt)]
 
 
-def _dealt(settings: Hollowed) -> list[int]:
+def dealt_depths(settings: Hollowed) -> list[int]:
+    """The depths that clients have in turn.
+
+    Raises:
+        SettingError: `depths` is no list of depths.
+    """
     if not settings.depths.strip():
         return [settings.depth]
     try:
@@ -90,44 +93,6 @@ def _dealt(settings: Hollowed) -> list[int]:
 def unsettled(settings: Hollowed, client: int) -> bool:
     """Whether only the client itself knows its depth: what fits its budget of memory depends on its own precision."""
     return depth_of(settings, client) == AUTO and settings.memory_budget_mb > 0
-
-
-def check_together(config: Config) -> None:
-    """Refuse settings that do not go with hollowed tuning.
-
-    Raises:
-        SettingError: why, and what would go.
-    """
-    settings, run = config.of(Hollowed), config.run
-    dealt = _dealt(settings)
-    if run.privacy != "none":
-        raise SettingError(
-            f"privacy = {run.privacy!r} does not cover diffusion.trainer = 'hollowed': its stored tuples use images again and "
-            "again, which the account of random batches does not know; use diffusion.trainer = 'lora'"
-        )
-    if run.codec != "dense" and AUTO in dealt and settings.memory_budget_mb:
-        raise SettingError(
-            f"codec = {run.codec!r} needs adapters whose size the server knows; hollowed.memory-budget-mb leaves the depth to "
-            "each client: set hollowed.depth or hollowed.depths to numbers from 0"
-        )
-    if run.codec == "dp-rec" and len(set(dealt)) > 1:
-        raise SettingError(
-            f"codec = 'dp-rec' accounts for adapters of one size; hollowed.depths = {settings.depths!r} makes several: "
-            "set one hollowed.depth, or another codec"
-        )
-
-
-def targets_of(adapter: Mapping[str, object]) -> str:
-    """The layers that an adapter's matrices belong to, as `diffusion.targets`: attached to these it holds exactly its keys.
-
-    Raises:
-        ValueError: a layer has one matrix of two.
-    """
-    layers = Counter(name.partition(MARK)[0] for name in adapter)
-    odd = sorted(layer for layer, matrices in layers.items() if matrices != 2)
-    if odd:
-        raise ValueError(f"adapter matrices come in pairs; of {odd[0]!r} one is missing")
-    return ",".join(layers)
 
 
 def aligned(adapters: Sequence[Arrays], rule: str) -> list[Arrays]:

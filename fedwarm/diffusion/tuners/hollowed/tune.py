@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from fedwarm.core.progress import tick
 from fedwarm.core.seeds import generator
-from fedwarm.diffusion.foundation import Foundation
 from fedwarm.diffusion.lora import FIRST, adapter_state, attached, check_finite, first_matrices, load_adapter
 from fedwarm.diffusion.offload import apart, away
 from fedwarm.diffusion.settings import Diffusion
@@ -29,42 +28,31 @@ from fedwarm.diffusion.tuners.hollowed.cuts import Cut, kept_layers
 from fedwarm.diffusion.tuners.hollowed.net import HollowedUNet, core_output
 from fedwarm.diffusion.tuners.hollowed.plan import cut_of
 from fedwarm.diffusion.tuners.hollowed.settings import Hollowed
-from fedwarm.diffusion.tuners.lora import backward, schedule_of, to_foundation, tune_adapter
+from fedwarm.diffusion.tuning import Noised, Tuning, backward, minimise, noised, tune_adapter
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
-def tune_hollowed(
-    foundation: Foundation,
-    images: Tensor,
-    labels: Tensor,
-    prompts: list[str],
-    settings: Diffusion,
-    seed: int,
-    client: int,
-    hollowed: Hollowed,
-    folder: Path | None = None,
-) -> dict[str, Tensor]:
+def tune_hollowed(tuning: Tuning, hollowed: Hollowed, folder: Path | None = None) -> dict[str, Tensor]:
     """Train a LoRA adapter of the kept layers on a client's images.
 
     Args:
-        foundation: frozen; as before afterwards. Meanwhile core, autoencoder and text encoder are in a file, not in memory.
-        images, labels, prompts, settings, seed, client: as of `finetune.tune_adapter`.
+        tuning: the client's. Meanwhile its foundation's core, autoencoder and text encoder are in a file, not in memory.
         hollowed: depth and cache.
         folder: where cache and weights lie meanwhile, in a folder for the owner alone; None: the system's temporary place.
 
     Returns:
-        the kept layers' matrices, by the names and from the same random start as in `finetune.tune_adapter`.
+        the kept layers' matrices, by the names and from the same random start as in `tune_adapter`.
 
     Raises:
         SettingError: the backbone cannot be cut so, or the disk is too small.
     """
-    cut = cut_of(foundation, settings, hollowed, client)
+    cut = cut_of(tuning.foundation, tuning.settings, hollowed, tuning.client)
     if cut is None:
-        return tune_adapter(foundation, images, labels, prompts, settings, seed, client)
-    with private_folder(folder, f"hollowed-{client}", hollowed.keep_cache) as where, apart():
-        job = Job(foundation, settings, hollowed, cut, foundation.embed([*prompts, ""]), seed, client, where)
-        state = job.train(job.precompute(images, labels))
+        return tune_adapter(tuning)
+    with private_folder(folder, f"hollowed-{tuning.client}", hollowed.keep_cache) as where, apart():
+        job = Job(tuning, hollowed, cut, tuning.context(), where)
+        state = job.train(job.precompute())
     check_finite(state)
     return state
 
@@ -82,25 +70,19 @@ class Cache:
 class Job:
     """One client's tuning: stage 1 is `precompute`, stage 2 `train`; `context` has a row for each prompt and one for none."""
 
-    foundation: Foundation
-    settings: Diffusion
+    tuning: Tuning
     hollowed: Hollowed
     cut: Cut
     context: Tensor
-    seed: int
-    client: int
     where: Path
 
     @property
     def unet(self) -> Any:
-        return self.foundation.pipe.unet
+        return self.tuning.unet
 
     @property
-    def scheduler(self) -> Any:
-        """The foundation's noise schedule."""
-        from diffusers import DDPMScheduler
-
-        return DDPMScheduler.from_config(self.foundation.pipe.scheduler.config)
+    def settings(self) -> Diffusion:
+        return self.tuning.settings
 
     @property
     def residual(self) -> bool:
@@ -109,25 +91,26 @@ class Job:
     @property
     def unneeded(self) -> list[nn.Module]:
         """What stage 2 does without: the core, the autoencoder and the text encoder."""
-        return [*map(self.unet.get_submodule, self.cut.removed), self.foundation.pipe.vae, self.foundation.pipe.text_encoder]
+        pipe = self.tuning.foundation.pipe
+        return [*map(self.unet.get_submodule, self.cut.removed), pipe.vae, pipe.text_encoder]
 
     @property
     def count(self) -> int:
         """Number of tuples."""
         return self.hollowed.tuples or self.settings.lora_steps * self.settings.lora_batch_size
 
-    def precompute(self, images: Tensor, labels: Tensor) -> Cache:
+    def precompute(self) -> Cache:
         """Stage 1: the core's answers by the original weights, without gradient, in evaluation mode, a batch at a time.
 
         Raises:
             SettingError: the disk is too small; nothing has been computed then.
         """
-        latents, said = self._files(len(images))
-        batch, scheduler = self.settings.lora_batch_size, self.scheduler
-        for part in images.split(batch):
-            latents.append(self.foundation.encode(to_foundation(part, self.foundation.image_size), batch))
-        source, steps = generator(self.seed, "tuples", self.client), scheduler.config.num_train_timesteps
-        draws = draw_tuples(labels, self.count, len(self.context), steps, source)
+        tuning, (latents, said) = self.tuning, self._files()
+        batch, scheduler = self.settings.lora_batch_size, tuning.scheduler()
+        for part in tuning.images.split(batch):
+            latents.append(tuning.latents(part, batch))
+        source, steps = generator(tuning.seed, "tuples", tuning.client), scheduler.config.num_train_timesteps
+        draws = draw_tuples(tuning.labels, self.count, len(self.context), steps, source)
         draws.save(self.where / "draws.safetensors")
         cache = Cache(draws, latents, said)
         for start in range(0, self.count, batch):
@@ -143,35 +126,33 @@ class Job:
         with suppress(OSError):
             os.utime(self.where.parent)
 
-    def _files(self, images: int) -> tuple[Rows, Rows]:
+    def _files(self) -> tuple[Rows, Rows]:
         """The files of latents and of answers, where the disk can hold them."""
-        config, dtype = self.unet.config, self.foundation.dtype
+        config, dtype = self.unet.config, self.tuning.foundation.dtype
         narrow = "float32" if dtype == torch.float32 else "float16"
         stored = DTYPES[narrow if self.hollowed.cache_dtype == "auto" else self.hollowed.cache_dtype]
         size = (config.in_channels, config.sample_size, config.sample_size)
-        latents = Rows(self.where / "latents.safetensors", "latents", images, size, dtype)
+        latents = Rows(self.where / "latents.safetensors", "latents", len(self.tuning.images), size, dtype)
         said = Rows(self.where / "core.safetensors", "core", self.count, self.cut.shape(config.sample_size), stored)
         weights = sum(t.numel() * t.itemsize for module in self.unneeded for t in module.parameters())
         check_room(self.where, latents.data_bytes + said.data_bytes, weights, self.count)
         return latents, said
 
-    def noised(self, cache: Cache, which: list[int], scheduler: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def noised(self, cache: Cache, which: list[int], scheduler: Any) -> Noised:
         """(noisy latents, time steps, captions, targets) of some tuples, the same each time."""
         draws, device = cache.draws, self.context.device
         clean = cache.latents.read(draws.images[which].tolist()).to(device)
         noise = draws.noise(which, clean.shape[1:]).to(clean)
         time_steps = draws.time_steps[which].to(device)
-        velocity = scheduler.config.prediction_type == "v_prediction"
-        target = scheduler.get_velocity(clean, noise, time_steps) if velocity else noise
-        noisy = scheduler.add_noise(clean, noise, time_steps)
+        noisy, target = noised(scheduler, clean, noise, time_steps)
         return noisy, time_steps, self.context[draws.captions[which].to(device)], target
 
     def train(self, cache: Cache) -> dict[str, Tensor]:
         """Stage 2, on the kept part alone: the kept layers' matrices."""
         unet = self.unet
-        first = first_matrices(self.foundation, self.settings, self.seed, self.client)
+        first = first_matrices(self.tuning.foundation, self.settings, self.tuning.seed, self.tuning.client)
         own = replace(self.settings, targets=",".join(kept_layers(unet, self.cut, self.settings.targets)))
-        with attached(unet, own, self.seed, FIRST, self.client) as parameters:
+        with attached(unet, own, self.tuning.seed, FIRST, self.tuning.client) as parameters:
             load_adapter(unet, {name: first[name] for name in adapter_state(unet)})
             net = HollowedUNet(unet, self.cut, self.residual)
             if self.settings.gradient_checkpointing:
@@ -188,16 +169,15 @@ class Job:
     def _minimise(self, net: HollowedUNet, parameters: list[nn.Parameter], cache: Cache) -> None:
         """AdamW as in plain tuning; the tuples take turns in their order."""
         optimiser = torch.optim.AdamW(parameters, lr=self.settings.lora_learning_rate)
-        schedule = schedule_of(optimiser, self.settings)
-        batch, scheduler = self.settings.lora_batch_size, self.scheduler
-        for step in range(self.settings.lora_steps):
+        batch, scheduler = self.settings.lora_batch_size, self.tuning.scheduler()
+
+        def gradient(step: int) -> None:
             which = [i % self.count for i in range(step * batch, (step + 1) * batch)]
             noisy, time_steps, captions, target = self.noised(cache, which, scheduler)
             predicted = net(noisy, time_steps, captions, cache.said.read(which).to(noisy))
             loss = F.mse_loss(predicted.float(), target.float())
             optimiser.zero_grad()
-            backward(loss, parameters, self.foundation.dtype)
-            optimiser.step()
-            schedule.step()
+            backward(loss, parameters, self.tuning.foundation.dtype)
             self._alive()
-            tick("adapter", step + 1, self.settings.lora_steps)
+
+        minimise(optimiser, self.settings, gradient)

@@ -15,7 +15,8 @@ from fedwarm.augmentations.gen_fedsd.providers import Generated
 from fedwarm.core.seeds import generator
 from fedwarm.data import load_pooled, load_shard
 from fedwarm.data.settings import Data
-from fedwarm.diffusion.pretraining.glyphs import WORDS, font_masks, glyph_batch
+from fedwarm.diffusion.pretraining.glyphs import font_masks, glyph_batch
+from fedwarm.diffusion.sentences import WORDS
 from fedwarm.settings.config import Config
 from fedwarm.training.evaluate import correct
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from fedwarm.augmentations.gen_fedsd.identity import foundation_folder, identity, key_of, pipeline_digest, provenance, sampler
 from fedwarm.diffusion.foundation import asset_folder
-from fedwarm.diffusion.pretraining.glyphs import WORDS
+from fedwarm.diffusion.sentences import WORDS
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.models import Model, build_model
 from fedwarm.settings.config import Config

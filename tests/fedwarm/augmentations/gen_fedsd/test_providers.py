@@ -17,9 +17,8 @@ from fedwarm.augmentations.gen_fedsd.shelf import POOL, Drawn
 from fedwarm.core.progress import listening
 from fedwarm.core.seeds import derive
 from fedwarm.diffusion.foundation import asset_folder, load_foundation
-from fedwarm.diffusion.pretraining.glyphs import WORDS
 from fedwarm.diffusion.sampling import sample
-from fedwarm.diffusion.sentences import GLYPHS
+from fedwarm.diffusion.sentences import GLYPHS, WORDS
 from fedwarm.models import Model, build_model
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError

@@ -19,7 +19,7 @@ from fedwarm.augmentations.gen_fedsd.transforms import kinds, transformed
 from fedwarm.data import Shard, load_pooled, load_shard
 from fedwarm.data.sets.digits import digits_table
 from fedwarm.data.settings import Data
-from fedwarm.diffusion.pretraining.glyphs import WORDS
+from fedwarm.diffusion.sentences import WORDS
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
 

@@ -10,7 +10,7 @@ import pytest
 
 from fedwarm.catalogue import parse
 from fedwarm.diffusion.foundation import asset_folder
-from fedwarm.diffusion.pretraining.glyphs import WORDS
+from fedwarm.diffusion.sentences import WORDS
 from fedwarm.rounds.foundation_words import known_words, refuse_strangers, remark, strangers
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError, Value

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from fedwarm.core.seeds import generator
-from fedwarm.diffusion.pretraining.glyphs import CANVAS, COLOURS, FONTS, SIZE, WORDS, font_masks, glyph_batch
+from fedwarm.diffusion.pretraining.glyphs import CANVAS, COLOURS, FONTS, SIZE, font_masks, glyph_batch
+from fedwarm.diffusion.sentences import WORDS
 
 SHADE = "|".join(["light", "dark", *COLOURS])
 CAPTION = re.compile(rf"a photo of a (?P<digit>\d|{'|'.join(WORDS)})(, ({SHADE}) on ({SHADE})(, thick strokes)?(, tilted)?)?")

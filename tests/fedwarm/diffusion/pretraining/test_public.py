@@ -22,10 +22,10 @@ from fedwarm.data.settings import Data
 from fedwarm.data.tables import public_rows
 from fedwarm.diffusion.foundation import asset_folder, load_foundation
 from fedwarm.diffusion.pretraining.captions import PublicPart, moved, public_part, refuse_seen
-from fedwarm.diffusion.pretraining.glyphs import WORDS, font_masks, glyph_batch
+from fedwarm.diffusion.pretraining.glyphs import font_masks, glyph_batch
 from fedwarm.diffusion.pretraining.public import PUBLIC_RECIPE, UNFINISHED, pretrain_public, started
 from fedwarm.diffusion.pretraining.quality import judged_public
-from fedwarm.diffusion.sentences import HANDWRITING
+from fedwarm.diffusion.sentences import HANDWRITING, WORDS
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.settings.fields import SettingError
 

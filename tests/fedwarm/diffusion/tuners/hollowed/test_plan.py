@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -13,11 +12,13 @@ import pytest
 from fedwarm.catalogue import parse
 from fedwarm.core.arrays import Arrays, from_tensors
 from fedwarm.diffusion.foundation import Foundation
-from fedwarm.diffusion.lora import first_matrices
+from fedwarm.diffusion.lora import first_matrices, targets_of
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.tuners.hollowed.cuts import cut_at, cuts, table
-from fedwarm.diffusion.tuners.hollowed.plan import Parts, bare_unet, check_plan, cut_of, outside, planned_cut
-from fedwarm.diffusion.tuners.hollowed.settings import Hollowed, targets_of
+from fedwarm.diffusion.tuners.hollowed.parts import HollowedParts
+from fedwarm.diffusion.tuners.hollowed.plan import bare_unet, cut_of, outside, planned_cut
+from fedwarm.diffusion.tuners.hollowed.settings import Hollowed
+from fedwarm.diffusion.tuners.hollowed.tuner import HollowedTuner
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError, Value
 
@@ -31,8 +32,8 @@ def whole(foundation: Foundation, settings: Diffusion) -> Arrays:
 def parts(foundation: Foundation, settings: Diffusion, whole: Arrays) -> Any:
     beside = {"classifier.weight": whole[next(iter(whole))]}
 
-    def of(trainer: str = "hollowed", **hollowed: Any) -> Parts:
-        return Parts(foundation, dataclasses.replace(settings, trainer=trainer), Hollowed(**hollowed), whole, beside)
+    def of(**hollowed: Any) -> HollowedParts:
+        return HollowedParts(foundation, settings, whole, beside, Hollowed(**hollowed))
 
     return of
 
@@ -44,8 +45,6 @@ def test_a_client_sends_what_lies_outside_its_core(foundation: Foundation, whole
         assert found.of(client).keys() == {*kept, "classifier.weight"}
         assert found.answered(client, found.of(client)) is found.of(client)
     assert found.union([0, 1]) is found.of(0) and found.union(range(3)) is found.whole
-    plain = parts("lora", depths="0,2,40")
-    assert plain.of(2) is plain.union([0, 1]) is plain.answered(1, []) is plain.whole
 
 
 def test_each_cut_lies_in_the_next(foundation: Foundation, settings: Diffusion, whole: Arrays) -> None:
@@ -84,7 +83,6 @@ def test_what_images_are_drawn_from(rule: str, counts: tuple[int, ...], whole: A
     for client, adapter in used.items():
         told = found.attaching(adapter).targets
         assert told == (settings.targets if len(adapter) == len(whole) else targets_of(adapter)), client
-    assert parts("lora", mixed=rule).used(sent) == sent
 
 
 # Before a run
@@ -103,9 +101,13 @@ def test_the_configuration_alone_gives_the_same_cuts(foundation: Foundation, set
 
 
 def test_what_fits_passes_and_the_hub_is_left_to_the_loader(pipeline_folder: Path) -> None:
-    check_plan(planned(pipeline_folder, depths="0,1,-2"), 3)
-    check_plan(planned("glyph", depth=3), 4)
-    check_plan(planned("owner/model", depth=40), 4)
+    check(planned(pipeline_folder, depths="0,1,-2"), 3)
+    check(planned("glyph", depth=3), 4)
+    check(planned("owner/model", depth=40), 4)
+
+
+def check(config: Config, clients: int) -> None:
+    HollowedTuner(config).check_before(clients)
 
 
 REFUSED: list[tuple[dict[str, Value], str]] = [
@@ -120,7 +122,7 @@ REFUSED: list[tuple[dict[str, Value], str]] = [
 @pytest.mark.parametrize(("given", "why"), REFUSED)
 def test_what_cannot_be_cut_so_is_refused_in_one_line(given: dict[str, Value], why: str) -> None:
     with pytest.raises(SettingError, match=why) as caught:
-        check_plan(planned("glyph", **given), 4)
+        check(planned("glyph", **given), 4)
     assert "\n" not in str(caught.value)
 
 
@@ -130,11 +132,11 @@ def test_a_net_that_wants_to_know_more_than_a_sentence_is_refused(pipeline_folde
     config = json.loads((tmp_path / "own" / "unet" / "config.json").read_text())
     (tmp_path / "own" / "unet" / "config.json").write_text(json.dumps({**config, **more}))
     with pytest.raises(SettingError, match=f"tells a U-Net noise, time and a sentence; this one has {next(iter(more))}, too"):
-        check_plan(planned(tmp_path / "own"), 2)
+        check(planned(tmp_path / "own"), 2)
 
 
 def test_a_depth_that_no_client_has_is_not_asked_for() -> None:
-    check_plan(planned("glyph", depths="0,2,40"), 2)
+    check(planned("glyph", depths="0,2,40"), 2)
 
 
 def test_transformers_are_refused_with_the_reason(pipeline_folder: Path, tmp_path: Path) -> None:
@@ -148,10 +150,10 @@ def test_transformers_are_refused_with_the_reason(pipeline_folder: Path, tmp_pat
     (other / "unet" / "config.json").write_text(json.dumps({**config, "_class_name": "DiTTransformer2DModel"}))
     for folder, kind in ((flux, "FluxTransformer2DModel"), (other, "DiTTransformer2DModel")):
         with pytest.raises(SettingError, match=f"cannot cut a {kind}: .* a transformer has none") as caught:
-            check_plan(planned(folder), 2)
+            check(planned(folder), 2)
         assert "\n" not in str(caught.value)
 
 
 def test_what_is_no_pipeline_is_the_loader_s_to_tell(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="is no Stable Diffusion pipeline"):
-        check_plan(planned(tmp_path), 2)
+        check(planned(tmp_path), 2)

@@ -7,7 +7,9 @@ import pytest
 
 from fedwarm.catalogue import parse
 from fedwarm.core.arrays import Arrays
-from fedwarm.diffusion.tuners.hollowed.settings import RULES, Hollowed, aligned, check_together, depth_of, targets_of, unsettled
+from fedwarm.diffusion.lora import targets_of
+from fedwarm.diffusion.tuners.hollowed.settings import RULES, Hollowed, aligned, depth_of, unsettled
+from fedwarm.diffusion.tuners.hollowed.tuner import HollowedTuner
 from fedwarm.settings.fields import SettingError, Value, keys
 
 
@@ -75,10 +77,13 @@ def test_a_list_that_is_none_is_refused(text: str) -> None:
     ],
 )
 def test_what_does_not_go_together(settings: dict[str, Value], why: str) -> None:
+    def check(**changes: Value) -> None:
+        HollowedTuner(parse({"diffusion.trainer": "hollowed", **settings, **changes})).check_settings()
+
     with pytest.raises(SettingError, match=why):
-        check_together(parse(settings))
-    check_together(parse({**settings, "codec": "dense", "privacy": "none"}))
-    check_together(parse({"codec": settings.get("codec", "dense"), "hollowed.depths": "2,2", "hollowed.memory-budget-mb": 9}))
+        check()
+    check(codec="dense", privacy="none")
+    check(privacy="none", **{"hollowed.depths": "2,2", "hollowed.memory-budget-mb": 9})
 
 
 def test_a_budget_unsettles_automatic_depths_alone() -> None:

@@ -19,15 +19,15 @@ from torch import Tensor, nn
 from fedwarm.core.progress import Tick, listening
 from fedwarm.core.seeds import generator
 from fedwarm.diffusion.foundation import Foundation, load_foundation
-from fedwarm.diffusion.lora import attached, first_matrices, load_adapter, save_adapter
+from fedwarm.diffusion.lora import attached, first_matrices, load_adapter, save_adapter, targets_of
 from fedwarm.diffusion.sampling import sample
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.tuners.hollowed.cuts import cut_at, kept_layers, kept_size, removed_weights
 from fedwarm.diffusion.tuners.hollowed.memory import affordable_depth
 from fedwarm.diffusion.tuners.hollowed.net import HollowedUNet
-from fedwarm.diffusion.tuners.hollowed.settings import AUTO, NONE, Hollowed, targets_of
+from fedwarm.diffusion.tuners.hollowed.settings import AUTO, NONE, Hollowed
 from fedwarm.diffusion.tuners.hollowed.tune import Job, cut_of, tune_hollowed
-from fedwarm.diffusion.tuners.lora import to_foundation, tune_adapter
+from fedwarm.diffusion.tuning import Tuning, to_foundation, tune_adapter
 from fedwarm.settings.fields import SettingError
 
 Pictures = tuple[Tensor, Tensor]
@@ -47,7 +47,7 @@ def tune(foundation: Foundation, settings: Diffusion, pictures: Pictures, senten
     ) -> dict[str, Tensor]:
         chosen = dataclasses.replace(hollowed, depth=depth)
         used = dataclasses.replace(settings, **changes)
-        return tune_hollowed(on, *pictures, sentences, used, seed, client, chosen, tmp_path / "cache")
+        return tune_hollowed(Tuning(on, *pictures, sentences, used, seed, client), chosen, tmp_path / "cache")
 
     return run
 
@@ -79,7 +79,7 @@ def test_exactly_the_kept_matrices_move_from_the_common_start(
 def test_no_cut_is_plain_tuning_bit_for_bit(
     foundation: Foundation, settings: Diffusion, tune: Tune, pictures: Pictures, sentences: list[str]
 ) -> None:
-    plain = tune_adapter(foundation, *pictures, sentences, settings, 3, 1)
+    plain = tune_adapter(Tuning(foundation, *pictures, sentences, settings, 3, 1))
     assert same(tune(NONE, seed=3, client=1), plain)
     assert same(tune(hollowed=Hollowed(depths="0,-2"), seed=3, client=1), plain)
 

@@ -16,10 +16,9 @@ from fedwarm.core.seeds import generator
 from fedwarm.diffusion.foundation import Foundation, load_foundation
 from fedwarm.diffusion.lora import adapter_state, attached, load_adapter, trainable
 from fedwarm.diffusion.settings import Diffusion
-from fedwarm.diffusion.tuners import lora as finetune
-from fedwarm.diffusion.tuners.lora import to_foundation, tune_adapter
+from fedwarm.diffusion.tuning import Examples, Tuning, private_gradient, to_foundation, tune_adapter
 from fedwarm.privacy.mechanisms.dp_sgd.account import DpSgd
-from fedwarm.privacy.mechanisms.dp_sgd.gradient import Mechanism, PrivateGradient, example_gradients, source_of
+from fedwarm.privacy.mechanisms.dp_sgd.gradient import Mechanism, example_gradients, source_of
 
 Pictures = tuple[Tensor, Tensor]
 Digest = Callable[[nn.Module], str]
@@ -36,7 +35,7 @@ def tune(foundation: Foundation, settings: Diffusion, pictures: Pictures, senten
     """Tune on the rendered digits; keyword arguments replace settings."""
 
     def run(private: Mechanism, on: Foundation = foundation, **changes: Any) -> dict[str, Tensor]:
-        return tune_adapter(on, *pictures, sentences, dataclasses.replace(settings, **changes), 0, 0, private)
+        return tune_adapter(Tuning(on, *pictures, sentences, dataclasses.replace(settings, **changes), 0, 0), private)
 
     return run
 
@@ -67,20 +66,26 @@ def test_one_private_step_moves_all_of_the_adapter_and_nothing_else(
 
 @pytest.mark.parametrize("together", [True, False], ids=["vmap", "loop"])
 def test_gradients_are_those_of_one_image_at_a_time(
-    foundation: Foundation, settings: Diffusion, random_adapter: Fill, together: bool, monkeypatch: pytest.MonkeyPatch
+    foundation: Foundation, settings: Diffusion, random_adapter: Fill, together: bool
 ) -> None:
     """By the loss that private tuning uses, against plain backward passes of a U-Net that peft has changed, in float64."""
     unet, count = copy.deepcopy(foundation.pipe.unet).double(), 5
     latents = torch.randn(count, 4, 8, 8, generator=generator(0, "images")).double()
     labels, context = torch.arange(count) % 3, foundation.embed(["one", "two", "three", ""]).double()
     seen: list[tuple[Any, tuple[Tensor, ...]]] = []
-    monkeypatch.setattr(PrivateGradient, "__call__", lambda self, loss, examples: seen.append((loss, examples)))
+
+    class Listening(Mechanism):
+        """Says what it is asked to make private."""
+
+        def gradient(self, *given: Any, **named: Any) -> Callable[..., None]:
+            return lambda loss, examples: seen.append((loss, examples))
+
     with attached(unet, settings, 0, "gradients"):
         load_adapter(unet, random_adapter(adapter_state(unet)))
         weights = trainable(unet.double().train())
-        mechanism = noisy(chunk=8 if together else 1)
-        examples = foundation.pipe.scheduler, latents, labels, context
-        finetune._private(unet, examples, torch.optim.AdamW(weights.values()), settings, torch.float32, mechanism)()
+        mechanism = Listening(1.0, 1.0, 8, noisy().source)
+        examples = Examples(foundation.pipe.scheduler, latents, labels, context)
+        private_gradient(unet, examples, torch.optim.AdamW(weights.values()), settings, torch.float32, mechanism)(0)
         [(loss, drawn)] = seen
         assert len(drawn[0]) == count
         found = example_gradients(loss, weights, drawn, together)
@@ -128,8 +133,8 @@ def after_generator(mechanism: Mechanism) -> Mechanism:
 def fixed_loss(foundation: Foundation, images: Tensor, labels: Tensor, sentences: list[str]) -> float:
     """Mean noise-prediction loss over four draws of noise for each image, the same each time."""
     latents, draws = foundation.encode(to_foundation(images, 32)).repeat(4, 1, 1, 1), generator(0, "fixed-noise")
-    examples = foundation.pipe.scheduler, latents, labels.repeat(4), foundation.embed([*sentences, ""])
-    *inputs, target = finetune._noised(*examples, torch.arange(len(latents)), draws)
+    examples = Examples(foundation.pipe.scheduler, latents, labels.repeat(4), foundation.embed([*sentences, ""]))
+    *inputs, target = examples.noised(torch.arange(len(latents)), draws)
     return F.mse_loss(foundation.pipe.unet(*inputs).sample, target).item()
 
 
@@ -150,10 +155,10 @@ def test_private_gradients_of_half_precision(settings: Diffusion, foundation: Fo
     gradients = []
     for on in (foundation, half):
         latents = torch.randn(4, 4, 8, 8, generator=generator(0, "half")).to(on.dtype)
-        examples = on.pipe.scheduler, latents, torch.tensor([0, 1, 1, 0]), on.embed(["one", "two", ""])
+        examples = Examples(on.pipe.scheduler, latents, torch.tensor([0, 1, 1, 0]), on.embed(["one", "two", ""]))
         with attached(on.pipe.unet, settings, 0, "half") as parameters:
             optimiser = torch.optim.AdamW(parameters)
-            finetune._private(on.pipe.unet, examples, optimiser, settings, on.dtype, noisy(0.0, 1e6))()
+            private_gradient(on.pipe.unet, examples, optimiser, settings, on.dtype, noisy(0.0, 1e6))(0)
             assert {p.grad.dtype for p in parameters if p.grad is not None} == {torch.float32}
             gradients.append(torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]))
     exact, small = gradients

@@ -17,8 +17,7 @@ from fedwarm.core.seeds import generator
 from fedwarm.diffusion.foundation import Foundation, load_foundation
 from fedwarm.diffusion.lora import adapter_size, adapter_state, attached, load_adapter
 from fedwarm.diffusion.settings import Diffusion
-from fedwarm.diffusion.tuners import lora as finetune
-from fedwarm.diffusion.tuners.lora import to_foundation, tune_adapter
+from fedwarm.diffusion.tuning import Examples, Tuning, backward, to_foundation, tune_adapter
 
 Pictures = tuple[Tensor, Tensor]
 Swap = Callable[[Foundation, Any], Foundation]
@@ -32,7 +31,7 @@ def tune(foundation: Foundation, settings: Diffusion, pictures: Pictures, senten
     """Tune on the rendered digits; keyword arguments replace settings."""
 
     def run(seed: int = 0, client: int = 0, on: Foundation = foundation, **changes: Any) -> dict[str, Tensor]:
-        return tune_adapter(on, *pictures, sentences, dataclasses.replace(settings, **changes), seed, client)
+        return tune_adapter(Tuning(on, *pictures, sentences, dataclasses.replace(settings, **changes), seed, client))
 
     return run
 
@@ -173,8 +172,8 @@ def test_the_target_is_what_the_scheduler_predicts(prediction: str) -> None:
     clean = torch.randn(1, 4, 8, 8, generator=generator(0, "clean"))
     right, wrong = (Oracle(clean, velocity) for velocity in (prediction == "v_prediction", prediction == "epsilon"))
     for oracle, low, high in ((right, 0.0, 1e-6), (wrong, 0.1, 10.0)):
-        arguments = clean, torch.zeros(1, dtype=torch.int64), torch.zeros(2, 1, 1), 256, generator(0, "oracle")
-        loss = finetune._loss(oracle, scheduler, *arguments)
+        examples = Examples(scheduler, clean, torch.zeros(1, dtype=torch.int64), torch.zeros(2, 1, 1))
+        loss = examples.loss(oracle, 256, generator(0, "oracle"))
         assert low <= loss.item() < high
     assert len(right.steps[0].unique()) > 150 and right.steps[0].min() < 50 and right.steps[0].max() > 950
 
@@ -191,7 +190,7 @@ def test_every_image_gets_its_own_caption_or_none() -> None:
     latents = 1e4 * (labels + 1.0).view(4, 1, 1, 1).expand(4, 4, 2, 2)
     context = torch.arange(4.0).view(4, 1, 1)
     unet, scheduler = Listener(), DDPMScheduler(num_train_timesteps=2, beta_start=1e-8, beta_end=1e-8)
-    finetune._loss(unet, scheduler, latents, labels, context, 2000, generator(0, "captions"))
+    Examples(scheduler, latents, labels, context).loss(unet, 2000, generator(0, "captions"))
     noisy, given = unet.seen
     truth, told = (noisy.mean((1, 2, 3)) / 1e4).round() - 1, given.flatten()
     named = told != 3
@@ -233,7 +232,7 @@ def test_small_gradients_survive_float16(settings: Diffusion, foundation: Founda
             latents = torch.randn(2, 4, 32, 32, generator=generator(0, "half")).to(on.dtype)
             noise = torch.randn(latents.shape, generator=generator(1, "half"))
             said = unet(latents, torch.tensor([200, 700]), on.embed(["one", "two"])).sample
-            finetune.backward(1e-2 * F.mse_loss(said.float(), noise), parameters, on.dtype)
+            backward(1e-2 * F.mse_loss(said.float(), noise), parameters, on.dtype)
             gradients[on.dtype] = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
     exact, small = gradients[torch.float32], gradients[torch.float16]
     assert F.cosine_similarity(exact, small, dim=0) > 0.9999
@@ -249,7 +248,7 @@ def test_bf16_foundation_trains_float32_adapters(settings: Diffusion, pictures: 
         kinds.update(p.dtype for p in half.pipe.unet.parameters() if p.requires_grad)
 
     with listening(look):
-        state = tune_adapter(half, *pictures, sentences, settings, 0, 0)
+        state = tune_adapter(Tuning(half, *pictures, sentences, settings, 0, 0))
     assert kinds == {torch.float32} == {t.dtype for t in state.values()}
     assert all(bool((state[name] != 0).any()) for name in state)
     assert all(torch.equal(p, weights[name]) for name, p in half.pipe.unet.named_parameters())

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from fedwarm.data.pool import Pool, join
+from fedwarm.diffusion.pool import Pool, join
 
 PROMPTS = ("a photo of a zero", "a photo of a one")
 

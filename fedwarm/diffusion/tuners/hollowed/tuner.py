@@ -1,0 +1,66 @@
+"""The tuner `hollowed`: what it asks of settings and foundation, and its two halves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fedwarm.core.arrays import Arrays
+from fedwarm.diffusion.foundation import EMBEDDED, PRECISIONS, Foundation
+from fedwarm.diffusion.tuners import Parts, Tuner
+from fedwarm.diffusion.tuners.hollowed.parts import HollowedParts
+from fedwarm.diffusion.tuners.hollowed.plan import bare_unet, cut_of, outside, planned_cut
+from fedwarm.diffusion.tuners.hollowed.settings import AUTO, Hollowed, dealt_depths, depth_of
+from fedwarm.diffusion.tuners.hollowed.tune import tune_hollowed
+from fedwarm.diffusion.tuning import Tuning
+from fedwarm.privacy.mechanisms import Mechanism
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import SettingError
+from fedwarm.settings.kinds import CODECS
+
+
+class HollowedTuner(Tuner):
+    """LoRA with the net's core out of memory (Cho et al., arXiv 2411.01179); each client may have a depth of its own."""
+
+    settings = Hollowed
+    unaccounted = "its stored tuples use images again and again, which the account of random batches does not know"
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.hollowed = config.of(Hollowed)
+
+    def check_settings(self) -> None:
+        super().check_settings()
+        codec, dealt = self.config.run.codec, dealt_depths(self.hollowed)
+        if CODECS.load(codec).codes and AUTO in dealt and self.hollowed.memory_budget_mb:
+            raise SettingError(
+                f"codec = {codec!r} needs adapters whose size the server knows; hollowed.memory-budget-mb leaves the depth to "
+                "each client: set hollowed.depth or hollowed.depths to numbers from 0"
+            )
+        if len(set(dealt)) > 1 and CODECS.load(codec).private:
+            raise SettingError(
+                f"codec = {codec!r} accounts for adapters of one size; hollowed.depths = {self.hollowed.depths!r} makes several: "
+                "set one hollowed.depth, or another codec"
+            )
+
+    def check_before(self, clients: int) -> None:
+        """Refuse depths at which the foundation cannot be cut; one that is no folder is left to its loader."""
+        super().check_before(clients)
+        by_depth = {depth_of(self.hollowed, client): client for client in range(clients)}
+        unet = bare_unet(self.diffusion.foundation)
+        narrow = torch.float32 if self.diffusion.foundation in EMBEDDED else torch.float16  # what `auto` comes to at best
+        dtype = PRECISIONS.get(self.diffusion.precision, narrow)
+        for client in by_depth.values() if unet is not None else ():
+            planned_cut(unet, self.diffusion, self.hollowed, client, dtype)
+
+    def tune(self, tuning: Tuning, private: Mechanism | None = None, folder: Path | None = None) -> dict[str, Tensor]:
+        return tune_hollowed(tuning, self.hollowed, folder)
+
+    def reference(self, foundation: Foundation, client: int) -> Arrays:
+        first = super().reference(foundation, client)
+        return outside(cut_of(foundation, self.diffusion, self.hollowed, client), first)
+
+    def parts(self, foundation: Foundation, beside: Arrays) -> Parts:
+        return HollowedParts(foundation, self.diffusion, self.matrices(foundation), beside, self.hollowed)

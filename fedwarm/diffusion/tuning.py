@@ -1,0 +1,211 @@
+"""Fine-tune an adapter on private images by the foundation's own objective.
+
+E over (x, y), t, eps of || eps - eps_theta(sqrt(abar_t) E(x) + sqrt(1 - abar_t) eps, t, prompt(y)) ||^2 (Ho et al., arXiv
+2006.11239, eq. 14, in the latent space of Rombach et al., arXiv 2112.10752, eq. 2), or its velocity form where the scheduler
+says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call
+
+from fedwarm.core.progress import tick
+from fedwarm.core.seeds import generator
+from fedwarm.diffusion.foundation import Foundation
+from fedwarm.diffusion.lora import FIRST, adapter_state, attached, check_finite, trainable
+from fedwarm.diffusion.offload import apart
+from fedwarm.diffusion.settings import Diffusion
+from fedwarm.models import to_input
+from fedwarm.privacy.mechanisms import Mechanism
+
+CAPTION_DROPOUT = 0.1
+HALF_SCALE = 1024.0
+Noised = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Tuning:
+    """One client's tuning of an adapter.
+
+    Attributes:
+        foundation: frozen; as before afterwards.
+        images: uint8 (n, 3, S, S), the client's own.
+        labels: int64 (n,), indices into `prompts`.
+        prompts: one sentence per class.
+        settings: rank, steps, batch size and step size.
+        seed, client: every draw derives from them, but those of private training.
+    """
+
+    foundation: Foundation
+    images: Tensor
+    labels: Tensor
+    prompts: Sequence[str]
+    settings: Diffusion
+    seed: int
+    client: int
+
+    @property
+    def unet(self) -> Any:
+        """The net that the adapter is attached to."""
+        return self.foundation.pipe.unet
+
+    def scheduler(self) -> Any:
+        """The foundation's noise schedule, whatever its sampler."""
+        from diffusers import DDPMScheduler
+
+        return DDPMScheduler.from_config(self.foundation.pipe.scheduler.config)
+
+    def context(self) -> Tensor:
+        """Text embeddings (prompts + 1, tokens, width): a row for each prompt, and one of none."""
+        return self.foundation.embed([*self.prompts, ""])
+
+    def latents(self, images: Tensor, batch_size: int = 32) -> Tensor:
+        """What the foundation makes of some images: (n, c, h, w)."""
+        return self.foundation.encode(to_foundation(images, self.foundation.image_size), batch_size)
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """What an adapter learns from: latents (n, c, h, w), labels (n,), and captions of which the last one is empty."""
+
+    scheduler: Any
+    latents: Tensor
+    labels: Tensor
+    context: Tensor
+
+    @classmethod
+    def of(cls, tuning: Tuning) -> Examples:
+        """Those of a client, encoded once."""
+        return cls(tuning.scheduler(), tuning.latents(tuning.images), tuning.labels, tuning.context())
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def noised(self, rows: Tensor, draws: torch.Generator) -> Noised:
+        """(noisy latents, time steps, captions, targets) of some rows; a tenth of the captions are dropped, for guidance."""
+        dropped = torch.rand(len(rows), generator=draws) < CAPTION_DROPOUT
+        captions = torch.where(dropped, torch.tensor(len(self.context) - 1), self.labels[rows])
+        time_steps = torch.randint(self.scheduler.config.num_train_timesteps, (len(rows),), generator=draws)
+        noise = torch.randn((len(rows), *self.latents.shape[1:]), generator=draws).to(self.latents)
+        time_steps = time_steps.to(self.latents.device)
+        noisy, target = noised(self.scheduler, self.latents[rows.to(self.latents.device)], noise, time_steps)
+        return noisy, time_steps, self.context[captions.to(self.context.device)], target
+
+    def loss(self, unet: torch.nn.Module, batch_size: int, draws: torch.Generator) -> Tensor:
+        """Noise-prediction loss of one batch, drawn with replacement."""
+        noisy, time_steps, captions, target = self.noised(torch.randint(len(self), (batch_size,), generator=draws), draws)
+        return F.mse_loss(unet(noisy, time_steps, captions).sample.float(), target.float())
+
+
+def noised(scheduler: Any, clean: Tensor, noise: Tensor, time_steps: Tensor) -> tuple[Tensor, Tensor]:
+    """Latents (n, c, h, w) with noise at their time steps (n,), and the net's target: the noise, or the velocity."""
+    velocity = scheduler.config.prediction_type == "v_prediction"
+    target = scheduler.get_velocity(clean, noise, time_steps) if velocity else noise
+    return scheduler.add_noise(clean, noise, time_steps), target
+
+
+def to_foundation(images: Tensor, size: int) -> Tensor:
+    """uint8 images (n, 3, S, S) as the autoencoder's input (n, 3, size, size) in [-1, 1]."""
+    inputs = to_input(images)
+    if inputs.shape[-1] != size:
+        inputs = F.interpolate(inputs, size=(size, size), mode="bicubic", align_corners=False, antialias=True)
+    return inputs.clamp(-1, 1)
+
+
+def schedule_of(optimiser: torch.optim.Optimizer, settings: Diffusion) -> torch.optim.lr_scheduler.LRScheduler:
+    """The step size over `lora_steps` steps, by `lora_schedule`."""
+    if settings.lora_schedule == "constant":
+        return torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1.0)
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.lora_steps)
+
+
+def minimise(optimiser: torch.optim.Optimizer, settings: Diffusion, gradient: Callable[[int], None]) -> None:
+    """`lora_steps` steps, each with the gradient that `gradient` puts into the parameters for the step of that number."""
+    schedule = schedule_of(optimiser, settings)
+    for step in range(settings.lora_steps):
+        gradient(step)
+        optimiser.step()
+        schedule.step()
+        tick("adapter", step + 1, settings.lora_steps)
+
+
+def tune_adapter(tuning: Tuning, private: Mechanism | None = None) -> dict[str, Tensor]:
+    """Train a LoRA adapter on a client's images; latents are encoded once, only the adapter's parameters change.
+
+    Args:
+        tuning: the client's.
+        private: makes each step private at the level of images; the account needs
+            `private.steps(n, settings.lora_batch_size, settings.lora_steps)`.
+
+    Returns:
+        the adapter's matrices (see `adapter_state`).
+
+    Raises:
+        FloatingPointError: it diverged.
+    """
+    settings, examples, unet = tuning.settings, Examples.of(tuning), tuning.unet
+    with apart(), attached(unet, settings, tuning.seed, FIRST, tuning.client) as parameters:
+        if settings.gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
+        unet.train()
+        try:
+            optimiser = torch.optim.AdamW(parameters, lr=settings.lora_learning_rate)
+            if private is None:
+                gradient = _plain_gradient(tuning, examples, optimiser)
+            else:
+                gradient = private_gradient(unet, examples, optimiser, settings, tuning.foundation.dtype, private)
+            minimise(optimiser, settings, gradient)
+        finally:
+            unet.eval()
+            unet.disable_gradient_checkpointing()
+        state = adapter_state(unet)
+    check_finite(state)
+    return state
+
+
+def _plain_gradient(tuning: Tuning, examples: Examples, optimiser: torch.optim.Optimizer) -> Callable[[int], None]:
+    """Puts the gradient of one batch into the adapter."""
+    unet, draws = tuning.unet, generator(tuning.seed, "lora", tuning.client)
+    parameters = list(trainable(unet).values())
+
+    def gradient(step: int) -> None:
+        loss = examples.loss(unet, tuning.settings.lora_batch_size, draws)
+        optimiser.zero_grad()
+        backward(loss, parameters, tuning.foundation.dtype)
+
+    return gradient
+
+
+def private_gradient(
+    unet: Any, examples: Examples, optimiser: torch.optim.Optimizer, settings: Diffusion, dtype: torch.dtype, mechanism: Mechanism
+) -> Callable[[int], None]:
+    """Puts a private gradient into the adapter; with checkpoints, which vmap cannot do, of one image after another."""
+    n, scale, draws = len(examples), _scale(dtype), mechanism.generator()
+    expected, together = mechanism.expected(n, settings.lora_batch_size), not settings.gradient_checkpointing
+    into = mechanism.gradient(unet, optimiser, trainable(unet), expected, scale, together)
+
+    def loss(weights: dict[str, Tensor], noisy: Tensor, time_steps: Tensor, captions: Tensor, target: Tensor) -> Tensor:
+        predicted = functional_call(unet, weights, (noisy, time_steps, captions)).sample
+        return F.mse_loss(predicted.float(), target.float()) * scale
+
+    return lambda step: into(loss, examples.noised(mechanism.rows(n, settings.lora_batch_size), draws))
+
+
+def _scale(dtype: torch.dtype) -> float:
+    """What a loss is multiplied by so that float16 gradients do not sink below its smallest number."""
+    return HALF_SCALE if dtype == torch.float16 else 1.0
+
+
+def backward(loss: Tensor, parameters: list[torch.nn.Parameter], dtype: torch.dtype) -> None:
+    """Gradients of the loss, by way of a larger one under float16."""
+    scale = _scale(dtype)
+    (loss * scale).backward()
+    if scale != 1.0:
+        torch._foreach_div_([p.grad for p in parameters if p.grad is not None], scale)
