@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+TEMPLATES = ROOT / "fedwarm" / "report" / "templates"
 FAB_BYTES_AT_MOST = 10_000_000  # Flower's own limit
 LOAD = """
 import fedwarm.strategies, fedwarm.clients
@@ -35,7 +37,32 @@ def test_wheel_has_one_top_level_name_and_the_weights(wheel: Path) -> None:
     assert {n.split("/")[0] for n in names if ".dist-info/" not in n} == {"fedwarm"}
     assert "fedwarm/strategies/warmfed.py" in names and "fedwarm/clients/warmfed.py" in names
     assert not {"fedwarm/strategies.py", "fedwarm/clients.py", "fedwarm/checkout.py"} & {*names}
+    assert {n for n in names if "/templates/" in n} == {p.relative_to(ROOT).as_posix() for p in TEMPLATES.iterdir()}
     assert any(n.startswith("fedwarm/assets/glyph/unet/") and n.endswith(".safetensors") for n in names)
+
+
+def test_nothing_that_a_bundle_runs_imports_the_report_whose_templates_it_lacks() -> None:
+    waiting = [path for room in ("strategies", "clients", "fedwarm/rounds") for path in (ROOT / room).rglob("*.py")]
+    seen: set[Path] = set()
+    while waiting:
+        path = waiting.pop()
+        if path not in seen:
+            seen.add(path)
+            waiting += imported(path)
+    assert len(seen) > 100 and not [path for path in seen if {"report", "launch", "cli"} & {*path.relative_to(ROOT).parts}]
+
+
+def imported(path: Path) -> list[Path]:
+    """The project's files that a file imports, inside functions, too."""
+    here, names = path.relative_to(ROOT).with_suffix("").parts, []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join([*here[: -node.level], *filter(None, [node.module])]) if node.level else str(node.module)
+            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    places = [ROOT.joinpath(*name.split(".")) for name in names]
+    return [file for place in places for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()]
 
 
 def test_every_method_loads_from_the_wheel(wheel: Path, tmp_path: Path) -> None:

@@ -52,8 +52,8 @@ def augment(work: Work) -> str:
     from fedwarm.augmentations.gen_fedsd.checks import shelf_root
     from fedwarm.augmentations.gen_fedsd.plan import plan_of
     from fedwarm.data import partition_table
-    from fedwarm.report.sections.augmentation import augment_page
-    from fedwarm.report.sections.pictures import samples
+    from fedwarm.report.gaps import augment_page
+    from fedwarm.report.sections.augmentation import samples
 
     config, count = _settings(work)
     if work.client >= count:

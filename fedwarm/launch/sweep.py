@@ -28,9 +28,11 @@ from fedwarm.record.extend import CHANGEABLE, changed
 from fedwarm.record.folder import runs_root
 from fedwarm.record.lock import Lock, refuse_busy
 from fedwarm.record.reading import Run, read_run
-from fedwarm.report.compare import COST, REACHED, Measure, concerns, known, spread
+from fedwarm.report.compare import concerns
+from fedwarm.report.measured import COST, REACHED, known, spread
 from fedwarm.report.plots import second_text
 from fedwarm.report.render import FORMS
+from fedwarm.report.sections import Measure
 from fedwarm.settings.fields import SettingError, Value
 from fedwarm.settings.kinds import METHODS
 from fedwarm.settings.text import parse_overrides

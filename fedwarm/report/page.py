@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from markupsafe import Markup
 
 from fedwarm.catalogue import all_groups
+from fedwarm.core.terminal import say
 from fedwarm.record.ledger import EVALUATE
 from fedwarm.record.reading import BYTE_KEYS, Json, Run, mean, read_run
 from fedwarm.report import plots
 from fedwarm.report.compare import compare
-from fedwarm.report.render import render, write_page
-from fedwarm.report.sections import augmentation as gap_page
-from fedwarm.report.sections import widths as bits
-from fedwarm.report.sections.pictures import PICTURES, pictures, synthetic
+from fedwarm.report.render import filled, piece, write_page
+from fedwarm.report.sections import Figures, Section, sections
 from fedwarm.settings.fields import SettingError, allowed, keys
 
 MOST_ROWS, MOST_BARS = 100, 40
+PLACES = ("rounds", "clients", "data", "stages", "settings", "record")
 
 
 def make_report(runs: Sequence[Path], out: Path | None = None) -> Path:
@@ -41,43 +43,76 @@ def make_report(runs: Sequence[Path], out: Path | None = None) -> Path:
         raise SettingError("no run folder given; name at least one, e.g. runs/warmfed")
     read = [read_run(folder) for folder in folders]
     path = Path(out) if out is not None else folders[0] / "report.html" if len(read) == 1 else Path("fedwarm-report.html")
-    comparison = compare(read) if len(read) > 1 else None
-    write_page(path.resolve(), render(sections=[section(run) for run in read], comparison=comparison))
+    if len(read) == 1:
+        page = filled("run.html.j2", s=section(read[0]))
+    else:
+        shown = [section(run, f"run-{i}-") for i, run in enumerate(read, 1)]
+        page = filled("comparison.html.j2", sections=shown, comparison=compare(read))
+    write_page(path.resolve(), page)
     return path.resolve()
 
 
-def section(run: Run) -> Json:
-    """What the page shows of one run, ready for the template."""
+def section(run: Run, prefix: str = "") -> Json:
+    """What the page shows of one run, ready for the template; all ids begin with `prefix`."""
+    parts = [part for each in sections() if (part := part_of(each, run, prefix)) is not None]
+    stages = stage_rows(run)
     return {
         "run": run,
+        "id": prefix,
         "peak": max((n for row in run.counts or [] for n in row), default=0),
-        "figures": figures(run),
+        "figures": figures(run, [figure for part in parts for figure in part.figures]),
         "clients": client_rows(run),
         "most_rows": MOST_ROWS,
-        "stages": stage_rows(run),
-        "pictures": pictures(run),
-        "augment": gap_page.shown(run.augment, run.classes, synthetic(run)) if run.augment else None,
-        "widths": bits.rows(run),
+        "stages": stages,
+        "parts": [part for part in parts if part.html],
+        "places": [*((part.anchor, part.title) for part in parts if part.html), *_places(run, bool(stages))],
         "settings": setting_rows(run.settings),
         "files": file_sizes(run.folder),
     }
 
 
-def figures(run: Run) -> list[tuple[str, str]]:
-    """Charts of one run with their captions: curves over rounds and bytes, and the last accuracies of each client."""
+def _places(run: Run, staged: bool) -> list[tuple[str, str]]:
+    """Ids and names of the places that every page has, but for those with nothing to show."""
+    shown = {"clients": run.clients > 0, "stages": staged, "settings": bool(run.settings)}
+    return [(name, name.capitalize()) for name in PLACES if shown.get(name, True)]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a section of the report shows of one run: charts, and HTML below its heading (empty: it has no place of its own)."""
+
+    title: str
+    anchor: str
+    figures: Figures
+    html: Markup
+
+
+def part_of(section: Section, run: Run, prefix: str) -> Part | None:
+    """A section filled in; None where it fails, which is said: a part of somebody else's must not cost a run its page."""
+    try:
+        shown = section.shown(run)
+        html = piece(section.template, run=run, shown=shown, id=prefix) if shown else Markup()
+        return Part(section.title, section.anchor, section.figures(run), html)
+    except Exception as error:
+        say(f"fedwarm: section {section.title!r} is left out of the report: {type(error).__name__}: {error}")
+        return None
+
+
+def figures(run: Run, more: Figures) -> Figures:
+    """Charts of one run: curves over rounds and bytes, the last accuracies of each client, `more` of the sections, durations."""
     found = over_time(run) if sum(r.accuracy is not None or r.personal_mean is not None for r in run.rounds) > 1 else []
     pairs = [("global model", run.last("clients")), ("personal model", run.last("personal"))]
     if (not found or run.clients > 1) and run.clients <= MOST_BARS and any(v is not None for _, row in pairs for v in row):
         caption = "Last accuracy on each client's own test images"
         found.append((plots.bars(pairs, f"{caption}: {run.title}"), f"{caption}, in percent."))
-    found += bits.figures(run)
+    found += more
     stages = {name: sum(seconds for other, seconds in run.stages if other == name) for name, _ in run.stages}
     if len(stages) > 1:
         found.append((plots.durations(list(stages.items()), f"Time by stage: {run.title}"), "Time by stage."))
     return found
 
 
-def over_time(run: Run) -> list[tuple[str, str]]:
+def over_time(run: Run) -> Figures:
     """Curves over rounds and over bytes sent, with their captions; all have the same accuracy axis."""
     x = [float(r.number) for r in run.rounds]
     span = plots.accuracy_range([v for r in run.rounds for v in (r.accuracy, *r.clients, *r.personal) if v is not None])
@@ -156,5 +191,6 @@ def file_sizes(folder: Path) -> list[tuple[str, int]]:
     """The weights, pictures and records of a run folder with their sizes in bytes; the adapters together."""
     adapters = sorted(folder.glob("adapters/*/*.safetensors"))
     named = [(f"adapters ({len(adapters)} files)", sum(path.stat().st_size for path in adapters))] if adapters else []
-    rest = ("model.safetensors", PICTURES, "results.json", "ledger.jsonl")
+    of_sections = (name for section in sections() for name in section.files)
+    rest = ("model.safetensors", *of_sections, "results.json", "ledger.jsonl")
     return named + [(name, (folder / name).stat().st_size) for name in rest if (folder / name).is_file()]

@@ -28,5 +28,5 @@ TRACKERS: Kind[Any] = Kind("tracker", "fedwarm.record.trackers", "tracker", firs
 SECTIONS: Kind[Any] = Kind("report section", "fedwarm.report.sections")
 ENGINES: Kind[Any] = Kind("engine", "fedwarm.engines")
 
-READY = (METHODS, CODECS, PRIVACY, AUGMENTATIONS, RULES, SETS, PARTITIONS, MODELS, FAULTS, TRACKERS, TUNERS, SAMPLERS)
+READY = (METHODS, CODECS, PRIVACY, AUGMENTATIONS, RULES, SETS, PARTITIONS, MODELS, FAULTS, TRACKERS, TUNERS, SAMPLERS, SECTIONS)
 KINDS: dict[str, Kind[Any]] = {kind.name: kind for kind in READY}

@@ -185,6 +185,12 @@ def referred(reference: str, what: str) -> Any:
     return _loaded(Owner(module, attribute, reference), what)
 
 
+def refresh() -> None:
+    """Forget which components there are: packages that came or went in this process are found."""
+    _modules.cache_clear()
+    _all_entry_points.cache_clear()
+
+
 def _loaded(owner: Owner, what: str) -> Any:
     with own_modules():
         try:

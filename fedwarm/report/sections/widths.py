@@ -8,45 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from fedwarm.record.reading import Json, Run, mean
 from fedwarm.relevance import Run as Relevant
-from fedwarm.report.plots import (
-    COLOURS,
-    DASHES,
-    INK,
-    MARKERS,
-    NAMED,
-    WIDTH_INCHES,
-    accuracy_range,
-    frame,
-    inline_svg,
-    legend,
-    legible,
-)
+from fedwarm.report.by_width import WidthLine, by_width
+from fedwarm.report.sections import Figures, Measure, Section
 
 FLOAT_BITS = 32
 NAME = re.compile(r"w(\d+)(?:a\1)?")
 KINDS = {False: "weights alone", True: "weights and activations"}
-HOLLOW = "#ffffff"
 MARKS = " Hollow marks: widths that training did not see."
-
-
-@dataclass(frozen=True)
-class WidthLine:
-    """One series: accuracy in [0, 1] by bits, its range over seeds, the widths that training saw, the float model's accuracy."""
-
-    label: str
-    accuracies: Mapping[int, float]
-    style: int = 0
-    low: Mapping[int, float] | None = None
-    high: Mapping[int, float] | None = None
-    seen: frozenset[int] = frozenset()
-    whole: float | None = None
 
 
 def at_bits(run: Run, activations: bool) -> dict[int, float]:
@@ -141,51 +112,43 @@ def _line(label: str, style: int, runs: Sequence[Run], activations: bool) -> Wid
     return WidthLine(text, means, style, low, high, trained, mean(map(of_float, measured)))
 
 
-# The chart
+def tables(runs: Sequence[Run]) -> list[tuple[str, list[Measure]]]:
+    """Columns of the final models' accuracies, one for each width that a run measured, most bits first."""
+    found = []
+    for both, text in KINDS.items():
+        widths = sorted({width for run in runs for width in at_bits(run, both)}, reverse=True)
+        if widths:
+            whole = Measure("float", "percent", lambda run: of_float(run) if run.bit_widths else None)
+            found.append((text[0].upper() + text[1:], [whole, *(_at_width(width, both) for width in widths)]))
+    return found
 
 
-def by_width(lines: Sequence[WidthLine], alt: str, level: float | None = None, *, marked: bool = False) -> str:
-    """Accuracies over bits as SVG, with a legend below.
-
-    Args:
-        lines: at least one series, each with a width.
-        alt: what the chart shows, for those who cannot see it.
-        level: the float model's accuracy, a dashed line; None: each line has its own float model at its right end.
-        marked: widths that training did not see are hollow.
-    """
-    widths = sorted({bits for line in lines for bits in line.accuracies})
-    far = widths[-1] + max(1.0, (widths[-1] - widths[0]) / 6)
-    names = [*(legible(line.label) for line in lines), *(["float model"] if level is not None else [])]
-    entries = sum(name.count("\n") + 1 for name in names)
-    figure = Figure(figsize=(WIDTH_INCHES, 2.9 + 0.19 * (1 + entries)))
-    figure.set_layout_engine("constrained")
-    axes = figure.add_subplot()
-    for line in lines:
-        _draw(axes, line, far, line.seen if marked else frozenset(line.accuracies))
-    if level is not None:
-        axes.axhline(level, color=INK, linestyle=(0, (6, 3)), linewidth=1.5, label=NAMED)
-    shares = [v for line in lines for row in (line.accuracies, line.low or {}, line.high or {}) for v in row.values()]
-    whole = [v for v in (level, *(line.whole for line in lines)) if v is not None]
-    axes.set_ylim(*accuracy_range([*shares, *whole]))
-    frame(axes)
-    ends = [(far, "float")] if any(line.whole is not None for line in lines) else []
-    axes.set_xticks([*widths, *(x for x, _ in ends)], [*map(str, widths), *(text for _, text in ends)])
-    axes.set_xlabel("bits", color=INK)
-    legend(figure, axes, names)
-    return inline_svg(figure, alt)
+def _at_width(width: int, activations: bool) -> Measure:
+    return Measure(f"{width} bits", "percent", lambda run: at_bits(run, activations).get(width))
 
 
-def _draw(axes: Axes, line: WidthLine, far: float, filled: frozenset[int]) -> None:
-    """One series from few bits to float, hollow where training did not see a width."""
-    colour, marker = COLOURS[line.style % len(COLOURS)], MARKERS[line.style % len(MARKERS)]
-    dash = DASHES[line.style // len(COLOURS) % len(DASHES)]
-    x = sorted(line.accuracies)
-    if line.low and line.high:
-        axes.fill_between(x, [line.low[b] for b in x], [line.high[b] for b in x], color=colour, alpha=0.18, linewidth=0)
-    ends = [] if line.whole is None else [(far, line.whole)]
-    points = [(float(bits), line.accuracies[bits]) for bits in x] + ends
-    look: Json = {"color": colour, "marker": marker, "ms": 6, "mew": 1.5, "clip_on": False, "zorder": 3}
-    axes.plot([at for at, _ in points], [share for _, share in points], linestyle=dash, linewidth=2, label=NAMED, **look)
-    hollow = [bits for bits in x if bits not in filled]
-    if hollow:
-        axes.plot(hollow, [line.accuracies[bits] for bits in hollow], linestyle="none", mfc=HOLLOW, **look)
+class Widths(Section):
+    """Accuracy of the final model at several bit-widths."""
+
+    title, anchor, order = "Bit-widths", "widths", 30
+    text = "The final models on all clients' test images, their numbers rounded to so many bits after training."
+    template = (
+        "{% from 'widths.html.j2' import width_table %}"
+        '<p class="soft">The final model on all clients\' test images, its numbers rounded to so many bits after training.</p>\n'
+        "{{ width_table(shown) }}"
+    )
+
+    def shown(self, run: Run) -> list[Json]:
+        return rows(run)
+
+    def figures(self, run: Run) -> Figures:
+        return figures(run)
+
+    def tables(self, runs: Sequence[Run]) -> list[tuple[str, list[Measure]]]:
+        return tables(runs)
+
+    def compared(self, groups: Mapping[str, Sequence[Run]]) -> Figures:
+        return compared(groups)
+
+
+COMPONENT = Widths()

@@ -17,9 +17,10 @@ from fedwarm.data import load_shard
 from fedwarm.data.settings import Data
 from fedwarm.record.gaps import Gap, distance, read_augment
 from fedwarm.record.reading import read_run
+from fedwarm.report.gaps import augment_page
 from fedwarm.report.page import make_report
-from fedwarm.report.sections.augmentation import augment_page
-from fedwarm.report.sections.pictures import ELSEWHERE, Sample, by_class, roots, samples
+from fedwarm.report.samples import Sample, by_class
+from fedwarm.report.sections.augmentation import ELSEWHERE, roots, samples
 from fedwarm.settings.fields import SettingError
 from tests.report_page import Page, assert_stands_alone, pixels, results, write
 

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from fedwarm.record.reading import read_run
-from fedwarm.report.compare import bits_up, by_bits, grouped
+from fedwarm.report.compare import grouped
+from fedwarm.report.measured import bits_up
+from fedwarm.report.overlaid import by_bits
 from fedwarm.report.page import make_report
 from fedwarm.report.scatter import Point, points
 from tests.report_page import Page, results, write
@@ -54,7 +56,7 @@ def test_each_group_is_one_mark_with_its_own_spread(tmp_path: Path, monkeypatch:
         seen.extend(shown)
         return points(shown, alt, x_label)
 
-    monkeypatch.setattr("fedwarm.report.compare.points", watched)
+    monkeypatch.setattr("fedwarm.report.overlaid.points", watched)
     by_bits(groups)
     assert [(p.x, p.style) for p in seen] == [(0.01, 0), (32.0, 1), (32.0, 2)]
     assert [p.y for p in seen] == pytest.approx([0.82, 0.83, 0.9])

@@ -9,8 +9,8 @@ import pytest
 
 from fedwarm.core.text import visible
 from fedwarm.report import plots
+from fedwarm.report.by_width import WidthLine, by_width
 from fedwarm.report.scatter import Point, points
-from fedwarm.report.sections.widths import WidthLine, by_width
 
 
 def test_curves_stay_inside_their_frame() -> None:

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from fedwarm.record.reading import Run, read_run
+from fedwarm.report.by_width import WidthLine, by_width
 from fedwarm.report.compare import grouped
 from fedwarm.report.page import make_report
 from fedwarm.report.plots import ID_PREFIX
-from fedwarm.report.sections.widths import MARKS, WidthLine, at_bits, by_width, of_float, rows, seen
+from fedwarm.report.sections.widths import MARKS, at_bits, of_float, rows, seen
 from tests.report_page import Page, results, write
 
 MEASURED = {"w8": 0.9, "w4": 0.85, "w2": 0.4, "w8a8": 0.89, "w4a4": 0.8, "w2a2": 0.2}
