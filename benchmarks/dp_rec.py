@@ -33,7 +33,9 @@ from typing import Any
 
 from fedwarm.catalogue import parse
 from fedwarm.cli.settings import literal
-from fedwarm.codecs.dp_rec.plan import DpRec, release_of, terms_of
+from fedwarm.codecs.dp_rec.account import terms_of
+from fedwarm.codecs.dp_rec.plan import release_of
+from fedwarm.codecs.dp_rec.settings import DpRec
 from fedwarm.launch.run import Request, run_method
 from fedwarm.record.checkpoint import exists
 from fedwarm.report.page import make_report

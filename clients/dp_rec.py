@@ -12,7 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from fedwarm.codecs.dp_rec.plan import DpRec, Public, codec_of, private_source, released, run_number
+from fedwarm.codecs import WORDS
+from fedwarm.codecs.dp_rec.plan import codec_of, private_source, released, run_number
+from fedwarm.codecs.dp_rec.public import Public
+from fedwarm.codecs.dp_rec.settings import DpRec
 from fedwarm.coding.layout import Layout
 from fedwarm.coding.packing import CodeError
 from fedwarm.coding.replay import digest, unpack_rounds
@@ -21,7 +24,7 @@ from fedwarm.core.arrays import Arrays, from_module, from_tensors, to_tensors
 from fedwarm.core.payload import Payload
 from fedwarm.rounds.client import BaseClient
 
-WORDS, REPLAY = "words", "replay"
+REPLAY = "replay"
 SENT, PUBLIC = "sent", "public"
 
 

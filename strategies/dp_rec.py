@@ -18,26 +18,19 @@ import numpy as np
 from flwr.app import MessageType
 
 from fedwarm.aggregators import Robust
-from fedwarm.codecs.dp_rec.plan import (
-    NO_PRIVACY,
-    Public,
-    codec_of,
-    release_of,
-    run_number,
-    sigma_of,
-    statement,
-    terms_of,
-    validated,
-)
-from fedwarm.codecs.dp_rec.plan import DpRec as Settings
+from fedwarm.codecs import WORDS
+from fedwarm.codecs.dp_rec.account import Account, terms_of
+from fedwarm.codecs.dp_rec.codec import UPDATE
+from fedwarm.codecs.dp_rec.plan import codec_of, run_number
+from fedwarm.codecs.dp_rec.public import Public
+from fedwarm.codecs.dp_rec.settings import DpRec as Settings
+from fedwarm.codecs.dp_rec.settings import validated
 from fedwarm.coding.codec import RandomCodec
 from fedwarm.coding.layout import Layout
 from fedwarm.coding.replay import PlainSum, Round, Sum, digest, pack_rounds, replay_bytes
 from fedwarm.core.arrays import Arrays, payload_bytes
-from fedwarm.core.payload import Payload, PayloadError
+from fedwarm.core.payload import Payload
 from fedwarm.core.seeds import derive
-from fedwarm.privacy.accountant import Accountant
-from fedwarm.privacy.clipping import norm_of
 from fedwarm.privacy.randomness import Source, keyed, normals
 from fedwarm.privacy.sampling import poisson_cohort
 from fedwarm.privacy.views import Release, Terms
@@ -47,11 +40,8 @@ from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError, Value
 from fedwarm.settings.kinds import RULES
 
-WORDS, UPDATE, REPLAY = "words", "update", "replay"
+REPLAY = "replay"
 SECRET_BYTES = 16
-DEVIATIONS = 8
-ESTIMATE = "epsilon of the view central_limit is an estimate: it takes the sum's noise as Gaussian; central_certified has a bound"
-COHORTS = "the ledger names the cohorts, which the guarantee of a central view keeps secret: do not publish this folder"
 
 
 class DpRec(BaseStrategy):
@@ -73,10 +63,6 @@ class DpRec(BaseStrategy):
 
     # What follows from settings and fleet
 
-    @property
-    def private(self) -> bool:
-        return self.settings.mechanism != "none"
-
     @cached_property
     def layout(self) -> Layout:
         return Layout.of(self.arrays, [name for name, _ in self.new_model().named_parameters()])
@@ -91,12 +77,8 @@ class DpRec(BaseStrategy):
         return terms_of(self.settings, clients, cohort, run.num_server_rounds, most)
 
     @cached_property
-    def sigma(self) -> float:
-        return sigma_of(self.settings, self.layout.sizes, self.terms) if self.private else 0.0
-
-    @cached_property
-    def account(self) -> Accountant:
-        return self.terms.accountant()
+    def account(self) -> Account:
+        return Account.of(self.settings, self.terms, self.layout.sizes)
 
     @cached_property
     def secret(self) -> bytes:
@@ -112,7 +94,7 @@ class DpRec(BaseStrategy):
         """This round's."""
         mean = self.public.mean
         if self._codec is None or self._codec[0] is not mean:
-            codec = codec_of(self.settings, self.layout.sizes, self.sigma, self.public.profile(self.settings))
+            codec = codec_of(self.settings, self.layout.sizes, self.account.sigma, self.public.profile(self.settings))
             self._codec = (mean, codec)
         return self._codec[1]
 
@@ -120,7 +102,7 @@ class DpRec(BaseStrategy):
     def release(self) -> Release:
         """What one message of this round releases."""
         cut = self.codec.blocks if self.settings.mechanism == "coding" else None
-        return release_of(self.settings, self.layout.sizes, self.sigma, cut)
+        return self.account.release(self.layout.sizes, cut)
 
     def sampled(self, number: int) -> tuple[int, ...]:
         """The cohort of a round; in a central view a Poisson sample that only the secret gives away."""
@@ -153,9 +135,9 @@ class DpRec(BaseStrategy):
             SettingError: not even the first one does.
         """
         target = self.settings.target_epsilon
-        if not (self.private and target):
+        if not (self.account.private and target):
             return True
-        reached = self.terms.after(self.account, self.release, cohort)
+        reached = self.account.after(self.release, cohort)
         if reached > target and number == 1:
             raise SettingError(
                 f"dp-rec.target-epsilon = {target:g}: one round alone comes to {reached:.4g}; raise dp-rec.sigma or the target"
@@ -178,23 +160,21 @@ class DpRec(BaseStrategy):
     def begin(self, stage: Stage) -> None:
         if stage.name != "round":
             return
-        if self.private:
-            self.terms.book(self.account, self.release, stage.clients)
+        if self.account.private:
+            self.account.book(self.release, stage.clients)
         self.booked = stage.round
         self.sum: Sum | PlainSum = PlainSum(self.layout.total)
         if self.settings.mechanism == "coding":
             self.sum = Sum(self.codec, run_number(self.config.run.seed), stage.round, self.secret)
         self.words: Arrays = {}
         self.digest = digest(self.public.named(self.settings)) if self.log else ""
-        seeded = self.settings.entropy == "seeded"
-        for text, holds in ((NO_PRIVACY, seeded), (COHORTS, self.terms.central), (ESTIMATE, not self.terms.certified)):
-            if holds and self.private:
-                self.record.remark(text)
+        for text in self.account.notes():
+            self.record.remark(text)
 
     def instruct(self, stage: Stage, client: int) -> Payload:
         if stage.name != "round":
             return super().instruct(stage, client)
-        metrics: dict[str, int | float] = {"round": stage.round, "sigma": self.sigma}
+        metrics: dict[str, int | float] = {"round": stage.round, "sigma": self.account.sigma}
         since = self.held.pop(client, stage.round)  # asked again, it is sent the model
         rounds = self._missed(since, stage.round)
         if rounds:
@@ -220,10 +200,7 @@ class DpRec(BaseStrategy):
         if stage.name != "round":
             return super().check(stage, payload)
         if UPDATE in payload.arrays:
-            length = norm_of(payload.arrays[UPDATE].astype(np.float64))
-            longest = self.settings.clip + self.sigma * (sqrt(self.layout.total) + DEVIATIONS)
-            if length > longest * 1.0001:
-                raise PayloadError(f"its update has norm {length:.3g}; clipped and noised it has {longest:.3g} at most")
+            self.account.check_length(payload.arrays[UPDATE])
 
     def _check_size(self, stage: Stage, arrays: Arrays, expected: Arrays) -> float:
         return 0.0  # code words have no norm; see `check` for what has one
@@ -245,7 +222,7 @@ class DpRec(BaseStrategy):
         if not self.fits(stage.round):
             slots = self.terms.slots.count
             return self.record.remark(f"round {stage.round}: the cohort does not fit into {slots} slots; skipped")
-        if self.terms.central and self.private:
+        if self.terms.central and self.account.private:
             self._pad(keyed(self.secret + f"nobody {stage.round} ".encode()))
         self._move(self.public.after(self.sum.mean(self.terms.cohort), self.layout, self.settings))
         if self.settings.downlink == "replay" and self.words:
@@ -257,7 +234,7 @@ class DpRec(BaseStrategy):
         """Fill the slots of the sum with messages of nobody."""
         missing = self.terms.slots.count - self.sum.added
         if isinstance(self.sum, PlainSum):
-            self.sum.add(self.sigma * sqrt(missing) * normals(self.layout.total, source), missing)
+            self.sum.add(self.account.sigma * sqrt(missing) * normals(self.layout.total, source), missing)
             return
         for i in range(missing):
             self.sum.add(self.terms.population + i, self.codec.absent(source))
@@ -266,9 +243,7 @@ class DpRec(BaseStrategy):
         self.public, self.arrays = public, public.arrays
 
     def privacy(self) -> dict[str, Any] | None:
-        if not (self.private and self.booked):
-            return None
-        return {**statement(self.settings, self.terms, self.sigma, self.account.epsilon()), "mechanism": self.settings.mechanism}
+        return self.account.statement() if self.booked else None
 
     # What a checkpoint holds
 
@@ -280,13 +255,14 @@ class DpRec(BaseStrategy):
 
     def facts(self) -> dict[str, Any]:
         held = {str(client): number for client, number in self.held.items()}
-        return {"account": self.account.state(), "booked": self.booked, "sigma": self.sigma, "held": held}
+        return {**self.account.state(), "booked": self.booked, "held": held}
 
     def restore(self, parts: Mapping[str, Arrays], facts: Mapping[str, Any]) -> None:
         super().restore(parts, facts)
         self.public = Public.of({**self.arrays, **parts.get("public", {})})
         self.secret = parts["secret"]["secret"].tobytes() if "secret" in parts else b""
-        self.account, self.sigma, self.booked = Accountant.from_state(facts["account"]), facts["sigma"], facts["booked"]
+        self.account.restore(facts)
+        self.booked = facts["booked"]
         self.held = {int(client): number for client, number in facts["held"].items()}
         numbers = sorted(int(name.partition("-")[2]) for name in parts if name.startswith(f"{WORDS}-"))
         self.log = {number: dict(parts[f"{WORDS}-{number}"]) for number in numbers}

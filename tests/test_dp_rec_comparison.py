@@ -11,7 +11,9 @@ from types import ModuleType
 import pytest
 
 from fedwarm.catalogue import parse
-from fedwarm.codecs.dp_rec.plan import DpRec, codec_of, release_of, sigma_of, terms_of, validated
+from fedwarm.codecs.dp_rec.account import terms_of
+from fedwarm.codecs.dp_rec.plan import codec_of, release_of, sigma_of
+from fedwarm.codecs.dp_rec.settings import DpRec, validated
 from fedwarm.data.settings import Data
 from fedwarm.models import Model, build_model
 from fedwarm.privacy.views import Terms

@@ -1,6 +1,6 @@
 """DP-REC: Triastcyn, Reisser, Louizos, "DP-REC: Private & Communication-Efficient Federated Learning", arXiv 2111.05454, 2021."""
 
-from fedwarm.codecs.dp_rec.plan import DpRec, validated
+from fedwarm.codecs.dp_rec.settings import DpRec, validated
 from fedwarm.methods import Method
 
 COMPONENT = Method(

@@ -90,7 +90,7 @@ def _has_rounds(config: Config) -> bool:
 
 def planned(config: Config) -> str:
     """Why the number of rounds cannot be another once a run has begun; empty where it can."""
-    from fedwarm.codecs.dp_rec.plan import DpRec
+    from fedwarm.codecs.dp_rec.settings import DpRec
     from fedwarm.privacy.mechanisms.dp_sgd.account import DpSgd
 
     run, coded = config.run, config.of(DpRec)

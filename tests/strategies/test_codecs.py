@@ -9,7 +9,8 @@ import pytest
 
 from fedwarm.catalogue import parse
 from fedwarm.codecs.dp_rec.codec import stream_of
-from fedwarm.codecs.dp_rec.plan import DpRec, codec_of, release_of
+from fedwarm.codecs.dp_rec.plan import codec_of, release_of
+from fedwarm.codecs.dp_rec.settings import DpRec
 from fedwarm.coding.layout import Layout
 from fedwarm.core.payload import Payload
 from fedwarm.core.stages import Place

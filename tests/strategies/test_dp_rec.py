@@ -12,8 +12,8 @@ import pytest
 from flwr.app import Message
 
 from fedwarm.catalogue import parse
-from fedwarm.codecs.dp_rec.plan import DpRec as Settings
 from fedwarm.codecs.dp_rec.plan import codec_of, run_number
+from fedwarm.codecs.dp_rec.settings import DpRec as Settings
 from fedwarm.coding.codec import RandomCodec
 from fedwarm.coding.layout import Layout
 from fedwarm.coding.packing import unpack

@@ -13,7 +13,8 @@ from safetensors.numpy import load_file
 
 from clients.warmfed import WarmFedClient
 from fedwarm.catalogue import parse
-from fedwarm.codecs.dp_rec.plan import DpRec, codec_of
+from fedwarm.codecs.dp_rec.plan import codec_of
+from fedwarm.codecs.dp_rec.settings import DpRec
 from fedwarm.coding import stochastic
 from fedwarm.coding.layout import Layout
 from fedwarm.core.arrays import from_tensors

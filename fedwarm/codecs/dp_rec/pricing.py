@@ -12,6 +12,8 @@ from math import inf, log, sqrt
 from typing import Any, ClassVar
 
 from fedwarm.codecs.dp_rec import plan as dp_rec
+from fedwarm.codecs.dp_rec.account import statement, terms_of
+from fedwarm.codecs.dp_rec.settings import DpRec, validated
 from fedwarm.coding.blocks import Blocks, even
 from fedwarm.coding.packing import packed_bytes
 from fedwarm.coding.rotation import padded
@@ -38,7 +40,7 @@ ANY_SIZE = 1 << 52
 
 
 @dataclass(frozen=True)
-class Question(dp_rec.DpRec):
+class Question(DpRec):
     """A plan: DP-REC's settings, and what they meet. One of sigma, noise_multiplier, target_epsilon; 0 says "not given".
 
     Attributes:
@@ -96,7 +98,7 @@ class Question(dp_rec.DpRec):
     def terms(self) -> Terms:
         """What the guarantee is stated for."""
         cohort, rounds = self.cohort or 1, self.rounds or self.participations or 1
-        return dp_rec.terms_of(self, self.population or cohort, cohort, rounds, self.participations)
+        return terms_of(self, self.population or cohort, cohort, rounds, self.participations)
 
     def cut(self, sigma: float) -> Blocks:
         """The blocks; where the update's size is unknown, equal ones of one number, whose caps are highest."""
@@ -236,7 +238,7 @@ def _of_steps(q: Question) -> Answer:
 
 
 def _of_updates(q: Question) -> Answer:
-    dp_rec.validated(q)
+    validated(q)
     terms = q.terms
     n = terms.slots.count
 
@@ -247,7 +249,7 @@ def _of_updates(q: Question) -> Answer:
     sigma = sigma or calibrate(epsilon, q.target_epsilon, low=q.clip * 0.01, high=q.clip * 1e4)
     cut = _cut(q, sigma, terms) if q.mechanism == "coding" else None
     bits = cut.blocks * cut.bits if cut else 32 * q.update_size
-    said: dict[str, Any] = dp_rec.statement(q, terms, sigma, epsilon(sigma))
+    said: dict[str, Any] = statement(q, terms, sigma, epsilon(sigma))
     return Answer(
         **said,
         mechanism=q.mechanism,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedwarm.codecs.dp_rec.plan import DpRec
+from fedwarm.codecs.dp_rec.settings import DpRec
 from fedwarm.diffusion.foundation import asset_folder
 from fedwarm.launch.preflight import check_run
 from fedwarm.settings.fields import SettingError, Value

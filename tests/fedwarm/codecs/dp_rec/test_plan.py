@@ -8,19 +8,10 @@ from math import log, sqrt
 import numpy as np
 import pytest
 
-from fedwarm.codecs.dp_rec.plan import (
-    DpRec,
-    block_norm,
-    blocks_of,
-    codec_of,
-    release_of,
-    rotation_of,
-    sigma_of,
-    statement,
-    step,
-    terms_of,
-    validated,
-)
+from fedwarm.codecs.dp_rec.account import statement, terms_of
+from fedwarm.codecs.dp_rec.plan import block_norm, blocks_of, codec_of, release_of, rotation_of, sigma_of
+from fedwarm.codecs.dp_rec.public import step
+from fedwarm.codecs.dp_rec.settings import DpRec, validated
 from fedwarm.coding.rotation import padded
 from fedwarm.coding.streams import Stream
 from fedwarm.privacy.accountant import epsilon_of

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from fedwarm.cli.app import main
-from fedwarm.codecs.dp_rec.plan import DpRec, block_count, release_of, sigma_of, statement, terms_of
+from fedwarm.codecs.dp_rec.account import statement, terms_of
+from fedwarm.codecs.dp_rec.plan import block_count, release_of, sigma_of
 from fedwarm.codecs.dp_rec.pricing import Answer, Question, answer
+from fedwarm.codecs.dp_rec.settings import DpRec
 from fedwarm.privacy.accountant import Accountant
 from fedwarm.privacy.events import dp_sgd_step
 from fedwarm.settings.fields import SettingError
