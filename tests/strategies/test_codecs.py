@@ -42,7 +42,7 @@ def test_a_method_under_dp_rec_sends_code_words_alone(coded: Outcome) -> None:
     assert len(said) == 8
     for payload in said:
         assert (payload.kind, list(payload.arrays), payload.metrics, list(payload.facts)) == ("words", ["words"], {}, ["ticket"])
-    described = uploads(coded, "query")
+    described = uploads(coded, "describe")
     assert {(p.metrics["num-examples"], p.metrics["num-test"]) for p in described} == {(1, 0)}
     assert all("counts" not in p.facts and p.facts["present"] == list(range(10)) for p in described)
     totals = coded.results["totals"]
