@@ -1,4 +1,4 @@
-"""Classifiers: sizes, shared initialisation, no batch statistics, weights from a file."""
+"""Classifiers: sizes, weights from a file, devices; `tests/contracts/test_models.py` has what holds for each."""
 
 from __future__ import annotations
 
@@ -63,26 +63,6 @@ def test_logistic_is_linear_in_the_pixels() -> None:
 def test_too_small_an_image_is_refused() -> None:
     with pytest.raises(SettingError, match="at least 16 pixels; data.image-size is 15"):
         MODELS.load("lenet5")(10, 15)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_same_seed_same_weights(name: str) -> None:
-    before = torch.get_rng_state()
-    first, again, other = (build_model(Model(name=name), 4, 16, seed).state_dict() for seed in (5, 5, 6))
-    assert torch.equal(torch.get_rng_state(), before)
-    assert all(torch.equal(first[k], again[k]) for k in first)
-    assert not all(torch.equal(first[k], other[k]) for k in first)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_an_image_is_judged_alone(name: str) -> None:
-    """No batch statistics: neither kept in buffers nor taken over the batch in training mode."""
-    model = MODELS.load(name)(4, 16).train()
-    assert not list(model.buffers())
-    assert not [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    x = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        torch.testing.assert_close(model(x)[:1], model(x[:1]), rtol=1e-4, atol=1e-5)
 
 
 def test_weights_from_a_file(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ A partition is a function (table, data settings, seed, number of clients) -> row
 group by `data.of(Group)`. Facts may stand beside it (`registry.component`):
 
 - `clients`, a function (table, data settings) -> how many clients it makes by itself, and at most
-- `least`, False where some rows are in nobody's hands
+- `least`, False where it says itself how many clients are too many
+- `whole`, False where some rows may be in nobody's hands
 - `tests`, by what a test split is dealt, so that a client is tested on what it trains on (see `fedwarm.data.testing`): BY_CLASS,
   where nothing is said; ALIKE, all images together; or a function (table, data settings) -> the name of a column
 

@@ -41,7 +41,11 @@ def id_name(table: Table, data: Data) -> str:
 
 
 @component(
-    clients=lambda table, data: len(eligible(id_column(table, data))), least=False, tests=id_name, uses=("data.partition-by",)
+    clients=lambda table, data: len(eligible(id_column(table, data))),
+    least=False,
+    whole=False,
+    tests=id_name,
+    uses=("data.partition-by",),
 )
 def natural(table: Table, data: Data, seed: int, partitions: int) -> list[Rows]:
     """The rows of each client."""

@@ -15,7 +15,7 @@ from fedwarm.settings.fields import SettingError
 from fedwarm.settings.registry import component
 
 
-@component(uses=("data.classes-per-client",))
+@component(whole=False, uses=("data.classes-per-client",))
 def pathological(table: Table, data: Data, seed: int, partitions: int) -> list[Rows]:
     """The rows of each client."""
     from flwr_datasets.partitioner import PathologicalPartitioner

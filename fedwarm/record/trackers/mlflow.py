@@ -17,6 +17,7 @@ class MLflow:
     """A run of the experiment `fedwarm`, in `<folder>/mlflow` or on the server that MLFLOW_TRACKING_URI names."""
 
     needs = ("mlflow",)
+    install = "'fedwarm[mlflow]'"
 
     def __init__(self, folder: Path, settings: Mapping[str, Value], resumed_from: int | None) -> None:
         mlflow, self._entities = package("mlflow", "mlflow"), package("mlflow", "mlflow.entities")

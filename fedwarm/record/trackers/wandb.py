@@ -14,6 +14,7 @@ class WandB:
     """A run of the project `fedwarm`, below `<folder>/wandb` and, where the user's environment says so, on the service."""
 
     needs = ("wandb",)
+    install = "'fedwarm[wandb]'"
 
     def __init__(self, folder: Path, settings: Mapping[str, Value], resumed_from: int | None) -> None:
         wandb = package("wandb", "wandb")

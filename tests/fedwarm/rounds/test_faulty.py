@@ -12,17 +12,15 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedwarm.core.arrays import Arrays
-from fedwarm.core.norms import reference_norm, too_large, update_norm
-from fedwarm.core.payload import Payload, PayloadError, check_arrays
+from fedwarm.core.payload import Payload, PayloadError
 from fedwarm.engines.local.desk import identify
 from fedwarm.faults import Faults, InjectedError, strikes
 from fedwarm.flower.wire import from_records, size_of, to_records
 from fedwarm.rounds import faulty as module
 from fedwarm.rounds.faulty import EARLIER_AT_MOST, faulty
 from fedwarm.settings.kinds import FAULTS
+from tests.contracts.test_faults import SENT, read
 
-SENT: Arrays = {"w": np.ones((20, 30), np.float32), "v": np.full(4, -2.0)}
-MOST_BYTES = sum(a.nbytes + 512 for a in SENT.values()) + 2**16
 app = ClientApp(mods=[faulty])
 calls: list[str] = []
 
@@ -63,19 +61,6 @@ def ask(kind: str, ticket: str = "4.0.1", rate: float = 1.0, message_type: str =
     payload = Payload("weights", SENT if arrays is None else arrays, {"round": 2}, {"ticket": ticket, "run": "0" * 16})
     message = Message(to_records(payload), message_type=message_type, dst_node_id=node)
     return app(message, Context(7, node, {"partition-id": node, "num-partitions": 9}, RecordDict(), config))
-
-
-def read(reply: Message, ticket: str = "4.0.1") -> Payload:
-    """What a server does before it uses a reply: size, decoding, ticket, names and numbers, length of the update."""
-    if size_of(reply.content).wire_bytes > MOST_BYTES:
-        raise PayloadError("too many bytes")
-    payload = from_records(reply.content)
-    if payload.text("ticket") != ticket:
-        raise PayloadError(f"answers {payload.text('ticket')}")
-    check_arrays(payload.arrays, SENT)
-    if too_large(update_norm(payload.arrays, SENT), reference_norm(SENT), [], 100.0):
-        raise PayloadError("too long an update")
-    return payload
 
 
 REFUSALS = {
