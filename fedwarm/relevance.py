@@ -15,7 +15,7 @@ from fedwarm.catalogue import all_groups, owners, presets
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import CHOSEN, Group, Value, keys
 from fedwarm.settings.kinds import KINDS, METHODS
-from fedwarm.settings.registry import is_reference
+from fedwarm.settings.registry import Kind, is_reference
 
 FACTS: Mapping[str, bool] = {
     "trains": True,  # clients train a classifier by the run's plan and objective, for others than themselves
@@ -27,7 +27,8 @@ FACTS: Mapping[str, bool] = {
     "rounds": True,  # there are several rounds
     "steps": False,  # something else is trained at the step size of the classifier
     "generates": False,  # the server draws images
-    "draws": False,  # clients draw images
+    "draws": False,  # clients have a foundation draw images
+    "fills": True,  # clients get synthetic images, where they have any augmentation
     "adapts": False,  # clients tune adapters
     "taught": False,  # clients train a teacher on their own data
     "hides": False,  # what a client holds is not told
@@ -59,6 +60,12 @@ def idle(given: Iterable[str], settings: Mapping[str, Any], method: str, real: b
 @lru_cache(maxsize=1)
 def _fields() -> Mapping[str, tuple[type[Group], Any]]:
     return {key: (group, f) for key, group, f in keys(all_groups())}
+
+
+def _asked(kind: Kind[Any], there: list[Any]) -> bool:
+    """Whether a kind's setting belongs to nobody, or to a component that is there: else nobody asks for its choice."""
+    owned = owners().get(_fields()[kind.key][0]) if kind.key in _fields() else None
+    return owned is None or any(owner.component in there for owner in owned)
 
 
 @dataclass(frozen=True)
@@ -94,13 +101,14 @@ class Run:
 
     @cached_property
     def chosen(self) -> list[Any]:
-        """The components that the settings choose, the method first; those that cannot be loaded are missing."""
-        found = []
+        """The components that the settings choose, the method first; those of parts that the run lacks are missing."""
+        found: list[tuple[Kind[Any], Any]] = []
         for kind in KINDS.values():
             name = self.method if kind is METHODS else self[kind.key] if kind.key in _fields() else ""
             if name in kind or is_reference(str(name)):
-                found.append(kind.load(str(name)))
-        return found
+                found.append((kind, kind.load(str(name))))
+        there = [component for _, component in found]
+        return [component for kind, component in found if _asked(kind, there)]
 
     @cached_property
     def taken(self) -> frozenset[str]:
@@ -152,32 +160,6 @@ def _not_yet(run: Run) -> list[str]:
         struck = {"delay": "delay-seconds", "huge_update": "scale", "poison": "poison-scale"}.get(run["faults.kind"])
         found += [f"faults.{struck}"] if struck else []
     reads = run["data.name"] != "digits"
-    if run["augment"] == "gen-fedsd":
-        provider = run["gen-fedsd.provider"]
-        provided = {
-            "foundation": [
-                "pool",
-                "prompt-mode",
-                "phrases",
-                "guidance",
-                "steps",
-                "judge",
-                "judge-tries",
-                "refused",
-                "budget-seconds",
-            ],
-            "file": ["file", "allow-repeat"],
-            "transforms": ["transforms"],
-        }.get(provider, [])
-        found += [f"gen-fedsd.{name}" for name in provided]
-        if provider == "foundation":
-            mode = {"single": "prompt", "pool": "prompts-file"}.get(run["gen-fedsd.prompt-mode"])
-            found += [f"gen-fedsd.{mode}"] if mode else []
-            found += ["gen-fedsd.judge-least"] if run["gen-fedsd.judge"] else []
-            found += ["gen-fedsd.allow-repeat"] if run["gen-fedsd.pool"] > 0 else []
-            found += [] if run["gen-fedsd.guidance"] else ["diffusion.guidance"]
-            found += [] if run["gen-fedsd.steps"] else ["diffusion.sample-steps"]
-        reads = reads or (provider == "file" and run["gen-fedsd.file"] not in ("digits", "public"))
     reading = ("image-column", "label-column", "background", "bits", "missing-labels", "skip-broken")
     return found + ([f"data.{name}" for name in reading] if reads else [])
 
