@@ -38,7 +38,7 @@ def sd15(given: argparse.Namespace, dtype: Any) -> Any:
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from fedwarm.diffusion.pretraining.recipe import build_tokenizer
+    from fedwarm.diffusion.pretraining.untrained import build_tokenizer
 
     tokenizer = build_tokenizer(PROMPTS, 77)
     channels, groups, layers = ((128, 256, 512, 512), 32, 2) if given.whole else ((8, 8, 8, 8), 8, 1)
@@ -81,7 +81,7 @@ def warm_up() -> None:
     import torch
 
     from fedwarm.diffusion.foundation import Foundation
-    from fedwarm.diffusion.pretraining.recipe import Recipe, build_pipeline, build_tokenizer
+    from fedwarm.diffusion.pretraining.untrained import Recipe, build_pipeline, build_tokenizer
 
     recipe = Recipe(unet_channels=(8, 8), vae_channels=(8, 8), text_width=8, text_layers=1)
     pipe = build_pipeline(recipe, build_tokenizer(PROMPTS, recipe.tokens))

@@ -14,7 +14,7 @@ from typing import Any
 from fedwarm.catalogue import all_groups, owners, presets
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import CHOSEN, Group, Value, keys
-from fedwarm.settings.kinds import KINDS, METHODS, SETS
+from fedwarm.settings.kinds import KINDS, METHODS
 
 FACTS: Mapping[str, bool] = {
     "trains": True,  # clients train a classifier by the run's plan and objective, for others than themselves
@@ -57,6 +57,12 @@ def _fields() -> Mapping[str, tuple[type[Group], Any]]:
     return {key: (group, f) for key, group, f in keys(all_groups())}
 
 
+def _asked(key: str, there: list[Any]) -> bool:
+    """Whether a choice belongs to nobody, or to a component that is there: else nobody asks for it."""
+    owned = owners().get(_fields()[key][0]) if key in _fields() else None
+    return owned is None or any(owner.component in there for owner in owned)
+
+
 @dataclass(frozen=True)
 class Run:
     """What a run does, by its settings."""
@@ -90,7 +96,7 @@ class Run:
 
     @property
     def chosen(self) -> list[Any]:
-        """The components that the settings choose, the method first."""
+        """The components that the settings choose, the method first; those of parts that the run lacks are missing."""
         return [*self._choices.values()]
 
     @cached_property
@@ -101,7 +107,8 @@ class Run:
             name = self.method if kind is METHODS else self[kind.key] if kind.key in _fields() else ""
             if kind.takes(name):
                 found[kind.key] = kind.load(str(name))
-        return found
+        there = [*found.values()]
+        return {key: component for key, component in found.items() if _asked(key, there)}
 
     def in_use(self, key: str) -> bool:
         """Whether the group of a setting is used at all."""
@@ -164,32 +171,4 @@ def _not_yet(run: Run) -> list[str]:
         found += [*scheme, "quantization-robust.start-round"]
     if run.shares and run["evaluate.bit-widths"]:
         found += scheme[: 2 if chosen == "rq" else 4]
-    reads = False
-    if run["augment"] == "gen-fedsd":
-        provider = run["gen-fedsd.provider"]
-        provided = {
-            "foundation": [
-                "pool",
-                "prompt-mode",
-                "phrases",
-                "guidance",
-                "steps",
-                "judge",
-                "judge-tries",
-                "refused",
-                "budget-seconds",
-            ],
-            "file": ["file", "allow-repeat"],
-            "transforms": ["transforms"],
-        }.get(provider, [])
-        found += [f"gen-fedsd.{name}" for name in provided]
-        if provider == "foundation":
-            mode = {"single": "prompt", "pool": "prompts-file"}.get(run["gen-fedsd.prompt-mode"])
-            found += [f"gen-fedsd.{mode}"] if mode else []
-            found += ["gen-fedsd.judge-least"] if run["gen-fedsd.judge"] else []
-            found += ["gen-fedsd.allow-repeat"] if run["gen-fedsd.pool"] > 0 else []
-            found += [] if run["gen-fedsd.guidance"] else ["diffusion.guidance"]
-            found += [] if run["gen-fedsd.steps"] else ["diffusion.sample-steps"]
-        reads = provider == "file" and run["gen-fedsd.file"] != "public" and not SETS.takes(run["gen-fedsd.file"])
-    reading = ("image-column", "label-column", "background", "bits", "missing-labels", "skip-broken")
-    return found + ([f"data.{name}" for name in reading] if reads else [])
+    return found

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fedwarm.core.seeds import generator, initialisation
 from fedwarm.diffusion.foundation import Foundation, load_foundation
 from fedwarm.diffusion.pretraining.glyphs import font_masks, glyph_batch
-from fedwarm.diffusion.pretraining.recipe import Recipe, build_pipeline, build_tokenizer
+from fedwarm.diffusion.pretraining.untrained import Recipe, build_pipeline, build_tokenizer
 from fedwarm.diffusion.sentences import WORDS
 from fedwarm.diffusion.settings import Diffusion
 

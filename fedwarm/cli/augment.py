@@ -14,11 +14,6 @@ from fedwarm.settings.fields import SettingError
 
 MOST_SAMPLED, GEN_FEDSD = 20, "gen_fedsd"
 UNDRAWN = "nothing has been drawn yet; `fedwarm augment --fill` does"
-WHERE = {
-    "file": "images of gen-fedsd.file are read where they lie, none are kept",
-    "transforms": "transforms are made by a run from a client's own images, none are kept",
-    "none": "gen-fedsd.provider = 'none' draws nothing",
-}
 
 
 @dataclass(frozen=True)
@@ -47,10 +42,11 @@ def augment(work: Work) -> str:
     Raises:
         SettingError: something asked for cannot be; nothing was drawn.
     """
-    from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD, global_target
+    from fedwarm.augmentations.gen_fedsd.amounts import global_target
     from fedwarm.augmentations.gen_fedsd.audit import audit
     from fedwarm.augmentations.gen_fedsd.checks import shelf_root
     from fedwarm.augmentations.gen_fedsd.plan import plan_of
+    from fedwarm.augmentations.gen_fedsd.providers import provider_type
     from fedwarm.data import partition_table
     from fedwarm.report.gaps import augment_page
     from fedwarm.report.sections.augmentation import samples
@@ -65,7 +61,7 @@ def augment(work: Work) -> str:
     told: Any = plans
     if work.fill:
         told = _fill(config, count, chosen, root, announced)
-    kept = WHERE.get(config.of(GenFedSD).provider, f"images lie in {root}" if work.fill else UNDRAWN)
+    kept = provider_type(config).kept or (f"images lie in {root}" if work.fill else UNDRAWN)
     if work.audit:
         gap = audit(config, count, chosen, root, announced=announced)
         print(f"nothing to audit: {kept}" if gap is None else gap.text())

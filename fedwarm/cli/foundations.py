@@ -77,7 +77,8 @@ def reading(name: str, texts: Sequence[str]) -> Data:
 def _trained_glyph(request: Training, folder: Path) -> dict[str, Any]:
     from fedwarm.core.progress import tick
     from fedwarm.diffusion.pretraining.quality import judged
-    from fedwarm.diffusion.pretraining.recipe import Recipe, pretrain
+    from fedwarm.diffusion.pretraining.recipe import pretrain
+    from fedwarm.diffusion.pretraining.untrained import Recipe
     from fedwarm.launch.display import shown
 
     recipe = replace(Recipe(), **request.recipe)  # type: ignore[arg-type]

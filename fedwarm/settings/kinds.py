@@ -13,7 +13,7 @@ PRIVACY: Kind[Any] = Kind(
     "privacy mechanism", "fedwarm.privacy.mechanisms", "privacy", group="fedwarm.privacy", first="none", hyphens=True
 )
 AUGMENTATIONS: Kind[Any] = Kind("augmentation", "fedwarm.augmentations", "augment", first="none", hyphens=True)
-PROVIDERS: Kind[Any] = Kind("image provider", "fedwarm.augmentations.gen_fedsd.providers", "gen-fedsd.provider")
+PROVIDERS: Kind[Any] = Kind("image provider", "fedwarm.augmentations.gen_fedsd.providers", "gen-fedsd.provider", first="none")
 RULES: Kind[Any] = Kind("robust rule", "fedwarm.aggregators", "robust.rule", first="mean")
 SETS: Kind[Any] = Kind("data set", "fedwarm.data.sets", "data.name", open=True)
 PARTITIONS: Kind[Any] = Kind("partition", "fedwarm.data.partitions", "data.partition")
@@ -28,5 +28,20 @@ TRACKERS: Kind[Any] = Kind("tracker", "fedwarm.record.trackers", "tracker", firs
 SECTIONS: Kind[Any] = Kind("report section", "fedwarm.report.sections")
 ENGINES: Kind[Any] = Kind("engine", "fedwarm.engines")
 
-READY = (METHODS, CODECS, PRIVACY, AUGMENTATIONS, RULES, SETS, PARTITIONS, MODELS, FAULTS, TRACKERS, TUNERS, SAMPLERS, SECTIONS)
+READY = (
+    METHODS,
+    CODECS,
+    PRIVACY,
+    AUGMENTATIONS,
+    PROVIDERS,
+    RULES,
+    SETS,
+    PARTITIONS,
+    MODELS,
+    FAULTS,
+    TRACKERS,
+    TUNERS,
+    SAMPLERS,
+    SECTIONS,
+)
 KINDS: dict[str, Kind[Any]] = {kind.name: kind for kind in READY}

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD
-from fedwarm.data.settings import Data
 from fedwarm.parts import ClientPart, Known, Part, ServerPart
 from fedwarm.settings.config import Config
-
-if TYPE_CHECKING:
-    from fedwarm.data.provenance import Source
 
 
 class GenFedSdPart(Part):
@@ -23,13 +18,13 @@ class GenFedSdPart(Part):
 
     @staticmethod
     def does(run: Any) -> dict[str, bool]:
-        """Whether clients draw images by a foundation, and whether their histograms have noise."""
-        return {"draws": run["gen-fedsd.provider"] == "foundation", "accounted": run["gen-fedsd.histogram-epsilon"] > 0}
+        """Whether clients' histograms have noise; whether a foundation draws, the provider says."""
+        return {"accounted": run["gen-fedsd.histogram-epsilon"] > 0}
 
     def check(self, config: Config, known: Known) -> None:
         from fedwarm.augmentations.gen_fedsd.checks import check_before
 
-        check_before(config, known)
+        check_before(config)
 
     def outlook(self, config: Config, clients: int) -> Iterator[str]:
         from fedwarm.augmentations.gen_fedsd.plan import outlook
@@ -41,23 +36,6 @@ class GenFedSdPart(Part):
         from fedwarm.augmentations.gen_fedsd.words import understood
 
         return understood(config, folder, classes, words)
-
-    def classifiers(self, config: Config) -> Iterator[tuple[str, str]]:
-        """The settings that name a trained classifier, and their values."""
-        own = config.of(GenFedSD)
-        if own.judge and own.provider == "foundation":
-            yield "gen-fedsd.judge", own.judge
-
-    def sources(self, config: Config) -> Iterator[Source]:
-        """Which data set images are taken from."""
-        from fedwarm.augmentations.gen_fedsd.checks import PUBLIC
-        from fedwarm.data.provenance import PUBLIC as PART
-        from fedwarm.data.provenance import WHOLE, source_of
-
-        own, data = config.of(GenFedSD), config.of(Data)
-        if own.provider == "file":
-            public = own.file == PUBLIC
-            yield source_of(PART if public else WHOLE, data if public else replace(data, name=own.file))
 
     def server(self, config: Config) -> ServerPart:
         from fedwarm.augmentations.gen_fedsd.server import GenFedSdServer

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedwarm.diffusion.sentences import PLACE
 from fedwarm.privacy.randomness import SYSTEM, Source
 from fedwarm.settings.fields import CHOSEN, Group, SettingError, setting
+from fedwarm.settings.kinds import PROVIDERS
 
 MB = 10**6
 
@@ -26,35 +26,33 @@ class GenFedSD(Group, prefix="gen-fedsd"):
         "what a client fills every class up to: the size of its largest class; the rounded mean of those that it "
         "has; `fixed`; or all images over clients times classes, which the server announces",
         choices=("client_max", "client_mean", "fixed", "global"),
-        when=lambda r: r["gen-fedsd.provider"] != "none",
+        when=lambda r: r.fills,
     )
     fixed: int = setting(
         0,
         "images that every class is filled up to, with rule = fixed",
         low=0,
-        when=lambda r: r["gen-fedsd.rule"] == "fixed" and r["gen-fedsd.provider"] != "none",
+        when=lambda r: r["gen-fedsd.rule"] == "fixed" and r.fills,
     )
     histogram_epsilon: float = setting(
         0.0,
         "rule = global: two-sided geometric noise of this epsilon covers one example, added or left out, in the histogram "
         "that a client tells; 0: it tells the exact one",
         low=0.0,
-        when=lambda r: r["gen-fedsd.rule"] == "global" and r["gen-fedsd.provider"] != "none",
+        when=lambda r: r["gen-fedsd.rule"] == "global" and r.fills,
     )
     cap: float = setting(
         0.0,
         "most synthetic images of a client, as a multiple of its real ones; 0: no cap",
         low=0.0,
-        when=lambda r: r["gen-fedsd.provider"] != "none",
+        when=lambda r: r.fills,
     )
-    budget_images: int = setting(
-        0, "most synthetic images of a client; 0: no bound", low=0, when=lambda r: r["gen-fedsd.provider"] != "none"
-    )
+    budget_images: int = setting(0, "most synthetic images of a client; 0: no bound", low=0, when=lambda r: r.fills)
     budget_mb: float = setting(
         0.0,
         "most MB (10^6 bytes) of a client's synthetic images, as uint8 pixels; 0: no bound",
         low=0.0,
-        when=lambda r: r["gen-fedsd.provider"] != "none",
+        when=lambda r: r.fills,
     )
     budget_seconds: float = setting(
         0.0,
@@ -65,7 +63,7 @@ class GenFedSD(Group, prefix="gen-fedsd"):
     provider: str = setting(
         "foundation", "where images come from: diffusion.foundation; real ones of `file`; random transforms of the client's own "
         "images of a class; or nowhere",
-        choices=("foundation", "file", "transforms", "none"),
+        choices=PROVIDERS,
     )  # fmt: skip
     file: str = setting("", "provider = file: labelled images as data.name, that no client holds", when=CHOSEN, path=True)
     transforms: str = setting(
@@ -109,7 +107,7 @@ class GenFedSD(Group, prefix="gen-fedsd"):
         "augmented",
         "what a client counts for in the average: real and synthetic images, or its real ones",
         choices=("augmented", "real"),
-        when=lambda r: r.weighs and r["gen-fedsd.provider"] != "none",
+        when=lambda r: r.weighs and r.fills,
     )
 
 
@@ -121,12 +119,7 @@ def validated(settings: GenFedSD) -> GenFedSD:
     """
     if settings.rule == "fixed" and settings.fixed < 1:
         raise SettingError("gen-fedsd.rule = 'fixed' needs gen-fedsd.fixed, the images of a class; it is 0")
-    if settings.provider == "file" and not settings.file:
-        raise SettingError(
-            "gen-fedsd.provider = 'file' needs gen-fedsd.file: a folder of parquet files or of pictures by class, or a Hub name"
-        )
-    if settings.prompt_mode == "single" and PLACE not in settings.prompt:
-        raise SettingError(f"gen-fedsd.prompt = {settings.prompt!r} does not say where the class stands; write {PLACE} there")
+    PROVIDERS.load(settings.provider).check_settings(settings)
     if settings.histogram_epsilon and settings.rule != "global":
         raise SettingError(f"gen-fedsd.histogram-epsilon is for rule = 'global'; {settings.rule!r} tells no histogram")
     return settings
@@ -204,11 +197,8 @@ def amounts(
         seconds_per_image: what one takes to draw; 0: not known.
         batch: images of a class that are drawn together, and cost as much when there are fewer.
     """
-    if settings.provider == "none":
-        return [0] * len(counts)
-    missing = gaps(counts, target(settings, counts, announced))
-    if settings.provider == "transforms":
-        missing = [g if n else 0 for g, n in zip(missing, counts, strict=True)]
+    lacking = gaps(counts, target(settings, counts, announced))
+    missing: list[int] = PROVIDERS.load(settings.provider).offered(lacking, counts)
     most = budget(settings, sum(counts), image_bytes)
     missing = missing if most is None else scaled(missing, most, counts)
     if not settings.budget_seconds or not seconds_per_image:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedwarm.augmentations import hides
-from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD, noisy_histogram
+from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD, noisy_histogram, validated
+from fedwarm.augmentations.gen_fedsd.providers import provider_type
 from fedwarm.core.store import cache_home
-from fedwarm.data.settings import OWN, Data
-from fedwarm.parts import Known
+from fedwarm.data.settings import Data
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
 
@@ -17,10 +17,10 @@ from fedwarm.settings.fields import SettingError
 def global_rule(config: Config) -> bool:
     """Whether the server announces the target, after clients told it their histograms."""
     settings = config.of(GenFedSD)
-    return chosen(config) and settings.rule == "global" and settings.provider != "none"
+    return chosen(config) and settings.rule == "global" and provider_type(config).fills
 
 
-NAME, PUBLIC = "gen-fedsd", "public"
+NAME = "gen-fedsd"
 
 
 def chosen(config: Config) -> bool:
@@ -79,25 +79,11 @@ def shelf_root(config: Config) -> Path:
     return Path(run.client_folder) if own else cache_home()
 
 
-def check_before(config: Config, known: Known) -> None:
-    """What is checked before a run: that images of the run's classes can be had, as far as they are known here.
+def check_before(config: Config) -> None:
+    """What is checked before a run, beside what its provider checks.
 
     Raises:
-        SettingError: they cannot.
+        SettingError: the settings do not go together.
     """
-    from fedwarm.augmentations.gen_fedsd.amounts import validated
-    from fedwarm.augmentations.gen_fedsd.fill import check, check_room
-    from fedwarm.augmentations.gen_fedsd.overlap import refuse_held
-
-    data = config.of(Data)
     check_private(config)
     validated(config.of(GenFedSD))
-    if data.own and config.of(GenFedSD).file == PUBLIC:
-        raise SettingError(
-            f"gen-fedsd.file = {PUBLIC!r} with data.name = {OWN!r}: no part of what nodes hold is public; take another file"
-        )
-    if known.classes:
-        check(config, known.classes)
-    if not data.own:
-        check_room(config, known.clients)
-        refuse_held(config, known.clients)

@@ -12,23 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD, amounts, global_target, validated
+from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD
 from fedwarm.augmentations.gen_fedsd.checks import check_private
-from fedwarm.augmentations.gen_fedsd.identity import sampler, wording
-from fedwarm.augmentations.gen_fedsd.judge import Judge
-from fedwarm.augmentations.gen_fedsd.overlap import refuse_own
-from fedwarm.augmentations.gen_fedsd.providers import Generated, Provider, indices, provider_of
-from fedwarm.augmentations.gen_fedsd.real import DRAWS
-from fedwarm.augmentations.gen_fedsd.shelf import Drawn
+from fedwarm.augmentations.gen_fedsd.drawn import DRAWS, Drawn
+from fedwarm.augmentations.gen_fedsd.providers import provider_of, provider_type
+from fedwarm.augmentations.gen_fedsd.wanted import check_size, chosen_of, wanted_of
 from fedwarm.core.progress import Tick, current, listening, tick
-from fedwarm.core.store import MIB, make_room
 from fedwarm.data import Shard, partition_table
 from fedwarm.data.settings import Data
 from fedwarm.data.shards import open_table
-from fedwarm.diffusion.foundation import locate
-from fedwarm.diffusion.sentences import sentences
 from fedwarm.settings.config import Config
-from fedwarm.settings.fields import SettingError
 
 
 @dataclass(frozen=True)
@@ -79,27 +72,6 @@ class Filled:
     report: Report
 
 
-def check(config: Config, classes: Sequence[str]) -> None:
-    """See before any work that the settings can be used; a model of the Hub is not asked for.
-
-    Raises:
-        SettingError: they cannot.
-    """
-    settings, diffusion = validated(config.of(GenFedSD)), sampler(config)
-    check_private(config)
-    if settings.provider == "foundation":
-        folder = Path(locate(diffusion.foundation))
-        sentences(wording(config), diffusion.foundation, folder if folder.is_dir() else None, classes)
-        if settings.judge:
-            Judge.of(config, len(classes))
-    elif settings.provider == "transforms":
-        from fedwarm.augmentations.gen_fedsd.transforms import kinds
-
-        kinds(settings.transforms)
-    else:
-        provider_of(config, classes, Path())
-
-
 def fill(config: Config, shard: Shard, partition: int, root: Path, announced: int = 0) -> Filled:
     """The synthetic images of a client; those that its shelf lacks are drawn and kept there.
 
@@ -118,7 +90,7 @@ def fill(config: Config, shard: Shard, partition: int, root: Path, announced: in
     if provider is None:
         return _filled(config, real, {}, 0, begun)
     wanted = wanted_of(config, real, provider, announced)
-    _check_size(config, partition, sum(wanted))
+    check_size(config, partition, sum(wanted))
     chosen = [chosen_of(config, provider, partition, label, count, shard.classes) for label, count in enumerate(wanted)]
     taken: dict[int, Drawn] = {}
     made, classes = 0, len(wanted)
@@ -129,47 +101,16 @@ def fill(config: Config, shard: Shard, partition: int, root: Path, announced: in
             made += new
             progress.done(len(chosen[label]))
     filled = _filled(config, real, taken, made, begun)
-    refuse_own(config, filled.images, shard, partition)
-    if made and isinstance(provider, Generated):
-        make_room(root, provider.shelf.folder, provider.shelf.limit_bytes)
+    provider.refuse_own(filled.images, shard, partition)
+    if made:
+        provider.make_room()
     return filled
-
-
-def check_room(config: Config, partitions: int) -> None:
-    """See before any work that one machine can keep what all clients together have drawn, as a simulation does.
-
-    Raises:
-        SettingError: it cannot, by `client-state-mb`. Where seconds are bounded nothing is known yet.
-    """
-    settings = config.of(GenFedSD)
-    if settings.provider != "foundation" or settings.budget_seconds:
-        return
-    table, limit = partition_table(config.of(Data), config.run.seed, partitions), config.run.client_state_mb
-    image_bytes, announced = 3 * config.of(Data).image_size ** 2, global_target(table)
-    images = sum(sum(wanted_of(config, counts, None, announced)) for counts in table)
-    if settings.pool:
-        images = min(images, settings.pool * len(table[0]))
-    if images * image_bytes > limit * MIB:
-        raise SettingError(
-            f"{partitions} clients have {images:,} images drawn, {images * image_bytes / MIB:,.0f} MB, more than "
-            f"client-state-mb = {limit}; raise it, or set gen-fedsd.pool, cap, budget-images or budget-mb"
-        )
-
-
-def _check_size(config: Config, partition: int, images: int) -> None:
-    """Refuse before anything is drawn what the client could not keep, such as a target that a spoilt histogram set."""
-    size, limit = images * 3 * config.of(Data).image_size ** 2, config.run.client_state_mb
-    if size > limit * MIB:
-        raise SettingError(
-            f"client {partition} lacks {images:,} images, {size / MIB:,.0f} MB, more than client-state-mb = {limit}; raise it, "
-            "or set gen-fedsd.cap, budget-images or budget-mb"
-        )
 
 
 def found(config: Config, partition: int, partitions: int, root: Path, announced: int = 0) -> Filled | None:
     """What a client's synthetic images are, as far as they lie on this machine; nothing is drawn.
 
-    None where there are none, and for `transforms`, which are the client's own images.
+    None where there are none, or the provider makes them of the client's own images.
     """
     names = open_table(config.of(Data)).label.names
     provider = provider_of(config, names, root)
@@ -180,31 +121,9 @@ def found(config: Config, partition: int, partitions: int, root: Path, announced
     taken: dict[int, Drawn] = {}
     for label, count in enumerate(wanted):
         chosen = chosen_of(config, provider, partition, label, count, names)
-        if isinstance(provider, Generated):
-            taken[label] = provider.find(partition, label, chosen)
-        else:
-            taken[label], _ = provider.take(partition, label, chosen)
+        taken[label] = provider.find(partition, label, chosen)
     filled = _filled(config, real, taken, 0, time.monotonic())
     return filled if len(filled.labels) else None
-
-
-def wanted_of(
-    config: Config, real: Sequence[int], provider: Provider | None, announced: int = 0, *, measure: bool = True
-) -> list[int]:
-    """Synthetic images of each class that a client gets; `measure` draws a few where a budget needs the speed."""
-    settings, speed, batch = validated(config.of(GenFedSD)), 0.0, 1
-    if settings.budget_seconds and isinstance(provider, Generated):
-        speed, batch = provider.speed(measure), provider.own_batch
-    size = config.of(Data).image_size
-    return amounts(settings, real, announced, image_bytes=3 * size**2, seconds_per_image=speed, batch=batch)
-
-
-def chosen_of(
-    config: Config, provider: Provider | None, partition: int, label: int, count: int, classes: Sequence[str]
-) -> list[int]:
-    """Which images of a class a client takes; without a provider they are its own."""
-    repeat, stock = config.of(GenFedSD).allow_repeat, None if provider is None else provider.stock(label)
-    return indices(config.run.seed, partition, label, count, stock, repeat, classes[label])
 
 
 def _filled(config: Config, real: Sequence[int], taken: dict[int, Drawn], made: int, begun: float) -> Filled:
@@ -224,7 +143,7 @@ def _filled(config: Config, real: Sequence[int], taken: dict[int, Drawn], made: 
         seconds=time.monotonic() - begun,
         drawn_seconds=float(whole.seconds.sum()),
         made=made,
-        reused=max(0, asked - made - repeated) if settings.provider == "foundation" else 0,
+        reused=max(0, asked - made - repeated) if provider_type(config).draws else 0,
         repeated=repeated,
         redrawn=int((whole.tries - 1).sum()),
         below_judge=refused,

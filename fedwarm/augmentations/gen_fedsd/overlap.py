@@ -37,7 +37,7 @@ def refuse_held(config: Config, clients: int) -> None:
         SettingError: it has some.
     """
     settings = config.of(GenFedSD)
-    if settings.provider != "file" or settings.file == PUBLIC:
+    if settings.file == PUBLIC:
         return
     known = {mark for table, rows in _held(config, clients) for mark in _marks_of(table, rows)} - {b""}
     table, rows = unheld(settings.file, config.of(Data))
@@ -56,7 +56,7 @@ def refuse_own(config: Config, images: Tensor, shard: Shard, partition: int) -> 
         SettingError: some are.
     """
     settings = config.of(GenFedSD)
-    if settings.provider != "file" or settings.file == PUBLIC:
+    if settings.file == PUBLIC:
         return
     known = {mark for own in (shard.train_images, shard.test_images) for mark in marks(own)} - {b""}
     if count := sum(mark in known for mark in marks(images)):

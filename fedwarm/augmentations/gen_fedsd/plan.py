@@ -9,9 +9,9 @@ from typing import Any
 
 from fedwarm.augmentations.gen_fedsd.amounts import MB, GenFedSD, gaps, global_target, imbalance, target
 from fedwarm.augmentations.gen_fedsd.checks import shelf_root
-from fedwarm.augmentations.gen_fedsd.fill import chosen_of, wanted_of
-from fedwarm.augmentations.gen_fedsd.providers import Generated, Provider, provider_of
-from fedwarm.augmentations.gen_fedsd.shelf import POOL, Owner
+from fedwarm.augmentations.gen_fedsd.drawn import POOL, Owner
+from fedwarm.augmentations.gen_fedsd.providers import Provider, provider_of, provider_type
+from fedwarm.augmentations.gen_fedsd.wanted import chosen_of, wanted_of
 from fedwarm.core.text import table
 from fedwarm.data import partition_table
 from fedwarm.data.settings import Data
@@ -162,16 +162,20 @@ def plan_of(
     provider, told = provider_of(config, names, root), global_target(counts) if announced is None else announced
     ledger = _Claims(provider)
     chosen = range(partitions) if clients is None else clients
-    drafts = [_draft(config, provider, names, k, counts[k], told, ledger, measure) for k in chosen]
+    drafts = []
+    for k in chosen:
+        wanted = wanted_of(config, counts[k], provider, told, measure=measure)
+        taken = [chosen_of(config, provider, k, label, count, names) for label, count in enumerate(wanted)]
+        drafts.append((wanted, [ledger.claim(k, label, indices) for label, indices in enumerate(taken)]))
     drawn = any(sum(new) for _, new in drafts)
-    speed = provider.speed(measure) if isinstance(provider, Generated) and drawn else 0.0
+    speed = provider.speed(measure) if provider is not None and drawn else 0.0
     size = 3 * config.of(Data).image_size ** 2
     plans = []
     for k, (wanted, new) in zip(chosen, drafts, strict=True):
         missing = gaps(counts[k], target(settings, counts[k], told))
-        cost = sum(map(provider.cost, new)) if isinstance(provider, Generated) else 0
+        cost = sum(map(provider.cost, new)) if provider is not None else 0
         plans.append(Plan(k, counts[k], missing, wanted, new, sum(wanted) * size, cost * speed))
-    return Plans(tuple(names), plans, speed, ledger.different, settings.pool if isinstance(provider, Generated) else 0)
+    return Plans(tuple(names), plans, speed, ledger.different, provider.pool if provider is not None else 0)
 
 
 class _Claims:
@@ -190,28 +194,11 @@ class _Claims:
         fresh = set(indices) - self._wanted.setdefault(place, set())
         self._wanted[place] |= fresh
         self.different += len(fresh)
-        if not isinstance(provider, Generated):
+        if provider is None or not provider.draws:
             return 0
         if place not in self._here:
-            self._here[place] = provider.shelf.have(*place)
+            self._here[place] = provider.have(*place)
         return len(fresh - self._here[place])
-
-
-def _draft(
-    config: Config,
-    provider: Provider | None,
-    names: Sequence[str],
-    client: int,
-    real: list[int],
-    told: int,
-    claims: _Claims,
-    measure: bool,
-) -> tuple[list[int], list[int]]:
-    """Images that a client gets and those that must be drawn for it, by class."""
-    wanted, new = wanted_of(config, real, provider, told, measure=measure), []
-    for label, count in enumerate(wanted):
-        new.append(claims.claim(client, label, chosen_of(config, provider, client, label, count, names)))
-    return wanted, new
 
 
 def _numbers(values: Sequence[int]) -> list[str]:
@@ -229,7 +216,7 @@ def outlook(config: Config, clients: int) -> Iterator[str]:
     """
     from fedwarm.diffusion.foundation import locate
 
-    if config.of(GenFedSD).provider != "foundation" or config.of(Data).own:
+    if not provider_type(config).draws or config.of(Data).own:
         return
     if not Path(locate(config.of(Diffusion).foundation)).is_dir():
         return

@@ -15,70 +15,20 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
+from fedwarm.augmentations.gen_fedsd.drawn import Drawn, Owner
 from fedwarm.core.files import PRIVATE, DiskError, order_metadata, replacing
 from fedwarm.core.store import KEY, MIB, bytes_below
 from fedwarm.settings.fields import SettingError
 
-POOL = "pool"
 CHUNK = 256
 KEPT_BYTES = 1 << 29
 SPEED = "speed.json"
-Owner = int | str
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """Images of one class, and how each came to be.
-
-    Attributes:
-        images: uint8 (m, 3, S, S).
-        indices: int64 (m,), of the owner's images of the class.
-        seeds: int64 (m,), of the noise of the draw that stayed.
-        prompts: int64 (m,), which of the class's sentences.
-        tries: int64 (m,), how often it was drawn.
-        scores: float32 (m,), the judge's probability of the class; 1 without a judge, -1 for a blank picture.
-        seconds: float32 (m,), what drawing it took.
-    """
-
-    images: Tensor
-    indices: Tensor
-    seeds: Tensor
-    prompts: Tensor
-    tries: Tensor
-    scores: Tensor
-    seconds: Tensor
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def rows(self, chosen: Sequence[int]) -> Drawn:
-        """Some of them, in the order asked, as copies."""
-        which = torch.tensor(chosen, dtype=torch.long)
-        return Drawn(*(getattr(self, f.name)[which] for f in fields(self)))
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The columns by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
-
-    @staticmethod
-    def none(size: int) -> Drawn:
-        """No image of S x S pixels."""
-        whole, real = torch.empty(0, dtype=torch.int64), torch.empty(0)
-        return Drawn(torch.empty(0, 3, size, size, dtype=torch.uint8), whole, whole, whole, whole, real, real)
-
-    @staticmethod
-    def join(parts: Sequence[Drawn]) -> Drawn:
-        """One after the other; at least one."""
-        return Drawn(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(parts[0])))
 
 
 Tell = Callable[[int], Mapping[str, Any]]

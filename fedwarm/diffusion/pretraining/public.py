@@ -21,17 +21,8 @@ from fedwarm.core.files import replacing, try_folder, write_text
 from fedwarm.core.seeds import generator, initialisation
 from fedwarm.diffusion.foundation import load_foundation
 from fedwarm.diffusion.pretraining.captions import PublicPart
-from fedwarm.diffusion.pretraining.recipe import (
-    Recipe,
-    Tick,
-    build_pipeline,
-    build_tokenizer,
-    latent_set,
-    rebuilt_error,
-    save,
-    train_unet,
-    train_vae,
-)
+from fedwarm.diffusion.pretraining.recipe import Tick, latent_set, rebuilt_error, save, train_unet, train_vae
+from fedwarm.diffusion.pretraining.untrained import Recipe, build_pipeline, build_tokenizer
 from fedwarm.diffusion.sentences import OWN_TEMPLATES
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.settings.fields import SettingError

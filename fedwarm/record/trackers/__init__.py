@@ -1,7 +1,7 @@
 """Trackers, which are told of every round besides the run folder.
 
-A tracker is a class made with (run folder, settings of the run, last round that a resumed run keeps), see `tracker`; its calls are
-those of `Tracker`. Beside its `needs`, the packages that it imports, it may say `install`, how pip is asked for them.
+A tracker is a class made with (run folder, settings of the run, last round that a resumed run keeps), see `tracker`; its calls
+are those of `Tracker`. Beside its `needs`, the packages that it imports, it may say `install`, how pip is asked for them.
 
 Nothing leaves the machine unless the user's environment says so: TensorBoard and MLflow write into the run folder (MLflow to the
 server that MLFLOW_TRACKING_URI names, where it is set), Weights & Biases works offline unless WANDB_MODE or WANDB_API_KEY is set.

@@ -11,7 +11,7 @@ import torch
 from fedwarm.augmentations.gen_fedsd.audit import LEAST_AGREEMENT, DomainGap, audit, domain_gap, trained, warning
 from fedwarm.augmentations.gen_fedsd.fill import fill
 from fedwarm.augmentations.gen_fedsd.identity import sampler
-from fedwarm.augmentations.gen_fedsd.providers import Generated
+from fedwarm.augmentations.gen_fedsd.providers.foundation import Generated
 from fedwarm.core.seeds import generator
 from fedwarm.data import load_pooled, load_shard
 from fedwarm.data.settings import Data

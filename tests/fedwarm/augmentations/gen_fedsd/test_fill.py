@@ -11,15 +11,19 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fedwarm.augmentations.gen_fedsd import providers
 from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD, amounts, imbalance
-from fedwarm.augmentations.gen_fedsd.fill import Filled, check, check_room, fill, found
+from fedwarm.augmentations.gen_fedsd.fill import Filled, fill, found
 from fedwarm.augmentations.gen_fedsd.plan import plan_of
+from fedwarm.augmentations.gen_fedsd.providers import foundation
+from fedwarm.augmentations.gen_fedsd.providers.foundation import Generated
+from fedwarm.augmentations.gen_fedsd.wanted import check_room
 from fedwarm.core.progress import Tick, listening
 from fedwarm.core.seeds import generator
 from fedwarm.data import Shard, load_shard
 from fedwarm.data.settings import Data
 from fedwarm.models import Model, build_model
+from fedwarm.parts import Known
+from fedwarm.relevance import Run
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError, Value
 from fedwarm.training.evaluate import predict
@@ -75,7 +79,7 @@ def test_a_second_run_draws_nothing_and_loads_nothing(
     def refuse(*_: object) -> None:
         raise AssertionError("the foundation was loaded")
 
-    monkeypatch.setattr(providers, "load_foundation", refuse)
+    monkeypatch.setattr(foundation, "load_foundation", refuse)
     again = fill(config, shard_of(config, 1), 1, tmp_path)
     assert digests(again) == digests(first) and torch.equal(again.seeds, first.seeds)
     assert (again.report.made, again.report.reused) == (0, 12)
@@ -195,7 +199,7 @@ def test_a_budget_of_seconds_is_kept_over_a_restart(configure: Configure, tmp_pa
     """A CPU draws sixteen of a class at a time, however few are asked for: 10 seconds are three times sixteen."""
     config = configure(budget_images=0, budget_seconds=10.0)
     shard = shard_of(config, 1)
-    provider = providers.Generated(config, shard.classes, tmp_path)
+    provider = Generated(config, shard.classes, tmp_path)
     provider.shelf.set_speed(0.2)
     plan = plan_of(config, CLIENTS, tmp_path).clients[1]
     first = fill(config, shard, 1, tmp_path)
@@ -227,6 +231,13 @@ def test_what_one_machine_cannot_keep_is_refused_before_any_work(configure: Conf
     ):
         check_room(configure(budget_images=0, rule="fixed", fixed=100, client_state_mb=1), CLIENTS)
     check_room(configure(budget_images=0, rule="fixed", fixed=100, client_state_mb=1, pool=20), CLIENTS)
+
+
+def check(config: Config, classes: tuple[str, ...]) -> None:
+    """As before a run."""
+    for component in Run.of(config).chosen:
+        if getattr(component, "check", None) is not None:
+            component.check(config, Known(CLIENTS, classes))
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from fedwarm.augmentations.gen_fedsd.drawn import POOL, Drawn
 from fedwarm.augmentations.gen_fedsd.identity import sampler
 from fedwarm.augmentations.gen_fedsd.judge import Judge, scores
-from fedwarm.augmentations.gen_fedsd.providers import Generated, indices, provider_of
-from fedwarm.augmentations.gen_fedsd.shelf import POOL, Drawn
+from fedwarm.augmentations.gen_fedsd.providers import provider_of
+from fedwarm.augmentations.gen_fedsd.providers.foundation import Generated
+from fedwarm.augmentations.gen_fedsd.wanted import indices
 from fedwarm.core.progress import listening
 from fedwarm.core.seeds import derive
 from fedwarm.diffusion.foundation import asset_folder, load_foundation

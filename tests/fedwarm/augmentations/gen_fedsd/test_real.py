@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from fedwarm.augmentations.gen_fedsd.providers import provider_of
-from fedwarm.augmentations.gen_fedsd.real import Chosen, Transformed
+from fedwarm.augmentations.gen_fedsd.providers.file import Chosen
+from fedwarm.augmentations.gen_fedsd.providers.transforms import Transformed
 from fedwarm.augmentations.gen_fedsd.transforms import kinds, transformed
 from fedwarm.data import Shard, load_pooled, load_shard
 from fedwarm.data.sets.digits import digits_table
@@ -53,8 +54,8 @@ def shades(source: Chosen, label: int, indices: list[int]) -> list[int]:
     return [int(image[0, 0, 0]) for image in drawn.images]
 
 
-def test_classes_are_matched_by_name(configure: Configure, table: str) -> None:
-    source = Chosen(configure(provider="file", file=table), ("zero", "one", "two"))
+def test_classes_are_matched_by_name(configure: Configure, table: str, tmp_path: Path) -> None:
+    source = Chosen(configure(provider="file", file=table), ("zero", "one", "two"), tmp_path)
     assert [source.stock(label) for label in range(3)] == [2, 3, 4]
     assert shades(source, 0, [1, 0]) == [21, 20]
     assert shades(source, 1, [0, 2]) == [10, 12]
@@ -63,18 +64,18 @@ def test_classes_are_matched_by_name(configure: Configure, table: str) -> None:
 
 def test_a_table_that_lacks_a_class_or_is_none(configure: Configure, table: str, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"gen-fedsd.file = .* has no class 'three'.*; it has Two, ONE, zero"):
-        Chosen(configure(provider="file", file=table), ("zero", "three"))
+        Chosen(configure(provider="file", file=table), ("zero", "three"), tmp_path)
     with pytest.raises(SettingError, match="no class 'One'"):
-        Chosen(configure(provider="file", file=table), ("One", "one"))
+        Chosen(configure(provider="file", file=table), ("One", "one"), tmp_path)
     with pytest.raises(SettingError, match="gen-fedsd.file = .*there is no such folder"):
-        Chosen(configure(provider="file", file=str(tmp_path / "none")), WORDS)
+        Chosen(configure(provider="file", file=str(tmp_path / "none")), WORDS, tmp_path)
 
 
-def test_the_clients_own_table_is_refused(configure: Configure) -> None:
+def test_the_clients_own_table_is_refused(configure: Configure, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="is the clients' own data set.*'public' with data.public-share"):
-        Chosen(configure(provider="file", file="digits"), WORDS)
+        Chosen(configure(provider="file", file="digits"), WORDS, tmp_path)
     with pytest.raises(SettingError, match="needs data.public-share"):
-        Chosen(configure(provider="file", file="public"), WORDS)
+        Chosen(configure(provider="file", file="public"), WORDS, tmp_path)
 
 
 def test_the_clients_own_table_is_refused_however_it_is_spelled(
@@ -86,7 +87,7 @@ def test_the_clients_own_table_is_refused_however_it_is_spelled(
     monkeypatch.chdir(tmp_path)
     for file in ("set", "./set", f"{tmp_path}/set/", "link"):
         with pytest.raises(SettingError, match="is the clients' own data set"):
-            Chosen(configure(provider="file", file=file, data__name=str(tmp_path / "set")), WORDS)
+            Chosen(configure(provider="file", file=file, data__name=str(tmp_path / "set")), WORDS, tmp_path)
 
 
 def test_the_public_part_is_nobodys(configure: Configure, tmp_path: Path) -> None:
@@ -115,8 +116,8 @@ def shard(configure: Configure) -> Shard:
     return load_shard(config.of(Data), 0, 1, 4)
 
 
-def test_transforms_are_of_the_clients_own_class(configure: Configure, shard: Shard) -> None:
-    source = Transformed(configure(provider="transforms", transforms="crop"), shard)
+def test_transforms_are_of_the_clients_own_class(configure: Configure, shard: Shard, tmp_path: Path) -> None:
+    source = Transformed(configure(provider="transforms", transforms="crop"), shard.classes, tmp_path, shard)
     counts = shard.counts()
     held, lacked = counts.index(max(counts)), counts.index(0)
     drawn, made = source.take(1, held, range(60))
@@ -129,12 +130,12 @@ def test_transforms_are_of_the_clients_own_class(configure: Configure, shard: Sh
     assert source.take(1, lacked, [])[0].images.shape == (0, 3, 32, 32) and source.stock(held) is None
 
 
-def test_a_transform_is_a_function_of_client_class_and_index(configure: Configure, shard: Shard) -> None:
-    source, label = Transformed(configure(provider="transforms"), shard), int(shard.train_labels[0])
+def test_a_transform_is_a_function_of_client_class_and_index(configure: Configure, shard: Shard, tmp_path: Path) -> None:
+    source, label = Transformed(configure(provider="transforms"), shard.classes, tmp_path, shard), int(shard.train_labels[0])
     whole = source.take(1, label, range(30))[0].images
     assert torch.equal(source.take(1, label, [29, 3])[0].images, whole[[29, 3]])
     assert not torch.equal(source.take(2, label, range(30))[0].images, whole)
-    other = Transformed(configure(provider="transforms", seed=1), shard)
+    other = Transformed(configure(provider="transforms", seed=1), shard.classes, tmp_path, shard)
     assert not torch.equal(other.take(1, label, range(30))[0].images, whole)
 
 

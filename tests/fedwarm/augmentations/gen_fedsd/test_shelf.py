@@ -22,7 +22,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from fedwarm.augmentations.gen_fedsd import shelf as shelf_module
-from fedwarm.augmentations.gen_fedsd.shelf import POOL, Drawn, Shelf
+from fedwarm.augmentations.gen_fedsd.drawn import POOL, Drawn
+from fedwarm.augmentations.gen_fedsd.shelf import Shelf
 from fedwarm.core.store import Store
 from fedwarm.settings.fields import SettingError
 

@@ -15,7 +15,8 @@ from safetensors import safe_open
 from fedwarm.core.seeds import generator
 from fedwarm.diffusion.foundation import load_foundation
 from fedwarm.diffusion.pretraining.glyphs import font_masks, glyph_batch
-from fedwarm.diffusion.pretraining.recipe import Recipe, build_pipeline, build_tokenizer, pretrain, tokenize
+from fedwarm.diffusion.pretraining.recipe import pretrain, tokenize
+from fedwarm.diffusion.pretraining.untrained import Recipe, build_pipeline, build_tokenizer
 from fedwarm.diffusion.sampling import sample
 from fedwarm.diffusion.sentences import WORDS
 from fedwarm.diffusion.settings import Diffusion

@@ -1,87 +1,84 @@
-"""Where synthetic images come from: a foundation, a table of real ones, or transforms of the client's own.
-
-Image i of a class of an owner (a client, or the pool that all draw from) is a function of (run, owner, class, i): of nothing
-that is drawn with it, of no order, and not of who drew it before.
-"""
+"""Images that a foundation draws from sentences, through the shelf."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
 
 from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD
-from fedwarm.augmentations.gen_fedsd.identity import identity, key_of, provenance, sampler
+from fedwarm.augmentations.gen_fedsd.drawn import DRAWS, POOL, Drawn, Owner
+from fedwarm.augmentations.gen_fedsd.identity import identity, key_of, provenance, sampler, wording
 from fedwarm.augmentations.gen_fedsd.judge import ASKED, Judge, scores
-from fedwarm.augmentations.gen_fedsd.real import DRAWS, Chosen, Transformed
-from fedwarm.augmentations.gen_fedsd.shelf import POOL, Drawn, Owner, Shelf
+from fedwarm.augmentations.gen_fedsd.providers import Provider
+from fedwarm.augmentations.gen_fedsd.shelf import Shelf
+from fedwarm.augmentations.gen_fedsd.wanted import check_room
 from fedwarm.core.compute import torch_threads
-from fedwarm.core.seeds import derive, numpy_generator
+from fedwarm.core.seeds import derive
+from fedwarm.core.store import make_room
 from fedwarm.data import Shard
 from fedwarm.data.settings import Data
-from fedwarm.diffusion.foundation import load_foundation
+from fedwarm.diffusion.foundation import load_foundation, locate
 from fedwarm.diffusion.sampling import EXACT_ROWS, sample
+from fedwarm.diffusion.sentences import PLACE, sentences
 from fedwarm.models import device_of
+from fedwarm.parts import Known
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
 
 SPEED_IMAGES = 16
+USED = ("pool", "prompt-mode", "phrases", "guidance", "steps", "judge", "judge-tries", "refused", "budget-seconds")
+SENTENCES = {"single": "prompt", "pool": "prompts-file"}
 
 
-class Provider(Protocol):
-    """Images of classes, by index."""
-
-    def stock(self, label: int) -> int | None:
-        """How many different images of a class all clients draw from; None: each client has as many of its own as it wants."""
-
-    def take(self, client: int, label: int, indices: Sequence[int]) -> tuple[Drawn, int]:
-        """The images, in the order asked, and how many had to be drawn for it."""
-
-
-def indices(seed: int, client: int, label: int, count: int, stock: int | None, allow_repeat: bool, name: str = "") -> list[int]:
-    """Which images of a class a client takes: the first of a random order of the stock that is its own.
-
-    Args:
-        count: how many.
-        stock: different images that there are; None: the client's own, numbered from 0.
-        allow_repeat: begin another random order when the stock is exhausted.
-        name: of the class, for the error.
-
-    Raises:
-        SettingError: the stock is too small.
-    """
-    if stock is None:
-        return list(range(count))
-    if count > stock and (not allow_repeat or stock == 0):
-        raise SettingError(
-            f"client {client} lacks {count} images of class {name or label!r} and there are {stock}; raise gen-fedsd.pool, give "
-            "more images in gen-fedsd.file, set cap or a budget, or gen-fedsd.allow-repeat = true"
-        )
-    orders = numpy_generator(seed, DRAWS, "pool", client, label)
-    rounds = [orders.permutation(stock) for _ in range(-(-count // stock) if stock else 0)]
-    return [int(i) for i in np.concatenate(rounds)[:count]] if rounds else []
+def uses(run: Any) -> list[str]:
+    """The settings that it takes, by the values of others."""
+    more = [SENTENCES[run["gen-fedsd.prompt-mode"]]]
+    more += ["judge-least"] if run["gen-fedsd.judge"] else []
+    more += ["allow-repeat"] if run["gen-fedsd.pool"] > 0 else []
+    found = [f"gen-fedsd.{name}" for name in (*USED, *more)]
+    found += [] if run["gen-fedsd.guidance"] else ["diffusion.guidance"]
+    return found + ([] if run["gen-fedsd.steps"] else ["diffusion.sample-steps"])
 
 
-class Generated:
-    """Images that a foundation draws from sentences, through the shelf.
+class Generated(Provider):
+    """Images that a foundation draws from sentences, each once for all runs that would draw it again."""
 
-    Args:
-        config: the run's settings.
-        classes: names of the classes.
-        root: below which the shelf lies.
-    """
+    draws = True
+    uses = staticmethod(uses)
 
-    def __init__(self, config: Config, classes: Sequence[str], root: Path) -> None:
-        self.config, self.settings, self.classes = config, config.of(GenFedSD), tuple(classes)
+    def __init__(self, config: Config, classes: Sequence[str], root: Path, shard: Shard | None = None) -> None:
+        super().__init__(config, classes, root, shard)
+        self.settings = config.of(GenFedSD)
         self.facts: Mapping[str, Any] = identity(config, classes)
         self.size = config.of(Data).image_size
         tell = partial(provenance, self.facts, config, self.classes)
         self.shelf = Shelf(root, key_of(self.facts), self.size, tell, config.run.client_state_mb)
+
+    @classmethod
+    def check_settings(cls, settings: GenFedSD) -> None:
+        if settings.prompt_mode == "single" and PLACE not in settings.prompt:
+            raise SettingError(f"gen-fedsd.prompt = {settings.prompt!r} does not say where the class stands; write {PLACE} there")
+
+    @classmethod
+    def check(cls, config: Config, known: Known) -> None:
+        diffusion = sampler(config)
+        if known.classes:
+            folder = Path(locate(diffusion.foundation))
+            sentences(wording(config), diffusion.foundation, folder if folder.is_dir() else None, known.classes)
+            if config.of(GenFedSD).judge:
+                Judge.of(config, len(known.classes))
+        if not config.of(Data).own:
+            check_room(config, known.clients)
+
+    @classmethod
+    def classifiers(cls, config: Config) -> Iterator[tuple[str, str]]:
+        if config.of(GenFedSD).judge:
+            yield "gen-fedsd.judge", config.of(GenFedSD).judge
 
     @cached_property
     def judge(self) -> Judge | None:
@@ -105,6 +102,10 @@ class Generated:
         return EXACT_ROWS if device_of(self.config.run.device).type == "cpu" else 1
 
     @property
+    def pool(self) -> int:
+        return self.settings.pool
+
+    @property
     def own_batch(self) -> int:
         """Of the images of a class, how many a client pays for together; what a pool draws beside its own serves others."""
         return 1 if self.settings.pool else self.batch
@@ -112,6 +113,12 @@ class Generated:
     def cost(self, count: int) -> int:
         """How many images a client's share of a class costs."""
         return -(-count // self.own_batch) * self.own_batch
+
+    def have(self, owner: Owner, label: int) -> set[int]:
+        return self.shelf.have(owner, label)
+
+    def make_room(self) -> None:
+        make_room(self.root, self.shelf.folder, self.shelf.limit_bytes)
 
     def find(self, client: int, label: int, indices: Sequence[int]) -> Drawn:
         """Those of the images that are there already."""
@@ -165,16 +172,4 @@ class Generated:
         return (time.monotonic() - begun) / SPEED_IMAGES
 
 
-def provider_of(config: Config, classes: Sequence[str], root: Path, shard: Shard | None = None) -> Provider | None:
-    """The provider of the settings; None for `none`, and for `transforms` without a shard.
-
-    Raises:
-        SettingError: it cannot be used.
-    """
-    makers: dict[str, Callable[[], Provider | None]] = {
-        "foundation": lambda: Generated(config, classes, root),
-        "file": lambda: Chosen(config, classes),
-        "transforms": lambda: None if shard is None else Transformed(config, shard),
-        "none": lambda: None,
-    }
-    return makers[config.of(GenFedSD).provider]()
+COMPONENT = Generated
