@@ -19,9 +19,10 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from fedwarm.engines.ray import Outcome, submit
 from fedwarm.flower.family import family
+from fedwarm.flower.outcome import Outcome
 from fedwarm.flower.processes import LOOPBACK, Daemon, ending_on_signals, environment, executable, free_ports, superlink
+from fedwarm.flower.submitting import submit
 
 Value = str | int | float | bool
 
@@ -88,7 +89,7 @@ class Federation:
             each.kill()
 
     def submit(self, app_folder: Path, overrides: Mapping[str, Value], timeout_seconds: float) -> Outcome:
-        """Run an app with `flwr run --stream`: its status and its log (RunFailed if refused or too slow)."""
+        """Run an app with `flwr run --stream`: its status and its log (RunError if refused or too slow)."""
         return submit(app_folder, overrides, env=self.superlink.env, timeout_seconds=timeout_seconds)
 
     def report(self, outcome: Outcome | None = None) -> str:

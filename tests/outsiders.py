@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,4 +25,5 @@ def installed(folder: Path, points: dict[str, dict[str, str]], code: str = "", p
         patch.syspath_prepend(str(folder))
         registry.refresh()
         yield
+    sys.modules.pop(package, None)
     registry.refresh()

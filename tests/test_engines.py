@@ -16,8 +16,8 @@ import pytest
 from flwr.app import Message
 
 from fedwarm.engines.local.run import LocalGrid, run_local
-from fedwarm.engines.ray import write_app
 from fedwarm.flower.app import FlowerApp
+from fedwarm.flower.writing import write_app
 from fedwarm.launch.run import Request, run_method
 from fedwarm.record import checkpoint
 from fedwarm.rounds import arrivals

@@ -75,7 +75,7 @@ def augment(work: Work) -> str:
 
 def _settings(work: Work) -> tuple[Config, int]:
     from fedwarm.launch.preflight import check_run
-    from fedwarm.launch.run import Request, asked
+    from fedwarm.launch.request import Request, asked
 
     flat = asked(Request("", seed=work.seed, clients=work.clients, run_config=work.run_config))
     if flat.setdefault("method", GEN_FEDSD) != GEN_FEDSD and flat.get("augment", "none") == "none":

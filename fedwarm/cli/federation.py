@@ -49,14 +49,13 @@ def up(
     from fedwarm.core.failures import RunError
     from fedwarm.federation.bringup import up as bring_up
     from fedwarm.federation.preparing import Wanted
-    from fedwarm.flower.processes import RunFailed
 
     try:
         found = bring_up(federation, Wanted(nodes, insecure, host, wait, "" if data is None else str(data), cold), say)
-    except RunFailed as error:
+    except RunError as error:
         for line in error.lines:
             say(f"  | {line}")
-        raise RunError(str(error)) from None
+        raise
     put("\n".join(usage(found, federation)))
 
 
@@ -116,11 +115,10 @@ def connect(
     from fedwarm.core.failures import RunError
     from fedwarm.federation.remote import connect as connect_to
     from fedwarm.federation.settings import flag
-    from fedwarm.flower.processes import RunFailed
 
     try:
         found = connect_to(federation, superlink, ca, dict(map(_key_of, node or [])), wait, say)
-    except RunFailed as error:
+    except RunError as error:
         raise RunError(str(error)) from None
     named = ", ".join(each.name for each in found.nodes) or "none"
     put(f"federation {found.name}: SuperLink at {found.address}, nodes {named}")

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedwarm.catalogue import all_groups
-from fedwarm.cli.settings import literal
 from fedwarm.core.terminal import put, show
 from fedwarm.core.text import visible
 from fedwarm.data.classes import shown
 from fedwarm.record.reading import Round, Run, read_run
 from fedwarm.settings.fields import SettingError, Value, keys, near
+from fedwarm.settings.text import literal
 
 HEADS = ("run", "method", "seed", "engine", "rounds", "state", "accuracy", "personal", "bytes up", "written")
 MOST_FAILURES = 20

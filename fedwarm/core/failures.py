@@ -1,8 +1,20 @@
 """How a run ends badly: exceptions whose message is one line."""
 
+from collections.abc import Sequence
+
 
 class RunError(RuntimeError):
-    """The run started and could not go on; what it had recorded is in its folder."""
+    """A run that had started, or a process that it needs, failed; what was recorded is in the run's folder.
+
+    Attributes:
+        lines: the last of the log, where there is one.
+    """
+
+    def __init__(self, message: str, lines: Sequence[str] = ()) -> None:
+        super().__init__(" ".join(message.split()) if "\n" in message else message)
+        self.lines = tuple(lines)
+        if self.lines:
+            self.add_note("\n".join(("last log lines:", *self.lines)))
 
 
 class Interrupted(BaseException):

@@ -145,7 +145,7 @@ def definitions(pairs: Sequence[tuple[str, str]], width: int | None, indent: int
     if width is not None and width - beside < LEAST_BESIDE:
         step = NARROW_INDENT if width < NARROW else INDENT
         parts = ((paragraph(name, width, indent), paragraph(text, width, indent + step)) for name, text in shown)
-        return "\n".join(line for name, text in parts for line in ([name, text] if text else [name]))
+        return "\n".join(line for name, text in parts for line in (name, text) if line)
     lines = []
     for name, text in shown:
         first, *rest = wrapped(text, None if width is None else width - beside)

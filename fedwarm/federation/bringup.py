@@ -26,7 +26,7 @@ def up(said: str, wanted: Wanted, tell: Tell) -> Federation:
 
     Raises:
         SettingError: it cannot be as it was asked for; nothing was started.
-        RunFailed: a process ended, or nodes were not online in time. What this call started has ended again.
+        RunError: a process ended, or nodes were not online in time. What this call started has ended again.
     """
     with locked(folder_of(said)), ending_on_signals():
         federation = prepare(said, wanted)

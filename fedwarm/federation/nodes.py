@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from fedwarm.core.failures import RunError
 from fedwarm.federation.certificates import public_file, public_pem
 from fedwarm.federation.control import ONLINE, Control, Seen, Unreachable
 from fedwarm.federation.processes import end, living, start, tail
 from fedwarm.federation.settings import SUPEREXEC, SUPERLINK, Federation
-from fedwarm.flower.processes import RunFailed
 from fedwarm.settings.fields import SettingError
 
 POLL_SECONDS, TELL_SECONDS, DEAF_SECONDS = 0.3, 10.0, 60.0
@@ -135,12 +135,12 @@ class Nodes:
 
 
 def watch(federation: Federation, members: Sequence[str], end_at: float, doing: str) -> None:
-    """Wait a moment; RunFailed where one of these members has ended, or the time is over."""
+    """Wait a moment; RunError where one of these members has ended, or the time is over."""
     for member in members:
         if living(federation, member) is None:
             log = federation.log(member)
-            raise RunFailed(f"{member} ended before it was {doing}; its log is {log}", tail(federation, member))
+            raise RunError(f"{member} ended before it was {doing}; its log is {log}", tail(federation, member))
     if time.monotonic() > end_at:
         named = ", ".join(members)
-        raise RunFailed(f"{named}: not {doing} in time; see {federation.log(members[-1])}", tail(federation, members[-1]))
+        raise RunError(f"{named}: not {doing} in time; see {federation.log(members[-1])}", tail(federation, members[-1]))
     time.sleep(POLL_SECONDS)

@@ -11,12 +11,12 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from fedwarm.core.failures import RunError
 from fedwarm.core.files import copy_file
 from fedwarm.federation.certificates import read_public
 from fedwarm.federation.control import ONLINE, Control, Seen, Unreachable, control
 from fedwarm.federation.nodes import Tell
 from fedwarm.federation.settings import STATE, Federation, Node, checked_name, flag, folder_of, load
-from fedwarm.flower.processes import RunFailed
 from fedwarm.settings.fields import SettingError
 
 POLL_SECONDS, TELL_SECONDS = 0.5, 10.0
@@ -39,7 +39,7 @@ def connect(
 
     Raises:
         SettingError: it cannot be as it was asked for.
-        RunFailed: the SuperLink did not answer in time, or refused a key.
+        RunError: the SuperLink did not answer in time, or refused a key.
     """
     federation = _known(said, superlink, authority)
     pems = {checked_name(name): read_public(path) for name, path in keys.items()}
@@ -89,7 +89,7 @@ def _answering(link: Control, federation: Federation, patience_seconds: float, t
             return link.nodes()
         except Unreachable as error:
             if time.monotonic() > end:
-                raise RunFailed(f"{error} at {federation.address}; {LOOK}") from None
+                raise RunError(f"{error} at {federation.address}; {LOOK}") from None
         if time.monotonic() - told > TELL_SECONDS:
             told = time.monotonic()
             tell(f"waiting for the SuperLink at {federation.address}, {end - told:.0f} s more at most")
@@ -112,7 +112,7 @@ def _let_in(link: Control, pems: Mapping[str, bytes], seen: list[Seen], tell: Te
         except Unreachable:
             raise
         except RuntimeError as error:
-            raise RunFailed(f"the key of {name} was not registered: {error}") from None
+            raise RunError(f"the key of {name} was not registered: {error}") from None
         tell(f"{name}: its key is registered")
 
 

@@ -45,6 +45,18 @@ def read_app(folder: Path) -> FlowerApp:
     return FlowerApp(server, client, flat(_table(app, "config"), str(file)), folder.resolve())
 
 
+def refuse_unknown(folder: Path, overrides: Mapping[str, Value]) -> None:
+    """See that an app has every setting that is overridden.
+
+    Raises:
+        SettingError: it has not; or the folder is no app's.
+    """
+    known = list(read_app(folder).config)
+    for key in overrides:
+        if key not in known:
+            raise SettingError(f"unknown setting {key!r} of the app {folder}{near(key, known)}")
+
+
 def merged(config: Mapping[str, Value], overrides: Mapping[str, Value]) -> dict[str, Value]:
     """The config with the overrides in it.
 

@@ -26,22 +26,13 @@ from typing import IO
 
 import psutil  # type: ignore[import-untyped]
 
+from fedwarm.core.failures import RunError
 from fedwarm.core.text import uncoloured
 from fedwarm.flower.family import KILL_ROUNDS, MARK, POLL_SECONDS, end_family
 
 LOOPBACK = "127.0.0.1"
 LONGEST_RAY_FOLDER = 36
 _left: list[subprocess.Popen[bytes]] = []  # a process that is forgotten while it runs draws a warning
-
-
-class RunFailed(RuntimeError):  # noqa: N818
-    """A run, or a process it needs, failed: the message is one line, `lines` are the last of the log."""
-
-    def __init__(self, message: str, lines: Sequence[str] = ()) -> None:
-        super().__init__(" ".join(message.split()))
-        self.lines = tuple(lines)
-        if self.lines:
-            self.add_note("\n".join(("last log lines:", *self.lines)))
 
 
 def plain(text: str) -> str:
@@ -62,12 +53,12 @@ def executable(name: str) -> str:
     """Path of a command of this Python's installation, else of the one on PATH.
 
     Raises:
-        RunFailed: there is none.
+        RunError: there is none.
     """
     beside = Path(sys.executable).parent / name
     found = str(beside) if beside.is_file() else shutil.which(name)
     if found is None:
-        raise RunFailed(f"the command {name} is not installed beside {sys.executable}; pip install 'flwr[simulation]'")
+        raise RunError(f"the command {name} is not installed beside {sys.executable}; pip install 'flwr[simulation]'")
     return found
 
 
@@ -136,7 +127,7 @@ class Daemon:
         mark: what its family carries in the environment; default: drawn.
 
     Raises:
-        RunFailed: on entering, if the process died or was not ready in time; with the last lines of its log.
+        RunError: on entering, if the process died or was not ready in time; with the last lines of its log.
     """
 
     def __init__(
@@ -190,13 +181,13 @@ class Daemon:
         return plain(self.log.read_text(encoding="utf-8", errors="replace")).splitlines()[-count:]
 
     def wait_until(self, check: Callable[[], bool]) -> None:
-        """Wait until `check` holds; RunFailed if the process dies before that or it takes too long."""
+        """Wait until `check` holds; RunError if the process dies before that or it takes too long."""
         name, end = Path(self.command[0]).name, time.monotonic() + self.patience_seconds
         while not check() or not self.alive:
             if not self.alive:
-                raise RunFailed(f"{name} ended before it was ready", self.tail())
+                raise RunError(f"{name} ended before it was ready", self.tail())
             if time.monotonic() > end:
-                raise RunFailed(f"{name} was not ready after {self.patience_seconds:g} seconds", self.tail())
+                raise RunError(f"{name} was not ready after {self.patience_seconds:g} seconds", self.tail())
             time.sleep(POLL_SECONDS)
 
     def leave(self) -> psutil.Process:

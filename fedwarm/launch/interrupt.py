@@ -54,12 +54,12 @@ def interruptible(message: Callable[[], str]) -> Iterator[None]:
             signal.signal(each, signal.SIG_DFL)
 
 
-def command(place: Path, engine: str) -> str:
-    """What goes on with the run in a folder."""
-    return f"fedwarm run --resume --out {shlex.quote(str(place))}" + ("" if engine == "local" else f" --engine {engine}")
+def command(place: Path, options: str) -> str:
+    """What goes on with the run in a folder; `options` choose its engine."""
+    return f"fedwarm run --resume --out {shlex.quote(str(place))}{options}"
 
 
-def how_to_go_on(place: Path, engine: str) -> str:
+def how_to_go_on(place: Path, options: str) -> str:
     """How far the run in a folder came, and what goes on with it."""
     try:
         index = json.loads((place / FOLDER / INDEX).read_text(encoding="utf-8"))
@@ -69,4 +69,4 @@ def how_to_go_on(place: Path, engine: str) -> str:
         fresh = " with --fresh" if (place / "results.json").exists() else ""
         return f"interrupted before its first checkpoint; give the same command again{fresh}"
     after = f"after stage {len(stages)} ({stages[-1]['name']}, round {stages[-1]['round']})" if stages else "in its first stage"
-    return f"interrupted {after}; go on with: {command(place, engine)}"
+    return f"interrupted {after}; go on with: {command(place, options)}"

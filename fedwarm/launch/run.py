@@ -4,54 +4,34 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fedwarm.core.failures import RunError
 from fedwarm.core.files import DiskError
 from fedwarm.core.terminal import put, say
-from fedwarm.data.settings import OWN, Data
-from fedwarm.federation.settings import flag
-from fedwarm.federation.settings import load as load_federation
+from fedwarm.data.settings import Data
+from fedwarm.engines import Asked, Engine
 from fedwarm.launch.interrupt import command, how_to_go_on, interruptible
+from fedwarm.launch.request import DEFAULTS_VARIABLE as DEFAULTS_VARIABLE
+from fedwarm.launch.request import Request as Request
+from fedwarm.launch.request import asked as asked
+from fedwarm.launch.request import engine_of, folder_of, given
 from fedwarm.record.checkpoint import Checkpoint, load
 from fedwarm.record.extend import changed
-from fedwarm.record.folder import RunFolder, runs_root
+from fedwarm.record.folder import RunFolder
 from fedwarm.record.lock import refuse_busy
 from fedwarm.record.record import ENGINE_VARIABLE
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError, Value, near
+from fedwarm.settings.kinds import ENGINES
+from fedwarm.settings.text import parse_overrides
 
+LEAST = 2  # clients of an app that does not say how many
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-PATHS = (
-    "data.name", "diffusion.foundation", "model.weights", "gen-fedsd.file", "gen-fedsd.judge", "gen-fedsd.prompts-file",
-    "gen-fedsd.phrases",
-)  # fmt: skip
-SIMULATED = ("local", "ray")
-ENGINES = (*SIMULATED, "deployment")
-DEFAULTS_VARIABLE = "FEDWARM_RUN_CONFIG"
-
-
-@dataclass(frozen=True)
-class Request:
-    """What `fedwarm run METHOD` was asked."""
-
-    method: str
-    engine: str = "local"
-    out: Path | None = None
-    seed: int | None = None
-    rounds: int | None = None
-    clients: int = 0
-    workers: int = 0
-    fresh: bool = False
-    resume: bool = False
-    run_config: tuple[str, ...] = ()
-    federation: str = "default"
-    keep_going: bool = False
 
 
 def run_method(request: Request) -> Path:
@@ -67,53 +47,43 @@ def run_method(request: Request) -> Path:
 
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    flat = asked(request)
-    refuse_busy(_folder(request, flat))
+    engine, flat = engine_of(request.engine, request.asked), asked(request)
+    refuse_busy(folder_of(request, flat))
     before = _resumed(request, flat)
     if before is not None and before.complete:
-        return _conclude(_folder(request, flat))
-    asked_for = request.clients or (before.clients if before is not None else 0)
-    real = request.engine not in SIMULATED
-    config, clients = check_run(flat, nodes_of(request.federation, asked_for) if real else asked_for, real)
-    out = _folder(request, flat)
+        return _conclude(folder_of(request, flat))
+    known = replace(request.asked, clients=request.clients or (before.clients if before is not None else 0))
+    config, clients = check_run(flat, engine.clients(known), engine.real)
+    out = folder_of(request, flat)
     folder = RunFolder(out) if before is not None else prepare_folder(out, request.fresh)
-    _tell_idle(request, config)
+    _tell_idle(request, config, engine.real)
     _tell_odd(config, clients)
     if before is None:
         for told in outlook(config, clients):
             say(f"fedwarm: {told}")
     flat["out"], flat["resume"] = str(folder.path), before is not None
-    if not (real and load_federation(request.federation).remote):  # nodes elsewhere keep what is theirs where they are
+    if engine.here(known):
         flat.setdefault("client-folder", str(folder.path / "clients"))
-    place = request.engine + (flag(request.federation) if real else "")
+    place = chosen(request.engine, engine, known)
+    wanted = replace(known, clients=clients, again=command(out, place))
     try:
-        with _named(request.engine), interruptible(lambda: how_to_go_on(out, place)):
-            _engine(request, flat, clients, config.run.method)
+        with _named(request.engine), interruptible(lambda: how_to_go_on(out, place)), _shown(config.run.method, engine, wanted):
+            _guarded(lambda: engine.run(flat, wanted))
     except DiskError as error:
         raise RunError(f"{error}; then go on with: {command(out, place)}") from error
     return _conclude(folder.path)
 
 
-def _tell_idle(request: Request, config: Config) -> None:
+def _tell_idle(request: Request, config: Config, real: bool) -> None:
     """Say in one line what was given, wherever it was, that this run does not use."""
     from fedwarm.models import device_of
     from fedwarm.relevance import idle
 
-    given = _given(request)
+    named = given(request)
     settings = {**config.flat(), "device": device_of(config.run.device).type}
-    real = request.engine not in SIMULATED
-    if found := [given[key] for key in idle(given, settings, config.run.method, real)]:
+    if found := [named[key] for key in idle(named, settings, config.run.method, real)]:
         verb = "changes" if len(found) == 1 else "change"
         say(f"fedwarm: {', '.join(found)} {verb} nothing in this run")
-
-
-def _given(request: Request) -> dict[str, str]:
-    """What somebody gave, by key: how it is called where it was given last."""
-    from fedwarm.settings.text import parse_overrides
-
-    names = {key: f"{key} (in {DEFAULTS_VARIABLE})" for key in parse_overrides(_usual())}
-    names |= {key: key for key in parse_overrides([*request.run_config])}
-    return names | ({"num-server-rounds": "--rounds"} if request.rounds is not None else {})
 
 
 def _tell_odd(config: Config, clients: int) -> None:
@@ -123,35 +93,6 @@ def _tell_odd(config: Config, clients: int) -> None:
     dealt = () if config.of(Data).own else remarks(config, held(config, clients))
     for line in (*dealt, *unknown(config)):
         say(f"fedwarm: {line}")
-
-
-def asked(request: Request) -> dict[str, Value]:
-    """The settings of a request, flat; those of the environment's `FEDWARM_RUN_CONFIG` come first and lose."""
-    from fedwarm.settings.kinds import METHODS
-    from fedwarm.settings.text import parse_overrides
-
-    flat: dict[str, Value] = dict(parse_overrides([*_usual(), *request.run_config]))
-    if request.method:
-        flat["method"] = METHODS.canonical(request.method)
-    if request.seed is not None:
-        flat["seed"] = request.seed
-    if request.rounds is not None:
-        flat["num-server-rounds"] = request.rounds
-    for key in PATHS:
-        if flat.get(key) and (key, flat[key]) != ("data.name", OWN) and Path(str(flat[key])).exists():
-            flat[key] = str(Path(str(flat[key])).absolute())
-    return flat
-
-
-def _usual() -> list[str]:
-    return [text] if (text := os.environ.get(DEFAULTS_VARIABLE, "").strip()) else []
-
-
-def _folder(request: Request, flat: Mapping[str, Value]) -> Path:
-    """Where the run is recorded."""
-    if request.out is not None:
-        return request.out
-    return Path(str(flat.get("out") or runs_root() / f"{flat['method']}-seed-{flat.get('seed', 0)}"))
 
 
 def _resumed(request: Request, flat: dict[str, Value]) -> Checkpoint | None:
@@ -164,7 +105,7 @@ def _resumed(request: Request, flat: dict[str, Value]) -> Checkpoint | None:
         return None
     if request.fresh:
         raise SettingError("--resume goes on with the folder's run and --fresh replaces it; give one of them")
-    place = _folder(request, flat)
+    place = folder_of(request, flat)
     if request.method and not RunFolder(place).entries():
         return None
     checkpoint = load(place)
@@ -191,39 +132,21 @@ def _named(engine: str) -> Iterator[None]:
             os.environ[ENGINE_VARIABLE] = before
 
 
-def nodes_of(federation: str, clients: int) -> int:
-    """How many nodes a federation has, which is how many clients its runs have; a SettingError where others are asked for."""
-    from fedwarm.engines.deployment.engine import ready
-
-    return len(ready(federation, clients).nodes)
+def chosen(name: str, engine: Engine, asked: Asked) -> str:
+    """The options that choose an engine on the command line, a blank before each."""
+    return ("" if name == ENGINES.first else f" --engine {name}") + engine.words(asked)
 
 
-def _engine(request: Request, flat: Mapping[str, Value], clients: int, method: str) -> None:
-    if request.engine == "local":
-        from fedwarm.engines.local.run import run_local
-        from fedwarm.flower.app import FlowerApp
-        from fedwarm.launch.display import shown
+def _shown(what: str, engine: Engine, asked: Asked) -> AbstractContextManager[None]:
+    """The progress of a run, where its engine leaves that to us."""
+    from fedwarm.launch.display import shown
 
-        app = FlowerApp("fedwarm.strategies.server_app:app", "fedwarm.clients.client_app:app", dict(flat), None)
-        with shown(f"{method}: {clients} clients on the local engine"):
-            _guarded(lambda: run_local(app, {}, clients=clients, workers=request.workers))
-    elif request.engine == "deployment":
-        from fedwarm.engines.deployment.engine import run_here
-        from fedwarm.launch.display import shown
-
-        with shown(f"{method}: {clients} clients on federation {request.federation}"):
-            _guarded(lambda: run_here(request.federation, flat, request.keep_going))
-    else:
-        from fedwarm.engines.ray import run_ray, write_app
-
-        with tempfile.TemporaryDirectory(prefix="fedwarm-") as name:
-            folder = write_app(Path(name) / "app", dict(flat))
-            _guarded(lambda: run_ray(folder, {}, clients=clients, workers=request.workers, stream=_echo))
+    title = engine.title(asked)
+    return shown(f"{what}: {title}") if title else nullcontext()
 
 
-def _guarded(work: object) -> None:
+def _guarded(work: Callable[[], None]) -> None:
     """Turn what a federation can end with into one line; bad settings stay what they are."""
-    assert callable(work)
     try:
         work()
     except (SettingError, DiskError):
@@ -232,12 +155,6 @@ def _guarded(work: object) -> None:
         if os.environ.get("FEDWARM_DEBUG"):
             raise
         raise RunError(f"{str(error).strip() or type(error).__name__} (FEDWARM_DEBUG=1 shows where)") from error
-
-
-def _echo(line: str) -> None:
-    from fedwarm.core.logs import restyled
-
-    say(restyled(line))
 
 
 def _conclude(folder: Path) -> Path:
@@ -261,33 +178,19 @@ def _on(evaluation: Mapping[str, Any]) -> str:
     return f" on {evaluation['images']:,} images of split {evaluation['split']!r}, {where}" if where else ""
 
 
-def run_app(app_folder: Path, overrides: list[str], engine: str, clients: int, workers: int, federation: str = "default") -> None:
-    """Run any Flower app's folder.
+def run_app(folder: Path, overrides: list[str], name: str, asked: Asked) -> None:
+    """Run any Flower app's folder on the engine of that name.
 
     Raises:
         SettingError: the folder is no Flower app, or an override names no setting of it.
+        RunError: the run failed.
     """
     from fedwarm.flower.app import read_app
-    from fedwarm.settings.text import parse_overrides
 
-    app, flat = read_app(app_folder), parse_overrides(overrides)
+    engine, app, flat = engine_of(name, asked), read_app(folder), parse_overrides(overrides)
     for key in flat:
         if key not in app.config:
-            raise SettingError(f"{app_folder} has no setting {key!r}{near(key, list(app.config))}")
-    if engine == "local":
-        from fedwarm.engines.local.run import run_local
-        from fedwarm.launch.display import shown
-
-        with shown(f"{app_folder}: {clients or 2} clients on the local engine"):
-            _guarded(lambda: run_local(app, flat, clients=clients or 2, workers=workers))
-    elif engine == "deployment":
-        from fedwarm.engines.deployment.engine import ready, run_deployment
-        from fedwarm.launch.display import shown
-
-        place = ready(federation, clients)
-        with shown(f"{app_folder}: {len(place.nodes)} clients on federation {place.name}"):
-            _guarded(lambda: run_deployment(place, app_folder.absolute(), flat))
-    else:
-        from fedwarm.engines.ray import run_ray
-
-        _guarded(lambda: run_ray(app_folder.absolute(), flat, clients=clients or 2, workers=workers, stream=_echo))
+            raise SettingError(f"{folder} has no setting {key!r}{near(key, list(app.config))}")
+    wanted = replace(asked, clients=engine.clients(asked) or LEAST)
+    with _shown(str(folder), engine, wanted):
+        _guarded(lambda: engine.run_app(folder, flat, wanted))

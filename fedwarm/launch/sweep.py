@@ -20,8 +20,10 @@ from fedwarm.catalogue import parse
 from fedwarm.core.failures import RunError
 from fedwarm.core.files import write_text
 from fedwarm.core.terminal import lively, put, say, show
+from fedwarm.engines import FEDERATION
 from fedwarm.launch.interrupt import interruptible
-from fedwarm.launch.run import QUIET, SIMULATED, Request, nodes_of, run_method
+from fedwarm.launch.request import Request, engine_of
+from fedwarm.launch.run import QUIET, run_method
 from fedwarm.launch.sweep_file import Job, Sweep, jobs, read_sweep
 from fedwarm.record.checkpoint import FREE, exists, load
 from fedwarm.record.extend import CHANGEABLE, changed
@@ -34,7 +36,7 @@ from fedwarm.report.plots import second_text
 from fedwarm.report.render import FORMS
 from fedwarm.report.sections import Measure
 from fedwarm.settings.fields import SettingError, Value
-from fedwarm.settings.kinds import METHODS
+from fedwarm.settings.kinds import ENGINES, METHODS
 from fedwarm.settings.text import parse_overrides
 
 BAR = 20
@@ -56,8 +58,8 @@ def run_sweep(
     out: Path | None = None,
     *,
     method: str = "",
-    engine: str = "local",
-    federation: str = "default",
+    engine: str = ENGINES.first,
+    federation: str = FEDERATION,
     keep_going: bool = False,
     clients: int = 0,
     workers: int = 0,
@@ -83,9 +85,9 @@ def run_sweep(
     listed = jobs(sweep, str(path))
     done = {job.name for job in listed if not fresh and _done(job, folder / job.name, sweep.clients)}
     missing = [job for job in listed if job.name not in done]
-    real = engine not in SIMULATED
-    _check(missing, nodes_of(federation, sweep.clients) if real and missing else sweep.clients, real)
     common = Request("", engine, clients=sweep.clients, workers=workers, federation=federation, keep_going=keep_going)
+    chosen = engine_of(engine, common.asked)
+    _check(missing, chosen.clients(common.asked) if missing else sweep.clients, chosen.real)
     for place in (folder, *(folder / job.name for job in missing)):
         refuse_busy(place)
     with Lock(folder.absolute()).held(), interruptible(lambda: "interrupted; the same command goes on with the sweep"):

@@ -22,12 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from fedwarm.catalogue import parse
-from fedwarm.cli.settings import literal
-from fedwarm.launch.run import PATHS
+from fedwarm.launch.request import absolute
 from fedwarm.report.compare import concerns
 from fedwarm.settings.fields import SettingError, Value, near
 from fedwarm.settings.kinds import METHODS
-from fedwarm.settings.text import flat, parse_overrides
+from fedwarm.settings.text import flat, literal, pair, parse_overrides
 
 KINDS: dict[str, type] = {"methods": list, "seeds": list, "clients": int, "settings": dict, "grid": dict}
 ELSEWHERE = {
@@ -73,26 +72,12 @@ class Job:
     @property
     def flat(self) -> dict[str, Value]:
         """The run's settings, with paths as a run makes them."""
-        paths = {key: str(Path(str(self.settings[key])).absolute()) for key in PATHS if _is_path(self.settings.get(key))}
-        return {**self.settings, **paths, "method": self.method, "seed": self.seed}
+        return {**self.settings, **absolute(self.settings), "method": self.method, "seed": self.seed}
 
     @property
     def pairs(self) -> tuple[str, ...]:
         """The settings as `-c` takes them."""
-        return tuple(_pair(key, value) for key, value in self.settings.items())
-
-
-def _pair(key: str, value: Value) -> str:
-    """A setting as `-c` takes it."""
-    if isinstance(value, str) and "'" not in value and value.isprintable():
-        return f"{key}='{value}'"
-    if isinstance(value, str) and '"' in value:
-        raise SettingError(f"{key} = {value!r} holds both kinds of quotes; leave one kind out")
-    return f"{key}={literal(value)}"
-
-
-def _is_path(value: Value | None) -> bool:
-    return bool(value) and Path(str(value)).exists()
+        return tuple(pair(key, value) for key, value in self.settings.items())
 
 
 def _slug(value: Value) -> str:

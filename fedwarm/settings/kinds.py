@@ -26,7 +26,7 @@ FAULTS: Kind[Any] = Kind("fault", "fedwarm.faults", "faults.kind", first="none")
 MEASURES: Kind[Any] = Kind("measure", "fedwarm.measures")
 TRACKERS: Kind[Any] = Kind("tracker", "fedwarm.record.trackers", "tracker", first="none")
 SECTIONS: Kind[Any] = Kind("report section", "fedwarm.report.sections")
-ENGINES: Kind[Any] = Kind("engine", "fedwarm.engines")
+ENGINES: Kind[Any] = Kind("engine", "fedwarm.engines", first="local", option="--engine")
 
 READY = (
     METHODS,
@@ -43,5 +43,6 @@ READY = (
     TUNERS,
     SAMPLERS,
     SECTIONS,
+    ENGINES,
 )
 KINDS: dict[str, Kind[Any]] = {kind.name: kind for kind in READY}

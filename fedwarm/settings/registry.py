@@ -45,6 +45,7 @@ class Kind(Generic[C]):
         name: the kind in the singular, e.g. `codec`.
         package: the folder of its components as a package; its group of entry points has the last part's name.
         key: the setting that chooses; empty where all that there are take part, or a command's option chooses.
+        option: that option.
         group: the entry points' group, where it is not `fedwarm.<last part of package>`.
         first: the choice of none, listed first.
         hyphens: whether names are written with hyphens; either way `-` and `_` count as the same.
@@ -53,9 +54,10 @@ class Kind(Generic[C]):
 
     def __init__(
         self, name: str, package: str, key: str = "", *, group: str = "", first: str = "", hyphens: bool = False,
-        open: bool = False,
+        open: bool = False, option: str = "",
     ) -> None:  # fmt: skip
         self.name, self.package, self.key, self.first, self.hyphens, self.open = name, package, key, first, hyphens, open
+        self.option = option
         self.group = group or f"fedwarm.{package.rpartition('.')[2]}"
 
     def __repr__(self) -> str:
@@ -109,9 +111,9 @@ class Kind(Generic[C]):
             places = " and ".join(owner.place for owner in owners)
             raise SettingError(f"two components are the {self.name} {wanted!r}: {places}; uninstall or rename one of them")
         if not owners:
-            known = self.names()
+            known, by = self.names(), f"{self.key} = " if self.key else f"{self.option} " if self.option else ""
             raise SettingError(
-                f"{f'{self.key} = ' if self.key else ''}{name!r} is no {self.name}{near(wanted, list(known))}; "
+                f"{by}{name!r} is no {self.name}{near(wanted, list(known))}; "
                 f"choose one of {', '.join(known)}, or give module:attribute"
             )
         return wanted

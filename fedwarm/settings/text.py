@@ -6,6 +6,7 @@ word and forgets a table's earlier keys when a second text names the same table.
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -58,6 +59,49 @@ def flat(table: Mapping[str, Any], where: str, prefix: str = "") -> dict[str, Va
         else:
             raise SettingError(f"{key} = {value!r} in {where} must be a text, a number, true or false")
     return found
+
+
+def literal(value: Value) -> str:
+    """A value as TOML writes it.
+
+    Raises:
+        SettingError: no TOML value that Flower's run config can hold.
+    """
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    raise SettingError(f"{value!r} is {type(value).__name__}; Flower's run config takes str, int, float and bool")
+
+
+def table(values: Mapping[str, Value]) -> str:
+    """The lines of a TOML table; keys are quoted, so that a dot in them is part of the key.
+
+    Raises:
+        SettingError: a value that Flower's run config cannot hold, by its key.
+    """
+    lines = []
+    for key, value in values.items():
+        try:
+            lines.append(f"{literal(key)} = {literal(value)}\n")
+        except SettingError as error:
+            raise SettingError(f"{key} = {error}") from None
+    return "".join(lines)
+
+
+def pair(key: str, value: Value) -> str:
+    """A setting as `-c` takes it.
+
+    Raises:
+        SettingError: a text with both kinds of quotes, which it cannot hold.
+    """
+    if isinstance(value, str) and "'" not in value and value.isprintable():
+        return f"{key}='{value}'"
+    if isinstance(value, str) and '"' in value:
+        raise SettingError(f"{key} = {value!r} holds both kinds of quotes; leave one kind out")
+    return f"{key}={literal(value)}"
 
 
 def read_toml(file: Path) -> dict[str, Any]:

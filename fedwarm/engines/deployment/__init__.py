@@ -1,1 +1,48 @@
-"""The deployment engine: a run on a federation of Flower's processes, followed from here to its end."""
+"""The deployment engine: Flower's SuperLink and SuperNodes, here or elsewhere (`fedwarm federation`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from fedwarm.engines import Asked, Engine
+from fedwarm.settings.fields import Value
+
+
+class Deployment(Engine):
+    """A federation of real nodes (`fedwarm federation`)."""
+
+    real = True
+    takes = ("--federation", "--keep-going")
+
+    def clients(self, asked: Asked) -> int:
+        from fedwarm.engines.deployment.engine import ready
+
+        return len(ready(asked.federation, asked.clients).nodes)
+
+    def words(self, asked: Asked) -> str:
+        from fedwarm.federation.settings import flag
+
+        return flag(asked.federation)
+
+    def here(self, asked: Asked) -> bool:
+        from fedwarm.federation.settings import load
+
+        return not load(asked.federation).remote
+
+    def title(self, asked: Asked) -> str:
+        return f"{asked.clients} clients on federation {asked.federation}"
+
+    def run(self, settings: Mapping[str, Value], asked: Asked) -> None:
+        from fedwarm.engines.deployment.engine import run_here
+
+        run_here(asked.federation, settings, asked.again, asked.keep_going)
+
+    def run_app(self, folder: Path, overrides: Mapping[str, Value], asked: Asked) -> None:
+        from fedwarm.engines.deployment.engine import run_deployment
+        from fedwarm.federation.settings import load
+
+        run_deployment(load(asked.federation), folder.absolute(), overrides)
+
+
+COMPONENT = Deployment()

@@ -12,19 +12,22 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
+from fedwarm.core.failures import RunError
 from fedwarm.engines.deployment.following import AWAY_SECONDS, TELL_AWAY_SECONDS, Following, say
-from fedwarm.engines.ray import TAIL_LINES, Outcome, app_config, toml_table, write_app
 from fedwarm.federation.control import Control, Unreachable, control
 from fedwarm.federation.processes import dead, living
 from fedwarm.federation.remote import reached
 from fedwarm.federation.settings import CONNECTION, SUPEREXEC, SUPERLINK, Federation, flag, load
+from fedwarm.flower.app import refuse_unknown
 from fedwarm.flower.family import family
-from fedwarm.flower.processes import RunFailed, ending_on_signals, environment, executable, plain
-from fedwarm.launch.interrupt import command
+from fedwarm.flower.outcome import TAIL_LINES, Outcome
+from fedwarm.flower.processes import ending_on_signals, environment, executable, plain
+from fedwarm.flower.writing import write_app
 from fedwarm.record.checkpoint import exists
 from fedwarm.record.checkpoint import load as checkpoint
 from fedwarm.record.lock import refuse_busy
-from fedwarm.settings.fields import SettingError, Value, near
+from fedwarm.settings.fields import SettingError, Value
+from fedwarm.settings.text import table
 
 POLL_SECONDS, LOOK_SECONDS, STOP_SECONDS = 0.2, 1.0, 30.0
 
@@ -59,12 +62,9 @@ def run_deployment(federation: Federation, app_folder: Path, overrides: Mapping[
 
     Raises:
         SettingError: an override names no key of the app.
-        RunFailed: the run was refused, failed, was stopped, or its SuperLink stayed away; with the last lines of the log.
+        RunError: the run was refused, failed, was stopped, or its SuperLink stayed away; with the last lines of the log.
     """
-    known = list(app_config(app_folder))
-    for key in overrides:
-        if key not in known:
-            raise SettingError(f"unknown setting {key!r} of the app {app_folder}{near(key, known)}")
+    refuse_unknown(app_folder, overrides)
     folder = Path(str(overrides.get("out", "")))
     before = {each.pid for each in serverapps(federation)}
     run_id = submit(federation, app_folder, overrides)
@@ -82,23 +82,24 @@ def run_deployment(federation: Federation, app_folder: Path, overrides: Mapping[
     complaint = Outcome(ended.status, ended.details, lines).complaint()
     if complaint is not None:
         _let_end(federation, before, folder)
-        raise (Stopped if ended.status.endswith("stopped") else RunFailed)(complaint, lines[-TAIL_LINES:])
+        raise (Stopped if ended.status.endswith("stopped") else RunError)(complaint, lines[-TAIL_LINES:])
 
 
-class Stopped(RunFailed):
+class Stopped(RunError):  # noqa: N818
     """A person ended the run."""
 
 
-def run_here(said: str, config: Mapping[str, Value], keep_going: bool = False) -> None:
+def run_here(said: str, config: Mapping[str, Value], again: str = "", keep_going: bool = False) -> None:
     """Run fedwarm's own app with these settings, all of them, on a federation that is up.
 
     Args:
         said: the federation.
         config: the settings, with `out`.
+        again: the command that goes on with the run.
         keep_going: start a run that failed again from its checkpoint; one that fails twice at the same stage is given up.
 
     Raises:
-        RunFailed: it failed; the message says how to go on with it.
+        RunError: it failed; the message says how to go on with it.
     """
     federation, out = load(said), Path(str(config["out"]))
     failures: list[int] = []
@@ -106,12 +107,12 @@ def run_here(said: str, config: Mapping[str, Value], keep_going: bool = False) -
         try:
             _run_once(federation, {**config, "resume": config.get("resume", False) or (bool(failures) and exists(out))})
             return
-        except RunFailed as error:
+        except RunError as error:
             if not exists(out):
                 raise
             failures.append(checkpoint(out).done)
             if not keep_going or isinstance(error, Stopped) or failures[-1] in failures[:-1]:
-                raise RunFailed(f"{error}; go on with: {command(out, f'deployment{flag(said)}')}", error.lines) from None
+                raise RunError(f"{error}; go on with: {again}", error.lines) from None
             say(f"{error}; it is started again after stage {failures[-1]}")
             _wait_for_servers(federation, said)
 
@@ -131,7 +132,7 @@ def _wait_for_servers(federation: Federation, said: str) -> None:
                 link.nodes()
                 return
         if time.monotonic() > end:
-            raise RunFailed(f"the SuperLink of federation {federation.name!r} was not back after {AWAY_SECONDS:.0f} s")
+            raise RunError(f"the SuperLink of federation {federation.name!r} was not back after {AWAY_SECONDS:.0f} s")
         if time.monotonic() - told > TELL_AWAY_SECONDS:
             told = time.monotonic()
             how = "" if federation.remote else f"; `fedwarm federation up{flag(said)}` starts what has ended"
@@ -143,13 +144,13 @@ def submit(federation: Federation, app_folder: Path, overrides: Mapping[str, Val
     """Hand an app to the SuperLink by `flwr run`; the run's id.
 
     Raises:
-        RunFailed: it was not taken.
+        RunError: it was not taken.
     """
     words = [executable("flwr"), "run", str(app_folder.resolve()), CONNECTION, "--format", "json"]
     env = environment(federation.flower, federation.folder / "bytecode", [federation.reach])
     with tempfile.NamedTemporaryFile("w", suffix=".toml", encoding="utf-8") as file:
         if overrides:
-            file.write(toml_table(overrides))
+            file.write(table(overrides))
             file.flush()
             words += ["--run-config", file.name]
         done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace", env=env)
@@ -162,7 +163,7 @@ def submit(federation: Federation, app_folder: Path, overrides: Mapping[str, Val
     except (ValueError, KeyError, TypeError):
         why = told + done.stderr
     why = why.strip() or f"exit code {done.returncode}"
-    raise RunFailed(f"the SuperLink of federation {federation.name!r} did not take {app_folder}: {why}")
+    raise RunError(f"the SuperLink of federation {federation.name!r} did not take {app_folder}: {why}")
 
 
 def serverapps(federation: Federation) -> list[psutil.Process]:

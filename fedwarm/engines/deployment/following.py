@@ -16,13 +16,14 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from fedwarm.core import terminal
+from fedwarm.core.failures import RunError
 from fedwarm.core.logs import restyled
 from fedwarm.core.progress import current, heard
-from fedwarm.engines.ray import KEPT_LINES
 from fedwarm.federation.control import Control, Listed, Unreachable, control
 from fedwarm.federation.processes import living
 from fedwarm.federation.settings import SUPERLINK, Federation, load
-from fedwarm.flower.processes import RunFailed, plain
+from fedwarm.flower.outcome import KEPT_LINES
+from fedwarm.flower.processes import plain
 
 POLL_SECONDS, ASK_SECONDS = 0.2, 1.0
 AWAY_SECONDS, TELL_AWAY_SECONDS = 600.0, 30.0
@@ -46,7 +47,7 @@ class Following:
         """Follow the run until it has ended; how it did.
 
         Raises:
-            RunFailed: the SuperLink stayed away.
+            RunError: the SuperLink stayed away.
         """
         reader = threading.Thread(target=self._read, daemon=True)
         reader.start()
@@ -77,7 +78,7 @@ class Following:
         now = time.monotonic()
         self._away = now if self._away is None else self._away
         if now - self._away > AWAY_SECONDS:
-            raise RunFailed(f"the SuperLink did not answer for {AWAY_SECONDS:.0f} s; the run may go on without it", self.lines)
+            raise RunError(f"the SuperLink did not answer for {AWAY_SECONDS:.0f} s; the run may go on without it", self.lines)
         if now - self._told > TELL_AWAY_SECONDS:
             self._told = now
             ended = not self.federation.remote and living(load(str(self.federation.folder)), SUPERLINK) is None

@@ -58,7 +58,7 @@ def refused(
 @pytest.mark.parametrize("command", ["run", "settings"])
 def test_unknown_method(refused: Refused, command: str) -> None:
     line = refused(command, "fedporx")
-    assert "unknown method 'fedporx'" in line and "did you mean fedprox" in line
+    assert "'fedporx'" in line and "did you mean fedprox" in line
 
 
 def test_no_method(refused: Refused) -> None:
@@ -103,7 +103,7 @@ def test_values_that_cannot_be(refused: Refused, pairs: str, words: list[str]) -
         (("--seed", "-1"), ["seed = -1", "0 to"]),
         (("--rounds", "0"), ["num-server-rounds = 0", "at least 1"]),
         (("--clients", "-3"), ["--clients -3", "at least 1"]),
-        (("--engine", "rya"), ["--engine 'rya'", "local, ray"]),
+        (("--engine", "rya"), ["--engine 'rya'", "local, deployment, ray"]),
     ],
 )
 def test_options_out_of_range(refused: Refused, option: tuple[str, str], words: list[str]) -> None:

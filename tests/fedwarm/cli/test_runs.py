@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from fedwarm.cli import runs as listing
-from fedwarm.cli.settings import literal
 from fedwarm.core.store import Store
 from fedwarm.core.text import cells, visible
 from fedwarm.settings.fields import SettingError
+from fedwarm.settings.text import literal
 from tests.report_page import results, write
 
 Capture = pytest.CaptureFixture[str]

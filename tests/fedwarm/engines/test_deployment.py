@@ -12,12 +12,15 @@ from typing import Any
 
 import pytest
 
+from fedwarm.core.failures import RunError
 from fedwarm.core.progress import Tick, listening
-from fedwarm.engines.deployment import engine, following
+from fedwarm.engines import Asked
+from fedwarm.engines.deployment import COMPONENT, engine, following
 from fedwarm.engines.deployment.following import Following, Tail
 from fedwarm.federation.control import Listed, Unreachable
 from fedwarm.federation.settings import Federation, Node
-from fedwarm.flower.processes import RunFailed
+from fedwarm.launch.interrupt import command
+from fedwarm.launch.run import chosen
 from fedwarm.settings.fields import SettingError
 
 
@@ -91,7 +94,7 @@ def test_a_superlink_that_stays_away_ends_the_following(
 ) -> None:
     monkeypatch.setattr(following, "AWAY_SECONDS", 0.0)
     monkeypatch.setattr(following, "DRAIN_SECONDS", 0.1)
-    with pytest.raises(RunFailed, match="did not answer for 0 s; the run may go on without it"):
+    with pytest.raises(RunError, match="did not answer for 0 s; the run may go on without it"):
         Following(federation, link, 7).to_the_end()  # type: ignore[arg-type]
 
 
@@ -107,7 +110,7 @@ def test_a_tail_gives_whole_lines_once(tmp_path: Path) -> None:
     assert list(tail.more()) == ["new"]
 
 
-def ending(done: list[int], monkeypatch: pytest.MonkeyPatch, kind: type[RunFailed] = RunFailed) -> list[bool]:
+def ending(done: list[int], monkeypatch: pytest.MonkeyPatch, kind: type[RunError] = RunError) -> list[bool]:
     """Let a run fail after these numbers of stages and complete then; with which `resume` it is started each time."""
     resumed: list[bool] = []
 
@@ -132,14 +135,15 @@ def test_a_run_that_comes_further_is_started_again(federation: Federation, monke
 def test_one_that_does_not_is_given_up_with_the_way_to_go_on(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
     said = str(federation.folder)
     for done, keep_going, times, kind in (
-        ([1, 1, 1], True, 2, RunFailed),
-        ([1, 2], False, 1, RunFailed),
+        ([1, 1, 1], True, 2, RunError),
+        ([1, 2], False, 1, RunError),
         ([1, 2], True, 1, engine.Stopped),
     ):
         resumed = ending(done, monkeypatch, kind)
-        again = f"fedwarm run --resume --out /r --engine deployment --federation {said}"
-        with pytest.raises(RunFailed, match=f"No heartbeat.*; go on with: {again}$"):
-            engine.run_here(said, {"method": "fedavg", "out": "/r"}, keep_going)
+        again = command(Path("/r"), chosen("deployment", COMPONENT, Asked(federation=said)))
+        assert again == f"fedwarm run --resume --out /r --engine deployment --federation {said}"
+        with pytest.raises(RunError, match=f"No heartbeat.*; go on with: {again}$"):
+            engine.run_here(said, {"method": "fedavg", "out": "/r"}, again, keep_going)
         assert len(resumed) == times
 
 
@@ -154,8 +158,8 @@ import sys
 import fedwarm.clients.client_app
 from fedwarm.core.arrays import from_module
 from fedwarm.clients import trainer_class
-from fedwarm.clients.base import Node
-from fedwarm.settings.config import parse
+from fedwarm.rounds.node import Node
+from fedwarm.catalogue import parse
 from fedwarm.core.store import Store
 from fedwarm.flower.wire import Payload
 config = parse({"method": "fedavg", "data.max-examples": 40, "local-epochs": 1, "client-threads": 1})

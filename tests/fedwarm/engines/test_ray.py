@@ -14,8 +14,13 @@ import numpy as np
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from fedwarm.engines.ray import Outcome, RunFailed, app_config, run_ray, submit, write_app
+from fedwarm.core.failures import RunError
+from fedwarm.engines.ray import run_ray
+from fedwarm.flower.app import read_app
+from fedwarm.flower.outcome import Outcome
 from fedwarm.flower.processes import MARK, environment
+from fedwarm.flower.submitting import submit
+from fedwarm.flower.writing import write_app
 from fedwarm.settings.fields import SettingError, Value
 from tests.federation import write_tiny
 
@@ -67,7 +72,7 @@ def test_the_module_is_light() -> None:
 def test_a_written_app_gives_its_config_back(tmp_path: Path) -> None:
     folder = write_app(tmp_path / "new" / "app", AWKWARD)
     assert [each.name for each in folder.iterdir()] == ["pyproject.toml"]
-    read = app_config(folder)
+    read = read_app(folder).config
     assert read == AWKWARD
     assert {key: type(value) for key, value in read.items()} == {key: type(value) for key, value in AWKWARD.items()}
 
@@ -92,11 +97,12 @@ def no_toml(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("make", "words"), [(no_folder, "no pyproject"), (no_flower, r"no \[tool\.flwr\.app\]"), (no_toml, "cannot be read")]
+    ("make", "words"),
+    [(no_folder, "no pyproject"), (no_flower, r"is no Flower app's: \[tool\.flwr\.app"), (no_toml, "is no TOML")],
 )
 def test_what_is_no_app_is_refused(tmp_path: Path, make: Callable[[Path], Path], words: str) -> None:
     with pytest.raises(SettingError, match=words):
-        app_config(make(tmp_path))
+        read_app(make(tmp_path))
 
 
 def test_too_few_clients_and_unknown_overrides_are_refused_before_work(tmp_path: Path) -> None:
@@ -109,7 +115,7 @@ def test_too_few_clients_and_unknown_overrides_are_refused_before_work(tmp_path:
 
 def test_an_app_that_flower_refuses_is_told_with_flowers_reason(tmp_path: Path) -> None:
     app = write_app(tmp_path / "app", {}, server="tiny:server", client="tiny:client")
-    with pytest.raises(RunFailed) as caught:
+    with pytest.raises(RunError) as caught:
         submit(app, {}, env=environment(tmp_path), timeout_seconds=60)
     message = str(caught.value)
     assert message.startswith(f"flwr run did not take {app}: Invalid Flower App configuration in '{app}/pyproject.toml'")
@@ -119,7 +125,7 @@ def test_an_app_that_flower_refuses_is_told_with_flowers_reason(tmp_path: Path) 
 
 def test_a_run_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     app = write_app(tmp_path / "app", {})
-    with pytest.raises(RunFailed, match=r"not finished after 0\.2 seconds"):
+    with pytest.raises(RunError, match=r"not finished after 0\.2 seconds"):
         submit(app, {}, env=environment(tmp_path), timeout_seconds=0.2)
 
 
@@ -169,7 +175,7 @@ def test_a_run_gives_its_result_its_log_and_its_overrides(tmp_path: Path, monkey
 
 def test_a_server_that_raises_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     app = tiny_app(tmp_path, monkeypatch, fails="server")
-    with pytest.raises(RunFailed, match=r"finished:failed.*the server was told to fail") as caught:
+    with pytest.raises(RunError, match=r"finished:failed.*the server was told to fail") as caught:
         run_ray(app, {}, clients=2, timeout_seconds=300)
     assert any("ValueError: the server was told to fail" in line for line in caught.value.lines)
     assert "\n" not in str(caught.value)

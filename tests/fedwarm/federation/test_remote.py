@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,6 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from fedwarm.core.failures import RunError
+from fedwarm.engines import Asked, Engine
 from fedwarm.engines.deployment import engine
 from fedwarm.engines.deployment.engine import ready
 from fedwarm.federation import remote
@@ -24,7 +26,6 @@ from fedwarm.federation.preparing import Wanted
 from fedwarm.federation.remote import connect, place_of
 from fedwarm.federation.settings import load
 from fedwarm.federation.status import status
-from fedwarm.flower.processes import RunFailed
 from fedwarm.record.lock import Lock
 from fedwarm.settings.fields import SettingError
 
@@ -129,13 +130,13 @@ def test_a_superlink_that_comes_up_is_waited_for_and_one_that_does_not_is_named(
     link.silent = 3
     assert join("a") == ["a: its key is registered"]
     link.silent = 10**9
-    with pytest.raises(RunFailed, match=r"does not answer: refused at fed.example.org:8444; see that it runs"):
+    with pytest.raises(RunError, match=r"does not answer: refused at fed.example.org:8444; see that it runs"):
         join("b", wait=0.0)
 
 
 def test_what_the_superlink_refuses_is_said(join: Join, link: Link) -> None:
     link.refuses = "the SuperLink refused: key in use"
-    with pytest.raises(RunFailed, match="the key of a was not registered: the SuperLink refused: key in use"):
+    with pytest.raises(RunError, match="the key of a was not registered: the SuperLink refused: key in use"):
         join("a")
 
 
@@ -223,6 +224,8 @@ def test_nodes_elsewhere_keep_what_is_theirs_where_they_are(
     join: Join, link: Link, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A node that runs elsewhere has no folder of the run: SCAFFOLD's state, DP-REC's and adapters go to its own cache."""
+    from fedwarm.engines.deployment import Deployment
+    from fedwarm.engines.local import Local
     from fedwarm.launch import run as launch
     from fedwarm.launch.run import Request, run_method
 
@@ -230,10 +233,12 @@ def test_nodes_elsewhere_keep_what_is_theirs_where_they_are(
     link.seen = [replace(each, status="online") for each in link.seen]
     told: dict[str, object] = {}
 
-    def engine_of(request: Request, flat: dict[str, object], clients: int, method: str) -> None:
-        told.update(flat, clients=clients)
+    def watched(_: Engine, settings: Mapping[str, object], asked: Asked) -> None:
+        told.clear()
+        told.update(settings, clients=asked.clients)
 
-    monkeypatch.setattr(launch, "_engine", engine_of)
+    monkeypatch.setattr(Deployment, "run", watched)
+    monkeypatch.setattr(Local, "run", watched)
     monkeypatch.setattr(launch, "_conclude", lambda folder: folder)
     small = ("data.max-examples=40",)
     for name in launch.QUIET:

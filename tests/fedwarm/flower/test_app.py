@@ -26,7 +26,7 @@ clientapp = "tiny_client:app"
 [tool.flwr.app.config]
 rounds = 3
 name = "a b"
-[tool.flwr.app.config.of(Data)]
+[tool.flwr.app.config.data]
 alpha = 0.5
 shuffle = true
 """

@@ -14,8 +14,9 @@ import numpy as np
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from fedwarm.engines.ray import write_app
-from fedwarm.flower.processes import MARK, Daemon, RunFailed, environment, executable, free_ports, plain
+from fedwarm.core.failures import RunError
+from fedwarm.flower.processes import MARK, Daemon, environment, executable, free_ports, plain
+from fedwarm.flower.writing import write_app
 from tests.federation import loopback_federation, write_tiny
 
 STUBBORN = """
@@ -88,7 +89,7 @@ def test_bytecode_goes_elsewhere_only_where_it_may_not_lie_beside_the_code(monke
 
 
 def test_a_missing_command_is_named() -> None:
-    with pytest.raises(RunFailed, match="no-such-command is not installed"):
+    with pytest.raises(RunError, match="no-such-command is not installed"):
         executable("no-such-command")
 
 
@@ -108,7 +109,7 @@ def test_a_daemon_ends_with_a_detached_family_that_ignores_sigterm(tmp_path: Pat
 
 
 def test_a_daemon_that_dies_tells_why_and_its_orphans_end(tmp_path: Path) -> None:
-    with pytest.raises(RunFailed, match="ended before it was ready") as caught, stubborn(tmp_path, stay=False):
+    with pytest.raises(RunError, match="ended before it was ready") as caught, stubborn(tmp_path, stay=False):
         pass
     assert "gone too soon" in caught.value.lines
     assert len(pids(tmp_path)) == 2
@@ -116,7 +117,7 @@ def test_a_daemon_that_dies_tells_why_and_its_orphans_end(tmp_path: Path) -> Non
 
 
 def test_a_daemon_that_is_never_ready_is_ended(tmp_path: Path) -> None:
-    with pytest.raises(RunFailed, match=r"not ready after 0\.5 seconds"), stubborn(tmp_path, never=True, patience_seconds=0.5):
+    with pytest.raises(RunError, match=r"not ready after 0\.5 seconds"), stubborn(tmp_path, never=True, patience_seconds=0.5):
         pass
     assert living(pids(tmp_path)) == []
 

@@ -106,9 +106,9 @@ def test_a_second_polite_end_waits_for_the_first() -> None:
 
 
 def test_what_is_said_before_there_is_a_checkpoint(tmp_path: Path) -> None:
-    assert how_to_go_on(tmp_path, "local") == "interrupted before its first checkpoint; give the same command again"
+    assert how_to_go_on(tmp_path, "") == "interrupted before its first checkpoint; give the same command again"
     (tmp_path / "results.json").touch()
-    assert how_to_go_on(tmp_path, "ray").endswith("give the same command again with --fresh")
+    assert how_to_go_on(tmp_path, " --engine ray").endswith("give the same command again with --fresh")
 
 
 @pytest.mark.long

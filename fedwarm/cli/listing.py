@@ -1,0 +1,39 @@
+"""Commands that list what a run can be made of: methods, components of every kind, settings."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fedwarm.core.terminal import define, put
+
+
+def methods() -> None:
+    """List the methods."""
+    from fedwarm.settings.kinds import METHODS
+    from fedwarm.settings.registry import summary
+
+    define([("method", "what it does"), *((name, summary(METHODS.load(name))) for name in METHODS)])
+
+
+def components(
+    kind: Annotated[str, typer.Argument(help="a kind, such as codec or models, or the setting that chooses; empty: all")] = "",
+) -> None:
+    """List what a run can be made of, whence each comes, what it needs, and its settings."""
+    from fedwarm.cli.components import components_table
+
+    components_table(kind)
+
+
+def settings(
+    name: Annotated[str, typer.Argument(help="a component, a part such as data, or one setting; empty: all")] = "",
+    toml: Annotated[bool, typer.Option("--toml", help="as the run config of a Flower app's pyproject.toml")] = False,
+) -> None:
+    """Print every setting with default, range and meaning."""
+    from fedwarm.cli.settings import settings_table, settings_toml
+
+    if toml:
+        put(settings_toml().removesuffix("\n"))
+    else:
+        settings_table(name)

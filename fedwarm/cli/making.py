@@ -1,0 +1,40 @@
+"""Commands that make something ahead of a run or out of one: images for class gaps, a quantized model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedwarm.cli.options import Settings
+from fedwarm.core.terminal import put
+
+
+def augment(
+    seed: Annotated[int | None, typer.Option(help="of partition and images, as of the run that they are for")] = None,
+    clients: Annotated[int, typer.Option(help="number of clients; 0: what the data set suggests")] = 0,
+    client: Annotated[int, typer.Option(help="only this client, as on its own device; -1: all")] = -1,
+    fill: Annotated[bool, typer.Option("--fill", help="draw what is missing; runs with the same settings find it")] = False,
+    audit: Annotated[bool, typer.Option("--audit", help="train classifiers that say what the images show and teach")] = False,
+    page: Annotated[Path | None, typer.Option(help="write a page of gaps before and after, with samples")] = None,
+    run_config: Settings = None,
+) -> None:
+    """Show how many images each client's classes lack, and what drawing them will take (Gen-FedSD)."""
+    from fedwarm.cli.augment import Work
+    from fedwarm.cli.augment import augment as work
+
+    put(work(Work(seed, clients, client, fill, audit, page, tuple(run_config or ()))))
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="run folder")],
+    bits: Annotated[int, typer.Option(help="bits of a weight, 2 to 16; 32: float")] = 8,
+    form: Annotated[str, typer.Option("--format", help="torch: packed safetensors; onnx: for onnxruntime")] = "torch",
+    out: Annotated[Path | None, typer.Option(help="the file; default model-wBITS beside the run's model")] = None,
+) -> None:
+    """Write a run's global model with its weights quantized, as the file that a device would load."""
+    from fedwarm.cli.export import export_run
+
+    ending = {"torch": "safetensors", "onnx": "onnx"}.get(form, form)
+    put(export_run(run, bits, form, out or run / f"model-w{bits}.{ending}").text)

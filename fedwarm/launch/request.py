@@ -1,0 +1,91 @@
+"""What `fedwarm run METHOD` was asked, and the settings that follow from it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from fedwarm.catalogue import all_groups
+from fedwarm.data.settings import OWN
+from fedwarm.engines import FEDERATION, Asked, Engine, refuse
+from fedwarm.record.folder import runs_root
+from fedwarm.settings.fields import Value, keys
+from fedwarm.settings.kinds import ENGINES, METHODS
+from fedwarm.settings.text import parse_overrides
+
+DEFAULTS_VARIABLE = "FEDWARM_RUN_CONFIG"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `fedwarm run METHOD` was asked; the engine is a name of the kind, or `module:attribute`."""
+
+    method: str
+    engine: str = ENGINES.first
+    out: Path | None = None
+    seed: int | None = None
+    rounds: int | None = None
+    clients: int = 0
+    workers: int = 0
+    fresh: bool = False
+    resume: bool = False
+    run_config: tuple[str, ...] = ()
+    federation: str = FEDERATION
+    keep_going: bool = False
+
+    @property
+    def asked(self) -> Asked:
+        """What the engine is asked, as long as the number of clients is the request's own."""
+        return Asked(self.clients, self.workers, self.federation, self.keep_going)
+
+
+def engine_of(name: str, asked: Asked) -> Engine:
+    """The engine of a name.
+
+    Raises:
+        SettingError: there is none, or it does not take an option that was given.
+    """
+    engine = cast(Engine, ENGINES.load(name))
+    if set(asked.given) - {*engine.takes}:
+        refuse(engine, asked, {each: ENGINES.load(each) for each in ENGINES.own()})
+    return engine
+
+
+def asked(request: Request) -> dict[str, Value]:
+    """The settings of a request, flat; those of the environment's `FEDWARM_RUN_CONFIG` come first and lose."""
+    flat: dict[str, Value] = dict(parse_overrides([*_usual(), *request.run_config]))
+    if request.method:
+        flat["method"] = METHODS.canonical(request.method)
+    if request.seed is not None:
+        flat["seed"] = request.seed
+    if request.rounds is not None:
+        flat["num-server-rounds"] = request.rounds
+    return flat | absolute(flat)
+
+
+def absolute(flat: Mapping[str, Value]) -> dict[str, Value]:
+    """Those of the settings that name something on this disk, with its absolute path."""
+    paths = {key: str(flat.get(key) or "") for key, _, f in keys(all_groups()) if f.metadata["path"]}
+    there = {key: path for key, path in paths.items() if path and (key, path) != ("data.name", OWN) and Path(path).exists()}
+    return {key: str(Path(path).absolute()) for key, path in there.items()}
+
+
+def _usual() -> list[str]:
+    return [text] if (text := os.environ.get(DEFAULTS_VARIABLE, "").strip()) else []
+
+
+def given(request: Request) -> dict[str, str]:
+    """What somebody gave, by key: how it is called where it was given last."""
+    names = {key: f"{key} (in {DEFAULTS_VARIABLE})" for key in parse_overrides(_usual())}
+    names |= {key: key for key in parse_overrides([*request.run_config])}
+    return names | ({"num-server-rounds": "--rounds"} if request.rounds is not None else {})
+
+
+def folder_of(request: Request, flat: Mapping[str, Value]) -> Path:
+    """Where the run is recorded."""
+    if request.out is not None:
+        return request.out
+    return Path(str(flat.get("out") or runs_root() / f"{flat['method']}-seed-{flat.get('seed', 0)}"))
