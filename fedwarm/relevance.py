@@ -27,6 +27,7 @@ FACTS: Mapping[str, bool] = {
     "steps": False,  # something else is trained at the step size of the classifier
     "generates": False,  # the server draws images
     "draws": False,  # clients draw images
+    "fills": True,  # clients get synthetic images, where they have any augmentation
     "adapts": False,  # clients tune adapters
     "taught": False,  # clients train a teacher on their own data
     "hides": False,  # what a client holds is not told
