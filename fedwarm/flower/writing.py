@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fedwarm import __version__
+from fedwarm.core.files import copy_file
 from fedwarm.settings.fields import Value
+from fedwarm.settings.kinds import KINDS
+from fedwarm.settings.registry import is_reference, own_code
 from fedwarm.settings.text import table
 
 SERVER, CLIENT = "fedwarm.strategies.server_app:app", "fedwarm.clients.client_app:app"
@@ -20,7 +23,9 @@ def write_app(
     client: str = CLIENT,
     name: str = "fedwarm-run",
 ) -> Path:
-    """Write a Flower app that is a pyproject.toml alone: its components come from installed packages, no code is copied.
+    """Write a Flower app that is a pyproject.toml: its code comes from installed packages.
+
+    The code of components that the config names by `module:attribute` is copied, where it lies in the current folder.
 
     Args:
         folder: made if it does not exist; a pyproject.toml in it is replaced.
@@ -42,4 +47,19 @@ def write_app(
     )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "pyproject.toml").write_text(text, encoding="utf-8")
+    for kind in KINDS.values():
+        name = str(config.get(kind.key, ""))
+        if is_reference(name) and (code := own_code(name)) is not None:
+            _copy(code, folder)
     return folder
+
+
+def _copy(code: Path, folder: Path) -> None:
+    """A module's file, or a package without what was compiled of it, into an app's folder."""
+    if code.is_file():
+        copy_file(code, folder / code.name)
+        return
+    for path in sorted(code.rglob("*.py")):
+        to = folder / code.name / path.relative_to(code)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        copy_file(path, to)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module, metadata, util
+from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 from fedwarm.settings.ranges import SettingError, near
@@ -207,11 +208,20 @@ def _loaded(owner: Owner, what: str) -> Any:
     return found
 
 
+def own_code(reference: str) -> Path | None:
+    """The file or the package's folder that a `module:attribute` of somebody's own is in; None of one that is installed."""
+    top = reference.partition(":")[0].partition(".")[0]
+    for place in _places():
+        for found in (Path(place, f"{top}.py"), Path(place, top)):
+            if found.is_file() or (found / "__init__.py").is_file():
+                return found
+    return None
+
+
 @contextmanager
 def own_modules() -> Iterator[None]:
     """Modules are looked for in the current folder, too, or in that of the command which started this process."""
-    places = [os.environ.get(PATH_VARIABLE) or os.getcwd()]
-    added = [place for place in places if place not in sys.path]
+    added = [place for place in _places() if place not in sys.path]
     sys.path[:] = added + sys.path
     try:
         yield
@@ -219,6 +229,13 @@ def own_modules() -> Iterator[None]:
         for place in added:
             if place in sys.path:
                 sys.path.remove(place)
+
+
+def _places() -> list[str]:
+    try:
+        return [os.environ.get(PATH_VARIABLE) or os.getcwd()]
+    except FileNotFoundError:  # the current folder is gone
+        return []
 
 
 @lru_cache(maxsize=64)
