@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedwarm.augmentations import hides
-from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD, noisy_histogram, validated
+from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD, validated
 from fedwarm.augmentations.gen_fedsd.providers import provider_type
 from fedwarm.core.store import cache_home
 from fedwarm.data.settings import Data
+from fedwarm.privacy.geometric import noisy_histogram
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
 

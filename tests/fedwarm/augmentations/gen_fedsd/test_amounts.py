@@ -1,15 +1,14 @@
-"""Gen-FedSD's counts: targets, gaps, budgets, weights, distances, the noise of a histogram, and how many images it takes."""
+"""Gen-FedSD's counts: targets, gaps, budgets, weights, distances, and how many images it takes."""
 
 from __future__ import annotations
 
-from math import exp, sqrt
+from math import sqrt
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from scipy.stats import chisquare
 
 from fedwarm.augmentations.gen_fedsd.amounts import (
     GenFedSD,
@@ -18,10 +17,8 @@ from fedwarm.augmentations.gen_fedsd.amounts import (
     gaps,
     global_target,
     imbalance,
-    noisy_histogram,
     scaled,
     target,
-    two_sided_geometric,
     validated,
     weight,
 )
@@ -155,27 +152,6 @@ def test_how_many_images_it_takes(classes: int, clients: int, alpha: float) -> N
             totals[draw, rule] = sum(sum(wanted(counts, settings, told)) for counts in held)
     errors = totals.std(0, ddof=1) * sqrt(1 / DRAWS + 1 / TABLE_DRAWS)
     assert (np.abs(totals.mean(0) - TABLE[classes, clients, alpha]) < 3 * errors).all(), totals.mean(0)
-
-
-@pytest.mark.parametrize("epsilon", [0.3, 1.0, 2.5])
-def test_the_histograms_noise_has_the_law_that_covers_one_example(epsilon: float) -> None:
-    source, n = np.random.default_rng(round(10 * epsilon)).bytes, 6000
-    drawn = np.array([two_sided_geometric(epsilon, source) for _ in range(n)])
-    ratio, reach = exp(-epsilon), int(3 / epsilon) + 1
-    law = {z: (1 - ratio) / (1 + ratio) * ratio ** abs(z) for z in range(-reach, reach + 1)}
-    tail = 1 - sum(law.values())
-    seen = [int((drawn == z).sum()) for z in law] + [int((abs(drawn) > reach).sum())]
-    assert chisquare(seen, [n * p for p in (*law.values(), tail)]).pvalue > 1e-3
-
-
-def test_noise_is_independent_whole_and_by_setting() -> None:
-    source = np.random.default_rng(0).bytes
-    assert noisy_histogram([5, 0, 3], 0.0) == [5, 0, 3]
-    told = noisy_histogram([10] * 400, 0.5, source)
-    assert {type(n) for n in told} == {int} and len(set(told)) > 10
-    assert np.mean(told) == pytest.approx(10, abs=5 * sqrt(2 * exp(-0.5) / (1 - exp(-0.5)) ** 2 / 400))
-    assert noisy_histogram([1, 2], 1e6, source) == [1, 2]
-    assert len(noisy_histogram([0], 1e-3)) == 1
 
 
 @pytest.mark.parametrize(
