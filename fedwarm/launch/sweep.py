@@ -19,6 +19,7 @@ from pathlib import Path
 from fedwarm.catalogue import flagged, parse
 from fedwarm.core.failures import RunError
 from fedwarm.core.files import write_text
+from fedwarm.core.forms import second_text
 from fedwarm.core.terminal import lively, put, say, show
 from fedwarm.engines import FEDERATION
 from fedwarm.launch.interrupt import interruptible
@@ -31,7 +32,6 @@ from fedwarm.record.lock import Lock, refuse_busy
 from fedwarm.record.reading import Run, read_run
 from fedwarm.report.compare import concerns
 from fedwarm.report.measured import COST, REACHED, known, spread
-from fedwarm.report.plots import second_text
 from fedwarm.report.render import FORMS
 from fedwarm.report.sections import Measure
 from fedwarm.rounds.extend import CHANGEABLE, changed
