@@ -9,7 +9,7 @@ from pathlib import Path
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from fedwarm.catalogue import parse
+from fedwarm.catalogue import flagged, parse
 from fedwarm.core.compute import torch_threads
 from fedwarm.core.payload import Fact, Payload, PayloadError
 from fedwarm.core.progress import listening
@@ -29,7 +29,6 @@ from . import trainer_class
 
 app = ClientApp(mods=[faulty])
 SITE = ("site", "name")
-OWN = ("device", "client-folder", "hollowed.memory-budget-mb")
 
 
 @lru_cache(maxsize=4)
@@ -56,7 +55,7 @@ def answered(message: Message, context: Context, payload: Payload, action: str) 
     Raises:
         SettingError: a setting, this node's configuration or its data cannot be used.
     """
-    own = {key: context.node_config[key] for key in OWN if key in context.node_config}  # what a device may have of its own
+    own = {key: context.node_config[key] for key in flagged("node") if key in context.node_config}
     told = settings(tuple({**context.run_config, **own}.items()))
     config = at_home(told, context.node_config)
     partition, partitions = place(context.node_config)

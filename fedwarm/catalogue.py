@@ -55,6 +55,11 @@ def all_groups() -> tuple[type[Group], ...]:
     return tuple(dict.fromkeys(found))
 
 
+def flagged(fact: str) -> frozenset[str]:
+    """The keys of the settings whose fields state a fact: `path`, `node`, `neutral`, `free` (see `fields.setting`)."""
+    return frozenset(key for key, _, f in keys(all_groups()) if f.metadata[fact])
+
+
 def method_groups() -> tuple[type[Group], ...]:
     """The groups that only one method has."""
     return tuple(group for name in METHODS.names() for group in groups_of(METHODS, name, careful=True))

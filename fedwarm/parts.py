@@ -173,6 +173,10 @@ class Part:
             SettingError: why.
         """
 
+    def fixed_rounds(self, config: Config) -> str:
+        """Why the number of rounds cannot be another once a run has begun; empty where it can."""
+        return ""
+
     def outlook(self, config: Config, clients: int) -> Iterator[str]:
         """Lines before the run: what it will take."""
         yield from ()

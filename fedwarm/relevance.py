@@ -35,9 +35,10 @@ FACTS: Mapping[str, bool] = {
     "accounted": False,  # some of what leaves a client is accounted for, so that nothing else may tell of it
     "apart": True,  # each client's data stay with it
     "personal": False,  # clients have models of their own
+    "late": False,  # a round's model is measured with the next round
 }
 # true where one component says so; the others are false where one does
-BOTH = ("draws", "hides", "generates", "adapts", "steps", "taught", "accounted", "personal")
+BOTH = ("draws", "hides", "generates", "adapts", "steps", "taught", "accounted", "personal", "late")
 
 
 def matters(key: str, settings: Mapping[str, Any], method: str) -> bool:

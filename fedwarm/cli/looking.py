@@ -31,7 +31,7 @@ def state(
     remove: Annotated[str, typer.Option(metavar="KEY", help="remove what the clients of this run keep; the whole key")] = "",
 ) -> None:
     """List what clients keep on this machine between rounds, by run; or remove it."""
-    from fedwarm.cli.runs import list_states, remove_state
+    from fedwarm.cli.states import list_states, remove_state
     from fedwarm.core.store import cache_home
 
     root = folder or cache_home()

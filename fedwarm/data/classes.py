@@ -67,3 +67,15 @@ def lookalikes(names: Sequence[str]) -> str:
 def shown(names: Sequence[str]) -> str:
     """The first few names in one line."""
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def imbalance(counts: Sequence[int]) -> float:
+    """Total-variation distance of a label law from the uniform one, 0 to 1 - 1/C: sum_c |n_c / n - 1 / C| / 2.
+
+    Raises:
+        ValueError: there are no examples.
+    """
+    total, classes = sum(counts), len(counts)
+    if total < 1:
+        raise ValueError("the distance of labels is undefined without examples")
+    return sum(abs(n * classes - total) for n in counts) / (2 * total * classes)

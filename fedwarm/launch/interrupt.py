@@ -13,7 +13,7 @@ from types import FrameType
 
 from fedwarm.core.failures import Interrupted
 from fedwarm.record.checkpoint import FOLDER, INDEX
-from fedwarm.record.extend import JOURNAL
+from fedwarm.record.folder import JOURNAL
 
 POLITE = (signal.SIGTERM, signal.SIGHUP)
 

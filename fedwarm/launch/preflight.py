@@ -62,9 +62,9 @@ def check_run(flat: Mapping[str, Value], clients: int, real: bool = False) -> tu
     from fedwarm.measures.widths import check_objective, widths
     from fedwarm.methods import refuse
     from fedwarm.models import device_of
-    from fedwarm.record.measure import check_measured
     from fedwarm.record.trackers import require
     from fedwarm.relevance import Run
+    from fedwarm.rounds.central import check_measured
     from fedwarm.rounds.home import check_own
     from fedwarm.rounds.nodes import Nodes, bound
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from fedwarm.catalogue import all_groups
+from fedwarm.catalogue import flagged
 from fedwarm.data.settings import OWN
 from fedwarm.engines import FEDERATION, Asked, Engine, refuse
 from fedwarm.record.folder import runs_root
-from fedwarm.settings.fields import Value, keys
+from fedwarm.settings.fields import Value
 from fedwarm.settings.kinds import ENGINES, METHODS
 from fedwarm.settings.text import parse_overrides
 
@@ -68,7 +68,7 @@ def asked(request: Request) -> dict[str, Value]:
 
 def absolute(flat: Mapping[str, Value]) -> dict[str, Value]:
     """Those of the settings that name something on this disk, with its absolute path."""
-    paths = {key: str(flat.get(key) or "") for key, _, f in keys(all_groups()) if f.metadata["path"]}
+    paths = {key: str(flat.get(key) or "") for key in flagged("path")}
     there = {key: path for key, path in paths.items() if path and (key, path) != ("data.name", OWN) and Path(path).exists()}
     return {key: str(Path(path).absolute()) for key, path in there.items()}
 

@@ -21,10 +21,10 @@ from fedwarm.launch.request import Request as Request
 from fedwarm.launch.request import asked as asked
 from fedwarm.launch.request import engine_of, folder_of, given
 from fedwarm.record.checkpoint import Checkpoint, load
-from fedwarm.record.extend import changed
 from fedwarm.record.folder import RunFolder
 from fedwarm.record.lock import refuse_busy
 from fedwarm.record.record import ENGINE_VARIABLE
+from fedwarm.rounds.extend import changed
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError, Value, near
 from fedwarm.settings.kinds import ENGINES

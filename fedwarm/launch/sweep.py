@@ -16,25 +16,25 @@ from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
-from fedwarm.catalogue import parse
+from fedwarm.catalogue import flagged, parse
 from fedwarm.core.failures import RunError
 from fedwarm.core.files import write_text
+from fedwarm.core.forms import second_text
 from fedwarm.core.terminal import lively, put, say, show
 from fedwarm.engines import FEDERATION
 from fedwarm.launch.interrupt import interruptible
 from fedwarm.launch.request import Request, engine_of
 from fedwarm.launch.run import QUIET, run_method
 from fedwarm.launch.sweep_file import Job, Sweep, jobs, read_sweep
-from fedwarm.record.checkpoint import FREE, exists, load
-from fedwarm.record.extend import CHANGEABLE, changed
+from fedwarm.record.checkpoint import exists, load
 from fedwarm.record.folder import runs_root
 from fedwarm.record.lock import Lock, refuse_busy
 from fedwarm.record.reading import Run, read_run
 from fedwarm.report.compare import concerns
 from fedwarm.report.measured import COST, REACHED, known, spread
-from fedwarm.report.plots import second_text
 from fedwarm.report.render import FORMS
 from fedwarm.report.sections import Measure
+from fedwarm.rounds.extend import CHANGEABLE, changed
 from fedwarm.settings.fields import SettingError, Value
 from fedwarm.settings.kinds import ENGINES, METHODS
 from fedwarm.settings.text import parse_overrides
@@ -117,8 +117,9 @@ def _done(job: Job, folder: Path, clients: int) -> bool:
         return False
     run = read_run(folder, ledger=False)
     other: dict[str, Value] = {}
+    free = flagged("free")
     for key, value in parse(job.flat).flat().items():
-        if key not in FREE and concerns(key, job.method, job.flat) and run.settings.get(key, value) != value:
+        if key not in free and concerns(key, job.method, job.flat) and run.settings.get(key, value) != value:
             if key not in CHANGEABLE or not exists(folder):
                 raise SettingError(
                     f"{folder} holds a run with {key} = {run.settings[key]!r}, and the sweep wants {value!r}; "

@@ -30,6 +30,7 @@ class Method:
         does: what its runs do (see `relevance.FACTS`), where that is not the usual.
         validate: refuses settings that do not go together, from them alone.
         check: refuses before a run what cannot be, from the settings and what is known (`parts.Known`).
+        fixed_rounds: why the number of rounds cannot be another once a run has begun; an empty text where it can.
         averages: whether what an objective learns beside the weights is averaged like them.
         refuses: settings that must keep their default, and why.
         hides: whether what leaves a client is accounted for, so that nothing else may tell of what it holds.
@@ -45,6 +46,7 @@ class Method:
     does: Callable[[Any], Mapping[str, bool]] | None = None
     validate: Callable[[Config], Any] | None = None
     check: Callable[[Config, Any], None] | None = None
+    fixed_rounds: Callable[[Config], str] | None = None
     averages: bool = True
     refuses: Mapping[str, str] = field(default_factory=dict)
     federated: bool = True

@@ -193,6 +193,9 @@ class SelfDistillation(Hook):
         return loss + weight * distillation_term(batch.logits, teacher, chosen, self.settings.temperature)
 
 
+ONE_SHOT = "warmfed.protocol = 'one-shot' has no rounds"
+
+
 def does(run: Any) -> dict[str, bool]:
     """What a run of WarmFed does, by its settings."""
     one_shot = run["warmfed.protocol"] == "one-shot"
@@ -208,6 +211,7 @@ def does(run: Any) -> dict[str, bool]:
         "weighs": averages,
         "samples": False,
         "personal": True,
+        "late": True,
         "rounds": not one_shot,
         "taught": taught,
         "steps": taught or not run["warmfed.distill-learning-rate"] or (generates and not run["warmfed.server-learning-rate"]),
@@ -238,5 +242,6 @@ COMPONENT = Method(
     averages=False,
     does=does,
     check=check,
+    fixed_rounds=lambda config: "" if config.of(WarmFed).protocol != "one-shot" else ONE_SHOT,
     refuses={"augment": "draws images of its own"},
 )

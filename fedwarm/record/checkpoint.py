@@ -22,10 +22,6 @@ from fedwarm.settings.fields import SettingError, Value
 
 SCHEMA = 1
 FOLDER, INDEX = "checkpoint", "checkpoint.json"
-FREE = (
-    "out", "client-folder", "resume", "tracker", "client-state-mb", "save-pictures", "stage-timeout", "min-replies",
-    "nodes.least", "nodes.gather-timeout", "nodes.return-timeout",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -11,23 +11,23 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from fedwarm.core.arrays import Arrays, to_tensors
 from fedwarm.core.files import order_metadata, replacing, settle, write_text, writing
 from fedwarm.record.checkpoint import FOLDER, Checkpoint, Keeper, load
-from fedwarm.record.extend import JOURNAL, changed, told
 from fedwarm.record.ledger import Ledger
 from fedwarm.record.lock import LOCK, Lock
 from fedwarm.record.pieces import Pieces
 from fedwarm.record.record import Record
-from fedwarm.settings.fields import SettingError
+from fedwarm.settings.fields import SettingError, Value
 
 WRITE_INTERVAL_SECONDS = 2.0
-LEDGER = "ledger.jsonl"
+LEDGER, JOURNAL = "ledger.jsonl", "journal.jsonl"
 ROOT_VARIABLE = "FEDWARM_RUNS"
+Changed = Callable[[Checkpoint, Mapping[str, Value], Path], Mapping[str, tuple[Value, Value]]]
 
 
 def runs_root() -> Path:
@@ -109,8 +109,12 @@ class RunFolder:
         """Replace the checkpoint."""
         self._keeper.save(checkpoint)
 
-    def resume(self, record: Record) -> Checkpoint:
+    def resume(self, record: Record, changed: Changed) -> Checkpoint:
         """The checkpoint, with `record` and its ledger brought to where it stands; where the run gets longer, its end is undone.
+
+        Args:
+            record: of the run, with its settings.
+            changed: which of these the run goes on with other values of, each with the old and the new one.
 
         Raises:
             SettingError: no checkpoint, one that cannot be used, or one of a run with other settings.
@@ -128,7 +132,7 @@ class RunFolder:
         self._booked = len(record.ledger.entries)
         if other:
             checkpoint = replace(checkpoint, done=checkpoint.done - record.closing, complete=False)
-            record.reopen(told(other, max(0, record.newest())))
+            record.reopen(_told(other, max(0, record.newest())))
         return checkpoint
 
     def _cut(self, name: str, length: int) -> str:
@@ -150,6 +154,11 @@ class RunFolder:
         """Keep the best model so far."""
         if arrays:
             save_tensors(self.path / "best.safetensors", arrays, self.header)
+
+
+def _told(found: Mapping[str, tuple[Value, Value]], done: int) -> str:
+    """What the record says of a run that went on with other settings."""
+    return f"went on after round {done} with " + ", ".join(f"{key} = {new:g} (was {old:g})" for key, (old, new) in found.items())
 
 
 def save_tensors(path: Path, arrays: Arrays, notes: Mapping[str, str] | None = None) -> None:

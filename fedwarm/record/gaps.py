@@ -79,7 +79,7 @@ class Augment:
 
 def distance(counts: Counts | None) -> float | None:
     """Total variation distance of a histogram (C,) to the uniform law; None of nothing."""
-    from fedwarm.augmentations.gen_fedsd.amounts import imbalance
+    from fedwarm.data.classes import imbalance
 
     return imbalance(counts) if counts and sum(counts) else None
 

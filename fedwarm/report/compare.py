@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedwarm.catalogue import Owned, all_groups, owners
+from fedwarm.catalogue import Owned, all_groups, flagged, owners
 from fedwarm.record.reading import Json, Run
 from fedwarm.relevance import matters
 from fedwarm.report.measured import REACHED, costs, known, spread
@@ -14,7 +14,7 @@ from fedwarm.report.sections import sections
 from fedwarm.settings.fields import keys
 from fedwarm.settings.kinds import METHODS
 
-PLACES = {"seed", "out", "client-folder", "method", "resume", "tracker", "client-state-mb"}
+APART = {"seed", "method"}  # what tells the runs of a group apart, and what its label names anyway
 
 
 def compare(runs: Sequence[Run]) -> Json:
@@ -56,7 +56,8 @@ def _holds(settings: Mapping[str, Any] | None, owner: Owned) -> bool:
 
 def relevant(run: Run) -> Json:
     """The settings that can change a run's numbers: no places, no seed, and nothing of other methods or of what is not used."""
-    return {key: value for key, value in run.settings.items() if key not in PLACES and matters(key, run.settings, run.method)}
+    left_out = flagged("neutral") | APART
+    return {key: value for key, value in run.settings.items() if key not in left_out and matters(key, run.settings, run.method)}
 
 
 def grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:

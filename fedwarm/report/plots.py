@@ -23,6 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
+from fedwarm.core.forms import byte_text, second_text
 from fedwarm.core.text import visible
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -51,28 +52,9 @@ class Line:
     level: bool = False
 
 
-def byte_text(count: float) -> str:
-    """A number of bytes for people, in powers of 1000: `3.22 MB`."""
-    units = ["B", "kB", "MB", "GB", "TB"]
-    while abs(count) >= 999.5 and len(units) > 1:
-        count /= 1000
-        units.pop(0)
-    unit = units[0]
-    digits = 0 if unit == "B" or abs(count) >= 99.95 else 1 if abs(count) >= 9.995 else 2
-    return f"{count:.{digits}f} {unit}"
-
-
 def _short_byte_text(count: float) -> str:
     number, unit = byte_text(count).split()
     return f"{float(number):g} {unit}"
-
-
-def second_text(seconds: float) -> str:
-    """Seconds for people: `0.42 s`, `12.3 s`, `6 min 12 s`, `1 h 03 min`."""
-    if seconds < 59.95:
-        return f"{seconds:.1f} s" if seconds >= 9.995 else f"{seconds:.2f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def accuracy_range(values: Sequence[float]) -> tuple[float, float]:

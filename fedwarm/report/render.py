@@ -15,8 +15,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from fedwarm.core.files import write_text
+from fedwarm.core.forms import byte_text, percent, second_text
 from fedwarm.core.text import visible
-from fedwarm.report.plots import COLOURS, ID_PREFIX, byte_text, second_text
+from fedwarm.report.plots import COLOURS, ID_PREFIX
 from fedwarm.settings.fields import SettingError
 
 DARK_COLOURS = ("#56b4e9", "#ff8a3c", "#2cc79a", "#e39ac4", "#f0b93a", "#a9b8ff")
@@ -25,11 +26,6 @@ DARK_COLOURS = ("#56b4e9", "#ff8a3c", "#2cc79a", "#e39ac4", "#f0b93a", "#a9b8ff"
 def _variables(colours: Sequence[str]) -> str:
     """The colours of series as CSS variables."""
     return ";".join(f"--c{i}:{colour}" for i, colour in enumerate(colours))
-
-
-def percent(value: float | None) -> str:
-    """`78.3 %`, or a dash where there is none."""
-    return "–" if value is None else f"{100 * value:.1f}\u00a0%"
 
 
 def _time(value: float | None) -> str:
@@ -48,7 +44,11 @@ def _solid(text: str) -> str:
     return text.replace(" ", "\u00a0")
 
 
-FORMS: dict[str, Callable[[float | None], str]] = {"percent": percent, "time": _time, "number": _number, "bytes": _bytes}
+def _percent(value: float | None) -> str:
+    return _solid(percent(value))
+
+
+FORMS: dict[str, Callable[[float | None], str]] = {"percent": _percent, "time": _time, "number": _number, "bytes": _bytes}
 
 
 def _setting(value: object) -> str:

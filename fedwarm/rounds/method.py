@@ -36,8 +36,8 @@ from fedwarm.objectives import is_learned
 from fedwarm.quantize.hooks import QuantizationRobust
 from fedwarm.record.folder import RunFolder
 from fedwarm.record.ledger import EVALUATE, WIDTHS, Ledger
-from fedwarm.record.measure import check_measured
 from fedwarm.record.record import Record
+from fedwarm.rounds.central import check_measured
 from fedwarm.rounds.chosen import parts_of
 from fedwarm.rounds.fleet import Fleet
 from fedwarm.settings.config import Config

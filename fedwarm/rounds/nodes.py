@@ -21,13 +21,22 @@ class Nodes(Group, prefix="nodes", used=lambda r: r.real):
     """Settings of runs on real nodes; in simulation they change nothing."""
 
     least: int = setting(
-        0, "fewest nodes that a run on real nodes begins and goes on with; 0: min-replies, or half of its partitions", low=0
+        0,
+        "fewest nodes that a run on real nodes begins and goes on with; 0: min-replies, or half of its partitions",
+        low=0,
+        free=True,
     )
     gather_timeout: float = setting(
-        300.0, "seconds that a run on real nodes waits at its start for all of them, and later for the fewest", low=0.0
+        300.0,
+        "seconds that a run on real nodes waits at its start for all of them, and later for the fewest",
+        low=0.0,
+        free=True,
     )
     return_timeout: float = setting(
-        120.0, "seconds that a stage on real nodes waits for one that it lost to be back and asked again", low=0.0
+        120.0,
+        "seconds that a stage on real nodes waits for one that it lost to be back and asked again",
+        low=0.0,
+        free=True,
     )
     partitions: str = setting(
         "", "registered names of nodes and their partitions, e.g. `hospital-a=0,hospital-b=1`; empty: a first claim binds"

@@ -34,6 +34,7 @@ from fedwarm.relevance import Run
 from fedwarm.rounds import own_data
 from fedwarm.rounds.artefacts import header, refuse_seen_tests, trained_on
 from fedwarm.rounds.exchange import Exchange
+from fedwarm.rounds.extend import changed
 from fedwarm.rounds.fleet import FederationError, Member
 from fedwarm.rounds.foundation_words import remark
 from fedwarm.rounds.method import Method, alone
@@ -75,7 +76,7 @@ class BaseStrategy(Method):
         self.config = self.config.changed(given)
         run = self.config.run
         self.record.config = self.config
-        before = self.folder.resume(self.record) if run.resume and self.folder is not None else None
+        before = self.folder.resume(self.record, changed) if run.resume and self.folder is not None else None
         self.attendance = attend(grid, self.config, None if before is None else before.facts)
         self._meet()
         self._trace(before is None)

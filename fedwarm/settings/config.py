@@ -54,9 +54,13 @@ class General(Group):
     )
     client_threads: int = setting(1, "torch threads of a client; part of the result, as sums depend on it", low=1)
     server_threads: int = setting(2, "torch threads of the server; part of the result, as sums depend on it", low=1)
-    min_replies: int = setting(0, "fewest valid replies a stage may end with; 0: all, on real nodes half of those asked", low=0)
-    stage_timeout: float = setting(0.0, "seconds a stage waits for replies; 0: 12 h, on real nodes 15 min (drawing 2 h)", low=0.0)
-    resume: bool = setting(False, "go on from the checkpoint in `out`; `fedwarm run --resume` sets it")
+    min_replies: int = setting(
+        0, "fewest valid replies a stage may end with; 0: all, on real nodes half of those asked", low=0, free=True
+    )
+    stage_timeout: float = setting(
+        0.0, "seconds a stage waits for replies; 0: 12 h, on real nodes 15 min (drawing 2 h)", low=0.0, free=True
+    )
+    resume: bool = setting(False, "go on from the checkpoint in `out`; `fedwarm run --resume` sets it", neutral=True)
     watch: str = setting(
         "accuracy", "measure that chooses the best model and stops early: global, mean personal or worst personal accuracy",
         choices=("accuracy", "personal", "worst"),
@@ -68,15 +72,19 @@ class General(Group):
         0.0, "stop when `watch` reaches this share of right answers; 0: never", low=0.0, high=1.0, when=lambda r: r.rounds
     )
     tracker: str = setting(
-        "none", "where a round's measures are sent, besides the run folder", choices=TRACKERS
+        "none", "where a round's measures are sent, besides the run folder", choices=TRACKERS, neutral=True
     )  # fmt: skip
-    client_state_mb: int = setting(4096, "most MB that clients of all runs keep on a machine; oldest runs go first", low=1)
-    out: str = setting("", "run folder, absolute; empty: <method>-<run id> below $FEDWARM_RUNS, else below ./runs")
+    client_state_mb: int = setting(
+        4096, "most MB that clients of all runs keep on a machine; oldest runs go first", low=1, neutral=True
+    )
+    out: str = setting("", "run folder, absolute; empty: <method>-<run id> below $FEDWARM_RUNS, else below ./runs", neutral=True)
     client_folder: str = setting(
-        "", "where clients keep their private state, one folder a run; empty: the user's cache folder", node=True
+        "", "where clients keep their private state, one folder a run; empty: the user's cache folder", node=True, neutral=True
     )
     set: str = setting("", "settings of components, as on a command line (`fedprox.mu=0.3`); they go before others")
-    save_pictures: bool = setting(True, "keep sample pictures of a generative run in the run folder", when=lambda r: r.generates)
+    save_pictures: bool = setting(
+        True, "keep sample pictures of a generative run in the run folder", neutral=True, when=lambda r: r.generates
+    )
 
 
 @dataclass(frozen=True)

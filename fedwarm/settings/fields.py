@@ -43,7 +43,7 @@ class Group:
 def setting(
     default: Value, text: str, *, low: float | None = None, high: float | None = None,
     choices: tuple[str, ...] | Kind[Any] = (), path: bool = False, node: bool = False, neutral: bool = False,
-    when: Rule | None = None,
+    free: bool = False, when: Rule | None = None,
 ) -> Any:  # fmt: skip
     """A dataclass field that is a setting.
 
@@ -55,10 +55,12 @@ def setting(
         path: it may be a path: one that exists is made absolute before a run.
         node: a node may have a value of its own, in its node config.
         neutral: it does not change a run's numbers, so a resumed run may have another value.
+        free: a resumed run may have another value, though it may change which replies count.
         when: whether a run (`relevance.Run`) uses it; None: as its group; CHOSEN: as the chosen components say.
     """
     bounds = {"low": low, "high": high, "choices": choices}
-    return field(default=default, metadata={"text": text, **bounds, "path": path, "node": node, "neutral": neutral, "when": when})
+    facts = {"path": path, "node": node, "neutral": neutral, "free": free or neutral, "when": when}
+    return field(default=default, metadata={"text": text, **bounds, **facts})
 
 
 def keys(groups: tuple[type[Group], ...]) -> Iterator[Row]:

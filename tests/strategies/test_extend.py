@@ -14,7 +14,8 @@ from fedwarm.catalogue import parse
 from fedwarm.launch.run import Request, run_method
 from fedwarm.launch.sweep import run_sweep
 from fedwarm.record.checkpoint import FOLDER, INDEX, Checkpoint, load
-from fedwarm.record.extend import JOURNAL, changed
+from fedwarm.record.folder import JOURNAL
+from fedwarm.rounds.extend import changed
 from fedwarm.settings.fields import SettingError, Value
 from tests.runs import SMALL_WARMFED, run, same
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedwarm.augmentations.gen_fedsd.amounts import global_target, imbalance
+from fedwarm.augmentations.gen_fedsd.amounts import global_target
 from fedwarm.augmentations.gen_fedsd.checks import histogram
 from fedwarm.augmentations.gen_fedsd.fill import fill
 from fedwarm.augmentations.gen_fedsd.server import GenFedSdServer
@@ -15,6 +15,7 @@ from fedwarm.catalogue import parse
 from fedwarm.core.payload import Payload
 from fedwarm.core.stages import Stage
 from fedwarm.data import held_counts, load_shard
+from fedwarm.data.classes import imbalance
 from fedwarm.data.settings import Data
 from fedwarm.launch.preflight import check_run
 from fedwarm.settings.fields import SettingError, Value

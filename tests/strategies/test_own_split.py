@@ -107,7 +107,7 @@ def test_personal_models_are_made_and_not_measured(data: dict[str, Value], tmp_p
     [
         ({"method": "local_only"}, "local_only has none; take data.test = 'split' or 'held-out'"),
         ({"evaluate.bit-widths": "4"}, "evaluate.bit-widths = '4': models at other widths are measured at the clients"),
-        ({"method": "quantization_robust"}, "method 'quantization_robust': models at other widths"),
+        ({"method": "quantization_robust"}, "evaluate.bit-widths = '8,7,6,5,4,3,2': models at other widths"),
         ({"data.test-split": "dev"}, "has no split 'dev', only train, test"),
         ({"data.name": "digits", "data.image-size": 32}, "`digits` has none"),
     ],

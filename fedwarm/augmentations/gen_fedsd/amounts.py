@@ -210,18 +210,6 @@ def weight(settings: GenFedSD, real: Sequence[int], synthetic: Sequence[int]) ->
     return sum(real) + (sum(synthetic) if settings.weight_by == "augmented" else 0)
 
 
-def imbalance(counts: Sequence[int]) -> float:
-    """Total-variation distance of a label law from the uniform one, 0 to 1 - 1/C: sum_c |n_c / n - 1 / C| / 2.
-
-    Raises:
-        ValueError: there are no examples.
-    """
-    total, classes = sum(counts), len(counts)
-    if total < 1:
-        raise ValueError("no examples have no law of labels")
-    return sum(abs(n * classes - total) for n in counts) / (2 * total * classes)
-
-
 def _rounded(total: int, parts: int) -> int:
     """total / parts to the nearest whole number, halves up."""
     return (2 * total + parts) // (2 * parts)

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedwarm.augmentations.gen_fedsd.amounts import MB, GenFedSD, gaps, global_target, imbalance, target
+from fedwarm.augmentations.gen_fedsd.amounts import MB, GenFedSD, gaps, global_target, target
 from fedwarm.augmentations.gen_fedsd.checks import shelf_root
 from fedwarm.augmentations.gen_fedsd.drawn import POOL, Owner
 from fedwarm.augmentations.gen_fedsd.providers import Provider, provider_of, provider_type
 from fedwarm.augmentations.gen_fedsd.wanted import chosen_of, wanted_of
 from fedwarm.core.text import table
 from fedwarm.data import partition_table
+from fedwarm.data.classes import imbalance
 from fedwarm.data.settings import Data
 from fedwarm.data.shards import open_table
 from fedwarm.diffusion.settings import Diffusion

@@ -11,7 +11,7 @@ import torch
 from fedwarm.codecs import WORDS, Codec, Upload
 from fedwarm.codecs.dp_rec.account import Account, terms_of
 from fedwarm.codecs.dp_rec.plan import codec_of, private_source, release_of, released
-from fedwarm.codecs.dp_rec.settings import DpRec, validated
+from fedwarm.codecs.dp_rec.settings import DpRec, fixed_rounds, validated
 from fedwarm.coding.layout import Layout
 from fedwarm.coding.streams import Stream
 from fedwarm.core.arrays import Arrays
@@ -38,6 +38,7 @@ class Private(Codec):
     settings = DpRec
     private = True
     hides = True
+    fixed_rounds = staticmethod(fixed_rounds)
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from fedwarm.coding.blocks import RULES
 from fedwarm.coding.codec import MAGNITUDES
 from fedwarm.coding.packing import MOST_BITS
+from fedwarm.privacy import SPENT
 from fedwarm.privacy.events import ADJACENCIES
 from fedwarm.privacy.views import VIEWS, Terms
+from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Group, SettingError, setting
 
 NO_PRIVACY = "dp-rec.entropy = 'seeded': whoever knows the seed can repeat the private draws; epsilon is what they would cost"
@@ -115,3 +117,15 @@ def validated(settings: DpRec) -> DpRec:
         raise SettingError(f"dp-rec.block-size is for fixed_size alone; with {settings.block_rule} it must be 0")
     Terms(settings.view, settings.delta, 1, 1, 1, settings.adjacency)
     return settings
+
+
+def fixed_rounds(config: Config) -> str:
+    """Why the number of rounds cannot be another once a run has begun; empty where it can."""
+    settings = config.of(DpRec)
+    if settings.mechanism == "none":
+        return ""
+    if settings.target_epsilon:
+        return f"dp-rec.target-epsilon = {settings.target_epsilon:g}, and {SPENT}"
+    if settings.view != "local":
+        return f"the guarantee of dp-rec.view = {settings.view!r} is that of the planned number of rounds"
+    return ""

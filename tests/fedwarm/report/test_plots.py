@@ -27,29 +27,6 @@ def test_curves_stay_inside_their_frame() -> None:
     assert not re.search(r"#[0-9a-f]{6}", svg)
 
 
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (999.6, "1.00 kB"),
-        (1234, "1.23 kB"),
-        (3_221_504, "3.22 MB"),
-        (99_960_000, "100 MB"),
-        (5e15, "5000 TB"),
-    ],
-)
-def test_byte_text(count: float, text: str) -> None:
-    assert plots.byte_text(count) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.424, "0.42 s"), (12.34, "12.3 s"), (59.96, "1 min 00 s"), (372, "6 min 12 s"), (3780, "1 h 03 min")]
-)
-def test_second_text(seconds: float, text: str) -> None:
-    assert plots.second_text(seconds) == text
-
-
 def test_durations_name_their_bars() -> None:
     svg = plots.durations([("adapt", 61.0), ("<distill>", 0.5)], "time")
     assert all(f">{text}</text>" in svg for text in ("adapt", "&lt;distill&gt;", "1 min 01 s", "0.50 s"))

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedwarm.catalogue import ROOMS, all_groups, common_groups, groups_of, parse
+from fedwarm.catalogue import ROOMS, all_groups, common_groups, flagged, groups_of, parse
 from fedwarm.data.settings import Data
 from fedwarm.methods.fedprox import FedProx
 from fedwarm.methods.warmfed import WarmFed
@@ -221,3 +221,13 @@ def test_method_settings_stand_with_their_methods() -> None:
     assert (found["fedprox"], found["warmfed"], found["fedavg"]) == ((FedProx,), (WarmFed,), ())
     assert {group for groups in found.values() for group in groups} == set(all_groups()) - set(common_groups())
     assert all(group.prefix == name.replace("_", "-") for name, groups in found.items() for group in groups)
+
+
+def test_what_fields_say_of_paths_nodes_and_numbers() -> None:
+    """What a device may set of its own, and what a resumed run may change, is a promise to those who hold the data."""
+    places = {"data.name", "diffusion.foundation", "model.weights", "gen-fedsd.file", "gen-fedsd.judge", "gen-fedsd.prompts-file"}
+    assert flagged("path") == {*places, "gen-fedsd.phrases"}
+    assert flagged("node") == {"device", "client-folder", "hollowed.memory-budget-mb"}
+    assert flagged("neutral") == {"out", "client-folder", "resume", "tracker", "client-state-mb", "save-pictures"}
+    waits = {"stage-timeout", "min-replies", "nodes.least", "nodes.gather-timeout", "nodes.return-timeout"}
+    assert flagged("free") == flagged("neutral") | waits

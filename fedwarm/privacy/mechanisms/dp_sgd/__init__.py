@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fedwarm.parts import ClientPart, Part, ServerPart
+from fedwarm.privacy import SPENT
 from fedwarm.privacy.mechanisms.dp_sgd.account import DpSgd
 from fedwarm.settings.config import Config
 
@@ -38,6 +39,10 @@ class DpSgdPart(Part):
     def does(run: Any) -> dict[str, bool]:
         """A client does not tell how many images of a class it holds."""
         return {"counts": False, "accounted": True}
+
+    def fixed_rounds(self, config: Config) -> str:
+        target = config.of(DpSgd).target_epsilon
+        return f"dp-sgd.target-epsilon = {target:g}, and {SPENT}" if target else ""
 
     def server(self, config: Config) -> DpSgdServer:
         return DpSgdServer(config.of(DpSgd))

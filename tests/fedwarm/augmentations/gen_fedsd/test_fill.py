@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD, amounts, imbalance
+from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD, amounts
 from fedwarm.augmentations.gen_fedsd.fill import Filled, fill, found
 from fedwarm.augmentations.gen_fedsd.plan import plan_of
 from fedwarm.augmentations.gen_fedsd.providers import foundation
@@ -20,6 +20,7 @@ from fedwarm.augmentations.gen_fedsd.wanted import check_room
 from fedwarm.core.progress import Tick, listening
 from fedwarm.core.seeds import generator
 from fedwarm.data import Shard, load_shard
+from fedwarm.data.classes import imbalance
 from fedwarm.data.settings import Data
 from fedwarm.models import Model, build_model
 from fedwarm.parts import Known

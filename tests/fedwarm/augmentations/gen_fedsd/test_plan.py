@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from fedwarm.augmentations.gen_fedsd.amounts import gaps, global_target, imbalance
+from fedwarm.augmentations.gen_fedsd.amounts import gaps, global_target
 from fedwarm.augmentations.gen_fedsd.drawn import POOL
 from fedwarm.augmentations.gen_fedsd.fill import fill
 from fedwarm.augmentations.gen_fedsd.plan import plan_of
 from fedwarm.augmentations.gen_fedsd.providers.foundation import Generated
 from fedwarm.data import load_shard, partition_table
+from fedwarm.data.classes import imbalance
 from fedwarm.data.settings import Data
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError

@@ -1,4 +1,4 @@
-"""What a run may go on with: its own settings, or more rounds, another patience or target, where its method's plan allows it.
+"""What a run may go on with: its own settings, or more rounds, another patience or target, where its plan allows it.
 
 The first rounds of a longer run are those of the shorter one, bit for bit, where nothing in them depends on how many follow.
 """
@@ -9,17 +9,18 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from fedwarm.catalogue import all_groups, parse
-from fedwarm.record.checkpoint import FREE, Checkpoint
+from fedwarm.catalogue import all_groups, flagged, parse
+from fedwarm.record.checkpoint import Checkpoint
+from fedwarm.record.folder import JOURNAL
 from fedwarm.record.ledger import Ledger
 from fedwarm.record.record import Record
+from fedwarm.relevance import Run
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError, Value, keys
 
 ROUNDS = "num-server-rounds"
 STOPPING = ("patience", "target")
 CHANGEABLE = (ROUNDS, *STOPPING)
-JOURNAL = "journal.jsonl"
 
 
 def changed(checkpoint: Checkpoint, settings: Mapping[str, Value], where: Path) -> dict[str, tuple[Value, Value]]:
@@ -34,10 +35,10 @@ def changed(checkpoint: Checkpoint, settings: Mapping[str, Value], where: Path) 
         SettingError: the first setting that would change what is done already, or that the method's plan fixed.
     """
     found: dict[str, tuple[Value, Value]] = {}
-    own = _whole(checkpoint.settings, settings)
+    own, free = _whole(checkpoint.settings, settings), flagged("free")
     for key in sorted(settings):
         old, new = own.get(key), settings[key]
-        if key in FREE or old == new or old is None:
+        if key in free or old == new or old is None:
             continue
         if key not in CHANGEABLE:
             raise SettingError(
@@ -65,7 +66,8 @@ def _check(checkpoint: Checkpoint, config: Config, found: Mapping[str, tuple[Val
             raise SettingError(f"{ROUNDS} = {new}, but the run in {where} has {old}: {why}; begin a new run in a new folder")
         if rounds < done:
             raise SettingError(f"{ROUNDS} = {new}, but the run in {where} has done {done}; name {done} or more, or a new folder")
-    lag = int(config.run.method == "warmfed")  # which measures a round's model with the next one
+    run = Run.of(config)
+    lag = int(run.late)
     stop = next((n for n in sorted(record.measures) if record.enough(n)), None)
     names = " and ".join(f"{key} = {new:g}" for key, (_, new) in found.items())
     if stop is not None and stop + lag < done:
@@ -73,7 +75,7 @@ def _check(checkpoint: Checkpoint, config: Config, found: Mapping[str, tuple[Val
             f"with {names} the run in {where} would have ended at round {stop + lag} ({record.enough(stop)}); {done} are done, "
             "name a new folder"
         )
-    rounds = rounds if _has_rounds(config) else done
+    rounds = rounds if run.rounds else done
     over = f": {record.enough(stop)}" if stop is not None else ""
     if checkpoint.complete and (rounds == done or stop is not None):
         raise SettingError(
@@ -82,35 +84,10 @@ def _check(checkpoint: Checkpoint, config: Config, found: Mapping[str, tuple[Val
         )
 
 
-def _has_rounds(config: Config) -> bool:
-    from fedwarm.methods.warmfed import WarmFed
-
-    return config.run.method != "warmfed" or config.of(WarmFed).protocol != "one-shot"
-
-
 def planned(config: Config) -> str:
     """Why the number of rounds cannot be another once a run has begun; empty where it can."""
-    from fedwarm.codecs.dp_rec.settings import DpRec
-    from fedwarm.privacy.mechanisms.dp_sgd.account import DpSgd
-
-    run, coded = config.run, config.of(DpRec)
-    if not _has_rounds(config):
-        return "warmfed.protocol = 'one-shot' has no rounds"
-    noise = "its noise was set so that all planned rounds together spend it"
-    if run.privacy == "dp-sgd" and config.of(DpSgd).target_epsilon:
-        return f"dp-sgd.target-epsilon = {config.of(DpSgd).target_epsilon:g}, and {noise}"
-    if "dp_rec" not in (run.method, run.codec.replace("-", "_")) or coded.mechanism == "none":
-        return ""
-    if coded.target_epsilon:
-        return f"dp-rec.target-epsilon = {coded.target_epsilon:g}, and {noise}"
-    if coded.view != "local":
-        return f"the guarantee of dp-rec.view = {coded.view!r} is that of the planned number of rounds"
-    return ""
-
-
-def told(found: Mapping[str, tuple[Value, Value]], done: int) -> str:
-    """What the record says of a run that went on with other settings."""
-    return f"went on after round {done} with " + ", ".join(f"{key} = {new:g} (was {old:g})" for key, (old, new) in found.items())
+    asked = (getattr(component, "fixed_rounds", None) for component in Run.of(config).chosen)
+    return next((why for ask in asked if ask is not None and (why := ask(config))), "")
 
 
 def _record(checkpoint: Checkpoint, config: Config, where: Path) -> Record:
