@@ -7,11 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fedwarm.core.payload import Payload
-from fedwarm.data.settings import Data
-from fedwarm.data.testing import CENTRAL
-from fedwarm.measures.widths import Evaluate, widths
-from fedwarm.settings.config import Config
-from fedwarm.settings.fields import SettingError
 
 
 @dataclass(frozen=True)
@@ -89,28 +84,3 @@ class Measure:
         """Accuracy over the union of the test images of the clients that answered."""
         pairs = [(r, n) for r, n in zip(right, self.tests, strict=True) if r is not None and n]
         return sum(r for r, _ in pairs) / sum(n for _, n in pairs) if pairs else None
-
-
-def check_measured(config: Config) -> None:
-    """Refuse to keep the test images at the server where something is measured at the clients.
-
-    Raises:
-        SettingError: something is.
-    """
-    if config.of(Data).test != CENTRAL:
-        return
-    if config.run.method == "local_only":
-        raise SettingError(
-            "data.test = 'central' measures the global model at the server, and local_only has none; take data.test = 'split' or "
-            "'held-out'"
-        )
-    if widths(config):
-        raise SettingError(
-            f"data.test = 'central' with {_widths_of(config)}: models at other widths are measured at the clients, by ranges of "
-            "their training images; take data.test = 'split' or 'held-out'"
-        )
-
-
-def _widths_of(config: Config) -> str:
-    text = config.of(Evaluate).bit_widths
-    return f"evaluate.bit-widths = {text!r}" if text else f"method {config.run.method!r}"
