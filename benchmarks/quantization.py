@@ -29,10 +29,9 @@ from fedwarm.data import load_pooled
 from fedwarm.data.settings import Data
 from fedwarm.diffusion.pretraining.captions import public_part
 from fedwarm.launch.run import Request, run_method
-from fedwarm.measures.widths import scheme_of
 from fedwarm.models import Model, build_model
-from fedwarm.objectives import is_learned
-from fedwarm.quantize.hooks import kurtoses
+from fedwarm.objectives import is_learned, objective_of
+from fedwarm.objectives.kure import kurtoses
 from fedwarm.quantize.sweep import bit_width_sweep
 from fedwarm.settings.fields import Value
 from fedwarm.training.loop import Plan, fit
@@ -133,8 +132,14 @@ def by_min_max(results: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The same model again with each layer's weights spread over all they hold, the simplest range that a device can take."""
     config = parse({**results["settings"], "quantization-robust.range": "minmax"})
     test = load_pooled(config.of(Data), config.run.seed, results["partition"]["clients"])
+    scheme = objective_of(config).scheme(config)
     found = bit_width_sweep(
-        final_model(results, folder), WIDTHS, test.test_images, test.test_labels, activations=False, scheme=scheme_of(config)
+        final_model(results, folder),
+        WIDTHS,
+        test.test_images,
+        test.test_labels,
+        activations=False,
+        scheme=scheme,
     )
     return {**results, "final": {**results["final"], "bit_widths": found}}
 

@@ -27,7 +27,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fedwarm.core.seeds import generator, initialisation
-from fedwarm.objectives.rq import RelaxedQuantization, quantized, quantizer_state, quantizers
+from fedwarm.objectives.rq import RelaxedQuantization, quantized
+from fedwarm.quantize.relaxed_model import quantizer_state, quantizers
 
 PAPER = {
     "float": 0.64,

@@ -13,18 +13,13 @@ from fedwarm.aggregators import Robust
 from fedwarm.data.settings import Data
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.faults import Faults
-from fedwarm.measures.widths import Evaluate
 from fedwarm.models import Model
-from fedwarm.objectives.rq import RelaxedQuantization
-from fedwarm.quantize.hooks import QuantizationRobust
 from fedwarm.rounds.nodes import Nodes
 from fedwarm.settings.config import Config, General
 from fedwarm.settings.fields import Group, SettingError, Value, checked, keys, near
 from fedwarm.settings.kinds import FAULTS, KINDS, METHODS, MODELS, PARTITIONS, RULES, SETS
 from fedwarm.settings.registry import Kind, is_reference, settings_of
 from fedwarm.settings.text import parse_overrides
-
-OTHERS = (QuantizationRobust, RelaxedQuantization)
 
 
 @dataclass(frozen=True)
@@ -36,7 +31,7 @@ class Owned:
     component: Any
 
 
-ROOMS: tuple[type[Group], ...] = (General, Data, Model, Diffusion, Evaluate, Robust, Faults, Nodes)
+ROOMS: tuple[type[Group], ...] = (General, Data, Model, Diffusion, Robust, Faults, Nodes)
 HANDED: Mapping[type[Group], tuple[Kind[Any], ...]] = {
     Data: (SETS, PARTITIONS), Model: (MODELS,), Robust: (RULES,), Faults: (FAULTS,),
 }  # fmt: skip
@@ -46,9 +41,9 @@ ABSOLUTE = ("out", "client-folder")
 @lru_cache(maxsize=1)
 def all_groups() -> tuple[type[Group], ...]:
     """The groups of the rooms and of all components; those of packages that cannot be imported are missing."""
-    found: list[type[Group]] = [*ROOMS, *OTHERS]
+    found: list[type[Group]] = [*ROOMS]
     for kind in KINDS.values():
-        if kind.key:
+        if kind.key or kind.every:
             own = kind.own()
             for name in kind.names():
                 found += groups_of(kind, name, careful=name not in own)
@@ -75,7 +70,7 @@ def owners() -> Mapping[type[Group], list[Owned]]:
     """The components that have a group of settings as their own."""
     found: dict[type[Group], list[Owned]] = {}
     for kind in KINDS.values():
-        for name in kind.names() if kind.key else ():
+        for name in kind.names() if kind.key or kind.every else ():
             for group in groups_of(kind, name, careful=True):
                 found.setdefault(group, []).append(Owned(kind, name, kind.load(name)))
     return found
@@ -133,8 +128,7 @@ def _referred(flat: Mapping[str, Value]) -> Iterable[type[Group]]:
 
 def presets(method: str, get: Callable[[str], Value]) -> Mapping[str, Value]:
     """What a method sets where a setting has its default; `get` gives a run's settings by key."""
-    preset = METHODS.load(method).preset if method in METHODS or is_reference(method) else {}
-    found: Mapping[str, Value] = preset(get) if callable(preset) else preset
+    found: Mapping[str, Value] = METHODS.load(method).presets(get) if method in METHODS or is_reference(method) else {}
     return found
 
 

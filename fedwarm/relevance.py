@@ -7,13 +7,14 @@ What is known of a setting stands on its field (`when`), on its group (`used`), 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
 from fedwarm.catalogue import all_groups, owners, presets
 from fedwarm.settings.config import Config
-from fedwarm.settings.fields import CHOSEN, Group, Value, keys
+from fedwarm.settings.fields import CHOSEN, Group, SettingError, Value, keys
 from fedwarm.settings.kinds import KINDS, METHODS
 
 FACTS: Mapping[str, bool] = {
@@ -107,8 +108,10 @@ class Run:
         found: dict[str, Any] = {}
         for kind in KINDS.values():
             name = self.method if kind is METHODS else self[kind.key] if kind.key in _fields() else ""
-            if kind.takes(name):
-                found[kind.key] = kind.load(str(name))
+            names = {kind.key: name} if not kind.every else {f"{kind.name} {each}": each for each in kind.names()}
+            for key, each in names.items():
+                with suppress(SettingError):  # what cannot be loaded is missing here, and refused where it is to be used
+                    found |= {key: kind.load(str(each))} if kind.takes(each) else {}
         there = [*found.values()]
         return {key: component for key, component in found.items() if _asked(key, there)}
 
@@ -131,7 +134,7 @@ class Run:
         """The settings that a chosen component takes beside its own group; one that is chosen to no effect takes none."""
         effective = [found for key, found in self._choices.items() if key not in _fields() or self._decides(key)]
         lists = [getattr(found, "uses", ()) for found in effective]
-        return frozenset(key for found in (*lists, _not_yet(self)) for key in (found(self) if callable(found) else found))
+        return frozenset(key for found in lists for key in (found(self) if callable(found) else found))
 
     def has(self, group: type[Group]) -> bool:
         """Whether a component that has this group is chosen, or the group is nobody's own."""
@@ -150,27 +153,3 @@ class Run:
         if any(getattr(found, "hides", False) for found in self.chosen):
             said.append({"hides": True, "counts": False, "accounted": True, "weighs": False})
         return said
-
-
-def _not_yet(run: Run) -> list[str]:
-    """What kinds take that are no components yet."""
-    chosen = run["objective"]
-    scheme = [f"quantization-robust.{name}" for name in ("range", "per-channel", "full-range", "skip-first-last")]
-    objective = {
-        "kure": ["skip-first-last", "start-round", "kure-weight", "kure-target", "kure-warmup"],
-        "apqn": [
-            "apqn-width",
-            "noise",
-            "noise-scale",
-            {"sampled": "train-bits", "fixed": "bits"}[run["quantization-robust.apqn-width"]],
-        ],
-        "qat": ["bits", "quantize-activations"],
-        "mqat": ["train-bits", "granularity", "quantize-activations"],
-        "rq": ["start-round"],
-    }.get(chosen, [])
-    found = [f"quantization-robust.{name}" for name in objective] if run.trains else []
-    if run.trains and chosen in ("apqn", "qat", "mqat"):
-        found += [*scheme, "quantization-robust.start-round"]
-    if run.shares and run["evaluate.bit-widths"]:
-        found += scheme[: 2 if chosen == "rq" else 4]
-    return found

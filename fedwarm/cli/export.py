@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedwarm.catalogue import parse
+from fedwarm.catalogue import groups_of, parse
 from fedwarm.models import Model, build_model
-from fedwarm.objectives import is_learned
+from fedwarm.objectives import is_learned, objective_of
 from fedwarm.quantize.export import Exported, export
+from fedwarm.quantize.settings import QuantizationRobust
 from fedwarm.record.reading import Run, read_run
-from fedwarm.settings.fields import SettingError
+from fedwarm.relevance import Run as Relevant
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import SettingError, keys
+from fedwarm.settings.kinds import OBJECTIVES
 
 WEIGHTS = "model.safetensors"
-OWN, GROUPS = ("method", "objective"), ("quantization-robust", "relaxed-quantization")
 
 
 def export_run(folder: Path, bits: int, form: str, out: Path) -> Exported:
@@ -29,7 +32,6 @@ def export_run(folder: Path, bits: int, form: str, out: Path) -> Exported:
     """
     from safetensors.torch import load_file
 
-    from fedwarm.measures.widths import learned_of, scheme_of
     from fedwarm.rounds.artefacts import KEY, sources
 
     run, weights = read_run(folder, ledger=False), folder / WEIGHTS
@@ -39,13 +41,22 @@ def export_run(folder: Path, bits: int, form: str, out: Path) -> Exported:
     learned = {name: tensor for name, tensor in state.items() if is_learned(name)}
     state = {name: tensor for name, tensor in state.items() if not is_learned(name)}
     settings, size = Model(name=str(_told(run, "model.name"))), int(_told(run, "data.image-size"))
-    config = parse({key: value for key, value in run.settings.items() if key in OWN or key.partition(".")[0] in GROUPS})
+    config = _quantization(run)
     try:
         model = build_model(settings, len(run.classes), size, run.seed, state)
     except (KeyError, RuntimeError) as error:
         raise SettingError(f"{weights} does not fit model {settings.name!r} with {len(run.classes)} classes") from error
     told = {KEY: [source.told() for source in sources(weights) or []]}
-    return export(model, bits, form, out, settings, len(run.classes), size, scheme_of(config), learned_of(config, learned), told)
+    objective = objective_of(config)
+    how = objective.scheme(config), objective.learned(config, learned)
+    return export(model, bits, form, out, settings, len(run.classes), size, *how, told)
+
+
+def _quantization(run: Run) -> Config:
+    """The run's objective, with its settings and those of the scheme; what else the run was does not matter here."""
+    objective = str(Relevant(run.settings, run.method)["objective"])
+    wanted = {key for key, _, _ in keys((QuantizationRobust, *groups_of(OBJECTIVES, objective)))}
+    return parse({**{key: value for key, value in run.settings.items() if key in wanted}, "objective": objective})
 
 
 def _told(run: Run, key: str) -> str | int:

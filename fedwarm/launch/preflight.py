@@ -59,7 +59,6 @@ def check_run(flat: Mapping[str, Value], clients: int, real: bool = False) -> tu
     from fedwarm.data import default_clients
     from fedwarm.data.shards import open_table
     from fedwarm.faults import Faults, struck_clients
-    from fedwarm.measures.widths import check_objective, widths
     from fedwarm.methods import refuse
     from fedwarm.models import device_of
     from fedwarm.record.trackers import require
@@ -67,6 +66,7 @@ def check_run(flat: Mapping[str, Value], clients: int, real: bool = False) -> tu
     from fedwarm.rounds.central import check_measured
     from fedwarm.rounds.home import check_own
     from fedwarm.rounds.nodes import Nodes, bound
+    from fedwarm.rounds.objectives import check_objective
 
     device_of(config.run.device)
     require(config.run.tracker)
@@ -75,7 +75,6 @@ def check_run(flat: Mapping[str, Value], clients: int, real: bool = False) -> tu
     for component in Run.of(config).chosen:
         if getattr(component, "validate", None) is not None:
             component.validate(config)
-    widths(config)
     check_objective(config)
     struck_clients(config.of(Faults))
     check_own(config)

@@ -1,24 +1,28 @@
-"""The widths of a run: its clients' objective, what they learn beside weights, and what is measured at which bits."""
+"""The final model at other bit-widths: quantized after training, measured on the clients' own test images."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fedwarm.objectives import is_learned, learned_state, objective_hooks
-from fedwarm.objectives.rq import RelaxedQuantization, steps
-from fedwarm.quantize.hooks import QuantizationRobust, widths_of
-from fedwarm.quantize.learned import Learned
-from fedwarm.quantize.uniform import Scheme
+from fedwarm.core.arrays import Arrays, to_tensors
+from fedwarm.core.payload import Payload
+from fedwarm.core.stages import Stage
+from fedwarm.data.settings import Data
+from fedwarm.data.testing import CENTRAL
+from fedwarm.methods import method_of
+from fedwarm.objectives import Objective, objective_of
+from fedwarm.parts import ClientPart, Noted, Part, ServerPart, Trainer
+from fedwarm.quantize.settings import QuantizationRobust, widths_of
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Group, SettingError, setting
-from fedwarm.training.loop import Hook
 
-ROBUST_WIDTHS = "8,7,6,5,4,3,2"
-AVERAGING = ("fedavg", "fedprox", "gen_fedsd", "centralized", "quantization_robust")
+NAME, OWNER = "widths", "measure widths"
+WIDTHS = "evaluate.bit-widths"
 
 
 @dataclass(frozen=True)
@@ -36,115 +40,103 @@ class Evaluate(Group, prefix="evaluate", used=lambda r: r.shares):
         when=lambda r: bool(r["evaluate.bit-widths"]) and r["evaluate.activations"],
     )
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """`bit_widths` as numbers.
 
-def objective_of(config: Config) -> str:
-    """The local objective: the setting's, or of method `quantization_robust` its variant."""
-    if config.run.objective == "plain" and config.run.method == "quantization_robust":
-        return config.of(QuantizationRobust).variant
-    return config.run.objective
+        Raises:
+            SettingError: it is no list of widths.
+        """
+        return widths_of(self.bit_widths, WIDTHS) if self.bit_widths else ()
+
+    @property
+    def names(self) -> list[str]:
+        """What is measured, by name: `w4` for weights alone, `w4a4` for weights and activations."""
+        return [f"w{b}" for b in self.widths] + ([f"w{b}a{b}" for b in self.widths] if self.activations else [])
 
 
-def hooks_of(config: Config, number: int, draws: torch.Generator, start: Mapping[str, Tensor]) -> list[Hook]:
-    """The hooks of the run's objective in a round (see `objectives.objective_hooks`)."""
-    return objective_hooks(objective_of(config), config, number, draws, start)
+class WidthsServer(ServerPart):
+    """Has the final model measured, and notes its accuracy by width."""
+
+    def __init__(self, settings: Evaluate) -> None:
+        self.names = settings.names
+
+    def after(self, everyone: tuple[int, ...], number: int, arrays: Arrays) -> Iterator[Stage]:
+        if arrays and self.names:
+            yield Stage(number, NAME, "evaluate", everyone, action=NAME, owner=OWNER)
+
+    def instruct(self, stage: Stage, client: int, arrays: Arrays) -> Payload:
+        return Payload("weights", arrays, {"round": stage.round})
+
+    def absorb(self, stage: Stage, client: int, payload: Payload, classes: int) -> None:
+        tests = payload.count("num-test")
+        for name in self.names:
+            payload.count(f"correct-{name}", 0, tests)
+
+    def finish(self, stage: Stage, replies: Mapping[int, Payload], counts: Sequence[Sequence[int] | None], record: Noted) -> None:
+        record.widths(by_width(self.names, (payload.metrics for payload in replies.values())))
 
 
-def check_objective(config: Config) -> None:
-    """Refuse an objective that would not do what it is for in this run.
+class WidthsClient(ClientPart):
+    """Counts right answers of the received model at every width.
 
-    Raises:
-        SettingError: there is no such objective, its settings do not go together, it never begins, it learns quantizers that the
-            method does not average, or private training steps do not cover it.
+    The activations' ranges are those on some of this client's own training images.
     """
-    name, rounds = objective_of(config), config.run.num_server_rounds
-    _check_shared(config, name)
-    if config.run.method not in ("warmfed", "centralized") and name != "plain" and not _begins(config, name):
-        raise SettingError(
-            f"objective {name!r} begins after the last of {rounds} rounds; lower quantization-robust.start-round or, for kure, "
-            "kure-warmup, or raise num-server-rounds"
-        )
-    hooks = hooks_of(config, rounds, torch.Generator().manual_seed(0), {})
-    if config.run.privacy != "none":
-        _check_private(config, hooks)
+
+    actions = (NAME,)
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def answer(self, action: str, payload: Payload, client: Trainer) -> Payload:
+        from fedwarm.quantize.sweep import right_answers
+
+        settings, shard, objective = self.config.of(Evaluate), client.real, objective_of(self.config)
+        rows = _even(len(shard.train_images), settings.calibration_images)
+        known = shard.train_images[rows] if settings.activations else None
+        learned = objective.learned(self.config, to_tensors(payload.arrays))
+        tests, scheme = (shard.test_images, shard.test_labels), objective.scheme(self.config)
+        found = right_answers(client.model(payload), settings.widths, *tests, known, scheme, learned)
+        counts = {f"correct-{name}": count for name, count in found.items()}
+        return Payload(metrics={"num-test": len(shard.test_labels), **counts})
 
 
-def _begins(config: Config, name: str) -> bool:
-    settings, rounds = config.of(QuantizationRobust), config.run.num_server_rounds
-    return settings.start_round <= rounds and not (name == "kure" and settings.kure_warmup >= rounds)
+class Widths(Part):
+    """Accuracies of the final model quantized to several bit-widths, without any tuning."""
 
+    settings = (Evaluate, QuantizationRobust)
 
-def _check_shared(config: Config, name: str) -> None:
-    settings = config.of(QuantizationRobust)
-    learns = name == "rq" or (name == "qat" and settings.range == "learned")
-    if learns and (config.run.method not in AVERAGING or config.run.codec == "dp-rec"):
-        raise SettingError(
-            f"objective {name!r} learns quantizers that clients must share; method {config.run.method!r} with "
-            f"codec {config.run.codec!r} does not average them: take one of {', '.join(AVERAGING)}, and another codec than dp-rec"
-        )
+    @staticmethod
+    def uses(run: Any) -> tuple[str, ...]:
+        """Settings of the scheme that the run's objective quantizes by, where a width is measured."""
+        objective = next((found for found in run.chosen if isinstance(found, Objective)), None)
+        return objective.scheme_uses if objective is not None and run.shares and run[WIDTHS] else ()
 
+    def validate(self, config: Config) -> None:
+        """Refuse settings that cannot be, before data are looked for.
 
-def _check_private(config: Config, hooks: Iterable[Hook]) -> None:
-    for hook in hooks:
-        if hook.uses not in ("weights", "example"):
+        Raises:
+            SettingError: no list of widths, or test images that are not at the clients.
+        """
+        self.server(config)
+
+    def server(self, config: Config) -> WidthsServer:
+        settings = config.of(Evaluate)
+        if settings.widths and config.of(Data).test == CENTRAL:
+            flat = config.flat()
+            preset = method_of(config).presets(flat.__getitem__).get(WIDTHS) == flat[WIDTHS]
+            whose = f"method {config.run.method!r}" if preset else f"{WIDTHS} = {settings.bit_widths!r}"
             raise SettingError(
-                f"objective {objective_of(config)!r} looks at more than one example at a time, which privacy = "
-                f"{config.run.privacy!r} does not cover; take kure, apqn, or qat and mqat without quantized activations"
+                f"data.test = 'central' with {whose}: models at other widths are measured at the clients, by ranges of their "
+                "training images; take data.test = 'split' or 'held-out'"
             )
+        return WidthsServer(settings)
+
+    def client(self, config: Config, node: Any) -> WidthsClient:
+        return WidthsClient(config)
 
 
-def widths(config: Config) -> tuple[int, ...]:
-    """The widths to measure the final model at; method `quantization_robust` has 8 to 2 where none are set.
-
-    Raises:
-        SettingError: they are no list of widths.
-    """
-    text = config.of(Evaluate).bit_widths
-    if not text and config.run.method == "quantization_robust":
-        text = ROBUST_WIDTHS
-    return widths_of(text, "evaluate.bit-widths") if text else ()
-
-
-def scheme_of(config: Config) -> Scheme:
-    """How a model is quantized after training: as in training, by `quantization-robust.*`.
-
-    Relaxed quantization has whole grids, on the layers that it trains.
-    """
-    scheme = config.of(QuantizationRobust).scheme
-    if objective_of(config) != "rq":
-        return scheme
-    return replace(scheme, full_range=True, skip_first_last=config.of(RelaxedQuantization).layers == "skip_first_last")
-
-
-def learned_of(config: Config, arrays: Mapping[str, Tensor]) -> Learned | None:
-    """The learned steps among a model's arrays; None where there are none."""
-    found = {name: tensor for name, tensor in arrays.items() if is_learned(name)}
-    if objective_of(config) == "rq":
-        return steps(config.of(RelaxedQuantization), found) if found else None
-    return Learned(config.of(QuantizationRobust).bits, found) if found else None
-
-
-def learned_template(config: Config, model: nn.Module, image_size: int) -> dict[str, Tensor]:
-    """Names and shapes of what clients learn beside the weights, by a look at one empty image; the model stays as it is.
-
-    Raises:
-        SettingError: the method does not average it.
-    """
-    _check_shared(config, objective_of(config))
-    hooks = hooks_of(config, config.run.num_server_rounds, torch.Generator().manual_seed(0), {})
-    for hook in hooks:
-        hook.prepare(model)
-    model.train()
-    with torch.no_grad():
-        model(torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device))
-    for hook in hooks:
-        hook.finish(model)
-    return {name: torch.zeros_like(tensor) for name, tensor in learned_state(hooks).items()}
-
-
-def measures(config: Config) -> list[str]:
-    """What is measured at the run's widths, by name: `w4` for weights alone, `w4a4` for weights and activations."""
-    found = widths(config)
-    return [f"w{b}" for b in found] + ([f"w{b}a{b}" for b in found] if config.of(Evaluate).activations else [])
+COMPONENT = Widths()
 
 
 def by_width(names: Iterable[str], replies: Iterable[Mapping[str, int | float]]) -> dict[str, float]:
@@ -152,3 +144,8 @@ def by_width(names: Iterable[str], replies: Iterable[Mapping[str, int | float]])
     told = list(replies)
     tests = sum(reply["num-test"] for reply in told)
     return {name: sum(reply[f"correct-{name}"] for reply in told) / tests for name in names} if tests else {}
+
+
+def _even(count: int, most: int) -> Tensor:
+    """At most so many of `count` rows, at even distances: data that are stored class by class show all of them."""
+    return torch.arange(min(count, most)) * count // max(1, min(count, most))

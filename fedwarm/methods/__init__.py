@@ -6,7 +6,7 @@ client side that in `clients`; a side with nothing of its own has no file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,7 @@ class Method:
         refuses: settings that must keep their default, and why.
         hides: whether what leaves a client is accounted for, so that nothing else may tell of what it holds.
         federated: whether clients train for each other; False: a reference beside it.
+        uses: keys of settings of other groups that it takes, or a function of `relevance.Run` that gives them.
         server, client: `module:Class` of its two sides, for methods of other packages; empty: the file of its stem, else FedAvg.
     """
 
@@ -51,8 +52,13 @@ class Method:
     refuses: Mapping[str, str] = field(default_factory=dict)
     federated: bool = True
     hides: bool = False
+    uses: tuple[str, ...] | Callable[[Any], Sequence[str]] = ()
     server: str = ""
     client: str = ""
+
+    def presets(self, get: Callable[[str], Value]) -> Mapping[str, Value]:
+        """What it sets where a setting has its default; `get` gives a run's settings by key."""
+        return self.preset(get) if callable(self.preset) else self.preset
 
     def local_hooks(self, config: Config) -> list[Any]:
         """The hooks of a client's local training."""

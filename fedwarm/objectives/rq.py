@@ -7,27 +7,26 @@ as they are, which is the geometric mean of the scales.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from math import log
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from fedwarm.quantize import surgery
-from fedwarm.quantize.learned import PREFIX, STEP, Learned
-from fedwarm.quantize.relaxed import VARIANTS, Quantizer, Rule
-from fedwarm.settings.fields import Group, SettingError, setting
+from fedwarm.objectives import Get, Objective, Round, is_learned
+from fedwarm.quantize.learned import STEP, Learned
+from fedwarm.quantize.relaxed import VARIANTS, Rule
+from fedwarm.quantize.relaxed_model import ALPHA, Relaxed, State, load_quantizer_state, near, quantizer_state, quantizers
+from fedwarm.quantize.settings import SCHEME, START, QuantizationRobust, validated, widths_in
+from fedwarm.quantize.uniform import Scheme
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import Group, setting
 from fedwarm.training.loop import Hook
-
-State = dict[str, Tensor]
-ALPHA, SIGMA = ".log_alpha", ".log_sigma"
-APART, LARGEST = 3.0, 60.0
 
 
 @dataclass(frozen=True)
-class RelaxedQuantization(Group, prefix="relaxed-quantization", used=lambda r: r.trains and r["objective"] == "rq"):
+class RelaxedQuantization(Group, prefix="relaxed-quantization", used=lambda r: r.trains):
     """Settings of relaxed quantization."""
 
     variant: str = setting(
@@ -59,99 +58,6 @@ class RelaxedQuantization(Group, prefix="relaxed-quantization", used=lambda r: r
     def on(self, draws: torch.Generator) -> Relaxed:
         """The quantizers that go on a model; `draws` is their noise."""
         return Relaxed(self.rule(self.bits_weights), self.rule(self.bits_activations), draws, self.layers == "skip_first_last")
-
-
-# On a model
-
-
-@dataclass
-class Relaxed:
-    """Quantizers on the convolutions and linear layers of a model, put on and taken off without editing it.
-
-    Each layer's weight is quantized, and its input, but for the first one's: pictures come in 8 bits as they are.
-
-    Attributes:
-        weights, inputs: the rules; None: left in float.
-        draws: the noise of all quantizers.
-        skip_first_last: leave the first and the last layer in float.
-    """
-
-    weights: Rule | None
-    inputs: Rule | None
-    draws: torch.Generator
-    skip_first_last: bool = False
-    _undo: list[Callable[[], None]] = field(default_factory=list, init=False)
-
-    def attach(self, model: nn.Module) -> nn.Module:
-        """Put the quantizers on, in place; their scales are parameters of the model until they come off.
-
-        Raises:
-            SettingError: a weight has a parametrization already.
-        """
-        weights, inputs = dict[str, nn.Module](), dict[str, nn.Module]()
-        if self.weights is not None:
-            for name, layer in surgery.layers(model, self.skip_first_last).items():
-                weight = surgery.master(layer)
-                weights[name] = Quantizer(self.weights, self.draws, signed=True).to(weight.device).start(weight)
-        if self.inputs is not None:
-            place = surgery.device_of(model)
-            for name in surgery.input_layers(model, self.skip_first_last):
-                inputs[name] = Quantizer(self.inputs, self.draws).to(place)
-        self._undo.append(surgery.attach(model, weights, inputs))
-        return model
-
-    def detach(self) -> None:
-        """Take the quantizers off: names, order and tensors of the model are as they were."""
-        while self._undo:
-            self._undo.pop()()
-
-
-def quantizers(model: nn.Module) -> dict[str, Quantizer]:
-    """The quantizers on a model, by `<layer>.weight` and `<layer>.input`."""
-    found = {}
-    for name, layer in surgery.layers(model).items():
-        for part, kind in ((getattr(layer, "parametrizations", {}), "weight"), (getattr(layer, surgery.INPUT, None), "input")):
-            part = part["weight"][0] if kind == "weight" and "weight" in part else part  # type: ignore[index,operator]
-            if isinstance(part, Quantizer):
-                found[f"{name}.{kind}".lstrip(".")] = part
-    return found
-
-
-# What travels
-
-
-def quantizer_state(model: nn.Module) -> State:
-    """Copies of the learned logs, `quantizer/<tensor>.log_alpha` and `.log_sigma`, each (1,)."""
-    found = [(PREFIX + name, q.logs) for name, q in quantizers(model).items()]
-    return {name + end: logs[i : i + 1].clone() for name, logs in found for i, end in enumerate((ALPHA, SIGMA))}
-
-
-def load_quantizer_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Give a model's quantizers these logs; names that do not begin with `quantizer/` are passed over.
-
-    Raises:
-        SettingError: names are missing or extra, or a value is not one number within 60 of 0.
-    """
-    given = {name: value for name, value in state.items() if name.startswith(PREFIX)}
-    found = quantizers(model)
-    wanted = {PREFIX + name + end for name in found for end in (ALPHA, SIGMA)}
-    if given.keys() != wanted:
-        raise SettingError(f"quantizers differ from the model's by {sorted(given.keys() ^ wanted)[:3]}; use the same settings")
-    for name, value in given.items():
-        if value.numel() != 1 or not abs(value.item()) <= LARGEST:
-            raise SettingError(f"{name} = {value.tolist()!r:.60} must be one number from -{LARGEST:g} to {LARGEST:g}")
-    for name, q in found.items():
-        q.load(given[PREFIX + name + ALPHA].item(), given[PREFIX + name + SIGMA].item())
-
-
-def near(state: Mapping[str, Tensor], server: Mapping[str, Tensor], apart: float = APART) -> State:
-    """A client's logs, each at most `apart` from the server's where it has one: a dead layer does not drag the mean."""
-    return {n: v.clamp(server[n] - apart, server[n] + apart) if n in server else v for n, v in state.items()}
-
-
-def at_width(state: Mapping[str, Tensor], weights: int, inputs: int) -> State:
-    """The logs for grids of so many bits fewer (negative: more): alpha and sigma times 2^fewer, so that ranges stay."""
-    return {n: v + log(2) * (inputs if n.endswith(("input" + ALPHA, "input" + SIGMA)) else weights) for n, v in state.items()}
 
 
 def steps(settings: RelaxedQuantization, state: Mapping[str, Tensor]) -> Learned:
@@ -213,3 +119,38 @@ def quantized(model: nn.Module, settings: RelaxedQuantization, state: Mapping[st
     finally:
         relaxed.detach()
         model.train(training)
+
+
+class RqObjective(Objective):
+    """Training through noisy quantizers; the model is measured and exported on whole grids, on the layers that it trains."""
+
+    def begins(self, config: Config) -> int:
+        return config.of(QuantizationRobust).start_round
+
+    def local_hooks(self, config: Config, now: Round) -> list[Hook]:
+        validated(config.of(QuantizationRobust), "rq")
+        return [RelaxedObjective(config.of(RelaxedQuantization), now.draws, now.start)]
+
+    def learns(self, config: Config) -> bool:
+        return True
+
+    def scheme(self, config: Config) -> Scheme:
+        skip = config.of(RelaxedQuantization).layers == "skip_first_last"
+        return replace(super().scheme(config), full_range=True, skip_first_last=skip)
+
+    def learned(self, config: Config, arrays: Mapping[str, Tensor]) -> Learned | None:
+        found = {name: array for name, array in arrays.items() if is_learned(name)}
+        return steps(config.of(RelaxedQuantization), found) if found else None
+
+    def seen(self, get: Get, activations: bool) -> frozenset[int]:
+        bits = get("relaxed-quantization.bits-weights")
+        return frozenset() if activations and get("relaxed-quantization.bits-activations") != bits else widths_in(bits)
+
+
+COMPONENT = RqObjective(
+    "training through noisy quantizers whose grids are learned (Louizos et al., 2019)",
+    settings=RelaxedQuantization,
+    uses=(START,),
+    delays=(START,),
+    scheme_uses=SCHEME[:2],
+)

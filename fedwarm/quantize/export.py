@@ -174,7 +174,7 @@ def load_exported(path: Path, settings: Model | None = None) -> nn.Module:
         if isinstance(error, SettingError):
             raise
         reason = " ".join(str(error).split())[:300]
-        raise SettingError(f"{path} is none that `fedwarm export` wrote: {type(error).__name__}: {reason}") from error
+        raise SettingError(f"{path} was not written by `fedwarm export`: {type(error).__name__}: {reason}") from error
 
 
 def _unpacked(tensors: Mapping[str, Tensor], shapes: Mapping[str, list[int]], bits: int, low: int) -> dict[str, Tensor]:

@@ -6,9 +6,11 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
-EVALUATE, WIDTHS = "evaluate", "widths"
-MEASURING = (EVALUATE, WIDTHS)
+from fedwarm.settings.kinds import MEASURES
+
+EVALUATE = "evaluate"
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,17 @@ class Entry:
     def who(self) -> str:
         """The client as errors and pages call it."""
         return called(self.client, self.site)
+
+
+@lru_cache(maxsize=64)
+def of_measure(stage: str) -> bool:
+    """Whether a stage is that of a measure, which is taken when training is done."""
+    return stage in MEASURES
+
+
+def measuring(stage: str) -> bool:
+    """Whether a stage only measures the model: a round's evaluation, or that of a measure."""
+    return stage == EVALUATE or of_measure(stage)
 
 
 def called(client: int, site: str = "") -> str:
@@ -66,7 +79,7 @@ class Ledger:
 
     def evaluation(self, number: int) -> int:
         """Bytes both ways that only measured the model."""
-        return sum(e.wire_bytes_up + e.wire_bytes_down for e in self._round(number) if e.stage in MEASURING)
+        return sum(e.wire_bytes_up + e.wire_bytes_down for e in self._round(number) if measuring(e.stage))
 
     def failures(self, number: int) -> list[str]:
         """One line for each reply of the round that was left out."""
@@ -82,7 +95,7 @@ class Ledger:
     def _per_client(self, field: str, number: int, clients: int) -> list[int]:
         totals = [0] * clients
         for entry in self._round(number):
-            if entry.stage not in MEASURING:
+            if not measuring(entry.stage):
                 totals[entry.client] += getattr(entry, field)
         return totals
 

@@ -13,14 +13,14 @@ from typing import Any
 
 from fedwarm.core import sums
 from fedwarm.data.settings import Data
-from fedwarm.record.ledger import WIDTHS, Ledger
+from fedwarm.record.ledger import Ledger, of_measure
 from fedwarm.record.measure import Measure
 from fedwarm.record.versions import commit, versions
 from fedwarm.settings.config import Config
 
 SCHEMA = 1
 ENGINE_VARIABLE = "FEDWARM_ENGINE"
-CLOSING = (WIDTHS, "distill")
+CLOSING = "distill"  # the stage of a method; those of measures close a run, too
 
 
 class Record:
@@ -135,7 +135,8 @@ class Record:
             self.measures[measure.round] = measure
         if "stage" in event:
             self.stages.append(event["stage"])
-            self.closing = self.closing + 1 if event["stage"]["name"] in CLOSING else 0
+            closes = event["stage"]["name"] == CLOSING or of_measure(event["stage"]["name"])
+            self.closing = self.closing + 1 if closes else 0
         if "reopened" in event:
             self.closing = 0
         if "loss" in event:

@@ -8,7 +8,7 @@ from functools import cached_property, reduce
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fedwarm.codecs import Codec, codec_for
 from fedwarm.core.arrays import Arrays, from_module, from_tensors, to_tensors
@@ -18,10 +18,9 @@ from fedwarm.core.stages import Place
 from fedwarm.data import Shard
 from fedwarm.data.own import Holding
 from fedwarm.data.settings import Data
-from fedwarm.measures.widths import Evaluate, hooks_of, learned_of, scheme_of, widths
 from fedwarm.methods import method_of, refuse
 from fedwarm.models import Model, build_model, device_of
-from fedwarm.objectives import is_learned, learned_state
+from fedwarm.objectives import hooks_of, is_learned, learned_state
 from fedwarm.parts import ClientPart
 from fedwarm.privacy.mechanisms import Mechanism, Receipt
 from fedwarm.rounds.chosen import parts_of
@@ -214,8 +213,6 @@ class BaseClient:
     def evaluate(self, payload: Payload) -> Payload:
         """Right answers on this client's own test images: of the received model and of the personal one, if there is one."""
         metrics: dict[str, int | float] = {"num-test": len(self.real.test_labels)}
-        if payload.arrays and payload.facts.get("widths"):
-            return Payload(metrics={**metrics, **self.at_widths(payload)})
         if payload.arrays:
             metrics["correct-global"] = self.correct(self.model(payload))
         state = self.node.store.load(PERSONAL, before=payload.count("round") + 1)
@@ -225,25 +222,6 @@ class BaseClient:
             metrics["correct-personal"] = self.correct(personal)
         return Payload(metrics=metrics)
 
-    def at_widths(self, payload: Payload) -> dict[str, int]:
-        """Right answers of the received model at every width of `evaluate.bit-widths`, as `correct-w4`, `correct-w4a4`.
-
-        The activations' ranges are those on some of this client's own training images.
-        """
-        from fedwarm.quantize.sweep import right_answers
-
-        chosen, shard = self.config.of(Evaluate), self.real
-        tests = (shard.test_images, shard.test_labels)
-        known = shard.train_images[_even(len(shard.train_images), chosen.calibration_images)] if chosen.activations else None
-        scheme, learned = scheme_of(self.config), learned_of(self.config, to_tensors(payload.arrays))
-        found = right_answers(self.model(payload), widths(self.config), *tests, known, scheme, learned)
-        return {f"correct-{name}": count for name, count in found.items()}
-
     def correct(self, model: nn.Module) -> int:
         """Right answers of a model on this client's own test images."""
         return correct(model, self.real.test_images, self.real.test_labels)
-
-
-def _even(count: int, most: int) -> Tensor:
-    """At most so many of `count` rows, at even distances: data that are stored class by class show all of them."""
-    return torch.arange(min(count, most)) * count // max(1, min(count, most))

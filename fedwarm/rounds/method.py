@@ -29,17 +29,16 @@ from fedwarm.core.stages import Stage
 from fedwarm.data.settings import Data
 from fedwarm.data.shards import all_tests
 from fedwarm.data.testing import CENTRAL
-from fedwarm.measures.widths import learned_template, measures, objective_of, widths
 from fedwarm.methods import refuse
 from fedwarm.models import Model, build_model, device_of
-from fedwarm.objectives import is_learned
-from fedwarm.quantize.hooks import QuantizationRobust
+from fedwarm.objectives import is_learned, objective_of
 from fedwarm.record.folder import RunFolder
-from fedwarm.record.ledger import EVALUATE, WIDTHS, Ledger
+from fedwarm.record.ledger import EVALUATE, Ledger
 from fedwarm.record.record import Record
 from fedwarm.rounds.central import check_measured
 from fedwarm.rounds.chosen import parts_of
 from fedwarm.rounds.fleet import Fleet
+from fedwarm.rounds.objectives import learned_template
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Value
 from fedwarm.training.evaluate import correct_rows
@@ -103,7 +102,7 @@ class Method(Strategy):
         """Names, shapes and dtypes that a reply's arrays must have; its update is measured from these values."""
         if stage.name != "round":
             return {}
-        begun = stage.round >= self.config.of(QuantizationRobust).start_round
+        begun = stage.round >= objective_of(self.config).begins(self.config)
         return {**self.learned, **self.arrays} if begun else self.arrays
 
     def expected_of(self, stage: Stage, client: int, payload: Payload, expected: Arrays) -> Arrays:
@@ -140,10 +139,6 @@ class Method(Strategy):
             for name in ("correct-global", "correct-personal"):
                 if name in payload.metrics:
                     payload.count(name, 0, tests)
-        if stage.name == WIDTHS:
-            tests = payload.count("num-test")
-            for name in measures(self.config):
-                payload.count(f"correct-{name}", 0, tests)
         if stage.asked == "round":
             payload.count("num-examples", 1)
 
@@ -179,11 +174,9 @@ class Method(Strategy):
             yield from part.before(self.everyone)
 
     def after(self) -> Iterator[Stage]:
-        """What comes after training, by the run's parts; the final model at other widths, where settings ask for it."""
+        """What comes after training, by the run's parts."""
         for part in self.halves.values():
             yield from part.after(self.everyone, max(0, self.record.newest()), self.arrays)
-        if self.arrays and widths(self.config):
-            yield Stage(max(0, self.record.newest()), WIDTHS, MessageType.EVALUATE, self.everyone)
 
     # Blocks that methods use
 
@@ -241,7 +234,7 @@ class Method(Strategy):
     @cached_property
     def learned(self) -> Arrays:
         """Names and shapes of what clients learn beside the weights."""
-        if objective_of(self.config) == "plain" or not self.arrays:
+        if not self.arrays:
             return {}
         return from_tensors(learned_template(self.config, self.new_model(), self.fleet.image_size))
 

@@ -24,9 +24,7 @@ from fedwarm.core.payload import Payload, PayloadError, check_arrays
 from fedwarm.core.progress import tick
 from fedwarm.core.stages import Place, Stage
 from fedwarm.flower.wire import to_records
-from fedwarm.measures.widths import by_width, measures
 from fedwarm.record.checkpoint import Checkpoint
-from fedwarm.record.ledger import WIDTHS
 from fedwarm.record.measure import Measure
 from fedwarm.record.trackers import tracker
 from fedwarm.record.versions import versions
@@ -200,8 +198,6 @@ class BaseStrategy(Method):
             self.record.note(text)
         if part is not None:
             part.finish(stage, replies, [member.counts for member in self.fleet.members], self.record)
-        if stage.name == WIDTHS:
-            self.record.widths(by_width(measures(self.config), (p.metrics for p in replies.values())))
         if stage.measures >= 0:
             self.record.measure(Measure.of(stage.measures, len(self.fleet.members), replies, self.central()))
             best = self.record.best()
@@ -235,8 +231,6 @@ class BaseStrategy(Method):
         return Place(self.config.run.seed, stage.asked, stage.round, client)
 
     def _instructed(self, stage: Stage, client: int) -> Payload:
-        if stage.name == WIDTHS:
-            return Payload("weights", self.arrays, {"round": stage.round}, {"widths": True})
         if stage.owner:
             return self.halves[stage.owner].instruct(stage, client, self.arrays)
         payload = self.instruct(stage, client)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from fedwarm.settings.fields import Group, SettingError, Value, checked, keys, near, setting
-from fedwarm.settings.kinds import AUGMENTATIONS, CODECS, METHODS, PRIVACY, TRACKERS
+from fedwarm.settings.kinds import AUGMENTATIONS, CODECS, METHODS, OBJECTIVES, PRIVACY, TRACKERS
 
 G = TypeVar("G", bound="Group")
 
@@ -21,7 +21,7 @@ class General(Group):
     objective: str = setting(
         "plain",
         "what clients train a classifier for; plain: the task's loss alone",
-        choices=("plain", "kure", "apqn", "qat", "mqat", "rq"),
+        choices=OBJECTIVES,
         when=lambda r: r.trains,
     )
     codec: str = setting(

@@ -23,13 +23,14 @@ TASKS: Kind[Any] = Kind("task", "fedwarm.tasks", "task")
 TUNERS: Kind[Any] = Kind("tuner", "fedwarm.diffusion.tuners", "diffusion.trainer")
 SAMPLERS: Kind[Any] = Kind("sampler", "fedwarm.diffusion.samplers", "diffusion.scheduler")
 FAULTS: Kind[Any] = Kind("fault", "fedwarm.faults", "faults.kind", first="none")
-MEASURES: Kind[Any] = Kind("measure", "fedwarm.measures")
+MEASURES: Kind[Any] = Kind("measure", "fedwarm.measures", every=True)
 TRACKERS: Kind[Any] = Kind("tracker", "fedwarm.record.trackers", "tracker", first="none")
 SECTIONS: Kind[Any] = Kind("report section", "fedwarm.report.sections")
 ENGINES: Kind[Any] = Kind("engine", "fedwarm.engines", first="local", option="--engine")
 
 READY = (
     METHODS,
+    OBJECTIVES,
     CODECS,
     PRIVACY,
     AUGMENTATIONS,
@@ -39,6 +40,7 @@ READY = (
     PARTITIONS,
     MODELS,
     FAULTS,
+    MEASURES,
     TRACKERS,
     TUNERS,
     SAMPLERS,

@@ -45,20 +45,21 @@ class Kind(Generic[C]):
     Args:
         name: the kind in the singular, e.g. `codec`.
         package: the folder of its components as a package; its group of entry points has the last part's name.
-        key: the setting that chooses; empty where all that there are take part, or a command's option chooses.
-        option: that option.
+        key: the setting that chooses; empty where none does.
+        option: the command's option that chooses, where one does.
         group: the entry points' group, where it is not `fedwarm.<last part of package>`.
         first: the choice of none, listed first.
         hyphens: whether names are written with hyphens; either way `-` and `_` count as the same.
         open: whether the setting takes other text, too (a path, a name elsewhere).
+        every: whether all that there are take part in every run.
     """
 
     def __init__(
         self, name: str, package: str, key: str = "", *, group: str = "", first: str = "", hyphens: bool = False,
-        open: bool = False, option: str = "",
+        open: bool = False, option: str = "", every: bool = False,
     ) -> None:  # fmt: skip
         self.name, self.package, self.key, self.first, self.hyphens, self.open = name, package, key, first, hyphens, open
-        self.option = option
+        self.option, self.every = option, every
         self.group = group or f"fedwarm.{package.rpartition('.')[2]}"
 
     def __repr__(self) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fedwarm.core.payload import Payload
+from fedwarm.measures.widths import WidthsClient
 from fedwarm.rounds.client import BaseClient
 from fedwarm.rounds.fleet import FederationError
 from fedwarm.settings.fields import Value
@@ -91,15 +92,15 @@ def test_what_cannot_be_used_is_named_and_left_out(spoil: Spoil, monkeypatch: py
 
 
 def test_widths_that_were_not_asked_for_or_are_missing_do_no_harm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    original = BaseClient.at_widths
+    original = WidthsClient.answer
 
-    def at_widths(self: Any, payload: Payload) -> dict[str, int]:
-        found = original(self, payload)
-        if self.node.partition == 1:
+    def answer(self: WidthsClient, action: str, payload: Payload, client: Any) -> Payload:
+        found = {**original(self, action, payload, client).metrics, "correct-w99": 1}
+        if client.node.partition == 1:
             found.pop("correct-w4")
-        return {**found, "correct-w99": 1}
+        return Payload(metrics=found)
 
-    monkeypatch.setattr(BaseClient, "at_widths", at_widths)
+    monkeypatch.setattr(WidthsClient, "answer", answer)
     outcome = run("fedavg", tmp_path / "run", {**FAST, "min-replies": 3, "evaluate.bit-widths": "8,4"})
     assert list(outcome.results["final"]["bit_widths"]) == ["w8", "w4", "w8a8", "w4a4"]
     assert any("client 1" in f and "correct-w4" in f for f in outcome.results["rounds"][-1]["failures"])

@@ -113,16 +113,17 @@ def test_classifiers_that_are_uploaded_with_adapters_train_by_the_objective(tmp_
 def test_relaxed_quantization_is_measured_on_the_layers_that_it_trains(layers: str, tmp_path: Path) -> None:
     """At its own width the model is measured on learned grids of exactly these layers; another group's setting has no say."""
     from fedwarm.core.arrays import to_tensors
-    from fedwarm.measures.widths import learned_of, scheme_of
+    from fedwarm.objectives import objective_of
     from fedwarm.quantize.sweep import weight_grids
 
     given: dict[str, Value] = {"relaxed-quantization.layers": layers, "quantization-robust.skip-first-last": layers == "all"}
     outcome = run("quantization_robust", tmp_path / "run", {**FAST, "quantization-robust.variant": "rq", **given})
     config, arrays = parse(outcome.results["settings"]), to_tensors(outcome.model)
     model = build_model(config.of(Model), 10, 16, 0, {n: a for n, a in arrays.items() if not is_learned(n)})
-    learned = learned_of(config, arrays)
+    objective = objective_of(config)
+    learned = objective.learned(config, arrays)
     assert learned is not None
-    found = weight_grids(model, 4, scheme_of(config), learned)
+    found = weight_grids(model, 4, objective.scheme(config), learned)
     assert set(found) == {name.split("/")[1].removesuffix(".weight.log_alpha") for name in arrays if "weight.log_alpha" in name}
     for name, grid in found.items():
         assert torch.allclose(grid.step, arrays[f"quantizer/{name}.weight.log_alpha"].exp())

@@ -1,4 +1,8 @@
-"""Mechanisms that make a client's training steps private, as the training loop sees them."""
+"""Mechanisms that make a client's training steps private, as the training loop sees them.
+
+Each is a part with two halves (`fedwarm.parts`). One that does not cover every hook of training names in `covers` the `uses` of
+those that it does (see `training.loop.Hook`), so that an objective which it does not cover is refused before the run.
+"""
 
 from __future__ import annotations
 

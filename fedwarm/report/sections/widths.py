@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from fedwarm.objectives import Objective
 from fedwarm.record.reading import Json, Run, mean
 from fedwarm.relevance import Run as Relevant
 from fedwarm.report.by_width import WidthLine, by_width
@@ -33,22 +34,10 @@ def of_float(run: Run) -> float | None:
 
 
 def seen(run: Run, activations: bool) -> frozenset[int]:
-    """The widths that training rounded weights to, or weights and the inputs of layers."""
-    robust = {key.removeprefix("quantization-robust."): v for key, v in run.settings.items()}
-    relaxed = {key.removeprefix("relaxed-quantization."): v for key, v in run.settings.items()}
-    chosen = str(Relevant(run.settings, run.method)["objective"])
-    if chosen == "rq":
-        return _numbers(relaxed.get("bits-weights"), relaxed.get("bits-activations") if activations else None)
-    if activations and not (chosen in ("qat", "mqat") and robust.get("quantize-activations")):
-        return frozenset()
-    if chosen == "mqat" or (chosen == "apqn" and robust.get("apqn-width") == "sampled"):
-        return _numbers(robust.get("train-bits"))
-    return _numbers(robust.get("bits")) if chosen in ("qat", "apqn") else frozenset()
-
-
-def _numbers(text: object, same: object = None) -> frozenset[int]:
-    """The widths in a setting; none where another setting should be the same and is not."""
-    return frozenset() if same not in (None, text) else frozenset(int(part) for part in re.findall(r"\d+", str(text or "")))
+    """The widths that training rounded weights to, or weights and the inputs of layers, as the run's objective has it."""
+    relevant = Relevant(run.settings, run.method)
+    objective = next((found for found in relevant.chosen if isinstance(found, Objective)), None)
+    return frozenset() if objective is None else objective.seen(relevant.__getitem__, activations)
 
 
 # One run

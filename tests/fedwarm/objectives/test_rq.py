@@ -11,24 +11,15 @@ from torch import Tensor, nn
 
 from fedwarm.core.arrays import WeightedMean, from_module, from_tensors, payload_bytes, to_tensors
 from fedwarm.core.seeds import generator
-from fedwarm.methods.fedprox import ProximalTerm
+from fedwarm.methods.fedprox import FedProx, ProximalTerm
 from fedwarm.models import to_input
 from fedwarm.models.cnn import cnn
 from fedwarm.models.lenet5 import lenet5
 from fedwarm.models.resnet18 import resnet18
-from fedwarm.objectives.rq import (
-    RelaxedObjective,
-    RelaxedQuantization,
-    at_width,
-    load_quantizer_state,
-    near,
-    quantized,
-    quantizer_state,
-    quantizers,
-    steps,
-)
+from fedwarm.objectives.rq import RelaxedObjective, RelaxedQuantization, quantized, steps
 from fedwarm.quantize import sweep
 from fedwarm.quantize.relaxed import bounds, rounded
+from fedwarm.quantize.relaxed_model import at_width, load_quantizer_state, near, quantizer_state, quantizers
 from fedwarm.quantize.uniform import Scheme
 from fedwarm.settings.fields import SettingError, keys
 from fedwarm.training.loop import Hook, Plan, fit
@@ -193,7 +184,7 @@ def test_the_scales_have_a_learning_rate_of_their_own() -> None:
 
 
 def test_a_proximal_term_goes_along() -> None:
-    net, hook = trained(settings(), None, PLAN, ProximalTerm(0.1))
+    net, hook = trained(settings(), None, PLAN, ProximalTerm(FedProx(0.1)))
     assert hook.state and not quantizers(net)
 
 

@@ -168,7 +168,7 @@ def test_what_is_no_exported_model_is_refused(model: nn.Module, tmp_path: Path) 
     for missing in (path, tmp_path / "none"):
         with pytest.raises(SettingError, match=str(missing)):
             load_exported(missing)
-    with pytest.raises(SettingError, match="none that"):
+    with pytest.raises(SettingError, match="was not written by"):
         load_exported(good, Model(name="lenet5"))
 
 

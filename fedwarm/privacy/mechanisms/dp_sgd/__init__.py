@@ -6,7 +6,7 @@ from typing import Any
 
 from fedwarm.parts import ClientPart, Part, ServerPart
 from fedwarm.privacy import SPENT
-from fedwarm.privacy.mechanisms.dp_sgd.account import DpSgd
+from fedwarm.privacy.mechanisms.dp_sgd.account import COVERS, DpSgd
 from fedwarm.settings.config import Config
 
 
@@ -34,6 +34,7 @@ class DpSgdPart(Part):
     """Each training step of a client is private at the level of examples (Abadi et al., 2016)."""
 
     settings = DpSgd
+    covers = COVERS
 
     @staticmethod
     def does(run: Any) -> dict[str, bool]:

@@ -25,6 +25,7 @@ ORDERS = (*FRACTIONS, *range(2, 65), 80, 96, 128, 160, 192, 224, 256, 384, 512)
 
 
 LEAST_NOISE, MOST_NOISE = 0.01, 1e6
+COVERS = ("weights", "example")
 
 
 RENYI = "accountants.analysis.rdp"

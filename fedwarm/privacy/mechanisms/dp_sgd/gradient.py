@@ -21,7 +21,7 @@ from torch.func import grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fedwarm.core.seeds import Key, numpy_generator
-from fedwarm.privacy.mechanisms.dp_sgd.account import DpSgd, Steps, noise_of, opacus_part, rate_of
+from fedwarm.privacy.mechanisms.dp_sgd.account import COVERS, DpSgd, Steps, noise_of, opacus_part, rate_of
 from fedwarm.privacy.randomness import SYSTEM, Source, normals
 from fedwarm.privacy.sampling import poisson_cohort
 from fedwarm.settings.fields import SettingError
@@ -45,7 +45,7 @@ class Mechanism:
     chunk: int = 16
     source: Source = SYSTEM
     name: ClassVar[str] = "dp-sgd"
-    covers: ClassVar[tuple[str, ...]] = ("weights", "example")
+    covers: ClassVar[tuple[str, ...]] = COVERS
 
     @staticmethod
     def of(settings: DpSgd, plan: Iterable[tuple[float, int]], source: Source = SYSTEM) -> Mechanism:
