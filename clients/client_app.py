@@ -17,11 +17,11 @@ from fedwarm.core.progress import logger as log_progress
 from fedwarm.core.stages import USUAL
 from fedwarm.core.store import Store, cache_home
 from fedwarm.data.checks import remarks
+from fedwarm.data.node import Node
 from fedwarm.data.settings import Data
 from fedwarm.flower.wire import from_records, to_records, unusable
 from fedwarm.rounds.faulty import faulty
 from fedwarm.rounds.home import at_home, guarded
-from fedwarm.rounds.node import Node
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError, Value
 

@@ -10,11 +10,11 @@ from functools import lru_cache
 from typing import Any
 
 from fedwarm.aggregators import Robust
+from fedwarm.core.nodes import Nodes
 from fedwarm.data.settings import Data
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.faults import Faults
 from fedwarm.models import Model
-from fedwarm.rounds.nodes import Nodes
 from fedwarm.settings.config import Config, General
 from fedwarm.settings.fields import Group, SettingError, Value, checked, keys, near
 from fedwarm.settings.kinds import FAULTS, KINDS, METHODS, MODELS, PARTITIONS, RULES, SETS

@@ -14,9 +14,9 @@ from fedwarm.core.arrays import Arrays
 from fedwarm.core.payload import Payload
 from fedwarm.core.stages import Stage
 from fedwarm.data import Shard
-from fedwarm.privacy.mechanisms import Mechanism, Receipt
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Group
+from fedwarm.training.private import Mechanism, Receipt
 
 Planned = Callable[[], Sequence[tuple[int, int, int]]]
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from fedwarm.federation.certificates import ensure_node_key
+from fedwarm.flower.certificates import ensure_node_key
 from fedwarm.flower.processes import free_ports
 from tests.waiting import wait_until
 
@@ -194,7 +194,7 @@ def test_an_unregistered_key_another_ca_and_no_key_are_refused(fed: Compose, tru
     shutil.copyfile(trust, known / "ca.crt")
     told = stranger(fed, known)
     assert "[code: 2004]" in told and "code 1" in told
-    from fedwarm.federation.certificates import ensure_certificates
+    from fedwarm.flower.certificates import ensure_certificates
 
     ensure_certificates(other, "other", ["proxy"])
     told = stranger(fed, other)

@@ -16,12 +16,12 @@ import pytest
 from safetensors.numpy import load_file
 
 from fedwarm.federation.bringup import down, up
-from fedwarm.federation.certificates import ensure_certificates, ensure_node_key
 from fedwarm.federation.control import control
 from fedwarm.federation.preparing import Wanted
 from fedwarm.federation.processes import command, home, living, member_environment
 from fedwarm.federation.settings import CLIENTS, SUPEREXEC, SUPERLINK, Federation, Node, load
 from fedwarm.federation.status import status
+from fedwarm.flower.certificates import ensure_certificates, ensure_node_key
 from fedwarm.flower.family import family
 from fedwarm.flower.processes import Daemon, free_ports
 from fedwarm.launch.run import Request, run_method

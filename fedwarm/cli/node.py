@@ -31,8 +31,15 @@ def check(
     from fedwarm.node.checks import Site, look, verdict
     from fedwarm.node.finding import FAULT
 
+    reading = None
+    if run_config:
+        from fedwarm.catalogue import parse
+        from fedwarm.data.settings import Data
+        from fedwarm.settings.text import parse_overrides
+
+        reading = parse(parse_overrides(run_config)).of(Data)
     found = []
-    for each in look(Site(superlink, ca, key, data, run_config or ())):
+    for each in look(Site(superlink, ca, key, data, reading)):
         put(each.line)
         flush()
         found.append(each)

@@ -23,7 +23,7 @@ from fedwarm.diffusion.lora import FIRST, adapter_state, attached, check_finite,
 from fedwarm.diffusion.offload import apart
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.models import to_input
-from fedwarm.privacy.mechanisms import Mechanism
+from fedwarm.training.private import Mechanism
 
 CAPTION_DROPOUT = 0.1
 HALF_SCALE = 1024.0

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fedwarm.core.failures import RunError
-from fedwarm.federation.certificates import public_file, public_pem
 from fedwarm.federation.control import ONLINE, Control, Seen, Unreachable
 from fedwarm.federation.processes import end, living, start, tail
 from fedwarm.federation.settings import SUPEREXEC, SUPERLINK, Federation
+from fedwarm.flower.certificates import public_file, public_pem
 from fedwarm.settings.fields import SettingError
 
 POLL_SECONDS, TELL_SECONDS, DEAF_SECONDS = 0.3, 10.0, 60.0

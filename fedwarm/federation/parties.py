@@ -15,7 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from fedwarm.core.files import copy_file
-from fedwarm.federation.certificates import (
+from fedwarm.federation.processes import SECRET
+from fedwarm.federation.settings import SUPEREXEC, SUPERLINK, checked_name
+from fedwarm.flower.certificates import (
     ensure_authority,
     ensure_node_key,
     ensure_secret,
@@ -23,8 +25,6 @@ from fedwarm.federation.certificates import (
     public_file,
     write_private,
 )
-from fedwarm.federation.processes import SECRET
-from fedwarm.federation.settings import SUPEREXEC, SUPERLINK, checked_name
 from fedwarm.flower.processes import LOOPBACK
 from fedwarm.settings.fields import SettingError
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedwarm.federation.certificates import ensure_certificates, ensure_node_key, ensure_secret
 from fedwarm.federation.processes import SECRET, living, write_clientapp
 from fedwarm.federation.settings import (
     ANYWHERE,
@@ -22,6 +21,7 @@ from fedwarm.federation.settings import (
     refuse_remote,
 )
 from fedwarm.federation.sites import site_folders
+from fedwarm.flower.certificates import ensure_certificates, ensure_node_key, ensure_secret
 from fedwarm.flower.processes import LOOPBACK, free_ports
 from fedwarm.settings.fields import SettingError
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from fedwarm.core.failures import RunError
 from fedwarm.core.files import copy_file
-from fedwarm.federation.certificates import read_public
 from fedwarm.federation.control import ONLINE, Control, Seen, Unreachable, control
 from fedwarm.federation.nodes import Tell
 from fedwarm.federation.settings import STATE, Federation, Node, checked_name, flag, folder_of, load
+from fedwarm.flower.certificates import read_public
 from fedwarm.settings.fields import SettingError
 
 POLL_SECONDS, TELL_SECONDS = 0.5, 10.0

@@ -56,6 +56,7 @@ def check_run(flat: Mapping[str, Value], clients: int, real: bool = False) -> tu
     if clients < 0:
         raise SettingError(f"--clients {clients} is out of range; it must be at least 1")
     from fedwarm.codecs import codec_for
+    from fedwarm.core.nodes import Nodes, bound
     from fedwarm.data import default_clients
     from fedwarm.data.shards import open_table
     from fedwarm.faults import Faults, struck_clients
@@ -65,7 +66,6 @@ def check_run(flat: Mapping[str, Value], clients: int, real: bool = False) -> tu
     from fedwarm.relevance import Run
     from fedwarm.rounds.central import check_measured
     from fedwarm.rounds.home import check_own
-    from fedwarm.rounds.nodes import Nodes, bound
     from fedwarm.rounds.objectives import check_objective
 
     device_of(config.run.device)

@@ -14,7 +14,7 @@ from fedwarm.node.machine import look_at_machine
 from fedwarm.node.network import look_at_network, parsed
 
 if TYPE_CHECKING:
-    from fedwarm.settings.config import Config
+    from fedwarm.data.settings import Data
 
 READY = "ready"
 
@@ -28,25 +28,23 @@ class Site:
         authority: the CA's certificate.
         key: the node's private key.
         data: the folder of its pictures.
-        settings: of the runs that it will take part in, as `-c` takes them.
+        reading: how the runs that it will take part in read data; None: as by default.
     """
 
     superlink: str = ""
     authority: Path | None = None
     key: Path | None = None
     data: Path | None = None
-    settings: Sequence[str] = ()
+    reading: Data | None = None
 
 
 def look(site: Site) -> Iterator[Finding]:
     """Look at everything, one finding after the other.
 
     Raises:
-        SettingError: the address or a setting is none; nothing was looked at.
+        SettingError: the address is none; nothing was looked at.
     """
     address = parsed(site.superlink) if site.superlink else None
-    if site.settings:
-        _settings(site)
     return _all(site, address)
 
 
@@ -63,15 +61,7 @@ def _all(site: Site, address: tuple[str, int] | None) -> Iterator[Finding]:
         from fedwarm.data.settings import Data
         from fedwarm.node.data import look_at_data
 
-        data = _settings(site).of(Data)
-        yield from look_at_data(data.at(str(site.data.expanduser().absolute())))
-
-
-def _settings(site: Site) -> Config:
-    from fedwarm.catalogue import parse
-    from fedwarm.settings.text import parse_overrides
-
-    return parse(parse_overrides([*site.settings]))
+        yield from look_at_data((site.reading or Data()).at(str(site.data.expanduser().absolute())))
 
 
 def verdict(found: Sequence[Finding]) -> str:

@@ -12,7 +12,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from fedwarm.federation.certificates import public_file
+from fedwarm.flower.certificates import public_file
 from fedwarm.node.finding import OK, Finding, fault, ok, warning
 
 TOPIC = "key"

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from fedwarm.coding.packing import CodeError, pack, unpack
 from fedwarm.core.files import replacing
 from fedwarm.models import Model, build_model
+from fedwarm.quantize.coded import Coded
 from fedwarm.quantize.learned import Learned
 from fedwarm.quantize.surgery import layers, tensor_of
 from fedwarm.quantize.sweep import weight_grids
@@ -29,15 +30,6 @@ from fedwarm.settings.kinds import MODELS
 
 FORMATS = ("torch", "onnx")
 HEADER, VERSION, STEP = "fedwarm", 1, ".step"
-
-
-@dataclass(frozen=True)
-class Coded:
-    """One quantized weight: whole numbers `low` .. of its shape as uint16 above `low`, and its steps (1,) or (C,)."""
-
-    codes: np.ndarray[Any, np.dtype[np.uint16]]
-    low: int
-    step: Tensor
 
 
 @dataclass(frozen=True)

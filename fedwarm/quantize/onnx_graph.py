@@ -21,7 +21,7 @@ from fedwarm.models import to_input
 from fedwarm.settings.fields import SettingError
 
 if TYPE_CHECKING:
-    from fedwarm.quantize.export import Coded
+    from fedwarm.quantize.coded import Coded
 
 OPSET, OPSET_OF_TWO_BITS = 21, 25
 STORED_BITS = (2, 4, 8, 16)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from fedwarm.parts import Part
 from fedwarm.settings.config import Config
-from fedwarm.settings.kinds import AUGMENTATIONS, MEASURES, PRIVACY, READY
+from fedwarm.settings.kinds import AUGMENTATIONS, MEASURES, PRIVACY
 
 
 def parts_of(config: Config) -> dict[str, Part]:
     """The augmentation, the privacy mechanism and all measures."""
-    found: dict[str, Part] = {
+    return {
         "augment": AUGMENTATIONS.load(config.run.augment),
         "privacy": PRIVACY.load(config.run.privacy),
+        **{f"measure {name}": MEASURES.load(name) for name in MEASURES},
     }
-    if MEASURES in READY:
-        found |= {f"measure {name}": MEASURES.load(name) for name in MEASURES}
-    return found

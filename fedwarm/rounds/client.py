@@ -16,18 +16,18 @@ from fedwarm.core.payload import Fact, Payload
 from fedwarm.core.seeds import generator
 from fedwarm.core.stages import Place
 from fedwarm.data import Shard
+from fedwarm.data.node import Node as Node
 from fedwarm.data.own import Holding
 from fedwarm.data.settings import Data
 from fedwarm.methods import method_of, refuse
 from fedwarm.models import Model, build_model, device_of
 from fedwarm.objectives import hooks_of, is_learned, learned_state
 from fedwarm.parts import ClientPart
-from fedwarm.privacy.mechanisms import Mechanism, Receipt
 from fedwarm.rounds.chosen import parts_of
-from fedwarm.rounds.node import Node as Node
 from fedwarm.settings.config import Config
 from fedwarm.training.evaluate import correct
 from fedwarm.training.loop import Hook, Plan, fit, steps_of
+from fedwarm.training.private import Mechanism, Receipt
 
 PERSONAL = "personal"
 

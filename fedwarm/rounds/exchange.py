@@ -16,6 +16,7 @@ from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
 from fedwarm.core.arrays import Arrays
+from fedwarm.core.nodes import Patience
 from fedwarm.core.payload import Fact, Payload, PayloadError
 from fedwarm.core.stages import Stage
 from fedwarm.flower.wire import Encoded, Size, from_records, size_of, to_records
@@ -25,7 +26,6 @@ from fedwarm.rounds.arrivals import Contacts
 from fedwarm.rounds.attendance import Attendance
 from fedwarm.rounds.fleet import FederationError
 from fedwarm.rounds.kept import Kept
-from fedwarm.rounds.nodes import Patience
 from fedwarm.rounds.reasons import reason
 
 ATTEMPTS = 2

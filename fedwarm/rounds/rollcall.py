@@ -14,6 +14,7 @@ from flwr.app import Message
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
+from fedwarm.core.nodes import Nodes, Patience, bound, half
 from fedwarm.core.payload import PayloadError
 from fedwarm.data.classes import listed
 from fedwarm.data.settings import Data
@@ -23,7 +24,6 @@ from fedwarm.rounds.attendance import Attendance, on_real_nodes
 from fedwarm.rounds.bindings import Bindings, NotAdmitted
 from fedwarm.rounds.fleet import FederationError, Fleet, UnfitError, clean, meet, question
 from fedwarm.rounds.home import check_own
-from fedwarm.rounds.nodes import Nodes, Patience, bound, half
 from fedwarm.rounds.reasons import reason
 from fedwarm.rounds.register import Register, ordered, several
 from fedwarm.settings.config import Config

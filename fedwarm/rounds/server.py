@@ -19,6 +19,7 @@ from flwr.serverapp.strategy import Result
 from fedwarm.aggregators import Robust
 from fedwarm.codecs import Upload
 from fedwarm.core.arrays import Arrays
+from fedwarm.core.nodes import Patience
 from fedwarm.core.norms import floats, reference_norm, too_large, update_norm
 from fedwarm.core.payload import Payload, PayloadError, check_arrays
 from fedwarm.core.progress import tick
@@ -36,7 +37,6 @@ from fedwarm.rounds.extend import changed
 from fedwarm.rounds.fleet import FederationError, Member
 from fedwarm.rounds.foundation_words import remark
 from fedwarm.rounds.method import Method, alone
-from fedwarm.rounds.nodes import Patience
 from fedwarm.rounds.odd import Held, of_record
 from fedwarm.rounds.register import remembered
 from fedwarm.rounds.remarks import remarks

@@ -18,10 +18,10 @@ from torch.func import functional_call
 from fedwarm.core import sums
 from fedwarm.core.progress import tick
 from fedwarm.models import to_input
-from fedwarm.privacy.mechanisms import Mechanism, Receipt
 from fedwarm.settings.config import General
 from fedwarm.settings.fields import SettingError
 from fedwarm.training.optimisers import Sgd
+from fedwarm.training.private import Mechanism, Receipt
 
 
 @dataclass(frozen=True)

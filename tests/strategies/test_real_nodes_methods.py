@@ -12,6 +12,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.superlink.grid import HttpGrid, InMemoryGrid
 
 from fedwarm.catalogue import parse
+from fedwarm.core.nodes import Patience
 from fedwarm.core.seeds import numpy_generator
 from fedwarm.engines.local.desk import identify
 from fedwarm.engines.local.run import LocalGrid
@@ -19,7 +20,6 @@ from fedwarm.record.checkpoint import load
 from fedwarm.report.page import make_report
 from fedwarm.rounds.attendance import on_real_nodes
 from fedwarm.rounds.fleet import FederationError, Fleet, Member
-from fedwarm.rounds.nodes import Patience
 from fedwarm.settings.fields import Value
 from strategies import server_app, strategy_class
 from tests.machines import Machines, Sent, world

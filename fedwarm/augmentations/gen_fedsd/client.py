@@ -14,9 +14,9 @@ from fedwarm.augmentations.gen_fedsd.checks import global_rule, histogram, shelf
 from fedwarm.augmentations.gen_fedsd.fill import fill
 from fedwarm.core.payload import Payload
 from fedwarm.data import Shard
+from fedwarm.data.node import Node
 from fedwarm.data.settings import Data
 from fedwarm.parts import ClientPart, Trainer
-from fedwarm.rounds.node import Node
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
 

@@ -19,10 +19,10 @@ from fedwarm.diffusion.foundation import Foundation
 from fedwarm.diffusion.lora import first_matrices, targets_of
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.tuning import Tuning, tune_adapter
-from fedwarm.privacy.mechanisms import Mechanism
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Group, SettingError
 from fedwarm.settings.kinds import PRIVACY, TUNERS
+from fedwarm.training.private import Mechanism
 
 INSTEAD = f"use diffusion.trainer = {Diffusion.trainer!r}"
 

@@ -158,7 +158,7 @@ import sys
 import fedwarm.clients.client_app
 from fedwarm.core.arrays import from_module
 from fedwarm.clients import trainer_class
-from fedwarm.rounds.node import Node
+from fedwarm.data.node import Node
 from fedwarm.catalogue import parse
 from fedwarm.core.store import Store
 from fedwarm.flower.wire import Payload

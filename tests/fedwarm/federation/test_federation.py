@@ -17,11 +17,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
 from fedwarm.cli import federation as commands
-from fedwarm.federation import certificates, preparing, processes, settings
-from fedwarm.federation.certificates import ensure_certificates, ensure_node_key, ensure_secret, public_pem
+from fedwarm.federation import preparing, processes, settings
 from fedwarm.federation.preparing import Wanted, prepare
 from fedwarm.federation.settings import CLIENTS, SUPEREXEC, SUPERLINK, Federation, Node, Process, load
 from fedwarm.federation.status import stage_of
+from fedwarm.flower import certificates
+from fedwarm.flower.certificates import ensure_certificates, ensure_node_key, ensure_secret, public_pem
 from fedwarm.flower.family import MARK
 from fedwarm.flower.processes import LOOPBACK
 from fedwarm.settings.fields import SettingError

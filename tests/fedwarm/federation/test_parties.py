@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from fedwarm.federation.certificates import CA_DAYS, SERVER_DAYS
 from fedwarm.federation.parties import ensure_parties
+from fedwarm.flower.certificates import CA_DAYS, SERVER_DAYS
 from fedwarm.settings.fields import SettingError
 
 NODES = ["site-a", "site-b"]

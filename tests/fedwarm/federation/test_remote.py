@@ -19,13 +19,13 @@ from fedwarm.engines.deployment.engine import ready
 from fedwarm.federation import remote
 from fedwarm.federation import status as status_module
 from fedwarm.federation.bringup import down, up
-from fedwarm.federation.certificates import read_public
 from fedwarm.federation.control import Seen, Unreachable
 from fedwarm.federation.parties import ensure_parties
 from fedwarm.federation.preparing import Wanted
 from fedwarm.federation.remote import connect, place_of
 from fedwarm.federation.settings import load
 from fedwarm.federation.status import status
+from fedwarm.flower.certificates import read_public
 from fedwarm.record.lock import Lock
 from fedwarm.settings.fields import SettingError
 

@@ -18,7 +18,7 @@ import pytest
 from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE
 
 from fedwarm.cli.app import main
-from fedwarm.federation.certificates import CA_DAYS, SERVER_DAYS, ensure_certificates, ensure_node_key
+from fedwarm.flower.certificates import CA_DAYS, SERVER_DAYS, ensure_certificates, ensure_node_key
 from fedwarm.flower.processes import LOOPBACK, free_ports
 from fedwarm.node import network, proxy
 from fedwarm.node.checks import Site, look, verdict

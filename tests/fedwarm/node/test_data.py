@@ -92,5 +92,5 @@ def test_a_folder_that_cannot_be_read_is_a_fault(names: tuple[str, ...], tmp_pat
 
 def test_the_runs_settings_say_how_it_is_read(tmp_path: Path) -> None:
     folder(tmp_path, mode="RGBA")
-    found = [each.text for each in look(Site(data=tmp_path, settings=("data.background='black' data.image-size=16",)))]
+    found = [each.text for each in look(Site(data=tmp_path, reading=Data(background="black", image_size=16)))]
     assert any("data.background = 'black'" in text for text in found) and any("brought to 16 x 16" in text for text in found)

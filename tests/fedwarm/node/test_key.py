@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from fedwarm.federation.certificates import ensure_node_key
+from fedwarm.flower.certificates import ensure_node_key
 from fedwarm.node import machine
 from fedwarm.node.finding import FAULT, OK, WARNING
 from fedwarm.node.key import look_at_key

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from fedwarm.catalogue import parse
+from fedwarm.core.nodes import Nodes, bound
 from fedwarm.launch.preflight import check_run
 from fedwarm.rounds import register
 from fedwarm.rounds import server as base
 from fedwarm.rounds.bindings import Bindings, NotAdmitted
 from fedwarm.rounds.fleet import FederationError
-from fedwarm.rounds.nodes import Nodes, bound
 from fedwarm.settings.fields import SettingError, Value
 from tests.machines import Machines, Node, world
 from tests.runs import Outcome, run, same

@@ -15,10 +15,10 @@ from fedwarm.diffusion.tuners.hollowed.plan import bare_unet, cut_of, outside, p
 from fedwarm.diffusion.tuners.hollowed.settings import AUTO, Hollowed, dealt_depths, depth_of
 from fedwarm.diffusion.tuners.hollowed.tune import tune_hollowed
 from fedwarm.diffusion.tuning import Tuning
-from fedwarm.privacy.mechanisms import Mechanism
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
 from fedwarm.settings.kinds import CODECS
+from fedwarm.training.private import Mechanism
 
 
 class HollowedTuner(Tuner):

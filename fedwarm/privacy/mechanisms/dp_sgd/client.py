@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from fedwarm.data.node import Node
 from fedwarm.parts import ClientPart, Planned
 from fedwarm.privacy.mechanisms.dp_sgd.account import DpSgd, Steps, example_epsilon, rate_of
 from fedwarm.privacy.mechanisms.dp_sgd.gradient import Mechanism, source_of
-from fedwarm.rounds.node import Node
 from fedwarm.settings.config import Config
 
 ACCOUNT = "account"

@@ -1,0 +1,58 @@
+"""What makes training steps private, as the training loop sees it; `fedwarm.privacy.mechanisms` has components that do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+Gradient = Callable[[Callable[..., Tensor], tuple[Tensor, ...]], None]
+Receipt = Any  # what a mechanism's own account needs to know of the steps taken
+
+
+class Mechanism(Protocol):
+    """Makes each step of a training private at the level of examples."""
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+
+    @property
+    def covers(self) -> tuple[str, ...]:
+        """The `uses` of hooks whose terms it covers (see `training.loop.Hook`)."""
+
+    def steps(self, examples: int, batch_size: int, count: int) -> Receipt:
+        """What `count` steps over so many examples tell the account."""
+
+    def rows(self, examples: int, batch_size: int) -> Tensor:
+        """The examples of a step, int64 (b,): any number of them."""
+
+    def gradient(
+        self,
+        module: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        trained: Mapping[str, nn.Parameter],
+        expected: float,
+        scale: float = 1.0,
+        together: bool = True,
+    ) -> Gradient:
+        """What puts a step's private gradient into the parameters' `grad`, given a loss of one example and the examples.
+
+        Args:
+            module, optimiser: what is trained.
+            trained: the parameters that train, by the names that the loss knows them by.
+            expected: examples expected in a step.
+            scale: what the loss is multiplied by.
+            together: whether the gradients of several examples may be worked out at once.
+
+        Raises:
+            SettingError: the module cannot be trained so.
+        """
+
+    def generator(self) -> torch.Generator:
+        """For random draws that belong to examples, which must stay as secret as they are."""
+
+    def expected(self, examples: int, batch_size: int) -> float:
+        """Examples expected in a step."""
