@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedwarm.cli.help import App
+from fedwarm.cli.options import Named
+from fedwarm.cli.parties import connect, keys
 from fedwarm.core.terminal import flush, put, say, show
 from fedwarm.data.settings import OWN
-from fedwarm.settings.fields import SettingError
 
 if TYPE_CHECKING:
     from fedwarm.federation.settings import Federation
 
 app = App("Start, look at and end a federation of Flower's processes on this machine, with TLS and node keys.")
-Named = Annotated[str, typer.Option("--federation", help="its name, or its folder's path (with a slash in it)")]
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 FOLLOW_SECONDS = 0.3
 
@@ -83,53 +83,8 @@ def _behind_proxy(environment: Mapping[str, str] | None = None) -> bool:
     return any(name.lower() in PROXIES and value for name, value in (environment or os.environ).items())
 
 
-@app.command()
-def keys(
-    folder: Annotated[Path, typer.Argument(help="holds a folder for each party; what is there and serves stays")],
-    nodes: Annotated[int, typer.Option(min=1, help="number of nodes, named node-0, node-1 and so on")] = 3,
-    node: Annotated[list[str] | None, typer.Option(help="a node's name instead; may be given several times")] = None,
-    address: Annotated[
-        list[str] | None, typer.Option(help="name or IP address by which nodes call the federation; may be given several times")
-    ] = None,
-    name: Annotated[str, typer.Option(help="of the federation; it stands in the CA's certificate")] = "default",
-) -> None:
-    """Make certificates and keys for containers or machines apart, each party's in a folder of its own."""
-    from fedwarm.federation.parties import ensure_parties
-
-    names = node or [f"node-{number}" for number in range(nodes)]
-    ensure_parties(folder, name, address or [], names)
-    put(f"{folder}: for superlink, superexec, proxy, admin, {', '.join(names)}; the CA's key is in authority/")
-
-
-@app.command()
-def connect(
-    federation: Named = "default",
-    superlink: Annotated[str, typer.Option(help="HOST:PORT of its SuperLink, or of a proxy that lets control through")] = "",
-    ca: Annotated[Path | None, typer.Option(help="file of its CA's certificate", show_default=False)] = None,
-    node: Annotated[
-        list[str] | None, typer.Option(help="NAME=FILE: public key of a node that is let in; may be given several times")
-    ] = None,
-    wait: Annotated[float, typer.Option(min=0.0, help="most seconds until the SuperLink answers")] = 60.0,
-) -> None:
-    """Remember a federation that runs elsewhere, so that runs can be started on it, and let nodes in."""
-    from fedwarm.core.failures import RunError
-    from fedwarm.federation.remote import connect as connect_to
-    from fedwarm.federation.settings import flag
-
-    try:
-        found = connect_to(federation, superlink, ca, dict(map(_key_of, node or [])), wait, say)
-    except RunError as error:
-        raise RunError(str(error)) from None
-    named = ", ".join(each.name for each in found.nodes) or "none"
-    put(f"federation {found.name}: SuperLink at {found.address}, nodes {named}")
-    put(f"  fedwarm run fedavg --engine deployment{flag(federation)} --out FOLDER (the same folder where SuperExec runs)")
-
-
-def _key_of(said: str) -> tuple[str, Path]:
-    name, equals, file = said.partition("=")
-    if not (name and equals and file):
-        raise SettingError(f"--node {said!r} is not NAME=FILE, the node's name and the file of its public key")
-    return name, Path(file)
+app.command()(keys)
+app.command()(connect)
 
 
 @app.command()

@@ -6,6 +6,7 @@ COMPONENT = Method(
     "Centralized",
     "reference, not federated: one model trained on everybody's data together",
     federated=False,
+    reference=True,
     does=lambda run: {"samples": False, "apart": False},
     refuses={"augment": "trains on everybody's data together"},
 )

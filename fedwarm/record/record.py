@@ -12,13 +12,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedwarm.core import sums
-from fedwarm.data.settings import Data
+from fedwarm.record.document import round_entry, written
 from fedwarm.record.ledger import Ledger, of_measure
 from fedwarm.record.measure import Measure
-from fedwarm.record.versions import commit, versions
 from fedwarm.settings.config import Config
 
-SCHEMA = 1
 ENGINE_VARIABLE = "FEDWARM_ENGINE"
 CLOSING = "distill"  # the stage of a method; those of measures close a run, too
 
@@ -164,7 +162,7 @@ class Record:
         measure = self.measures.get(number)
         if measure is None:
             return {}
-        entry = self._round(number)
+        entry = round_entry(self, number)
         found = {
             "accuracy": measure.accuracy,
             "personal": measure.value("personal") if entry["personal"] else None,
@@ -218,85 +216,5 @@ class Record:
         return ", ".join(f"{name} {value:.3f}" for name, value in parts if value is not None)
 
     def results(self) -> dict[str, Any]:
-        """The document `results.json`, schema version 1."""
-        numbers = sorted({s["round"] for s in self.stages} | set(self.measures))
-        rounds = [self._round(n) for n in numbers]
-        watch = self.config.run.watch
-        flat = {k: v for k, v in self.config.flat().items() if k not in ("out", "client-folder", "resume")}
-        return {
-            "schema": SCHEMA,
-            "method": self.config.run.method,
-            "seed": self.config.run.seed,
-            "engine": self.engine,
-            "complete": self.complete,
-            "settings": flat,
-            "versions": versions(),
-            "commit": commit(),
-            "partition": {"clients": self.clients, "classes": list(self.classes), "counts": self.counts, **self._sites()},
-            "evaluation": self._evaluation(),
-            "trained_on": self.trained_on,
-            "rounds": rounds,
-            "stages": self.stages,
-            "final": self._final(),
-            "best": None if (best := self.best()) is None else {"round": best[0], "watch": watch, "value": best[1]},
-            "totals": {
-                "bytes_up": sum(sum(r["bytes_up"]) for r in rounds),
-                "bytes_down": sum(sum(r["bytes_down"]) for r in rounds),
-                "bytes_evaluation": sum(r["bytes_evaluation"] for r in rounds),
-                "seconds": round(self.seconds, 3),
-                "parameters": self.parameters,
-                "bits_per_parameter_up": self._bits_up(),
-            },
-            "privacy": self.privacy,
-            **({"augment": self.augmented} if self.augmented else {}),
-            **({"measures": self.others} if self.others else {}),
-            "notes": self.notes,
-        }
-
-    def _sites(self) -> dict[str, Any]:
-        return {**({"sites": self.sites} if self.sites else {}), **({} if self.held is None else {"held": self.held})}
-
-    def _evaluation(self) -> dict[str, Any]:
-        """What accuracies are measured on, by the setting `data.test`, and how many images that is."""
-        data = self.config.of(Data)
-        images = self.measures[max(self.measures)].images if self.measures else None
-        return {"test": data.test, "split": None if data.test == "held-out" else data.test_split, "images": images}
-
-    def _bits_up(self) -> float | None:
-        """Mean bits, without headers, that a number of the uploaded model or adapter cost; None where none was uploaded."""
-        sent = [e for e in self.ledger.entries if e.stage in self.uploads and not e.failure]
-        numbers = sum(self.uploads[e.stage] for e in sent)
-        return 8 * sum(e.payload_bytes_up for e in sent) / numbers if numbers else None
-
-    def _round(self, number: int) -> dict[str, Any]:
-        measure = self.measures.get(number)
-        entry: dict[str, Any] = {
-            "round": number,
-            "global": {"accuracy": None, "per_client": [None] * self.clients},
-            "personal": None,
-            "bytes_up": self.ledger.up(number, self.clients),
-            "bytes_down": self.ledger.down(number, self.clients),
-            "bytes_evaluation": self.ledger.evaluation(number),
-            "seconds": round(sum(s["seconds"] for s in self.stages if s["round"] == number), 3),
-            "train_loss": self.losses.get(number),
-            "failures": self.ledger.failures(number),
-            **({"epsilon": self.epsilons[number]} if number in self.epsilons else {}),
-        }
-        if measure is not None:
-            entry |= {} if measure.complete else {"measured": measure.clients}
-            entry["global"] = {
-                "accuracy": measure.accuracy,
-                "per_client": measure.shares(measure.right_global),
-            }
-            if any(share is not None for share in measure.shares(measure.right_personal)):
-                entry["personal"] = {"per_client": measure.shares(measure.right_personal)}
-        return entry
-
-    def _final(self) -> dict[str, Any]:
-        if not self.measures:
-            return {"global": {"accuracy": None}, "personal": None}
-        last = self.measures[max(self.measures)]
-        personal = [a for a in last.shares(last.right_personal) if a is not None]
-        summary = {"mean": sum(personal) / len(personal), "worst": min(personal)} if personal else None
-        measured = {"bit_widths": self.bit_widths} if self.bit_widths else {}
-        return {"global": {"accuracy": last.accuracy}, "personal": summary, **measured}
+        """The document `results.json`."""
+        return written(self)

@@ -26,7 +26,11 @@ def domain_column(table: Table) -> Column:
     return table.column("domain")
 
 
-@component(clients=lambda table, data: len(present(domain_column(table))), tests=lambda table, data: "domain")
+@component(
+    clients=lambda table, data: len(present(domain_column(table))),
+    tests=lambda table, data: "domain",
+    summary="Domain j goes to client j modulo their number.",
+)
 def domain(table: Table, data: Data, seed: int, partitions: int) -> list[Rows]:
     """The rows of each client."""
     column = domain_column(table)

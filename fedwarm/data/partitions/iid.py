@@ -16,7 +16,7 @@ from fedwarm.data.tables import Rows, Table
 from fedwarm.settings.registry import component
 
 
-@component(tests=ALIKE)
+@component(tests=ALIKE, summary="Every client holds an equal share of the rows, drawn at random.")
 def iid(table: Table, data: Data, seed: int, partitions: int) -> Sequence[Rows]:
     """The rows of each client."""
     return np.array_split(shuffled(table, seed), partitions)

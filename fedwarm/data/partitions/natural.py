@@ -46,6 +46,7 @@ def id_name(table: Table, data: Data) -> str:
     whole=False,
     tests=id_name,
     uses=("data.partition-by",),
+    summary="One client for each value of a column of ids (data.partition-by).",
 )
 def natural(table: Table, data: Data, seed: int, partitions: int) -> list[Rows]:
     """The rows of each client."""

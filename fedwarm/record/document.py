@@ -1,0 +1,174 @@
+"""The document `results.json`, schema version 1: how a record is written, and how a run is read out of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedwarm.data.settings import Data
+from fedwarm.record.gaps import read_augment
+from fedwarm.record.run import Best, Json, Round, Run
+from fedwarm.record.versions import commit, versions
+
+if TYPE_CHECKING:
+    from fedwarm.record.record import Record
+
+SCHEMA = 1
+
+
+# Written
+
+
+def written(record: Record) -> Json:
+    """The document of a record."""
+    numbers = sorted({s["round"] for s in record.stages} | set(record.measures))
+    rounds = [round_entry(record, n) for n in numbers]
+    watch = record.config.run.watch
+    flat = {k: v for k, v in record.config.flat().items() if k not in ("out", "client-folder", "resume")}
+    return {
+        "schema": SCHEMA,
+        "method": record.config.run.method,
+        "seed": record.config.run.seed,
+        "engine": record.engine,
+        "complete": record.complete,
+        "settings": flat,
+        "versions": versions(),
+        "commit": commit(),
+        "partition": {"clients": record.clients, "classes": list(record.classes), "counts": record.counts, **_sites(record)},
+        "evaluation": _evaluation(record),
+        "trained_on": record.trained_on,
+        "rounds": rounds,
+        "stages": record.stages,
+        "final": _final(record),
+        "best": None if (best := record.best()) is None else {"round": best[0], "watch": watch, "value": best[1]},
+        "totals": {
+            "bytes_up": sum(sum(r["bytes_up"]) for r in rounds),
+            "bytes_down": sum(sum(r["bytes_down"]) for r in rounds),
+            "bytes_evaluation": sum(r["bytes_evaluation"] for r in rounds),
+            "seconds": round(record.seconds, 3),
+            "parameters": record.parameters,
+            "bits_per_parameter_up": _bits_up(record),
+        },
+        "privacy": record.privacy,
+        **({"augment": record.augmented} if record.augmented else {}),
+        **({"measures": record.others} if record.others else {}),
+        "notes": record.notes,
+    }
+
+
+def _sites(record: Record) -> Json:
+    return {**({"sites": record.sites} if record.sites else {}), **({} if record.held is None else {"held": record.held})}
+
+
+def _evaluation(record: Record) -> Json:
+    """What accuracies are measured on, by the setting `data.test`, and how many images that is."""
+    data = record.config.of(Data)
+    images = record.measures[max(record.measures)].images if record.measures else None
+    return {"test": data.test, "split": None if data.test == "held-out" else data.test_split, "images": images}
+
+
+def _bits_up(record: Record) -> float | None:
+    """Mean bits, without headers, that a number of the uploaded model or adapter cost; None where none was uploaded."""
+    sent = [e for e in record.ledger.entries if e.stage in record.uploads and not e.failure]
+    numbers = sum(record.uploads[e.stage] for e in sent)
+    return 8 * sum(e.payload_bytes_up for e in sent) / numbers if numbers else None
+
+
+def round_entry(record: Record, number: int) -> Json:
+    measure = record.measures.get(number)
+    entry: Json = {
+        "round": number,
+        "global": {"accuracy": None, "per_client": [None] * record.clients},
+        "personal": None,
+        "bytes_up": record.ledger.up(number, record.clients),
+        "bytes_down": record.ledger.down(number, record.clients),
+        "bytes_evaluation": record.ledger.evaluation(number),
+        "seconds": round(sum(s["seconds"] for s in record.stages if s["round"] == number), 3),
+        "train_loss": record.losses.get(number),
+        "failures": record.ledger.failures(number),
+        **({"epsilon": record.epsilons[number]} if number in record.epsilons else {}),
+    }
+    if measure is not None:
+        entry |= {} if measure.complete else {"measured": measure.clients}
+        entry["global"] = {
+            "accuracy": measure.accuracy,
+            "per_client": measure.shares(measure.right_global),
+        }
+        if any(share is not None for share in measure.shares(measure.right_personal)):
+            entry["personal"] = {"per_client": measure.shares(measure.right_personal)}
+    return entry
+
+
+def _final(record: Record) -> Json:
+    if not record.measures:
+        return {"global": {"accuracy": None}, "personal": None}
+    last = record.measures[max(record.measures)]
+    personal = [a for a in last.shares(last.right_personal) if a is not None]
+    summary = {"mean": sum(personal) / len(personal), "worst": min(personal)} if personal else None
+    measured = {"bit_widths": record.bit_widths} if record.bit_widths else {}
+    return {"global": {"accuracy": last.accuracy}, "personal": summary, **measured}
+
+
+# Read
+
+
+def parsed(folder: Path, raw: Json, ledger: list[Json], unread: int) -> Run:
+    """The run of a folder whose document this is; `unread` lines of its ledger could not be read."""
+    final, partition = raw["final"], raw["partition"]
+    personal = final.get("personal") or {}
+    return Run(
+        folder=folder,
+        method=str(raw["method"]),
+        seed=int(raw["seed"]),
+        engine=str(raw["engine"]),
+        settings=dict(raw["settings"]),
+        versions={str(k): str(v) for k, v in raw["versions"].items()},
+        commit=raw.get("commit"),
+        clients=int(partition["clients"]),
+        classes=[str(c) for c in partition.get("classes") or []],
+        counts=[[int(n) for n in row] for row in partition["counts"]] if partition.get("counts") is not None else None,
+        sites=[str(name) for name in partition.get("sites") or []],
+        rounds=[_read_round(entry) for entry in raw["rounds"]],
+        accuracy=_number((final.get("global") or {}).get("accuracy")),
+        personal_mean=_number(personal.get("mean")),
+        personal_worst=_number(personal.get("worst")),
+        best=_best(raw.get("best")),
+        bit_widths={str(name): float(share) for name, share in (final.get("bit_widths") or {}).items()},
+        augment=read_augment(raw.get("augment")),
+        up=int(raw["totals"]["bytes_up"]),
+        down=int(raw["totals"]["bytes_down"]),
+        seconds=float(raw["totals"]["seconds"]),
+        privacy=dict(raw["privacy"]) if raw.get("privacy") else None,
+        notes=[str(n) for n in raw.get("notes") or []],
+        stages=[(str(s["name"]), float(s["seconds"])) for s in raw.get("stages") or []],
+        ledger=ledger,
+        unread_lines=unread,
+        complete=bool(raw.get("complete", True)),
+        evaluation=dict(raw.get("evaluation") or {}),
+        held=None if (held := partition.get("held")) is None else [None if c is None else [str(n) for n in c] for c in held],
+    )
+
+
+def _read_round(entry: Json) -> Round:
+    shared, personal = entry.get("global") or {}, entry.get("personal") or {}
+    return Round(
+        number=int(entry["round"]),
+        accuracy=_number(shared.get("accuracy")),
+        clients=[_number(v) for v in shared.get("per_client") or []],
+        personal=[_number(v) for v in personal.get("per_client") or []],
+        up=[int(n) for n in entry["bytes_up"]],
+        down=[int(n) for n in entry["bytes_down"]],
+        evaluation_bytes=int(entry.get("bytes_evaluation") or 0),
+        seconds=float(entry["seconds"]),
+        train_loss=_number(entry.get("train_loss")),
+        failures=[str(f) for f in entry.get("failures") or []],
+    )
+
+
+def _best(entry: Json | None) -> Best | None:
+    return Best(int(entry["round"]), str(entry["watch"]), float(entry["value"])) if entry else None
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, or None for null and NaN."""
+    return None if value is None or float(value) != float(value) else float(value)
