@@ -51,7 +51,7 @@ class Method:
     fixed_rounds: Callable[[Config], str] | None = None
     averages: bool = True
     refuses: Mapping[str, str] = field(default_factory=dict)
-    federated: bool = True
+    reference: bool = False
     reference: bool = False
     hides: bool = False
     uses: tuple[str, ...] | Callable[[Any], Sequence[str]] = ()

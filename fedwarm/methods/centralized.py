@@ -5,7 +5,7 @@ from fedwarm.methods import Method
 COMPONENT = Method(
     "Centralized",
     "reference, not federated: one model trained on everybody's data together",
-    federated=False,
+    reference=True,
     reference=True,
     does=lambda run: {"samples": False, "apart": False},
     refuses={"augment": "trains on everybody's data together"},

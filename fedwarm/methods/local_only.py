@@ -6,6 +6,5 @@ COMPONENT = Method(
     "LocalOnly",
     "baseline: each client trains alone; nothing is shared",
     averages=False,
-    federated=False,
     does=lambda run: {"uploads": False, "averages": False, "weighs": False, "shares": False, "samples": False, "personal": True},
 )

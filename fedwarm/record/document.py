@@ -172,3 +172,22 @@ def _best(entry: Json | None) -> Best | None:
 def _number(value: Any) -> float | None:
     """A finite number, or None for null and NaN."""
     return None if value is None or float(value) != float(value) else float(value)
+
+
+def summary(record: Record, number: int) -> dict[str, float]:
+    """A round's numbers for those who follow the run: accuracies, loss, bytes and seconds; empty where none were measured."""
+    measure = record.measures.get(number)
+    if measure is None:
+        return {}
+    entry = round_entry(record, number)
+    found = {
+        "accuracy": measure.accuracy,
+        "personal": measure.value("personal") if entry["personal"] else None,
+        "personal_worst": measure.value("worst") if entry["personal"] else None,
+        "train_loss": entry["train_loss"],
+        "bytes_up": sum(entry["bytes_up"]),
+        "bytes_down": sum(entry["bytes_down"]),
+        "failures": len(entry["failures"]),
+        "seconds": entry["seconds"],
+    }
+    return {name: float(value) for name, value in found.items() if value is not None}

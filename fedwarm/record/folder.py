@@ -18,6 +18,7 @@ from pathlib import Path
 from fedwarm.core.arrays import Arrays, to_tensors
 from fedwarm.core.files import order_metadata, replacing, settle, write_text, writing
 from fedwarm.record.checkpoint import FOLDER, Checkpoint, Keeper, load
+from fedwarm.record.document import written
 from fedwarm.record.ledger import Ledger
 from fedwarm.record.lock import LOCK, Lock
 from fedwarm.record.pieces import Pieces
@@ -85,7 +86,7 @@ class RunFolder:
         if not now and time.monotonic() - self._written < WRITE_INTERVAL_SECONDS:
             return
         self._written = time.monotonic()
-        write_text(self.path / "results.json", json.dumps(record.results(), indent=1 if record.complete else None) + "\n")
+        write_text(self.path / "results.json", json.dumps(written(record), indent=1 if record.complete else None) + "\n")
 
     def append(self, record: Record) -> dict[str, int]:
         """Add what is new to the ledger and the journal; the lengths of both in bytes."""

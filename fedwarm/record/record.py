@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedwarm.core import sums
-from fedwarm.record.document import round_entry, written
 from fedwarm.record.ledger import Ledger, of_measure
 from fedwarm.record.measure import Measure
 from fedwarm.settings.config import Config
@@ -157,24 +156,6 @@ class Record:
         """The last round that was measured, -1 before the first."""
         return max(self.measures, default=-1)
 
-    def summary(self, number: int) -> dict[str, float]:
-        """A round's numbers for those who follow the run: accuracies, loss, bytes and seconds; empty where none were measured."""
-        measure = self.measures.get(number)
-        if measure is None:
-            return {}
-        entry = round_entry(self, number)
-        found = {
-            "accuracy": measure.accuracy,
-            "personal": measure.value("personal") if entry["personal"] else None,
-            "personal_worst": measure.value("worst") if entry["personal"] else None,
-            "train_loss": entry["train_loss"],
-            "bytes_up": sum(entry["bytes_up"]),
-            "bytes_down": sum(entry["bytes_down"]),
-            "failures": len(entry["failures"]),
-            "seconds": entry["seconds"],
-        }
-        return {name: float(value) for name, value in found.items() if value is not None}
-
     # What the run watches
 
     def values(self, upto: int | None = None) -> dict[int, float]:
@@ -214,7 +195,3 @@ class Record:
         newest = self.measures[max(self.measures)]
         parts = [("accuracy", newest.accuracy), ("personal", newest.pooled(newest.right_personal))]
         return ", ".join(f"{name} {value:.3f}" for name, value in parts if value is not None)
-
-    def results(self) -> dict[str, Any]:
-        """The document `results.json`."""
-        return written(self)

@@ -14,6 +14,7 @@ from fedwarm.diffusion.settings import Diffusion
 from fedwarm.relevance import Run
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
+from fedwarm.settings.kinds import PRIVACY
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def _about_batches(config: Config, sizes: Sequence[int]) -> Iterator[str]:
         batches.append(("diffusion.lora-batch-size", diffusion.lora_batch_size, "their batches hold images more than once"))
     for key, batch, so in batches:
         if small := [n for n in sizes if n < batch]:
-            if run.privacy != "none":
+            if run.privacy != PRIVACY.first:
                 so = "all of them are in every step, which so hides none of them by leaving it out"
             yield f"{key} = {batch} is more than {len(small)} of {len(sizes)} clients hold (the fewest {min(small)}): {so}"
 

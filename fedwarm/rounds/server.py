@@ -26,6 +26,7 @@ from fedwarm.core.progress import tick
 from fedwarm.core.stages import Place, Stage
 from fedwarm.flower.wire import to_records
 from fedwarm.record.checkpoint import Checkpoint
+from fedwarm.record.document import summary
 from fedwarm.record.measure import Measure
 from fedwarm.record.trackers import tracker
 from fedwarm.record.versions import versions
@@ -91,7 +92,7 @@ class BaseStrategy(Method):
                 if index >= self.done:
                     self.run_stage(stage, index, exchange)
                     if stage.measures >= 0:
-                        told.log(stage.measures, self.record.summary(stage.measures))
+                        told.log(stage.measures, summary(self.record, stage.measures))
         self.close()
         self.record.close()
         if self.folder is not None:

@@ -13,6 +13,7 @@ from fedwarm.data.settings import Data
 from fedwarm.privacy.geometric import noisy_histogram
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
+from fedwarm.settings.kinds import PRIVACY
 
 
 def global_rule(config: Config) -> bool:
@@ -36,7 +37,7 @@ def check_private(config: Config) -> None:
         SettingError: it would.
     """
     run = config.run
-    if chosen(config) and run.privacy != "none":
+    if chosen(config) and run.privacy != PRIVACY.first:
         raise SettingError(
             f"augment = {NAME!r} with privacy = {run.privacy!r}: one example more changes how many images are made, "
             "which no noise covers; set one of them to 'none'"

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from fedwarm.catalogue import parse
 from fedwarm.core.files import write_text
 from fedwarm.core.payload import Payload
+from fedwarm.record.document import written as document
 from fedwarm.record.folder import RunFolder, save_tensors
 from fedwarm.record.ledger import EVALUATE, Entry, Ledger
 from fedwarm.record.measure import Measure
@@ -55,7 +56,7 @@ def filled() -> Record:
 
 def test_the_documents_keys_are_the_documented_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDWARM_ENGINE", "local")
-    results = filled().results()
+    results = document(filled())
     documented = {
         "schema",
         "method",
@@ -83,12 +84,12 @@ def test_the_documents_keys_are_the_documented_ones(monkeypatch: pytest.MonkeyPa
 def test_settings_are_all_there_but_the_folders() -> None:
     record = filled()
     flat = record.config.flat()
-    assert record.results()["settings"] == {k: v for k, v in flat.items() if k not in ("out", "client-folder", "resume")}
-    assert "/tmp" not in json.dumps(record.results())
+    assert document(record)["settings"] == {k: v for k, v in flat.items() if k not in ("out", "client-folder", "resume")}
+    assert "/tmp" not in json.dumps(document(record))
 
 
 def test_accuracy_is_over_the_union_of_the_test_images() -> None:
-    first, second = filled().results()["rounds"]
+    first, second = document(filled())["rounds"]
     assert first["global"] == {"accuracy": 12 / 40, "per_client": [0.9, 0.1]}
     assert second["global"] == {"accuracy": 30 / 40, "per_client": [0.5, 25 / 30]}
     assert first["personal"] == {"per_client": [1.0, None]}
@@ -96,13 +97,13 @@ def test_accuracy_is_over_the_union_of_the_test_images() -> None:
 
 
 def test_final_is_the_last_round_that_was_measured() -> None:
-    final = filled().results()["final"]
+    final = document(filled())["final"]
     assert final["global"] == {"accuracy": 0.75}
     assert final["personal"] == {"mean": pytest.approx(0.85), "worst": 0.8}
 
 
 def test_bytes_are_the_ledgers_and_evaluation_stands_apart() -> None:
-    results = filled().results()
+    results = document(filled())
     first, second = results["rounds"]
     assert (first["bytes_up"], first["bytes_down"], first["bytes_evaluation"]) == ([228, 328], [138, 148], 0)
     assert (second["bytes_up"], second["bytes_down"], second["bytes_evaluation"]) == ([228, 328], [138, 296], 286)
@@ -112,17 +113,17 @@ def test_bytes_are_the_ledgers_and_evaluation_stands_apart() -> None:
 
 
 def test_seconds_and_losses_belong_to_their_round() -> None:
-    first, second = filled().results()["rounds"]
+    first, second = document(filled())["rounds"]
     assert (first["seconds"], second["seconds"]) == (1.75, 2.5)
     assert (first["train_loss"], second["train_loss"]) == (None, 1.0)
-    assert [s["name"] for s in filled().results()["stages"]] == ["adapt", "distill", "round", EVALUATE]
+    assert [s["name"] for s in document(filled())["stages"]] == ["adapt", "distill", "round", EVALUATE]
 
 
 def test_a_run_that_was_not_measured() -> None:
     record = Record(parse({}), Ledger())
     record.open(record.config, CLASSES, [None, [1, 2, 3]])
     record.stage(1, "round", 1.0, [])
-    results = record.results()
+    results = document(record)
     assert results["partition"]["counts"] is None and results["complete"] is False
     assert results["rounds"][0]["global"] == {"accuracy": None, "per_client": [None, None]}
     assert results["rounds"][0]["personal"] is None
@@ -146,7 +147,7 @@ def test_headline_and_accuracies() -> None:
 def test_what_is_said_of_privacy_is_the_newest_and_is_replayed() -> None:
     """Once a round; a resumed run has it out of the journal."""
     record = filled()
-    assert record.results()["privacy"] is None and "epsilon" not in record.results()["rounds"][0]
+    assert document(record)["privacy"] is None and "epsilon" not in document(record)["rounds"][0]
     record.spend(0, None)
     for number, epsilon in ((0, 1.5), (0, 1.5), (1, 1.5), (2, 2.5)):
         record.spend(number, {"epsilon": epsilon, "delta": 1e-5})
@@ -154,17 +155,17 @@ def test_what_is_said_of_privacy_is_the_newest_and_is_replayed() -> None:
     assert told == [0, 1, 2]
     again = filled()
     again.replay(json.loads(json.dumps(record.events)))
-    for found in (record.results(), again.results()):
+    for found in (document(record), document(again)):
         assert found["privacy"] == {"epsilon": 2.5, "delta": 1e-5}
         assert [r["epsilon"] for r in found["rounds"]] == [1.5, 1.5]
 
 
 def test_bits_of_a_parameter_are_those_of_a_rounds_replies() -> None:
     record = filled()
-    assert record.results()["totals"]["bits_per_parameter_up"] is None
+    assert document(record)["totals"]["bits_per_parameter_up"] is None
     record.upload("round", 100)
     sent = [e.payload_bytes_up for e in record.ledger.entries if e.stage == "round" and not e.failure]
-    assert sent and record.results()["totals"]["bits_per_parameter_up"] == 8 * sum(sent) / len(sent) / 100
+    assert sent and document(record)["totals"]["bits_per_parameter_up"] == 8 * sum(sent) / len(sent) / 100
 
 
 def test_versions_name_what_decides_the_numbers() -> None:
@@ -190,7 +191,7 @@ def test_the_folder_is_made_when_it_is_first_written(tmp_path: Path) -> None:
     folder.finish(record, {"w": torch.ones(2).numpy()})
     assert sorted(p.name for p in folder.path.iterdir()) == ["journal.jsonl", "ledger.jsonl", "model.safetensors", "results.json"]
     written = strict((folder.path / "results.json").read_text())
-    assert written == {**record.results(), "totals": {**record.results()["totals"], "seconds": written["totals"]["seconds"]}}
+    assert written == {**document(record), "totals": {**document(record)["totals"], "seconds": written["totals"]["seconds"]}}
     assert (folder.path / "ledger.jsonl").read_text() == record.ledger.lines()
     assert load_file(folder.path / "model.safetensors")["w"].tolist() == [1, 1]
 
