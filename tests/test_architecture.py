@@ -38,12 +38,13 @@ FLOORS = (
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # Names of components that are words of their own, too, e.g. of settings' values that have nothing to do with them.
 WORDS = {
-    "none", "mean", "plain", "dense", "local", "ray", "deployment", "file", "foundation", "domain", "replay", "logistic", "widths",
-    "pictures", "augmentation", "delay", "crash", "rq", "lora", "natural",
+    "none", "mean", "plain", "dense", "local", "ray", "deployment", "file", "foundation", "domain", "replay", "logistic",
+    "widths", "pictures", "augmentation", "delay", "crash", "rq", "lora", "natural",
 }  # fmt: skip
 # Files of one component that stand in another room: its command, its side, its price.
 OWN = {
     "gen-fedsd": ("fedwarm/cli/augment.py",),
+    "gen_fedsd": ("fedwarm/cli/augment.py",),
     "dp-sgd": ("fedwarm/codecs/dp_rec/pricing.py",),
     "quantization_robust": ("fedwarm/quantize/settings.py",),
     "mqat": ("fedwarm/quantize/settings.py",),

@@ -34,7 +34,6 @@ class Method:
         averages: whether what an objective learns beside the weights is averaged like them.
         refuses: settings that must keep their default, and why.
         hides: whether what leaves a client is accounted for, so that nothing else may tell of what it holds.
-        federated: whether clients train for each other; False: a baseline or a reference beside it.
         reference: whether it is no federation at all, which pages and tables say.
         uses: keys of settings of other groups that it takes, or a function of `relevance.Run` that gives them.
         server, client: `module:Class` of its two sides, for methods of other packages; empty: the file of its stem, else FedAvg.
@@ -51,7 +50,6 @@ class Method:
     fixed_rounds: Callable[[Config], str] | None = None
     averages: bool = True
     refuses: Mapping[str, str] = field(default_factory=dict)
-    reference: bool = False
     reference: bool = False
     hides: bool = False
     uses: tuple[str, ...] | Callable[[Any], Sequence[str]] = ()

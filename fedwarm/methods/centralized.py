@@ -6,7 +6,6 @@ COMPONENT = Method(
     "Centralized",
     "reference, not federated: one model trained on everybody's data together",
     reference=True,
-    reference=True,
     does=lambda run: {"samples": False, "apart": False},
     refuses={"augment": "trains on everybody's data together"},
 )
