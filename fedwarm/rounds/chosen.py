@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedwarm.parts import Part
 from fedwarm.settings.config import Config
-from fedwarm.settings.kinds import AUGMENTATIONS, MEASURES, PRIVACY, READY
+from fedwarm.settings.kinds import AUGMENTATIONS, MEASURES, PRIVACY
 
 
 def parts_of(config: Config) -> dict[str, Part]:
@@ -13,6 +13,5 @@ def parts_of(config: Config) -> dict[str, Part]:
         "augment": AUGMENTATIONS.load(config.run.augment),
         "privacy": PRIVACY.load(config.run.privacy),
     }
-    if MEASURES in READY:
-        found |= {f"measure {name}": MEASURES.load(name) for name in MEASURES}
+    found |= {f"measure {name}": MEASURES.load(name) for name in MEASURES}
     return found
