@@ -14,7 +14,6 @@ from fedwarm.core.payload import Payload
 from fedwarm.core.stages import Stage
 from fedwarm.data.settings import Data
 from fedwarm.data.testing import CENTRAL
-from fedwarm.methods import method_of
 from fedwarm.objectives import Objective, objective_of
 from fedwarm.parts import ClientPart, Noted, Part, ServerPart, Trainer
 from fedwarm.quantize.settings import QuantizationRobust, widths_of
@@ -123,12 +122,9 @@ class Widths(Part):
     def server(self, config: Config) -> WidthsServer:
         settings = config.of(Evaluate)
         if settings.widths and config.of(Data).test == CENTRAL:
-            flat = config.flat()
-            preset = method_of(config).presets(flat.__getitem__).get(WIDTHS) == flat[WIDTHS]
-            whose = f"method {config.run.method!r}" if preset else f"{WIDTHS} = {settings.bit_widths!r}"
             raise SettingError(
-                f"data.test = 'central' with {whose}: models at other widths are measured at the clients, by ranges of their "
-                "training images; take data.test = 'split' or 'held-out'"
+                f"data.test = 'central' with {WIDTHS} = {settings.bit_widths!r}: models at other widths are measured at the "
+                "clients, by ranges of their training images; take data.test = 'split' or 'held-out'"
             )
         return WidthsServer(settings)
 

@@ -20,7 +20,8 @@ class QuantizationRobust(Group, prefix="quantization-robust"):
 
     variant: str = setting(
         "mqat",
-        "what clients train with; a penalty on kurtosis, noise, one width, a drawn width, relaxed quantization",
+        "objective of method quantization_robust, where `objective` is not set: noise, a penalty on kurtosis, a drawn width, "
+        "one width, relaxed quantization",
         choices=tuple(name for name in OBJECTIVES.names() if name != OBJECTIVES.first),
         when=CHOSEN,
     )
@@ -31,14 +32,14 @@ class QuantizationRobust(Group, prefix="quantization-robust"):
     )
     kure_weight: float = setting(0.1, "lambda, weight of the kurtosis penalty; 0 is FedAvg", low=0.0, when=CHOSEN)
     kure_target: float = setting(1.8, "kurtosis that weights are drawn to; 1.8 is the uniform law's", low=1.0, when=CHOSEN)
-    kure_warmup: int = setting(1, "rounds before the kurtosis penalty sets in", low=0, when=CHOSEN)
+    kure_warmup: int = setting(1, "rounds without the kurtosis penalty at the beginning", low=0, when=CHOSEN)
     apqn_width: str = setting(
         "sampled", "the noise's width: drawn for each batch, or `bits`", choices=("sampled", "fixed"), when=CHOSEN
     )
     noise: str = setting(
         "uniform", "law of apqn's noise, each of variance step^2 / 12", choices=("uniform", "gaussian"), when=CHOSEN
     )
-    noise_scale: float = setting(1.0, "apqn's noise relative to that; 0 is FedAvg", low=0.0, when=CHOSEN)
+    noise_scale: float = setting(1.0, "scale of apqn's noise; 0 is FedAvg", low=0.0, when=CHOSEN)
     range: str = setting(
         "mse",
         "where a grid ends: least squared error, least and largest value, or a learned step (qat alone)",
@@ -46,7 +47,7 @@ class QuantizationRobust(Group, prefix="quantization-robust"):
         when=CHOSEN,
     )
     per_channel: bool = setting(False, "a step for each output channel of a weight", when=CHOSEN)
-    full_range: bool = setting(False, "weights use -2^(b-1) too", when=CHOSEN)
+    full_range: bool = setting(False, "weights use -2^(b-1), too: 2^b values instead of 2^b - 1", when=CHOSEN)
     skip_first_last: bool = setting(False, "the first and the last layer stay float", when=CHOSEN)
     quantize_activations: bool = setting(False, "qat and mqat quantize the inputs of layers, too", when=CHOSEN)
     start_round: int = setting(1, "first round with the objective; before it clients train plainly", low=1, when=CHOSEN)

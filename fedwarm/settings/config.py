@@ -20,7 +20,7 @@ class General(Group):
     method: str = setting("warmfed", "the method; `fedwarm methods` lists them", choices=METHODS)
     objective: str = setting(
         "plain",
-        "what clients train a classifier for; plain: the task's loss alone",
+        "local training objective; plain: the task's loss alone; `fedwarm components objective` lists all",
         choices=OBJECTIVES,
         when=lambda r: r.trains,
     )

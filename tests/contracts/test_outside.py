@@ -17,7 +17,7 @@ from fedwarm.launch.preflight import check_run
 from fedwarm.models import Model, build_model
 from fedwarm.settings import kinds
 from fedwarm.settings.fields import SettingError, Value
-from tests.contracts import test_faults, test_models, test_partitions, test_rules, test_sets
+from tests.contracts import test_faults, test_models, test_objectives, test_partitions, test_rules, test_sets
 from tests.runs import run
 
 MODULE = "components_from_elsewhere"
@@ -33,8 +33,10 @@ from fedwarm.aggregators import Held, unweighted
 from fedwarm.core.arrays import WeightedMean
 from fedwarm.data.tables import Column, Table
 from fedwarm.faults import Spoilt
+from fedwarm.objectives import Objective
 from fedwarm.settings.fields import Group, SettingError, setting
 from fedwarm.settings.registry import component
+from fedwarm.training.loop import Hook
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,27 @@ def wide(classes, image_size, settings=Wide()):
     """One hidden layer."""
     layers = [torch.nn.Linear(3 * image_size**2, settings.width), torch.nn.Tanh(), torch.nn.Linear(settings.width, classes)]
     return torch.nn.Sequential(torch.nn.Flatten(), *layers)
+
+
+@dataclass(frozen=True)
+class Sure(Group, prefix="sure"):
+    weight: float = setting(0.1, "weight of the entropy of predictions", low=0.0)
+
+
+class Entropy(Hook):
+    """Adds the mean entropy of the predictions."""
+
+    uses = "example"
+
+    def __init__(self, settings):
+        self.weight = settings.weight
+
+    def loss(self, batch, loss):
+        logs = batch.logits.log_softmax(1)
+        return loss - self.weight * (logs.exp() * logs).sum(1).mean()
+
+
+sure = Objective("predictions of low entropy", settings=Sure, hooks=(Entropy,))
 '''
 CHECKS = [
     *((kinds.RULES, name, check) for name in ("middle", "Nearest") for check in test_rules.CHECKS),
@@ -134,11 +157,13 @@ CHECKS = [
     *((kinds.PARTITIONS, "turns", check) for check in test_partitions.CHECKS),
     *((kinds.FAULTS, "Shifted", check) for check in test_faults.CHECKS),
     *((kinds.MODELS, "wide", check) for check in test_models.CHECKS),
+    *((kinds.OBJECTIVES, "sure", check) for check in test_objectives.CHECKS),
 ]
 ALL: dict[str, Value] = {
     "robust.rule": f"{MODULE}:middle", "middle.share": 0.3, "data.name": f"{MODULE}:stripes", "stripes.count": 80,
     "stripes.classes": 4, "data.partition": f"{MODULE}:turns", "turns.step": 2, "faults.kind": f"{MODULE}:Shifted",
     "faults.rate": 0.5, "offset.by": 0.25, "model.name": f"{MODULE}:wide", "wide.width": 5, "data.image-size": 8,
+    "objective": f"{MODULE}:sure", "sure.weight": 0.2,
 }  # fmt: skip
 
 

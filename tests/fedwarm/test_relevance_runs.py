@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from fedwarm.catalogue import all_groups, parse
+from fedwarm.catalogue import all_groups, parse, presets
 from fedwarm.data import shards
 from fedwarm.relevance import matters
 from fedwarm.settings import config
@@ -157,12 +157,24 @@ def numbers(outcome: Outcome) -> str:
     return json.dumps([bare(results), bare(outcome.ledger)], sort_keys=True)
 
 
+def presetting(method: str, settings: dict[str, Value]) -> list[str]:
+    """The settings out of which a method's presets are worked out, before there are groups."""
+    asked: list[str] = []
+
+    def get(key: str) -> Value:
+        asked.append(key)
+        return settings[key]
+
+    presets(method, get)
+    return asked
+
+
 def check(variant: tuple[str, dict[str, Value]], folder: Path) -> None:
     method, own = variant
     given = {**QUICK, **own, "client-folder": str(folder / "state")}
     settings = parse({**given, "method": method}).flat()
     useful = {key for key in KEYS if matters(key, {**settings, "device": "cpu"}, method)}
-    read: set[str] = set()
+    read = set(presetting(method, settings))
     clients = 3 if "robust.rule" in own else 2
     with reads(read):
         first = run(method, folder / "first", given, clients=clients)
