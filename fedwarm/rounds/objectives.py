@@ -65,7 +65,7 @@ def _check_shared(config: Config) -> None:
     private = bool(getattr(CODECS.load(config.run.codec), "private", False))
     if not objective_of(config).learns(config) or (method_of(config).averages and not private):
         return
-    methods = ", ".join(name for name in METHODS.own() if (own := METHODS.load(name)).averages and own.federated)
+    methods = ", ".join(name for name in METHODS.own() if (own := METHODS.load(name)).averages and not own.reference)
     codec = f", and another codec than {config.run.codec}" if private else ""
     raise SettingError(
         f"objective {config.run.objective!r} learns quantizers that clients must share; method {config.run.method!r} with "
