@@ -40,7 +40,8 @@ def export_run(folder: Path, bits: int, form: str, out: Path) -> Exported:
     state = load_file(weights)
     learned = {name: tensor for name, tensor in state.items() if is_learned(name)}
     state = {name: tensor for name, tensor in state.items() if not is_learned(name)}
-    settings, size = Model(name=str(_told(run, "model.name"))), int(_told(run, "data.image-size"))
+    norm, size = str(run.settings.get("model.norm", Model.norm)), int(_told(run, "data.image-size"))
+    settings = Model(name=str(_told(run, "model.name")), norm=norm)
     config = _quantization(run)
     try:
         model = build_model(settings, len(run.classes), size, run.seed, state)

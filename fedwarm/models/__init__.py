@@ -1,4 +1,7 @@
-"""Classifiers: each a function (classes, image size) -> module, or with its settings behind; none uses batch statistics."""
+"""Classifiers: each a function (classes, image size) -> module, or with its settings behind; none uses batch statistics.
+
+The setting `model.norm` changes how any of them is normalised (see `fedwarm.norms`).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,8 @@ from torch import Tensor, nn
 
 from fedwarm.core.seeds import initialisation
 from fedwarm.settings.fields import Group, SettingError, setting
-from fedwarm.settings.kinds import MODELS
+from fedwarm.settings.kinds import MODELS, NORMS
+from fedwarm.settings.registry import own_of
 
 PIXEL_MEAN, PIXEL_STD = 127.5, 127.5
 
@@ -23,6 +27,11 @@ class Model(Group, prefix="model"):
     """The classifier."""
 
     name: str = setting("cnn", "the classifier's architecture", choices=MODELS)
+    norm: str = setting(
+        "own", "how activations are normalised: own: as the architecture has it; group, batch: such layers in place of its own; "
+        "none: no such layers; standardised-weights: none, and convolutions with standardised weights",
+        choices=NORMS,
+    )  # fmt: skip
     weights: str = setting("", "safetensors file of a shared initialisation; empty: random from the seed", path=True)
     own_settings: tuple[Group, ...] = field(default=(), repr=False)
 
@@ -59,7 +68,9 @@ def build_model(
 
 
 def _built(settings: Model, classes: int, image_size: int) -> nn.Module:
-    module: nn.Module = MODELS.load(settings.name)(classes, image_size, *settings.own_settings)
+    architecture, norm = MODELS.load(settings.name), NORMS.load(settings.norm)
+    module: nn.Module = architecture(classes, image_size, *own_of(architecture, settings.own_settings))
+    norm(module, *own_of(norm, settings.own_settings))
     return module
 
 

@@ -97,7 +97,7 @@ def export(
         stored_bits = write_onnx(model, coded, bits, path, image_size)
     else:
         stored_bits = bits
-        own = {"model": settings.name, "classes": classes, "image_size": image_size}
+        own = {"model": settings.name, "norm": settings.norm, "classes": classes, "image_size": image_size}
         _write_packed(model, coded, bits, path, {**(told or {}), **own})
     sizes = [layer.get_parameter("weight").numel() for layer in layers(model, scheme.skip_first_last).values()]
     weight_bytes = sum(-(-size * stored_bits // 8) for size in sizes)
@@ -158,7 +158,7 @@ def load_exported(path: Path, settings: Model | None = None) -> nn.Module:
         if header["version"] != VERSION:
             raise SettingError(f"{path} has version {header['version']!r}; this fedwarm reads version {VERSION}")
         state = _unpacked(tensors, header["shapes"], int(header["bits"]), int(header["low"]))
-        architecture = settings or Model(name=header["model"])
+        architecture = settings or Model(header["model"], header.get("norm", Model.norm))
         if architecture.name not in MODELS:
             raise SettingError(f"{path} holds a model {architecture.name!r}; there are {', '.join(MODELS.names())}")
         return build_model(architecture, int(header["classes"]), int(header["image_size"]), 0, state)

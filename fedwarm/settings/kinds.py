@@ -18,6 +18,7 @@ RULES: Kind[Any] = Kind("robust rule", "fedwarm.aggregators", "robust.rule", fir
 SETS: Kind[Any] = Kind("data set", "fedwarm.data.sets", "data.name", open=True)
 PARTITIONS: Kind[Any] = Kind("partition", "fedwarm.data.partitions", "data.partition")
 MODELS: Kind[Any] = Kind("model", "fedwarm.models", "model.name")
+NORMS: Kind[Any] = Kind("normalisation", "fedwarm.norms", "model.norm", first="own", hyphens=True)
 OPTIMISERS: Kind[Any] = Kind("optimiser", "fedwarm.optimisers", "optimiser")
 TASKS: Kind[Any] = Kind("task", "fedwarm.tasks", "task")
 TUNERS: Kind[Any] = Kind("tuner", "fedwarm.diffusion.tuners", "diffusion.trainer")
@@ -39,6 +40,7 @@ READY = (
     SETS,
     PARTITIONS,
     MODELS,
+    NORMS,
     FAULTS,
     MEASURES,
     TRACKERS,

@@ -172,6 +172,12 @@ def settings_of(found: object) -> tuple[Any, ...]:
     return settings if isinstance(settings, tuple) else () if settings is None else (settings,)
 
 
+def own_of(found: object, settings: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Those of the settings that are a component's own, in its order."""
+    own = {type(group): group for group in settings}
+    return tuple(own[group] for group in settings_of(found) if group in own)
+
+
 def summary(found: object) -> str:
     """What a component says of itself in one line: its `summary`, else the first sentence of its docstring."""
     said = getattr(found, "summary", "")

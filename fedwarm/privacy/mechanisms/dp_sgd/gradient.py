@@ -175,4 +175,4 @@ def example_gradients(
 def _check(module: nn.Module) -> None:
     for name, part in module.named_modules():
         if getattr(part, "track_running_stats", False):
-            raise SettingError(f"dp-sgd cannot train layer {name!r}, which keeps statistics of examples; use GroupNorm")
+            raise SettingError(f"dp-sgd cannot train layer {name!r}, which keeps statistics of examples; use model.norm='group'")

@@ -1,0 +1,116 @@
+"""Normalisations one by one: scaled weight standardisation against its closed form, batch statistics, groups, and none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fedwarm.models import Model, build_model
+from fedwarm.norms import LAYERS, normalising
+from fedwarm.norms.standardised_weights import GAMMA, StandardisedConv2d, standardised
+from fedwarm.quantize.export import export, load_exported
+from fedwarm.settings.fields import SettingError
+from fedwarm.settings.kinds import MODELS
+
+
+def drawn(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def layers(model: nn.Module) -> list[nn.Module]:
+    return [part for part in model.modules() if isinstance(part, LAYERS)]
+
+
+def built(norm: str, name: str = "resnet8") -> nn.Module:
+    return build_model(Model(name=name, norm=norm), 3, 16, 0)
+
+
+def test_standardised_by_hand() -> None:
+    found = standardised(torch.tensor([1.0, 2.0, 3.0, 6.0]).reshape(1, 1, 2, 2)).flatten()
+    assert pytest.approx(1.712859, abs=1e-6) == GAMMA
+    assert found.tolist() == pytest.approx([-0.915561, -0.457781, 0.0, 1.373342], abs=1e-5)
+
+
+def test_a_channel_has_mean_nought_and_length_gamma_whatever_its_scale_and_shift() -> None:
+    weight = drawn(4, 3, 3, 3)
+    used = standardised(weight)
+    torch.testing.assert_close(used.sum((1, 2, 3)), torch.zeros(4).double(), atol=1e-12, rtol=0)
+    torch.testing.assert_close(used.square().sum((1, 2, 3)), torch.full((4,), GAMMA**2, dtype=torch.float64), atol=1e-12, rtol=0)
+    scale, shift = drawn(4, 1, 1, 1).abs() + 0.5, drawn(4, 1, 1, 1)
+    torch.testing.assert_close(standardised(scale * weight + shift), used, atol=1e-12, rtol=0)
+
+
+def test_the_gradient_is_that_of_central_differences_and_knows_the_invariances() -> None:
+    weight, along = drawn(2, 2, 3, 3).requires_grad_(), drawn(2, 2, 3, 3).flip(0)
+    assert torch.autograd.gradcheck(standardised, (weight,))
+    (standardised(weight) * along).sum().backward()
+    assert weight.grad is not None
+    centred = (weight - weight.mean((1, 2, 3), keepdim=True)).detach()
+    for nothing in (weight.grad.sum((1, 2, 3)), (weight.grad * centred).sum((1, 2, 3))):
+        torch.testing.assert_close(nothing, torch.zeros(2).double(), atol=1e-12, rtol=0)
+
+
+def test_a_constant_channel_stays_finite() -> None:
+    weight = torch.full((1, 2, 3, 3), 0.25, requires_grad=True)
+    used = standardised(weight)
+    used.sum().backward()
+    assert not used.detach().any() and weight.grad is not None and weight.grad.isfinite().all()
+
+
+def test_standardised_weights_travel_as_a_net_without_norms_does() -> None:
+    net, plain = built("standardised-weights"), built("none")
+    assert list(net.state_dict()) == list(plain.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), plain.state_dict().values(), strict=True))
+    convolutions = [part for part in net.modules() if isinstance(part, nn.Conv2d)]
+    assert convolutions and all(type(part) is StandardisedConv2d for part in convolutions)
+    images = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(net.train()(images)[:1], net(images[:1]), rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(net(images), plain(images))
+
+
+def test_the_default_and_the_groups_of_its_own_are_left_alone() -> None:
+    for name in ("cnn", "resnet8"):
+        bare, model = MODELS.load(name)(3, 32), build_model(Model(name=name), 3, 32, 0)
+        assert str(bare) == str(model)
+    assert str(built("group")) == str(built("own"))
+
+
+def test_none_leaves_no_layer_and_batch_has_float_statistics() -> None:
+    assert not layers(built("none")) and not normalising(built("none"))
+    net = built("batch")
+    assert all(isinstance(part, nn.BatchNorm2d) for part in layers(net)) and len(layers(net)) == 7
+    kinds = {name.rpartition(".")[2] for name in normalising(net)}
+    assert kinds == {"weight", "bias", "running_mean", "running_var"}
+    assert len(normalising(net)) == 7 * 4
+
+
+def test_group_takes_the_place_of_batch_statistics() -> None:
+    from fedwarm.norms.group import group
+
+    net = nn.Sequential(nn.Conv2d(3, 24, 1), nn.BatchNorm2d(24), nn.Conv2d(24, 6, 1), nn.BatchNorm2d(6))
+    group(net)
+    assert [(part.num_groups, part.num_channels) for part in layers(net) if isinstance(part, nn.GroupNorm)] == [(6, 24), (1, 6)]
+
+
+@pytest.mark.parametrize("norm", ["group", "batch"])
+def test_a_model_without_such_layers_is_refused(norm: str) -> None:
+    with pytest.raises(SettingError, match=rf"model.norm = '{norm}' .*use model.norm='own'"):
+        built(norm, "cnn")
+
+
+@pytest.mark.parametrize("norm", ["batch", "standardised-weights"])
+def test_an_exported_file_knows_its_normalisation(tmp_path: Path, norm: str) -> None:
+    net, path = built(norm).eval(), tmp_path / "w.safetensors"
+    export(net, 32, "torch", path, Model(name="resnet8", norm=norm), 3, 16)
+    images, run = torch.rand(2, 3, 16, 16), _without_gradient
+    assert torch.equal(run(load_exported(path).eval(), images), run(net, images))
+
+
+def _without_gradient(net: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return net(images)
