@@ -1,0 +1,120 @@
+"""Arms of a comparison at the same seeds: each seed's difference to the first arm is one number, and their mean has an error.
+
+A run that is complete in the folder is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kept import kept
+
+from fedwarm.launch.run import Request, run_method
+from fedwarm.settings.fields import Value
+
+ROOT = Path(__file__).parents[1]
+Results = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train.
+
+    Attributes:
+        name: in the table.
+        method: as `fedwarm run` takes it.
+        settings: what it has beside what all arms have.
+    """
+
+    name: str
+    method: str
+    settings: Mapping[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all arms of a comparison share: settings, number of clients, rounds, and the folder of their runs."""
+
+    settings: Mapping[str, Value]
+    clients: int
+    rounds: int
+    folder: Path
+
+    def one(self, arm: Arm, seed: int) -> Results:
+        """The results of one run."""
+        out = self.folder / f"{arm.name.replace(' ', '-').replace(',', '')}-seed-{seed}"
+        asked: dict[str, Value] = {**self.settings, **arm.settings}
+        found = kept(out, {**asked, "num-server-rounds": self.rounds}, self.clients)
+        if found is None:
+            print(f"== {arm.name}, seed {seed}", flush=True)
+            told = tuple(f"{key}={json.dumps(value)}" for key, value in asked.items())
+            run_method(Request(arm.method, "local", out, seed, self.rounds, self.clients, fresh=True, run_config=told))
+            found = json.loads((out / "results.json").read_text())
+        return dict(found)
+
+    def all(self, arms: Sequence[Arm], seeds: int) -> dict[str, list[Results]]:
+        """The results of all arms at the seeds 1 to `seeds`, seed by seed."""
+        rows: dict[str, list[Results]] = {arm.name: [] for arm in arms}
+        for seed in range(1, seeds + 1):
+            for arm in arms:
+                rows[arm.name].append(self.one(arm, seed))
+        return rows
+
+
+def accuracy(results: Results) -> float:
+    """Of the final global model, in percent."""
+    return 100 * float(results["final"]["global"]["accuracy"])
+
+
+def rounds_to(results: Results, percent: float) -> float:
+    """Rounds until the global model first has that accuracy; one more than there were where it never has."""
+    reached = (r["round"] for r in results["rounds"] if 100 * r["global"]["accuracy"] >= percent)
+    return float(next(reached, len(results["rounds"]) + 1))
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean ± standard error."""
+    error = f" ± {statistics.stdev(values) / math.sqrt(len(values)):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{error}"
+
+
+def table(rows: Mapping[str, Sequence[Results]], columns: Mapping[str, Callable[[Results], float]]) -> str:
+    """A line an arm: each column's mean, and the first column's difference to the first arm, seed by seed."""
+    first, base = next(iter(columns.values())), [*next(iter(rows.values()))]
+    heads = ["arm", *columns, "difference to the first arm", "MB up", "MB down", "s"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for name, results in rows.items():
+        gaps = [first(r) - first(b) for r, b in zip(results, base, strict=True)]
+        totals = [
+            [r["totals"][key] * scale for r in results]
+            for key, scale in (("bytes_up", 1e-6), ("bytes_down", 1e-6), ("seconds", 1))
+        ]
+        cells = [spread([column(r) for r in results]) for column in columns.values()]
+        lines.append("| " + " | ".join([name, *cells, spread(gaps), *(f"{statistics.mean(t):.1f}" for t in totals)]) + " |")
+    return "\n".join(lines)
+
+
+def parser(text: str | None, clients: int, rounds: int) -> argparse.ArgumentParser:
+    """The options of every comparison."""
+    made = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--data", default="digits", help="digits, a folder of parquet files, or a Hub name")
+    made.add_argument("--seeds", type=int, default=5)
+    made.add_argument("--clients", type=int, default=clients)
+    made.add_argument("--rounds", type=int, default=rounds)
+    made.add_argument("--examples", type=int, default=0, help="most training images of a client; 0: all")
+    made.add_argument("--runs", type=Path, default=None, help="folder of the runs")
+    return made
+
+
+def bench(given: argparse.Namespace, name: str, settings: Mapping[str, Value]) -> Bench:
+    """The comparison that the options ask for; `name` is its folder below ./runs where none is given."""
+    own: dict[str, Value] = {"data.name": given.data, "data.max-examples": given.examples}
+    folder = (given.runs or ROOT / "runs" / name).absolute()
+    return Bench({**settings, **own}, given.clients, given.rounds, folder)
