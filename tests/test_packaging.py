@@ -102,7 +102,7 @@ for name in ("clients.client_app", "strategies.server_app", "clients.scaffold", 
     import_module("{first}" + name)
 import clients.client_app, fedwarm.clients.client_app, fedwarm.strategies.server_app, strategies.server_app
 files = [getattr(module, "__file__", None) for name, module in sys.modules.items() if name.startswith(("clients", "strategies"))]
-assert len(files) == len(set(files)) > 10, files
+assert len(files) == len(set(files)) > 4, files
 for name, module in list(sys.modules.items()):
     if name.startswith(("clients.", "strategies.")):
         assert sys.modules.get("fedwarm." + name, module) is module and module.__name__ == module.__spec__.name == name, name

@@ -11,17 +11,23 @@ from PIL import Image
 
 from fedwarm.augmentations.gen_fedsd.plan import outlook
 from fedwarm.catalogue import parse
-from fedwarm.cli.augment import UNDRAWN, WHERE, Work, augment
+from fedwarm.cli.augment import UNDRAWN, Work, augment
 from fedwarm.core.compute import torch_threads
 from fedwarm.launch.preflight import check_run
 from fedwarm.launch.run import Request, run_method
 from fedwarm.settings.fields import SettingError, Value
+from fedwarm.settings.kinds import PROVIDERS
 from fedwarm.settings.text import parse_overrides
 
 SMALL = (
     "data.max-examples=20 data.image-size=16 data.partition='dirichlet' data.alpha=0.3 model.name='logistic' gen-fedsd.steps=2 "
     "gen-fedsd.budget-images=6"
 )
+
+
+def kept_of(provider: str) -> str:
+    """What is said of where a provider's images lie."""
+    return str(PROVIDERS.load(provider).kept)
 
 
 @pytest.fixture(autouse=True)
@@ -60,10 +66,10 @@ def test_what_was_drawn_is_on_the_page(rule: str, tmp_path: Path, capsys: pytest
 def test_what_nobody_keeps_is_said_to_be_kept_nowhere(provider: str, tmp_path: Path) -> None:
     given = f"gen-fedsd.provider='{provider}' gen-fedsd.file='public' data.public-share=0.3"
     page = tmp_path / "page.html"
-    assert run(given, fill=True) == WHERE[provider]
+    assert run(given, fill=True) == kept_of(provider)
     run(given, fill=True, page=page)
     shown = page.read_text().count("data:image/png") > 0
-    assert shown == (provider == "file") and (WHERE[provider][1:20] in page.read_text()) == (not shown)
+    assert shown == (provider == "file") and (kept_of(provider)[1:20] in page.read_text()) == (not shown)
 
 
 def test_nothing_is_told_of_runs_that_draw_nothing() -> None:
