@@ -19,6 +19,7 @@ FLOWER_ALLOWED = ("strategies", "clients", *(f"fedwarm/{room}" for room in ("flo
 FLOORS = (
     ("settings",),
     ("core",),
+    ("norms",),
     ("privacy", "data", "models", "aggregators", "flower", "faults"),
     ("record", "coding", "training", "tasks", "optimisers", "node"),
     ("federation",),
@@ -39,7 +40,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # Names of components that are words of their own, too, e.g. of settings' values that have nothing to do with them.
 WORDS = {
     "none", "mean", "plain", "dense", "local", "ray", "deployment", "file", "foundation", "domain", "replay", "logistic",
-    "widths", "pictures", "augmentation", "delay", "crash", "rq", "lora", "natural",
+    "widths", "pictures", "augmentation", "delay", "crash", "rq", "lora", "natural", "own", "group", "batch",
 }  # fmt: skip
 # Files of one component that stand in another room: its command, its side, its price.
 OWN = {
