@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,32 +18,20 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_the_worked_example_runs(tmp_path: Path) -> None:
+    """As a file of the current folder, by `module:attribute`."""
     text = (ROOT / "README.md").read_text()
-    blocks = re.findall(r"```python\n# (\S+\.py)\n(.*?)```", text, re.DOTALL)
-    assert [name for name, _ in blocks] == [f"{p}/smoothed.py" for p in ("fedwarm/methods", "clients", "strategies")]
-    for package in ("fedwarm", "strategies", "clients"):
-        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("assets", "__pycache__"))
-    for name, code in blocks:
-        (tmp_path / name).write_text(code)
-    lines = dict(re.findall(r'`("Smoothed\w+": "smoothed"|"smoothed": Entry\(.*?\))` in\s+`?\[?([\w/\\]+)', text))
-    assert len(lines) == 3
-    for line, where in lines.items():
-        path = tmp_path / where.replace("\\", "")
-        path = path if path.suffix == ".py" else path.with_name("__init__.py") if path.name == "__init__" else path
-        source = path.read_text()
-        path.write_text(re.sub(r"\n}\n", f"\n    {line},\n}}\n", source, count=1))
-    script = "import sys; sys.argv[0] = 'fedwarm'; from fedwarm.cli.app import main; main()"
-    settings = "smoothed.share=0.2 data.max-examples=40 local-epochs=1"
+    ((name, code),) = re.findall(r"```python\n# (\S+\.py)\n(.*?)```", text, re.DOTALL)
+    (tmp_path / name).write_text(code)
+    (command,) = re.findall(r"`(fedwarm run smoothed:COMPONENT [^`]+)`", text)
     out = tmp_path / "run"
-    subprocess.run(
-        [sys.executable, "-c", script, "run", "smoothed", "--rounds", "1", "--out", str(out), "-c", settings],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        check=True,
-        capture_output=True,
-    )
+    environment = {
+        **os.environ, DEFAULTS_VARIABLE: "data.max-examples=40 local-epochs=1",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }  # fmt: skip
+    words = f"{command} --workers 2 --rounds 1 --out {out}"
+    subprocess.run(words, shell=True, cwd=tmp_path, env=environment, check=True, capture_output=True)
     results = json.loads((out / "results.json").read_text())
-    assert results["method"] == "smoothed" and results["complete"] and results["settings"]["smoothed.share"] == 0.2
+    assert results["method"] == "smoothed:COMPONENT" and results["complete"] and results["settings"]["smoothed.share"] == 0.2
 
 
 TRAINING, QUICK = "fedwarm foundation train", " --vae-steps 2 --unet-steps 2 --images 8"
