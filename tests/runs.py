@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,37 +70,6 @@ def ticket_of(message: Message) -> str:
     return str(message.content.config_records["facts"].get("ticket", ""))
 
 
-@contextmanager
-def watched(outcome: Outcome) -> Iterator[None]:
-    """Keep every message and reply of the block's runs."""
-    original, streaming = local.LocalGrid.send_and_receive, local.LocalGrid.stream
-
-    def spy(grid: local.LocalGrid, messages: Any, *, timeout: float | None = None) -> list[Message]:
-        sent = list(messages)
-        replies = list(original(grid, sent, timeout=timeout))
-        outcome.messages += sent
-        outcome.replies += replies
-        return replies
-
-    def streamed(grid: local.LocalGrid, messages: Any, seconds: float) -> Iterator[Message | None]:
-        def seen() -> Iterator[Message]:
-            for message in messages:
-                outcome.messages.append(message)
-                yield message
-
-        for reply in streaming(grid, seen(), seconds):
-            outcome.replies += [reply] if reply is not None else []
-            yield reply
-
-    local.LocalGrid.send_and_receive = spy  # type: ignore[method-assign]
-    local.LocalGrid.stream = streamed  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        local.LocalGrid.send_and_receive = original  # type: ignore[method-assign]
-        local.LocalGrid.stream = streaming  # type: ignore[method-assign]
-
-
 def run(
     method: str,
     folder: Path,
@@ -121,8 +88,11 @@ def run(
         **(settings or {}),
     }
     app = FlowerApp("fedwarm.strategies.server_app:app", "fedwarm.clients.client_app:app", flat, None)
-    with watched(outcome):
-        local.run_local(app, {}, clients=clients, workers=workers, node_config=node)
+
+    def heard(message: Message) -> None:
+        (outcome.replies if message.metadata.reply_to_message_id else outcome.messages).append(message)
+
+    local.run_local(app, {}, clients=clients, workers=workers, node_config=node, listen=heard)
     return outcome
 
 

@@ -120,11 +120,11 @@ def logs(
     shown = path.stat().st_size if path.is_file() else 0
     put("\n".join(tail(found, member, lines)))
     while follow:
-        shown = _more(path, shown)
+        shown = more(path, shown)
         time.sleep(FOLLOW_SECONDS)
 
 
-def _more(path: Path, shown: int) -> int:
+def more(path: Path, shown: int) -> int:
     """Print what a file has beyond its first bytes; how many it has now."""
     from fedwarm.flower.processes import plain
 

@@ -141,10 +141,11 @@ def _splits(data: Data, seed: int, partitions: int) -> list[tuple[Rows, Rows]]:
 
 def split_rows(table: Table, data: Data, seed: int, partitions: int) -> list[tuple[Rows, Rows]]:
     """Each client's rows for training, and those held out; none are where `data.test` is another."""
-    return [_split(data, table.label.codes, rows, seed, i) for i, rows in enumerate(client_rows(table, data, seed, partitions))]
+    return [split(data, table.label.codes, rows, seed, i) for i, rows in enumerate(client_rows(table, data, seed, partitions))]
 
 
-def _split(data: Data, labels: Rows, rows: Rows, seed: int, partition: int) -> tuple[Rows, Rows]:
+def split(data: Data, labels: Rows, rows: Rows, seed: int, partition: int) -> tuple[Rows, Rows]:
+    """One client's rows for training and those held out, by the labels (n,) of all rows."""
     held = max(0, min(max(round(len(rows) * data.test_fraction), 1), len(rows) - 1)) if data.test == HELD_OUT else 0
     test = draw(labels[rows], held, numpy_generator(seed, "holdout", partition))
     train = rows[~test]

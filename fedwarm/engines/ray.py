@@ -74,7 +74,8 @@ def run_ray(
         raise RunError(complaint, outcome.lines[-TAIL_LINES:])
 
 
-def _echo(line: str) -> None:
+def echo(line: str) -> None:
+    """Print a line of Flower's in the manner of this command."""
     say(restyled(line))
 
 

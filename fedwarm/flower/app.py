@@ -84,7 +84,7 @@ def load(reference: str, folder: Path | None) -> ServerApp | ClientApp:
     name, colon, attribute = reference.partition(":")
     if not (name and colon and attribute):
         raise SettingError(f"{reference!r} names no app; it must read module:attribute, e.g. client_app:app")
-    _enter(folder.resolve() if folder else None)
+    enter(folder.resolve() if folder else None)
     try:
         found: Any = importlib.import_module(name)
     except ImportError as error:
@@ -108,7 +108,8 @@ class _Entered:
 _entered: _Entered | None = None
 
 
-def _enter(folder: Path | None) -> None:
+def enter(folder: Path | None) -> None:
+    """Put an app's folder on the path, in the place of the one before, whose modules are forgotten; None: none."""
     global _entered
     if _entered is not None and _entered.folder != folder:
         _leave(_entered)

@@ -57,7 +57,7 @@ def run_method(request: Request) -> Path:
     out = folder_of(request, flat)
     folder = RunFolder(out) if before is not None else prepare_folder(out, request.fresh)
     _tell_idle(request, config, engine.real)
-    _tell_odd(config, clients)
+    tell_odd(config, clients)
     if before is None:
         for told in outlook(config, clients):
             say(f"fedwarm: {told}")
@@ -86,7 +86,8 @@ def _tell_idle(request: Request, config: Config, real: bool) -> None:
         say(f"fedwarm: {', '.join(found)} {verb} nothing in this run")
 
 
-def _tell_odd(config: Config, clients: int) -> None:
+def tell_odd(config: Config, clients: int) -> None:
+    """Say before a run what is odd about who holds what, and which classifiers do not say what they were trained on."""
     from fedwarm.rounds.artefacts import unknown
     from fedwarm.rounds.odd import held, remarks
 

@@ -114,7 +114,7 @@ def main(arguments: Sequence[str]) -> None:
     from flwr.supernode.cli import flower_supernode
 
     sys.argv = [COMMAND, *arguments]
-    watch = Watch(_pulse)
+    watch = Watch(pulse)
     if not install(watch):
         _say("this version of Flower does not tell of heartbeats; `fedwarm node alive` will know of none")
     try:
@@ -125,7 +125,8 @@ def main(arguments: Sequence[str]) -> None:
             watch.end()
 
 
-def _pulse() -> Pulse | None:
+def pulse() -> Pulse | None:
+    """Where this node's heartbeats are written; None where another node writes there, or nobody can."""
     path = place()
     try:
         return Pulse(path)

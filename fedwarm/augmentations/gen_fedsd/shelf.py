@@ -69,7 +69,7 @@ class Shelf:
         """
         if not indices:
             return Drawn.none(self.size), 0
-        with self._locked(owner, label):
+        with self.locked(owner, label):
             parts = self._parts(owner, label)
             here = _indices(parts)
             missing = sorted(set(indices) - here)
@@ -119,7 +119,8 @@ class Shelf:
             temporary.write_text(json.dumps({"seconds_per_image": seconds_per_image}))
 
     @contextmanager
-    def _locked(self, owner: Owner, label: int) -> Iterator[None]:
+    def locked(self, owner: Owner, label: int) -> Iterator[None]:
+        """Be the only one who draws an owner's images of a class."""
         with self._alone(self.folder / str(owner) / f"{label}.lock"):
             for left in (self.folder / str(owner)).glob(f".{label}.*"):  # by a process that was killed as it wrote
                 left.unlink(missing_ok=True)

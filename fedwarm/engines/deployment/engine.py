@@ -81,7 +81,7 @@ def run_deployment(federation: Federation, app_folder: Path, overrides: Mapping[
     lines = tuple(following.lines)
     complaint = Outcome(ended.status, ended.details, lines).complaint()
     if complaint is not None:
-        _let_end(federation, before, folder)
+        let_end(federation, before, folder)
         raise (Stopped if ended.status.endswith("stopped") else RunError)(complaint, lines[-TAIL_LINES:])
 
 
@@ -184,10 +184,10 @@ def _stop(federation: Federation, link: Control, run_id: int, before: set[int], 
         say(f"run {run_id} could not be stopped ({error}); `fedwarm federation down` ends it")
         return
     say(f"run {run_id} is stopped; waiting for its ServerApp to end")
-    _let_end(federation, before, folder)
+    let_end(federation, before, folder)
 
 
-def _let_end(federation: Federation, before: set[int], folder: Path) -> None:
+def let_end(federation: Federation, before: set[int], folder: Path) -> None:
     """Wait until a run's ServerApp, which was not there before the run, has ended: who goes on with the run must be alone."""
     end = time.monotonic() + STOP_SECONDS
     while [each for each in serverapps(federation) if each.pid not in before] or (federation.remote and _busy(folder)):

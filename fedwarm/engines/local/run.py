@@ -14,7 +14,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import count, islice
 from typing import Protocol
@@ -31,6 +31,7 @@ from fedwarm.engines.local.workers import Pool
 from fedwarm.flower.app import FlowerApp, load, merged
 from fedwarm.settings.fields import SettingError, Value
 
+Listener = Callable[[Message], None]
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 
 
@@ -46,13 +47,19 @@ class Runner(Protocol):
     def close(self) -> None: ...
 
 
+def _deaf(message: Message) -> None:
+    """Nobody listens."""
+
+
 class LocalGrid(Grid):
     """Flower's grid over the clients of `runner`; client i is on node `node_ids[i]`.
 
-    It may be used from several threads. Replies come in the order of their messages, whoever was first.
+    It may be used from several threads. Replies come in the order of their messages, whoever was first. Who listens is told of
+    every message before it goes, and of every reply as it is handed on.
     """
 
-    def __init__(self, node_ids: Sequence[int], runner: Runner, run_id: int) -> None:
+    def __init__(self, node_ids: Sequence[int], runner: Runner, run_id: int, listen: Listener = _deaf) -> None:
+        self._listen = listen
         self._index = {node_id: index for index, node_id in enumerate(node_ids)}
         self._runner = runner
         self._run = Run.create_empty(run_id)
@@ -112,7 +119,10 @@ class LocalGrid(Grid):
             message_id = ahead.popleft()
             with self._lock:
                 refused = self._refused.pop(message_id, None)
-            yield refused or self._runner.take(message_id, seconds)
+            reply = refused or self._runner.take(message_id, seconds)
+            if reply is not None:
+                self._listen(reply)
+            yield reply
             ahead.extend(self._push(islice(source, 1)))
 
     def _with_refused(self, ids: list[str], deadline: float | None, *, wait: bool) -> list[Message]:
@@ -121,7 +131,10 @@ class LocalGrid(Grid):
         asked = [message_id for message_id in ids if message_id not in refused]
         replies = self._runner.gather(asked, deadline) if wait else self._runner.pull(asked)
         there = {reply.metadata.reply_to_message_id: reply for reply in replies} | refused
-        return [there[message_id] for message_id in ids if message_id in there]
+        found = [there[message_id] for message_id in ids if message_id in there]
+        for reply in found:
+            self._listen(reply)
+        return found
 
     def _push(self, messages: Iterable[Message]) -> list[str]:
         pushed = list(messages)
@@ -134,6 +147,7 @@ class LocalGrid(Grid):
             with self._lock:
                 ids.append(f"{self._run.run_id:x}-{next(self._numbers)}")
             message.metadata.__dict__["_message_id"] = ids[-1]
+            self._listen(message)
             index = self._index.get(message.metadata.dst_node_id)
             if index is None:
                 self._refused[ids[-1]] = unreachable(message)
@@ -163,11 +177,13 @@ def run_local(
     workers: int = 0,
     node_config: Mapping[str, Value] | None = None,
     run_id: int | None = None,
+    listen: Listener = _deaf,
 ) -> Context:
     """Run an app with `clients` clients on this machine; the server's context at the end.
 
     `config` overrides what the app's own config says, `node_config` is added to every client's. `workers` processes run the
     clients, each with its share of the cores; 0: as many as cores and memory are good for, 1: no process, they run in this one.
+    `listen` is called with every message and every reply.
     A program that calls this at its top level needs `if __name__ == "__main__":`, as with every use of `multiprocessing`.
 
     Raises:
@@ -187,7 +203,7 @@ def run_local(
             raise SettingError(f"{app.server} is a {type(server).__name__}; the server's part must be a ServerApp")
         identify(run_id, SUPERLINK_NODE_ID)
         context = Context(run_id, SUPERLINK_NODE_ID, {}, RecordDict(), dict(settings))
-        server(LocalGrid(crowd.node_ids, runner, run_id), context)
+        server(LocalGrid(crowd.node_ids, runner, run_id, listen), context)
         return context
 
 

@@ -43,7 +43,7 @@ def test_both_loggers_print_plain_lines(capsys: pytest.CaptureFixture[str], tmp_
     ],
 )
 def test_lines_of_flowers_command_are_restyled(line: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
-    launch._echo(line)
+    launch.echo(line)
     assert capsys.readouterr().err.rstrip("\n").strip() == shown.strip()
 
 

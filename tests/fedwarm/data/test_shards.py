@@ -15,7 +15,7 @@ from fedwarm.data import Shard, default_clients, load_pooled, load_shard, partit
 from fedwarm.data.opening import made
 from fedwarm.data.sets.digits import digits_table
 from fedwarm.data.settings import Data
-from fedwarm.data.shards import _split, draw, open_table
+from fedwarm.data.shards import draw, open_table, split
 from fedwarm.settings.fields import SettingError
 
 KINDS = [("domain", 4), ("domain", 10), ("iid", 30), ("dirichlet", 6), ("pathological", 10), ("natural", 4)]
@@ -160,5 +160,5 @@ def test_no_image_is_always_the_one_held_out() -> None:
 
 @pytest.mark.parametrize(("n", "held"), [(0, 0), (1, 0), (2, 1), (3, 1)])
 def test_a_client_of_hardly_any_images_keeps_one_to_train_on(n: int, held: int) -> None:
-    train, test = _split(Data(), np.zeros(9, dtype=np.int64), np.arange(n), 0, 0)
+    train, test = split(Data(), np.zeros(9, dtype=np.int64), np.arange(n), 0, 0)
     assert (len(train), len(test)) == (n - held, held)

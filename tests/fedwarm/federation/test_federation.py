@@ -271,9 +271,9 @@ def test_the_stage_of_a_run_is_read_from_its_journal(tmp_path: Path) -> None:
 def test_logs_are_printed_and_followed_from_where_they_were(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "log"
     path.write_bytes(b"one\n")
-    shown = commands._more(path, 4)
+    shown = commands.more(path, 4)
     path.write_bytes(b"one\n\x1b[92mtwo\x1b[0m\n")
-    shown = commands._more(path, shown)
+    shown = commands.more(path, shown)
     path.write_bytes(b"new\n")
-    commands._more(path, shown)
+    commands.more(path, shown)
     assert capsys.readouterr().out == "two\nnew\n"

@@ -214,9 +214,9 @@ def test_the_end_of_a_serverapp_elsewhere_shows_in_its_folder(
     monkeypatch.setattr(engine, "say", told.append)
     monkeypatch.setattr(engine, "time", SimpleNamespace(monotonic=iter(range(0, 1000, 10)).__next__, sleep=lambda s: None))
     with lock.held():
-        engine._let_end(load("default"), set(), tmp_path / "run")
+        engine.let_end(load("default"), set(), tmp_path / "run")
     assert told == ["the ServerApp of the run still runs; resume the run when it has ended"]
-    engine._let_end(load("default"), set(), tmp_path / "run")
+    engine.let_end(load("default"), set(), tmp_path / "run")
     assert len(told) == 1 and not os.path.exists(tmp_path / "run")
 
 

@@ -35,7 +35,7 @@ shuffle = true
 @pytest.fixture(autouse=True)
 def _leave_no_app_behind() -> Iterator[None]:
     yield
-    flower_app._enter(None)
+    flower_app.enter(None)
 
 
 def write(folder: Path, **files: str) -> Path:
@@ -135,7 +135,7 @@ def test_two_apps_with_the_same_module_names_each_get_their_own(tmp_path: Path) 
     found = [load("same_client:app", tmp_path / name) for name in ("one", "two", "one")]
     assert [app.name for app in found] == ["one", "two", "one"]  # type: ignore[union-attr]
     assert load("same_client:app", tmp_path / "one") is found[2]
-    flower_app._enter(None)
+    flower_app.enter(None)
     assert "same_task" not in sys.modules
     assert str(tmp_path / "one") not in sys.path
 

@@ -140,12 +140,12 @@ def test_a_file_that_cannot_be_had_is_said_and_hinders_nobody(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setenv("FLWR_HOME", str(tmp_path))
-    first = supernode._pulse()
-    assert first is not None and supernode._pulse() is None and "another SuperNode" in capsys.readouterr().err
+    first = supernode.pulse()
+    assert first is not None and supernode.pulse() is None and "another SuperNode" in capsys.readouterr().err
     first.close()
     (tmp_path / "file").touch()
     monkeypatch.setenv("FLWR_HOME", str(tmp_path / "file" / "home"))
-    assert supernode._pulse() is None and "cannot be written (Not a directory)" in capsys.readouterr().err
+    assert supernode.pulse() is None and "cannot be written (Not a directory)" in capsys.readouterr().err
 
 
 def test_a_federation_knows_its_nodes_heartbeats_without_the_superlink(tmp_path: Path) -> None:

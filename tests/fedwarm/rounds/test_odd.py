@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fedwarm.catalogue import parse
-from fedwarm.launch.run import _tell_odd
+from fedwarm.launch.run import tell_odd
 from fedwarm.rounds.odd import Held, held, of_record, refuse_one_class, remarks
 from fedwarm.settings.fields import SettingError, Value
 
@@ -83,7 +83,7 @@ def test_one_class_in_all() -> None:
 
 
 def test_the_lines_stand_before_the_run(capsys: pytest.CaptureFixture[str]) -> None:
-    _tell_odd(parse({"method": "fedavg", "fraction-train": 0.01, "batch-size": 500}), 4)
+    tell_odd(parse({"method": "fedavg", "fraction-train": 0.01, "batch-size": 500}), 4)
     first, second = capsys.readouterr().err.splitlines()
     assert first == "fedwarm: fraction-train = 0.01 of 4 clients is nobody; one client trains in each round"
     assert second.startswith("fedwarm: batch-size = 500 is more than 4 of 4 clients hold (the fewest 337): ")

@@ -199,7 +199,7 @@ def test_the_speed_is_measured_once_by_whoever_is_first(tmp_path: Path) -> None:
 def test_a_lock_that_somebody_removed_holds_nobody(tmp_path: Path) -> None:
     """Room was made while one waited for its turn: it takes a new lock, which others wait for."""
     kept, source = shelf(tmp_path), Source()
-    with ThreadPoolExecutor(1) as pool, kept._locked(0, 1):
+    with ThreadPoolExecutor(1) as pool, kept.locked(0, 1):
         waiting = pool.submit(shelf(tmp_path).take, 0, 1, [0, 1], source)
         time.sleep(0.2)
         assert not waiting.done()

@@ -84,7 +84,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
         return FlowerApp("test_app_server:app", "test_app_client:app", config, tmp_path)
 
     yield written
-    flower_app._enter(None)
+    flower_app.enter(None)
 
 
 def found(context: Context, name: str) -> dict[str, Any]:
@@ -469,7 +469,7 @@ def test_workers_do_not_share_their_random_streams(make: Make, monkeypatch: pyte
         app = make(server, DRAWING.replace("SEEDING", seeding))
         runs = []
         for _ in range(2):
-            flower_app._enter(None)
+            flower_app.enter(None)
             if seeding:
                 monkeypatch.setattr(workers, "_pools", itertools.count())
             runs.append(found(run_local(app, {}, clients=4, workers=2), "drawn"))
