@@ -6,6 +6,7 @@ Its own control variate stays in its store from round to round.
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from fedwarm.core.arrays import from_tensors, to_tensors
 from fedwarm.core.payload import Payload
@@ -14,6 +15,7 @@ from fedwarm.rounds.client import BaseClient
 from fedwarm.training.loop import Hook, steps_of
 
 OWN = "control"
+Tensors = dict[str, Tensor]
 
 
 class ScaffoldClient(BaseClient):
@@ -29,10 +31,14 @@ class ScaffoldClient(BaseClient):
         run = self.config.run
         steps = steps_of(len(self.shard.train_labels), run.batch_size, run.local_epochs)
         path = path_length(steps, run.learning_rate, run.momentum)
-        new = control_after(control, shared, to_tensors(before), to_tensors(reply.arrays), path)
+        new = self.control(control, shared, to_tensors(before), to_tensors(reply.arrays), path)
         self.node.store.save(OWN, new, number)
         sent = {name: shared[name] + new[name] - control[name] for name in shared}
         return Payload(reply.kind, joined(reply.arrays, from_tensors(sent)), reply.metrics, reply.facts)
+
+    def control(self, own: Tensors, shared: Tensors, before: Tensors, after: Tensors, path: float) -> Tensors:
+        """The new control variate of this client (see `control_after`)."""
+        return control_after(own, shared, before, after, path)
 
     def hooks(self) -> list[Hook]:
         return [ControlVariate(self.shift)]

@@ -61,6 +61,13 @@ class Hook:
         """The loss with this hook's term."""
         return loss
 
+    def again(self, model: nn.Module, retake: Callable[[], Tensor]) -> None:
+        """After the backward pass, before all hooks' `gradient`: a place for a second pass.
+
+        `retake()` puts the gradients in place that the loss of the same examples, with all terms, has at the model's weights of
+        that moment, and gives that loss. Private training does not call this, so a hook that has it says `uses = "batch"`.
+        """
+
     def gradient(self, model: nn.Module) -> None:
         """After the backward pass, before the step."""
 
@@ -167,13 +174,21 @@ def _loss(model: nn.Module, inputs: Tensor, labels: Tensor, rows: Tensor, hooks:
 def _step(
     model: nn.Module, optimiser: torch.optim.Optimizer, images: Tensor, labels: Tensor, rows: Tensor, hooks: Sequence[Hook]
 ) -> Tensor:
-    loss = _loss(model, to_input(images[rows]), labels[rows], rows, hooks)
-    optimiser.zero_grad()
-    loss.backward()
+    inputs, targets = to_input(images[rows]), labels[rows]
+
+    def taken() -> Tensor:
+        loss = _loss(model, inputs, targets, rows, hooks)
+        optimiser.zero_grad()
+        loss.backward()
+        return loss.detach()
+
+    loss = taken()
+    for hook in hooks:
+        hook.again(model, taken)
     for hook in hooks:
         hook.gradient(model)
     optimiser.step()
-    return loss.detach()
+    return loss
 
 
 class _Objective(nn.Module):

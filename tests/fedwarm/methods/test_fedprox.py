@@ -39,7 +39,7 @@ def moved(model: nn.Module) -> list[Tensor]:
 
 def test_value_and_gradient_of_the_term() -> None:
     """mu/2 ||w - w0||^2 has the gradient mu (w - w0)."""
-    model, hook = cnn(3, 8), ProximalTerm(MU)
+    model, hook = cnn(3, 8), ProximalTerm(FedProx(MU))
     start = [p.detach().clone() for p in model.parameters()]
     hook.prepare(model)
     moved(model)
@@ -52,7 +52,7 @@ def test_value_and_gradient_of_the_term() -> None:
 
 
 def test_at_the_start_the_term_is_nothing() -> None:
-    model, hook = cnn(3, 8), ProximalTerm(MU)
+    model, hook = cnn(3, 8), ProximalTerm(FedProx(MU))
     hook.prepare(model)
     value = hook.loss(batch_of(model), torch.tensor(2.5))
     assert value.item() == 2.5
@@ -63,7 +63,7 @@ def test_a_fit_is_the_loop_written_by_hand() -> None:
     images, labels = data()
     ours = cnn(3, 8)
     by_hand, start = copy.deepcopy(ours), [p.detach().clone() for p in ours.parameters()]
-    fit(ours, images, labels, Plan(3, 8, 0.05), generator(0), [ProximalTerm(MU)])
+    fit(ours, images, labels, Plan(3, 8, 0.05), generator(0), [ProximalTerm(FedProx(MU))])
     draws = generator(0)
     for _ in range(3):
         for rows in torch.randperm(20, generator=draws).split(8):
@@ -79,7 +79,7 @@ def test_a_fit_is_the_loop_written_by_hand() -> None:
 def test_without_weight_it_is_plain_training_bit_for_bit() -> None:
     ours = cnn(3, 8)
     plain = copy.deepcopy(ours)
-    done = fit(ours, *data(), Plan(3, 8, 0.05, 0.9), generator(0), [ProximalTerm(0.0)])
+    done = fit(ours, *data(), Plan(3, 8, 0.05, 0.9), generator(0), [ProximalTerm(FedProx(0.0))])
     assert done == fit(plain, *data(), Plan(3, 8, 0.05, 0.9), generator(0))
     assert all(torch.equal(p, q) for p, q in zip(ours.parameters(), plain.parameters(), strict=True))
 
@@ -90,7 +90,7 @@ def test_more_weight_stays_nearer_to_the_start() -> None:
         torch.manual_seed(0)
         model = cnn(3, 8)
         start = [p.detach().clone() for p in model.parameters()]
-        fit(model, *data(), Plan(5, 8, 0.05), generator(0), [ProximalTerm(mu)])
+        fit(model, *data(), Plan(5, 8, 0.05), generator(0), [ProximalTerm(FedProx(mu))])
         away = [(p.detach() - w).square().sum() for p, w in zip(model.parameters(), start, strict=True)]
         distances.append(float(torch.stack(away).sum()))
     assert distances == sorted(distances, reverse=True) and distances[-1] < distances[0] / 4
@@ -98,7 +98,7 @@ def test_more_weight_stays_nearer_to_the_start() -> None:
 
 def test_each_round_begins_anew() -> None:
     """The reference is where this fit began, not where the first one did."""
-    model, hook = cnn(3, 8), ProximalTerm(MU)
+    model, hook = cnn(3, 8), ProximalTerm(FedProx(MU))
     hook.prepare(model)
     moved(model)
     hook.prepare(model)

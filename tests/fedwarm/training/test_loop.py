@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from typing import ClassVar
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from fedwarm.catalogue import parse
 from fedwarm.core.seeds import generator
-from fedwarm.methods.fedprox import ProximalTerm
+from fedwarm.methods.fedprox import FedProx, ProximalTerm
 from fedwarm.models.cnn import cnn
 from fedwarm.privacy.mechanisms.dp_sgd.account import DpSgd, Steps
 from fedwarm.privacy.mechanisms.dp_sgd.gradient import Mechanism, source_of
@@ -244,7 +245,9 @@ def test_private_steps_move_every_parameter_and_tell_the_account() -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 64])
-@pytest.mark.parametrize("hooks", [[], [Weighed()], [Ridge()], [Halved()], [Pull(3.0)]], ids=lambda hooks: str(len(hooks)))
+@pytest.mark.parametrize(
+    "hooks", [[], [Weighed()], [Ridge()], [Halved()], [Pull(FedProx(3.0))]], ids=lambda hooks: str(len(hooks))
+)
 def test_without_clip_noise_and_sampling_it_is_plain_training(chunk: int, hooks: list[Hook]) -> None:
     plain = cnn(CLASSES, SIZE)
     private = copy.deepcopy(plain)
@@ -314,7 +317,7 @@ def test_a_wild_example_moves_a_step_by_the_clip_at_most() -> None:
 def test_a_term_of_the_weights_is_neither_clipped_nor_noised() -> None:
     """No example counts (clip 1e-9): what is left of a step is the pull back to where training began."""
     model = cnn(CLASSES, SIZE)
-    pull = Pull(2.0)
+    pull = Pull(FedProx(2.0))
     pull.prepare(model)
     start = copy.deepcopy(model)
     with torch.no_grad():
@@ -364,3 +367,35 @@ def test_it_learns_through_the_noise() -> None:
     fit(model, images, labels, plan, generator(0), private=private)
     right = (model((images.float() - 127.5) / 127.5).argmax(1) == labels).float().mean()
     assert right > 0.9
+
+
+class Twice(Hook):
+    """Takes every gradient again where the weights are, and keeps both and the rows."""
+
+    def __init__(self) -> None:
+        self.rows: list[list[int]] = []
+        self.pairs: list[bool] = []
+
+    def loss(self, batch: Batch, loss: Tensor) -> Tensor:
+        self.rows.append(batch.rows.tolist())
+        return 2 * loss
+
+    def again(self, model: nn.Module, retake: Callable[[], Tensor]) -> None:
+        first = [p.grad for p in model.parameters() if p.grad is not None]
+        retake()
+        self.pairs.append(
+            all(torch.equal(a, p.grad) for a, p in zip(first, model.parameters(), strict=True) if p.grad is not None)
+        )
+
+
+def test_a_second_pass_is_over_the_same_rows_and_terms() -> None:
+    """It neither moves the model nor draws anything: training is what it is without."""
+    images, labels = data()
+    ours, hook = cnn(CLASSES, SIZE), Twice()
+    plain = copy.deepcopy(ours)
+    fit(ours, images, labels, PLAN, generator(0, "x"), [hook])
+    once = Twice()
+    once.again = lambda model, retake: None  # type: ignore[method-assign]
+    fit(plain, images, labels, PLAN, generator(0, "x"), [once])
+    assert same(ours, plain) and all(hook.pairs) and len(hook.pairs) == 9
+    assert hook.rows[::2] == hook.rows[1::2] == once.rows

@@ -1,0 +1,17 @@
+"""Arrays that travel beside a model under a prefix of their own: what a server tells its clients, or they it."""
+
+from __future__ import annotations
+
+from fedwarm.core.arrays import Arrays
+
+
+def joined(model: Arrays, told: Arrays, part: str) -> Arrays:
+    """Both in one, as they travel; the told ones as `<part>/<name>`."""
+    return {**model, **{f"{part}/{name}": array for name, array in told.items()}}
+
+
+def split(arrays: Arrays, part: str) -> tuple[Arrays, Arrays]:
+    """(all others, those told as `part` by their own names): the inverse of `joined`."""
+    own = f"{part}/"
+    others = {name: array for name, array in arrays.items() if not name.startswith(own)}
+    return others, {name.removeprefix(own): array for name, array in arrays.items() if name.startswith(own)}

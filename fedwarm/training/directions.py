@@ -1,0 +1,71 @@
+"""Local steps along a mixture of the own gradient and a direction that the server tells.
+
+Cheng, Huang, Wu, Yuan, "Momentum Benefits Non-IID Federated Learning Simply and Provably", arXiv 2306.16504; the same in each
+step as FedCM (Xu, Wang, Wang, Yao, arXiv 2106.10874).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import Group, SettingError, setting
+from fedwarm.training.loop import Hook
+
+DIRECTION, STEPS = "direction", "steps"
+
+
+@dataclass(frozen=True)
+class Mixture(Group):
+    """How much of a step is the client's own; a method gives it a prefix."""
+
+    beta: float = setting(
+        0.1,
+        "weight of a client's own gradient in its steps; the server's direction has the rest; 1: none of it",
+        low=1e-3,
+        high=1.0,
+    )
+    first: str = setting(
+        "zero", "the first round's direction; zero: steps are beta times as long; plain: none yet, so steps are whole",
+        choices=("zero", "plain"),
+    )  # fmt: skip
+
+    def told(self, number: int) -> bool:
+        """Whether a direction is told in a round, counted from 1."""
+        return self.beta < 1 and (number > 1 or self.first == "zero")
+
+
+class Mixed(Hook):
+    """Each step's gradient becomes beta times itself and (1 - beta) times the direction.
+
+    Args:
+        beta: the gradient's weight.
+        direction: by the parameters' names.
+    """
+
+    uses = "weights"
+
+    def __init__(self, beta: float, direction: Mapping[str, Tensor]) -> None:
+        self.beta, self.direction = beta, direction
+
+    def gradient(self, model: nn.Module) -> None:
+        for name, parameter in model.named_parameters():
+            told = self.direction.get(name.replace("parametrizations.", "").removesuffix(".original"))
+            if told is not None and parameter.grad is not None:
+                parameter.grad.mul_(self.beta).add_(told.to(parameter.grad), alpha=1 - self.beta)
+
+
+def without_momentum(config: Config) -> None:
+    """Refuse local momentum, for methods that correct each step's gradient.
+
+    Raises:
+        SettingError: there is some.
+    """
+    if config.run.momentum:
+        raise SettingError(
+            f"momentum = {config.run.momentum:g} means nothing with method {config.run.method!r}, which corrects each step; "
+            "set momentum = 0"
+        )
