@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fedwarm.catalogue import parse
 from fedwarm.core.seeds import generator
-from fedwarm.methods.fedprox import ProximalTerm
+from fedwarm.methods.fedprox import FedProx, ProximalTerm
 from fedwarm.models.cnn import cnn
 from fedwarm.privacy.mechanisms.dp_sgd.account import DpSgd, Steps
 from fedwarm.privacy.mechanisms.dp_sgd.gradient import Mechanism, source_of
@@ -244,7 +244,7 @@ def test_private_steps_move_every_parameter_and_tell_the_account() -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 64])
-@pytest.mark.parametrize("hooks", [[], [Weighed()], [Ridge()], [Halved()], [Pull(3.0)]], ids=lambda hooks: str(len(hooks)))
+@pytest.mark.parametrize("hooks", [[], [Weighed()], [Ridge()], [Halved()], [Pull(FedProx(3.0))]], ids=["0", "1", "2", "3", "4"])
 def test_without_clip_noise_and_sampling_it_is_plain_training(chunk: int, hooks: list[Hook]) -> None:
     plain = cnn(CLASSES, SIZE)
     private = copy.deepcopy(plain)
@@ -314,7 +314,7 @@ def test_a_wild_example_moves_a_step_by_the_clip_at_most() -> None:
 def test_a_term_of_the_weights_is_neither_clipped_nor_noised() -> None:
     """No example counts (clip 1e-9): what is left of a step is the pull back to where training began."""
     model = cnn(CLASSES, SIZE)
-    pull = Pull(2.0)
+    pull = Pull(FedProx(2.0))
     pull.prepare(model)
     start = copy.deepcopy(model)
     with torch.no_grad():
