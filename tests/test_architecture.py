@@ -19,10 +19,10 @@ FLOWER_ALLOWED = ("strategies", "clients", *(f"fedwarm/{room}" for room in ("flo
 FLOORS = (
     ("settings",),
     ("core",),
-    ("norms",),
+    ("norms", "tasks"),
     ("privacy", "data", "models", "aggregators", "flower", "faults"),
-    ("record", "coding", "training", "tasks", "optimisers", "node"),
-    ("federation",),
+    ("record", "coding", "training", "node"),
+    ("optimisers", "federation"),
     ("engines", "codecs", "quantize", "diffusion"),
     ("methods",),
     ("parts",),

@@ -89,5 +89,6 @@ COMPONENT = Method(
     "control variates against the drift of unlike clients (Karimireddy et al., 2020)",
     Scaffold,
     averages=False,
+    refuses={"optimiser": "works its control variates out of steps of SGD"},
     does=lambda run: {"weighs": run["scaffold.weight-by"] == "examples"},
 )

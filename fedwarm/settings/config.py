@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from fedwarm.settings.fields import Group, SettingError, Value, checked, keys, near, setting
-from fedwarm.settings.kinds import AUGMENTATIONS, CODECS, METHODS, OBJECTIVES, PRIVACY, TRACKERS
+from fedwarm.settings.kinds import AUGMENTATIONS, CODECS, METHODS, OBJECTIVES, OPTIMISERS, PRIVACY, TRACKERS
 
 G = TypeVar("G", bound="Group")
 
@@ -45,9 +45,15 @@ class General(Group):
         1.0, "share of the clients that train in a round (at least one)", low=1e-9, high=1.0, when=lambda r: r.samples
     )
     local_epochs: int = setting(2, "passes over a client's data in a round", low=1, when=lambda r: r.trains)
-    learning_rate: float = setting(0.01, "step size of the classifier's SGD", low=1e-12, when=lambda r: r.trains or r.steps)
-    momentum: float = setting(0.9, "momentum of the classifier's SGD", low=0.0, high=0.9999)
-    weight_decay: float = setting(0.0, "weight decay of the classifier's SGD", low=0.0)
+    optimiser: str = setting(
+        "sgd",
+        "how a classifier steps along its gradient; sgd: with momentum; adamw: Adam with decoupled weight decay",
+        choices=OPTIMISERS,
+        when=lambda r: r.trains or r.steps,
+    )
+    learning_rate: float = setting(0.01, "step size of the classifier's optimiser", low=1e-12, when=lambda r: r.trains or r.steps)
+    momentum: float = setting(0.9, "momentum of the classifier's optimiser; adamw: its first beta", low=0.0, high=0.9999)
+    weight_decay: float = setting(0.0, "weight decay of the classifier's optimiser", low=0.0)
     batch_size: int = setting(32, "examples in a step of the classifier", low=1)
     device: str = setting(
         "auto", "where tensors are computed; auto: CUDA if there is one", choices=("auto", "cpu", "cuda"), node=True
@@ -85,6 +91,7 @@ class General(Group):
     save_pictures: bool = setting(
         True, "keep sample pictures of a generative run in the run folder", neutral=True, when=lambda r: r.generates
     )
+    own_settings: tuple[Group, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ SETS: Kind[Any] = Kind("data set", "fedwarm.data.sets", "data.name", open=True)
 PARTITIONS: Kind[Any] = Kind("partition", "fedwarm.data.partitions", "data.partition")
 MODELS: Kind[Any] = Kind("model", "fedwarm.models", "model.name")
 NORMS: Kind[Any] = Kind("normalisation", "fedwarm.norms", "model.norm", first="own", hyphens=True)
-OPTIMISERS: Kind[Any] = Kind("optimiser", "fedwarm.optimisers", "optimiser")
+OPTIMISERS: Kind[Any] = Kind("optimiser", "fedwarm.optimisers", "optimiser", first="sgd")
 TASKS: Kind[Any] = Kind("task", "fedwarm.tasks", "task")
 TUNERS: Kind[Any] = Kind("tuner", "fedwarm.diffusion.tuners", "diffusion.trainer")
 SAMPLERS: Kind[Any] = Kind("sampler", "fedwarm.diffusion.samplers", "diffusion.scheduler")
@@ -41,6 +41,7 @@ READY = (
     PARTITIONS,
     MODELS,
     NORMS,
+    OPTIMISERS,
     FAULTS,
     MEASURES,
     TRACKERS,

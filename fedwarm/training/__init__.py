@@ -1,1 +1,1 @@
-"""The one training loop with its hooks, its optimisers, and what is measured of a trained classifier."""
+"""The one training loop with its hooks, its plan, and what is measured of a trained classifier."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import ceil, nan
+from math import nan
 from typing import ClassVar
 
 import torch
@@ -18,9 +18,9 @@ from torch.func import functional_call
 from fedwarm.core import sums
 from fedwarm.core.progress import tick
 from fedwarm.models import to_input
-from fedwarm.settings.config import General
 from fedwarm.settings.fields import SettingError
-from fedwarm.training.optimisers import Sgd
+from fedwarm.training.plan import Plan as Plan
+from fedwarm.training.plan import steps_of as steps_of
 from fedwarm.training.private import Mechanism, Receipt
 
 
@@ -33,11 +33,6 @@ class Batch:
     labels: Tensor
     logits: Tensor
     rows: Tensor
-
-
-def steps_of(examples: int, batch_size: int, epochs: int) -> int:
-    """Steps of so many epochs: as many with private training as without."""
-    return epochs * ceil(examples / batch_size)
 
 
 class Hook:
@@ -76,23 +71,6 @@ class Hook:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How long and how fast to train."""
-
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-
-    @classmethod
-    def of(cls, run: General, epochs: int | None = None, learning_rate: float = 0.0) -> Plan:
-        """The plan that the run's settings state, with other epochs and another step size if given."""
-        chosen = run.local_epochs if epochs is None else epochs
-        return cls(chosen, run.batch_size, learning_rate or run.learning_rate, run.momentum, run.weight_decay)
-
-
-@dataclass(frozen=True)
 class Fit:
     """What training did.
 
@@ -119,7 +97,7 @@ def fit(
     stage: str = "train",
     private: Mechanism | None = None,
 ) -> Fit:
-    """Minimise cross-entropy plus the hooks' terms by SGD over shuffled batches, in place.
+    """Minimise cross-entropy plus the hooks' terms over shuffled batches by the plan's optimiser, in place.
 
     Args:
         model: maps inputs (b, 3, S, S) to logits (b, classes); trained on the device it is on.
@@ -139,7 +117,7 @@ def fit(
     spent = None if private is None else _spent(private, plan, n, hooks)
     for hook in hooks:
         hook.prepare(model)
-    optimiser = Sgd(model.parameters(), lr=plan.learning_rate, momentum=plan.momentum, weight_decay=plan.weight_decay)
+    optimiser = plan.optimiser_of(model.parameters())
     model.train()
     steps, mean = 0, 0.0
     images, labels = images.to(device), labels.to(device)
