@@ -361,7 +361,7 @@ def test_settings_have_ranges() -> None:
 def test_opacus_is_loaded_late_and_logs_nothing_more() -> None:
     code = """
 import logging, sys
-from fedwarm.privacy.mechanisms.dp_sgd.gradient import Steps, example_epsilon
+from fedwarm.privacy.mechanisms.dp_sgd.account import Steps, example_epsilon
 assert "opacus" not in sys.modules
 example_epsilon([Steps(0.1, 1.0, 5)], 1e-5)
 assert "opacus" in sys.modules and logging.getLogger().handlers == []
