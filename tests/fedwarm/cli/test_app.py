@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -473,3 +474,15 @@ def test_a_setting_that_changes_nothing_is_told_wherever_it_was_given(
     assert call(monkeypatch, "run", "warmfed", *options) == 0
     told = "fedwarm: fraction-train, --rounds, patience (in FEDWARM_RUN_CONFIG), target change nothing in this run"
     assert told in capsys.readouterr().err.splitlines()
+
+
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["federation", "--help"], ["node", "--help"], ["--version"]])
+def test_help_loads_no_library_that_takes_seconds(words: list[str]) -> None:
+    code = (
+        f"import sys; sys.argv = ['fedwarm', *{words!r}]\n"
+        "from fedwarm.cli.app import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print([name for name in ('torch', 'flwr', 'diffusers', 'sklearn', 'scipy') if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip().splitlines()[-1] == "[]"
