@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -36,15 +37,15 @@ TOGETHER = (
     "codec='top-k' model.name='narrow' data.name='stripes' data.partition='uneven' robust.rule='middle' tracker='lines' "
     "objective='confident' near-start.weight=0.01 uneven.factor=0.8 top-k.share=0.5"
 )
+NAMES = ("near_start", "lazy_server", "top-k", "narrow", "stripes", "uneven", "middle", "lines", "confident")
 Command = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
-def fedwarm(tmp_path_factory: pytest.TempPathFactory) -> Command:
-    """The command of the environment, as a function of its words; it returns what was printed."""
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the environment."""
     folder = tmp_path_factory.mktemp("outsider")
-    env, empty = folder / "env", folder / "empty"
-    empty.mkdir()
+    env = folder / "env"
     for source in (ROOT, ROOT / "tests" / "outsider"):
         words = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder / "wheels")]
         subprocess.run(words, cwd=source, check=True, capture_output=True)
@@ -57,12 +58,24 @@ def fedwarm(tmp_path_factory: pytest.TempPathFactory) -> Command:
         [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-deps", "--python", python, *wheels, flower], check=True
     )
     (site / "shared.pth").write_text(f"{next(Path(p) for p in sys.path if p.endswith('site-packages'))}\n")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "FEDWARM"))}
+    return env
+
+
+def environment(place: Path) -> dict[str, str]:
+    """Variables in which the environment's commands come first, and nothing of this process's own."""
+    found = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "FEDWARM", "PYTEST"))}
+    return {**found, "PATH": f"{place / 'bin'}{os.pathsep}{found['PATH']}"}
+
+
+@pytest.fixture(scope="module")
+def fedwarm(place: Path) -> Command:
+    """The command of the environment, as a function of its words; it returns what was printed."""
+    empty = place.with_name("empty")
+    empty.mkdir()
 
     def call(*words: str, fails: bool = False) -> str:
-        path = f"{env / 'bin'}{os.pathsep}{environment['PATH']}"
-        command = [str(env / "bin" / "fedwarm"), *words]
-        done = subprocess.run(command, cwd=empty, env={**environment, "PATH": path}, capture_output=True, text=True, timeout=500)
+        command = [str(place / "bin" / "fedwarm"), *words]
+        done = subprocess.run(command, cwd=empty, env=environment(place), capture_output=True, text=True, timeout=500)
         assert (done.returncode != 0) is fails, done.stdout[-3000:] + done.stderr[-3000:]
         return done.stdout + done.stderr
 
@@ -72,7 +85,7 @@ def fedwarm(tmp_path_factory: pytest.TempPathFactory) -> Command:
 @pytest.mark.long
 def test_they_are_listed_with_whence_they_come(fedwarm: Command) -> None:
     told = fedwarm("components")
-    for name in ("near_start", "lazy_server", "top-k", "narrow", "stripes", "uneven", "middle", "lines", "confident"):
+    for name in NAMES:
         assert f"  {name}" in told, name
     assert "outsider" in fedwarm("components", "codec") and "top-k.share" in fedwarm("settings", "top-k")
 
@@ -95,6 +108,31 @@ def test_each_of_them_runs(words: str, fedwarm: Command, tmp_path: Path) -> None
     assert (tmp_path / "run" / "lines.txt").exists() is plain
 
 
+@pytest.mark.long
+def test_each_of_them_keeps_what_all_components_of_its_kind_keep_to(place: Path) -> None:
+    """The contract tests run over all names there are: in this environment theirs are among them."""
+    copy = place.with_name("copy")
+    shutil.copytree(
+        ROOT / "tests", copy / "tests", ignore=shutil.ignore_patterns("outsider", "fedwarm", "strategies", "__pycache__")
+    )
+    words = [
+        str(place / "bin" / "python"),
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:randomly",
+        "--import-mode=importlib",
+        "tests/contracts",
+    ]
+    done = subprocess.run(
+        [*words, "tests/contracts", "-k", " or ".join(NAMES)], cwd=copy, env=environment(place), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    passed = int(done.stdout.split(" passed")[0].split()[-1])
+    assert passed >= 3 * len(NAMES), done.stdout[-500:]
+
+
 @pytest.mark.alone
 @pytest.mark.long
 def test_all_of_them_together_give_one_model_on_every_engine(fedwarm: Command, tmp_path: Path) -> None:
@@ -108,4 +146,6 @@ def test_all_of_them_together_give_one_model_on_every_engine(fedwarm: Command, t
         fedwarm("federation", "down", *place)
     models = [load_file(tmp_path / engine / "model.safetensors") for engine in ("local", "ray", "deployment")]
     assert all(same(model, models[0]) for model in models)
-    assert (tmp_path / "ray" / "lines.txt").read_text() == (tmp_path / "local" / "lines.txt").read_text() != ""
+    told = [(tmp_path / engine / "lines.txt").read_text().splitlines() for engine in ("local", "ray", "deployment")]
+    assert all([line.split(" bytes")[0] for line in lines] == [line.split(" bytes")[0] for line in told[0]] for lines in told)
+    assert len(told[0]) >= 2

@@ -173,9 +173,9 @@ def settings_of(found: object) -> tuple[Any, ...]:
 
 
 def own_of(found: object, settings: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Those of the settings that are a component's own, in its order."""
+    """Those of the settings that are a component's own, in its order; where they are missing, their defaults."""
     own = {type(group): group for group in settings}
-    return tuple(own[group] for group in settings_of(found) if group in own)
+    return tuple(own[group] if group in own else group() for group in settings_of(found))
 
 
 def summary(found: object) -> str:

@@ -13,6 +13,7 @@ from fedwarm.augmentations.gen_fedsd.plan import outlook
 from fedwarm.catalogue import parse
 from fedwarm.cli.augment import UNDRAWN, Work, augment
 from fedwarm.core.compute import torch_threads
+from fedwarm.launch.outlook import outlook as before_a_run
 from fedwarm.launch.preflight import check_run
 from fedwarm.launch.run import Request, run_method
 from fedwarm.settings.fields import SettingError, Value
@@ -75,7 +76,7 @@ def test_what_nobody_keeps_is_said_to_be_kept_nowhere(provider: str, tmp_path: P
 def test_nothing_is_told_of_runs_that_draw_nothing() -> None:
     for settings in ({"method": "fedavg"}, {"method": "gen_fedsd", "gen-fedsd.provider": "transforms"}):
         with torch_threads(1):
-            assert not list(outlook(*check_run(settings, 3)))
+            assert not list(before_a_run(*check_run(settings, 3)))
 
 
 def test_a_model_of_the_hub_is_left_to_the_clients() -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fedwarm.data.settings import Data
 from fedwarm.data.tables import Column, Rows, Table
+from fedwarm.settings.fields import SettingError
 
 CLASSES, EACH = ("one", "two", "three"), 40
 
@@ -25,6 +26,8 @@ def stripes(data: Data) -> Table:
         return pictures
 
     def column(name: str) -> Column:
+        if name != "stripes":
+            raise SettingError(f"{name!r} is no column of stripes; it has one, `stripes`")
         return Column(codes, CLASSES)
 
-    return Table("stripes", Column(codes, CLASSES), (), column, images)
+    return Table("stripes", Column(codes, CLASSES), ("stripes",), column, images)
