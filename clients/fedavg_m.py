@@ -1,0 +1,43 @@
+"""FedAvg-M's client: local steps along its own gradient and the server's direction (Cheng et al., arXiv 2306.16504, Alg. 1)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar
+
+from torch import Tensor
+
+from fedwarm.core.arrays import Arrays, to_tensors
+from fedwarm.core.payload import Payload
+from fedwarm.core.told import split
+from fedwarm.methods.fedavg_m import FedAvgM
+from fedwarm.rounds.client import BaseClient
+from fedwarm.training.directions import DIRECTION, STEPS, Mixed, Mixture
+from fedwarm.training.loop import Hook, steps_of
+
+
+class DirectedClient(BaseClient):
+    """Trains along beta times what it would follow and (1 - beta) times the told direction; says how many steps it took."""
+
+    mixture: ClassVar[type[Mixture]]
+    direction: dict[str, Tensor]
+
+    def round(self, payload: Payload) -> Payload:
+        arrays, told = split(payload.arrays, DIRECTION)
+        self.direction = to_tensors(told)
+        reply, run = super().round(replace(payload, arrays=arrays)), self.config.run
+        steps = steps_of(len(self.shard.train_labels), run.batch_size, run.local_epochs)
+        return replace(reply, metrics={**reply.metrics, STEPS: steps})
+
+    def reference(self, action: str, payload: Payload) -> Arrays:
+        return split(payload.arrays, DIRECTION)[0]
+
+    def hooks(self) -> list[Hook]:
+        beta = self.config.of(self.mixture).beta
+        return [*super().hooks(), *([Mixed(beta, self.direction)] if self.direction else [])]
+
+
+class FedAvgMClient(DirectedClient):
+    """Trains the received weights."""
+
+    mixture = FedAvgM
