@@ -96,7 +96,7 @@ def _classes_told(config: Config) -> tuple[str, ...]:
 
     classes = listed(config.of(Data).classes)
     if classes or not config.of(Model).weights:
-        build_model(config.of(Model), len(classes) or FEWEST, config.of(Data).image_size, config.run.seed)
+        build_model(config.of(Model), len(classes) or FEWEST, config.of(Data).image_size, config.run.seed, say=_say)
     return classes
 
 
@@ -116,7 +116,7 @@ def _check_data(config: Config, count: int) -> tuple[str, ...]:
     refuse_one_class(held(config, count), shard.classes)
     all_tests(config.of(Data), config.run.seed, count)
     marks(config.of(Data), read=True)
-    build_model(config.of(Model), len(shard.classes), config.of(Data).image_size, config.run.seed)
+    build_model(config.of(Model), len(shard.classes), config.of(Data).image_size, config.run.seed, say=_say)
     refuse_seen_tests(config, count)
     return shard.classes
 

@@ -1,12 +1,13 @@
 """Classifiers: each a function (classes, image size) -> module, or with its settings behind; none uses batch statistics.
 
-The setting `model.norm` changes how any of them is normalised (see `fedwarm.norms`).
+The setting `model.norm` changes how any of them is normalised (see `fedwarm.norms`). The head is the last layer with parameters,
+or the one that the component names as its fact `head`; its first axis counts classes.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from fedwarm.settings.kinds import MODELS, NORMS
 from fedwarm.settings.registry import own_of
 
 PIXEL_MEAN, PIXEL_STD = 127.5, 127.5
+Say = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,11 @@ class Model(Group, prefix="model"):
         "none: no such layers; standardised-weights: none, and convolutions with standardised weights",
         choices=NORMS,
     )  # fmt: skip
-    weights: str = setting("", "safetensors file of a shared initialisation; empty: random from the seed", path=True)
+    weights: str = setting(
+        "",
+        "safetensors file of a shared initialisation; a head for other classes is left out; empty: random from the seed",
+        path=True,
+    )
     own_settings: tuple[Group, ...] = field(default=(), repr=False)
 
 
@@ -42,12 +48,19 @@ def to_input(images: Tensor) -> Tensor:
 
 
 def build_model(
-    settings: Model, classes: int, image_size: int, seed: int, state: Mapping[str, Tensor] | None = None
+    settings: Model,
+    classes: int,
+    image_size: int,
+    seed: int,
+    state: Mapping[str, Tensor] | None = None,
+    say: Say | None = None,
 ) -> nn.Module:
     """The classifier of a run with its shared initialisation: the same weights for the same settings and seed.
 
     Args:
         state: weights to take instead, without drawing any; the module keeps these tensors.
+        say: is told where `model.weights` has a head for another number of classes: then the head stays as drawn, and all else
+            is taken. None: such a file is refused.
 
     Raises:
         SettingError: `model.weights` names no file, or one that does not fit.
@@ -63,8 +76,15 @@ def build_model(
     with initialisation(seed, "model"):
         model = _built(settings, classes, image_size)
     if settings.weights:
-        _load_weights(model, Path(settings.weights))
+        _load_weights(model, Path(settings.weights), head_of(settings, model), say)
     return model
+
+
+def head_of(settings: Model, model: nn.Module) -> tuple[str, ...]:
+    """Names of the head's tensors in the state of a model that was built by these settings."""
+    told = getattr(MODELS.load(settings.name), "head", "")
+    layer = told or [name for name, part in model.named_modules() if any(True for _ in part.parameters(recurse=False))][-1]
+    return tuple(name for name in model.state_dict() if name.startswith(f"{layer}."))
 
 
 def _built(settings: Model, classes: int, image_size: int) -> nn.Module:
@@ -96,17 +116,31 @@ def _twin(module: nn.Module, state: Mapping[str, Tensor] | None = None, prefix: 
     return twin
 
 
-def _load_weights(model: nn.Module, path: Path) -> None:
+def _load_weights(model: nn.Module, path: Path, head: tuple[str, ...], say: Say | None) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     if not path.is_file():
         raise SettingError(f"model.weights = {str(path)!r} is no file; give a safetensors file of the classifier's state")
     try:
-        model.load_state_dict(load_file(path))
+        model.load_state_dict(_fitting(load_file(path), model.state_dict(), head, say))
     except (RuntimeError, ValueError, SafetensorError) as error:
         reason = " ".join(line.strip() for line in str(error).splitlines())[:600]
         raise SettingError(f"model.weights = {str(path)!r} does not fit the classifier: {reason}") from error
+
+
+def _fitting(found: dict[str, Tensor], own: Mapping[str, Tensor], head: tuple[str, ...], say: Say | None) -> dict[str, Tensor]:
+    """The tensors found, with the model's own head where theirs differs from it in the number of classes alone."""
+    if say is None or not all(name in found and found[name].shape[1:] == own[name].shape[1:] for name in head):
+        return found
+    many, wanted = ({state[name].shape[:1] for name in head} for state in (found, own))
+    if many == wanted or len(many) > 1:
+        return found
+    say(
+        f"model.weights has a head for {many.pop()[0]} classes, and this run has {wanted.pop()[0]}: "
+        f"all is taken from it but {' and '.join(head)}, which start at random"
+    )
+    return {**found, **{name: own[name] for name in head}}
 
 
 def device_of(name: str) -> torch.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property, reduce
@@ -30,6 +31,7 @@ from fedwarm.training.loop import Hook, Plan, fit, steps_of
 from fedwarm.training.private import Mechanism, Receipt
 
 PERSONAL = "personal"
+UNTOLD = logging.getLogger("fedwarm").debug  # the server tells
 
 
 class BaseClient:
@@ -114,7 +116,7 @@ class BaseClient:
         arrays = {} if payload is None else payload.arrays
         state = to_tensors({n: a for n, a in arrays.items() if not is_learned(n)}) if arrays else None
         size = shard.train_images.shape[-1]
-        return build_model(self.config.of(Model), len(shard.classes), size, run.seed, state).to(self.device)
+        return build_model(self.config.of(Model), len(shard.classes), size, run.seed, state, UNTOLD).to(self.device)
 
     def draws(self, purpose: str, number: int = 0) -> torch.Generator:
         """This client's generator for a purpose in a round."""

@@ -240,7 +240,8 @@ class Method(Strategy):
 
     def new_model(self) -> Any:
         """The classifier with its shared initialisation."""
-        return build_model(self.config.of(Model), len(self.fleet.classes), self.fleet.image_size, self.config.run.seed)
+        config, classes = self.config, len(self.fleet.classes)
+        return build_model(config.of(Model), classes, self.fleet.image_size, config.run.seed, say=self.record.remark)
 
     # What a checkpoint holds
 

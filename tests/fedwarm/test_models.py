@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from fedwarm.models import Model, build_model, device_of, to_input
+from fedwarm.models import Model, build_model, device_of, head_of, to_input
 from fedwarm.settings.fields import SettingError
 from fedwarm.settings.kinds import MODELS
 
@@ -80,8 +80,56 @@ def test_a_missing_weights_file_is_refused(tmp_path: Path) -> None:
 def test_weights_of_another_model_are_refused_with_the_reason(tmp_path: Path) -> None:
     save_file(build_model(Model(name="lenet5"), 3, 16, 0).state_dict(), tmp_path / "names.safetensors")
     assert "3.weight" in refusal(tmp_path / "names.safetensors")
-    save_file(build_model(Model(), 4, 16, 0).state_dict(), tmp_path / "shapes.safetensors")
+    save_file(build_model(Model(), 3, 20, 0).state_dict(), tmp_path / "shapes.safetensors")
     assert "7.weight" in refusal(tmp_path / "shapes.safetensors")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_head_is_what_knows_the_number_of_classes(name: str) -> None:
+    few, many = (build_model(Model(name=name), classes, 32, 0) for classes in (3, 4))
+    differ = [key for key, value in few.state_dict().items() if value.shape != many.state_dict()[key].shape]
+    assert list(head_of(Model(name=name), few)) == differ
+
+
+def test_a_component_may_name_its_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "from torch.nn import Linear, ModuleDict\n\ndef two(classes, size):\n"
+    code += "    return ModuleDict({'out': Linear(4, classes), 'in': Linear(4, 4)})\n\ntwo.head = 'out'\n"
+    (tmp_path / "two_heads.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    settings = Model(name="two_heads:two")
+    assert head_of(settings, build_model(settings, 3, 8, 0)) == ("out.weight", "out.bias")
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_a_file_for_other_classes_gives_all_but_its_head(tmp_path: Path, classes: int) -> None:
+    source, path = build_model(Model(), classes, 16, 7).state_dict(), str(tmp_path / "w.safetensors")
+    save_file(source, path)
+    drawn, told = build_model(Model(), 3, 16, 0), list[str]()
+    found = build_model(Model(weights=path), 3, 16, 0, say=told.append).state_dict()
+    head = head_of(Model(), drawn)
+    assert head == ("7.weight", "7.bias")
+    assert all(torch.equal(found[key], (drawn.state_dict() if key in head else source)[key]) for key in found)
+    assert told == [
+        f"model.weights has a head for {classes} classes, and this run has 3: all is taken from it but 7.weight and 7.bias, "
+        "which start at random"
+    ]
+    assert "7.weight" in refusal(tmp_path / "w.safetensors"), "where nobody is told"
+
+
+def test_what_fits_is_not_spoken_of_and_what_does_not_elsewhere_is_refused(tmp_path: Path) -> None:
+    told, path = list[str](), tmp_path / "w.safetensors"
+    save_file(build_model(Model(), 3, 16, 7).state_dict(), path)
+    build_model(Model(weights=str(path)), 3, 16, 0, say=told.append)
+    for spoilt in (
+        {"0.bias": torch.zeros(2)},
+        {"7.bias": torch.zeros(4)},
+        {"7.bias": torch.tensor(1.0)},
+        {"more": torch.zeros(1)},
+    ):
+        save_file({**build_model(Model(), 5, 16, 7).state_dict(), **spoilt}, path)
+        with pytest.raises(SettingError, match="does not fit the classifier"):
+            build_model(Model(weights=str(path)), 3, 16, 0, say=told.append)
+    assert [text for text in told if " 5 classes" not in text] == []
 
 
 @pytest.mark.parametrize("content", [b"", b"no tensors at all", b"\xff" * 64], ids=["empty", "text", "bytes"])

@@ -102,6 +102,6 @@ def domain_gap(
 def trained(config: Config, images: Tensor, labels: Tensor, classes: int, name: str, epochs: int | None = None) -> nn.Module:
     """A classifier of the run's architecture after the run's local training on these images."""
     run = config.run
-    model = build_model(config.of(Model), classes, images.shape[-1], run.seed).to(device_of(run.device))
+    model = build_model(config.of(Model), classes, images.shape[-1], run.seed, say=str).to(device_of(run.device))
     fit(model, images, labels, Plan.of(run, epochs), generator(run.seed, "audit", name), stage=f"audit on {name} images")
     return model
