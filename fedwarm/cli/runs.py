@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from fedwarm.catalogue import all_groups
 from fedwarm.core.forms import byte_text, percent
 from fedwarm.core.terminal import put, show
 from fedwarm.core.text import visible
@@ -102,6 +101,8 @@ def show_run(folder: Path) -> None:
 
 def changed(run: Run) -> dict[str, tuple[Value, Value | None]]:
     """Settings that are not at their default, with the default (None: unknown to this version)."""
+    from fedwarm.catalogue import all_groups  # which loads all components
+
     defaults: dict[str, Value] = {key: f.default for key, _, f in keys(all_groups())}  # type: ignore[misc]
     return {key: (value, defaults.get(key)) for key, value in run.settings.items() if value != defaults.get(key)}
 

@@ -11,7 +11,7 @@ import flwr.app  # noqa: F401
 import pytest
 
 from fedwarm.core import logs
-from fedwarm.launch import run as launch
+from fedwarm.engines.ray import echo
 
 
 def test_both_loggers_print_plain_lines(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_both_loggers_print_plain_lines(capsys: pytest.CaptureFixture[str], tmp_
     ],
 )
 def test_lines_of_flowers_command_are_restyled(line: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
-    launch.echo(line)
+    echo(line)
     assert capsys.readouterr().err.rstrip("\n").strip() == shown.strip()
 
 

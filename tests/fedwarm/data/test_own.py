@@ -103,8 +103,7 @@ def test_other_data_are_dealt_whatever_folder_a_node_has() -> None:
     [
         ({"method": "centralized"}, "'centralized' trains on everybody's data in one place"),
         ({"data.test": "central"}, "data.test = 'central' needs data at the server"),
-        ({"data.public-share": 0.5}, r"data.public-share = 0\.5 or"),
-        ({"augment": "gen-fedsd", "gen-fedsd.file": "public"}, "no part of what nodes hold is public"),
+        ({"data.public-share": 0.5}, r"data.public-share = 0\.5 with data.name = 'own': no part of what nodes hold is public"),
         ({"privacy": "dp-sgd"}, "without data.classes tells the server which classes each node holds"),
         ({"method": "dp_rec"}, "name all classes of the run in data.classes"),
         ({"codec": "dp-rec"}, "name all classes of the run in data.classes"),
