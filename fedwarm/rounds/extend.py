@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from fedwarm.catalogue import all_groups, flagged, parse
+from fedwarm.catalogue import all_groups, flagged, parse, presets
 from fedwarm.record.checkpoint import Checkpoint
 from fedwarm.record.folder import JOURNAL
 from fedwarm.record.ledger import Ledger
@@ -35,10 +35,10 @@ def changed(checkpoint: Checkpoint, settings: Mapping[str, Value], where: Path) 
         SettingError: the first setting that would change what is done already, or that the method's plan fixed.
     """
     found: dict[str, tuple[Value, Value]] = {}
-    own, free = _whole(checkpoint.settings, settings), flagged("free")
+    own, free = _whole(checkpoint.settings), flagged("free")
     for key in sorted(settings):
         old, new = own.get(key), settings[key]
-        if key in free or old == new or old is None:
+        if key in free or old is None or new in (old, checkpoint.settings.get(key)):
             continue
         if key not in CHANGEABLE:
             raise SettingError(
@@ -50,11 +50,15 @@ def changed(checkpoint: Checkpoint, settings: Mapping[str, Value], where: Path) 
     return found
 
 
-def _whole(own: Mapping[str, Value], asked: Mapping[str, Value]) -> dict[str, Value]:
-    """The run's settings; what was no setting yet when it was begun has its default."""
-    if asked.keys() <= own.keys():
-        return dict(own)
-    return {**{key: f.default for key, _, f in keys(all_groups())}, **own}  # type: ignore[misc]
+def _whole(own: Mapping[str, Value]) -> dict[str, Value]:
+    """The run's settings as they are in force.
+
+    What was no setting yet when it was begun has its default, and what is preset now has what the run's method presets.
+    """
+    defaults: dict[str, Value] = {key: f.default for key, _, f in keys(all_groups())}  # type: ignore[misc]
+    found = {**defaults, **own}
+    preset = presets(str(found["method"]), found.__getitem__)
+    return {**found, **{key: value for key, value in preset.items() if found[key] == defaults[key]}}
 
 
 def _check(checkpoint: Checkpoint, config: Config, found: Mapping[str, tuple[Value, Value]], where: Path) -> None:

@@ -174,3 +174,16 @@ def test_without_a_target_a_private_run_may_get_longer(tmp_path: Path) -> None:
     for given in ({"method": "dp_rec"}, {"method": "fedprox", "codec": "dp-rec"}, {"method": "fedavg", "privacy": "dp-sgd"}):
         checkpoint = Checkpoint(0, False, "aa", 2, 0.0, parse(given).flat(), {}, {JOURNAL: 0})  # type: ignore[arg-type]
         assert changed(checkpoint, {"num-server-rounds": 9}, tmp_path) == {"num-server-rounds": (5, 9)}
+
+
+@pytest.mark.parametrize("method", ["gen_fedsd", "quantization_robust"])
+def test_a_run_of_before_there_were_presets_goes_on(method: str, tmp_path: Path) -> None:
+    """Its record has the defaults of what its method presets now."""
+    now = parse({"method": method}).flat()
+    plain = parse({"method": "fedavg"}).flat()
+    before = {key: plain[key] if key in ("augment", "objective", "evaluate.bit-widths") else value for key, value in now.items()}
+    assert before != now
+    kept = Checkpoint(1, False, "ab", 3, 1.0, before, {}, {}, {}, {})
+    assert changed(kept, now, tmp_path) == {} and changed(kept, before, tmp_path) == {}
+    with pytest.raises(SettingError, match="resume it with its own settings"):
+        changed(kept, {**now, "learning-rate": 0.5}, tmp_path)
