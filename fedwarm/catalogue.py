@@ -17,7 +17,7 @@ from fedwarm.faults import Faults
 from fedwarm.models import Model
 from fedwarm.settings.config import Config, General
 from fedwarm.settings.fields import Group, SettingError, Value, checked, keys, near
-from fedwarm.settings.kinds import FAULTS, KINDS, METHODS, MODELS, NORMS, OPTIMISERS, PARTITIONS, RULES, SETS
+from fedwarm.settings.kinds import FAULTS, KINDS, METHODS, MODELS, NORMS, OPTIMISERS, PARTITIONS, RULES, SETS, TASKS
 from fedwarm.settings.registry import Kind, is_reference, settings_of
 from fedwarm.settings.text import parse_overrides
 
@@ -33,7 +33,7 @@ class Owned:
 
 ROOMS: tuple[type[Group], ...] = (General, Data, Model, Diffusion, Robust, Faults, Nodes)
 HANDED: Mapping[type[Group], tuple[Kind[Any], ...]] = {
-    General: (OPTIMISERS,), Data: (SETS, PARTITIONS), Model: (MODELS, NORMS), Robust: (RULES,), Faults: (FAULTS,),
+    General: (OPTIMISERS, TASKS), Data: (SETS, PARTITIONS), Model: (MODELS, NORMS), Robust: (RULES,), Faults: (FAULTS,),
 }  # fmt: skip
 ABSOLUTE = ("out", "client-folder")
 

@@ -11,9 +11,10 @@ from fedwarm.quantize.export import Exported, export
 from fedwarm.quantize.settings import QuantizationRobust
 from fedwarm.record.reading import Run, read_run
 from fedwarm.relevance import Run as Relevant
-from fedwarm.settings.config import Config
+from fedwarm.settings.config import Config, General
 from fedwarm.settings.fields import SettingError, keys
 from fedwarm.settings.kinds import OBJECTIVES
+from fedwarm.tasks import made
 
 WEIGHTS = "model.safetensors"
 
@@ -41,16 +42,17 @@ def export_run(folder: Path, bits: int, form: str, out: Path) -> Exported:
     learned = {name: tensor for name, tensor in state.items() if is_learned(name)}
     state = {name: tensor for name, tensor in state.items() if not is_learned(name)}
     norm, size = str(run.settings.get("model.norm", Model.norm)), int(_told(run, "data.image-size"))
+    width = made(str(run.settings.get("task", General.task))).width(len(run.classes))
     settings = Model(name=str(_told(run, "model.name")), norm=norm)
     config = _quantization(run)
     try:
-        model = build_model(settings, len(run.classes), size, run.seed, state)
+        model = build_model(settings, width, size, run.seed, state)
     except (KeyError, RuntimeError) as error:
         raise SettingError(f"{weights} does not fit model {settings.name!r} with {len(run.classes)} classes") from error
     told = {KEY: [source.told() for source in sources(weights) or []]}
     objective = objective_of(config)
     how = objective.scheme(config), objective.learned(config, learned)
-    return export(model, bits, form, out, settings, len(run.classes), size, *how, told)
+    return export(model, bits, form, out, settings, width, size, *how, told)
 
 
 def _quantization(run: Run) -> Config:

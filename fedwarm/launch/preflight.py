@@ -92,12 +92,20 @@ def check_run(flat: Mapping[str, Value], clients: int, real: bool = False) -> tu
 def _classes_told(config: Config) -> tuple[str, ...]:
     """The classes that the settings name, where data are the nodes' own, of a model that can be built; none if they do not."""
     from fedwarm.data.classes import FEWEST, listed
-    from fedwarm.models import build_model
 
     classes = listed(config.of(Data).classes)
     if classes or not config.of(Model).weights:
-        build_model(config.of(Model), len(classes) or FEWEST, config.of(Data).image_size, config.run.seed, say=_say)
+        _build(config, len(classes) or FEWEST)
     return classes
+
+
+def _build(config: Config, classes: int) -> None:
+    """See that the classifier can be built."""
+    from fedwarm.models import build_model
+    from fedwarm.tasks import task_of
+
+    width = task_of(config.run).width(classes)
+    build_model(config.of(Model), width, config.of(Data).image_size, config.run.seed, say=_say)
 
 
 def _check_data(config: Config, count: int) -> tuple[str, ...]:
@@ -106,7 +114,6 @@ def _check_data(config: Config, count: int) -> tuple[str, ...]:
     from fedwarm.data.checks import check_pictures
     from fedwarm.data.provenance import marks
     from fedwarm.data.shards import all_tests
-    from fedwarm.models import build_model
     from fedwarm.rounds.artefacts import refuse_seen_tests
     from fedwarm.rounds.odd import held, refuse_one_class
 
@@ -116,7 +123,7 @@ def _check_data(config: Config, count: int) -> tuple[str, ...]:
     refuse_one_class(held(config, count), shard.classes)
     all_tests(config.of(Data), config.run.seed, count)
     marks(config.of(Data), read=True)
-    build_model(config.of(Model), len(shard.classes), config.of(Data).image_size, config.run.seed, say=_say)
+    _build(config, len(shard.classes))
     refuse_seen_tests(config, count)
     return shard.classes
 

@@ -19,6 +19,7 @@ from fedwarm.parts import ClientPart, Noted, Part, ServerPart, Trainer
 from fedwarm.quantize.settings import QuantizationRobust, widths_of
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Group, SettingError, setting
+from fedwarm.tasks import task_of
 
 NAME, OWNER = "widths", "measure widths"
 WIDTHS = "evaluate.bit-widths"
@@ -95,7 +96,8 @@ class WidthsClient(ClientPart):
         known = shard.train_images[rows] if settings.activations else None
         learned = objective.learned(self.config, to_tensors(payload.arrays))
         tests, scheme = (shard.test_images, shard.test_labels), objective.scheme(self.config)
-        found = right_answers(client.model(payload), settings.widths, *tests, known, scheme, learned)
+        task = task_of(self.config.run)
+        found = right_answers(client.model(payload), settings.widths, *tests, known, scheme, learned, task)
         counts = {f"correct-{name}": count for name, count in found.items()}
         return Payload(metrics={"num-test": len(shard.test_labels), **counts})
 

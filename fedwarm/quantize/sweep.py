@@ -12,6 +12,7 @@ from fedwarm.quantize.learned import Learned
 from fedwarm.quantize.ranges import grid_of, spread, weight_grid
 from fedwarm.quantize.surgery import input_layers, layers
 from fedwarm.quantize.uniform import FLOAT_BITS, PLAIN, Grid, Scheme, checked_bits
+from fedwarm.tasks import Task
 from fedwarm.training.evaluate import correct, predict
 
 SAMPLED = 1 << 16
@@ -145,11 +146,12 @@ def right_answers(
     calibration: Tensor | None = None,
     scheme: Scheme = PLAIN,
     learned: Learned | None = None,
+    task: Task | None = None,
 ) -> dict[str, int]:
-    """How many images each width labels right, by the names of `bit_width_sweep`; these add up over clients."""
+    """How many images each width is right about, by the names of `bit_width_sweep`; these add up over clients."""
     widths = [checked_bits(bits) for bits in widths]
-    found = {f"w{b}": correct(quantized(model, b, scheme, learned=learned), images, labels) for b in widths}
+    found = {f"w{b}": correct(quantized(model, b, scheme, learned=learned), images, labels, task) for b in widths}
     if calibration is not None:
         samples = calibrate(model, calibration, scheme)
-        found |= {f"w{b}a{b}": correct(quantized(model, b, scheme, samples, learned), images, labels) for b in widths}
+        found |= {f"w{b}a{b}": correct(quantized(model, b, scheme, samples, learned), images, labels, task) for b in widths}
     return found

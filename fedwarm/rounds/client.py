@@ -26,6 +26,7 @@ from fedwarm.objectives import hooks_of, is_learned, learned_state
 from fedwarm.parts import ClientPart
 from fedwarm.rounds.chosen import parts_of
 from fedwarm.settings.config import Config
+from fedwarm.tasks import task_of
 from fedwarm.training.evaluate import correct
 from fedwarm.training.loop import Hook, Plan, fit, steps_of
 from fedwarm.training.private import Mechanism, Receipt
@@ -115,8 +116,8 @@ class BaseClient:
         run, shard = self.config.run, self.real
         arrays = {} if payload is None else payload.arrays
         state = to_tensors({n: a for n, a in arrays.items() if not is_learned(n)}) if arrays else None
-        size = shard.train_images.shape[-1]
-        return build_model(self.config.of(Model), len(shard.classes), size, run.seed, state, UNTOLD).to(self.device)
+        size, width = shard.train_images.shape[-1], task_of(run).width(len(shard.classes))
+        return build_model(self.config.of(Model), width, size, run.seed, state, UNTOLD).to(self.device)
 
     def draws(self, purpose: str, number: int = 0) -> torch.Generator:
         """This client's generator for a purpose in a round."""
@@ -226,4 +227,4 @@ class BaseClient:
 
     def correct(self, model: nn.Module) -> int:
         """Right answers of a model on this client's own test images."""
-        return correct(model, self.real.test_images, self.real.test_labels)
+        return correct(model, self.real.test_images, self.real.test_labels, task_of(self.config.run))

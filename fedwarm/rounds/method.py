@@ -41,6 +41,7 @@ from fedwarm.rounds.fleet import Fleet
 from fedwarm.rounds.objectives import learned_template
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Value
+from fedwarm.tasks import task_of
 from fedwarm.training.evaluate import correct_rows
 
 M = TypeVar("M", bound="Method")
@@ -201,11 +202,11 @@ class Method(Strategy):
         if self.config.of(Data).test != CENTRAL or not self.arrays:
             return None
         state = to_tensors({name: array for name, array in self.arrays.items() if not is_learned(name)})
-        config, classes = self.config, len(self.fleet.classes)
-        model = build_model(config.of(Model), classes, self.fleet.image_size, config.run.seed, state)
+        config, task = self.config, task_of(self.config.run)
+        model = build_model(config.of(Model), task.width(len(self.fleet.classes)), self.fleet.image_size, config.run.seed, state)
         model = model.to(device_of(config.run.device))
         table, rows = all_tests(config.of(Data), config.run.seed, len(self.fleet.members))
-        return correct_rows(model, table, rows), len(rows)
+        return correct_rows(model, table, rows, task), len(rows)
 
     def sampled(self, number: int) -> tuple[int, ...]:
         """The cohort of a round: a seeded share of the partitions that are here and can train, ascending."""
@@ -240,8 +241,8 @@ class Method(Strategy):
 
     def new_model(self) -> Any:
         """The classifier with its shared initialisation."""
-        config, classes = self.config, len(self.fleet.classes)
-        return build_model(config.of(Model), classes, self.fleet.image_size, config.run.seed, say=self.record.remark)
+        config, width = self.config, task_of(self.config.run).width(len(self.fleet.classes))
+        return build_model(config.of(Model), width, self.fleet.image_size, config.run.seed, say=self.record.remark)
 
     # What a checkpoint holds
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from fedwarm.settings.fields import Group, SettingError, Value, checked, keys, near, setting
-from fedwarm.settings.kinds import AUGMENTATIONS, CODECS, METHODS, OBJECTIVES, OPTIMISERS, PRIVACY, TRACKERS
+from fedwarm.settings.kinds import AUGMENTATIONS, CODECS, METHODS, OBJECTIVES, OPTIMISERS, PRIVACY, TASKS, TRACKERS
 
 G = TypeVar("G", bound="Group")
 
@@ -24,6 +24,10 @@ class General(Group):
         choices=OBJECTIVES,
         when=lambda r: r.trains,
     )
+    task: str = setting(
+        "classification", "what a classifier is trained and measured for: its loss, its head, and what counts as right",
+        choices=TASKS,
+    )  # fmt: skip
     codec: str = setting(
         "dense",
         "how updates travel: as they are; as private code words (dp-rec.*); rounded at random to a few bits",

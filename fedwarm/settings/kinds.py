@@ -20,7 +20,7 @@ PARTITIONS: Kind[Any] = Kind("partition", "fedwarm.data.partitions", "data.parti
 MODELS: Kind[Any] = Kind("model", "fedwarm.models", "model.name")
 NORMS: Kind[Any] = Kind("normalisation", "fedwarm.norms", "model.norm", first="own", hyphens=True)
 OPTIMISERS: Kind[Any] = Kind("optimiser", "fedwarm.optimisers", "optimiser", first="sgd")
-TASKS: Kind[Any] = Kind("task", "fedwarm.tasks", "task")
+TASKS: Kind[Any] = Kind("task", "fedwarm.tasks", "task", first="classification")
 TUNERS: Kind[Any] = Kind("tuner", "fedwarm.diffusion.tuners", "diffusion.trainer")
 SAMPLERS: Kind[Any] = Kind("sampler", "fedwarm.diffusion.samplers", "diffusion.scheduler")
 FAULTS: Kind[Any] = Kind("fault", "fedwarm.faults", "faults.kind", first="none")
@@ -42,6 +42,7 @@ READY = (
     MODELS,
     NORMS,
     OPTIMISERS,
+    TASKS,
     FAULTS,
     MEASURES,
     TRACKERS,

@@ -7,29 +7,36 @@ from torch import Tensor, nn
 
 from fedwarm.data.tables import Rows, Table
 from fedwarm.models import to_input
+from fedwarm.tasks import Task, made
 
-AT_ONCE = 4096
+AT_ONCE, BATCH = 4096, 512
 
 
 @torch.no_grad()
-def predict(model: nn.Module, images: Tensor, batch_size: int = 512) -> Tensor:
-    """Logits (n, classes) on the CPU of uint8 images (n, 3, S, S), in evaluation mode."""
+def _outputs(model: nn.Module, images: Tensor, batch_size: int, task: Task) -> list[Tensor]:
     device = next(model.parameters()).device
     training = model.training
     model.eval()
-    parts = [model(to_input(part.to(device))).cpu() for part in images.split(batch_size)]
+    parts = [task.outputs(model, to_input(part.to(device)), None).cpu() for part in images.split(batch_size)]
     model.train(training)
-    return torch.cat(parts)
+    return parts
 
 
-def correct(model: nn.Module, images: Tensor, labels: Tensor) -> int:
-    """How many of the images the model labels right; none of none."""
+def predict(model: nn.Module, images: Tensor, batch_size: int = BATCH) -> Tensor:
+    """Logits (n, classes) on the CPU of uint8 images (n, 3, S, S), in evaluation mode."""
+    return torch.cat(_outputs(model, images, batch_size, Task()))
+
+
+def correct(model: nn.Module, images: Tensor, labels: Tensor, task: Task | None = None) -> int:
+    """How many of the images the model is right about in a task, classification where none is given; none of none."""
     if not len(labels):
         return 0
-    return int((predict(model, images).argmax(1) == labels).sum())
+    task = task or made()
+    found = zip(_outputs(model, images, BATCH, task), labels.split(BATCH), strict=True)
+    return sum(task.right(outputs, part) for outputs, part in found)
 
 
-def correct_rows(model: nn.Module, table: Table, rows: Rows) -> int:
-    """How many images of a table's rows (m,) the model labels right; only some of them are in memory at once."""
+def correct_rows(model: nn.Module, table: Table, rows: Rows, task: Task | None = None) -> int:
+    """How many images of a table's rows (m,) the model is right about; only some of them are in memory at once."""
     parts = (rows[start : start + AT_ONCE] for start in range(0, len(rows), AT_ONCE))
-    return sum(correct(model, table.images(part), torch.from_numpy(table.label.codes[part])) for part in parts)
+    return sum(correct(model, table.images(part), torch.from_numpy(table.label.codes[part]), task) for part in parts)

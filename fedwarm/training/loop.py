@@ -11,7 +11,6 @@ from math import nan
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -19,6 +18,7 @@ from fedwarm.core import sums
 from fedwarm.core.progress import tick
 from fedwarm.models import to_input
 from fedwarm.settings.fields import SettingError
+from fedwarm.tasks import Task, made
 from fedwarm.training.plan import Plan as Plan
 from fedwarm.training.plan import steps_of as steps_of
 from fedwarm.training.private import Mechanism, Receipt
@@ -26,7 +26,7 @@ from fedwarm.training.private import Mechanism, Receipt
 
 @dataclass(frozen=True)
 class Batch:
-    """What a loss term may look at: input (b, 3, S, S), labels (b,), logits (b, classes), row indices (b,)."""
+    """What a loss term may look at: input (b, 3, S, S), labels (b,), rows (b,), and the task's outputs, e.g. (b, classes)."""
 
     model: nn.Module
     inputs: Tensor
@@ -97,31 +97,31 @@ def fit(
     stage: str = "train",
     private: Mechanism | None = None,
 ) -> Fit:
-    """Minimise cross-entropy plus the hooks' terms over shuffled batches by the plan's optimiser, in place.
+    """Minimise the task's loss plus the hooks' terms over shuffled batches by the plan's optimiser, in place.
 
     Args:
-        model: maps inputs (b, 3, S, S) to logits (b, classes); trained on the device it is on.
+        model: maps inputs (b, 3, S, S) to what the task takes, e.g. logits (b, classes); trained on the device it is on.
         images: uint8 (n, 3, S, S).
         labels: int64 (n,).
-        plan: epochs, batch size and optimiser.
-        generator: draws the order of the examples and nothing else.
+        plan: epochs, batch size, optimiser and task.
+        generator: draws the order of the examples, and what the task draws; classification nothing.
         hooks: terms and transforms of the local objective.
         stage: the name under which progress is told.
         private: makes each step private at the level of examples: as many steps, on Poisson samples of `plan.batch_size` examples
             by expectation, that are drawn by its own source.
 
     Raises:
-        SettingError: private training with a hook or a model that it does not cover, or without examples.
+        SettingError: private training with a task, a hook or a model that it does not cover, or without examples.
     """
-    device, n = next(model.parameters()).device, len(labels)
-    spent = None if private is None else _spent(private, plan, n, hooks)
+    device, n, task = next(model.parameters()).device, len(labels), made(plan.task, plan.own_settings)
+    spent = None if private is None else _spent(private, plan, n, task, hooks)
     for hook in hooks:
         hook.prepare(model)
     optimiser = plan.optimiser_of(model.parameters())
     model.train()
     steps, mean = 0, 0.0
     images, labels = images.to(device), labels.to(device)
-    noisy = None if private is None else _private(model, optimiser, images, labels, plan, hooks, private)
+    noisy = None if private is None else _private(model, optimiser, images, labels, plan, task, hooks, private)
     for epoch in range(plan.epochs):
         for hook in hooks:
             hook.epoch(model, epoch)
@@ -129,7 +129,7 @@ def fit(
             losses = [noisy() for _ in range(steps_of(n, plan.batch_size, 1))]
         else:
             losses = [
-                _step(model, optimiser, images, labels, rows, hooks)
+                _step(model, optimiser, images, labels, rows, task, hooks, generator)
                 for rows in torch.randperm(n, generator=generator).to(device).split(plan.batch_size)
             ]
         steps += len(losses)
@@ -140,22 +140,38 @@ def fit(
     return Fit(mean, steps, n, spent)
 
 
-def _loss(model: nn.Module, inputs: Tensor, labels: Tensor, rows: Tensor, hooks: Sequence[Hook]) -> Tensor:
-    logits = model(inputs)
-    loss = F.cross_entropy(logits, labels)
-    batch = Batch(model, inputs, labels, logits, rows)
+def _loss(
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    rows: Tensor,
+    task: Task,
+    hooks: Sequence[Hook],
+    draws: torch.Generator | None = None,
+) -> Tensor:
+    outputs = task.outputs(model, inputs, draws)
+    loss = task.loss(outputs, labels)
+    batch = Batch(model, inputs, labels, outputs, rows)
     for hook in hooks:
         loss = hook.loss(batch, loss)
     return loss
 
 
 def _step(
-    model: nn.Module, optimiser: torch.optim.Optimizer, images: Tensor, labels: Tensor, rows: Tensor, hooks: Sequence[Hook]
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    rows: Tensor,
+    task: Task,
+    hooks: Sequence[Hook],
+    draws: torch.Generator,
 ) -> Tensor:
-    inputs, targets = to_input(images[rows]), labels[rows]
+    inputs, targets, begun = to_input(images[rows]), labels[rows], draws.get_state()
 
     def taken() -> Tensor:
-        loss = _loss(model, inputs, targets, rows, hooks)
+        draws.set_state(begun)  # every pass sees the same views of the same rows
+        loss = _loss(model, inputs, targets, rows, task, hooks, draws)
         optimiser.zero_grad()
         loss.backward()
         return loss.detach()
@@ -172,19 +188,20 @@ def _step(
 class _Objective(nn.Module):
     """The loss as a module, so that its weights can be swapped while hooks look at the model."""
 
-    def __init__(self, model: nn.Module, hooks: Sequence[Hook]) -> None:
+    def __init__(self, model: nn.Module, task: Task, hooks: Sequence[Hook]) -> None:
         super().__init__()
-        self.model, self.hooks = model, hooks
+        self.model, self.task, self.hooks = model, task, hooks
 
     def forward(self, inputs: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
-        return _loss(self.model, inputs, labels, rows, self.hooks)
+        return _loss(self.model, inputs, labels, rows, self.task, self.hooks)
 
 
-def _spent(mechanism: Mechanism, plan: Plan, examples: int, hooks: Sequence[Hook]) -> Receipt:
-    for hook in hooks:
-        if hook.uses not in mechanism.covers:
+def _spent(mechanism: Mechanism, plan: Plan, examples: int, task: Task, hooks: Sequence[Hook]) -> Receipt:
+    parts: tuple[Task | Hook, ...] = (task, *hooks)
+    for part in parts:
+        if part.uses not in mechanism.covers:
             raise SettingError(
-                f"{mechanism.name} does not cover {type(hook).__name__}, whose term looks at more than one example"
+                f"{mechanism.name} does not cover {type(part).__name__}, whose term looks at more than one example"
             )
     return mechanism.steps(examples, plan.batch_size, steps_of(examples, plan.batch_size, plan.epochs))
 
@@ -195,12 +212,13 @@ def _private(
     images: Tensor,
     labels: Tensor,
     plan: Plan,
+    task: Task,
     hooks: Sequence[Hook],
     mechanism: Mechanism,
 ) -> Callable[[], Tensor]:
     """A private step; it tells no loss."""
     n, terms = len(labels), [hook for hook in hooks if hook.uses == "weights"]
-    objective = _Objective(model, [hook for hook in hooks if hook.uses == "example"])
+    objective = _Objective(model, task, [hook for hook in hooks if hook.uses == "example"])
     trained = {name: p for name, p in objective.named_parameters() if p.requires_grad}
     gradient = mechanism.gradient(model, optimiser, trained, mechanism.expected(n, plan.batch_size))
 

@@ -1,4 +1,4 @@
-"""How long, how fast and by which optimiser a model is trained."""
+"""How long, how fast, by which optimiser and for which task a model is trained."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class Plan:
     momentum: float = 0.0
     weight_decay: float = 0.0
     optimiser: str = General.optimiser
+    task: str = General.task
     own_settings: tuple[Group, ...] = ()
 
     @classmethod
@@ -37,6 +38,7 @@ class Plan:
             run.momentum,
             run.weight_decay,
             run.optimiser,
+            run.task,
             run.own_settings,
         )
 

@@ -1,0 +1,74 @@
+"""Tasks: what local training makes of a batch, by the setting `task`: the loss, the width of the model's head, and what is right.
+
+A component is a class of `Task`, made with its settings, if it has some. The one loop knows a task by these calls alone, so that
+others need no change of it:
+
+- Without labels (SimCLR): `outputs` makes two views of `inputs` by random changes that it draws from `draws`, and gives the
+  model's vectors of both, (2 b, width); `loss` contrasts them, and leaves the labels alone; `width` is the vectors'. As it looks
+  at examples together its `uses` is `batch`, by which private steps refuse it. `draws` is None where a model is measured: one
+  view, and `right` counts as it likes, e.g. 0. A second loss (a head that tells clients apart) is a hook's term.
+- Several models (FedMix): the model is one module with experts and gate. If its forward pass gives log p(y | x) = logsumexp_k
+  (log pi_k + log p_k), classification's loss is that of the mixture. A task of its own gives outputs (b, experts, classes + 1)
+  and weighs the experts' losses by responsibilities of its own; `right` then counts by the mixture.
+- What is not made of a batch (terms of weights, teachers) is a `training.loop.Hook`, whatever the task.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fedwarm.settings.config import General
+from fedwarm.settings.kinds import TASKS
+from fedwarm.settings.registry import own_of
+
+
+class Task:
+    """What a batch is for.
+
+    Attributes:
+        settings: its group of settings, or None.
+        uses: `example`, where the loss is a mean of something of each example alone, else `batch` (see `training.loop.Hook`).
+    """
+
+    settings: ClassVar[Any] = None
+    uses: ClassVar[str] = "example"
+
+    def __init__(self, *settings: Any) -> None:
+        self.own_settings = settings
+
+    def width(self, classes: int) -> int:
+        """Outputs of the model's head."""
+        return classes
+
+    def outputs(self, model: nn.Module, inputs: Tensor, draws: torch.Generator | None) -> Tensor:
+        """What the loss and hooks look at, e.g. logits (b, width), of inputs (b, 3, S, S) on the model's device.
+
+        Args:
+            draws: for what is random about it, on the CPU, shared with the order of the examples; None: nothing may be, as the
+                model is measured or trained privately.
+        """
+        outputs: Tensor = model(inputs)
+        return outputs
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """The scalar to minimise, a mean over the batch; labels (b,) int64."""
+        raise NotImplementedError
+
+    def right(self, outputs: Tensor, labels: Tensor) -> int:
+        """How many of the labels (b,) the outputs are right about; both on the CPU."""
+        raise NotImplementedError
+
+
+def task_of(run: General) -> Task:
+    """The run's task."""
+    return made(run.task, run.own_settings)
+
+
+def made(name: str = General.task, settings: tuple[Any, ...] = ()) -> Task:
+    """A task by its name; `settings`: its own among others."""
+    task = TASKS.load(name)
+    found: Task = task(*own_of(task, settings))
+    return found
