@@ -37,7 +37,7 @@ def main() -> None:
     options = parser(__doc__, 10, 40)
     options.add_argument("--percent", type=float, default=80.0)
     options.add_argument("--fraction", type=float, default=1.0, help="share of the clients in a round")
-    options.add_argument("--rates", nargs="+", type=float, default=[0.01, 0.03, 0.1, 0.3])
+    options.add_argument("--rates", nargs="+", type=float, default=[0.01, 0.03, 0.1])
     options.add_argument("--pairs", nargs="+", default=["fedavg,fedavg_m", "scaffold,scaffold_m"])
     given = options.parse_args()
     made = bench(given, "fedavg-m", {**COMMON, "fraction-train": given.fraction})

@@ -198,7 +198,7 @@ def test_a_side_has_files_of_methods_alone() -> None:
 
 
 def test_no_component_is_named_outside_of_its_own_folder() -> None:
-    """But for the defaults of settings, and files of the method's own stem on both sides."""
+    """But for the defaults of settings, what a method presets, and files of the method's own stem on both sides."""
     found = [
         f"{name_of(path)}:{node.lineno} {node.value!r}"
         for path in sources(*PACKAGES)
@@ -227,11 +227,13 @@ def owned() -> dict[str, list[str]]:
 
 
 def literals(path: Path) -> list[ast.Constant]:
-    """The texts of a file that are neither docstrings nor defaults of settings."""
+    """The texts of a file that are neither docstrings nor defaults of settings, nor what a method presets."""
     tree, left_out = tree_of(path), set[int]()
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "setting":
             left_out.add(id(node.args[0]))
+        if isinstance(node, ast.keyword) and node.arg == "preset" and isinstance(node.value, ast.Dict):
+            left_out.update(map(id, node.value.values))
     return [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in left_out]
 
 

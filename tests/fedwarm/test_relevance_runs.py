@@ -138,6 +138,8 @@ def other(key: str, value: Value) -> Value:
     if isinstance(value, str):
         return "other"
     more = value * 2 + 1
+    if value == meta["high"]:
+        return type(value)((value + meta["low"]) / 2)
     return more if meta["high"] is None or more <= meta["high"] else type(value)((value + meta["high"]) / 2)
 
 

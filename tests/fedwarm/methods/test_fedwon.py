@@ -1,0 +1,95 @@
+"""FedWon: what it presets, adaptive clipping by hand, and the limits in which it is FedAvg."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from fedwarm.catalogue import parse
+from fedwarm.core.seeds import generator
+from fedwarm.methods.fedwon import AdaptiveClip, FedWon, unit_norms
+from fedwarm.models import Model, build_model, to_input
+from fedwarm.norms import normalising
+from fedwarm.settings.fields import Value
+from fedwarm.training.loop import fit
+from fedwarm.training.plan import Plan
+from tests.runs import run, same
+
+SMALL: dict[str, Value] = {"num-server-rounds": 2, "local-epochs": 1, "data.max-examples": 40, "data.image-size": 16}
+
+
+def classifier(**settings: Value) -> nn.Module:
+    config = parse({"method": "fedwon", "model.name": "resnet8", **settings})
+    return build_model(config.of(Model), 4, 8, 0)
+
+
+def data(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    draws = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, 3, 8, 8), generator=draws).to(torch.uint8), torch.randint(
+        0, 4, (count,), generator=draws
+    )
+
+
+def test_the_classifier_has_no_normalisation_and_the_plain_nets_state() -> None:
+    """Keys, shapes and so bytes are those of the same net without norms; a setting that is given goes before."""
+    ours, plain = classifier(), classifier(**{"model.norm": "none"})
+    assert not normalising(ours) and normalising(classifier(**{"model.norm": "group"}))
+    assert {n: t.shape for n, t in ours.state_dict().items()} == {n: t.shape for n, t in plain.state_dict().items()}
+
+
+def test_images_are_judged_one_by_one() -> None:
+    model, (images, _) = classifier().eval(), data(5)
+    with torch.no_grad():
+        together, alone = model(to_input(images)), torch.cat([model(to_input(image[None])) for image in images])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_a_batch_of_one_trains() -> None:
+    model = classifier()
+    before = copy.deepcopy(model.state_dict())
+    fit(model, *data(1), Plan(1, 1, 0.01), generator(0), [AdaptiveClip(FedWon(clip=0.1))])
+    assert all(t.isfinite().all() for t in model.state_dict().values())
+    assert any(not torch.equal(t, before[n]) for n, t in model.state_dict().items())
+
+
+def test_long_gradients_are_clipped_unit_by_unit() -> None:
+    model = nn.Linear(2, 3)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[3.0, 4.0], [3.0, 4.0], [0.0, 0.0]]))
+        model.bias.copy_(torch.tensor([0.0, 2.0, 0.0]))
+    model.weight.grad = torch.tensor([[6.0, 8.0], [0.3, 0.4], [1.0, 0.0]])
+    model.bias.grad = torch.tensor([0.0, 0.0, 4.0])
+    AdaptiveClip(FedWon(clip=0.5)).gradient(model)
+    torch.testing.assert_close(model.weight.grad, torch.tensor([[1.5, 2.0], [0.3, 0.4], [0.0005, 0.0]]))
+    torch.testing.assert_close(model.bias.grad, torch.tensor([0.0, 0.0, 1.0]))
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 2, 2), (4, 3)])
+def test_a_units_norm_is_over_its_inputs(shape: tuple[int, ...]) -> None:
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    found = unit_norms(weight)
+    assert found.shape == (4, *[1] * (len(shape) - 1))
+    torch.testing.assert_close(found.flatten(), torch.stack([row.square().sum().sqrt() for row in weight]))
+
+
+def test_no_gradient_stays_none_and_zero_stays_zero() -> None:
+    model = nn.Linear(2, 2)
+    model.weight.grad = torch.zeros(2, 2)
+    AdaptiveClip(FedWon(clip=0.1)).gradient(model)
+    assert model.bias.grad is None and not model.weight.grad.any()
+
+
+@pytest.mark.parametrize("settings", [{"model.name": "logistic"}, {"model.name": "cnn", "model.norm": "none"}], ids=str)
+def test_without_convolutions_or_their_norm_it_is_fedavg_bit_for_bit(tmp_path: Path, settings: dict[str, Value]) -> None:
+    ours, plain = (run(method, tmp_path / method, {**SMALL, **settings}) for method in ("fedwon", "fedavg"))
+    assert same(ours.model, plain.model)
+
+
+def test_it_is_fedavg_on_standardised_weights_bit_for_bit(tmp_path: Path) -> None:
+    ours = run("fedwon", tmp_path / "ours", SMALL)
+    plain = run("fedavg", tmp_path / "plain", {**SMALL, "model.norm": "standardised-weights"})
+    assert same(ours.model, plain.model) and ours.results["totals"]["bytes_up"] == plain.results["totals"]["bytes_up"]
