@@ -30,7 +30,7 @@ def checked(key: str, value: Value, f: dataclasses.Field[Value]) -> Value:
     meta = f.metadata
     kind = getattr(meta["choices"], "canonical", None)
     if kind is not None:
-        return str(kind(value))
+        return str(kind(value, key))
     if meta["choices"] and value not in meta["choices"]:
         raise SettingError(f"{key} = {value!r} is unknown; choose one of {', '.join(meta['choices'])}")
     if isinstance(value, (int, float)) and not _within(value, meta["low"], meta["high"]):

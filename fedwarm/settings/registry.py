@@ -99,8 +99,8 @@ class Kind(Generic[C]):
             found.setdefault(self.spelled(point.name), []).append(Owner(module.strip(), attribute.strip() or "COMPONENT", place))
         return found
 
-    def canonical(self, name: str) -> str:
-        """The name as it is recorded.
+    def canonical(self, name: str, key: str = "") -> str:
+        """The name as it is recorded; `key` is the setting that has it, where that is another than the kind's own.
 
         Raises:
             SettingError: there is no such component (with the near names and the list), or two have this name. An open kind
@@ -113,7 +113,7 @@ class Kind(Generic[C]):
             places = " and ".join(owner.place for owner in owners)
             raise SettingError(f"two components are the {self.name} {wanted!r}: {places}; uninstall or rename one of them")
         if not owners:
-            known, by = self.names(), f"{self.key} = " if self.key else f"{self.option} " if self.option else ""
+            known, by = self.names(), f"{key or self.key} = " if key or self.key else f"{self.option} " if self.option else ""
             raise SettingError(
                 f"{by}{name!r} is no {self.name}{near(wanted, list(known))}; "
                 f"choose one of {', '.join(known)}, or give module:attribute"
