@@ -29,26 +29,11 @@ TRACKERS: Kind[Any] = Kind("tracker", "fedwarm.record.trackers", "tracker", firs
 SECTIONS: Kind[Any] = Kind("report section", "fedwarm.report.sections")
 ENGINES: Kind[Any] = Kind("engine", "fedwarm.engines", first="local", option="--engine")
 
-READY = (
-    METHODS,
-    OBJECTIVES,
-    CODECS,
-    PRIVACY,
-    AUGMENTATIONS,
-    PROVIDERS,
-    RULES,
-    SETS,
-    PARTITIONS,
-    MODELS,
-    NORMS,
-    OPTIMISERS,
-    TASKS,
-    FAULTS,
-    MEASURES,
-    TRACKERS,
-    TUNERS,
-    SAMPLERS,
-    SECTIONS,
-    ENGINES,
-)
-KINDS: dict[str, Kind[Any]] = {kind.name: kind for kind in READY}
+KINDS: dict[str, Kind[Any]] = {
+    kind.name: kind
+    for kind in (
+        METHODS, OBJECTIVES, CODECS, PRIVACY, AUGMENTATIONS, PROVIDERS, RULES, SETS,
+        PARTITIONS, MODELS, NORMS, OPTIMISERS, TASKS, FAULTS, MEASURES, TRACKERS,
+        TUNERS, SAMPLERS, SECTIONS, ENGINES,
+    )
+}  # fmt: skip
