@@ -86,12 +86,6 @@ def groups_of(kind: Kind[Any], name: str, careful: bool = False) -> tuple[type[G
         return ()
 
 
-def chosen(config: Config) -> dict[Kind[Any], str]:
-    """The component of each kind that the settings choose."""
-    flat = config.flat()
-    return {kind: str(flat[kind.key]) for kind in KINDS.values() if kind.key in flat}
-
-
 def parse(flat: Mapping[str, Value]) -> Config:
     """Typed settings from a flat run config.
 

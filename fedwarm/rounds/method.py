@@ -73,7 +73,8 @@ class Method(Strategy):
 
     def __init__(self, config: Config | None = None, folder: RunFolder | None = None, **settings: Value) -> None:
         given = {name.replace("__", ".").replace("_", "-"): value for name, value in settings.items()}
-        self.config = parse({"method": self.method, **given}) if config is None else config.changed(given)
+        flat = {"method": self.method} if config is None else config.flat()
+        self.config = config if config is not None and not given else parse({**flat, **given})
         check_measured(self.config)
         refuse(self.config)
         self.folder = folder
