@@ -5,7 +5,7 @@ others need no change of it:
 
 - Without labels (SimCLR): `outputs` makes two views of `inputs` by random changes that it draws from `draws`, and gives the
   model's vectors of both, (2 b, width); `loss` contrasts them, and leaves the labels alone; `width` is the vectors'. As it looks
-  at examples together its `uses` is `batch`, by which private steps refuse it. `draws` is None where a model is measured: one
+  at examples together its `scope` is `batch`, by which private steps refuse it. `draws` is None where a model is measured: one
   view, and `right` counts as it likes, e.g. 0. A second loss (a head that tells clients apart) is a hook's term.
 - Several models (FedMix): the model is one module with experts and gate. If its forward pass gives log p(y | x) = logsumexp_k
   (log pi_k + log p_k), classification's loss is that of the mixture. A task of its own gives outputs (b, experts, classes + 1)
@@ -30,11 +30,11 @@ class Task:
 
     Attributes:
         settings: its group of settings, or None.
-        uses: `example`, where the loss is a mean of something of each example alone, else `batch` (see `training.loop.Hook`).
+        scope: `example`, where the loss is a mean of something of each example alone, else `batch` (as `uses` of `training.loop.Hook`).
     """
 
     settings: ClassVar[Any] = None
-    uses: ClassVar[str] = "example"
+    scope: ClassVar[str] = "example"
 
     def __init__(self, *settings: Any) -> None:
         self.own_settings = settings

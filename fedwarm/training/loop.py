@@ -197,9 +197,8 @@ class _Objective(nn.Module):
 
 
 def _spent(mechanism: Mechanism, plan: Plan, examples: int, task: Task, hooks: Sequence[Hook]) -> Receipt:
-    parts: tuple[Task | Hook, ...] = (task, *hooks)
-    for part in parts:
-        if part.uses not in mechanism.covers:
+    for part, scope in ((task, task.scope), *((hook, hook.uses) for hook in hooks)):
+        if scope not in mechanism.covers:
             raise SettingError(
                 f"{mechanism.name} does not cover {type(part).__name__}, whose term looks at more than one example"
             )

@@ -35,7 +35,7 @@ class Views(Group, prefix="views"):
 class Contrast(Task):
     """Two noisy views of an image are nearer to each other than to those of others."""
 
-    settings, uses = Views, "batch"
+    settings, scope = Views, "batch"
 
     def __init__(self, settings=Views()):
         self.chosen = settings
@@ -69,7 +69,7 @@ def contrast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_classification_is_cross_entropy_and_the_largest_logit() -> None:
     task, logits, labels = made(), torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]]), torch.tensor([1, 2])
     assert torch.equal(task.loss(logits, labels), F.cross_entropy(logits, labels))
-    assert task.right(logits, labels) == 1 and task.width(7) == 7 and task.uses == "example"
+    assert task.right(logits, labels) == 1 and task.width(7) == 7 and task.scope == "example"
 
 
 @pytest.mark.parametrize("check", test_tasks.CHECKS, ids=lambda check: check.__name__)
