@@ -30,7 +30,7 @@ class Task:
 
     Attributes:
         settings: its group of settings, or None.
-        scope: `example`, where the loss is a mean of something of each example alone, else `batch` (as `uses` of `training.loop.Hook`).
+        scope: `example`, where the loss is a mean of something of each example alone, else `batch` (see `training.loop.Hook`).
     """
 
     settings: ClassVar[Any] = None
