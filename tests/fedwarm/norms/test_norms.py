@@ -89,6 +89,18 @@ def test_none_leaves_no_layer_and_batch_has_float_statistics() -> None:
     assert len(normalising(net)) == 7 * 4
 
 
+def test_a_variance_that_noise_brought_below_nought_leaves_answers_finite() -> None:
+    net, images = built("batch").eval(), torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    plain = nn.BatchNorm2d(16).eval()
+    layer = next(part for part in layers(net) if isinstance(part, nn.BatchNorm2d))
+    seen = torch.randn(2, 16, 4, 4, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.equal(layer(seen), plain(seen))
+        for tensor in (t for name, t in net.state_dict().items() if name.endswith("running_var")):
+            tensor[::2] = -0.5
+        assert net(images).isfinite().all()
+
+
 def test_group_takes_the_place_of_batch_statistics() -> None:
     from fedwarm.norms.group import group
 
