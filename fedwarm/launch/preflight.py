@@ -130,9 +130,12 @@ def _check_data(config: Config, count: int) -> tuple[str, ...]:
 
 def _check_components(config: Config, known: Known) -> None:
     """Ask every component that the run chose; and see that a foundation that draws can be had, and knows the classes."""
+    from fedwarm.data.classes import FEWEST
     from fedwarm.relevance import Run
     from fedwarm.rounds.foundation_words import refuse_strangers
+    from fedwarm.rounds.objectives import check_private_model
 
+    check_private_model(config, len(known.classes) or FEWEST)
     run = Run.of(config)
     for component in run.chosen:
         if getattr(component, "check", None) is not None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from fedwarm.data.settings import Data
 from fedwarm.methods import method_of
+from fedwarm.models import Model, build_model
 from fedwarm.objectives import hooks_of, learned_state, objective_of
 from fedwarm.relevance import Run
 from fedwarm.settings.config import Config
@@ -59,6 +62,17 @@ def check_objective(config: Config) -> None:
             f"objective {name!r} looks at more than one example at a time, which privacy = {config.run.privacy!r} does not "
             f"cover; with the other settings as they are, it covers {', '.join(covered)}"
         )
+
+
+def check_private_model(config: Config, classes: int) -> None:
+    """Refuse a classifier that private training steps do not cover.
+
+    Raises:
+        SettingError: the run trains one, and its mechanism refuses it.
+    """
+    refuse = getattr(PRIVACY.load(config.run.privacy), "refuse_model", None)
+    if refuse is not None and Run.of(config).trains:
+        refuse(build_model(replace(config.of(Model), weights=""), classes, config.of(Data).image_size, config.run.seed))
 
 
 def _check_shared(config: Config) -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from fedwarm.catalogue import parse
 from fedwarm.codecs.dp_rec.settings import DpRec
 from fedwarm.diffusion.foundation import asset_folder
 from fedwarm.launch.preflight import check_run
+from fedwarm.rounds.objectives import check_private_model
 from fedwarm.settings.fields import SettingError, Value
 
 CONTRADICTIONS: list[tuple[dict[str, Value], str]] = [
@@ -107,3 +109,13 @@ def test_a_foundation_that_cannot_be_had_is_told_first(method: str, tmp_path: Pa
     (folder / "vae" / "diffusion_pytorch_model.safetensors").rename(folder / "vae" / "model.ckpt")
     with pytest.raises(SettingError, match="vae holds pickled weights only .model.ckpt., which are not read"):
         check_run({"method": method, "diffusion.foundation": str(folder)}, 2)
+
+
+def test_a_model_that_private_steps_do_not_cover_is_refused_before_work() -> None:
+    """Where a run trains none of its own, as one that tunes adapters only, batch statistics harm nobody's privacy."""
+    private: dict[str, Value] = {"privacy": "dp-sgd", "model.name": "resnet8", "model.norm": "batch", "data.image-size": 16}
+    with pytest.raises(SettingError, match="dp-sgd cannot train layer '1'.*use model.norm='group'"):
+        check_run({"method": "fedavg", **private}, 2)
+    check_run({"method": "fedavg", **private, "privacy": "none"}, 2)
+    check_run({"method": "fedavg", **private, "model.norm": "own"}, 2)
+    check_private_model(parse({"method": "warmfed", **private}), 10)

@@ -41,6 +41,17 @@ class DpSgdPart(Part):
         """A client does not tell how many images of a class it holds."""
         return {"counts": False, "accounted": True}
 
+    @staticmethod
+    def refuse_model(model: Any) -> None:
+        """Refuse a classifier whose layers mix examples.
+
+        Raises:
+            SettingError: which layer, and what to do.
+        """
+        from fedwarm.privacy.mechanisms.dp_sgd.gradient import refuse_statistics
+
+        refuse_statistics(model)
+
     def fixed_rounds(self, config: Config) -> str:
         target = config.of(DpSgd).target_epsilon
         return f"dp-sgd.target-epsilon = {target:g}, and {SPENT}" if target else ""

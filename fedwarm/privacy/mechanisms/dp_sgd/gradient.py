@@ -114,7 +114,7 @@ class PrivateGradient:
         expected: float,
         scale: float = 1.0,
     ) -> None:
-        _check(module)
+        refuse_statistics(module)
         self.parameters, self.mechanism, self.expected, self.scale = dict(parameters), mechanism, expected, scale
         self._clipper = opacus_part("optimizers").DPOptimizer(
             optimiser,
@@ -172,7 +172,12 @@ def example_gradients(
     return {name: torch.stack(column) for name, column in zip(named, zip(*rows, strict=True), strict=True)}
 
 
-def _check(module: nn.Module) -> None:
+def refuse_statistics(module: nn.Module) -> None:
+    """Refuse a module whose layers mix examples.
+
+    Raises:
+        SettingError: a layer keeps statistics of examples.
+    """
     for name, part in module.named_modules():
         if getattr(part, "track_running_stats", False):
             raise SettingError(f"dp-sgd cannot train layer {name!r}, which keeps statistics of examples; use model.norm='group'")
