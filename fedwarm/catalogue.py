@@ -19,7 +19,7 @@ from fedwarm.settings.config import Config, General
 from fedwarm.settings.fields import Group, SettingError, Value, checked, keys, near
 from fedwarm.settings.kinds import FAULTS, KINDS, METHODS, MODELS, NORMS, OPTIMISERS, PARTITIONS, RULES, SETS, TASKS
 from fedwarm.settings.registry import Kind, is_reference, settings_of
-from fedwarm.settings.text import parse_overrides
+from fedwarm.settings.text import literal, parse_overrides
 
 
 @dataclass(frozen=True)
@@ -89,14 +89,15 @@ def groups_of(kind: Kind[Any], name: str, careful: bool = False) -> tuple[type[G
 def parse(flat: Mapping[str, Value]) -> Config:
     """Typed settings from a flat run config.
 
-    Settings within the key `set` go before others. What a method presets holds where a setting has its default.
+    Settings within the key `set` go before others. What a method presets holds where nobody gave the setting; a default that was
+    given in its place stands in the key `set` of what is returned, so that these settings are read again as they are.
 
     Raises:
         SettingError: unknown key (with the near names), wrong type, or a value out of its range.
     """
-    more = flat.get("set")
+    given, more = explicit(flat), flat.get("set")
     if isinstance(more, str):
-        flat = {**flat, **parse_overrides([more] if more.strip() else []), "set": ""}
+        flat = {**flat, **_set(flat), "set": ""}
     known = (*all_groups(), *_referred(flat))
     table = {key: (group, f) for key, group, f in keys(known)}
     values: dict[type[Group], dict[str, Value]] = {group: {} for group in known}
@@ -109,7 +110,24 @@ def parse(flat: Mapping[str, Value]) -> Config:
         path = str(flat.get(key, ""))
         if path and not os.path.isabs(path):
             raise SettingError(f"{key} = {path!r} is relative; give an absolute path, as workers run in other folders")
-    return _own(_preset(Config({group: group(**values[group]) for group in known})))
+    return _own(_preset(Config({group: group(**values[group]) for group in known}), given))
+
+
+def explicit(flat: Mapping[str, Value]) -> frozenset[str]:
+    """The settings that somebody gave: those within `set`, and all of them where the rest is left to the defaults.
+
+    A run config that names most of the general settings was filled up, as by Flower from `pyproject.toml` or out of a record: it
+    does not tell a default that was given from another.
+    """
+    general = {key for key, _, _ in keys((General,))}
+    filled = 2 * len(general & flat.keys()) > len(general)
+    return frozenset(_set(flat)) | (frozenset() if filled else flat.keys())
+
+
+def _set(flat: Mapping[str, Value]) -> dict[str, Value]:
+    """The settings within the key `set`."""
+    more = flat.get("set")
+    return parse_overrides([more]) if isinstance(more, str) and more.strip() else {}
 
 
 def _referred(flat: Mapping[str, Value]) -> Iterable[type[Group]]:
@@ -126,11 +144,12 @@ def presets(method: str, get: Callable[[str], Value]) -> Mapping[str, Value]:
     return found
 
 
-def _preset(config: Config) -> Config:
-    """With what the method presets, where a setting has its default."""
+def _preset(config: Config, given: frozenset[str]) -> Config:
+    """With what the method presets, where a setting has its default and nobody gave it."""
     flat, defaults = config.flat(), {key: f.default for key, _, f in keys(tuple(config.groups))}
-    found = presets(config.run.method, flat.__getitem__)
-    return config.changed({key: value for key, value in found.items() if flat[key] == defaults[key]})
+    free = {key: value for key, value in presets(config.run.method, flat.__getitem__).items() if flat[key] == defaults[key]}
+    kept = [f"{key}={literal(flat[key])}" for key, value in free.items() if key in given and value != flat[key]]
+    return config.changed({**{key: value for key, value in free.items() if key not in given}, "set": " ".join(kept)})
 
 
 def _own(config: Config) -> Config:

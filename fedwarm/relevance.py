@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
-from fedwarm.catalogue import all_groups, owners, presets
+from fedwarm.catalogue import all_groups, explicit, owners, presets
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import CHOSEN, Group, SettingError, Value, keys
 from fedwarm.settings.kinds import KINDS, METHODS
@@ -80,7 +80,8 @@ class Run:
 
     def __getitem__(self, key: str) -> Any:
         value = self.given(key)
-        return self._presets[key] if key in self._presets and value == _fields()[key][1].default else value
+        preset = key in self._presets and key not in self._given and value == _fields()[key][1].default
+        return self._presets[key] if preset else value
 
     def __getattr__(self, name: str) -> bool:
         if name not in FACTS:
@@ -140,6 +141,10 @@ class Run:
         """Whether a component that has this group is chosen, or the group is nobody's own."""
         found = owners().get(group)
         return found is None or any(owner.component in self.chosen for owner in found)
+
+    @cached_property
+    def _given(self) -> frozenset[str]:
+        return explicit(self.settings)
 
     @cached_property
     def _presets(self) -> Mapping[str, Value]:

@@ -61,6 +61,8 @@ def run_method(request: Request) -> Path:
     if before is None:
         for told in outlook(config, clients):
             say(f"fedwarm: {told}")
+    if config.run.set:  # defaults that were given: an engine fills the others up, and nobody could tell them apart
+        flat["set"] = f"{flat.get('set', '')} {config.run.set}".strip()
     flat["out"], flat["resume"] = str(folder.path), before is not None
     if engine.here(known):
         flat.setdefault("client-folder", str(folder.path / "clients"))

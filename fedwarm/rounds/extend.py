@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from fedwarm.catalogue import all_groups, flagged, parse, presets
+from fedwarm.catalogue import all_groups, explicit, flagged, parse, presets
 from fedwarm.record.checkpoint import Checkpoint
 from fedwarm.record.folder import JOURNAL
 from fedwarm.record.ledger import Ledger
@@ -57,8 +57,8 @@ def _whole(own: Mapping[str, Value]) -> dict[str, Value]:
     """
     defaults: dict[str, Value] = {key: f.default for key, _, f in keys(all_groups())}  # type: ignore[misc]
     found = {**defaults, **own}
-    preset = presets(str(found["method"]), found.__getitem__)
-    return {**found, **{key: value for key, value in preset.items() if found[key] == defaults[key]}}
+    preset, given = presets(str(found["method"]), found.__getitem__), explicit(found)
+    return {**found, **{key: value for key, value in preset.items() if found[key] == defaults[key] and key not in given}}
 
 
 def _check(checkpoint: Checkpoint, config: Config, found: Mapping[str, tuple[Value, Value]], where: Path) -> None:

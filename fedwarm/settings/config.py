@@ -91,7 +91,10 @@ class General(Group):
     client_folder: str = setting(
         "", "where clients keep their private state, one folder a run; empty: the user's cache folder", node=True, neutral=True
     )
-    set: str = setting("", "settings of components, as on a command line (`fedprox.mu=0.3`); they go before others")
+    set: str = setting(
+        "",
+        "settings as on a command line (`fedprox.mu=0.3`), of components, too; they go before others and a method's own defaults",
+    )
     save_pictures: bool = setting(
         True, "keep sample pictures of a generative run in the run folder", neutral=True, when=lambda r: r.generates
     )

@@ -65,9 +65,14 @@ def check_sides(kind: Kind[Any], name: str) -> None:
 
 def check_presets(kind: Kind[Any], name: str) -> None:
     """What it presets holds where nobody set anything, and gives way to what somebody did."""
-    flat = parse({"method": name}).flat()
+    flat, defaults = parse({"method": name}).flat(), {key: f.default for key, _, f in keys(all_groups())}
     for key, value in kind.load(name).presets(flat.__getitem__).items():
-        assert flat[key] == value
+        assert flat[key] == value and flat["set"] == ""
+        given = parse({"method": name, key: defaults[key]})  # type: ignore[dict-item]
+        assert given.flat()[key] == defaults[key] == Run.of(given)[key]
+        assert parse(given.flat()) == given
+        filled = {**parse({}).flat(), "method": name, "set": given.run.set}  # as Flower fills a run config up
+        assert parse(filled).flat() == given.flat()
 
 
 def check_refusals(kind: Kind[Any], name: str) -> None:

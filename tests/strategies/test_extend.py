@@ -187,3 +187,11 @@ def test_a_run_of_before_there_were_presets_goes_on(method: str, tmp_path: Path)
     assert changed(kept, now, tmp_path) == {} and changed(kept, before, tmp_path) == {}
     with pytest.raises(SettingError, match="resume it with its own settings"):
         changed(kept, {**now, "learning-rate": 0.5}, tmp_path)
+
+
+def test_a_default_that_was_given_in_a_presets_place_stays(tmp_path: Path) -> None:
+    given = parse({"method": "scaffold_m", "learning-rate": 0.01}).flat()
+    kept = Checkpoint(1, False, "ab", 3, 1.0, given, {}, {}, {}, {})
+    assert changed(kept, given, tmp_path) == {} and changed(kept, {"learning-rate": 0.01}, tmp_path) == {}
+    with pytest.raises(SettingError, match="learning-rate = 0.1, but the run in .* has 0.01"):
+        changed(kept, {"learning-rate": 0.1}, tmp_path)
