@@ -53,7 +53,6 @@ class General(Group):
         "sgd",
         "how a classifier steps along its gradient; sgd: with momentum; adamw: Adam with decoupled weight decay",
         choices=OPTIMISERS,
-        when=lambda r: r.trains or r.steps,
     )
     learning_rate: float = setting(0.01, "step size of the classifier's optimiser", low=1e-12, when=lambda r: r.trains or r.steps)
     momentum: float = setting(0.9, "momentum of the classifier's optimiser; adamw: its first beta", low=0.0, high=0.9999)
