@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fedwarm.aggregators import Robust, aggregator
+from fedwarm.aggregators import Robust, aggregator, clipped
 from fedwarm.core.arrays import Arrays
 from fedwarm.core.norms import floats
 from fedwarm.core.payload import Payload
@@ -22,7 +22,10 @@ from .fedavg import FedAvg
 
 
 class Directed(BaseStrategy):
-    """g <- mean (x - x_k) / (eta K_k), which clients are told in the next round (arXiv 2306.16504, Alg. 1 and 2)."""
+    """g <- mean (x - x_k) / (eta K_k), which clients are told in the next round (arXiv 2306.16504, Alg. 1 and 2).
+
+    The mean is by the robust rule, over models that are clipped as those are whose mean is the next one.
+    """
 
     mixture: ClassVar[type[Mixture]]
     moved: Arrays | None = None
@@ -47,13 +50,15 @@ class Directed(BaseStrategy):
 
     def begin(self, stage: Stage) -> None:
         super().begin(stage)
-        self.directions = aggregator(self.config.of(Robust), self.direction)
+        self.directions = aggregator(replace(self.config.of(Robust), clip_norm=0.0), self.direction)
 
     def absorb(self, stage: Stage, client: int, payload: Payload) -> None:
         super().absorb(stage, client, payload)
         if stage.name == "round":
             path = self.config.run.learning_rate * payload.number(STEPS)
-            self.directions.add({name: _along(self.arrays[name], payload.arrays[name], path) for name in self.direction}, 1.0)
+            model = {name: array for name, array in payload.arrays.items() if name in self.arrays}
+            ends = clipped(model, self.arrays, self.config.of(Robust).clip_norm)
+            self.directions.add({name: _along(self.arrays[name], ends[name], path) for name in self.direction}, 1.0)
 
     def finish(self, stage: Stage) -> None:
         super().finish(stage)

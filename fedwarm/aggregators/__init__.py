@@ -129,21 +129,31 @@ class ByCoordinate(Held):
         return out
 
 
-class Clipped:
-    """Norm clipping before any rule (Sun et al. 2019): x_k becomes w + (x_k - w) min(1, C / ||x_k - w||), with C = `clip_norm`
-    and w = `reference`, the arrays that the clients were sent; integer arrays stay, and so do those that `reference` does not
-    hold, such as quantizers that clients have just begun to learn.
+def clipped(arrays: Arrays, reference: Arrays, clip_norm: float) -> Arrays:
+    """Norm clipping (Sun et al. 2019): x_k becomes w + (x_k - w) min(1, C / ||x_k - w||), C = `clip_norm`, 0 for none.
+
+    `reference` is w, the arrays that the clients were sent; integer arrays stay, and so do those that it does not hold, such as
+    quantizers that clients have just begun to learn.
+
+    Raises:
+        ValueError: the arrays are not like the reference.
     """
+    if not clip_norm:
+        return arrays
+    known = {name: array for name, array in arrays.items() if name in reference}
+    length = update_norm(known, reference)
+    return {**arrays, **along(known, reference, clip_norm / length)} if length > clip_norm else arrays
+
+
+class Clipped:
+    """Norm clipping before any rule, see `clipped`."""
 
     def __init__(self, inner: Aggregator, reference: Arrays, clip_norm: float) -> None:
         self.inner, self.reference, self.clip_norm = inner, reference, clip_norm
 
     def add(self, arrays: Arrays, weight: float) -> None:
         """Clip one client's arrays and pass them on; ValueError where they are not like the reference, or as the rule says."""
-        known = {name: array for name, array in arrays.items() if name in self.reference}
-        length = update_norm(known, self.reference)
-        clipped = along(known, self.reference, self.clip_norm / length) if length > self.clip_norm else known
-        self.inner.add({**arrays, **clipped}, weight)
+        self.inner.add(clipped(arrays, self.reference, self.clip_norm), weight)
 
     def result(self) -> Arrays:
         """What the rule makes of the clipped replies; ValueError as the rule says."""

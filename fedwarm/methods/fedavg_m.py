@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedwarm.methods import Method
-from fedwarm.training.directions import Mixture, without_momentum
+from fedwarm.training.directions import Mixture, directed
 
 
 @dataclass(frozen=True)
@@ -23,5 +23,5 @@ COMPONENT = Method(
     FedAvgM,
     preset={"momentum": 0.0, "learning-rate": 0.1},
     does=lambda run: {"weighs": False},
-    validate=without_momentum,
+    validate=directed,
 )

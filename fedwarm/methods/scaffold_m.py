@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fedwarm.methods import Method
-from fedwarm.training.directions import Mixture, without_momentum
+from fedwarm.training.directions import Mixture, directed
 
 
 @dataclass(frozen=True)
@@ -39,5 +39,5 @@ COMPONENT = Method(
     preset={"momentum": 0.0, "learning-rate": 0.1},
     averages=False,
     does=lambda run: {"weighs": False},
-    validate=without_momentum,
+    validate=directed,
 )

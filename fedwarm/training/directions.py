@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Group, SettingError, setting
+from fedwarm.settings.kinds import CODECS
 from fedwarm.training.loop import Hook
 
 DIRECTION, STEPS = "direction", "steps"
@@ -56,6 +57,20 @@ class Mixed(Hook):
             told = self.direction.get(name.replace("parametrizations.", "").removesuffix(".original"))
             if told is not None and parameter.grad is not None:
                 parameter.grad.mul_(self.beta).add_(told.to(parameter.grad), alpha=1 - self.beta)
+
+
+def directed(config: Config) -> None:
+    """Refuse what does not go with a told direction.
+
+    Raises:
+        SettingError: there is local momentum, or the codec hides what clients hold, of which their steps would tell.
+    """
+    without_momentum(config)
+    if getattr(CODECS.load(config.run.codec), "private", False):
+        raise SettingError(
+            f"method {config.run.method!r} tells how many steps a client takes, and so about how much it holds, which codec = "
+            f"{config.run.codec!r} hides; take another of them"
+        )
 
 
 def without_momentum(config: Config) -> None:

@@ -135,3 +135,24 @@ def test_presets_and_refusals() -> None:
     assert config.run.momentum == 0 and config.run.learning_rate == 0.1
     with pytest.raises(SettingError, match=r"momentum = 0.5 means nothing with method 'fedavg_m'"):
         check_run({"method": "fedavg_m", "momentum": 0.5}, 4)
+
+
+@pytest.mark.parametrize("method", ["fedavg_m", "scaffold_m"])
+def test_a_codec_that_hides_what_clients_hold_is_refused(method: str) -> None:
+    with pytest.raises(SettingError, match="tells how many steps a client takes.* codec = 'dp-rec' hides; take another of them"):
+        check_run({"method": method, "codec": "dp-rec"}, 4)
+
+
+@pytest.mark.parametrize("rule", ["mean", "median"])
+def test_the_direction_is_that_of_the_clipped_models(rule: str) -> None:
+    """So it is how the global model moved, where clients take as many steps, whatever the length to which they are clipped."""
+    server = FedAvgM(learning_rate=0.1, robust__rule=rule, robust__clip_norm=0.5)
+    server.arrays = {"x": np.zeros(2), "y": np.ones(1)}
+    stage = Stage(1, "round", "train", (0, 1, 2))
+    server.begin(stage)
+    for client, far in enumerate((0.3, 3.0, -6.0)):
+        ends = {"x": np.full(2, far), "y": np.ones(1) + far / 2}
+        server.absorb(stage, client, Payload("weights", ends, {"num-examples": 9, "steps": 4}))
+    server.finish(stage)
+    for name, start in (("x", np.zeros(2)), ("y", np.ones(1))):
+        np.testing.assert_allclose(server.direction[name], (start - server.arrays[name]) / (0.1 * 4), rtol=1e-12)
