@@ -106,7 +106,7 @@ assert len(files) == len(set(files)) > 4, files
 for name, module in list(sys.modules.items()):
     if name.startswith(("clients.", "strategies.")):
         assert sys.modules.get("fedwarm." + name, module) is module and module.__name__ == module.__spec__.name == name, name
-assert import_module("fedwarm.clients.faulty") is import_module("fedwarm.rounds.faulty")
+assert import_module("fedwarm.clients.warmfed") is import_module("clients.warmfed")
 assert util.find_spec("fedwarm.strategies.nothing") is None
 """
     subprocess.run([sys.executable, "-W", "error::ImportWarning", "-c", script], cwd=ROOT, check=True)
