@@ -98,7 +98,7 @@ def test_a_file_of_the_checkout_is_one_module_under_both_names(first: str) -> No
     script = f"""
 import sys
 from importlib import import_module, util
-for name in ("clients.client_app", "strategies.server_app", "clients.scaffold", "fedwarm.rounds.server"):
+for name in ("clients.client_app", "strategies.server_app", "clients.scaffold", "strategies.fedavg"):
     import_module("{first}" + name)
 import clients.client_app, fedwarm.clients.client_app, fedwarm.strategies.server_app, strategies.server_app
 files = [getattr(module, "__file__", None) for name, module in sys.modules.items() if name.startswith(("clients", "strategies"))]
