@@ -22,11 +22,13 @@ def _outputs(model: nn.Module, images: Tensor, batch_size: int, task: Task) -> l
     return parts
 
 
+@torch.no_grad()
 def predict(model: nn.Module, images: Tensor, batch_size: int = BATCH) -> Tensor:
     """Logits (n, classes) on the CPU of uint8 images (n, 3, S, S), in evaluation mode."""
     return torch.cat(_outputs(model, images, batch_size, Task()))
 
 
+@torch.no_grad()
 def correct(model: nn.Module, images: Tensor, labels: Tensor, task: Task | None = None) -> int:
     """How many of the images the model is right about in a task, classification where none is given; none of none."""
     if not len(labels):
