@@ -106,7 +106,7 @@ def test_a_client_that_shares_no_counts_tells_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize("by", ["augmented", "real"])
 def test_what_a_client_counts_for(by: str, tmp_path: Path) -> None:
     outcome = run("fedavg", tmp_path, {**TRANSFORMED, "gen-fedsd.weight-by": by, "num-server-rounds": 1}, clients=3)
-    weights = [r.content.metric_records["metrics"]["num-examples"] for r in outcome.replies if r.metadata.message_type == "train"]
+    weights = [r.content.metric_records["metrics"]["num-examples"] for r in outcome.answered("round")]
     each = outcome.results["augment"]["per_client"]
     assert weights == [sum(c["real"]) + (sum(c["synthetic"]) if by == "augmented" else 0) for c in each]
 
