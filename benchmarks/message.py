@@ -34,8 +34,9 @@ import json, pathlib, sys, tempfile, time
 {entry}
 import fedwarm.clients.client_app
 from fedwarm.core.arrays import from_module
-from fedwarm.clients import base, trainer_class
-from fedwarm.settings.config import parse
+from fedwarm.clients import trainer_class
+from fedwarm.data.node import Node
+from fedwarm.catalogue import parse
 from fedwarm.core.store import Store
 from fedwarm.flower.wire import Payload, from_records, to_records
 spent = [0.0]
@@ -47,7 +48,7 @@ def timed(*values, **named):
         spent[0] += time.process_time() - begun
 folder = pathlib.Path(tempfile.mkdtemp())
 config = parse({{"method": {method!r}, "data.partition": {partition!r}, "client-threads": 1}})
-trainer = trainer_class({method!r})(config, base.Node(0, 2, Store(folder, "a", 0, 10)))
+trainer = trainer_class({method!r})(config, Node(0, 2, Store(folder, "a", 0, 10)))
 action = {action!r}
 module = next(sys.modules[each.__module__] for each in type(trainer).__mro__ if each.__name__ == "BaseClient")
 fit, module.fit = module.fit, timed
