@@ -28,7 +28,7 @@ import fedwarm
 from fedwarm.federation.warm import stub
 from fedwarm.flower.family import end_family, family
 
-LEAN = Path(fedwarm.__file__).parent / "run" / "federation" / "clientapp.py"
+LEAN = Path(fedwarm.__file__).parent / "federation" / "clientapp.py"
 MESSAGE = """
 import json, pathlib, sys, tempfile, time
 {entry}
