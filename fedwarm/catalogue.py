@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,7 +16,7 @@ from fedwarm.diffusion.settings import Diffusion
 from fedwarm.faults import Faults
 from fedwarm.models import Model
 from fedwarm.settings.config import Config, General
-from fedwarm.settings.fields import Group, SettingError, Value, checked, keys, near
+from fedwarm.settings.fields import Group, SettingError, Value, checked, defaults, keys, near
 from fedwarm.settings.kinds import FAULTS, KINDS, METHODS, MODELS, NORMS, OPTIMISERS, PARTITIONS, RULES, SETS, TASKS
 from fedwarm.settings.registry import Kind, is_reference, settings_of
 from fedwarm.settings.text import literal, parse_overrides
@@ -42,12 +42,14 @@ ABSOLUTE = ("out", "client-folder")
 def all_groups() -> tuple[type[Group], ...]:
     """The groups of the rooms and of all components; those of packages that cannot be imported are missing."""
     found: list[type[Group]] = [*ROOMS]
-    for kind in KINDS.values():
-        if kind.key or kind.every:
-            own = kind.own()
-            for name in kind.names():
-                found += groups_of(kind, name, careful=name not in own)
+    for kind, name in _choosable():
+        found += groups_of(kind, name, careful=name not in kind.own())
     return tuple(dict.fromkeys(found))
+
+
+def _choosable() -> Iterator[tuple[Kind[Any], str]]:
+    """The components that a run config can choose, and those that take part in every run."""
+    return ((kind, name) for kind in KINDS.values() if kind.key or kind.every for name in kind.names())
 
 
 def flagged(fact: str) -> frozenset[str]:
@@ -62,17 +64,17 @@ def method_groups() -> tuple[type[Group], ...]:
 
 def common_groups() -> tuple[type[Group], ...]:
     """The groups that every method knows."""
-    return tuple(group for group in all_groups() if group not in method_groups())
+    own = method_groups()
+    return tuple(group for group in all_groups() if group not in own)
 
 
 @lru_cache(maxsize=1)
 def owners() -> Mapping[type[Group], list[Owned]]:
     """The components that have a group of settings as their own."""
     found: dict[type[Group], list[Owned]] = {}
-    for kind in KINDS.values():
-        for name in kind.names() if kind.key or kind.every else ():
-            for group in groups_of(kind, name, careful=True):
-                found.setdefault(group, []).append(Owned(kind, name, kind.load(name)))
+    for kind, name in _choosable():
+        for group in groups_of(kind, name, careful=True):
+            found.setdefault(group, []).append(Owned(kind, name, kind.load(name)))
     return found
 
 
@@ -146,8 +148,8 @@ def presets(method: str, get: Callable[[str], Value]) -> Mapping[str, Value]:
 
 def _preset(config: Config, given: frozenset[str]) -> Config:
     """With what the method presets, where a setting has its default and nobody gave it."""
-    flat, defaults = config.flat(), {key: f.default for key, _, f in keys(tuple(config.groups))}
-    free = {key: value for key, value in presets(config.run.method, flat.__getitem__).items() if flat[key] == defaults[key]}
+    flat, usual = config.flat(), defaults(tuple(config.groups))
+    free = {key: value for key, value in presets(config.run.method, flat.__getitem__).items() if flat[key] == usual[key]}
     kept = [f"{key}={literal(flat[key])}" for key, value in free.items() if key in given and value != flat[key]]
     return config.changed({**{key: value for key, value in free.items() if key not in given}, "set": " ".join(kept)})
 

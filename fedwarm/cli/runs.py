@@ -12,7 +12,7 @@ from fedwarm.core.terminal import put, show
 from fedwarm.core.text import visible
 from fedwarm.data.classes import shown
 from fedwarm.record.reading import Round, Run, read_run
-from fedwarm.settings.fields import SettingError, Value, keys
+from fedwarm.settings.fields import SettingError, Value, defaults
 from fedwarm.settings.text import literal
 
 HEADS = ("run", "method", "seed", "engine", "rounds", "state", "accuracy", "personal", "bytes up", "written")
@@ -103,8 +103,8 @@ def changed(run: Run) -> dict[str, tuple[Value, Value | None]]:
     """Settings that are not at their default, with the default (None: unknown to this version)."""
     from fedwarm.catalogue import all_groups  # which loads all components
 
-    defaults: dict[str, Value] = {key: f.default for key, _, f in keys(all_groups())}  # type: ignore[misc]
-    return {key: (value, defaults.get(key)) for key, value in run.settings.items() if value != defaults.get(key)}
+    usual = defaults(all_groups())
+    return {key: (value, usual.get(key)) for key, value in run.settings.items() if value != usual.get(key)}
 
 
 def _show_settings(run: Run) -> None:

@@ -37,12 +37,18 @@ class Codec:
         settings: its group of settings; None: it has none.
         codes: whether anything is coded at all.
         private: whether it keeps an account of privacy, by which nothing else may tell of what a client holds.
+        hides: the same, as all components say it (see `relevance.FACTS`).
     """
 
     settings: ClassVar[type[Group] | None] = None
 
     codes = True
     private = False
+    hides: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.hides = cls.private
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fedwarm.settings.config import Config
-from fedwarm.settings.fields import Group, SettingError, Value, keys
+from fedwarm.settings.fields import Group, SettingError, Value, defaults
 from fedwarm.settings.kinds import METHODS
 
 Preset = Mapping[str, Value] | Callable[[Callable[[str], Value]], Mapping[str, Value]]
@@ -71,10 +71,9 @@ def refuse(config: Config) -> None:
     Raises:
         SettingError: one of them does not.
     """
-    flat = config.flat()
-    defaults = {key: f.default for key, _, f in keys(tuple(config.groups))}
+    flat, usual = config.flat(), defaults(tuple(config.groups))
     for key, reason in method_of(config).refuses.items():
-        if flat[key] != defaults[key]:
+        if flat[key] != usual[key]:
             raise SettingError(f"{key} = {flat[key]!r} means nothing with method {config.run.method!r}, which {reason}")
 
 

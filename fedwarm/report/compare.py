@@ -11,7 +11,7 @@ from fedwarm.relevance import matters
 from fedwarm.report.measured import REACHED, costs, known, spread
 from fedwarm.report.overlaid import figures
 from fedwarm.report.sections import sections
-from fedwarm.settings.fields import keys
+from fedwarm.settings.fields import defaults, keys
 from fedwarm.settings.kinds import METHODS
 
 APART = {"seed", "method"}  # what tells the runs of a group apart, and what its label names anyway
@@ -69,11 +69,11 @@ def grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
     differing = _differing(settings)
     pairs = list(zip(runs, settings, strict=True))
     of_method = {run.method: _differing([found for other, found in pairs if other.method == run.method]) for run in runs}
-    defaults = {key: f.default for key, _, f in keys(all_groups())}
+    usual = defaults(all_groups())
     engines = len({run.engine for run in runs}) > 1
     groups: dict[str, list[Run]] = {}
     for run, found in pairs:
-        named = [k for k in differing if k in found and (k in of_method[run.method] or found[k] != defaults.get(k))]
+        named = [k for k in differing if k in found and (k in of_method[run.method] or found[k] != usual.get(k))]
         parts = [run.title] + [f"{key}={_text(found[key])}" for key in named] + [run.engine] * engines
         groups.setdefault(", ".join(parts), []).append(run)
     return groups

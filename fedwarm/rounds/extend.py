@@ -16,7 +16,7 @@ from fedwarm.record.ledger import Ledger
 from fedwarm.record.record import Record
 from fedwarm.relevance import Run
 from fedwarm.settings.config import Config
-from fedwarm.settings.fields import SettingError, Value, keys
+from fedwarm.settings.fields import SettingError, Value, defaults
 
 ROUNDS = "num-server-rounds"
 STOPPING = ("patience", "target")
@@ -55,10 +55,10 @@ def _whole(own: Mapping[str, Value]) -> dict[str, Value]:
 
     What was no setting yet when it was begun has its default, and what is preset now has what the run's method presets.
     """
-    defaults: dict[str, Value] = {key: f.default for key, _, f in keys(all_groups())}  # type: ignore[misc]
-    found = {**defaults, **own}
+    usual = defaults(all_groups())
+    found = {**usual, **own}
     preset, given = presets(str(found["method"]), found.__getitem__), explicit(found)
-    return {**found, **{key: value for key, value in preset.items() if found[key] == defaults[key] and key not in given}}
+    return {**found, **{key: value for key, value in preset.items() if found[key] == usual[key] and key not in given}}
 
 
 def _check(checkpoint: Checkpoint, config: Config, found: Mapping[str, tuple[Value, Value]], where: Path) -> None:

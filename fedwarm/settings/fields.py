@@ -70,3 +70,8 @@ def keys(groups: tuple[type[Group], ...]) -> Iterator[Row]:
             if "text" in f.metadata:
                 name = f.name.replace("_", "-")
                 yield (f"{group.prefix}.{name}" if group.prefix else name), group, f
+
+
+def defaults(groups: tuple[type[Group], ...]) -> dict[str, Value]:
+    """The default of every setting of the groups, by key."""
+    return {key: f.default for key, _, f in keys(groups)}  # type: ignore[misc]

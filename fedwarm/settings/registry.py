@@ -22,7 +22,6 @@ from fedwarm.settings.ranges import SettingError, near
 
 C = TypeVar("C")
 T = TypeVar("T", bound=Callable[..., Any])
-PATH_VARIABLE = "FEDWARM_PATH"
 
 
 @dataclass(frozen=True)
@@ -227,7 +226,7 @@ def own_code(reference: str) -> Path | None:
 
 @contextmanager
 def own_modules() -> Iterator[None]:
-    """Modules are looked for in the current folder, too, or in that of the command which started this process."""
+    """Modules are looked for in the current folder, too."""
     added = [place for place in _places() if place not in sys.path]
     sys.path[:] = added + sys.path
     try:
@@ -240,7 +239,7 @@ def own_modules() -> Iterator[None]:
 
 def _places() -> list[str]:
     try:
-        return [os.environ.get(PATH_VARIABLE) or os.getcwd()]
+        return [os.getcwd()]
     except FileNotFoundError:  # the current folder is gone
         return []
 

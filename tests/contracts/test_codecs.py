@@ -97,6 +97,7 @@ def check_account(kind: Kind[Any], name: str) -> None:
     again.restore(kept)
     again.open({"round": Upload(reference(), 2)}, 4, 4)
     assert again.statement() == server.statement() and (server.statement() is not None) is server.private
+    assert CODECS.load(name).hides is server.private, "a private one that is not known to hide has clients tell what they hold"
 
 
 CHECKS: list[Check] = [check_shapes, check_near, check_no_update, check_repeats, check_account]

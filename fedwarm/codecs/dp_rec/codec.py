@@ -37,7 +37,6 @@ class Private(Codec):
 
     settings = DpRec
     private = True
-    hides = True
     fixed_rounds = staticmethod(fixed_rounds)
 
     def __init__(self, config: Config) -> None:
