@@ -15,6 +15,7 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 from safetensors.numpy import load_file
 
+from fedwarm.engines import FEDERATION
 from fedwarm.federation.bringup import down, up
 from fedwarm.federation.control import control
 from fedwarm.federation.preparing import Wanted
@@ -57,7 +58,8 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
 
 
 def run(engine: str, out: Path, federation: Federation, settings: str = SETTINGS) -> dict[str, object]:
-    request = Request("fedavg", engine, out, 3, clients=2, run_config=(settings,), federation=str(federation.folder))
+    said = str(federation.folder) if engine == "deployment" else FEDERATION
+    request = Request("fedavg", engine, out, 3, clients=2, run_config=(settings,), federation=said)
     return json.loads((run_method(request) / "results.json").read_text())  # type: ignore[no-any-return]
 
 
