@@ -30,7 +30,7 @@ class ScaffoldClient(BaseClient):
         reply = super().round(Payload(payload.kind, before, payload.metrics))
         run = self.config.run
         steps = steps_of(len(self.shard.train_labels), run.batch_size, run.local_epochs)
-        path = path_length(steps, run.learning_rate, run.momentum)
+        path = path_length(steps, run.rate(number), run.momentum)
         new = self.control(control, shared, to_tensors(before), to_tensors(reply.arrays), path)
         self.node.store.save(OWN, new, number)
         sent = {name: shared[name] + new[name] - control[name] for name in shared}

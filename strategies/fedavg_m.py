@@ -55,7 +55,7 @@ class Directed(BaseStrategy):
     def absorb(self, stage: Stage, client: int, payload: Payload) -> None:
         super().absorb(stage, client, payload)
         if stage.name == "round":
-            path = self.config.run.learning_rate * payload.number(STEPS)
+            path = self.config.run.rate(stage.round) * payload.number(STEPS)
             model = {name: array for name, array in payload.arrays.items() if name in self.arrays}
             ends = clipped(model, self.arrays, self.config.of(Robust).clip_norm)
             self.directions.add({name: _along(self.arrays[name], ends[name], path) for name in self.direction}, 1.0)

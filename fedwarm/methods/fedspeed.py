@@ -82,7 +82,7 @@ COMPONENT = Method(
     "FedSpeed",
     "corrected proximal steps, each along a gradient taken after an ascent step (Sun et al., 2023)",
     FedSpeed,
-    preset={"momentum": 0.0, "learning-rate": 0.1},
+    preset={"momentum": 0.0, "learning-rate": 0.1, "learning-rate-decay": 0.998, "weight-decay": 1e-3},
     does=lambda run: {"weighs": False},
     validate=without_momentum,
     refuses={"privacy": "takes each step's gradient twice, and no private step covers that"},

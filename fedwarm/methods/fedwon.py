@@ -2,17 +2,20 @@
 
 Clients of unlike domains disagree on the statistics of normalised activations, so no layer normalises: convolutions have
 standardised weights instead, and FedAvg averages the plain ones. Gradients may be clipped by the weights' norms, unit by unit
-(Brock, De, Smith, Simonyan, arXiv 2102.06171, eq. 3).
+(Brock, De, Smith, Simonyan, arXiv 2102.06171, eq. 3), in convolutions alone: the head is left out there, too, and of a bias that
+begins at 0 next to nothing would be left.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from fedwarm.methods import Method
+from fedwarm.norms.standardised_weights import StandardisedConv2d, standardised
 from fedwarm.settings.fields import Group, setting
 from fedwarm.training.loop import Hook
 
@@ -23,13 +26,24 @@ LEAST = 1e-3
 class FedWon(Group, prefix="fedwon"):
     """Settings of FedWon."""
 
-    clip: float = setting(0.0, "longest gradient of a unit, as a share of the norm of its weights; 0: none is clipped", low=0.0)
+    clip: float = setting(
+        0.0, "longest gradient of a convolution's unit, as a share of the norm of its weights; 0: none is clipped", low=0.0
+    )
+    average: str = setting(
+        "raw", "weights of convolutions that clients send; raw: as they are trained; used: standardised, so that all weigh alike",
+        choices=("raw", "used"),
+    )  # fmt: skip
 
 
 def unit_norms(tensor: Tensor) -> Tensor:
-    """L2 norms over all but the first dimension, kept as dimensions of 1; of a vector as a whole."""
-    norms: Tensor = torch.linalg.vector_norm(tensor, dim=tuple(range(min(1, tensor.dim() - 1), tensor.dim())), keepdim=True)
+    """L2 norms over all but the first dimension, kept as dimensions of 1."""
+    norms: Tensor = torch.linalg.vector_norm(tensor, dim=tuple(range(1, tensor.dim())), keepdim=True)
     return norms
+
+
+def kernels(model: nn.Module) -> Iterator[Tensor]:
+    """The weights of the convolutions."""
+    return (part.weight for part in model.modules() if isinstance(part, nn.Conv2d))
 
 
 class AdaptiveClip(Hook):
@@ -42,16 +56,31 @@ class AdaptiveClip(Hook):
 
     @torch.no_grad()
     def gradient(self, model: nn.Module) -> None:
-        for p in model.parameters() if self.clip else ():
+        for p in kernels(model) if self.clip else ():
             if p.grad is not None:
                 most, length = self.clip * unit_norms(p).clamp(min=LEAST), unit_norms(p.grad)
                 p.grad.mul_(torch.where(length > most, most / length, torch.ones_like(length)))
+
+
+class Used(Hook):
+    """After the last step, V <- W(V) where that is asked for: the classifier stays the same, as W(W(V)) = W(V)."""
+
+    uses = "weights"
+
+    def __init__(self, settings: FedWon) -> None:
+        self.average = settings.average
+
+    @torch.no_grad()
+    def finish(self, model: nn.Module) -> None:
+        for part in model.modules() if self.average == "used" else ():
+            if isinstance(part, StandardisedConv2d):
+                part.weight.copy_(standardised(part.weight))
 
 
 COMPONENT = Method(
     "FedWon",
     "FedAvg without normalisation, on standardised weights, for clients of unlike domains (Zhuang and Lyu, 2024)",
     FedWon,
-    hooks=(AdaptiveClip,),
+    hooks=(AdaptiveClip, Used),
     preset={"model.norm": "standardised-weights"},
 )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import nn
+from torch import Tensor, nn
 
 LAYERS = (nn.GroupNorm, nn.LayerNorm, nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 
@@ -36,9 +36,31 @@ def replaced(model: nn.Module, new: Callable[[nn.Module, int], nn.Module]) -> in
     return found
 
 
-def without(model: nn.Module) -> None:
-    """Take the normalisation over channels away; convolutions get the bias, 0 at first, that it stood for."""
-    replaced(model, lambda layer, channels: nn.Identity())
+class Scaled(nn.Module):
+    """factor x."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.factor * input
+
+
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """Residual blocks: parts with a `shortcut`, or a `downsample` as torchvision calls it."""
+    return [part for part in model.modules() if hasattr(part, "shortcut") or hasattr(part, "downsample")]
+
+
+def without(model: nn.Module, branch: float = 1.0) -> None:
+    """Take the normalisation over channels away; convolutions get the bias, 0 at first, that it stood for.
+
+    Args:
+        branch: factor of a residual block's branch, in the place of the branch's last normalisation.
+    """
+    ends = [[layer for layer in part.children() if isinstance(layer, LAYERS)][-1:] for part in blocks(model)]
+    last = [layer for found in ends for layer in found] if branch != 1 else []
+    replaced(model, lambda layer, channels: Scaled(branch) if any(layer is end for end in last) else nn.Identity())
     for part in model.modules():
         if isinstance(part, nn.Conv2d) and part.bias is None:
             part.bias = nn.Parameter(part.weight.new_zeros(part.out_channels))

@@ -182,7 +182,7 @@ class BaseClient:
             purpose, number: what the draws are for, and in which round; 0 is before the first, and has its objective.
             learned: what the objective learned so far; what it learns is put in its place.
         """
-        plan, shard = Plan.of(self.config.run), self.shard
+        plan, shard = Plan.of(self.config.run, number=number), self.shard
         objective = hooks_of(self.config, max(1, number), self.draws("objective", number), to_tensors(learned or {}))
         hooks = [*objective, *self.hooks()]
         private = self.mechanism(purpose, number)

@@ -55,6 +55,13 @@ class General(Group):
         choices=OPTIMISERS,
     )
     learning_rate: float = setting(0.01, "step size of the classifier's optimiser", low=1e-12, when=lambda r: r.trains or r.steps)
+    learning_rate_decay: float = setting(
+        1.0,
+        "factor of the step size from each round to the next; 1: it stays",
+        low=1e-6,
+        high=1.0,
+        when=lambda r: r.trains or r.steps,
+    )
     momentum: float = setting(0.9, "momentum of the classifier's optimiser; adamw: its first beta", low=0.0, high=0.9999)
     weight_decay: float = setting(0.0, "weight decay of the classifier's optimiser", low=0.0)
     batch_size: int = setting(32, "examples in a step of the classifier", low=1)
@@ -98,6 +105,10 @@ class General(Group):
         True, "keep sample pictures of a generative run in the run folder", neutral=True, when=lambda r: r.generates
     )
     own_settings: tuple[Group, ...] = field(default=(), repr=False)
+
+    def rate(self, number: int) -> float:
+        """Step size in a round, counted from 1; what is trained before the first has the first's."""
+        return self.learning_rate * self.learning_rate_decay ** (max(1, number) - 1)
 
 
 @dataclass(frozen=True)

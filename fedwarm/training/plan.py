@@ -29,12 +29,12 @@ class Plan:
     own_settings: tuple[Group, ...] = ()
 
     @classmethod
-    def of(cls, run: General, epochs: int | None = None, learning_rate: float = 0.0) -> Plan:
-        """The plan that the run's settings state, with other epochs and another step size if given."""
+    def of(cls, run: General, epochs: int | None = None, learning_rate: float = 0.0, number: int = 1) -> Plan:
+        """The plan that the run's settings state for round `number`, with other epochs and another step size if given."""
         return cls(
             run.local_epochs if epochs is None else epochs,
             run.batch_size,
-            learning_rate or run.learning_rate,
+            learning_rate or run.rate(number),
             run.momentum,
             run.weight_decay,
             run.optimiser,

@@ -19,7 +19,9 @@ from fedwarm.settings.fields import SettingError, Value
 from tests.runs import Outcome, run, same
 
 SMALL: dict[str, Value] = {"num-server-rounds": 3, "local-epochs": 1, "data.max-examples": 40, "data.image-size": 16}
-EVEN: dict[str, Value] = {**SMALL, "momentum": 0.0, "learning-rate": 0.05, "data.partition": "iid"}
+EVEN: dict[str, Value] = {
+    **SMALL, "momentum": 0.0, "learning-rate": 0.05, "learning-rate-decay": 1.0, "weight-decay": 0.0, "data.partition": "iid",
+}  # fmt: skip
 PLAIN: dict[str, Value] = {"fedspeed.correction": False, "fedspeed.rho": 0.0, "fedspeed.clip": 0.0}
 
 

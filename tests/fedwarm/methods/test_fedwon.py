@@ -11,9 +11,10 @@ from torch import nn
 
 from fedwarm.catalogue import parse
 from fedwarm.core.seeds import generator
-from fedwarm.methods.fedwon import AdaptiveClip, FedWon, unit_norms
+from fedwarm.methods.fedwon import AdaptiveClip, FedWon, Used, unit_norms
 from fedwarm.models import Model, build_model, to_input
 from fedwarm.norms import normalising
+from fedwarm.norms.standardised_weights import GAMMA, StandardisedConv2d
 from fedwarm.settings.fields import Value
 from fedwarm.training.loop import fit
 from fedwarm.training.plan import Plan
@@ -57,18 +58,19 @@ def test_a_batch_of_one_trains() -> None:
 
 
 def test_long_gradients_are_clipped_unit_by_unit() -> None:
-    model = nn.Linear(2, 3)
+    model, head = nn.Conv2d(2, 3, 1), nn.Linear(2, 1)
     with torch.no_grad():
-        model.weight.copy_(torch.tensor([[3.0, 4.0], [3.0, 4.0], [0.0, 0.0]]))
-        model.bias.copy_(torch.tensor([0.0, 2.0, 0.0]))
-    model.weight.grad = torch.tensor([[6.0, 8.0], [0.3, 0.4], [1.0, 0.0]])
-    model.bias.grad = torch.tensor([0.0, 0.0, 4.0])
-    AdaptiveClip(FedWon(clip=0.5)).gradient(model)
-    torch.testing.assert_close(model.weight.grad, torch.tensor([[1.5, 2.0], [0.3, 0.4], [0.0005, 0.0]]))
-    torch.testing.assert_close(model.bias.grad, torch.tensor([0.0, 0.0, 1.0]))
+        model.weight.copy_(torch.tensor([[3.0, 4.0], [3.0, 4.0], [0.0, 0.0]])[:, :, None, None])
+    model.weight.grad = torch.tensor([[6.0, 8.0], [0.3, 0.4], [1.0, 0.0]])[:, :, None, None]
+    assert model.bias is not None
+    model.bias.grad, head.weight.grad = torch.tensor([0.0, 0.0, 4.0]), torch.tensor([[300.0, 4.0]])
+    AdaptiveClip(FedWon(clip=0.5)).gradient(nn.Sequential(model, head))
+    torch.testing.assert_close(model.weight.grad.flatten(1), torch.tensor([[1.5, 2.0], [0.3, 0.4], [0.0005, 0.0]]))
+    torch.testing.assert_close(model.bias.grad, torch.tensor([0.0, 0.0, 4.0]))
+    torch.testing.assert_close(head.weight.grad, torch.tensor([[300.0, 4.0]]))
 
 
-@pytest.mark.parametrize("shape", [(4, 3, 2, 2), (4, 3)])
+@pytest.mark.parametrize("shape", [(4, 3, 2, 2), (4, 3, 1, 1)])
 def test_a_units_norm_is_over_its_inputs(shape: tuple[int, ...]) -> None:
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     found = unit_norms(weight)
@@ -77,10 +79,21 @@ def test_a_units_norm_is_over_its_inputs(shape: tuple[int, ...]) -> None:
 
 
 def test_no_gradient_stays_none_and_zero_stays_zero() -> None:
-    model = nn.Linear(2, 2)
-    model.weight.grad = torch.zeros(2, 2)
+    model = nn.Sequential(nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1))
+    model[0].weight.grad = torch.zeros(2, 2, 1, 1)
     AdaptiveClip(FedWon(clip=0.1)).gradient(model)
-    assert model.bias.grad is None and not model.weight.grad.any()
+    assert model[1].weight.grad is None and not model[0].weight.grad.any()
+
+
+def test_used_weights_are_sent_and_the_classifier_stays_what_it_is() -> None:
+    model, (images, _) = classifier().eval(), data(5)
+    with torch.no_grad():
+        before = model(to_input(images))
+        Used(FedWon(average="used")).finish(model)
+        torch.testing.assert_close(model(to_input(images)), before, rtol=1e-4, atol=1e-5)
+    for part in model.modules():
+        if isinstance(part, StandardisedConv2d):
+            torch.testing.assert_close(unit_norms(part.weight).flatten(), torch.full((part.out_channels,), GAMMA))
 
 
 @pytest.mark.parametrize("settings", [{"model.name": "logistic"}, {"model.name": "cnn", "model.norm": "none"}], ids=str)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fedwarm.models import Model, build_model
-from fedwarm.norms import LAYERS, normalising
-from fedwarm.norms.standardised_weights import GAMMA, StandardisedConv2d, standardised
+from fedwarm.norms import LAYERS, Scaled, blocks, normalising
+from fedwarm.norms.standardised_weights import GAMMA, StandardisedConv2d, StandardisedWeights, standardised
 from fedwarm.quantize.export import export, load_exported
 from fedwarm.settings.fields import SettingError
 from fedwarm.settings.kinds import MODELS
@@ -126,3 +127,34 @@ def test_an_exported_file_knows_its_normalisation(tmp_path: Path, norm: str) -> 
 def _without_gradient(net: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     with torch.no_grad():
         return net(images)
+
+
+@pytest.mark.parametrize(("name", "factor"), [("resnet8", 1.0), ("resnet18", 0.2)])
+def test_branches_are_scaled_in_deep_nets(name: str, factor: float) -> None:
+    model = built("standardised-weights", name)
+    found = [part.factor for part in model.modules() if isinstance(part, Scaled)]
+    assert found == ([factor] * len(blocks(model)) if factor != 1 else []) and not layers(model)
+
+
+def test_a_branchs_factor_can_be_chosen() -> None:
+    """x + a f(x) is affine in a: with the branch at 0 the block is its shortcut."""
+    settings, image = Model(name="resnet8", norm="standardised-weights"), torch.rand(2, 3, 16, 16)
+    none, half, whole = (
+        build_model(replace(settings, own_settings=(StandardisedWeights(residual=factor),)), 3, 16, 0)[:4](image)
+        for factor in (1e-12, 0.5, 1.0)
+    )
+    assert not torch.allclose(none, whole)
+    inside = (whole > 0) & (none > 0) & (half > 0)
+    torch.testing.assert_close(half[inside], ((none + whole) / 2)[inside])
+
+
+def test_a_gain_multiplies_a_channel_and_travels() -> None:
+    settings = Model(name="resnet8", norm="standardised-weights", own_settings=(StandardisedWeights(gain=True),))
+    model, plain, image = build_model(settings, 3, 16, 0), built("standardised-weights"), torch.rand(1, 3, 16, 16)
+    torch.testing.assert_close(model(image), plain(image))
+    assert {name for name in model.state_dict() if name not in plain.state_dict()} == {
+        f"{name}.gain" for name, part in model.named_modules() if isinstance(part, StandardisedConv2d)
+    }
+    with torch.no_grad():
+        model[0].gain.mul_(2)
+        torch.testing.assert_close(model[0](image), 2 * plain[0](image))  # biases are 0 at first
