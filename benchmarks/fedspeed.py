@@ -5,7 +5,7 @@
 
 All send as much, and take part as often. FedSpeed takes two gradients a step, so FedAvg and FedProx with twice the epochs, which
 take as many, stand beside those with as many epochs; without ascent FedSpeed's own share of the gain is seen. Clients begin with
-random weights, or with those of `--weights`.
+random weights, or with those of `--weights`. Every arm has the step size of the grid that suits it best at another seed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main() -> None:
     options.add_argument("--alpha", type=float, default=0.1)
     options.add_argument("--fraction", type=float, default=0.5, help="share of the clients in a round")
     options.add_argument("--epochs", type=int, default=5)
-    options.add_argument("--rate", type=float, default=0.05)
+    options.add_argument("--rates", nargs="+", type=float, default=[0.03, 0.1, 0.3])
     options.add_argument("--mu", type=float, default=0.1, help="weight of FedProx's term and of FedSpeed's")
     given = options.parse_args()
     once: dict[str, Value] = {"local-epochs": given.epochs}
@@ -32,7 +32,7 @@ def main() -> None:
     prox, speed = {"fedprox.mu": given.mu}, {"fedspeed.penalty": given.mu}
     settings: dict[str, Value] = {
         **COMMON, "model.name": given.model, "model.weights": given.weights, "data.alpha": given.alpha,
-        "fraction-train": given.fraction, "learning-rate": given.rate,
+        "fraction-train": given.fraction,
     }  # fmt: skip
     arms = [
         Arm("fedavg", "fedavg", once),
@@ -42,7 +42,9 @@ def main() -> None:
         Arm("fedspeed", "fedspeed", {**once, **speed}),
         Arm("fedspeed without ascent", "fedspeed", {**once, **speed, "fedspeed.rho": 0.0}),
     ]
-    print("\n" + table(bench(given, "fedspeed", settings).all(arms, given.seeds), {"accuracy, %": accuracy}))
+    made = bench(given, "fedspeed", settings)
+    chosen = [made.tuned(arm, given.rates, accuracy) for arm in arms]
+    print("\n" + table(made.all(chosen, given.seeds), {"accuracy, %": accuracy}))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Arms of a comparison at the same seeds: each seed's difference to the first arm is one number, and their mean has an error.
 
-A run that is complete in the folder is not run again.
+Step sizes are chosen for each arm alone, from the same grid and at a seed that is not among those of the table. A run that is
+complete in the folder is not run again.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from fedwarm.launch.run import Request, run_method
 from fedwarm.settings.fields import Value
 
 ROOT = Path(__file__).parents[1]
+TUNING_SEED = 101
 Results = dict[str, Any]
 
 
@@ -58,6 +60,18 @@ class Bench:
             run_method(Request(arm.method, "local", out, seed, self.rounds, self.clients, fresh=True, run_config=told))
             found = json.loads((out / "results.json").read_text())
         return dict(found)
+
+    def tuned(self, arm: Arm, rates: Sequence[float], better: Callable[[Results], float]) -> Arm:
+        """The arm at the step size of the grid for which `better` is largest at the tuning seed."""
+        found = {
+            rate: better(
+                self.one(Arm(f"{arm.name} at {rate:g}", arm.method, {**arm.settings, "learning-rate": rate}), TUNING_SEED)
+            )
+            for rate in rates
+        }
+        best = max(found, key=found.__getitem__)
+        print(f"{arm.name}: " + ", ".join(f"{rate:g} gives {value:.1f}" for rate, value in found.items()), flush=True)
+        return Arm(f"{arm.name}, step size {best:g}", arm.method, {**arm.settings, "learning-rate": best})
 
     def all(self, arms: Sequence[Arm], seeds: int) -> dict[str, list[Results]]:
         """The results of all arms at the seeds 1 to `seeds`, seed by seed."""
