@@ -28,7 +28,7 @@ def main() -> None:
     options.add_argument("--model", default="resnet8")
     options.add_argument("--pixels", type=int, default=16)
     options.add_argument("--batch", type=int, default=32)
-    options.add_argument("--rates", nargs="+", type=float, default=[0.01, 0.03, 0.1])
+    options.add_argument("--rates", nargs="+", type=float, default=[0.03, 0.1, 0.3])
     options.add_argument("--clips", nargs="+", type=float, default=[0.0, 0.16], help="adaptive clipping of FedWon; 0: none")
     given = options.parse_args()
     settings: dict[str, Value] = {

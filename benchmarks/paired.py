@@ -17,6 +17,7 @@ from typing import Any
 
 from kept import kept
 
+from fedwarm.core.failures import RunError
 from fedwarm.launch.run import Request, run_method
 from fedwarm.settings.fields import Value
 
@@ -62,13 +63,17 @@ class Bench:
         return dict(found)
 
     def tuned(self, arm: Arm, rates: Sequence[float], better: Callable[[Results], float]) -> Arm:
-        """The arm at the step size of the grid for which `better` is largest at the tuning seed."""
-        found = {
-            rate: better(
-                self.one(Arm(f"{arm.name} at {rate:g}", arm.method, {**arm.settings, "learning-rate": rate}), TUNING_SEED)
-            )
-            for rate in rates
-        }
+        """The arm at the step size of the grid for which `better` is largest at the tuning seed; a run that breaks counts as 0."""
+
+        def value(rate: float) -> float:
+            settings = {**arm.settings, "learning-rate": rate}
+            try:
+                return better(self.one(Arm(f"{arm.name} at {rate:g}", arm.method, settings), TUNING_SEED))
+            except RunError as error:
+                print(f"{arm.name} at {rate:g}: {error}", flush=True)
+                return 0.0
+
+        found = {rate: value(rate) for rate in rates}
         best = max(found, key=found.__getitem__)
         print(f"{arm.name}: " + ", ".join(f"{rate:g} gives {value:.1f}" for rate, value in found.items()), flush=True)
         return Arm(f"{arm.name}, step size {best:g}", arm.method, {**arm.settings, "learning-rate": best})
