@@ -63,7 +63,7 @@ class Bench:
         return dict(found)
 
     def tuned(self, arm: Arm, rates: Sequence[float], better: Callable[[Results], float]) -> Arm:
-        """The arm at the step size of the grid for which `better` is largest at the tuning seed; a run that breaks counts as 0."""
+        """The arm at the step size of the grid for which `better` is largest at the tuning seed; 0 where a run breaks."""
 
         def value(rate: float) -> float:
             settings = {**arm.settings, "learning-rate": rate}
