@@ -17,12 +17,12 @@ from fedwarm.flower.app import FlowerApp
 from fedwarm.settings.fields import Value
 
 SMALL_WARMFED: dict[str, Value] = {
-    "data.max-examples": 40,
-    "diffusion.lora-steps": 4,
-    "diffusion.lora-batch-size": 8,
-    "diffusion.sample-steps": 3,
-    "warmfed.synthetic-ratio": 0.5,
-    "warmfed.min-per-class": 3,
+    "data.max-examples": 24,
+    "diffusion.lora-steps": 2,
+    "diffusion.lora-batch-size": 4,
+    "diffusion.sample-steps": 2,
+    "warmfed.synthetic-ratio": 0.25,
+    "warmfed.min-per-class": 1,
     "warmfed.epochs-warm": 2,
     "warmfed.teacher-epochs": 2,
     "warmfed.distill-epochs": 2,

@@ -178,7 +178,8 @@ ROBUST = {
 def test_robust_rules_stand_a_poisoning_client(tmp_path: Path) -> None:
     """One of six clients turns its update round and enlarges it: the mean falls behind, robust rules stay near the honest run."""
     usual: dict[str, Value] = {
-        "num-server-rounds": 12, "data.partition": "iid", "data.max-examples": 100, "learning-rate": 0.02, "server-threads": 1,
+        "num-server-rounds": 12, "data.partition": "iid", "data.max-examples": 100, "data.image-size": 16,
+        "learning-rate": 0.05, "server-threads": 1,
     }  # fmt: skip
     poison = {"faults.kind": "poison", "faults.rate": 1.0, "faults.clients": "2", "faults.poison-scale": 3.0}
 
