@@ -54,7 +54,7 @@ def test_an_adapter_is_tuned_privately(tmp_path: Path) -> None:
                                   "diffusion.lora-steps": 2, "privacy": "dp-sgd", "dp-sgd.entropy": "seeded"}  # fmt: skip
     outcome = run("warmfed", tmp_path / "run", settings)
     said = [from_records(r.content) for r in outcome.answered("adapt")]
-    wanted = example_epsilon([Steps(8 / 12, 1.0, 2)], 1e-5)
+    wanted = example_epsilon([Steps(4 / 12, 1.0, 2)], 1e-5)
     for payload in said:
         assert payload.metrics["epsilon"] == pytest.approx(wanted)
         up = [array for name, array in payload.arrays.items() if "lora_B" in name]
