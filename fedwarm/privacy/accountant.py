@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from functools import lru_cache
-from math import exp, expm1, log, sqrt
+from math import exp, expm1, inf, log, sqrt
 from typing import Any
 
 import numpy as np
 
-from fedwarm.privacy.events import TOP, Curves, Event, Gaussian, RandomCoding, Sampled, curves, nothing
+from fedwarm.privacy.events import TOP, Curves, Event, Gaussian, RandomCoding, Sampled, Within, curves, nothing
 from fedwarm.privacy.random_coding import Curve
 from fedwarm.settings.fields import SettingError
 
 EVERYONE = -1
-KINDS: dict[str, Callable[..., Event]] = {"RandomCoding": RandomCoding, "Gaussian": Gaussian, "Sampled": Sampled}
+KINDS: dict[str, Callable[..., Event]] = {kind.__name__: kind for kind in (RandomCoding, Gaussian, Sampled, Within)}
 
 priced = lru_cache(maxsize=64)(curves)
 
@@ -111,17 +111,20 @@ class Accountant:
 
     def _price(self, counts: Mapping[Event, int]) -> float:
         total = sum((priced(event, self.adjacency, self.top) * times for event, times in counts.items()), nothing(self.top))
-        return epsilon_of_both(total, self.delta - self.reserve)
+        slack = self.reserve + sum(times * event.slack for event, times in counts.items() if isinstance(event, Within))
+        return epsilon_of_both(total, self.delta - slack) if slack < self.delta else inf
 
 
 def _to_json(event: Event) -> dict[str, Any]:
-    inner = {"event": _to_json(event.event), "rate": event.rate} if isinstance(event, Sampled) else asdict(event)
+    inner = asdict(event)
+    if isinstance(event, Sampled | Within):
+        inner["event"] = _to_json(event.event)
     return {"kind": type(event).__name__, **inner}
 
 
 def _from_json(data: Mapping[str, Any]) -> Event:
     rest = {name: value for name, value in data.items() if name != "kind"}
-    if data["kind"] == "Sampled":
+    if "event" in rest:
         rest["event"] = _from_json(rest["event"])
     if data["kind"] == "RandomCoding":
         rest["caps"] = tuple((float(cap), int(count)) for cap, count in rest["caps"])

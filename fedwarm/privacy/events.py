@@ -78,7 +78,15 @@ class Sampled:
     rate: float
 
 
-Event = RandomCoding | Gaussian | Sampled
+@dataclass(frozen=True)
+class Within:
+    """An event that costs what it says except with a probability `slack`, which delta pays each time that it happens."""
+
+    event: RandomCoding | Gaussian | Sampled
+    slack: float
+
+
+Event = RandomCoding | Gaussian | Sampled | Within
 
 
 def dp_sgd_step(noise_multiplier: float, rate: float) -> Sampled:
@@ -117,9 +125,11 @@ def curves(event: Event, adjacency: str = "zero_out", top: int = TOP) -> Curves:
         SettingError: an adjacency that has no proven bound for this event.
     """
     if adjacency == "zero_out":
-        return _zero_out(event, top)
+        return _zero_out(event.event if isinstance(event, Within) else event, top)
     if adjacency != "replacement":
         raise SettingError(f"adjacency {adjacency!r} is unknown; choose one of {', '.join(ADJACENCIES)}")
+    if isinstance(event, Within):
+        return curves(event.event, adjacency, top)
     if isinstance(event, Sampled):
         raise SettingError("adjacency = 'replacement' has no proven bound under sampling; choose zero_out, or the local view")
     if isinstance(event, Gaussian):

@@ -71,6 +71,8 @@ def sampled_present(curve: Curve, rate: float) -> Curve:
 def sampled_absent(curve: Curve, rate: float) -> Curve:
     """A bound on D_alpha(Q || q P + (1 - q) Q), from the larger of the two directions' curves (Zhu, Wang, theorem 5).
 
+    It is -ln(1 - q) at most, whatever P is, as the density of Q is nowhere more than 1 / (1 - q) times the other's.
+
     (1-q)^{alpha-1} (alpha q - q + 1) + binom(alpha, 2) q^2 (1-q)^{alpha-2} e^{D_2} + 3 sum_{l>=3} .. e^{(l-1) D_l}.
     """
     if rate >= 1:
@@ -82,4 +84,4 @@ def sampled_absent(curve: Curve, rate: float) -> Curve:
         terms[3:] += np.log(3)
         first = (order - 1) * np.log1p(-rate) + np.log1p((order - 1) * rate)
         out[order - 2] = np.logaddexp.reduce(np.concatenate([[first], terms[2:]])) / (order - 1)
-    return np.asarray(np.clip(out, 0.0, curve))
+    return np.asarray(np.clip(out, 0.0, np.minimum(curve, -np.log1p(-rate))))

@@ -3,7 +3,7 @@
 | view | the adversary sees | claim |
 |---|---|---|
 | `local` | seeds and every client's code words | certified; each participation counts, sampling helps nothing |
-| `central_certified` | released models only; seeds and cohorts are secret | certified; Poisson sampling with padded sums |
+| `central_certified` | released models only; seeds and cohorts are secret | certified; Poisson sampling, padded sums, averaging |
 | `central_limit` | as above | an estimate: the sum's noise taken as Gaussian, exact only for K -> infinity |
 
 Where seeds are public, or code words are replayed to clients, only `local` holds: the mean of a few decoded vectors gives the
@@ -18,7 +18,8 @@ from functools import cached_property
 from math import sqrt
 
 from fedwarm.privacy.accountant import EVERYONE, Accountant
-from fedwarm.privacy.events import ADJACENCIES, Event, Gaussian, RandomCoding, Sampled
+from fedwarm.privacy.averaged import RESERVED, hidden
+from fedwarm.privacy.events import ADJACENCIES, Event, Gaussian, RandomCoding, Sampled, Within
 from fedwarm.privacy.sampling import Slots, slots
 from fedwarm.settings.fields import SettingError
 
@@ -91,7 +92,20 @@ class Terms:
             return release
         if self.view == "central_limit" or isinstance(release, Gaussian):
             return Sampled(Gaussian(release.energy / self.slots.count), self.rate)
-        return Sampled(release, self.rate)
+        return self._averaged(release)
+
+    def _averaged(self, release: RandomCoding) -> Event:
+        """A coded release with credit for the other vectors of its sum (see `averaged`); a tenth of delta pays for it.
+
+        Sums of so few vectors that it would be none are priced like one vector.
+        """
+        slack = RESERVED * self.delta / self.rounds
+        cap = sqrt(min(release.energy, max(cap for cap, _ in release.caps)))
+        blocks = sum(count for _, count in release.caps)
+        variance = hidden(release.bits, cap, blocks, self.slots.count - 1, slack)
+        if variance <= 1:
+            return Sampled(release, self.rate)
+        return Within(Sampled(Gaussian(release.energy / variance), self.rate), slack)
 
     def accountant(self) -> Accountant:
         """An empty account under these terms."""

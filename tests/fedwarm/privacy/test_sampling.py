@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import log
+from math import exp, log
 
 import numpy as np
 import pytest
@@ -16,7 +16,16 @@ def test_values_of_the_design() -> None:
     """K = 128, c = 1, q = .1, alpha = 4."""
     absent, present = absent_to_present(7, 1.0, 64), present_to_absent(7, 1.0, 64)
     assert sampled_present(present, 0.1)[2] == pytest.approx(0.0574, abs=5e-5)
-    assert sampled_absent(np.maximum(absent, present), 0.1)[2] == pytest.approx(0.1167, abs=5e-5)
+    assert sampled_absent(np.maximum(absent, present), 0.1)[2] == pytest.approx(-log(0.9)), "Zhu and Wang's bound is 0.1167"
+
+
+def test_from_absent_to_sampled_it_is_zhu_and_wangs_bound_or_what_sampling_alone_allows() -> None:
+    """alpha = 4, q = .1, D_j = j / 20: their sum by hand; and whatever is hidden, Q / (q P + (1 - q) Q) <= 1 / (1 - q)."""
+    q = 0.1
+    curve = np.arange(2, 9) / 20
+    terms = [0.9**3 * (4 * q - q + 1), 6 * q**2 * 0.9**2 * exp(0.1), 3 * 4 * q**3 * 0.9 * exp(2 * 0.15), 3 * q**4 * exp(3 * 0.2)]
+    assert sampled_absent(curve, q)[2] == pytest.approx(log(sum(terms)) / 3) and sampled_absent(curve, q)[2] < -log(1 - q)
+    assert (sampled_absent(100 * curve, q) == -np.log1p(-q)).all()
 
 
 def test_simulation_stays_below_the_bounds() -> None:
