@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from clients import trainer_class
 from fedwarm.catalogue import parse
@@ -20,6 +21,7 @@ from fedwarm.core.store import Store, make_room
 from fedwarm.data.node import Node
 from fedwarm.data.settings import Data
 from fedwarm.models import Model, build_model
+from fedwarm.privacy.mechanisms.dp_sgd.account import Steps, example_epsilon
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Value
 
@@ -189,3 +191,63 @@ def test_more_than_one_process_sends_the_same(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(Store, "keep", late)
     assert same(ask(tmp_path, METHOD, 1), others[0])
+
+
+PRIVATE: dict[str, Value] = {"method": "fedavg", **SMALL, "data.max-examples": 48, "batch-size": 16, "privacy": "dp-sgd"}
+
+
+def trained(root: Path, settings: dict[str, Value], number: int, key: str = "a1") -> float:
+    """Epsilon that a client tells when the server asks it for a round of private training."""
+    config = parse({**PRIVATE, **settings})
+    client = trainer_class(config.run.method)(config, Node(0, 4, Store(root, key, 0)))
+    return float(client.answer("round", Payload("weights", arrays(config), {"round": number})).metrics["epsilon"])
+
+
+def test_a_retried_training_never_passes_the_target(tmp_path: Path) -> None:
+    target: dict[str, Value] = {"dp-sgd.target-epsilon": 3.0}
+    first = trained(tmp_path, target, 1)
+    again = trained(tmp_path, target, 1)  # its reply was lost
+    assert first < again <= 3.0
+    with refused("epsilon", "dp-sgd.target-epsilon is 3"):
+        trained(tmp_path, target, 2)
+
+
+def test_repeated_draws_from_the_seed_cost_once(tmp_path: Path) -> None:
+    target: dict[str, Value] = {"dp-sgd.target-epsilon": 3.0, "dp-sgd.entropy": "seeded"}
+    assert trained(tmp_path, target, 1) == trained(tmp_path, target, 1)
+    assert 2.9 < trained(tmp_path, target, 2) <= 3.0
+
+
+def test_making_room_takes_no_account_of_training(tmp_path: Path) -> None:
+    first = trained(tmp_path, {}, 1)
+    make_room(tmp_path, tmp_path / "b2", 1)
+    assert trained(tmp_path, {}, 2) > first
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason"),
+    [
+        ({"limits.least-noise": 1.5}, "noise"),
+        ({"limits.most-epsilon": 0.5}, "epsilon"),
+        ({"limits.most-epsilon": 50.0, "dp-sgd.entropy": "seeded"}, "not-private"),
+    ],
+)
+def test_a_nodes_limits_on_training(tmp_path: Path, limit: dict[str, Value], reason: str) -> None:
+    with refused(reason, f"{next(iter(limit))} of this node"):
+        trained(tmp_path, limit, 1)
+    assert not (tmp_path / "a1").exists()
+
+
+def test_limits_on_trainings_and_on_all_runs(tmp_path: Path) -> None:
+    spent = trained(tmp_path, {"limits.most-rounds": 1}, 1)
+    with refused("rounds", "limits.most-rounds"):
+        trained(tmp_path, {"limits.most-rounds": 1}, 2)
+    with refused("epsilon", "over all runs"):
+        trained(tmp_path, {"limits.most-epsilon": 1.1 * spent}, 1, key="b2")
+
+
+def test_an_account_from_before_lines_is_gone_on_with(tmp_path: Path) -> None:
+    Store(tmp_path, "a1", 0).save("account", {"steps": torch.tensor([[1 / 3, 1.0, 3.0]], dtype=torch.float64)}, 1)
+    both = trained(tmp_path, {}, 2)
+    assert both == pytest.approx(example_epsilon([Steps(1 / 3, 1.0, 6)], 1e-5))
+    assert [entry["number"] for entry in Store(tmp_path, "a1", 0).booked("account")] == [0, 2]
