@@ -75,8 +75,8 @@ class Codec:
         """
         return payload
 
-    def book(self, stage: str, clients: tuple[int, ...]) -> None:
-        """Account for what a stage is about to release."""
+    def book(self, stage: str, clients: tuple[int, ...], number: int = 0) -> None:
+        """Account for what a stage of round `number` is about to release; of one that is run again, for who is new in it."""
 
     def statement(self) -> dict[str, Any] | None:
         """What is said of privacy; None where nothing is accounted for."""

@@ -11,6 +11,7 @@ import torch
 
 from fedwarm.codecs import WORDS, Codec, Upload
 from fedwarm.codecs.dp_rec.account import Account, terms_of
+from fedwarm.codecs.dp_rec.booking import Open
 from fedwarm.codecs.dp_rec.own import Own
 from fedwarm.codecs.dp_rec.plan import codec_of, private_source, release_of, released
 from fedwarm.codecs.dp_rec.settings import DpRec, fixed_rounds, validated
@@ -46,6 +47,7 @@ class Private(Codec):
         super().__init__(config)
         self.own = validated(config.of(DpRec))
         self.account: Account | None = None
+        self.going = Open()
         self.kept: Mapping[str, Any] = {}
         self.uploads: Mapping[str, Upload] = {}
         for name, found, wanted in (
@@ -110,10 +112,10 @@ class Private(Codec):
             self.opened.check_length(step)
         return Payload("weights", layout.moved(reference, step), {**payload.metrics, "num-examples": 1}, payload.facts)
 
-    def book(self, stage: str, clients: tuple[int, ...]) -> None:
+    def book(self, stage: str, clients: tuple[int, ...], number: int = 0) -> None:
         if self.opened.private and stage in self.uploads:
             sizes = Layout.of(self.uploads[stage].reference).sizes
-            self.opened.book(self.opened.release(sizes), clients)
+            self.going.book(self.opened, self.opened.release(sizes), f"{stage} {number}", clients)
 
     def statement(self) -> dict[str, Any] | None:
         return None if self.account is None else self.account.statement()
@@ -122,10 +124,11 @@ class Private(Codec):
         return [] if self.account is None else list(self.account.notes())
 
     def facts(self) -> dict[str, Any]:
-        return {} if self.account is None else self.account.state()
+        return {} if self.account is None else {**self.account.state(), **self.going.state()}
 
     def restore(self, facts: Mapping[str, Any]) -> None:
         self.kept = facts
+        self.going.restore(facts)
 
     # The client's half
 
