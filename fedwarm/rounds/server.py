@@ -250,7 +250,7 @@ class BaseStrategy(Method):
             yield
         except BaseException:
             self.record.spend(stage.round, self.statement())
-            if self.folder is not None and self.record.privacy is not None:
+            if self.folder is not None and (self.record.privacy is not None or self.record.ledger.refusals()):
                 self.folder.write(self.record, now=True)
             raise
 

@@ -22,8 +22,12 @@ from fedwarm.data.node import Node
 from fedwarm.data.settings import Data
 from fedwarm.models import Model, build_model
 from fedwarm.privacy.mechanisms.dp_sgd.account import Steps, example_epsilon
+from fedwarm.record.ledger import Entry, Ledger
+from fedwarm.record.reading import read_run
+from fedwarm.rounds.fleet import FederationError
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Value
+from tests.runs import run
 
 SMALL: dict[str, Value] = {
     "num-server-rounds": 2,
@@ -251,3 +255,19 @@ def test_an_account_from_before_lines_is_gone_on_with(tmp_path: Path) -> None:
     both = trained(tmp_path, {}, 2)
     assert both == pytest.approx(example_epsilon([Steps(1 / 3, 1.0, 6)], 1e-5))
     assert [entry["number"] for entry in Store(tmp_path, "a1", 0).booked("account")] == [0, 2]
+
+
+def test_a_server_counts_refusals_by_reason_and_cannot_lower_a_nodes_limits(tmp_path: Path) -> None:
+    """Two rounds are within the node's limit, the third one is not; the run's own settings, `set` among them, ask for more."""
+    asked: dict[str, Value] = {**SMALL, "num-server-rounds": 3, "limits.most-rounds": 9, "set": "limits.most-rounds=9"}
+    with pytest.raises(FederationError, match=r"refused \(rounds\): limits.most-rounds of this node is 2, and 2 are done"):
+        run("dp_rec", tmp_path / "run", asked, clients=2, node={"limits.most-rounds": 2})
+    told = read_run(tmp_path / "run")
+    assert (told.privacy or {})["refusals"] == {"rounds": 4} and ("refusals, rounds", 4) in told.privacy_rows
+    assert (told.epsilon or 0) > 0
+
+
+def test_what_a_client_says_is_counted_by_known_reasons_alone() -> None:
+    said = ["refused (noise): too little", "refused (<script>): x", "refused (nonsense): y", "it is not here", ""]
+    ledger = Ledger(Entry(1, "round", i, 0, 0, 0, 0, 0.0, text) for i, text in enumerate(said))
+    assert ledger.refusals() == {"noise": 1}
