@@ -56,7 +56,7 @@ def answered(message: Message, context: Context, payload: Payload, action: str) 
         SettingError: a setting, this node's configuration or its data cannot be used.
     """
     own = {key: context.node_config[key] for key in flagged("node") if key in context.node_config}
-    told = settings(tuple({**context.run_config, **own}.items()))
+    told = settings(tuple({**context.run_config, **own}.items())).changed(own)  # whatever the run's key `set` says
     config = at_home(told, context.node_config)
     partition, partitions = place(context.node_config)
     root = Path(config.run.client_folder) if config.run.client_folder else cache_home()

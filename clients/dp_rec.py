@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedwarm.codecs import WORDS
+from fedwarm.codecs.dp_rec.own import Own
 from fedwarm.codecs.dp_rec.plan import codec_of, private_source, released, run_number
 from fedwarm.codecs.dp_rec.public import Public
 from fedwarm.codecs.dp_rec.settings import DpRec
@@ -43,12 +44,13 @@ class DpRecClient(BaseClient):
 
     def round(self, payload: Payload) -> Payload:
         number = payload.count("round", 1)
-        if number in self.node.store.steps(SENT):
-            sent = from_tensors(self.node.store.load(SENT, before=number + 1) or {})
-        else:
+        own = Own(self.config, self.node, "round", SENT)
+        sent = own.again(number)
+        if sent is None:
             public = self.public(payload, number)
-            sent = self.release(self.trained(public, number), payload, public, number)
-            self.node.store.save(SENT, to_tensors(sent), number)
+            sizes = self.layout(self.model(Payload("weights", public.arrays)), public).sizes
+            entry = own.permit(number, payload.number("sigma"), sizes, public.profile(self.settings))
+            sent = own.keep(number, self.release(self.trained(public, number), payload, public, number), entry)
         return Payload("words" if WORDS in sent else "weights", sent)
 
     def public(self, payload: Payload, number: int) -> Public:

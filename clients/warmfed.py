@@ -82,9 +82,10 @@ class WarmFedClient(BaseClient):
         private = self.mechanism("adapt", 0)
         images, labels, seed = shard.train_images, shard.train_labels, self.config.run.seed
         tuning = Tuning(foundation, images, labels, sentences, diffusion, seed, self.node.partition)
+        steps = None if private is None else private.steps(len(labels), diffusion.lora_batch_size, diffusion.lora_steps)
         state = tuner.tune(tuning, private, self.node.store.folder)
-        if private is not None:
-            self.spend(private.steps(len(labels), diffusion.lora_batch_size, diffusion.lora_steps), 0)
+        if steps is not None:
+            self.spend(steps, 0)
         return state
 
     def privately(self) -> list[tuple[int, int, int]]:

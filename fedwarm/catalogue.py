@@ -15,6 +15,7 @@ from fedwarm.data.settings import Data
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.faults import Faults
 from fedwarm.models import Model
+from fedwarm.privacy.limits import Limits
 from fedwarm.settings.config import Config, General
 from fedwarm.settings.fields import Group, SettingError, Value, checked, defaults, keys, near
 from fedwarm.settings.kinds import FAULTS, KINDS, METHODS, MODELS, NORMS, OPTIMISERS, PARTITIONS, RULES, SETS, TASKS
@@ -31,7 +32,7 @@ class Owned:
     component: Any
 
 
-ROOMS: tuple[type[Group], ...] = (General, Data, Model, Diffusion, Robust, Faults, Nodes)
+ROOMS: tuple[type[Group], ...] = (General, Data, Model, Diffusion, Robust, Faults, Nodes, Limits)
 HANDED: Mapping[type[Group], tuple[Kind[Any], ...]] = {
     General: (OPTIMISERS, TASKS), Data: (SETS, PARTITIONS), Model: (MODELS, NORMS), Robust: (RULES,), Faults: (FAULTS,),
 }  # fmt: skip

@@ -20,6 +20,7 @@ from flwr.app import MessageType
 from fedwarm.aggregators import Robust
 from fedwarm.codecs import WORDS
 from fedwarm.codecs.dp_rec.account import Account, terms_of
+from fedwarm.codecs.dp_rec.booking import Open
 from fedwarm.codecs.dp_rec.codec import UPDATE
 from fedwarm.codecs.dp_rec.plan import codec_of, run_number
 from fedwarm.codecs.dp_rec.public import Public
@@ -57,6 +58,7 @@ class DpRec(BaseStrategy):
             raise SettingError("robust.rule and robust.clip-norm need plain updates; dp_rec clips at its clients, by dp-rec.clip")
         self.public = Public({})
         self.booked = 0
+        self.open = Open()
         self.held: dict[int, int] = {}
         self.log: dict[int, Arrays] = {}
         self._codec: tuple[object, RandomCodec] | None = None
@@ -161,7 +163,7 @@ class DpRec(BaseStrategy):
         if stage.name != "round":
             return
         if self.account.private:
-            self.account.book(self.release, stage.clients)
+            self.open.book(self.account, self.release, f"round {stage.round}", stage.clients)
         self.booked = stage.round
         self.sum: Sum | PlainSum = PlainSum(self.layout.total)
         if self.settings.mechanism == "coding":
@@ -255,7 +257,7 @@ class DpRec(BaseStrategy):
 
     def facts(self) -> dict[str, Any]:
         held = {str(client): number for client, number in self.held.items()}
-        return {**self.account.state(), "booked": self.booked, "held": held}
+        return {**self.account.state(), **self.open.state(), "booked": self.booked, "held": held}
 
     def restore(self, parts: Mapping[str, Arrays], facts: Mapping[str, Any]) -> None:
         super().restore(parts, facts)
@@ -263,6 +265,7 @@ class DpRec(BaseStrategy):
         self.secret = parts["secret"]["secret"].tobytes() if "secret" in parts else b""
         self.account.restore(facts)
         self.booked = facts["booked"]
+        self.open.restore(facts)
         self.held = {int(client): number for client, number in facts["held"].items()}
         numbers = sorted(int(name.partition("-")[2]) for name in parts if name.startswith(f"{WORDS}-"))
         self.log = {number: dict(parts[f"{WORDS}-{number}"]) for number in numbers}

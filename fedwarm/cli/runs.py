@@ -147,6 +147,5 @@ def totals(run: Run) -> list[tuple[str, str]]:
         found.append((f"best {run.best.text}", f"{percent(run.best.value)} in round {run.best.round}"))
     found += [("bytes up", byte_text(run.up)), ("bytes down", byte_text(run.down)), ("seconds", f"{run.seconds:.1f}")]
     return found + [
-        (f"privacy, {key}", f"{value:.4g}" if isinstance(value, float) else str(value))
-        for key, value in (run.privacy or {}).items()
+        (f"privacy, {key}", f"{value:.4g}" if isinstance(value, float) else str(value)) for key, value in run.privacy_rows
     ]

@@ -32,7 +32,7 @@ def states(root: Path) -> list[State]:
         files = _files(place)
         if files is None:
             continue
-        kept = [path for path in files if path.suffix == ".safetensors"]
+        kept = [path for path in files if path.suffix in (".safetensors", ".jsonl")]
         stats = [path.stat() for path in files]
         newest = max((stat.st_mtime for stat in stats), default=place.stat().st_mtime)
         total = sum(stat.st_size for stat in stats)
@@ -49,8 +49,8 @@ def _files(place: Path) -> list[Path] | None:
     return inside if all(ours) else None
 
 
-OURS = re.compile(r"speed\.(json|lock)|(\d+|pool)/(\..+|\d+\.lock|.+\.\d+\.safetensors|hollowed-[^/]*/.+)")
-"""A client's states, a shelf of drawn images, tensors of hollowed tuning that were kept or left behind."""
+OURS = re.compile(r"speed\.(json|lock)|(\d+|pool)/(\..+|\d+\.lock|.+\.jsonl|.+\.\d+\.(lasting\.)?safetensors|hollowed-[^/]*/.+)")
+"""A client's states and accounts, a shelf of drawn images, tensors of hollowed tuning that were kept or left behind."""
 
 
 def list_states(root: Path) -> None:

@@ -6,7 +6,7 @@ codec has a client half (`encode`) and a server half (`open`, `told`, `expected`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,6 +15,7 @@ import torch
 from fedwarm.core.arrays import Arrays
 from fedwarm.core.payload import Payload
 from fedwarm.core.stages import Place
+from fedwarm.data.node import Node
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Group
 from fedwarm.settings.kinds import CODECS
@@ -74,8 +75,8 @@ class Codec:
         """
         return payload
 
-    def book(self, stage: str, clients: tuple[int, ...]) -> None:
-        """Account for what a stage is about to release."""
+    def book(self, stage: str, clients: tuple[int, ...], number: int = 0) -> None:
+        """Account for what a stage of round `number` is about to release; of one that is run again, for who is new in it."""
 
     def statement(self) -> dict[str, Any] | None:
         """What is said of privacy; None where nothing is accounted for."""
@@ -105,6 +106,14 @@ class Codec:
             device: where heavy work is done.
         """
         return reply
+
+    def guarded(self, node: Node, place: Place, sent: Payload, reference: Arrays, encode: Callable[[], Payload]) -> Payload:
+        """The reply that `encode` makes, as far as the account that a client keeps of its own allows it; kept there, if need be.
+
+        Raises:
+            RefusalError: it does not; nothing was drawn.
+        """
+        return encode()
 
 
 def codec_for(config: Config) -> Codec:

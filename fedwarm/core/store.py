@@ -2,24 +2,30 @@
 
 A state has a step, usually the round that made it. The newest two are kept: so a round that is asked for again, after a lost
 reply or a resumed run, begins at the state from before it and ends in the same one.
+
+What a guarantee of privacy rests on lasts: `book` adds to an account that only grows, and `keep` writes what was sent, once. To
+make room for other runs, accounts and small messages are not removed (see `make_room`).
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
-from fedwarm.core.files import make_folder, replacing
+from fedwarm.core.files import PRIVATE, make_folder, replacing, settle, writing
+from fedwarm.core.lines import add_line, lines_of
 from fedwarm.settings.fields import SettingError
 
 KEPT_STEPS = 2
+LASTING_STEPS, LASTING_BYTES = 16, 2**16
+LASTING = re.compile(r"[^.].*\.(jsonl|lasting\.safetensors)")
 MIB = 2**20
 MEASURED_EVERY_SECONDS = 5.0
 _room: dict[tuple[Path, int], tuple[int, float]] = {}  # bytes free when last measured, less what this process wrote since
@@ -79,6 +85,80 @@ class Store:
         for other in set(steps) - set(kept):
             self._path(name, other).unlink(missing_ok=True)
 
+    def book(self, name: str, entry: Mapping[str, Any]) -> None:
+        """Add an entry to the account `name`, which is on the disk when this returns and is never removed to make room.
+
+        Raises:
+            DiskError: it cannot be written.
+        """
+        add_line(self._account(self.run, name), entry)
+
+    def booked(self, name: str) -> list[dict[str, Any]]:
+        """The entries of the account `name`.
+
+        Raises:
+            SettingError: the file is damaged.
+        """
+        return lines_of(self._account(self.run, name))
+
+    def booked_of_all(self, name: str) -> Iterator[list[dict[str, Any]]]:
+        """The entries of the account `name` of this partition in each run below the root, this one among them.
+
+        Raises:
+            SettingError: a file is damaged.
+        """
+        for run in sorted(self.root.iterdir()) if self.root.is_dir() else []:
+            if KEY.fullmatch(run.name):
+                yield lines_of(self._account(run, name))
+
+    def _account(self, run: Path, name: str) -> Path:
+        return run / self.folder.name / f"{name}.jsonl"
+
+    def keep(self, name: str, tensors: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+        """Write what is sent in a step, once; what there is of this step stays. What is there then is returned, and on the disk.
+
+        Of up to LASTING_BYTES it is never removed to make room, and that of the last LASTING_STEPS steps is kept; of what is
+        larger the last two steps are kept, and room is made by that of other runs.
+
+        Raises:
+            SettingError: as of `save`.
+        """
+        from safetensors.torch import save
+
+        found = self.kept(name, step)
+        if found is not None:
+            return found
+        raw = save({k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()})
+        lasts = len(raw) <= LASTING_BYTES
+        path = self._path(name, step, "lasting." if lasts else "")
+        make_folder(self.folder, 0o700)
+        self._write_once(path, raw)
+        for other in sorted(self._steps(name, "lasting." if lasts else ""))[: -LASTING_STEPS if lasts else -KEPT_STEPS]:
+            self._path(name, other, "lasting." if lasts else "").unlink(missing_ok=True)
+        return self.kept(name, step) or dict(tensors)
+
+    def _write_once(self, path: Path, raw: bytes) -> None:
+        """Write a file whole, unless another process has done so meanwhile."""
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        with writing(path):
+            try:
+                temporary.write_bytes(raw)
+                temporary.chmod(PRIVATE)
+                settle(temporary)
+                self._make_room(temporary)
+                with suppress(FileExistsError):
+                    os.link(temporary, path)
+                settle(self.folder)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def kept(self, name: str, step: int) -> dict[str, Tensor] | None:
+        """What was sent in a step; None where it is not there, or no longer."""
+        from safetensors.torch import load_file
+
+        places = (self._path(name, step, "lasting."), self._path(name, step))
+        return next((load_file(path) for path in places if path.is_file()), None)
+
     def load(self, name: str, before: int | None = None) -> dict[str, Tensor] | None:
         """The newest tensors of `name`, or the newest of a step below `before`; None where there are none."""
         from safetensors.torch import load_file
@@ -88,11 +168,15 @@ class Store:
 
     def steps(self, name: str) -> list[int]:
         """The steps that are there, ascending."""
-        found = (re.fullmatch(rf"{re.escape(name)}\.(\d+)\.safetensors", p.name) for p in self.folder.glob(f"{name}.*"))
+        return self._steps(name)
+
+    def _steps(self, name: str, mark: str = "") -> list[int]:
+        pattern = rf"{re.escape(name)}\.(\d+)\.{re.escape(mark)}safetensors"
+        found = (re.fullmatch(pattern, p.name) for p in self.folder.glob(f"{name}.*"))
         return sorted(int(match[1]) for match in found if match)
 
-    def _path(self, name: str, step: int) -> Path:
-        return self.folder / f"{name}.{step}.safetensors"
+    def _path(self, name: str, step: int, mark: str = "") -> Path:
+        return self.folder / f"{name}.{step}.{mark}safetensors"
 
     def _make_room(self, newest: Path) -> None:
         """Remove other runs' states, oldest first, until all fit; folders are measured only now and then, as that takes long."""
@@ -112,14 +196,33 @@ class Store:
 
 
 def make_room(root: Path, kept: Path, limit_bytes: int) -> int:
-    """Remove folders below `root`, but not `kept`, oldest first, until all fit; the bytes that are free then, or missing."""
+    """Remove folders below `root`, but not `kept`, oldest first, until all fit; the bytes that are free then, or missing.
+
+    Accounts of privacy and what was sent under them stay in their folders: an account that is gone would begin anew at nothing,
+    and what is sent a second time would be drawn a second time.
+    """
     sizes = {run: bytes_below(run) for run in root.iterdir() if run.is_dir()}
     others = sorted((run for run in sizes if run != kept), key=_changed)
     while sum(sizes.values()) > limit_bytes and others:
         oldest = others.pop(0)
-        sizes.pop(oldest)
-        shutil.rmtree(oldest, ignore_errors=True)
+        sizes[oldest] = _emptied(oldest)
     return limit_bytes - sum(sizes.values())
+
+
+def _emptied(folder: Path) -> int:
+    """Remove what is in a folder, and the folder, but for what lasts; the bytes that stay."""
+    left = 0
+    with suppress(OSError):
+        for entry in list(os.scandir(folder)):
+            if entry.is_dir(follow_symlinks=False):
+                left += _emptied(Path(entry.path))
+            elif LASTING.fullmatch(entry.name):
+                left += entry.stat(follow_symlinks=False).st_size
+            else:
+                os.unlink(entry.path)
+    with suppress(OSError):
+        folder.rmdir()
+    return left
 
 
 def _changed(folder: Path) -> float:

@@ -49,7 +49,7 @@ def written(record: Record) -> Json:
             "parameters": record.parameters,
             "bits_per_parameter_up": _bits_up(record),
         },
-        "privacy": record.privacy,
+        "privacy": _privacy(record),
         **({"augment": record.augmented} if record.augmented else {}),
         **({"measures": record.others} if record.others else {}),
         "notes": record.notes,
@@ -58,6 +58,12 @@ def written(record: Record) -> Json:
 
 def _sites(record: Record) -> Json:
     return {**({"sites": record.sites} if record.sites else {}), **({} if record.held is None else {"held": record.held})}
+
+
+def _privacy(record: Record) -> Json | None:
+    """What was spent, and how often clients refused by reason; None where nothing is accounted for and nobody refused."""
+    refusals = record.ledger.refusals()
+    return record.privacy if not refusals else {**(record.privacy or {}), "refusals": refusals}
 
 
 def _evaluation(record: Record) -> Json:

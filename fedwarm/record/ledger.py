@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
+from fedwarm.core.refusals import REASONS, reason_of
 from fedwarm.settings.kinds import MEASURES
 
 EVALUATE = "evaluate"
@@ -84,6 +85,11 @@ class Ledger:
     def failures(self, number: int) -> list[str]:
         """One line for each reply of the round that was left out."""
         return [f"{e.who}, {e.stage}: {e.failure}" for e in self._round(number) if e.failure]
+
+    def refusals(self) -> dict[str, int]:
+        """How often clients refused for their own account of privacy or their node's limits, by reason."""
+        reasons = Counter(filter(None, (reason_of(e.failure) for e in self.entries)))
+        return {reason: reasons[reason] for reason in REASONS if reason in reasons}
 
     def epsilon(self) -> float:
         """The largest epsilon of an example of any client so far; 0 where none was told."""

@@ -159,6 +159,14 @@ class Run:
         return float(spent) if isinstance(spent, (int, float)) else None
 
     @property
+    def privacy_rows(self) -> list[tuple[str, Any]]:
+        """What is said of privacy, one value a row; of what has parts, `name, part`."""
+        rows: list[tuple[str, Any]] = []
+        for name, value in (self.privacy or {}).items():
+            rows += [(f"{name}, {part}", one) for part, one in value.items()] if isinstance(value, dict) else [(name, value)]
+        return rows
+
+    @property
     def failures(self) -> list[str]:
         return [f"round {r.number}, {failure}" for r in self.rounds for failure in r.failures]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cached_property, reduce
 
 import numpy as np
@@ -24,8 +23,11 @@ from fedwarm.methods import method_of, refuse
 from fedwarm.models import Model, build_model, device_of
 from fedwarm.objectives import hooks_of, is_learned, learned_state
 from fedwarm.parts import ClientPart
+from fedwarm.privacy.limits import Limits
+from fedwarm.relevance import Run
 from fedwarm.rounds.chosen import parts_of
 from fedwarm.settings.config import Config
+from fedwarm.settings.kinds import PRIVACY
 from fedwarm.tasks import task_of
 from fedwarm.training.evaluate import correct
 from fedwarm.training.loop import Hook, Plan, fit, steps_of
@@ -79,7 +81,11 @@ class BaseClient:
 
         Raises:
             NotImplementedError: this method has no such action.
+            RefusalError: this node's limits allow private runs alone.
         """
+        run = self.config.run
+        private = Run.of(self.config).hides or run.privacy != PRIVACY.first
+        self.config.of(Limits).check_run(private, system=True)
         part = next((part for part in self.halves if action in part.actions), None)
         do: Callable[[Payload], Payload] | None = getattr(self, action, None)
         if part is not None:
@@ -94,18 +100,17 @@ class BaseClient:
         A private one's is kept, and what is asked for again is answered by the same bytes: a second draw would tell more than
         the account knows of.
         """
-        number, codec = int(payload.metrics.get("round", 0)), self.codec
-        place, kept = Place(self.config.run.seed, action, number, self.node.partition), f"sent-{action}"
+        place = Place(self.config.run.seed, action, int(payload.metrics.get("round", 0)), self.node.partition)
         reply = do(payload)
         if not reply.arrays:
             return reply
         new = {name: np.zeros_like(array) for name, array in reply.arrays.items() if is_learned(name)}
-        told = codec.encode(reply, payload, {**new, **self.reference(action, payload)}, place, self.device)
-        if codec.private and number in self.node.store.steps(kept):
-            return replace(told, arrays=from_tensors(self.node.store.load(kept, before=number + 1) or {}))
-        if codec.private:
-            self.node.store.save(kept, to_tensors(told.arrays), number)
-        return told
+        reference = {**new, **self.reference(action, payload)}
+
+        def encode() -> Payload:
+            return self.codec.encode(reply, payload, reference, place, self.device)
+
+        return self.codec.guarded(self.node, place, payload, reference, encode)
 
     def reference(self, action: str, payload: Payload) -> Arrays:
         """What the server knows beforehand of the arrays that an action answers with."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import chain, count
 from typing import Any
@@ -177,9 +177,12 @@ class BaseStrategy(Method):
         begun, part = time.monotonic(), self.halves.get(stage.owner)
         expected: Arrays = self.expected(stage) if part is None else {}
         lengths: list[float] = []
+        booked = self.accounts()
         if part is None:
             self.begin(stage)
         coded = self._book(stage, expected)
+        if self.accounts() != booked:
+            self._settle(stage)
 
         def accept(client: int, payload: Payload) -> None:
             own = self.expected_of(stage, client, payload, expected)
@@ -194,7 +197,8 @@ class BaseStrategy(Method):
 
         if stage.all:
             exchange = replace(exchange, patience=exchange.patience.everyone())
-        replies = exchange.run(stage, index, lambda c: self._instructed(stage, c), coded, accept) if stage.clients else {}
+        with self._told(stage):
+            replies = exchange.run(stage, index, lambda c: self._instructed(stage, c), coded, accept) if stage.clients else {}
         for text in remarks(replies, self.record.notes):
             self.record.note(text)
         if part is not None:
@@ -223,10 +227,32 @@ class BaseStrategy(Method):
         self.record.upload(stage.name, self.numbers(expected))
         if not self.wire_codec.codes:
             return expected
-        self.wire_codec.book(stage.name, stage.clients)
+        self.wire_codec.book(stage.name, stage.clients, stage.round)
         for text in self.wire_codec.notes():
             self.record.remark(text)
         return self.wire_codec.expected(expected)
+
+    def accounts(self) -> dict[str, Any]:
+        """The accounts of privacy as they stand, as JSON; empty where there is none."""
+        return {} if self.privacy() is None else {"method": self.facts(), "codec": self.wire_codec.facts()}
+
+    def _settle(self, stage: Stage) -> None:
+        """Write down what was booked for a stage, before its first message leaves: a run that breaks in it has spent that."""
+        self.record.spend(stage.round, self.statement())
+        if self.folder is not None:
+            self._keep()
+            self.folder.write(self.record, now=True)
+
+    @contextmanager
+    def _told(self, stage: Stage) -> Iterator[None]:
+        """Where a stage breaks, write down what was spent by then, what clients told of it included."""
+        try:
+            yield
+        except BaseException:
+            self.record.spend(stage.round, self.statement())
+            if self.folder is not None and (self.record.privacy is not None or self.record.ledger.refusals()):
+                self.folder.write(self.record, now=True)
+            raise
 
     def _place(self, stage: Stage, client: int) -> Place:
         return Place(self.config.run.seed, stage.asked, stage.round, client)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch
 
 from fedwarm.codecs import WORDS, Codec, Upload
 from fedwarm.codecs.dp_rec.account import Account, terms_of
+from fedwarm.codecs.dp_rec.booking import Open
+from fedwarm.codecs.dp_rec.own import Own
 from fedwarm.codecs.dp_rec.plan import codec_of, private_source, release_of, released
 from fedwarm.codecs.dp_rec.settings import DpRec, fixed_rounds, validated
 from fedwarm.coding.layout import Layout
@@ -18,6 +21,7 @@ from fedwarm.core.arrays import Arrays
 from fedwarm.core.payload import Payload
 from fedwarm.core.seeds import derive
 from fedwarm.core.stages import Place
+from fedwarm.data.node import Node
 from fedwarm.privacy.views import Terms
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
@@ -43,6 +47,7 @@ class Private(Codec):
         super().__init__(config)
         self.own = validated(config.of(DpRec))
         self.account: Account | None = None
+        self.going = Open()
         self.kept: Mapping[str, Any] = {}
         self.uploads: Mapping[str, Upload] = {}
         for name, found, wanted in (
@@ -107,10 +112,10 @@ class Private(Codec):
             self.opened.check_length(step)
         return Payload("weights", layout.moved(reference, step), {**payload.metrics, "num-examples": 1}, payload.facts)
 
-    def book(self, stage: str, clients: tuple[int, ...]) -> None:
+    def book(self, stage: str, clients: tuple[int, ...], number: int = 0) -> None:
         if self.opened.private and stage in self.uploads:
             sizes = Layout.of(self.uploads[stage].reference).sizes
-            self.opened.book(self.opened.release(sizes), clients)
+            self.going.book(self.opened, self.opened.release(sizes), f"{stage} {number}", clients)
 
     def statement(self) -> dict[str, Any] | None:
         return None if self.account is None else self.account.statement()
@@ -119,10 +124,11 @@ class Private(Codec):
         return [] if self.account is None else list(self.account.notes())
 
     def facts(self) -> dict[str, Any]:
-        return {} if self.account is None else self.account.state()
+        return {} if self.account is None else {**self.account.state(), **self.going.state()}
 
     def restore(self, facts: Mapping[str, Any]) -> None:
         self.kept = facts
+        self.going.restore(facts)
 
     # The client's half
 
@@ -133,6 +139,13 @@ class Private(Codec):
         arrays = released(settings, update, layout.sizes, sent.number("sigma"), None, stream_of(place), source, device)
         metrics = {name: value for name, value in reply.metrics.items() if name not in OWN_METRICS}
         return Payload("words" if WORDS in arrays else "weights", arrays, metrics, reply.facts)
+
+    def guarded(self, node: Node, place: Place, sent: Payload, reference: Arrays, encode: Callable[[], Payload]) -> Payload:
+        own = Own(self.config, node, place.stage, f"sent-{place.stage}")
+        kept = own.again(place.round)
+        entry = {} if kept is not None else own.permit(place.round, sent.number("sigma"), Layout.of(reference).sizes)
+        told = encode()
+        return replace(told, arrays=own.keep(place.round, told.arrays, entry) if kept is None else kept)
 
 
 def stream_of(place: Place) -> Stream:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedwarm.core.store import Store, cache_home, make_room
+from fedwarm.core.store import LASTING_BYTES, LASTING_STEPS, Store, cache_home, make_room
 from fedwarm.settings.fields import SettingError
 
 
@@ -107,3 +107,58 @@ def test_room_is_made_by_the_oldest_that_is_not_kept(tmp_path: Path) -> None:
     assert make_room(tmp_path, tmp_path / "0a", used - 1) > 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0a", "0c"]
     assert make_room(tmp_path, tmp_path / "0a", 1) < 0 and [path.name for path in tmp_path.iterdir()] == ["0a"]
+
+
+def test_making_room_leaves_accounts_and_what_was_sent(tmp_path: Path) -> None:
+    kept = Store(tmp_path, "0a", 3)
+    kept.save("personal", {"w": torch.zeros(1000)}, 1)
+    kept.keep("sent", {"words": torch.ones(9)}, 1)
+    kept.book("account", {"what": "round", "number": 1})
+    Store(tmp_path, "0b", 0).save("personal", {"w": torch.zeros(10)}, 1)
+    make_room(tmp_path, tmp_path / "0b", 1)
+    assert Store(tmp_path, "0a", 3).booked("account") == [{"what": "round", "number": 1}]
+    words = Store(tmp_path, "0a", 3).kept("sent", 1)
+    assert words is not None and torch.equal(words["words"], torch.ones(9)) and kept.steps("personal") == []
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in kept.folder.iterdir())
+
+
+def test_what_was_sent_is_written_once_and_later_steps_stay(tmp_path: Path) -> None:
+    kept = store(tmp_path)
+    for step in (1, 2, 3):
+        kept.keep("sent", {"w": torch.full((1,), float(step))}, step)
+    again = kept.keep("sent", {"w": torch.full((1,), 20.0)}, 2)
+    assert again["w"].item() == 2, "a second draw never takes the place of the first"
+    last = kept.kept("sent", 3)
+    assert last is not None and last["w"].item() == 3 and kept.kept("sent", 4) is None
+    for step in range(4, 4 + LASTING_STEPS):
+        kept.keep("sent", {"w": torch.zeros(1)}, step)
+    assert kept.kept("sent", 3) is None and kept.kept("sent", 4) is not None
+
+
+def test_large_messages_may_go_but_their_account_stays(tmp_path: Path) -> None:
+    kept = Store(tmp_path, "0a", 0)
+    kept.keep("sent", {"w": torch.zeros(LASTING_BYTES)}, 1)
+    kept.book("account", {"number": 1})
+    make_room(tmp_path, tmp_path / "0b", 1)
+    assert kept.kept("sent", 1) is None and kept.booked("account") == [{"number": 1}]
+
+
+def test_a_line_that_a_killed_process_left_in_part_counts_for_nothing(tmp_path: Path) -> None:
+    kept = store(tmp_path)
+    kept.book("account", {"number": 1})
+    path = kept.folder / "account.jsonl"
+    with path.open("ab") as file:
+        file.write(b'{"numb')
+    assert kept.booked("account") == [{"number": 1}]
+    kept.book("account", {"number": 2})
+    assert kept.booked("account") == [{"number": 1}, {"number": 2}]
+    path.write_bytes(b"{]\n")
+    with pytest.raises(SettingError, match=r"account\.jsonl is damaged.*nothing more is sent"):
+        kept.booked("account")
+
+
+def test_the_accounts_of_all_runs_of_a_partition_are_found(tmp_path: Path) -> None:
+    for number, (key, partition) in enumerate((("0a", 0), ("0b", 0), ("0b", 1))):
+        store(tmp_path, key, partition).book("account", {"number": number})
+    found = [entry["number"] for run in store(tmp_path, "0c").booked_of_all("account") for entry in run]
+    assert found == [0, 1]

@@ -227,7 +227,8 @@ def test_what_fields_say_of_paths_nodes_and_numbers() -> None:
     """What a device may set of its own, and what a resumed run may change, is a promise to those who hold the data."""
     places = {"data.name", "diffusion.foundation", "model.weights", "gen-fedsd.file", "gen-fedsd.judge", "gen-fedsd.prompts-file"}
     assert {*places, "gen-fedsd.phrases"} <= flagged("path")
-    assert flagged("node") == {"device", "client-folder", "hollowed.memory-budget-mb"}
+    limits = {"limits.least-noise", "limits.most-epsilon", "limits.most-rounds", "limits.delta"}
+    assert flagged("node") == {"device", "client-folder", "hollowed.memory-budget-mb", *limits}
     assert flagged("neutral") == {"out", "client-folder", "resume", "tracker", "client-state-mb", "save-pictures"}
     waits = {"stage-timeout", "min-replies", "nodes.least", "nodes.gather-timeout", "nodes.return-timeout"}
-    assert flagged("free") == flagged("neutral") | waits
+    assert flagged("free") == flagged("neutral") | waits | limits

@@ -38,12 +38,14 @@ class Mechanism:
         noise_multiplier: z.
         chunk: examples whose gradients are held at once; 1: one after another.
         source: private bytes for who takes part, the noise, and an example's own random draws.
+        allowed: refuses a training before it begins.
     """
 
     clip: float
     noise_multiplier: float
     chunk: int = 16
     source: Source = SYSTEM
+    allowed: Callable[[Steps], None] | None = None
     name: ClassVar[str] = "dp-sgd"
     covers: ClassVar[tuple[str, ...]] = COVERS
 
@@ -53,8 +55,15 @@ class Mechanism:
         return Mechanism(settings.clip, noise_of(settings, plan), settings.chunk, source)
 
     def steps(self, examples: int, batch_size: int, count: int) -> Steps:
-        """What `count` steps over so many examples tell the account."""
-        return Steps(rate_of(examples, batch_size), self.noise_multiplier, count)
+        """What `count` steps over so many examples tell the account, asked before they are taken.
+
+        Raises:
+            RefusalError: the account does not allow them.
+        """
+        steps = Steps(rate_of(examples, batch_size), self.noise_multiplier, count)
+        if self.allowed is not None:
+            self.allowed(steps)
+        return steps
 
     def rows(self, examples: int, batch_size: int) -> Tensor:
         """The examples of a step, int64 (b,), ascending: any number of them, often none where there are few."""
