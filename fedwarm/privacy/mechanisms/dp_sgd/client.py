@@ -6,6 +6,7 @@ import torch
 
 from fedwarm.data.node import Node
 from fedwarm.parts import ClientPart, Planned
+from fedwarm.privacy.levels import Level, Reasons
 from fedwarm.privacy.mechanisms.dp_sgd.account import DpSgd, Steps, example_epsilon, rate_of
 from fedwarm.privacy.mechanisms.dp_sgd.gradient import Mechanism, source_of
 from fedwarm.settings.config import Config
@@ -16,11 +17,15 @@ ACCOUNT = "account"
 class DpSgdClient(ClientPart):
     """Keeps the account in the client's own store."""
 
-    tells_counts = False
-    tells_loss = False
-
     def __init__(self, config: Config, node: Node) -> None:
         self.own, self.seed, self.node = config.of(DpSgd), config.run.seed, node
+
+    def tells(self, level: Level) -> Reasons:
+        """Epsilon follows from settings and from how many images a client holds."""
+        return {"epsilon": "follows from settings and numbers of images, which are public"} if level < Level.CLIENT else {}
+
+    def withholds(self, level: Level) -> frozenset[str]:
+        return frozenset({"epsilon"} if level == Level.CLIENT else ())
 
     def mechanism(self, planned: Planned, purpose: str, number: int) -> Mechanism:
         source = source_of(self.own, self.seed, purpose, number, self.node.partition)
