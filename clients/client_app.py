@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +21,9 @@ from fedwarm.data.checks import remarks
 from fedwarm.data.node import Node
 from fedwarm.data.settings import Data
 from fedwarm.flower.wire import from_records, to_records, unusable
+from fedwarm.rounds.client import BaseClient
 from fedwarm.rounds.faulty import faulty
+from fedwarm.rounds.gate import WithheldError, public
 from fedwarm.rounds.home import at_home, guarded
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError, Value
@@ -29,6 +32,7 @@ from . import trainer_class
 
 app = ClientApp(mods=[faulty])
 SITE = ("site", "name")
+CAUSE = "failure.txt"
 
 
 @lru_cache(maxsize=4)
@@ -62,15 +66,31 @@ def answered(message: Message, context: Context, payload: Payload, action: str) 
     root = Path(config.run.client_folder) if config.run.client_folder else cache_home()
     store = Store(root, payload.text("run") or f"{context.run_id:x}", partition, config.run.client_state_mb)
     node = Node(partition, partitions, store, told.of(Data).own, agreed(told, payload, action))
-    trainer = trainer_class(config.run.method)(config, node)
+    trainer: BaseClient = trainer_class(config.run.method)(config, node)
     heard = listening(log_progress, f"client {partition}", only_if_nobody_listens=True)
     with torch_threads(config.run.client_threads), heard:  # in this process the server may go on
-        reply = trainer.answer(action, payload)
+        reply = worked(trainer, action, payload)
     facts = {**reply.facts, **site_of(context.node_config, action), "ticket": payload.text("ticket")}
     if action == "evaluate" and open_handed(config):
         facts["remarks"] = remarks(config.of(Data), trainer.real)
-    answer = Payload(reply.kind, reply.arrays, reply.metrics, facts)
+    answer = trainer.gate(action).passed(Payload(reply.kind, reply.arrays, reply.metrics, facts))
     return Message(content=to_records(answer), reply_to=message)
+
+
+def worked(trainer: BaseClient, action: str, payload: Payload) -> Payload:
+    """The trainer's answer; of what goes wrong in a private run, only what tells of no image leaves this client.
+
+    Raises:
+        WithheldError: the cause is in the client's own folder.
+    """
+    try:
+        return trainer.answer(action, payload)
+    except Exception as error:
+        if public(error, trainer.level):
+            raise
+        trainer.node.store.folder.mkdir(parents=True, exist_ok=True)
+        (trainer.node.store.folder / CAUSE).write_text(traceback.format_exc(), encoding="utf-8")
+    raise WithheldError(f"{action!r} failed; as this run is private, the cause stays with the client, in {CAUSE} of its folder")
 
 
 def agreed(config: Config, payload: Payload, action: str) -> tuple[str, ...]:

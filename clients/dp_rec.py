@@ -23,6 +23,7 @@ from fedwarm.coding.replay import digest, unpack_rounds
 from fedwarm.coding.streams import Stream
 from fedwarm.core.arrays import Arrays, from_module, from_tensors, to_tensors
 from fedwarm.core.payload import Payload
+from fedwarm.privacy.levels import ARRAYS, PRICED, Level, Reasons
 from fedwarm.rounds.client import BaseClient
 
 REPLAY = "replay"
@@ -36,11 +37,8 @@ class DpRecClient(BaseClient):
     def settings(self) -> DpRec:
         return self.config.of(DpRec)
 
-    def describe(self, payload: Payload) -> Payload:
-        """Partition, the data set's classes and image size; no counts, which are this client's own."""
-        told = super().describe(payload)
-        public = {name: told.metrics[name] for name in ("partition", "partitions", "image-size")}
-        return Payload(metrics={**public, "num-examples": 0, "num-test": 0}, facts={"classes": told.facts["classes"]})
+    def tells(self, level: Level) -> Reasons:
+        return {ARRAYS: f"{PRICED}code words, or the update clipped and with noise"}
 
     def round(self, payload: Payload) -> Payload:
         number = payload.count("round", 1)

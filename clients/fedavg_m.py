@@ -11,6 +11,7 @@ from fedwarm.core.arrays import Arrays, to_tensors
 from fedwarm.core.payload import Payload
 from fedwarm.core.told import split
 from fedwarm.methods.fedavg_m import FedAvgM
+from fedwarm.privacy.levels import Level, Reasons
 from fedwarm.rounds.client import BaseClient
 from fedwarm.training.directions import DIRECTION, STEPS, Mixed, Mixture
 from fedwarm.training.loop import Hook, steps_of
@@ -28,6 +29,9 @@ class DirectedClient(BaseClient):
         reply, run = super().round(replace(payload, arrays=arrays)), self.config.run
         steps = steps_of(len(self.shard.train_labels), run.batch_size, run.local_epochs)
         return replace(reply, metrics={**reply.metrics, STEPS: steps})
+
+    def tells(self, level: Level) -> Reasons:
+        return {**super().tells(level), **({STEPS: "follows from numbers of images"} if level < Level.CLIENT else {})}
 
     def reference(self, action: str, payload: Payload) -> Arrays:
         return split(payload.arrays, DIRECTION)[0]

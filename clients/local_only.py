@@ -1,11 +1,16 @@
 """The baseline without federation: a client trains its own model, round after round, and sends numbers only."""
 
 from fedwarm.core.payload import Payload
+from fedwarm.privacy.levels import Level, Reasons
 from fedwarm.rounds.client import PERSONAL, BaseClient
 
 
 class LocalOnlyClient(BaseClient):
     """Keeps its model in its own store."""
+
+    def tells(self, level: Level) -> Reasons:
+        trained = {"correct-personal": "of a model trained by private steps, on test images, which are outside the account"}
+        return {**super().tells(level), **(trained if level == Level.EXAMPLE else {})}
 
     def round(self, payload: Payload) -> Payload:
         number, model = payload.count("round", 1), self.model()

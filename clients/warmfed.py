@@ -16,6 +16,7 @@ from fedwarm.core.files import DiskError
 from fedwarm.core.payload import Fact, Payload
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.methods.warmfed import CLASSIFIER, SelfDistillation, WarmFed, best_of
+from fedwarm.privacy.levels import Level, Reasons
 from fedwarm.rounds.client import PERSONAL, BaseClient
 from fedwarm.settings.fields import SettingError
 from fedwarm.training.loop import Hook, Plan, fit
@@ -34,6 +35,11 @@ class WarmFedClient(BaseClient):
     @property
     def settings(self) -> WarmFed:
         return self.config.of(WarmFed)
+
+    def tells(self, level: Level) -> Reasons:
+        """The foundation and the adapter's settings; not how often the personal model is right, as its training has no noise."""
+        known = dict.fromkeys(("fingerprint", "rank", "alpha"), "settings of the run, and the foundation that all have")
+        return {**super().tells(level), **known}
 
     def adapt(self, payload: Payload) -> Payload:
         """Tune LoRA matrices on this client's images; they are all that leaves (and a classifier, by setting).

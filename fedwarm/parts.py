@@ -14,6 +14,7 @@ from fedwarm.core.arrays import Arrays
 from fedwarm.core.payload import Payload
 from fedwarm.core.stages import Stage
 from fedwarm.data import Shard
+from fedwarm.privacy.levels import Level, Reasons
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Group
 from fedwarm.training.private import Mechanism, Receipt
@@ -107,6 +108,10 @@ class ServerPart:
         """What is said of examples' privacy where clients told this epsilon; None where this part has nothing to say."""
         return None
 
+    def promised(self) -> float:
+        """An example's epsilon by settings alone, for runs in which clients cannot tell theirs; 0 where these promise none."""
+        return 0.0
+
     def facts(self) -> dict[str, Any]:
         """What a checkpoint keeps, as JSON."""
         return {}
@@ -120,13 +125,17 @@ class ClientPart:
 
     Attributes:
         actions: what a server may ask this half for.
-        tells_counts: whether a client with this part may say how many images it holds of a class.
-        tells_loss: whether it may say its training loss.
     """
 
     actions: ClassVar[tuple[str, ...]] = ()
-    tells_counts: bool = True
-    tells_loss: bool = True
+
+    def tells(self, level: Level) -> Reasons:
+        """What this half has a client send that may leave in a private run, by name and with the reason (see `rounds.gate`)."""
+        return {}
+
+    def withholds(self, level: Level) -> frozenset[str]:
+        """What of it is left out there."""
+        return frozenset()
 
     def answer(self, action: str, payload: Payload, client: Trainer) -> Payload:
         """Do one of the actions."""
@@ -172,6 +181,15 @@ class Part:
         Raises:
             SettingError: why.
         """
+
+    def uncovered(self, run: Any, level: Level) -> str:
+        """What it would have clients tell that the account of a private run does not cover, and what to do; empty: nothing.
+
+        Args:
+            run: the `relevance.Run`, which gives settings by key.
+            level: what the account covers.
+        """
+        return ""
 
     def fixed_rounds(self, config: Config) -> str:
         """Why the number of rounds cannot be another once a run has begun; empty where it can."""

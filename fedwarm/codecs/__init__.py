@@ -16,6 +16,7 @@ from fedwarm.core.arrays import Arrays
 from fedwarm.core.payload import Payload
 from fedwarm.core.stages import Place
 from fedwarm.data.node import Node
+from fedwarm.privacy.levels import Level, Reasons
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Group
 from fedwarm.settings.kinds import CODECS
@@ -94,6 +95,14 @@ class Codec:
         """Take up what `facts` gave."""
 
     # The client's half
+
+    def tells(self, level: Level) -> Reasons:
+        """What this codec has a client send that may leave in a private run, by name and with the reason (see `rounds.gate`)."""
+        return {}
+
+    def withholds(self, level: Level) -> frozenset[str]:
+        """What of it is left out there."""
+        return frozenset()
 
     def encode(self, reply: Payload, sent: Payload, reference: Arrays, place: Place, device: torch.device) -> Payload:
         """The reply as it travels.

@@ -65,6 +65,7 @@ def check_run(flat: Mapping[str, Value], clients: int, real: bool = False) -> tu
     from fedwarm.record.trackers import require
     from fedwarm.relevance import Run
     from fedwarm.rounds.central import check_measured
+    from fedwarm.rounds.gate import refuse_uncovered
     from fedwarm.rounds.home import check_own
     from fedwarm.rounds.objectives import check_objective
 
@@ -72,6 +73,7 @@ def check_run(flat: Mapping[str, Value], clients: int, real: bool = False) -> tu
     require(config.run.tracker)
     refuse(config)
     codec_for(config)
+    refuse_uncovered(config)
     for component in Run.of(config).chosen:
         if getattr(component, "validate", None) is not None:
             component.validate(config)

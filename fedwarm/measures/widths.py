@@ -16,6 +16,7 @@ from fedwarm.data.settings import Data
 from fedwarm.data.testing import CENTRAL
 from fedwarm.objectives import Objective, objective_of
 from fedwarm.parts import ClientPart, Noted, Part, ServerPart, Trainer
+from fedwarm.privacy.levels import Level, Reasons
 from fedwarm.quantize.settings import QuantizationRobust, widths_of
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Group, SettingError, setting
@@ -85,6 +86,11 @@ class WidthsClient(ClientPart):
 
     actions = (NAME,)
 
+    def tells(self, level: Level) -> Reasons:
+        settings = self.config.of(Evaluate)
+        reason = "rounds the released model, and counts right answers on test images, which are outside the account"
+        return {f"correct-{name}": reason for name in settings.names if not settings.activations}
+
     def __init__(self, config: Config) -> None:
         self.config = config
 
@@ -112,6 +118,14 @@ class Widths(Part):
         """Settings of the scheme that the run's objective quantizes by, where a width is measured."""
         objective = next((found for found in run.chosen if isinstance(found, Objective)), None)
         return objective.scheme_uses if objective is not None and run.shares and run[WIDTHS] else ()
+
+    def uncovered(self, run: Any, level: Level) -> str:
+        if not (run.shares and run[WIDTHS] and run["evaluate.activations"]):
+            return ""
+        return (
+            f"{WIDTHS} = {run[WIDTHS]!r} with evaluate.activations = true sets the activations' ranges by clients' training "
+            "images, which the account of this private run does not cover; set evaluate.activations = false (weights alone)"
+        )
 
     def validate(self, config: Config) -> None:
         """Refuse settings that cannot be, before data are looked for.

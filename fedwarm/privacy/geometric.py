@@ -10,8 +10,9 @@ from fedwarm.privacy.randomness import SYSTEM, Source
 def noisy_histogram(counts: Sequence[int], epsilon: float, source: Source = SYSTEM) -> list[int]:
     """Counts plus independent noise Z with P(Z = z) proportional to exp(-epsilon |z|); epsilon 0: the counts.
 
-    One example added or left out changes one count by one, so what is told is epsilon-differentially private (Ghosh,
-    Roughgarden, Sundararajan, "Universally Utility-Maximizing Privacy Mechanisms", STOC 2009). To tell it twice costs twice.
+    One example that counts or does not changes one count by one, so what is told is epsilon-differentially private (Ghosh,
+    Roughgarden, Sundararajan, "Universally Utility-Maximizing Privacy Mechanisms", STOC 2009) at adjacency `zero_out`. An example
+    exchanged for one of another class changes two counts and costs twice; so does telling it twice.
     """
     return [n + two_sided_geometric(epsilon, source) for n in counts] if epsilon else list(counts)
 

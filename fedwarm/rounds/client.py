@@ -23,9 +23,11 @@ from fedwarm.methods import method_of, refuse
 from fedwarm.models import Model, build_model, device_of
 from fedwarm.objectives import hooks_of, is_learned, learned_state
 from fedwarm.parts import ClientPart
+from fedwarm.privacy.levels import ARRAYS, PRICED, Level, Reasons
 from fedwarm.privacy.limits import Limits
 from fedwarm.relevance import Run
 from fedwarm.rounds.chosen import parts_of
+from fedwarm.rounds.gate import DESCRIBED, Gate, level_of, refuse_uncovered
 from fedwarm.settings.config import Config
 from fedwarm.settings.kinds import PRIVACY
 from fedwarm.tasks import task_of
@@ -47,6 +49,7 @@ class BaseClient:
 
     def __init__(self, config: Config, node: Node) -> None:
         refuse(config)
+        refuse_uncovered(config)
         self.config, self.node = config, node
 
     @property
@@ -75,6 +78,28 @@ class BaseClient:
     @cached_property
     def device(self) -> torch.device:
         return device_of(self.config.run.device)
+
+    @cached_property
+    def level(self) -> Level:
+        """What the run's account of privacy covers."""
+        return level_of(Run.of(self.config))
+
+    def tells(self, level: Level) -> Reasons:
+        """What may leave in a private run, by name and with the reason (see `rounds.gate`)."""
+        return {ARRAYS: f"{PRICED}trained by private steps"} if level == Level.EXAMPLE else {}
+
+    def withholds(self, level: Level) -> frozenset[str]:
+        """What is left out there: what no account covers, and nobody needs."""
+        sizes = {"num-examples"} if level == Level.CLIENT else set()
+        return frozenset({"train-loss", "correct-personal", *sizes} if level >= Level.EXAMPLE else {"counts"})
+
+    def gate(self, action: str) -> Gate:
+        """What of an answer may leave."""
+        part = next((part for part in self.halves if action in part.actions), None)
+        if part is not None:
+            return Gate.of(self.level, part)
+        described = [DESCRIBED] if action == "describe" else []
+        return Gate.of(self.level, self, self.codec, *self.halves, *described)
 
     def answer(self, action: str, payload: Payload) -> Payload:
         """Do what the message asks for.
@@ -129,37 +154,25 @@ class BaseClient:
         return generator(self.config.run.seed, purpose, number, self.node.partition)
 
     def describe(self, payload: Payload) -> Payload:
-        """Partition, sizes and classes; counts per class only where the settings share them and examples are not private."""
-        shard, counts = self.real, self.real.counts()
-        unsaid = not all(part.tells_counts for part in self.halves)
+        """Partition, sizes and classes; counts per class only where the settings share them and nothing is private.
+
+        A client whose images are private all together stands for one image of every class.
+        """
+        shard, counts, hidden = self.real, self.real.counts(), self.level == Level.CLIENT
         facts: dict[str, Fact] = {
             "classes": list(shard.classes),
-            "present": [c for c, n in enumerate(counts) if n or unsaid],
+            "present": [c for c, n in enumerate(counts) if n or self.level != Level.OPEN],
         }
-        if self.config.of(Data).share_class_counts and not unsaid:
+        if self.config.of(Data).share_class_counts and self.level == Level.OPEN:
             facts["counts"] = counts
-        if self.codec.private:
-            return self.unnamed()
-        sizes = {
+        sizes: dict[str, int | float] = {
             "partition": self.node.partition,
             "partitions": self.node.partitions,
-            "num-examples": len(shard.train_labels),
-            "num-test": len(shard.test_labels),
+            "num-examples": 1 if hidden else len(shard.train_labels),
+            "num-test": 0 if hidden else len(shard.test_labels),
             "image-size": int(shard.train_images.shape[-1]),
         }
-        return Payload(metrics=dict(sizes), facts=facts)
-
-    def unnamed(self) -> Payload:
-        """A description without anything of this client's own: it stands for one image of every class."""
-        classes = self.real.classes
-        sizes = {
-            "partition": self.node.partition,
-            "partitions": self.node.partitions,
-            "num-examples": 1,
-            "num-test": 0,
-            "image-size": int(self.real.train_images.shape[-1]),
-        }
-        return Payload(metrics=dict(sizes), facts={"classes": list(classes), "present": list(range(len(classes)))})
+        return Payload(metrics=sizes, facts=facts)
 
     def hooks(self) -> list[Hook]:
         """Terms and transforms of the method's local objective; those of the setting `objective` come before them."""
@@ -170,8 +183,7 @@ class BaseClient:
         model, learned = self.model(payload), {n: a for n, a in payload.arrays.items() if is_learned(n)}
         done = self.fit(model, "train", int(payload.metrics.get("round", 0)), learned)
         arrays = {**from_module(model), **learned}
-        told = {"train-loss": done} if all(part.tells_loss for part in self.halves) else {}
-        return Payload("weights", arrays, {"num-examples": self.weight, **told, **self.spent})
+        return Payload("weights", arrays, {"num-examples": self.weight, "train-loss": done, **self.spent})
 
     @property
     def weight(self) -> int:

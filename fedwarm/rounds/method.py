@@ -32,12 +32,15 @@ from fedwarm.data.testing import CENTRAL
 from fedwarm.methods import refuse
 from fedwarm.models import Model, build_model, device_of
 from fedwarm.objectives import is_learned, objective_of
+from fedwarm.privacy.levels import Level
 from fedwarm.record.folder import RunFolder
 from fedwarm.record.ledger import EVALUATE, Ledger
 from fedwarm.record.record import Record
+from fedwarm.relevance import Run
 from fedwarm.rounds.central import check_measured
 from fedwarm.rounds.chosen import parts_of
 from fedwarm.rounds.fleet import Fleet
+from fedwarm.rounds.gate import level_of, refuse_uncovered
 from fedwarm.rounds.objectives import learned_template
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Value
@@ -77,6 +80,7 @@ class Method(Strategy):
         self.config = config if config is not None and not given else parse({**flat, **given})
         check_measured(self.config)
         refuse(self.config)
+        refuse_uncovered(self.config)
         self.folder = folder
         self.wire_codec = codec_for(self.config)
         self.halves = {name: part.server(self.config) for name, part in parts_of(self.config).items()}
@@ -141,7 +145,7 @@ class Method(Strategy):
             for name in ("correct-global", "correct-personal"):
                 if name in payload.metrics:
                     payload.count(name, 0, tests)
-        if stage.asked == "round":
+        if stage.asked == "round" and not self.hidden:
             payload.count("num-examples", 1)
 
     def begin(self, stage: Stage) -> None:
@@ -163,12 +167,19 @@ class Method(Strategy):
     def statement(self) -> dict[str, Any] | None:
         """All that is said of privacy: the method's, the codec's, and that of clients' private training."""
         told, example = self.privacy(), self.record.ledger.epsilon()
+        if self.hidden and told is not None:
+            example = max((part.promised() for part in self.halves.values()), default=0.0)
         if not example:
             return told
         level = next(filter(None, (part.statement(example) for part in self.halves.values())), None)
         if level is None:
             return told
         return level if told is None else {**told, "example_level": level}
+
+    @cached_property
+    def hidden(self) -> bool:
+        """Whether clients do not tell how many images they hold."""
+        return level_of(Run.of(self.config)) == Level.CLIENT
 
     def before(self) -> Iterator[Stage]:
         """What comes before training, by the run's parts."""

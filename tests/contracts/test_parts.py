@@ -12,6 +12,7 @@ from fedwarm.catalogue import parse
 from fedwarm.core.store import Store
 from fedwarm.data.node import Node
 from fedwarm.parts import ClientPart, Part, ServerPart
+from fedwarm.privacy.levels import Level
 from fedwarm.rounds.client import BaseClient
 from fedwarm.rounds.server import BaseStrategy
 from fedwarm.settings.kinds import AUGMENTATIONS, MEASURES, PRIVACY
@@ -57,5 +58,5 @@ def test_one_that_nobody_chose_leaves_all_as_it_is(tmp_path: Path) -> None:
     for kind in (AUGMENTATIONS, PRIVACY):
         server, client = halves(kind, kind.first, tmp_path)
         assert not [*server.before((0,))] and server.able((0, 1)) == (0, 1) and server.facts() == {}
-        assert client.tells_counts and client.tells_loss and not client.actions
+        assert not client.actions and not client.tells(Level.CLIENT)
     assert not hasattr(BaseStrategy, "augmentation")

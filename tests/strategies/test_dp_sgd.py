@@ -48,6 +48,18 @@ def test_it_goes_with_dp_rec(tmp_path: Path) -> None:
     assert told["view"] == "local" and told["epsilon"] > 0
 
 
+@pytest.mark.parametrize("own", [{"method": "dp_rec"}, {"method": "fedavg", "codec": "dp-rec"}], ids=str)
+def test_beside_dp_rec_the_target_is_stated(own: dict[str, Value], tmp_path: Path) -> None:
+    """What an example costs depends on how many images its client has, which may not be told there."""
+    settings: dict[str, Value] = {**FAST, "num-server-rounds": 1, "dp-rec.entropy": "seeded", "dp-sgd.target-epsilon": 5.0, **own}
+    outcome = run(str(own["method"]), tmp_path / "run", settings, clients=2)
+    example = outcome.results["privacy"]["example_level"]
+    assert (example["epsilon"], example["adjacency"], example["view"]) == (5.0, "zero_out", "example")
+    said = [from_records(r.content) for r in outcome.replies if r.has_content()]
+    assert not any({"epsilon", "correct-personal", "train-loss"} & p.metrics.keys() for p in said)
+    assert {p.metrics["num-test"] for p in said if "num-test" in p.metrics} == {0, 100}
+
+
 def test_an_adapter_is_tuned_privately(tmp_path: Path) -> None:
     """Its matrices have moved, and its epsilon is that of its own steps."""
     settings: dict[str, Value] = {**SMALL_WARMFED, "data.max-examples": 12, "diffusion.sample-steps": 2, "server-threads": 1,

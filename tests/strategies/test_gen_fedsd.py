@@ -120,7 +120,7 @@ def test_global_target_is_announced_and_its_histograms_are_noisy(tmp_path: Path)
         assert client["synthetic"] == [max(0, exact["target"] - n) if n else 0 for n in client["real"]]
     covered: dict[str, Value] = {"gen-fedsd.histogram-epsilon": 0.05, "data.share-class-counts": False}
     noisy = run("fedavg", tmp_path / "noisy", {**settings, **covered}, clients=3)
-    assert noisy.results["augment"]["histogram"] == {"epsilon": 0.05, "adjacency": "add_remove", "view": "example"}
+    assert noisy.results["augment"]["histogram"] == {"epsilon": 0.05, "adjacency": "zero_out", "view": "example"}
     told = [list(r.content.config_records["facts"]["counts"]) for r in noisy.answered("gaps")]  # type: ignore[arg-type]
     config = parse(noisy.results["settings"])
     held = [held_counts(config.of(Data), config.run.seed, client, 3) for client in range(3)]

@@ -35,8 +35,8 @@ class GenFedSD(Group, prefix="gen-fedsd"):
     )
     histogram_epsilon: float = setting(
         0.0,
-        "rule = global: two-sided geometric noise of this epsilon covers one example, added or left out, in the histogram "
-        "that a client tells; 0: it tells the exact one",
+        "rule = global: two-sided geometric noise of this epsilon covers one example with nothing in its place, in the histogram "
+        "that a client tells; one exchanged for another costs twice; 0: it tells the exact one",
         low=0.0,
         when=lambda r: r["gen-fedsd.rule"] == "global" and r.fills,
     )
@@ -106,7 +106,7 @@ class GenFedSD(Group, prefix="gen-fedsd"):
         "augmented",
         "what a client counts for in the average: real and synthetic images, or its real ones",
         choices=("augmented", "real"),
-        when=lambda r: r.weighs and r.fills,
+        when=lambda r: r.weighs and r.fills and not r["gen-fedsd.histogram-epsilon"],  # whose noise covers no number drawn
     )
 
 
@@ -207,7 +207,7 @@ def amounts(
 
 def weight(settings: GenFedSD, real: Sequence[int], synthetic: Sequence[int]) -> int:
     """What a client counts for in an average, in images."""
-    return sum(real) + (sum(synthetic) if settings.weight_by == "augmented" else 0)
+    return sum(real) + (sum(synthetic) if settings.weight_by == "augmented" and not settings.histogram_epsilon else 0)
 
 
 def _rounded(total: int, parts: int) -> int:

@@ -5,18 +5,20 @@ Morafah et al., arXiv 2405.07925. Images stay where they are drawn.
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import torch
 from torch import Tensor
 
-from fedwarm.augmentations import hides
 from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD, weight
 from fedwarm.augmentations.gen_fedsd.checks import global_rule, histogram, shelf_root
-from fedwarm.augmentations.gen_fedsd.fill import fill
+from fedwarm.augmentations.gen_fedsd.fill import Report, fill
 from fedwarm.core.payload import Payload
 from fedwarm.data import Shard
 from fedwarm.data.node import Node
 from fedwarm.data.settings import Data
 from fedwarm.parts import ClientPart, Trainer
+from fedwarm.privacy.levels import PRICED, Level, Reasons
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
 
@@ -30,7 +32,15 @@ class GenFedSdClient(ClientPart):
 
     def __init__(self, config: Config, node: Node) -> None:
         self.config, self.node, self.own = config, node, config.of(GenFedSD)
-        self.tells_counts = config.of(Data).share_class_counts or not global_rule(config)
+
+    def tells(self, level: Level) -> Reasons:
+        """The histogram alone, under its noise."""
+        noisy = level == Level.FACTS and self.own.histogram_epsilon > 0 and global_rule(self.config)
+        return {"counts": f"{PRICED}two-sided geometric noise of gen-fedsd.histogram-epsilon"} if noisy else {}
+
+    def withholds(self, level: Level) -> frozenset[str]:
+        """How many images were drawn, and how long that took, tells which classes are missing."""
+        return frozenset(field.name for field in fields(Report))
 
     def answer(self, action: str, payload: Payload, client: Trainer) -> Payload:
         return self.gaps(client.real) if action == "gaps" else self.augment(client.real, payload.count("target"))
@@ -49,8 +59,6 @@ class GenFedSdClient(ClientPart):
         """Have the images drawn that this client's classes lack; they stay here, and a few numbers say what it took."""
         filled = fill(self.config, real, self.node.partition, shelf_root(self.config), target)
         self.node.store.save(SYNTHETIC, {"images": filled.images, "labels": filled.labels}, 0)
-        if hides(self.config):
-            return Payload()
         report, shown = filled.report, self.config.of(Data).share_class_counts
         numbers = {name: value for name, value in report.facts().items() if isinstance(value, (int, float))}
         if not shown:

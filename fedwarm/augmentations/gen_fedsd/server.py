@@ -126,7 +126,7 @@ class GenFedSdServer(ServerPart):
         """
         settings = self.config.of(GenFedSD)
         epsilon = settings.histogram_epsilon or None
-        shared = {"epsilon": epsilon, "adjacency": "add_remove", "view": "example"} if global_rule(self.config) else None
+        shared = {"epsilon": epsilon, "adjacency": "zero_out", "view": "example"} if global_rule(self.config) else None
         nothing = {"synthetic": None, "seconds": None}
         return {
             "method": "gen-fedsd",

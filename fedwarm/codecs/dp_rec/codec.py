@@ -22,14 +22,12 @@ from fedwarm.core.payload import Payload
 from fedwarm.core.seeds import derive
 from fedwarm.core.stages import Place
 from fedwarm.data.node import Node
+from fedwarm.privacy.levels import ARRAYS, PRICED, Level, Reasons
 from fedwarm.privacy.views import Terms
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
 
 UPDATE = "update"
-
-
-OWN_METRICS = ("num-examples", "train-loss")
 
 
 class Private(Codec):
@@ -132,13 +130,15 @@ class Private(Codec):
 
     # The client's half
 
+    def tells(self, level: Level) -> Reasons:
+        return {ARRAYS: f"{PRICED}code words, or the update clipped and with noise"}
+
     def encode(self, reply: Payload, sent: Payload, reference: Arrays, place: Place, device: torch.device) -> Payload:
         layout, settings = Layout.of(reference), self.own
         update = layout.difference(reply.arrays, reference)
         source = private_source(settings, place.seed, place.stage, place.round, place.client)
         arrays = released(settings, update, layout.sizes, sent.number("sigma"), None, stream_of(place), source, device)
-        metrics = {name: value for name, value in reply.metrics.items() if name not in OWN_METRICS}
-        return Payload("words" if WORDS in arrays else "weights", arrays, metrics, reply.facts)
+        return Payload("words" if WORDS in arrays else "weights", arrays, reply.metrics, reply.facts)
 
     def guarded(self, node: Node, place: Place, sent: Payload, reference: Arrays, encode: Callable[[], Payload]) -> Payload:
         own = Own(self.config, node, place.stage, f"sent-{place.stage}")

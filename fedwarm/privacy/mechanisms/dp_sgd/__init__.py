@@ -16,13 +16,16 @@ class DpSgdServer(ServerPart):
     def __init__(self, settings: DpSgd) -> None:
         self.settings = settings
 
+    def promised(self) -> float:
+        return self.settings.target_epsilon
+
     def statement(self, epsilon: float) -> dict[str, Any]:
         chosen = self.settings
         return {
             "epsilon": epsilon,
             "delta": chosen.delta,
             "view": "example",
-            "adjacency": "add_remove",
+            "adjacency": "zero_out",
             "mechanism": "dp-sgd",
             "noise_multiplier": chosen.noise_multiplier if not chosen.target_epsilon else None,
             "clip": chosen.clip,

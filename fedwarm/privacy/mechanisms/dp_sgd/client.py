@@ -9,6 +9,7 @@ from typing import Any
 from fedwarm.core.refusals import EPSILON, RefusalError
 from fedwarm.data.node import Node
 from fedwarm.parts import ClientPart, Planned
+from fedwarm.privacy.levels import Level, Reasons
 from fedwarm.privacy.limits import Limits
 from fedwarm.privacy.mechanisms.dp_sgd.account import DpSgd, Steps, example_epsilon, rate_of
 from fedwarm.privacy.mechanisms.dp_sgd.gradient import Mechanism, source_of
@@ -22,12 +23,16 @@ Entry = dict[str, Any]
 class DpSgdClient(ClientPart):
     """Keeps the account in the client's own store, and trains nothing that would pass the target or the node's limits."""
 
-    tells_counts = False
-    tells_loss = False
-
     def __init__(self, config: Config, node: Node) -> None:
         self.own, self.limits, self.seed, self.node = config.of(DpSgd), config.of(Limits), config.run.seed, node
         self.purpose, self.number = "", 0
+
+    def tells(self, level: Level) -> Reasons:
+        """Epsilon follows from settings and from how many images a client holds."""
+        return {"epsilon": "follows from settings and numbers of images, which are public"} if level < Level.CLIENT else {}
+
+    def withholds(self, level: Level) -> frozenset[str]:
+        return frozenset({"epsilon"} if level == Level.CLIENT else ())
 
     def mechanism(self, planned: Planned, purpose: str, number: int) -> Mechanism:
         self.purpose, self.number = purpose, number

@@ -1,0 +1,157 @@
+"""The gate: all that a client sends in a private run passes here, and what the account does not cover never leaves.
+
+An account covers what it prices. Anything beside that may leave for a reason alone, and whoever sends it declares the reason
+(`tells`); what may be left out of a message is declared, too (`withholds`). A name that is in neither is an error, before
+anything leaves. What settings would have clients tell is refused before the run (`refuse_uncovered`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from fedwarm.coding.packing import CodeError
+from fedwarm.core.files import DiskError
+from fedwarm.core.payload import Payload, PayloadError
+from fedwarm.privacy.levels import ARRAYS, Level, Reasons
+from fedwarm.relevance import Run
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import SettingError
+from fedwarm.settings.kinds import PRIVACY
+
+PER = 100  # right answers are told per hundred where nobody may know how many images a client has
+RIGHT, TESTS = "correct-", "num-test"
+PUBLIC_ERRORS = (SettingError, PayloadError, CodeError, DiskError, NotImplementedError)
+ENVELOPE: Reasons = {
+    "partition": "who answers is in the clear",
+    "partitions": "how many clients there are is in the clear",
+    "site": "who answers is in the clear",
+    "ticket": "names the message that is answered",
+    "image-size": "a setting of the run",
+    "classes": "classes of the run are public",
+    "present": "all classes of the run, whichever the client has",
+    TESTS: "test images are outside the account; per hundred where numbers of images are hidden",
+    "correct-global": "the model was released, and nothing trains on test images, which are outside the account",
+}
+SIZES: Reasons = {"num-examples": "numbers of images are public at the level of an example"}
+PLAIN: Reasons = dict.fromkeys((ARRAYS, "train-loss", "correct-personal"), "the account is of other facts; models leave without")
+
+
+class Sender(Protocol):
+    """Who sends: a client, one of its halves, or a codec."""
+
+    def tells(self, level: Level) -> Reasons:
+        """What may leave in a private run, by name and with the reason; arrays are called `levels.ARRAYS`."""
+
+    def withholds(self, level: Level) -> frozenset[str]:
+        """What is left out there."""
+
+
+class Described:
+    """What a description has beside all other answers."""
+
+    def tells(self, level: Level) -> Reasons:
+        return {"num-examples": "one, of every client, where numbers of images are hidden"}
+
+    def withholds(self, level: Level) -> frozenset[str]:
+        return frozenset()
+
+
+DESCRIBED = Described()
+
+
+class GateError(SettingError):
+    """Something would leave that no account covers and nobody gave a reason for."""
+
+
+class WithheldError(RuntimeError):
+    """A client failed in a private run; why is written at the client."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What may leave one client of a run.
+
+    Attributes:
+        level: what the account covers.
+        tells: the names that may leave, with reasons.
+        withholds: those that are left out.
+    """
+
+    level: Level
+    tells: Reasons
+    withholds: frozenset[str]
+
+    @classmethod
+    def of(cls, level: Level, *senders: Sender) -> Gate:
+        """That of an answer which these make together."""
+        told = dict(ENVELOPE if level >= Level.EXAMPLE else {**ENVELOPE, **PLAIN})
+        told |= SIZES if level < Level.CLIENT else {}
+        for sender in senders:
+            told |= sender.tells(level)
+        return cls(level, told, frozenset(name for sender in senders for name in sender.withholds(level)))
+
+    def passed(self, payload: Payload) -> Payload:
+        """The message as it may leave; outside private runs, as it is.
+
+        Raises:
+            GateError: it holds what nobody declared.
+        """
+        if self.level == Level.OPEN:
+            return payload
+        names = {*payload.metrics, *payload.facts, *([ARRAYS] if payload.arrays else [])}
+        if unknown := sorted(names - self.tells.keys() - self.withholds):
+            raise GateError(
+                f"{', '.join(map(repr, unknown))} would leave a client, and the account of this private run does not cover it; "
+                "whoever sends it must declare it in `tells`, with the reason, or in `withholds`"
+            )
+        metrics = {name: value for name, value in payload.metrics.items() if name in self.tells}
+        facts = {name: fact for name, fact in payload.facts.items() if name in self.tells}
+        if self.level == Level.CLIENT:
+            metrics |= per_hundred(metrics)
+        arrays = payload.arrays if ARRAYS in self.tells else {}
+        return Payload(payload.kind if arrays else "none", arrays, metrics, facts)
+
+
+def per_hundred(metrics: dict[str, int | float]) -> dict[str, int | float]:
+    """Right answers out of 100 for those out of a client's own number of test images; nothing where there are none."""
+    tests = metrics.get(TESTS, 0)
+    if not tests:
+        return {}
+    right = {name: round(PER * value / tests) for name, value in metrics.items() if name.startswith(RIGHT)}
+    return {TESTS: PER, **right}
+
+
+def level_of(run: Run) -> Level:
+    """What a run's account covers."""
+    if run.hides:
+        return Level.CLIENT
+    if not run.accounted:
+        return Level.OPEN
+    return Level.EXAMPLE if run["privacy"] != PRIVACY.first else Level.FACTS
+
+
+def uncovered(config: Config) -> Iterator[str]:
+    """What components would have clients tell that the run's account does not cover, each with what to do."""
+    run = Run.of(config)
+    level = level_of(run)
+    for component in run.chosen if level != Level.OPEN else ():
+        says: Any = getattr(component, "uncovered", None)
+        if says is not None and (text := says(run, level)):
+            yield text
+
+
+def refuse_uncovered(config: Config) -> None:
+    """Refuse before the run what its account does not cover.
+
+    Raises:
+        SettingError: the first of `uncovered`.
+    """
+    for text in uncovered(config):
+        raise SettingError(text)
+
+
+def public(error: Exception, level: Level) -> bool:
+    """Whether a client may tell of an error in its own words: those of settings, messages and disks do not tell of images."""
+    return level == Level.OPEN or isinstance(error, PUBLIC_ERRORS)
