@@ -6,8 +6,7 @@ OUT ?= runs/warmfed
 # ALL=1: the long tests too, and the share of branches that tests reach. SEED=N: in the random order of that number.
 SHORT = $(if $(ALL),, and not long) and not proof
 ORDER = $(if $(SEED),--randomly-seed=$(SEED),-p no:randomly)
-COVER = $(if $(ALL),--cov=fedwarm --cov-branch --cov-report=)
-TOLD = $(if $(ALL),--cov-append --cov-report=term:skip-covered --cov-fail-under=90)
+COVER = $(if $(ALL),--cov=fedwarm --cov-branch --cov-report=term:skip-covered --cov-fail-under=90)
 CORES = -n auto --maxprocesses 8 --dist worksteal
 
 .PHONY: run test test-proofs test-docker test-lowest test-newest check clean
@@ -18,7 +17,7 @@ test: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest $(ORDER) $(COVER) $(CORES) -m "not alone$(SHORT)"
-	$(BIN)/python -m pytest -p no:randomly $(COVER) $(TOLD) -m "alone$(SHORT)"
+	$(BIN)/python -m pytest -p no:randomly -m "alone$(SHORT)"
 
 # What happens to machines: nodes that are killed, paused, full, refused, twenty of them. A quarter of an hour.
 test-proofs: $(VENV)/.installed
