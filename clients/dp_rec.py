@@ -96,7 +96,8 @@ class DpRecClient(BaseClient):
         """
         run = self.config.run
         sizes = self.layout(self.model(Payload("weights", public.arrays)), public).sizes
-        stream = Stream(run_number(run.seed), number, self.node.partition, bytes.fromhex(payload.text("secret")))
+        told = (bytes.fromhex(payload.text(name)) for name in ("secret", "rotation"))
+        stream = Stream(run_number(run.seed), number, self.node.partition, *told)
         source = private_source(self.settings, run.seed, number, self.node.partition)
         profile = public.profile(self.settings)
         return released(self.settings, update, sizes, payload.number("sigma"), profile, stream, source, self.device)

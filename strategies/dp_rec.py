@@ -29,8 +29,9 @@ from fedwarm.codecs.dp_rec.settings import validated
 from fedwarm.coding.codec import RandomCodec
 from fedwarm.coding.layout import Layout
 from fedwarm.coding.replay import PlainSum, Round, Sum, digest, pack_rounds, replay_bytes
+from fedwarm.coding.streams import SECRET_BYTES, client_secret, common_secret
 from fedwarm.core.arrays import Arrays, payload_bytes
-from fedwarm.core.payload import Payload
+from fedwarm.core.payload import Fact, Payload
 from fedwarm.core.seeds import derive
 from fedwarm.privacy.randomness import Source, keyed, normals
 from fedwarm.privacy.sampling import poisson_cohort
@@ -42,7 +43,6 @@ from fedwarm.settings.fields import SettingError, Value
 from fedwarm.settings.kinds import RULES
 
 REPLAY = "replay"
-SECRET_BYTES = 16
 
 
 class DpRec(BaseStrategy):
@@ -84,7 +84,7 @@ class DpRec(BaseStrategy):
 
     @cached_property
     def secret(self) -> bytes:
-        """What server and clients share in a central view; empty where seeds are public."""
+        """What streams, cohorts and padding of a central view are made of; never sent. Empty where seeds are public."""
         if not self.terms.central:
             return b""
         if self.settings.entropy == "seeded":
@@ -182,7 +182,12 @@ class DpRec(BaseStrategy):
         if rounds:
             packed = np.frombuffer(pack_rounds(rounds), np.uint8)
             return Payload("words", {REPLAY: packed}, metrics, {"digest": self.digest})
-        return Payload("weights", self.public.named(self.settings), metrics, {"secret": self.secret.hex()})
+        return Payload("weights", self.public.named(self.settings), metrics, self._secrets(stage.round, client))
+
+    def _secrets(self, number: int, client: int) -> dict[str, Fact]:
+        """What a client is told of the round's randomness: its own stream's secret and the rotation's, in a central view."""
+        own, common = client_secret(self.secret, number, client), common_secret(self.secret, number)
+        return {"secret": own.hex(), "rotation": common.hex()}
 
     def _missed(self, since: int, number: int) -> list[Round]:
         """The rounds that bring the model from before round `since` to before `number`; empty where the model is smaller."""

@@ -7,7 +7,7 @@ update v, K = 2^b shared candidates a block, a softmax draw among them, division
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -42,6 +42,7 @@ class RandomCodec:
         rotation: `none`, `hadamard` or `qr`.
         magnitude: `clip`: a block keeps its norm up to its cap; `scale`: every block but a zero one gets the norm of its share.
         debias: divide by the shrinkage.
+        nonce_bytes: of the nonce that each message begins with, 0 where streams are secret.
     """
 
     size: int
@@ -52,6 +53,7 @@ class RandomCodec:
     rotation: str = "hadamard"
     magnitude: str = "clip"
     debias: bool = True
+    nonce_bytes: int = 0
 
     def __post_init__(self) -> None:
         packed_bytes(len(self.blocks), self.bits)
@@ -78,8 +80,8 @@ class RandomCodec:
 
     @property
     def words_bytes(self) -> int:
-        """Bytes of one update's code words: ceil(B b / 8)."""
-        return packed_bytes(len(self.blocks), self.bits)
+        """Bytes of one update's message: ceil(B b / 8) of code words, behind the nonce."""
+        return self.nonce_bytes + packed_bytes(len(self.blocks), self.bits)
 
     @property
     def words_bits(self) -> int:
@@ -120,23 +122,27 @@ class RandomCodec:
     def encode(
         self, update: NDArray[np.floating], stream: Stream, source: Source = SYSTEM, device: torch.device = rec.CPU
     ) -> bytes:
-        """An update (d,) as code words, ceil(B b / 8) bytes; a zero update draws its indices uniformly.
+        """An update (d,) as code words, `words_bytes` with the nonce; a zero update draws its indices uniformly.
 
         Args:
             update: what training changed, in the layout that both sides share.
             stream: whose candidates.
-            source: private bytes for the choice.
+            source: private bytes for the choice, and for the nonce.
             device: where the candidates are weighed.
 
         Raises:
             CodeError, UpdateError: the update cannot be coded; nothing was drawn.
         """
-        v = self.prepare(update, stream)
-        return pack(rec.encode(v, self.blocks.starts, self.bits, stream, source, device), self.bits)
+        v, nonce = self.prepare(update, stream), self._nonce(source)
+        own = replace(stream, nonce=nonce)
+        return nonce + pack(rec.encode(v, self.blocks.starts, self.bits, own, source, device), self.bits)
 
     def absent(self, source: Source = SYSTEM) -> bytes:
         """Code words of nobody: uniform indices, which a zero update's are too."""
-        return pack(integers(len(self.blocks), self.bits, source), self.bits)
+        return self._nonce(source) + pack(integers(len(self.blocks), self.bits, source), self.bits)
+
+    def _nonce(self, source: Source) -> bytes:
+        return source(self.nonce_bytes) if self.nonce_bytes else b""
 
     # The server's half
 
@@ -146,7 +152,8 @@ class RandomCodec:
         Raises:
             CodeError: the bytes are not what `encode` writes.
         """
-        return rec.decode(unpack(words, len(self.blocks), self.bits), self.blocks.starts, stream)
+        nonce, indices = words[: self.nonce_bytes], words[self.nonce_bytes :]
+        return rec.decode(unpack(indices, len(self.blocks), self.bits), self.blocks.starts, replace(stream, nonce=nonce))
 
     def mean(self, total: Vector, count: int, stream: Stream) -> Vector:
         """The mean update (d,) from a sum of `count` candidates: scaled, debiased, rotated back.

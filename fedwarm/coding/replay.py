@@ -36,12 +36,12 @@ class Sum:
         Raises:
             CodeError: the bytes are not what the codec writes; the sum is as before.
         """
-        self._total += self._codec.candidate(words, Stream(self._run, self._round, client, self._secret))
+        self._total += self._codec.candidate(words, Stream.under(self._secret, self._run, self._round, client))
         self.added += 1
 
     def mean(self, count: int) -> NDArray[np.float64]:
         """The mean update (d,) over the planned `count`, whoever was added."""
-        return self._codec.mean(self._total, count, Stream(self._run, self._round, 0, self._secret))
+        return self._codec.mean(self._total, count, Stream.under(self._secret, self._run, self._round, 0))
 
 
 class PlainSum:

@@ -1,11 +1,16 @@
 """Shared randomness: standard normals that every party draws alike, keyed by (run, round, client, block, candidate).
 
 Contract, version 1. A block's key is the first 16 bytes, as two little-endian words, of
-SHA-256("fedwarm/dp-rec/1", a zero byte, run, round, client, block as little-endian uint64, secret). Philox4x64-10 (Salmon,
+SHA-256("fedwarm/dp-rec/1", a zero byte, run, round, client, block as little-endian uint64, secret, nonce). Philox4x64-10 (Salmon,
 Moraes, Dror, Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011) runs under it with a counter of four words: word 3
 is the candidate, word 0 the number of the group of four outputs, starting at 1. Each output word is four uint16, least
 significant first, and each of them looks up one normal in `table()`. Integers and one table are the same bits everywhere.
-A round's rotation has the key of the label "fedwarm/dp-rec/1/rotation", run and round, and one sign from each bit.
+A round's rotation has the key of the label "fedwarm/dp-rec/1/rotation", run, round and the round's secret, and one sign from each
+bit.
+
+Where streams are secret, a client is told its own secret of the round and the rotation's, both made of a master that stays at the
+server. Where they are public, the client draws a nonce for each message, which travels with it: so nobody chooses candidates
+beforehand, and no two messages share any, whatever their seeds.
 """
 
 from __future__ import annotations
@@ -24,6 +29,7 @@ BINS = 1 << 16
 UNIT = 2.0**-20
 TABLE_SHA256 = "e2fdf2ad09eccf9e0f2de2d4f536698caa7b9e0e914f164e18b4f4e7db5a7d56"
 PER_WORD = 4
+SECRET_BYTES = NONCE_BYTES = 16
 
 Key = tuple[int, int]
 
@@ -32,13 +38,24 @@ Key = tuple[int, int]
 class Stream:
     """Whose randomness it is: one client's update in one round of one run; each number in [0, 2^64).
 
-    `secret` empty: anyone can redraw the stream. Else only those who hold the secret can.
+    Attributes:
+        run, round, client: as said.
+        secret: of this stream; empty: anyone can redraw it, else only those who hold the secret.
+        common: the secret of the round's rotation, which all its clients hold.
+        nonce: drawn by the client for this message.
     """
 
     run: int
     round: int
     client: int
     secret: bytes = b""
+    common: bytes = b""
+    nonce: bytes = b""
+
+    @staticmethod
+    def under(master: bytes, run: int, number: int, client: int) -> Stream:
+        """The stream of a client in a round; of no master, a public one."""
+        return Stream(run, number, client, client_secret(master, number, client), common_secret(master, number))
 
     def key(self, block: int) -> Key:
         """The Philox key of a block.
@@ -46,11 +63,28 @@ class Stream:
         Raises:
             ValueError: a number is negative or has more than 64 bits.
         """
-        return _key(LABEL, (self.run, self.round, self.client, block), self.secret)
+        return _key(LABEL, (self.run, self.round, self.client, block), self.secret + self.nonce)
 
     def rotation(self) -> Key:
         """The key of the round's rotation, which all clients of the round share."""
-        return _key(LABEL + b"/rotation", (self.run, self.round), self.secret)
+        return _key(LABEL + b"/rotation", (self.run, self.round), self.common)
+
+
+def client_secret(master: bytes, number: int, client: int) -> bytes:
+    """A client's secret of a round, 16 bytes, out of the server's master; nothing of others follows from it."""
+    return _secret(b"stream", master, number, client)
+
+
+def common_secret(master: bytes, number: int) -> bytes:
+    """The secret of a round's rotation."""
+    return _secret(b"rotation", master, number)
+
+
+def _secret(label: bytes, master: bytes, *numbers: int) -> bytes:
+    if not master:
+        return b""
+    told = b"%s/%s\0%s" % (LABEL, label, struct.pack(f"<{len(numbers)}Q", *numbers))
+    return hashlib.shake_256(told + master).digest(SECRET_BYTES)
 
 
 def _key(label: bytes, numbers: tuple[int, ...], secret: bytes) -> Key:

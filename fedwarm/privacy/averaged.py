@@ -21,15 +21,16 @@ as adding their noise. Vectors of nobody have w = tau = 1; w is the least over a
 from __future__ import annotations
 
 from functools import lru_cache
-from math import ceil, log, sqrt
+from math import ceil, exp, log, sqrt
 
 import numpy as np
 
 from fedwarm.privacy.random_coding import Curve
 
 VARIANCES = np.concatenate([np.arange(0.6, 0.8, 0.04), np.arange(0.8, 0.985, 0.01), [0.99, 0.993, 0.996, 0.998]])
-NORMS, STEP, WIDEST, CENTRES, REACH = 8, 1 / 64, 16.0, 65, 9.0
+NORMS, STEP, WIDEST, CENTRES, REACH = 8, 1 / 64, 16.0, 65, 14.0
 MARGIN = 1e-3
+LARGEST = 40.0  # epsilon up to which that holds
 RESERVED = 0.1
 
 
@@ -42,8 +43,8 @@ def share(bits: int, norm: float, variance: float) -> float:
     """w of step 2 for one norm c and tau^2 = variance < 1: max over a of min over t of p(t) / N(t; a, tau^2).
 
     Far out on the right g is nearly K, the ratio falls on and is least at a / (1 - tau^2), where nothing lies. So t is within
-    `REACH` tau of a, and what a normal has beyond that is paid by the slack. A grid of 0.04 is wrong by less than 3e-4, for which
-    `shares` has a margin.
+    `REACH` tau of a, and what a normal has beyond that is paid by the slack, 1 + e^epsilon times as it is missing on both
+    sides. A grid of 0.04 is wrong by less than 3e-4, for which `shares` has a margin.
     """
     t = np.arange(-REACH, norm + REACH, 0.04)
     base = log_density_ratio(t, bits, norm) - t**2 / 2 + log(variance) / 2
@@ -74,7 +75,7 @@ def hidden(bits: int, cap: float, blocks: int, others: int, slack: float) -> flo
     if others < 1 or cap > WIDEST:
         return 0.0
     counts, best = np.arange(1, others + 1), 0.0
-    slack -= blocks * others * 2 * float(ndtr(-REACH))
+    slack -= blocks * others * 2 * float(ndtr(-REACH)) * (1 + exp(LARGEST))
     for w, variance in zip(shares(bits, max(1, ceil(cap / STEP - 1e-9))), VARIANCES, strict=True):
         fits = blocks * bdtr(counts - 1, others, max(float(w), 0.0)) <= slack
         best = max(best, float(variance * counts[fits].max(initial=0)))

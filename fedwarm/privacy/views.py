@@ -18,7 +18,7 @@ from functools import cached_property
 from math import sqrt
 
 from fedwarm.privacy.accountant import EVERYONE, Accountant
-from fedwarm.privacy.averaged import RESERVED, hidden
+from fedwarm.privacy.averaged import LARGEST, RESERVED, hidden
 from fedwarm.privacy.events import ADJACENCIES, Event, Gaussian, RandomCoding, Sampled, Within
 from fedwarm.privacy.sampling import Slots, slots
 from fedwarm.settings.fields import SettingError
@@ -95,17 +95,27 @@ class Terms:
         return self._averaged(release)
 
     def _averaged(self, release: RandomCoding) -> Event:
-        """A coded release with credit for the other vectors of its sum (see `averaged`); a tenth of delta pays for it.
+        """A coded release with credit for the other vectors of its sum (see `averaged`), which a tenth of delta pays for.
 
-        Sums of so few vectors that it would be none are priced like one vector.
+        Without that credit where the planned rounds cost less so, as those of few vectors and single bits may, or more than the
+        proof covers.
         """
         slack = RESERVED * self.delta / self.rounds
         cap = sqrt(min(release.energy, max(cap for cap, _ in release.caps)))
         blocks = sum(count for _, count in release.caps)
         variance = hidden(release.bits, cap, blocks, self.slots.count - 1, slack)
-        if variance <= 1:
-            return Sampled(release, self.rate)
-        return Within(Sampled(Gaussian(release.energy / variance), self.rate), slack)
+        alone = Sampled(release, self.rate)
+        if not variance:
+            return alone
+        averaged = Within(Sampled(Gaussian(release.energy / variance), self.rate), slack)
+        most = min(self._planned(alone), LARGEST)
+        return averaged if self._planned(averaged) <= most else alone
+
+    def _planned(self, event: Event) -> float:
+        """Epsilon of so many rounds."""
+        account = self.accountant()
+        account.spend(event, times=self.rounds)
+        return account.epsilon()
 
     def accountant(self) -> Accountant:
         """An empty account under these terms."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from fedwarm.settings.fields import SettingError, Value
 from strategies.dp_rec import DpRec
 from tests.runs import Outcome, run, same
 
-ROUNDS, CLIENTS, SIGMA, BITS = 3, 4, 0.5, 5
+ROUNDS, CLIENTS, SIGMA, BITS, NONCE = 3, 4, 0.5, 5, 16
 FAST: dict[str, Value] = {
     "num-server-rounds": ROUNDS,
     "local-epochs": 1,
@@ -76,22 +77,22 @@ def sent(outcome: Outcome) -> list[bytes]:
 def test_a_client_sends_so_many_bits_a_block_and_no_more(usual: Outcome) -> None:
     coder = codec(parse({"method": "dp_rec", **FAST}))
     blocks = len(coder.blocks)
-    assert blocks == 4 and coder.words_bytes == -(-blocks * BITS // 8) == 3
+    assert blocks == 4 and coder.words_bytes == NONCE + -(-blocks * BITS // 8) == 19
     rows = [row for row in usual.ledger if row["stage"] == "round"]
     assert len(rows) == ROUNDS * CLIENTS
-    assert {(row["payload_bytes_up"], row["wire_bytes_up"]) for row in rows} == {(3, 131)}
+    assert {(row["payload_bytes_up"], row["wire_bytes_up"]) for row in rows} == {(19, 147)}
     dense = sum(a.nbytes + 128 for a in usual.model.values())
-    assert {row["wire_bytes_down"] for row in rows} == {dense} and dense > 100 * 131
+    assert {row["wire_bytes_down"] for row in rows} == {dense} and dense > 100 * 147
     totals = usual.results["totals"]
     assert totals["parameters"] == sum(a.size for a in usual.model.values())
-    assert totals["bits_per_parameter_up"] == pytest.approx(24 / totals["parameters"])
+    assert totals["bits_per_parameter_up"] == pytest.approx(8 * 19 / totals["parameters"])
 
 
 def test_nothing_that_depends_on_data_leaves_but_code_words(usual: Outcome) -> None:
     for reply in trained(usual):
         said = from_records(reply.content)
         assert (said.kind, list(said.arrays), said.metrics, list(said.facts)) == ("words", ["words"], {}, ["ticket"])
-        assert said.arrays["words"].dtype == np.uint8 and said.arrays["words"].shape == (3,)
+        assert said.arrays["words"].dtype == np.uint8 and said.arrays["words"].shape == (19,)
     described = [from_records(reply.content) for reply in usual.replies if reply.metadata.message_type == "query"]
     assert len(described) == CLIENTS
     for i, told in enumerate(sorted(described, key=lambda p: p.count("partition"))):
@@ -102,7 +103,8 @@ def test_nothing_that_depends_on_data_leaves_but_code_words(usual: Outcome) -> N
 
 
 def slowly(words: bytes, coder: RandomCodec, stream: Stream) -> np.ndarray[Any, Any]:
-    """One client's decoded update, bit by bit and block by block."""
+    """One client's decoded update, bit by bit and block by block, under its nonce."""
+    stream, words = replace(stream, nonce=words[:NONCE]), words[NONCE:]
     bits = [words[i // 8] >> (i % 8) & 1 for i in range(len(words) * 8)]
     indices = [sum(bits[j * BITS + i] << i for i in range(BITS)) for j in range(len(coder.blocks))]
     assert indices == unpack(words, len(coder.blocks), BITS).tolist()

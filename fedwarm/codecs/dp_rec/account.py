@@ -17,8 +17,10 @@ from fedwarm.core.payload import PayloadError
 from fedwarm.privacy.accountant import Accountant
 from fedwarm.privacy.clipping import norm_of
 from fedwarm.privacy.views import Release, Terms
+from fedwarm.settings.fields import SettingError
 
 DEVIATIONS = 8
+WIRE = 2  # of messages: with nonces, or secrets that open one stream each
 ESTIMATE = "epsilon of the view central_limit is an estimate: it takes the sum's noise as Gaussian; central_certified has a bound"
 COHORTS = "the ledger names the cohorts, which the guarantee of a central view keeps secret: do not publish this folder"
 
@@ -112,8 +114,15 @@ class Account:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps, as JSON."""
-        return {"account": self.spent.state(), "sigma": self.sigma}
+        return {"account": self.spent.state(), "sigma": self.sigma, "wire": WIRE}
 
     def restore(self, facts: Mapping[str, Any]) -> None:
-        """Take up what `state` gave."""
+        """Take up what `state` gave.
+
+        Raises:
+            SettingError: the run was begun by an older version, whose candidates other runs of its seed share, and whose clients
+                of a central view can draw its cohorts and padding.
+        """
+        if self.private and (self.settings.mechanism == "coding" or self.terms.central) and facts.get("wire") != WIRE:
+            raise SettingError("this run's messages are of an older version, which promises less; begin it anew with --fresh")
         self.spent, self.sigma = Accountant.from_state(facts["account"]), float(facts["sigma"])

@@ -18,7 +18,7 @@ from fedwarm.codecs.dp_rec.settings import DpRec
 from fedwarm.coding.blocks import Blocks, even, fixed_size, kl_adaptive, per_tensor
 from fedwarm.coding.codec import RandomCodec
 from fedwarm.coding.rotation import padded
-from fedwarm.coding.streams import Stream
+from fedwarm.coding.streams import NONCE_BYTES, Stream
 from fedwarm.core.arrays import Arrays
 from fedwarm.core.seeds import derive, numpy_generator
 from fedwarm.privacy.clipping import clip, noised
@@ -123,7 +123,13 @@ def codec_of(settings: DpRec, sizes: Sequence[int], sigma: float, profile: Vecto
         rotation=rotation_of(settings),
         magnitude=settings.magnitude,
         debias=settings.debias,
+        nonce_bytes=nonce_bytes(settings),
     )
+
+
+def nonce_bytes(settings: DpRec) -> int:
+    """Bytes of the nonce before a message's code words: where streams are public, so that nobody knows them beforehand."""
+    return NONCE_BYTES if settings.view == "local" and settings.mechanism == "coding" else 0
 
 
 def private_source(settings: DpRec, seed: int, *keys: str | int) -> Source:
@@ -156,5 +162,5 @@ def released(
 
 
 def run_number(seed: int) -> int:
-    """The number of the run in the shared streams: the same seed draws the same candidates."""
+    """The number of the run in the shared streams, which nonces or secrets tell from other runs of the same seed."""
     return derive(seed, "dp-rec")

@@ -17,6 +17,7 @@ from fedwarm.codecs.dp_rec.settings import DpRec, validated
 from fedwarm.coding.blocks import Blocks, even
 from fedwarm.coding.packing import packed_bytes
 from fedwarm.coding.rotation import padded
+from fedwarm.coding.streams import NONCE_BYTES
 from fedwarm.privacy.accountant import Accountant
 from fedwarm.privacy.events import Gaussian, dp_sgd_step
 from fedwarm.privacy.views import Release, Terms, calibrate
@@ -149,7 +150,8 @@ class Answer:
         level: whom it protects, `client` or `example`.
         slots: n, vectors in every sum; reserved_delta: what of delta is kept for cohorts that do not fit.
         releases: participations (local), rounds (central views) or steps (dp-sgd) that add up.
-        message_bits, message_bytes: of one client's code words or update; None: not known, or not sent.
+        message_bits: of one client's code words or update; None: not known, or not sent.
+        message_bytes: the same in whole bytes, and the nonce before code words of the local view.
     """
 
     mechanism: str
@@ -201,7 +203,8 @@ class Answer:
     def _message(self) -> list[tuple[str, str]]:
         if self.message_bits is None:
             return []
-        size = f"{_count(self.message_bits, 'bit')} in {_count(self.message_bytes or 0, 'byte')}"
+        nonce = f", {NONCE_BYTES} of them a nonce" if self.cut and self.view == "local" else ""
+        size = f"{_count(self.message_bits, 'bit')} in {_count(self.message_bytes or 0, 'byte')}{nonce}"
         each = "" if self.bits_per_parameter is None else f"; {self.bits_per_parameter:.3g} bits per parameter"
         cut = self.cut
         if cut is None:
@@ -259,7 +262,7 @@ def _of_updates(q: Question) -> Answer:
         releases=terms.rounds if terms.central else terms.participations or terms.rounds,
         noise_multiplier=sqrt(n) * sigma / q.clip,
         message_bits=bits or None,
-        message_bytes=packed_bytes(bits, 1) or None,
+        message_bytes=(packed_bytes(bits, 1) + dp_rec.nonce_bytes(q)) if bits else None,
         bits_per_parameter=bits / q.update_size if q.update_size else None,
         cut=cut,
     )

@@ -94,9 +94,12 @@ def test_normals_are_normal() -> None:
 
 def test_every_part_of_a_key_counts() -> None:
     streams = [Stream(1, 2, 3), Stream(2, 1, 3), Stream(1, 3, 2), Stream(1, 2, 4), Stream(1, 2, 3, b"x"), Stream(1, 2, 3, b"y")]
-    keys = [s.key(b) for s in streams for b in (0, 1)] + [s.rotation() for s in streams if s.client == 3]
+    streams += [Stream(1, 2, 3, nonce=b"x" * 16), Stream(1, 2, 3, b"x", nonce=b"z")]
+    rounds = [Stream(1, 2, 3), Stream(2, 1, 3), Stream(1, 3, 2), Stream(1, 2, 3, common=b"x"), Stream(1, 2, 3, common=b"y")]
+    keys = [s.key(b) for s in streams for b in (0, 1)] + [s.rotation() for s in rounds]
     assert len(set(keys)) == len(keys)
     assert Stream(1, 2, 3).rotation() == Stream(1, 2, 9).rotation(), "all clients of a round share its rotation"
+    assert Stream(1, 2, 3, b"x", nonce=b"z").rotation() == Stream(1, 2, 3).rotation()
 
 
 @pytest.mark.parametrize("bad", [-1, 1 << 64])
@@ -116,7 +119,7 @@ def test_signs_are_fair_and_repeat() -> None:
 PROGRAM = """
 import hashlib
 from fedwarm.coding.streams import Stream, normals, signs
-s = Stream(2**64 - 1, 7, 11, b"secret")
+s = Stream(2**64 - 1, 7, 11, b"secret", b"secret")
 h = hashlib.sha256()
 for block in range(3):
     for candidate in (0, 1, 127, 65535):

@@ -142,3 +142,17 @@ def test_what_is_certified_of_the_published_tables(
     terms, coded = Terms("central_certified", 1e-5, population, cohort, 20), RandomCoding(7, energy, ((cap, blocks),))
     assert terms.epsilon(coded) == pytest.approx(epsilon, abs=0.02)
     assert replace(terms, view="central_limit").epsilon(coded) == pytest.approx({1.23: 1.0, 5.53: 4.0}[epsilon], abs=0.01)
+
+
+@pytest.mark.parametrize(("population", "cohort", "rounds", "cap"), [(20, 10, 1, 1.0), (12, 6, 20, 0.36), (20, 2, 1, 0.36)])
+def test_credit_is_taken_where_it_is_less(population: int, cohort: int, rounds: int, cap: float) -> None:
+    """Of single bits and few vectors the bound without it is lower."""
+    terms, coded = Terms("central_certified", 1e-5, population, cohort, rounds), RandomCoding(1, 8 * cap, ((cap, 8),))
+    account = terms.accountant()
+    account.spend(Sampled(coded, terms.rate), times=rounds)
+    assert terms.epsilon(coded) == account.epsilon()
+
+
+def test_no_credit_beyond_what_the_proof_covers() -> None:
+    loud = RandomCoding(7, 4e4, ((4.0, 10_000),))
+    assert Terms("central_certified", 1e-5, 400, 100, 40).event(loud) == Sampled(loud, 0.25)

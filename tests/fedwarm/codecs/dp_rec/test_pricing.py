@@ -40,7 +40,7 @@ def test_two_bits_at_c_one() -> None:
 def test_four_blocks_and_eight_participations() -> None:
     found = ask(bits=7, blocks=4, sigma=2.0, participations=8, update_size=EMNIST_CNN)
     assert found.epsilon == pytest.approx(7.06, abs=5e-3)
-    assert (found.message_bits, found.message_bytes, found.releases) == (28, 4, 8)
+    assert (found.message_bits, found.message_bytes, found.releases) == (28, 4 + 16, 8)
     assert found.cut is not None and found.cut.norm == pytest.approx(0.25) and found.cut.within_rule
 
 
@@ -51,7 +51,7 @@ def test_a_hundred_blocks_at_c_one() -> None:
     assert found.cut is not None and found.cut.blocks == found.cut.rule_blocks == 100
     assert found.cut.norm == pytest.approx(1.0) and found.cut.within_rule
     assert found.cut.kl_nats * 100 == pytest.approx(50.0) and found.cut.kl_bits * 100 == pytest.approx(72.1, abs=0.05)
-    assert (found.message_bits, found.message_bytes) == (700, 88)
+    assert (found.message_bits, found.message_bytes) == (700, 88 + 16)
     assert found.bits_per_parameter == pytest.approx(6.9e-4, rel=0.01)
 
 
@@ -150,7 +150,10 @@ def test_epsilon_never_stands_alone() -> None:
     table = {line.split()[0]: line for line in rest}
     assert list(table) == ["view", "adjacency", "sampling", "noise", "message", "block", "rule", "Gaussian"]
     assert "local" in table["view"] and "zero_out" in table["adjacency"] and "a client: 8" in table["sampling"]
-    assert "28 bits in 4 bytes" in table["message"] and f"KL 0.03125 nats = {0.03125 / log(2):.4g} bits" in table["block"]
+    assert (
+        "28 bits in 20 bytes, 16 of them a nonce;" in table["message"]
+        and f"KL 0.03125 nats = {0.03125 / log(2):.4g} bits" in table["block"]
+    )
     assert table["rule"].endswith("kept") and not table["rule"].endswith("not kept")
 
 
