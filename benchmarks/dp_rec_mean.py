@@ -173,7 +173,8 @@ def detail_table(found: dict[str, Any]) -> str:
         cells = [f"{row['bits'] * row['blocks']}", f"{row['blocks']} x {row['bits']}", f"{row['energy'] ** -0.5:.4f}"]
         cells += [f"{row['norm']:.2f}", f"{row['shrinkage']:.3f}", f"{row['mse']:.4f} ± {row['mse_se']:.4f}"]
         cells += [f"{row['client_mse']:.5f} ± {row['client_mse_se']:.5f}", f"{row['predicted']:.5f}"]
-        lines.append("| " + " | ".join([*cells, f"{row['central_limit']:.3f}", f"{row['certified']:.3f}", f"{row['local']:.1f}"]) + " |")
+        cells += [f"{row['central_limit']:.3f}", f"{row['certified']:.3f}", f"{row['local']:.1f}"]
+        lines.append("| " + " | ".join(cells) + " |")
     for e, row in zip(EPSILONS, found["gaussian"], strict=True):
         cells = [
             "32,000",
