@@ -17,6 +17,7 @@ from fedwarm.core.told import joined
 from fedwarm.methods.fedavg_m import FedAvgM as Settings
 from fedwarm.rounds.server import BaseStrategy, Stage
 from fedwarm.training.directions import DIRECTION, STEPS, Mixture
+from fedwarm.training.plan import rate_of
 
 from .fedavg import FedAvg
 
@@ -55,7 +56,7 @@ class Directed(BaseStrategy):
     def absorb(self, stage: Stage, client: int, payload: Payload) -> None:
         super().absorb(stage, client, payload)
         if stage.name == "round":
-            path = self.config.run.rate(stage.round) * payload.number(STEPS)
+            path = rate_of(self.config.run, stage.round) * payload.number(STEPS)
             model = {name: array for name, array in payload.arrays.items() if name in self.arrays}
             ends = clipped(model, self.arrays, self.config.of(Robust).clip_norm)
             self.directions.add({name: _along(self.arrays[name], ends[name], path) for name in self.direction}, 1.0)

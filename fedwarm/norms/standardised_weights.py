@@ -52,11 +52,12 @@ class StandardisedConv2d(nn.Conv2d):
 @component(settings=StandardisedWeights)
 def standardised_weights(model: nn.Module, settings: StandardisedWeights) -> None:
     """No layers of normalisation; the weights of convolutions are standardised in every pass (FedWon, arXiv 2306.05879)."""
-    without(model, settings.residual or (1.0 if len(blocks(model)) <= FEW_BLOCKS else SMALL))
+    with_gain, branch = settings.gain, settings.residual or (1.0 if len(blocks(model)) <= FEW_BLOCKS else SMALL)
+    without(model, branch)
     for part in model.modules():
         if type(part) is nn.Conv2d:
             part.__class__ = StandardisedConv2d
-            gain = nn.Parameter(torch.ones_like(part.weight[:, :1, :1, :1])) if settings.gain else None
+            gain = nn.Parameter(torch.ones_like(part.weight[:, :1, :1, :1])) if with_gain else None
             part.register_parameter("gain", gain)
 
 

@@ -27,9 +27,22 @@ class Limits(Group, prefix="limits"):
         free=True,
     )
     most_rounds: int = setting(
-        0, "most private messages or trainings of a client in a run; 0: no such limit", low=0, node=True, free=True
+        0,
+        "most private messages or trainings of a client in a run; 0: no such limit",
+        low=0,
+        node=True,
+        free=True,
+        when=lambda r: r.accounted,
     )
-    delta: float = setting(1e-5, "delta that limits.most-epsilon is at", low=1e-300, high=0.5, node=True, free=True)
+    delta: float = setting(
+        1e-5,
+        "delta that limits.most-epsilon is at",
+        low=1e-300,
+        high=0.5,
+        node=True,
+        free=True,
+        when=lambda r: r["limits.most-epsilon"] > 0,
+    )
 
     @property
     def private(self) -> bool:

@@ -106,10 +106,6 @@ class General(Group):
     )
     own_settings: tuple[Group, ...] = field(default=(), repr=False)
 
-    def rate(self, number: int) -> float:
-        """Step size in a round, counted from 1; what is trained before the first has the first's."""
-        return self.learning_rate * self.learning_rate_decay ** (max(1, number) - 1)
-
 
 @dataclass(frozen=True)
 class Config:

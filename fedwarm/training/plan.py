@@ -34,7 +34,7 @@ class Plan:
         return cls(
             run.local_epochs if epochs is None else epochs,
             run.batch_size,
-            learning_rate or run.rate(number),
+            learning_rate or rate_of(run, number),
             run.momentum,
             run.weight_decay,
             run.optimiser,
@@ -47,6 +47,11 @@ class Plan:
         make = OPTIMISERS.load(self.optimiser)
         made: torch.optim.Optimizer = make(parameters, self, *own_of(make, self.own_settings))
         return made
+
+
+def rate_of(run: General, number: int) -> float:
+    """Step size in a round, counted from 1; what is trained before the first has the first's."""
+    return run.learning_rate * run.learning_rate_decay ** (max(1, number) - 1)
 
 
 def steps_of(examples: int, batch_size: int, epochs: int) -> int:

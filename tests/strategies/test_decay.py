@@ -11,6 +11,7 @@ import pytest
 from fedwarm.catalogue import parse
 from fedwarm.flower.wire import from_records
 from fedwarm.settings.fields import Value
+from fedwarm.training.plan import rate_of
 from tests.runs import Outcome, run, same
 
 SETTINGS: dict[str, Value] = {
@@ -21,7 +22,7 @@ SETTINGS: dict[str, Value] = {
 
 def test_a_rounds_step_size() -> None:
     given = parse({"learning-rate": 0.1, "learning-rate-decay": 0.5}).run
-    assert [given.rate(number) for number in (0, 1, 2, 4)] == pytest.approx([0.1, 0.1, 0.05, 0.0125])
+    assert [rate_of(given, number) for number in (0, 1, 2, 4)] == pytest.approx([0.1, 0.1, 0.05, 0.0125])
 
 
 def test_the_second_round_moves_half_as_far(tmp_path: Path) -> None:

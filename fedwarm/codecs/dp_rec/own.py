@@ -97,6 +97,7 @@ class Own:
         """
         settings, limits = self.settings, self.limits
         limits.check_run(self.private, settings.entropy == "system")
+        self._check_count(number)
         if not self.private:
             return {}
         if not 0 <= number <= self.config.run.num_server_rounds:
@@ -107,10 +108,15 @@ class Own:
         blocks = None if profile is None else blocks_of(settings, sizes, sigma, profile)
         release = release_of(settings, sizes, sigma, blocks)
         self._adopt(release)
+        self._check_count(number)
         if (self.action, number) not in self._booked():
-            limits.check_count(len(self._booked()))
             self._check_spent(release)
         return self._entry(self.action, number, release)
+
+    def _check_count(self, number: int) -> None:
+        booked = self._booked()
+        if (self.action, number) not in booked:
+            self.limits.check_count(len(booked))
 
     def keep(self, number: int, drawn: Arrays, entry: Entry) -> Arrays:
         """What is to be sent of what was drawn for a round; it and its booking are on the disk then.

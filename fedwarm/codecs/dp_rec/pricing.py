@@ -150,8 +150,7 @@ class Answer:
         level: whom it protects, `client` or `example`.
         slots: n, vectors in every sum; reserved_delta: what of delta is kept for cohorts that do not fit.
         releases: participations (local), rounds (central views) or steps (dp-sgd) that add up.
-        message_bits: of one client's code words or update; None: not known, or not sent.
-        message_bytes: the same in whole bytes, and the nonce before code words of the local view.
+        message_bits, message_bytes: of one client's code words or update, bytes with the nonce; None: not known, or not sent.
     """
 
     mechanism: str
@@ -206,8 +205,7 @@ class Answer:
         nonce = f", {NONCE_BYTES} of them a nonce" if self.cut and self.view == "local" else ""
         size = f"{_count(self.message_bits, 'bit')} in {_count(self.message_bytes or 0, 'byte')}{nonce}"
         each = "" if self.bits_per_parameter is None else f"; {self.bits_per_parameter:.3g} bits per parameter"
-        cut = self.cut
-        if cut is None:
+        if (cut := self.cut) is None:
             return [("message", f"{size}{each}")]
         of = f"{cut.block_size} numbers" if cut.block_size else "3 numbers or more"
         times = self.epsilon / cut.gaussian_epsilon if cut.gaussian_epsilon else 1.0
