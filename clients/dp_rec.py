@@ -42,7 +42,7 @@ class DpRecClient(BaseClient):
 
     def round(self, payload: Payload) -> Payload:
         number = payload.count("round", 1)
-        own = Own(self.config, self.node, "round", SENT)
+        own = Own(self.config, self.node, "round", SENT, self.config.run.fraction_train)
         sent = own.again(number)
         if sent is None:
             public = self.public(payload, number)

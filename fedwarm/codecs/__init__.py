@@ -116,8 +116,13 @@ class Codec:
         """
         return reply
 
-    def guarded(self, node: Node, place: Place, sent: Payload, reference: Arrays, encode: Callable[[], Payload]) -> Payload:
+    def guarded(
+        self, node: Node, place: Place, sent: Payload, reference: Arrays, encode: Callable[[], Payload], share: float = 1.0
+    ) -> Payload:
         """The reply that `encode` makes, as far as the account that a client keeps of its own allows it; kept there, if need be.
+
+        Args:
+            share: of the clients that are asked in a round.
 
         Raises:
             RefusalError: it does not; nothing was drawn.

@@ -135,7 +135,8 @@ class BaseClient:
         def encode() -> Payload:
             return self.codec.encode(reply, payload, reference, place, self.device)
 
-        return self.codec.guarded(self.node, place, payload, reference, encode)
+        share = self.config.run.fraction_train if Run.of(self.config).samples else 1.0
+        return self.codec.guarded(self.node, place, payload, reference, encode, share)
 
     def reference(self, action: str, payload: Payload) -> Arrays:
         """What the server knows beforehand of the arrays that an action answers with."""

@@ -13,7 +13,7 @@ import torch
 
 from clients import trainer_class
 from fedwarm.catalogue import parse
-from fedwarm.codecs.dp_rec.own import ACCOUNT
+from fedwarm.codecs.dp_rec.own import ACCOUNT, Own
 from fedwarm.core.arrays import Arrays, from_module
 from fedwarm.core.payload import Payload
 from fedwarm.core.refusals import RefusalError, reason_of
@@ -271,3 +271,12 @@ def test_what_a_client_says_is_counted_by_known_reasons_alone() -> None:
     said = ["refused (noise): too little", "refused (<script>): x", "refused (nonsense): y", "it is not here", ""]
     ledger = Ledger(Entry(1, "round", i, 0, 0, 0, 0, 0.0, text) for i, text in enumerate(said))
     assert ledger.refusals() == {"noise": 1}
+
+
+def test_where_a_method_asks_everybody_the_least_noise_is_that_of_everybody(tmp_path: Path) -> None:
+    """A share of the clients has no part in it, whatever `fraction-train` says: sigma is z C / sqrt(4), not z C / sqrt(2)."""
+    config = parse({"method": "fedavg", "codec": "dp-rec", "fraction-train": 0.5, "dp-rec.noise-multiplier": 2.0})
+    everybody, half = (Own(config, Node(0, 4, Store(tmp_path, "a1", 0)), "adapt", "sent-adapt", share) for share in (1.0, 0.5))
+    assert everybody.permit(0, 1.0, [100])
+    with refused("noise", "the settings of dp-rec come to a sigma of 1.41421, the server names 1"):
+        half.permit(0, 1.0, [100])

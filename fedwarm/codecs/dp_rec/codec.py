@@ -140,8 +140,10 @@ class Private(Codec):
         arrays = released(settings, update, layout.sizes, sent.number("sigma"), None, stream_of(place), source, device)
         return Payload("words" if WORDS in arrays else "weights", arrays, reply.metrics, reply.facts)
 
-    def guarded(self, node: Node, place: Place, sent: Payload, reference: Arrays, encode: Callable[[], Payload]) -> Payload:
-        own = Own(self.config, node, place.stage, f"sent-{place.stage}")
+    def guarded(
+        self, node: Node, place: Place, sent: Payload, reference: Arrays, encode: Callable[[], Payload], share: float = 1.0
+    ) -> Payload:
+        own = Own(self.config, node, place.stage, f"sent-{place.stage}", share)
         kept = own.again(place.round)
         entry = {} if kept is not None else own.permit(place.round, sent.number("sigma"), Layout.of(reference).sizes)
         told = encode()

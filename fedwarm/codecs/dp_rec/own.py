@@ -38,12 +38,14 @@ class Own:
         node: who the client is.
         action: what is asked for.
         name: what its messages are kept under.
+        share: of the clients that are asked in a round.
     """
 
     config: Config
     node: Node
     action: str
     name: str
+    share: float
 
     @property
     def settings(self) -> DpRec:
@@ -62,7 +64,7 @@ class Own:
     def terms(self) -> Terms:
         """What the run's guarantee is stated for where every client is here: where fewer are, the noise is no less."""
         run, clients = self.config.run, self.node.partitions
-        return terms_of(self.settings, clients, max(1, round(run.fraction_train * clients)), run.num_server_rounds)
+        return terms_of(self.settings, clients, max(1, round(self.share * clients)), run.num_server_rounds)
 
     # One answer
 
