@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from functools import cached_property
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from fedwarm.codecs import WORDS
 from fedwarm.codecs.dp_rec.own import Own
-from fedwarm.codecs.dp_rec.plan import codec_of, private_source, released, run_number
+from fedwarm.codecs.dp_rec.plan import Vector, codec_of, private_source, released, run_number
 from fedwarm.codecs.dp_rec.public import Public
 from fedwarm.codecs.dp_rec.settings import DpRec
 from fedwarm.coding.layout import Layout
@@ -46,9 +44,11 @@ class DpRecClient(BaseClient):
         sent = own.again(number)
         if sent is None:
             public = self.public(payload, number)
-            sizes = self.layout(self.model(Payload("weights", public.arrays)), public).sizes
-            entry = own.permit(number, payload.number("sigma"), sizes, public.profile(self.settings))
-            sent = own.keep(number, self.release(self.trained(public, number), payload, public, number), entry)
+            model = self.model(Payload("weights", public.arrays))
+            layout, profile = self.layout(model, public), public.profile(self.settings)
+            entry = own.permit(number, payload.number("sigma"), layout.sizes, profile)
+            update = self.trained(model, layout, public, number)
+            sent = own.keep(number, self.release(update, layout.sizes, profile, payload, number), entry)
         return Payload("words" if WORDS in sent else "weights", sent)
 
     def public(self, payload: Payload, number: int) -> Public:
@@ -81,23 +81,19 @@ class DpRecClient(BaseClient):
         """The model's parameters; counters and running statistics are never released."""
         return Layout.of(public.arrays, [name for name, _ in model.named_parameters()])
 
-    def trained(self, public: Public, number: int) -> NDArray[np.float64]:
+    def trained(self, model: nn.Module, layout: Layout, public: Public, number: int) -> Vector:
         """What training changes (d,), less the centre of the prior."""
-        model = self.model(Payload("weights", public.arrays))
-        layout = self.layout(model, public)
         self.fit(model, "train", number)
         return layout.difference(from_module(model), public.arrays) - public.centre(self.settings)
 
-    def release(self, update: NDArray[np.float64], payload: Payload, public: Public, number: int) -> Arrays:
+    def release(self, update: Vector, sizes: tuple[int, ...], profile: Vector | None, payload: Payload, number: int) -> Arrays:
         """The update as it leaves: code words, the update with noise, or only clipped.
 
         Raises:
             UpdateError: it holds NaN or infinity; nothing was drawn.
         """
         run = self.config.run
-        sizes = self.layout(self.model(Payload("weights", public.arrays)), public).sizes
         told = (bytes.fromhex(payload.text(name)) for name in ("secret", "rotation"))
         stream = Stream(run_number(run.seed), number, self.node.partition, *told)
         source = private_source(self.settings, run.seed, number, self.node.partition)
-        profile = public.profile(self.settings)
         return released(self.settings, update, sizes, payload.number("sigma"), profile, stream, source, self.device)

@@ -80,9 +80,18 @@ class BaseClient:
         return device_of(self.config.run.device)
 
     @cached_property
+    def facts(self) -> Run:
+        """What the run's settings come to."""
+        return Run.of(self.config)
+
+    @cached_property
     def level(self) -> Level:
         """What the run's account of privacy covers."""
-        return level_of(Run.of(self.config))
+        return level_of(self.facts)
+
+    def part(self, action: str) -> ClientPart | None:
+        """The half of a part that answers an action; None where the method does."""
+        return next((part for part in self.halves if action in part.actions), None)
 
     def tells(self, level: Level) -> Reasons:
         """What may leave in a private run, by name and with the reason (see `rounds.gate`)."""
@@ -95,7 +104,7 @@ class BaseClient:
 
     def gate(self, action: str) -> Gate:
         """What of an answer may leave."""
-        part = next((part for part in self.halves if action in part.actions), None)
+        part = self.part(action)
         if part is not None:
             return Gate.of(self.level, part)
         described = [DESCRIBED] if action == "describe" else []
@@ -108,10 +117,9 @@ class BaseClient:
             NotImplementedError: this method has no such action.
             RefusalError: this node's limits allow private runs alone.
         """
-        run = self.config.run
-        private = Run.of(self.config).hides or run.privacy != PRIVACY.first
+        private = self.facts.hides or self.config.run.privacy != PRIVACY.first
         self.config.of(Limits).check_run(private, system=True)
-        part = next((part for part in self.halves if action in part.actions), None)
+        part = self.part(action)
         do: Callable[[Payload], Payload] | None = getattr(self, action, None)
         if part is not None:
             return part.answer(action, payload, self)
@@ -135,7 +143,7 @@ class BaseClient:
         def encode() -> Payload:
             return self.codec.encode(reply, payload, reference, place, self.device)
 
-        share = self.config.run.fraction_train if Run.of(self.config).samples else 1.0
+        share = self.config.run.fraction_train if self.facts.samples else 1.0
         return self.codec.guarded(self.node, place, payload, reference, encode, share)
 
     def reference(self, action: str, payload: Payload) -> Arrays:

@@ -27,14 +27,10 @@ class Open:
         again = stage == self.stage
         if not again:
             self.stage, self.clients = stage, frozenset()
-        new = self.new(stage, clients)
+        new = tuple(client for client in clients if client not in self.clients)
         if not (again and account.terms.central):
             account.book(release, new)
         self.clients |= {*new}
-
-    def new(self, stage: str, clients: tuple[int, ...]) -> tuple[int, ...]:
-        """Those of the clients for whom the stage is not booked."""
-        return tuple(client for client in clients if stage != self.stage or client not in self.clients)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps, as JSON."""
