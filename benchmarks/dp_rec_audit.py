@@ -112,7 +112,7 @@ class Row:
 def codec_of(setting: Setting) -> RandomCodec:
     """The codec, sigma = 1."""
     size = NUMBERS * setting.blocks
-    return RandomCodec(size, setting.bits, 1.0, setting.energy**0.5, even(size, setting.blocks), setting.rotation)
+    return RandomCodec(size, 1.0, setting.energy**0.5, even(size, setting.blocks), setting.rotation, bits=setting.bits)
 
 
 def event_of(setting: Setting) -> Event:

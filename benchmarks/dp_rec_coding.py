@@ -100,7 +100,7 @@ def drawer(count: int, case: Case, generators: int) -> Part:
 
 def codec(case: Case) -> RandomCodec:
     """Rotated, in blocks of `block`; the blocks hold a KL that suits 7 bits."""
-    return RandomCodec(case.size, case.bits, ENERGY**-0.5, 1.0, fixed_size(padded(case.size, "hadamard"), case.block))
+    return RandomCodec(case.size, ENERGY**-0.5, 1.0, fixed_size(padded(case.size, "hadamard"), case.block), bits=case.bits)
 
 
 def parts(case: Case) -> dict[str, Part]:

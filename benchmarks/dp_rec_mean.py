@@ -73,7 +73,7 @@ class Plan:
     def codec(self) -> RandomCodec:
         """The codec, rotated as by default."""
         blocks = even(padded(SIZE, "hadamard"), self.blocks)
-        return RandomCodec(SIZE, self.bits, self.energy**-0.5, 1.0, blocks)
+        return RandomCodec(SIZE, self.energy**-0.5, 1.0, blocks, bits=self.bits)
 
     def release(self) -> RandomCoding:
         """What one client's bytes release."""

@@ -46,7 +46,7 @@ class DpRecClient(BaseClient):
             public = self.public(payload, number)
             model = self.model(Payload("weights", public.arrays))
             layout, profile = self.layout(model, public), public.profile(self.settings)
-            entry = own.permit(number, payload.number("sigma"), layout.sizes, profile)
+            entry = own.permit(number, payload.number("sigma"), layout.sizes, profile, tolerance_of(payload))
             update = self.trained(model, layout, public, number)
             sent = own.keep(number, self.release(update, layout.sizes, profile, payload, number), entry)
         return Payload("words" if WORDS in sent else "weights", sent)
@@ -96,4 +96,10 @@ class DpRecClient(BaseClient):
         told = (bytes.fromhex(payload.text(name)) for name in ("secret", "rotation"))
         stream = Stream(run_number(run.seed), number, self.node.partition, *told)
         source = private_source(self.settings, run.seed, number, self.node.partition)
-        return released(self.settings, update, sizes, payload.number("sigma"), profile, stream, source, self.device)
+        named = (payload.number("sigma"), profile, stream, source, self.device, tolerance_of(payload))
+        return released(self.settings, update, sizes, *named)
+
+
+def tolerance_of(payload: Payload) -> float:
+    """What a message of `poisson` is made with; 0 where the server names none."""
+    return payload.number("tolerance") if "tolerance" in payload.metrics else 0.0

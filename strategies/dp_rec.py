@@ -24,9 +24,9 @@ from fedwarm.codecs.dp_rec.booking import Open
 from fedwarm.codecs.dp_rec.codec import UPDATE
 from fedwarm.codecs.dp_rec.plan import codec_of, run_number
 from fedwarm.codecs.dp_rec.public import Public
+from fedwarm.codecs.dp_rec.settings import CODED, validated
 from fedwarm.codecs.dp_rec.settings import DpRec as Settings
-from fedwarm.codecs.dp_rec.settings import validated
-from fedwarm.coding.codec import RandomCodec
+from fedwarm.coding.codec import BlockCodec
 from fedwarm.coding.layout import Layout
 from fedwarm.coding.replay import PlainSum, Round, Sum, digest, pack_rounds, replay_bytes
 from fedwarm.coding.streams import SECRET_BYTES, client_secret, common_secret
@@ -61,7 +61,7 @@ class DpRec(BaseStrategy):
         self.open = Open()
         self.held: dict[int, int] = {}
         self.log: dict[int, Arrays] = {}
-        self._codec: tuple[object, RandomCodec] | None = None
+        self._codec: tuple[object, BlockCodec] | None = None
 
     # What follows from settings and fleet
 
@@ -92,11 +92,12 @@ class DpRec(BaseStrategy):
         return secrets.token_bytes(SECRET_BYTES)
 
     @property
-    def codec(self) -> RandomCodec:
+    def codec(self) -> BlockCodec:
         """This round's."""
         mean = self.public.mean
         if self._codec is None or self._codec[0] is not mean:
-            codec = codec_of(self.settings, self.layout.sizes, self.account.sigma, self.public.profile(self.settings))
+            told = (self.settings, self.layout.sizes, self.account.sigma, self.public.profile(self.settings))
+            codec = codec_of(*told, self.account.tolerance)
             self._codec = (mean, codec)
         return self._codec[1]
 
@@ -152,7 +153,7 @@ class DpRec(BaseStrategy):
     def expected(self, stage: Stage) -> Arrays:
         if stage.name != "round":
             return {}
-        if self.settings.mechanism == "coding":
+        if self.settings.mechanism in CODED:
             return {WORDS: np.zeros(self.codec.words_bytes, np.uint8)}
         return {UPDATE: np.zeros(self.layout.total, np.float32)}
 
@@ -166,7 +167,7 @@ class DpRec(BaseStrategy):
             self.open.book(self.account, self.release, f"round {stage.round}", stage.clients)
         self.booked = stage.round
         self.sum: Sum | PlainSum = PlainSum(self.layout.total)
-        if self.settings.mechanism == "coding":
+        if self.settings.mechanism in CODED:
             self.sum = Sum(self.codec, run_number(self.config.run.seed), stage.round, self.secret)
         self.words: Arrays = {}
         self.digest = digest(self.public.named(self.settings)) if self.log else ""
@@ -177,6 +178,8 @@ class DpRec(BaseStrategy):
         if stage.name != "round":
             return super().instruct(stage, client)
         metrics: dict[str, int | float] = {"round": stage.round, "sigma": self.account.sigma}
+        if self.account.tolerance:
+            metrics["tolerance"] = self.account.tolerance
         since = self.held.pop(client, stage.round)  # asked again, it is sent the model
         rounds = self._missed(since, stage.round)
         if rounds:

@@ -7,6 +7,7 @@ update v, K = 2^b shared candidates a block, a softmax draw among them, division
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -30,33 +31,26 @@ Vector = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class RandomCodec:
+class BlockCodec(ABC):
     """What both sides must know to speak; equal on both sides, or what is decoded is noise.
 
     Attributes:
         size: d, numbers of an update.
-        bits: b, bits a block.
         sigma: scale of the candidates, and so of the noise.
         clip: C, the most norm of an update.
         blocks: the cut of the rotated update; its total is `rotation.padded(size, rotation)`.
         rotation: `none`, `hadamard` or `qr`.
         magnitude: `clip`: a block keeps its norm up to its cap; `scale`: every block but a zero one gets the norm of its share.
-        debias: divide by the shrinkage.
-        nonce_bytes: of the nonce that each message begins with, 0 where streams are secret.
     """
 
     size: int
-    bits: int
     sigma: float
     clip: float
     blocks: Blocks
     rotation: str = "hadamard"
     magnitude: str = "clip"
-    debias: bool = True
-    nonce_bytes: int = 0
 
     def __post_init__(self) -> None:
-        packed_bytes(len(self.blocks), self.bits)
         for name, value in (("sigma", self.sigma), ("clip", self.clip)):
             if not (value > 0 and np.isfinite(value)):
                 raise CodeError(f"{name} = {value}; it must be positive and finite")
@@ -79,27 +73,14 @@ class RandomCodec:
         return self.blocks.caps(self.energy)
 
     @property
+    @abstractmethod
     def words_bytes(self) -> int:
-        """Bytes of one update's message: ceil(B b / 8) of code words, behind the nonce."""
-        return self.nonce_bytes + packed_bytes(len(self.blocks), self.bits)
+        """Bytes of one update's message, whatever the update."""
 
     @property
-    def words_bits(self) -> int:
-        """Bits of one update's code words: B b."""
-        return len(self.blocks) * self.bits
-
-    @cached_property
-    def _gain(self) -> Vector:
-        """What a decoded number is multiplied by: sigma / s(K, c_j) with c_j^2 = X share_j (padded,)."""
-        if not self.debias:
-            return np.full(1, self.sigma)
-        norms = np.sqrt(self.energy * np.asarray(self.blocks.shares))
-        nodes = np.unique(norms)
-        if nodes.size > NODES:
-            nodes = np.linspace(nodes[0], nodes[-1], NODES)
-        # rounded, so that the last bit of a machine's exponential does not enter what every machine must agree on
-        factors = np.array([round(shrinkage(self.bits, float(c)), 9) for c in nodes])
-        return self.blocks.spread(self.sigma / np.interp(norms, nodes, factors)) if nodes.size > 1 else self.sigma / factors
+    def gain(self) -> Vector:
+        """What a decoded number is multiplied by: one for all (1,), or one a number (padded,)."""
+        return np.full(1, self.sigma)
 
     # The client's half
 
@@ -119,41 +100,35 @@ class RandomCodec:
         limit = np.inf if self.magnitude == "scale" else 1.0
         return v * self.blocks.spread(np.where(squares > SMALLEST, np.minimum(factors, limit), 0.0))
 
+    @abstractmethod
     def encode(
         self, update: NDArray[np.floating], stream: Stream, source: Source = SYSTEM, device: torch.device = rec.CPU
     ) -> bytes:
-        """An update (d,) as code words, `words_bytes` with the nonce; a zero update draws its indices uniformly.
+        """An update (d,) as code words, `words_bytes`.
 
         Args:
             update: what training changed, in the layout that both sides share.
             stream: whose candidates.
-            source: private bytes for the choice, and for the nonce.
+            source: private bytes for the choice.
             device: where the candidates are weighed.
 
         Raises:
             CodeError, UpdateError: the update cannot be coded; nothing was drawn.
         """
-        v, nonce = self.prepare(update, stream), self._nonce(source)
-        own = replace(stream, nonce=nonce)
-        return nonce + pack(rec.encode(v, self.blocks.starts, self.bits, own, source, device), self.bits)
 
+    @abstractmethod
     def absent(self, source: Source = SYSTEM) -> bytes:
-        """Code words of nobody: uniform indices, which a zero update's are too."""
-        return self._nonce(source) + pack(integers(len(self.blocks), self.bits, source), self.bits)
-
-    def _nonce(self, source: Source) -> bytes:
-        return source(self.nonce_bytes) if self.nonce_bytes else b""
+        """Code words of nobody: those of a zero update."""
 
     # The server's half
 
+    @abstractmethod
     def candidate(self, words: bytes, stream: Stream) -> NDArray[np.float32]:
         """The chosen candidates (padded,), in units of sigma; their sums in float64 are exact, in any order.
 
         Raises:
             CodeError: the bytes are not what `encode` writes.
         """
-        nonce, indices = words[: self.nonce_bytes], words[self.nonce_bytes :]
-        return rec.decode(unpack(indices, len(self.blocks), self.bits), self.blocks.starts, replace(stream, nonce=nonce))
 
     def mean(self, total: Vector, count: int, stream: Stream) -> Vector:
         """The mean update (d,) from a sum of `count` candidates: scaled, debiased, rotated back.
@@ -163,12 +138,73 @@ class RandomCodec:
             count: the planned number of updates, whoever replied.
             stream: any stream of the round (its rotation is the round's).
         """
-        return restore(total * (self._gain / count), self.rotation, stream.rotation(), self.size)
+        return restore(total * (self.gain / count), self.rotation, stream.rotation(), self.size)
 
     def decode(self, words: bytes, stream: Stream) -> Vector:
-        """One update (d,), debiased: v + noise of scale sigma / s.
+        """One update (d,), debiased: v + noise.
 
         Raises:
             CodeError: the bytes are not what `encode` writes.
         """
         return self.mean(self.candidate(words, stream).astype(np.float64), 1, stream)
+
+
+@dataclass(frozen=True)
+class RandomCodec(BlockCodec):
+    """Minimal random coding: one of K = 2^b candidates a block, by b bits; the noise is sigma / s at most.
+
+    Attributes:
+        bits: b, bits a block.
+        debias: divide by the shrinkage.
+        nonce_bytes: of the nonce that each message begins with, 0 where streams are secret.
+    """
+
+    bits: int = 7
+    debias: bool = True
+    nonce_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        packed_bytes(len(self.blocks), self.bits)
+        super().__post_init__()
+
+    @property
+    def words_bytes(self) -> int:
+        """Bytes of one update's message: ceil(B b / 8) of code words, behind the nonce."""
+        return self.nonce_bytes + packed_bytes(len(self.blocks), self.bits)
+
+    @property
+    def words_bits(self) -> int:
+        """Bits of one update's code words: B b."""
+        return len(self.blocks) * self.bits
+
+    @cached_property
+    def gain(self) -> Vector:
+        """sigma / s(K, c_j) with c_j^2 = X share_j."""
+        if not self.debias:
+            return super().gain
+        norms = np.sqrt(self.energy * np.asarray(self.blocks.shares))
+        nodes = np.unique(norms)
+        if nodes.size > NODES:
+            nodes = np.linspace(nodes[0], nodes[-1], NODES)
+        # rounded, so that the last bit of a machine's exponential does not enter what every machine must agree on
+        factors = np.array([round(shrinkage(self.bits, float(c)), 9) for c in nodes])
+        return self.blocks.spread(self.sigma / np.interp(norms, nodes, factors)) if nodes.size > 1 else self.sigma / factors
+
+    def encode(
+        self, update: NDArray[np.floating], stream: Stream, source: Source = SYSTEM, device: torch.device = rec.CPU
+    ) -> bytes:
+        """Behind the nonce, which is private bytes too, an index a block; a zero update draws its indices uniformly."""
+        v, nonce = self.prepare(update, stream), self._nonce(source)
+        own = replace(stream, nonce=nonce)
+        return nonce + pack(rec.encode(v, self.blocks.starts, self.bits, own, source, device), self.bits)
+
+    def absent(self, source: Source = SYSTEM) -> bytes:
+        """Uniform indices."""
+        return self._nonce(source) + pack(integers(len(self.blocks), self.bits, source), self.bits)
+
+    def _nonce(self, source: Source) -> bytes:
+        return source(self.nonce_bytes) if self.nonce_bytes else b""
+
+    def candidate(self, words: bytes, stream: Stream) -> NDArray[np.float32]:
+        nonce, indices = words[: self.nonce_bytes], words[self.nonce_bytes :]
+        return rec.decode(unpack(indices, len(self.blocks), self.bits), self.blocks.starts, replace(stream, nonce=nonce))

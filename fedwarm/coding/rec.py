@@ -27,20 +27,21 @@ float64 normals and the update's numbers; of a block the K log-weights and their
 
 def log_weights(key: Key, v: NDArray[np.float64], bits: int, words: Words | None = None) -> NDArray[np.float64]:
     """l_k = <z_k, v> (K,) for the K = 2^bits candidates of one block; v (m,) in units of sigma, products and sums in float64."""
-    words, count = words or Words(), 1 << bits
+    return weigh(key, v, 0, 1 << bits, words or Words())
+
+
+def weigh(key: Key, v: NDArray[np.float64], first: int, count: int, words: Words) -> NDArray[np.float64]:
+    """<z_k, v> (count,) of the candidates from `first` on."""
     if v.size > CHUNK:
-        return np.array([_one(words.at(key, k), v) for k in range(count)])
+        return np.array([_one(words.at(key, k), v) for k in range(first, first + count)])
     width = -(-v.size // PER_WORD) * PER_WORD
     v = np.concatenate([v, np.zeros(width - v.size)])
     rows = min(count, CHUNK // width)
-    codes, drawn = np.empty((rows, width), np.uint16), np.empty((rows, width))
-    out = np.empty(count)
-    for first in range(0, count, rows):
-        some = min(rows, count - first)
-        for i in range(some):
-            codes[i] = words.at(key, first + i).codes(width)
-        np.take(wide_table(), codes[:some], out=drawn[:some], mode="clip")
-        out[first : first + some] = drawn[:some] @ v
+    drawn, out = np.empty((rows, width)), np.empty(count)
+    for done in range(0, count, rows):
+        some = min(rows, count - done)
+        np.take(wide_table(), words.rows(key, first + done, some, width), out=drawn[:some], mode="clip")
+        out[done : done + some] = drawn[:some] @ v
     return out
 
 
@@ -71,26 +72,25 @@ def encode(
         bits: b, 1 to 16; an index is in [0, 2^b).
         stream: whose candidates; both sides name the same.
         source: private bytes for the choice; never the stream.
-        device: where the log-weights are computed.
+        device: where the log-weights are computed; those of secret candidates always on the processor.
 
     Raises:
         CodeError: v holds NaN or infinity.
     """
     if not np.isfinite(v).all():
         raise CodeError("the vector to encode holds NaN or infinity")
-    words = Words()
+    words, here = stream.words(), device.type == "cpu" or bool(stream.secret)
     out = np.empty(len(starts) - 1, np.uint16)
     for j, (start, end) in enumerate(pairwise(starts.tolist())):
         key, part = stream.key(j), v[start:end]
-        here = device.type == "cpu"
         weights = log_weights(key, part, bits, words) if here else on_device.log_weights(key, part, bits, device)
         out[j] = choose(weights, source)
     return out
 
 
-def decode(indices: NDArray[np.uint16], starts: NDArray[np.int64], stream: Stream) -> NDArray[np.float32]:
+def decode(indices: NDArray[np.integer], starts: NDArray[np.int64], stream: Stream) -> NDArray[np.float32]:
     """The chosen candidates (d,), in units of sigma: multiples of 2^-20 below 8, so that float64 sums of them are exact."""
-    words, codes = Words(), np.empty(int(starts[-1]), np.uint16)
+    words, codes = stream.words(), np.empty(int(starts[-1]), np.uint16)
     for j, index in enumerate(indices.tolist()):
         start, end = int(starts[j]), int(starts[j + 1])
         codes[start:end] = words.at(stream.key(j), index).codes(end - start)[: end - start]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedwarm.coding.codec import RandomCodec
+from fedwarm.coding.codec import BlockCodec
 from fedwarm.coding.packing import CodeError
 from fedwarm.coding.streams import Stream
 
@@ -25,7 +25,7 @@ CLIENT = struct.Struct("<Q")
 class Sum:
     """The sum of one round's decoded updates."""
 
-    def __init__(self, codec: RandomCodec, run: int, number: int, secret: bytes = b"") -> None:
+    def __init__(self, codec: BlockCodec, run: int, number: int, secret: bytes = b"") -> None:
         self._codec, self._run, self._round, self._secret = codec, run, number, secret
         self._total = np.zeros(codec.blocks.total)
         self.added = 0
@@ -68,7 +68,7 @@ class Round:
     count: int
     words: Mapping[int, bytes]
 
-    def mean(self, codec: RandomCodec, run: int) -> NDArray[np.float64]:
+    def mean(self, codec: BlockCodec, run: int) -> NDArray[np.float64]:
         """The mean update (d,), bit for bit the server's; public seeds, as replay has no secret."""
         total = Sum(codec, run, self.number)
         for client in sorted(self.words):

@@ -8,9 +8,12 @@ significant first, and each of them looks up one normal in `table()`. Integers a
 A round's rotation has the key of the label "fedwarm/dp-rec/1/rotation", run, round and the round's secret, and one sign from each
 bit.
 
-Where streams are secret, a client is told its own secret of the round and the rotation's, both made of a master that stays at the
-server. Where they are public, the client draws a nonce for each message, which travels with it: so nobody chooses candidates
-beforehand, and no two messages share any, whatever their seeds.
+Where streams are secret, what is decoded must tell nothing of them, for which Philox was not made: there AES-128 in counter mode
+(NIST SP 800-38A, 6.5) stands in its place, under the same key, with the candidate in the upper and the number of the group in
+the lower half of the counter, both big-endian, from group 0. A client is told its own secret of the round and the rotation's,
+both made of a master that stays at the server. No guarantee rests on the rotation, which all clients of a round know: it is
+always Philox's. Where streams are public, the client draws a nonce for each message, which travels with it: so nobody chooses
+candidates beforehand, and no two messages share any, whatever their seeds.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ LABEL = b"fedwarm/dp-rec/1"
 BINS = 1 << 16
 UNIT = 2.0**-20
 TABLE_SHA256 = "e2fdf2ad09eccf9e0f2de2d4f536698caa7b9e0e914f164e18b4f4e7db5a7d56"
-PER_WORD = 4
+PER_WORD, PER_GROUP = 4, 8
 SECRET_BYTES = NONCE_BYTES = 16
 
 Key = tuple[int, int]
@@ -64,6 +67,10 @@ class Stream:
             ValueError: a number is negative or has more than 64 bits.
         """
         return _key(LABEL, (self.run, self.round, self.client, block), self.secret + self.nonce)
+
+    def words(self) -> Words:
+        """The generator of its candidates."""
+        return SecretWords() if self.secret else Words()
 
     def rotation(self) -> Key:
         """The key of the round's rotation, which all clients of the round share."""
@@ -117,6 +124,39 @@ class Words:
     def codes(self, count: int) -> NDArray[np.uint16]:
         """The next uint16; `count` is rounded up to whole words of four."""
         return self.take(-(-count // PER_WORD)).astype("<u8", copy=False).view("<u2")
+
+    def rows(self, key: Key, first: int, count: int, width: int) -> NDArray[np.uint16]:
+        """The first `width` uint16, a multiple of four, of each candidate from `first` on (count, width)."""
+        out = np.empty((count, width), np.uint16)
+        for i in range(count):
+            out[i] = self.at(key, first + i).codes(width)
+        return out
+
+
+class SecretWords(Words):
+    """AES-128 in counter mode, put back by `at`; not to be shared by threads."""
+
+    def __init__(self) -> None:
+        self._stream: Any = None
+
+    def at(self, key: Key, candidate: int) -> SecretWords:
+        from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+        counter = modes.CTR(struct.pack(">2Q", candidate, 0))
+        self._stream = Cipher(algorithms.AES(struct.pack("<2Q", *key)), counter).encryptor()
+        return self
+
+    def take(self, count: int) -> NDArray[np.uint64]:
+        return np.frombuffer(self._stream.update(bytes(8 * count)), "<u8")
+
+    def rows(self, key: Key, first: int, count: int, width: int) -> NDArray[np.uint16]:
+        from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+        counters = np.empty((count, -(-width // PER_GROUP), 2), ">u8")
+        counters[..., 0] = np.arange(first, first + count)[:, None]
+        counters[..., 1] = np.arange(counters.shape[1])
+        cipher = Cipher(algorithms.AES(struct.pack("<2Q", *key)), modes.ECB()).encryptor()
+        return np.frombuffer(cipher.update(counters.tobytes()), "<u2").reshape(count, -1)[:, :width]
 
 
 @cache

@@ -68,6 +68,16 @@ class Gaussian:
 
 
 @dataclass(frozen=True)
+class Simulated:
+    """Code words that decode to an update under noise N(0, sigma^2 I), for those who cannot draw the candidates.
+
+    For those who can, an index tells of the update what no noise covers: the price is infinite.
+    """
+
+    energy: float
+
+
+@dataclass(frozen=True)
 class Sampled:
     """An event in which each client (or example) takes part with probability `rate`, unseen.
 
@@ -86,7 +96,7 @@ class Within:
     slack: float
 
 
-Event = RandomCoding | Gaussian | Sampled | Within
+Event = RandomCoding | Gaussian | Simulated | Sampled | Within
 
 
 def dp_sgd_step(noise_multiplier: float, rate: float) -> Sampled:
@@ -132,6 +142,8 @@ def curves(event: Event, adjacency: str = "zero_out", top: int = TOP) -> Curves:
         return curves(event.event, adjacency, top)
     if isinstance(event, Sampled):
         raise SettingError("adjacency = 'replacement' has no proven bound under sampling; choose zero_out, or the local view")
+    if isinstance(event, Simulated):
+        return _zero_out(event, top)
     if isinstance(event, Gaussian):
         return _zero_out(Gaussian(4 * event.energy), top)
     return _replaced(_zero_out(event, 2 * top), top)
@@ -152,6 +164,10 @@ def _random_coding(event: RandomCoding, top: int) -> Curves:
 def _gaussian(event: Gaussian, top: int) -> Curves:
     curve = np.arange(2, top + 1) * event.energy / 2
     return Curves(curve, curve.copy())
+
+
+def _simulated(event: Simulated, top: int) -> Curves:
+    return Curves(np.full(top - 1, np.inf), np.full(top - 1, np.inf))
 
 
 def _sampled(event: Sampled, top: int) -> Curves:
@@ -176,4 +192,6 @@ def _replaced(wide: Curves, top: int) -> Curves:
     return Curves(curve, curve.copy())
 
 
-PRICES: dict[type, Callable[..., Curves]] = {RandomCoding: _random_coding, Gaussian: _gaussian, Sampled: _sampled}
+PRICES: dict[type, Callable[..., Curves]] = {
+    RandomCoding: _random_coding, Gaussian: _gaussian, Simulated: _simulated, Sampled: _sampled,
+}  # fmt: skip

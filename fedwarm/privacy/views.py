@@ -15,16 +15,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from math import sqrt
+from math import exp, sqrt
 
 from fedwarm.privacy.accountant import EVERYONE, Accountant
 from fedwarm.privacy.averaged import LARGEST, RESERVED, hidden
-from fedwarm.privacy.events import ADJACENCIES, Event, Gaussian, RandomCoding, Sampled, Within
+from fedwarm.privacy.events import ADJACENCIES, Event, Gaussian, RandomCoding, Sampled, Simulated, Within
 from fedwarm.privacy.sampling import Slots, slots
 from fedwarm.settings.fields import SettingError
 
 VIEWS = ("local", "central_certified", "central_limit")
-Release = RandomCoding | Gaussian
+Release = RandomCoding | Gaussian | Simulated
+TOLERATED = 0.01  # of delta, for messages whose law is only nearly what the account takes
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,14 @@ class Terms:
         """
         if not self.central:
             return release
+        if isinstance(release, Simulated):
+            return Within(self._normal(release), TOLERATED * self.delta / self.rounds)
         if self.view == "central_limit" or isinstance(release, Gaussian):
-            return Sampled(Gaussian(release.energy / self.slots.count), self.rate)
+            return self._normal(release)
         return self._averaged(release)
+
+    def _normal(self, release: Release) -> Sampled:
+        return Sampled(Gaussian(release.energy / self.slots.count), self.rate)
 
     def _averaged(self, release: RandomCoding) -> Event:
         """A coded release with credit for the other vectors of its sum (see `averaged`), which a tenth of delta pays for.
@@ -116,6 +122,16 @@ class Terms:
         account = self.accountant()
         account.spend(event, times=self.rounds)
         return account.epsilon()
+
+    def tolerance(self, release: Release) -> float:
+        """Total variation by which each message may differ from what the account takes it for; 0 where all are as it says.
+
+        All messages of a run differ by n T times as much at most, and (1 + e^epsilon) times that is added to delta; with epsilon
+        that of the planned run, what `event` sets aside of delta pays for it.
+        """
+        if not isinstance(release, Simulated):
+            return 0.0
+        return TOLERATED * self.delta / self.rounds / self.slots.count / (1 + exp(min(self.epsilon(release), LARGEST)))
 
     def accountant(self) -> Accountant:
         """An empty account under these terms."""

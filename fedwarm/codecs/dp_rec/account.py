@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import sqrt
 from typing import Any
 
@@ -20,7 +21,7 @@ from fedwarm.privacy.views import Release, Terms
 from fedwarm.settings.fields import SettingError
 
 DEVIATIONS = 8
-WIRE = 2  # of messages: with nonces, or secrets that open one stream each
+WIRE, CENTRAL_WIRE = 2, 3  # of messages: 2 with nonces, or secrets that open one stream each; 3 with AES for secret streams
 ESTIMATE = "epsilon of the view central_limit is an estimate: it takes the sum's noise as Gaussian; central_certified has a bound"
 COHORTS = "the ledger names the cohorts, which the guarantee of a central view keeps secret: do not publish this folder"
 
@@ -75,6 +76,11 @@ class Account:
         """Whether there is anything to account for."""
         return self.settings.mechanism != "none"
 
+    @cached_property
+    def tolerance(self) -> float:
+        """What messages of `poisson` are made with (see `Terms.tolerance`); 0 of all others."""
+        return self.terms.tolerance(self.release(())) if self.settings.mechanism == "poisson" else 0.0
+
     def release(self, sizes: Sequence[int], blocks: Blocks | None = None) -> Release:
         """What one message releases (see `plan.release_of`)."""
         return release_of(self.settings, sizes, self.sigma, blocks)
@@ -114,7 +120,7 @@ class Account:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps, as JSON."""
-        return {"account": self.spent.state(), "sigma": self.sigma, "wire": WIRE}
+        return {"account": self.spent.state(), "sigma": self.sigma, "wire": CENTRAL_WIRE}
 
     def restore(self, facts: Mapping[str, Any]) -> None:
         """Take up what `state` gave.
@@ -123,6 +129,7 @@ class Account:
             SettingError: the run was begun by an older version, whose candidates other runs of its seed share, and whose clients
                 of a central view can draw its cohorts and padding.
         """
-        if self.private and (self.settings.mechanism == "coding" or self.terms.central) and facts.get("wire") != WIRE:
+        least = CENTRAL_WIRE if self.terms.central else WIRE
+        if self.private and (self.settings.mechanism == "coding" or self.terms.central) and facts.get("wire", 0) < least:
             raise SettingError("this run's messages are of an older version, which promises less; begin it anew with --fresh")
         self.spent, self.sigma = Accountant.from_state(facts["account"]), float(facts["sigma"])

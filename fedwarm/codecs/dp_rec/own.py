@@ -20,7 +20,7 @@ from fedwarm.core.refusals import EPSILON, NOISE, OPEN, REPEATED, ROUNDS, Refusa
 from fedwarm.data.node import Node
 from fedwarm.privacy.accountant import EVERYONE, Accountant
 from fedwarm.privacy.limits import Limits
-from fedwarm.privacy.views import Release, Terms
+from fedwarm.privacy.views import TOLERATED, Release, Terms
 from fedwarm.settings.config import Config
 
 ACCOUNT = "released"
@@ -86,13 +86,16 @@ class Own:
             )
         return from_tensors(found)
 
-    def permit(self, number: int, sigma: float, sizes: Sequence[int], profile: Vector | None = None) -> Entry:
+    def permit(
+        self, number: int, sigma: float, sizes: Sequence[int], profile: Vector | None = None, tolerance: float = 0.0
+    ) -> Entry:
         """What is to be booked for a message, before anything is drawn for it.
 
         Args:
             number: the round.
             sigma: scale of the noise that the server names.
             sizes, profile: see `plan.blocks_of`.
+            tolerance: that the server names, for `poisson`.
 
         Raises:
             RefusalError: the settings, the node's limits or this client's account do not allow the message.
@@ -107,6 +110,7 @@ class Own:
                 ROUNDS, f"num-server-rounds is {self.config.run.num_server_rounds}, the server asks for round {number}"
             )
         self._check_noise(sigma, sizes)
+        self._check_tolerance(tolerance)
         blocks = None if profile is None else blocks_of(settings, sizes, sigma, profile)
         release = release_of(settings, sizes, sigma, blocks)
         self._adopt(release)
@@ -145,6 +149,12 @@ class Own:
         self.limits.check_noise(sigma / settings.clip)
         if terms.central and settings.target_epsilon:
             self._within_target(terms.epsilon(release_of(settings, sizes, sigma)), sigma)
+
+    def _check_tolerance(self, tolerance: float) -> None:
+        """Refuse messages of another law than the account takes them for; the exact bound needs the server's whole plan."""
+        most = TOLERATED * self.settings.delta / self.terms.rounds
+        if self.settings.mechanism == "poisson" and not 0 < tolerance <= most:
+            raise RefusalError(NOISE, f"dp-rec.delta allows a tolerance of {most:.3g} at most, the server names {tolerance:.3g}")
 
     def _check_spent(self, release: Release) -> None:
         """Refuse what would bring this run, or all runs of this client, to more than is allowed."""

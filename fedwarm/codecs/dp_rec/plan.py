@@ -14,17 +14,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedwarm.codecs.dp_rec.settings import DpRec
+from fedwarm.codecs.dp_rec.settings import CODED, DpRec
 from fedwarm.coding.blocks import Blocks, even, fixed_size, kl_adaptive, per_tensor
-from fedwarm.coding.codec import RandomCodec
+from fedwarm.coding.codec import BlockCodec, RandomCodec
+from fedwarm.coding.packing import CodeError
+from fedwarm.coding.poisson import PoissonCodec
 from fedwarm.coding.rotation import padded
 from fedwarm.coding.streams import NONCE_BYTES, Stream
 from fedwarm.core.arrays import Arrays
 from fedwarm.core.seeds import derive, numpy_generator
 from fedwarm.privacy.clipping import clip, noised
-from fedwarm.privacy.events import Gaussian, RandomCoding
+from fedwarm.privacy.events import Gaussian, RandomCoding, Simulated
 from fedwarm.privacy.randomness import SYSTEM, Source
 from fedwarm.privacy.views import Release, Terms, calibrate
+from fedwarm.settings.fields import SettingError
 
 Vector = NDArray[np.float64]
 
@@ -48,11 +51,12 @@ def block_norm(bits: int, delta: float) -> float:
 
 
 def block_count(settings: DpRec, size: int, sigma: float) -> int:
-    """B for an update of `size` numbers: as `block_size` says, else X / c^2 with the c of `block_norm`."""
+    """B for an update of `size` numbers: as `block_size` says, else X / c^2 with the c of `block_norm`, or the one set."""
     total = padded(size, rotation_of(settings))
     if settings.block_size:
         return ceil(total / settings.block_size)
-    wanted = (settings.clip / sigma / block_norm(settings.bits, settings.delta)) ** 2
+    norm = settings.block_norm if settings.mechanism == "poisson" else block_norm(settings.bits, settings.delta)
+    wanted = (settings.clip / sigma / norm) ** 2
     return max(1, min(total, ceil(min(wanted, total) - 1e-9)))
 
 
@@ -83,6 +87,8 @@ def release_of(settings: DpRec, sizes: Sequence[int], sigma: float, blocks: Bloc
     energy = (settings.clip / sigma) ** 2
     if settings.mechanism == "gaussian":
         return Gaussian(energy)
+    if settings.mechanism == "poisson":
+        return Simulated(energy)
     cut = blocks or blocks_of(settings, sizes, sigma)
     caps = energy * np.asarray(cut.shares) if settings.magnitude == "scale" else cut.caps(energy)
     return RandomCoding.of(settings.bits, energy, caps)
@@ -112,19 +118,23 @@ def sigma_of(settings: DpRec, sizes: Sequence[int], terms: Terms, epsilon: Calla
     )
 
 
-def codec_of(settings: DpRec, sizes: Sequence[int], sigma: float, profile: Vector | None = None) -> RandomCodec:
-    """The codec that both sides build from the settings, the layout's sizes and sigma."""
-    return RandomCodec(
-        size=sum(sizes),
-        bits=settings.bits,
-        sigma=sigma,
-        clip=settings.clip,
-        blocks=blocks_of(settings, sizes, sigma, profile),
-        rotation=rotation_of(settings),
-        magnitude=settings.magnitude,
-        debias=settings.debias,
-        nonce_bytes=nonce_bytes(settings),
-    )
+def codec_of(
+    settings: DpRec, sizes: Sequence[int], sigma: float, profile: Vector | None = None, tolerance: float = 0.0
+) -> BlockCodec:
+    """The codec that both sides build from the settings, the layout's sizes, sigma and, for `poisson`, `Terms.tolerance`.
+
+    Raises:
+        SettingError: blocks that take more candidates than can be tried.
+    """
+    blocks = blocks_of(settings, sizes, sigma, profile)
+    shared = (sum(sizes), sigma, settings.clip, blocks, rotation_of(settings), settings.magnitude)
+    if settings.mechanism != "poisson":
+        return RandomCodec(*shared, bits=settings.bits, debias=settings.debias, nonce_bytes=nonce_bytes(settings))
+    try:
+        return PoissonCodec(*shared, tolerance)
+    except CodeError as error:
+        told = f"dp-rec.mechanism = 'poisson': {error}, by dp-rec.block-norm, dp-rec.block-size or more noise"
+        raise SettingError(told) from error
 
 
 def nonce_bytes(settings: DpRec) -> int:
@@ -146,15 +156,16 @@ def released(
     stream: Stream,
     source: Source,
     device: torch.device,
+    tolerance: float = 0.0,
 ) -> Arrays:
     """An update (d,) as it leaves a client: `words`, its code words; or `update`, clipped, with noise where there is any.
 
     Raises:
         UpdateError: it holds NaN or infinity; nothing was drawn.
     """
-    if settings.mechanism != "coding":
+    if settings.mechanism not in CODED:
         return {"update": noised(clip(update, settings.clip), sigma, source).astype(np.float32)}
-    words = codec_of(settings, sizes, sigma, profile).encode(update, stream, source, device)
+    words = codec_of(settings, sizes, sigma, profile, tolerance).encode(update, stream, source, device)
     return {"words": np.frombuffer(words, np.uint8)}
 
 

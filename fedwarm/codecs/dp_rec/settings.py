@@ -14,6 +14,7 @@ from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Group, SettingError, setting
 
 NO_PRIVACY = "dp-rec.entropy = 'seeded': whoever knows the seed can repeat the private draws; epsilon is what they would cost"
+CODED = ("coding", "poisson")  # mechanisms whose messages are code words
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,10 @@ class DpRec(Group, prefix="dp-rec", used=lambda r: r.uploads):
     """Settings of DP-REC."""
 
     mechanism: str = setting(
-        "coding", "coding: random code words; gaussian: the update plus noise, uncompressed; none: clipped only, no privacy",
-        choices=("coding", "gaussian", "none"),
+        "coding",
+        "coding: random code words; poisson: code words of exactly the update plus noise, in central views; "
+        "gaussian: that, uncompressed; none: clipped only, no privacy",
+        choices=("coding", "poisson", "gaussian", "none"),
     )  # fmt: skip
     bits: int = setting(
         7,
@@ -32,13 +35,23 @@ class DpRec(Group, prefix="dp-rec", used=lambda r: r.uploads):
         when=lambda r: r["dp-rec.mechanism"] == "coding",
     )
     block_rule: str = setting(
-        "fixed_size", "how an update is cut into blocks", choices=RULES, when=lambda r: r["dp-rec.mechanism"] == "coding"
+        "fixed_size", "how an update is cut into blocks", choices=RULES, when=lambda r: r["dp-rec.mechanism"] in CODED
+    )
+    block_norm: float = setting(
+        0.6,
+        "c, most norm of a block over sigma, which says how many blocks there are: with .5 messages are a quarter longer, "
+        "with .7 a quarter shorter, and twice as many candidates are weighed",
+        low=0.05,
+        high=1.5,
+        when=lambda r: (
+            r["dp-rec.mechanism"] == "poisson" and r["dp-rec.block-rule"] != "per_tensor" and not r["dp-rec.block-size"]
+        ),
     )
     block_size: int = setting(
         0,
         "numbers a block (fixed_size); 0: so that a block's KL suits its bits",
         low=0,
-        when=lambda r: r["dp-rec.mechanism"] == "coding",
+        when=lambda r: r["dp-rec.mechanism"] in CODED,
     )
     clip: float = setting(1.0, "C, the most Euclidean norm of a client's update", low=1e-12)
     sigma: float = setting(
@@ -73,13 +86,13 @@ class DpRec(Group, prefix="dp-rec", used=lambda r: r.uploads):
         "auto",
         "shared rotation before the cut; auto: hadamard for fixed_size, else none",
         choices=("auto", "none", "hadamard", "qr"),
-        when=lambda r: r["dp-rec.mechanism"] == "coding",
+        when=lambda r: r["dp-rec.mechanism"] in CODED,
     )
     magnitude: str = setting(
         "clip",
         "clip: blocks keep their norm up to a cap; scale: all get the cap's",
         choices=MAGNITUDES,
-        when=lambda r: r["dp-rec.mechanism"] == "coding",
+        when=lambda r: r["dp-rec.mechanism"] in CODED,
     )
     debias: bool = setting(
         True, "divide by the known shrinkage of random coding", when=lambda r: r["dp-rec.mechanism"] == "coding"
@@ -115,6 +128,11 @@ def validated(settings: DpRec) -> DpRec:
         )
     if settings.block_rule != "fixed_size" and settings.block_size:
         raise SettingError(f"dp-rec.block-size is for fixed_size alone; with {settings.block_rule} it must be 0")
+    if settings.mechanism == "poisson" and settings.view == "local":
+        raise SettingError(
+            "dp-rec.mechanism = 'poisson' hides nothing from those who know its candidates; "
+            "set dp-rec.view = 'central_certified', or take coding"
+        )
     Terms(settings.view, settings.delta, 1, 1, 1, settings.adjacency)
     return settings
 

@@ -27,7 +27,7 @@ def codec(
     size: int = 60, blocks: int = 4, *, bits: int = 7, sigma: float = 0.5, rotation: str = "hadamard", **more: object
 ) -> RandomCodec:
     cut = even(padded(size, rotation), blocks)
-    return RandomCodec(size, bits, sigma, 1.0, cut, rotation, **more)  # type: ignore[arg-type]
+    return RandomCodec(size, sigma, 1.0, cut, rotation, bits=bits, **more)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("blocks", "bits", "length"), [(100, 7, 88), (4, 7, 4), (64, 1, 8), (3, 16, 6)])
@@ -46,7 +46,7 @@ def test_decoded_is_what_the_indices_say(rotation: str, debias: bool) -> None:
     words = ours.encode(DRAWS.normal(size=60), STREAM)
     indices = unpack(words, 4, 7)
     starts = ours.blocks.starts
-    drawn = [normals(STREAM.key(j), int(i), int(starts[j + 1] - starts[j])) for j, i in enumerate(indices)]
+    drawn = [normals(STREAM.key(j), int(i), int(starts[j + 1] - starts[j]), STREAM.words()) for j, i in enumerate(indices)]
     scale = 0.5 / (shrinkage(7, np.sqrt(4.0 / 4)) if debias else 1.0)
     wanted = restore(np.concatenate(drawn).astype(np.float64) * scale, rotation, STREAM.rotation(), 60)
     np.testing.assert_allclose(ours.decode(words, STREAM), wanted, rtol=1e-8, atol=1e-12)
@@ -58,7 +58,7 @@ def test_both_halves_agree_wherever_they_are() -> None:
         "from fedwarm.coding.blocks import even\n"
         "from fedwarm.coding.codec import RandomCodec\n"
         "from fedwarm.coding.streams import Stream\n"
-        "ours = RandomCodec(60, 7, 0.5, 1.0, even(64, 4))\n"
+        "ours = RandomCodec(60, 0.5, 1.0, even(64, 4), bits=7)\n"
         "sys.stdout.write(ours.decode(bytes.fromhex(sys.argv[1]), Stream(9, 2, 6, b'run secret')).tobytes().hex())\n"
     )
     ours = codec()
@@ -131,9 +131,9 @@ def test_without_debiasing_the_mean_is_short_by_the_shrinkage() -> None:
     ids=["last one short", "per tensor", "adaptive, many norms"],
 )
 def test_blocks_of_unequal_size_are_debiased_each_by_its_own(cut: Blocks) -> None:
-    ours = RandomCodec(100, 4, 0.3, 1.0, cut, "none")
+    ours = RandomCodec(100, 0.3, 1.0, cut, "none", bits=4)
     ratio = ours.decode(ours.absent(np.random.default_rng(0).bytes), STREAM)
-    plain = RandomCodec(100, 4, 0.3, 1.0, cut, "none", debias=False)
+    plain = RandomCodec(100, 0.3, 1.0, cut, "none", bits=4, debias=False)
     ratio = plain.decode(ours.absent(np.random.default_rng(0).bytes), STREAM) / ratio
     for j, share in enumerate(cut.shares):
         wanted = shrinkage(4, float(np.sqrt(ours.energy * share)))
@@ -175,11 +175,11 @@ def test_float32_updates_are_clipped_in_float64() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: RandomCodec(60, 7, 0.0, 1.0, even(64, 4)), "sigma = 0.0"),
-        (lambda: RandomCodec(60, 7, 0.5, float("inf"), even(64, 4)), "clip = inf"),
-        (lambda: RandomCodec(60, 0, 0.5, 1.0, even(64, 4)), "1 to 16"),
-        (lambda: RandomCodec(60, 7, 0.5, 1.0, even(60, 4)), "60 become 64"),
-        (lambda: RandomCodec(60, 7, 0.5, 1.0, even(64, 4), magnitude="bend"), "choose one of clip, scale"),
+        (lambda: RandomCodec(60, 0.0, 1.0, even(64, 4), bits=7), "sigma = 0.0"),
+        (lambda: RandomCodec(60, 0.5, float("inf"), even(64, 4), bits=7), "clip = inf"),
+        (lambda: RandomCodec(60, 0.5, 1.0, even(64, 4), bits=0), "1 to 16"),
+        (lambda: RandomCodec(60, 0.5, 1.0, even(60, 4), bits=7), "60 become 64"),
+        (lambda: RandomCodec(60, 0.5, 1.0, even(64, 4), bits=7, magnitude="bend"), "choose one of clip, scale"),
     ],
 )
 def test_codecs_that_make_no_sense_are_refused(make: object, message: str) -> None:

@@ -10,7 +10,7 @@ from fedwarm.coding import device, rec
 from fedwarm.coding.blocks import fixed_size
 from fedwarm.coding.streams import Stream, normals
 
-STREAM = Stream(2**64 - 1, 7, 11, b"secret")
+STREAM = Stream(2**64 - 1, 7, 11, nonce=b"secret")
 DEVICES = [
     "cpu",
     pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")),

@@ -16,7 +16,7 @@ from fedwarm.core.arrays import Arrays
 RUN = 77
 MODEL: Arrays = {"w": np.random.default_rng(0).normal(size=(20, 30)).astype(np.float32), "b": np.zeros(9, np.float32)}
 LAYOUT = Layout.of(MODEL)
-CODEC = RandomCodec(LAYOUT.total, 7, 0.3, 1.0, even(1024, 11))
+CODEC = RandomCodec(LAYOUT.total, 0.3, 1.0, even(1024, 11), bits=7)
 
 
 def served(rounds: int) -> tuple[list[Arrays], list[Round]]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from scipy import integrate, stats
 
-from fedwarm.coding import device
+from fedwarm.coding import device, rec
 from fedwarm.coding.streams import UNIT, Key, Stream, Words, normals, signs, table, wide_table
 
 STREAM = Stream(1, 2, 3)
@@ -136,3 +138,27 @@ def test_other_processes_and_thread_counts_draw_the_same_bits() -> None:
         done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True)
         found.add(done.stdout.strip())
     assert found == {"973c71986c2bd6f9097eece135e4abfdaac51d91c76b73a998ec5ff4fdc7b231"}, "and they stay what they were"
+
+
+def test_secret_streams_are_aes_in_counter_mode() -> None:
+    """Group g of candidate k is AES-128 of (k, g), two big-endian words, under the block's key; by the block cipher alone."""
+    key, groups = Stream(1, 2, 3, b"secret").key(4), 5
+    cipher = Cipher(algorithms.AES(struct.pack("<2Q", *key)), modes.ECB()).encryptor()
+    for candidate in (0, 3, 2**40):
+        wanted = b"".join(cipher.update(struct.pack(">2Q", candidate, group)) for group in range(groups))
+        words = Stream(1, 2, 3, b"secret").words().at(key, candidate)
+        assert Stream(1, 2, 3, b"secret").words().rows(key, candidate, 2, 36)[0].tobytes() == wanted[:72]
+        assert np.concatenate([words.codes(12), words.codes(28)]).astype("<u2").tobytes() == wanted
+    assert type(Stream(1, 2, 3).words()) is Words
+
+
+def test_a_nonce_or_a_secret_that_is_another_gives_other_candidates_on_both_sides() -> None:
+    """What the coder writes, the decoder reads, of the same generator; a public stream of the same key would read another."""
+    v, starts = 0.3 * np.ones(40), np.array([0, 20, 40])
+    secret = Stream(1, 2, 3, b"secret")
+    indices = rec.encode(v, starts, 5, secret, np.random.default_rng(0).bytes)
+    decoded = rec.decode(indices, starts, secret)
+    for j, index in enumerate(indices.tolist()):
+        assert np.array_equal(decoded[20 * j : 20 * (j + 1)], normals(secret.key(j), index, 20, secret.words()))
+        assert not np.array_equal(decoded[20 * j : 20 * (j + 1)], normals(secret.key(j), index, 20))
+    assert abs(float(normals(secret.key(0), 7, 100_000, secret.words()).std()) - 1) < 0.01
