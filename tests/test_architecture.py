@@ -46,7 +46,7 @@ WORDS = {
 OWN = {
     "gen-fedsd": ("fedwarm/cli/augment.py",),
     "gen_fedsd": ("fedwarm/cli/augment.py",),
-    "dp-sgd": ("fedwarm/codecs/dp_rec/pricing.py",),
+    "dp-sgd": ("fedwarm/codecs/dp_rec/pricing.py", "fedwarm/codecs/dp_rec/question.py"),
     "quantization_robust": ("fedwarm/quantize/settings.py",),
     "mqat": ("fedwarm/quantize/settings.py",),
     "fedavg": ("fedwarm/rounds/method.py",),  # what a strategy is that says no more

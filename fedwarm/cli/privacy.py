@@ -11,7 +11,9 @@ from fedwarm.core.terminal import put
 
 def privacy(
     context: typer.Context,
-    mechanism: Annotated[str | None, typer.Option(help="coding (default), gaussian, or dp-sgd: noise in local training")] = None,
+    mechanism: Annotated[
+        str | None, typer.Option(help="coding (default), poisson, gaussian, or dp-sgd: noise in local training")
+    ] = None,
     target_epsilon: Annotated[float | None, typer.Option(help="find the noise that gives this epsilon")] = None,
     sigma: Annotated[float | None, typer.Option(help="scale of the noise of one update")] = None,
     noise_multiplier: Annotated[
@@ -24,6 +26,7 @@ def privacy(
     bits: Annotated[int | None, typer.Option(help="bits of a block; default 7")] = None,
     blocks: Annotated[int | None, typer.Option(help="blocks of a message; default: by the rule for --block-size")] = None,
     block_size: Annotated[int | None, typer.Option(help="numbers in a block, instead of --blocks")] = None,
+    block_norm: Annotated[float | None, typer.Option(help="poisson: most norm of a block over sigma; default 0.6")] = None,
     update_size: Annotated[int | None, typer.Option(help="numbers in an update (the model's parameters)")] = None,
     view: Annotated[str | None, typer.Option(help="local (default), central_certified or central_limit")] = None,
     adjacency: Annotated[str | None, typer.Option(help="zero_out (default) or replacement")] = None,
@@ -41,7 +44,8 @@ def privacy(
     """
     import json
 
-    from fedwarm.codecs.dp_rec.pricing import Question, answer
+    from fedwarm.codecs.dp_rec.pricing import answer
+    from fedwarm.codecs.dp_rec.question import Question
 
     given = {name: value for name, value in context.params.items() if value is not None and name != "as_json"}
     found = answer(Question(**given))

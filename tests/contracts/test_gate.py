@@ -172,6 +172,14 @@ def test_neighbours_send_the_same_but_for_what_is_priced(config: Config, tmp_pat
     assert not {"counts", "train-loss", "synthetic", "seconds"} & seen
 
 
+@pytest.mark.parametrize("mechanism", ["coding", "poisson", "gaussian"])
+def test_so_it_is_in_central_views(mechanism: str, tmp_path: Path) -> None:
+    """Of all mechanisms of DP-REC: messages of one length, and nothing beside them."""
+    central: dict[str, Value] = {"dp-rec.mechanism": mechanism, "dp-rec.view": "central_certified", "dp-rec.block-size": 0}
+    config = allowed({"method": "dp_rec", **central})
+    assert config is not None and not {"counts", "train-loss"} & compare(config, tmp_path)
+
+
 def test_the_matrix_holds_every_private_choice() -> None:
     """None is missing because its settings here are refused: each method, codec and mechanism is in it."""
     runs = [config.run for config in PRIVATE]

@@ -6,27 +6,22 @@ Every figure is that of a run with the same settings: noise, blocks and prices a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from math import inf, log, sqrt
-from typing import Any, ClassVar
+from typing import Any
 
 from fedwarm.codecs.dp_rec import plan as dp_rec
-from fedwarm.codecs.dp_rec.account import statement, terms_of
-from fedwarm.codecs.dp_rec.settings import DpRec, validated
-from fedwarm.coding.blocks import Blocks, even
+from fedwarm.codecs.dp_rec.account import statement
+from fedwarm.codecs.dp_rec.question import ANY_SIZE, Question
+from fedwarm.codecs.dp_rec.settings import CODED, validated
 from fedwarm.coding.packing import packed_bytes
-from fedwarm.coding.rotation import padded
+from fedwarm.coding.poisson import PoissonCodec
 from fedwarm.coding.streams import NONCE_BYTES
 from fedwarm.privacy.accountant import Accountant
-from fedwarm.privacy.events import Gaussian, dp_sgd_step
-from fedwarm.privacy.views import Release, Terms, calibrate
-from fedwarm.settings.fields import SettingError, checked, keys, setting
+from fedwarm.privacy.events import Gaussian, Simulated, dp_sgd_step
+from fedwarm.privacy.views import Terms, calibrate
+from fedwarm.settings.fields import SettingError
 
-COMMON = {"mechanism", "clip", "noise_multiplier", "target_epsilon", "delta"}
-OF_UPDATES = COMMON | {"sigma", "view", "adjacency", "cohort", "population", "rounds", "participations", "update_size"}
-OF_STEPS, OF_BLOCKS = COMMON | {"rate", "steps"}, OF_UPDATES | {"bits", "blocks", "block_size"}
-OPTIONS = {"coding": OF_BLOCKS, "gaussian": OF_UPDATES, "dp-sgd": OF_STEPS}
 SEEN = {
     "local": "the adversary sees the seeds and whatever a client sends",
     "central_certified": "the adversary sees released models only; seeds and cohorts are secret",
@@ -34,86 +29,7 @@ SEEN = {
     "steps": "the adversary sees the model after every step, not which examples were drawn for it",
 }
 EXCHANGED = {"zero_out": "with what it tells or without", "replacement": "as it is or any other"}
-NOISE = ("sigma", "noise_multiplier", "target_epsilon")
 NOISE_RANGE = (1e-4, 1e8)
-MOST_BLOCKS = 1 << 22
-ANY_SIZE = 1 << 52
-
-
-@dataclass(frozen=True)
-class Question(DpRec):
-    """A plan: DP-REC's settings, and what they meet. One of sigma, noise_multiplier, target_epsilon; 0 says "not given".
-
-    Attributes:
-        mechanism: `coding` (random code words), `gaussian` (the update plus noise), or `dp-sgd` (noise in local training).
-        noise_multiplier: z = sqrt(n) sigma / C of n updates in a sum; dp-sgd: sigma / C of a step.
-        blocks: B, blocks of a message; 0: by `block_size`, else as the block-size rule has it.
-        update_size: d, numbers in an update; 0: unknown, priced so that it holds for any with 3 numbers a block or more.
-        cohort, population, rounds, participations: see `privacy.views.Terms`.
-        rate, steps: dp-sgd's chance that an example is drawn for a step, and its steps in all rounds.
-
-    Raises:
-        SettingError: a value out of its range, two that contradict each other, or one that is missing.
-    """
-
-    prefix: ClassVar[str] = ""
-    mechanism: str = setting("coding", "", choices=tuple(OPTIONS))
-    noise_multiplier: float = setting(0.0, "", low=0.0)
-    blocks: int = setting(0, "", low=0, high=MOST_BLOCKS)
-    update_size: int = setting(0, "", low=0, high=2**40)
-    cohort: int = setting(0, "", low=0)
-    population: int = setting(0, "", low=0, high=10**7)
-    rounds: int = setting(0, "", low=0, high=10**9)
-    participations: int = setting(0, "", low=0, high=10**9)
-    rate: float = setting(0.0, "", low=0.0, high=1.0)
-    steps: int = setting(0, "", low=0, high=10**9)
-
-    def __post_init__(self) -> None:
-        for key, _, f in keys((Question,)):
-            object.__setattr__(self, f.name, checked(f"--{key}", getattr(self, f.name), f))
-            if f.name not in OPTIONS[self.mechanism] and getattr(self, f.name) != f.default:
-                raise SettingError(f"--{key} means nothing with --mechanism {self.mechanism}")
-        ways = [name for name in NOISE if name in OPTIONS[self.mechanism]]
-        given = [name for name in ways if getattr(self, name)]
-        if len(given) != 1:
-            raise SettingError(f"give exactly one of {_options(ways)}; given: {_options(given) or 'none'}")
-        self._complete()
-
-    def _complete(self) -> None:
-        central, sgd = self.view != "local", self.mechanism == "dp-sgd"
-        for name, needed, meaning in (
-            ("cohort", central or (self.noise_multiplier > 0 and not sgd), "clients of a round"),
-            ("population", central, "clients that cohorts are drawn from"),
-            ("rate", sgd, "the chance that an example is drawn for a step"),
-            ("steps", sgd, "steps in all rounds"),
-            ("update_size", self.block_size > 0, "numbers in an update"),
-        ):
-            if needed and not getattr(self, name):
-                raise SettingError(f"{_options([name])} is missing: {meaning}")
-        if central and self.participations:
-            raise SettingError(f"--participations counts in the local view; in {self.view} nobody sees who took part")
-        if self.blocks and self.block_size:
-            raise SettingError("give --blocks or --block-size, not both")
-
-    @property
-    def terms(self) -> Terms:
-        """What the guarantee is stated for."""
-        cohort, rounds = self.cohort or 1, self.rounds or self.participations or 1
-        return terms_of(self, self.population or cohort, cohort, rounds, self.participations)
-
-    def cut(self, sigma: float) -> Blocks:
-        """The blocks; where the update's size is unknown, equal ones of one number, whose caps are highest."""
-        count = self.blocks or dp_rec.block_count(self, self.update_size or ANY_SIZE, sigma)
-        total = padded(self.update_size, dp_rec.rotation_of(self)) if self.update_size else count
-        if count > total:
-            raise SettingError(f"--blocks {count} for {total} numbers; a block must hold at least one")
-        if count > MOST_BLOCKS:
-            raise SettingError(f"{count} blocks a message; at most {MOST_BLOCKS} are priced: more noise or larger blocks")
-        return even(total, count) if not self.block_size else dp_rec.blocks_of(self, (self.update_size,), sigma)
-
-    def release(self, sigma: float) -> Release:
-        """What one message releases."""
-        return dp_rec.release_of(self, (), sigma, self.cut(sigma) if self.mechanism == "coding" else None)
 
 
 @dataclass(frozen=True)
@@ -249,7 +165,7 @@ def _of_updates(q: Question) -> Answer:
     sigma = _sane(q.sigma or q.noise_multiplier * q.clip / sqrt(n), q.clip) if not q.target_epsilon else 0.0
     sigma = sigma or calibrate(epsilon, q.target_epsilon, low=q.clip * 0.01, high=q.clip * 1e4)
     cut = _cut(q, sigma, terms) if q.mechanism == "coding" else None
-    bits = cut.blocks * cut.bits if cut else 32 * q.update_size
+    bits = _bits(q, sigma, terms)
     said: dict[str, Any] = statement(q, terms, sigma, epsilon(sigma))
     return Answer(
         **said,
@@ -264,6 +180,16 @@ def _of_updates(q: Question) -> Answer:
         bits_per_parameter=bits / q.update_size if q.update_size else None,
         cut=cut,
     )
+
+
+def _bits(q: Question, sigma: float, terms: Terms) -> int:
+    """Of a message; 0 where that is not known."""
+    if q.mechanism not in CODED:
+        return 32 * q.update_size
+    blocks, energy = q.cut(sigma), (q.clip / sigma) ** 2
+    if q.mechanism == "coding":
+        return len(blocks) * q.bits
+    return PoissonCodec(blocks.total, sigma, q.clip, blocks, "none", q.magnitude, terms.tolerance(Simulated(energy))).words_bits
 
 
 def _sane(sigma: float, clip: float) -> float:
@@ -290,10 +216,6 @@ def _cut(q: Question, sigma: float, terms: Terms) -> Cut:
         within_rule=sqrt(2 * nats) <= most * (1 + 1e-6),
         gaussian_epsilon=terms.epsilon(Gaussian(energy)),
     )
-
-
-def _options(names: Iterable[str]) -> str:
-    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
 def _count(number: int, name: str) -> str:

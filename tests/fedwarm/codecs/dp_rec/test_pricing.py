@@ -13,7 +13,8 @@ import pytest
 from fedwarm.cli.app import main
 from fedwarm.codecs.dp_rec.account import statement, terms_of
 from fedwarm.codecs.dp_rec.plan import block_count, release_of, sigma_of
-from fedwarm.codecs.dp_rec.pricing import Answer, Question, answer
+from fedwarm.codecs.dp_rec.pricing import Answer, answer
+from fedwarm.codecs.dp_rec.question import Question
 from fedwarm.codecs.dp_rec.settings import DpRec
 from fedwarm.privacy.accountant import Accountant
 from fedwarm.privacy.events import dp_sgd_step
@@ -225,7 +226,9 @@ def test_every_option_reaches_the_question(monkeypatch: pytest.MonkeyPatch, caps
         ("--mechanism dp-sgd --noise-multiplier 1 --rate .1", "--steps is missing"),
         ("--mechanism dp-sgd --noise-multiplier 1 --rate .1 --steps 3 --bits 3", "--bits means nothing"),
         ("--mechanism gaussian --sigma 1 --blocks 3", "--blocks means nothing"),
-        ("--mechanism laplace --sigma 1", "choose one of coding, gaussian, dp-sgd"),
+        ("--mechanism poisson --sigma 1 --bits 3", "--bits means nothing"),
+        ("--mechanism poisson --sigma 1", "hides nothing from those who know its candidates"),
+        ("--mechanism laplace --sigma 1", "choose one of coding, poisson, gaussian, dp-sgd"),
         ("--sigma 1 --rate .1", "--rate means nothing with --mechanism coding"),
         ("--sigma nan", "--sigma = nan is out of range"),
         ("--sigma 1e-9", "sigma = 1e-09 for clip = 1 is out of range; it must be 0.0001"),
