@@ -36,7 +36,7 @@ class DpRecClient(BaseClient):
         return self.config.of(DpRec)
 
     def tells(self, level: Level) -> Reasons:
-        return {ARRAYS: f"{PRICED}code words, or the update clipped and with noise"}
+        return {ARRAYS: f"{PRICED}code words, or the update clipped and with noise, its own or the server's"}
 
     def round(self, payload: Payload) -> Payload:
         number = payload.count("round", 1)

@@ -241,8 +241,10 @@ class DpRec(BaseStrategy):
                 del self.log[min(self.log)]
 
     def _pad(self, source: Source) -> None:
-        """Fill the slots of the sum with messages of nobody."""
+        """Fill the slots of the sum with messages of nobody; or add their noise, where clients leave that to the server."""
         missing = self.terms.slots.count - self.sum.added
+        if self.settings.mechanism == "server" and isinstance(self.sum, Sum):
+            return self.sum.add_noise(self.terms.slots.count, source)
         if isinstance(self.sum, PlainSum):
             self.sum.add(self.account.sigma * sqrt(missing) * normals(self.layout.total, source), missing)
             return

@@ -12,7 +12,7 @@ from fedwarm.core.terminal import put
 def privacy(
     context: typer.Context,
     mechanism: Annotated[
-        str | None, typer.Option(help="coding (default), poisson, gaussian, or dp-sgd: noise in local training")
+        str | None, typer.Option(help="coding (default), poisson, gaussian, server, or dp-sgd: noise in local training")
     ] = None,
     target_epsilon: Annotated[float | None, typer.Option(help="find the noise that gives this epsilon")] = None,
     sigma: Annotated[float | None, typer.Option(help="scale of the noise of one update")] = None,

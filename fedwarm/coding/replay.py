@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fedwarm.coding.codec import BlockCodec
 from fedwarm.coding.packing import CodeError
 from fedwarm.coding.streams import Stream
+from fedwarm.privacy.randomness import Source, normals
 
 HEADER = struct.Struct("<QIII")
 CLIENT = struct.Struct("<Q")
@@ -38,6 +39,10 @@ class Sum:
         """
         self._total += self._codec.candidate(words, Stream.under(self._secret, self._run, self._round, client))
         self.added += 1
+
+    def add_noise(self, times: int, source: Source) -> None:
+        """Add the noise of so many updates, N(0, times sigma^2 I)."""
+        self._total += np.sqrt(times) * normals(self._total.size, source)
 
     def mean(self, count: int) -> NDArray[np.float64]:
         """The mean update (d,) over the planned `count`, whoever was added."""

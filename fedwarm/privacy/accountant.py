@@ -10,12 +10,25 @@ from typing import Any
 
 import numpy as np
 
-from fedwarm.privacy.events import TOP, Curves, Event, Gaussian, RandomCoding, Sampled, Simulated, Within, curves, nothing
+from fedwarm.privacy.events import (
+    TOP,
+    AtServer,
+    Curves,
+    Event,
+    Gaussian,
+    RandomCoding,
+    Sampled,
+    Simulated,
+    Within,
+    curves,
+    nothing,
+)
 from fedwarm.privacy.random_coding import Curve
 from fedwarm.settings.fields import SettingError
 
 EVERYONE = -1
-KINDS: dict[str, Callable[..., Event]] = {kind.__name__: kind for kind in (RandomCoding, Gaussian, Simulated, Sampled, Within)}
+EVENTS = (RandomCoding, Gaussian, Simulated, AtServer, Sampled, Within)
+KINDS: dict[str, Callable[..., Event]] = {kind.__name__: kind for kind in EVENTS}
 
 priced = lru_cache(maxsize=64)(curves)
 

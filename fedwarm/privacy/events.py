@@ -78,6 +78,13 @@ class Simulated:
 
 
 @dataclass(frozen=True)
+class AtServer:
+    """An update that leaves its client without noise, of which the server adds as much as if each update had N(0, sigma^2 I)."""
+
+    energy: float
+
+
+@dataclass(frozen=True)
 class Sampled:
     """An event in which each client (or example) takes part with probability `rate`, unseen.
 
@@ -96,7 +103,7 @@ class Within:
     slack: float
 
 
-Event = RandomCoding | Gaussian | Simulated | Sampled | Within
+Event = RandomCoding | Gaussian | Simulated | AtServer | Sampled | Within
 
 
 def dp_sgd_step(noise_multiplier: float, rate: float) -> Sampled:
@@ -142,7 +149,7 @@ def curves(event: Event, adjacency: str = "zero_out", top: int = TOP) -> Curves:
         return curves(event.event, adjacency, top)
     if isinstance(event, Sampled):
         raise SettingError("adjacency = 'replacement' has no proven bound under sampling; choose zero_out, or the local view")
-    if isinstance(event, Simulated):
+    if isinstance(event, Simulated | AtServer):
         return _zero_out(event, top)
     if isinstance(event, Gaussian):
         return _zero_out(Gaussian(4 * event.energy), top)
@@ -166,7 +173,7 @@ def _gaussian(event: Gaussian, top: int) -> Curves:
     return Curves(curve, curve.copy())
 
 
-def _simulated(event: Simulated, top: int) -> Curves:
+def _without_price(event: Simulated | AtServer, top: int) -> Curves:
     return Curves(np.full(top - 1, np.inf), np.full(top - 1, np.inf))
 
 
@@ -193,5 +200,6 @@ def _replaced(wide: Curves, top: int) -> Curves:
 
 
 PRICES: dict[type, Callable[..., Curves]] = {
-    RandomCoding: _random_coding, Gaussian: _gaussian, Simulated: _simulated, Sampled: _sampled,
+    RandomCoding: _random_coding, Gaussian: _gaussian, Simulated: _without_price,
+    AtServer: _without_price, Sampled: _sampled,
 }  # fmt: skip

@@ -19,12 +19,12 @@ from math import exp, sqrt
 
 from fedwarm.privacy.accountant import EVERYONE, Accountant
 from fedwarm.privacy.averaged import LARGEST, RESERVED, hidden
-from fedwarm.privacy.events import ADJACENCIES, Event, Gaussian, RandomCoding, Sampled, Simulated, Within
+from fedwarm.privacy.events import ADJACENCIES, AtServer, Event, Gaussian, RandomCoding, Sampled, Simulated, Within
 from fedwarm.privacy.sampling import Slots, slots
 from fedwarm.settings.fields import SettingError
 
 VIEWS = ("local", "central_certified", "central_limit")
-Release = RandomCoding | Gaussian | Simulated
+Release = RandomCoding | Gaussian | Simulated | AtServer
 TOLERATED = 0.01  # of delta, for messages whose law is only nearly what the account takes
 
 
@@ -93,7 +93,7 @@ class Terms:
             return release
         if isinstance(release, Simulated):
             return Within(self._normal(release), TOLERATED * self.delta / self.rounds)
-        if self.view == "central_limit" or isinstance(release, Gaussian):
+        if self.view == "central_limit" or isinstance(release, Gaussian | AtServer):
             return self._normal(release)
         return self._averaged(release)
 

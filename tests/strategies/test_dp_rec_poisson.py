@@ -129,5 +129,5 @@ def test_a_tolerance_that_delta_does_not_allow_is_refused_by_the_client(tmp_path
 
 
 def test_a_node_that_counts_over_all_runs_refuses_what_has_no_price(tmp_path: Path) -> None:
-    with pytest.raises(FederationError, match="needs messages with a price of their own, not poisson"):
+    with pytest.raises(FederationError, match="need messages with a price of their own, not poisson"):
         run("dp_rec", tmp_path / "run", {**SETTINGS, "dp-rec.entropy": "system", "limits.most-epsilon": 50.0}, clients=CLIENTS)

@@ -131,7 +131,7 @@ class Private(Codec):
     # The client's half
 
     def tells(self, level: Level) -> Reasons:
-        return {ARRAYS: f"{PRICED}code words, or the update clipped and with noise"}
+        return {ARRAYS: f"{PRICED}code words, or the update clipped and with noise, its own or the server's"}
 
     def encode(self, reply: Payload, sent: Payload, reference: Arrays, place: Place, device: torch.device) -> Payload:
         layout, settings = Layout.of(reference), self.own

@@ -102,6 +102,8 @@ class Own:
         """
         settings, limits = self.settings, self.limits
         limits.check_run(self.private, settings.entropy == "system")
+        if limits.private and settings.mechanism not in PRICED:
+            raise RefusalError(OPEN, f"the limits of this node need messages with a price of their own, not {settings.mechanism}")
         self._check_count(number)
         if not self.private:
             return {}
@@ -164,10 +166,6 @@ class Own:
             self._within_target(account.after(release), settings.clip / sqrt(release.energy))
         if not limits.most_epsilon:
             return
-        if settings.mechanism not in PRICED:
-            raise RefusalError(
-                OPEN, f"limits.most-epsilon of this node needs messages with a price of their own, not {settings.mechanism}"
-            )
         entries = [entry for run in self.node.store.booked_of_all(ACCOUNT) for entry in _once(run).values()]
         limits.check_epsilon(_account(entries, limits.delta, "zero_out").after(release))
 

@@ -20,11 +20,12 @@ from fedwarm.coding.codec import BlockCodec, RandomCodec
 from fedwarm.coding.packing import CodeError
 from fedwarm.coding.poisson import PoissonCodec
 from fedwarm.coding.rotation import padded
+from fedwarm.coding.rounded import RoundedCodec
 from fedwarm.coding.streams import NONCE_BYTES, Stream
 from fedwarm.core.arrays import Arrays
 from fedwarm.core.seeds import derive, numpy_generator
 from fedwarm.privacy.clipping import clip, noised
-from fedwarm.privacy.events import Gaussian, RandomCoding, Simulated
+from fedwarm.privacy.events import AtServer, Gaussian, RandomCoding, Simulated
 from fedwarm.privacy.randomness import SYSTEM, Source
 from fedwarm.privacy.views import Release, Terms, calibrate
 from fedwarm.settings.fields import SettingError
@@ -70,6 +71,8 @@ def blocks_of(settings: DpRec, sizes: Sequence[int], sigma: float, profile: Vect
         profile: the last public mean update (d,), for `kl_adaptive`; None in the first round: even blocks.
     """
     size = sum(sizes)
+    if settings.mechanism == "server":
+        return even(padded(size, rotation_of(settings)), 1)
     if settings.block_rule == "per_tensor":
         return per_tensor(sizes)
     count = block_count(settings, size, sigma)
@@ -89,6 +92,8 @@ def release_of(settings: DpRec, sizes: Sequence[int], sigma: float, blocks: Bloc
         return Gaussian(energy)
     if settings.mechanism == "poisson":
         return Simulated(energy)
+    if settings.mechanism == "server":
+        return AtServer(energy)
     cut = blocks or blocks_of(settings, sizes, sigma)
     caps = energy * np.asarray(cut.shares) if settings.magnitude == "scale" else cut.caps(energy)
     return RandomCoding.of(settings.bits, energy, caps)
@@ -128,7 +133,9 @@ def codec_of(
     """
     blocks = blocks_of(settings, sizes, sigma, profile)
     shared = (sum(sizes), sigma, settings.clip, blocks, rotation_of(settings), settings.magnitude)
-    if settings.mechanism != "poisson":
+    if settings.mechanism == "server":
+        return RoundedCodec(*shared, settings.bits)
+    if settings.mechanism == "coding":
         return RandomCodec(*shared, bits=settings.bits, debias=settings.debias, nonce_bytes=nonce_bytes(settings))
     try:
         return PoissonCodec(*shared, tolerance)

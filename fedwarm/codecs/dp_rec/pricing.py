@@ -13,7 +13,7 @@ from typing import Any
 from fedwarm.codecs.dp_rec import plan as dp_rec
 from fedwarm.codecs.dp_rec.account import statement
 from fedwarm.codecs.dp_rec.question import ANY_SIZE, Question
-from fedwarm.codecs.dp_rec.settings import CODED, validated
+from fedwarm.codecs.dp_rec.settings import BLOCKWISE, validated
 from fedwarm.coding.packing import packed_bytes
 from fedwarm.coding.poisson import PoissonCodec
 from fedwarm.coding.streams import NONCE_BYTES
@@ -184,8 +184,8 @@ def _of_updates(q: Question) -> Answer:
 
 def _bits(q: Question, sigma: float, terms: Terms) -> int:
     """Of a message; 0 where that is not known."""
-    if q.mechanism not in CODED:
-        return 32 * q.update_size
+    if q.mechanism not in BLOCKWISE:
+        return (q.bits if q.mechanism == "server" else 32) * q.update_size
     blocks, energy = q.cut(sigma), (q.clip / sigma) ** 2
     if q.mechanism == "coding":
         return len(blocks) * q.bits

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from fedwarm.codecs.dp_rec import plan as dp_rec
 from fedwarm.codecs.dp_rec.account import terms_of
-from fedwarm.codecs.dp_rec.settings import CODED, DpRec
+from fedwarm.codecs.dp_rec.settings import BLOCKWISE, DpRec
 from fedwarm.coding.blocks import Blocks, even
 from fedwarm.coding.rotation import padded
 from fedwarm.privacy.views import Release, Terms
@@ -18,7 +18,8 @@ COMMON = {"mechanism", "clip", "noise_multiplier", "target_epsilon", "delta"}
 OF_UPDATES = COMMON | {"sigma", "view", "adjacency", "cohort", "population", "rounds", "participations", "update_size"}
 OF_STEPS, OF_BLOCKS = COMMON | {"rate", "steps"}, OF_UPDATES | {"blocks", "block_size"}
 OPTIONS = {
-    "coding": OF_BLOCKS | {"bits"}, "poisson": OF_BLOCKS | {"block_norm"}, "gaussian": OF_UPDATES, "dp-sgd": OF_STEPS,
+    "coding": OF_BLOCKS | {"bits"}, "poisson": OF_BLOCKS | {"block_norm"}, "gaussian": OF_UPDATES,
+    "server": OF_UPDATES | {"bits"}, "dp-sgd": OF_STEPS,
 }  # fmt: skip
 NOISE = ("sigma", "noise_multiplier", "target_epsilon")
 MOST_BLOCKS = 1 << 22
@@ -31,7 +32,7 @@ class Question(DpRec):
 
     Attributes:
         mechanism: `coding` (random code words), `poisson` (code words of the update plus noise), `gaussian` (that, uncompressed),
-            or `dp-sgd` (noise in local training).
+            `server` (rounded, under the server's noise), or `dp-sgd` (noise in local training).
         noise_multiplier: z = sqrt(n) sigma / C of n updates in a sum; dp-sgd: sigma / C of a step.
         blocks: B, blocks of a message; 0: by `block_size`, else as the block-size rule has it.
         update_size: d, numbers in an update; 0: unknown, priced so that it holds for any with 3 numbers a block or more.
@@ -99,7 +100,7 @@ class Question(DpRec):
 
     def release(self, sigma: float) -> Release:
         """What one message releases."""
-        return dp_rec.release_of(self, (), sigma, self.cut(sigma) if self.mechanism in CODED else None)
+        return dp_rec.release_of(self, (), sigma, self.cut(sigma) if self.mechanism in BLOCKWISE else None)
 
 
 def _options(names: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fedwarm.coding.blocks import RULES
 from fedwarm.coding.codec import MAGNITUDES
 from fedwarm.coding.packing import MOST_BITS
+from fedwarm.coding.stochastic import FEWEST_BITS
 from fedwarm.privacy import SPENT
 from fedwarm.privacy.events import ADJACENCIES
 from fedwarm.privacy.views import VIEWS, Terms
@@ -14,7 +15,10 @@ from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Group, SettingError, setting
 
 NO_PRIVACY = "dp-rec.entropy = 'seeded': whoever knows the seed can repeat the private draws; epsilon is what they would cost"
-CODED = ("coding", "poisson")  # mechanisms whose messages are code words
+BLOCKWISE = ("coding", "poisson")  # mechanisms whose messages are indices of candidates, a block each
+CODED = (*BLOCKWISE, "server")  # whose messages are code words
+
+NEEDS_TRUST = {"poisson": "nothing from those who know its candidates", "server": "nothing from the server, which adds the noise"}
 
 
 @dataclass(frozen=True)
@@ -24,18 +28,19 @@ class DpRec(Group, prefix="dp-rec", used=lambda r: r.uploads):
     mechanism: str = setting(
         "coding",
         "coding: random code words; poisson: code words of exactly the update plus noise, in central views; "
-        "gaussian: that, uncompressed; none: clipped only, no privacy",
-        choices=("coding", "poisson", "gaussian", "none"),
+        "gaussian: that, uncompressed; server: rounded to a few bits a number, and the server of a central view adds the noise; "
+        "none: clipped only, no privacy",
+        choices=("coding", "poisson", "gaussian", "server", "none"),
     )  # fmt: skip
     bits: int = setting(
         7,
-        "b, bits a block: one of 2^b candidates is named",
+        "b, bits a block: one of 2^b candidates is named; of server: bits a number, from 2 on",
         low=1,
         high=MOST_BITS,
-        when=lambda r: r["dp-rec.mechanism"] == "coding",
+        when=lambda r: r["dp-rec.mechanism"] in ("coding", "server"),
     )
     block_rule: str = setting(
-        "fixed_size", "how an update is cut into blocks", choices=RULES, when=lambda r: r["dp-rec.mechanism"] in CODED
+        "fixed_size", "how an update is cut into blocks", choices=RULES, when=lambda r: r["dp-rec.mechanism"] in BLOCKWISE
     )
     block_norm: float = setting(
         0.6,
@@ -51,7 +56,7 @@ class DpRec(Group, prefix="dp-rec", used=lambda r: r.uploads):
         0,
         "numbers a block (fixed_size); 0: so that a block's KL suits its bits",
         low=0,
-        when=lambda r: r["dp-rec.mechanism"] in CODED,
+        when=lambda r: r["dp-rec.mechanism"] in BLOCKWISE,
     )
     clip: float = setting(1.0, "C, the most Euclidean norm of a client's update", low=1e-12)
     sigma: float = setting(
@@ -92,7 +97,7 @@ class DpRec(Group, prefix="dp-rec", used=lambda r: r.uploads):
         "clip",
         "clip: blocks keep their norm up to a cap; scale: all get the cap's",
         choices=MAGNITUDES,
-        when=lambda r: r["dp-rec.mechanism"] in CODED,
+        when=lambda r: r["dp-rec.mechanism"] in BLOCKWISE,
     )
     debias: bool = setting(
         True, "divide by the known shrinkage of random coding", when=lambda r: r["dp-rec.mechanism"] == "coding"
@@ -128,11 +133,13 @@ def validated(settings: DpRec) -> DpRec:
         )
     if settings.block_rule != "fixed_size" and settings.block_size:
         raise SettingError(f"dp-rec.block-size is for fixed_size alone; with {settings.block_rule} it must be 0")
-    if settings.mechanism == "poisson" and settings.view == "local":
+    if settings.mechanism in NEEDS_TRUST and settings.view == "local":
         raise SettingError(
-            "dp-rec.mechanism = 'poisson' hides nothing from those who know its candidates; "
+            f"dp-rec.mechanism = {settings.mechanism!r} hides {NEEDS_TRUST[settings.mechanism]}; "
             "set dp-rec.view = 'central_certified', or take coding"
         )
+    if settings.mechanism == "server" and settings.bits < FEWEST_BITS:
+        raise SettingError(f"dp-rec.bits = {settings.bits}; dp-rec.mechanism = 'server' takes {FEWEST_BITS} to {MOST_BITS}")
     Terms(settings.view, settings.delta, 1, 1, 1, settings.adjacency)
     return settings
 

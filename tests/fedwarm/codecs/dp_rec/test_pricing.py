@@ -228,7 +228,7 @@ def test_every_option_reaches_the_question(monkeypatch: pytest.MonkeyPatch, caps
         ("--mechanism gaussian --sigma 1 --blocks 3", "--blocks means nothing"),
         ("--mechanism poisson --sigma 1 --bits 3", "--bits means nothing"),
         ("--mechanism poisson --sigma 1", "hides nothing from those who know its candidates"),
-        ("--mechanism laplace --sigma 1", "choose one of coding, poisson, gaussian, dp-sgd"),
+        ("--mechanism laplace --sigma 1", "choose one of coding, poisson, gaussian, server, dp-sgd"),
         ("--sigma 1 --rate .1", "--rate means nothing with --mechanism coding"),
         ("--sigma nan", "--sigma = nan is out of range"),
         ("--sigma 1e-9", "sigma = 1e-09 for clip = 1 is out of range; it must be 0.0001"),
