@@ -1,15 +1,15 @@
-"""DP-REC beside DP-FedAvg at equal epsilon and equal rounds, over three seeds; prints a table for each view and draws its page.
+"""DP-REC and its rivals at equal certified epsilon and equal rounds, over five seeds; prints a table a view and draws its page.
 
-    python benchmarks/dp_rec.py mnist --data ../shared/data/mnist [--views central,local] [--seeds 1,2,3] [--jobs 2] [--quick]
+    python benchmarks/dp_rec.py mnist --data ../shared/data/mnist [--views central,local] [--seeds 1,2] [--jobs 2] [--quick]
     python benchmarks/dp_rec.py femnist --data ../shared/data/femnist
 
 All arms share model, clients, rounds, clip, step sizes and equal weights; they differ in what leaves a client: the clipped
-update (no privacy), the same with Gaussian noise (32 bits a number), or code words of b bits a block. Sigma is made for the same
-epsilon.
+update (no privacy), the same with Gaussian noise (32 bits a number), code words of b bits a block, code words of exactly the
+noised update (poisson), or the update rounded to 2 to 4 bits a number, to which the server adds the noise. Sigma of each arm is
+made for the same certified epsilon.
 
-- central: the server is trusted with secret seeds and cohorts. The Gaussian mechanism's epsilon is certified, the same figure for
-  DP-REC is an estimate (view `central_limit`); what is certified for it (`central_certified`) stands in a column of its own.
-- local: nobody is trusted; epsilon is certified for all arms, and every client takes part in every round.
+- central: the server is trusted with secret seeds and cohorts, and in the last arms with the noise.
+- local: nobody is trusted, and every client takes part in every round; only noise of the client's own and code words can be.
 
 Settings were chosen on seed 0 with the Gaussian mechanism. Private draws come from the operating system, so that figures differ a
 little from call to call. A run that is complete in the folder is not run again, one that was broken off is resumed. `--jobs` runs
@@ -33,24 +33,23 @@ from typing import Any
 
 from fedwarm.catalogue import parse
 from fedwarm.cli.settings import literal
-from fedwarm.codecs.dp_rec.account import terms_of
-from fedwarm.codecs.dp_rec.plan import release_of
-from fedwarm.codecs.dp_rec.settings import DpRec
 from fedwarm.launch.run import Request, run_method
 from fedwarm.record.checkpoint import exists
 from fedwarm.report.page import make_report
 from fedwarm.settings.fields import SettingError, Value
 
 ROOT = Path(__file__).parents[1]
-NONE, GAUSSIAN = "no privacy", "DP-FedAvg, Gaussian"
 ARMS: dict[str, dict[str, Value]] = {
-    NONE: {"dp-rec.mechanism": "none"},
-    GAUSSIAN: {"dp-rec.mechanism": "gaussian"},
+    "no privacy": {"dp-rec.mechanism": "none"},
+    "Gaussian at the clients": {"dp-rec.mechanism": "gaussian"},
     **{f"DP-REC, b = {b}": {"dp-rec.mechanism": "coding", "dp-rec.bits": b} for b in (4, 7, 10)},
+    "poisson": {"dp-rec.mechanism": "poisson"},
+    **{f"rounded to {b} bits, noise at the server": {"dp-rec.mechanism": "server", "dp-rec.bits": b} for b in (2, 3, 4)},
 }
+NAMES = dict(zip(("none", "gaussian", "4", "7", "10", "poisson", "server-2", "server-3", "server-4"), ARMS, strict=True))
+TRUSTING = ("poisson", "server")
 HEADINGS = (
-    "arm", "accuracy, %", "bits a parameter up", "down", "bytes up a message, on the wire", "of dense FedAvg's",
-    "epsilon", "view", "certified epsilon", "sigma", "s",
+    "arm", "accuracy, %", "bits of an update", "bytes up a message, on the wire", "of dense FedAvg's", "epsilon", "sigma", "s"
 )  # fmt: skip
 
 
@@ -64,9 +63,12 @@ class Trial:
     local: bool = False
 
     def of(self, arm: str) -> dict[str, Value]:
-        """An arm's settings; the sum of Gaussian noises is Gaussian, so that its figure in a central view is certified."""
-        central = "central_limit" if "REC" in arm else "central_certified"
-        return {**self.settings, **ARMS[arm], "dp-rec.view": "local" if self.local else central}
+        """An arm's settings."""
+        return {**self.settings, **ARMS[arm], "dp-rec.view": "local" if self.local else "central_certified"}
+
+    def has(self, arm: str) -> bool:
+        """Whether an arm can be in this view."""
+        return not (self.local and ARMS[arm]["dp-rec.mechanism"] in TRUSTING)
 
     @property
     def tiny(self) -> Trial:
@@ -160,17 +162,6 @@ def bytes_of(folder: Path, name: str) -> float:
     return statistics.fmean(entry[name] for entry in messages(folder))
 
 
-def certified(found: dict[str, Any]) -> float:
-    """Epsilon that is proven for what a run released, whatever it was planned for."""
-    told, settings, run_settings = found["privacy"], parse(found["settings"]).of(DpRec), parse(found["settings"]).run
-    if told["view"] != "central_limit":
-        return float(told["epsilon"])
-    clients = found["partition"]["clients"]
-    cohort = max(1, round(run_settings.fraction_train * clients))
-    terms = terms_of(replace(settings, view="central_certified"), clients, cohort, run_settings.num_server_rounds)
-    return terms.epsilon(release_of(settings, [found["totals"]["parameters"]], told["sigma"]))
-
-
 def spread(values: Iterable[float], form: str) -> str:
     """Mean and sample standard deviation."""
     found = list(values)
@@ -182,17 +173,13 @@ def row(arm: str, folders: list[Path], dense_bytes: float) -> str:
     found = [json.loads((folder / "results.json").read_text()) for folder in folders]
     told = found[0]["privacy"]
     up = statistics.fmean(bytes_of(folder, "wire_bytes_up") for folder in folders)
-    down = [8 * bytes_of(f, "payload_bytes_down") / r["totals"]["parameters"] for f, r in zip(folders, found, strict=True)]
     cells = [
         arm,
         spread([100 * r["final"]["global"]["accuracy"] for r in found], ".1f"),
-        f"{statistics.fmean(r['totals']['bits_per_parameter_up'] for r in found):.3g}",
-        f"{statistics.fmean(down):.3g}",
+        f"{8 * statistics.fmean(bytes_of(folder, 'payload_bytes_up') for folder in folders):,.0f}",
         f"{up:,.0f}",
         f"{up / dense_bytes:.2g} (1/{dense_bytes / up:,.0f})" if up < dense_bytes / 2 else f"{up / dense_bytes:.2f}",
         "-" if told is None else f"{max(r['privacy']['epsilon'] for r in found):.3f}",
-        "-" if told is None else told["view"] + (", an estimate" if told["view"] == "central_limit" else ""),
-        "-" if told is None else f"{max(map(certified, found)):.4g}",
         "-" if told is None else f"{told['sigma']:.4g}",
         f"{statistics.fmean(r['totals']['seconds'] for r in found):,.0f}",
     ]
@@ -216,15 +203,14 @@ def main() -> None:
     parser.add_argument("set", choices=tuple(TRIALS))
     parser.add_argument("--data", required=True, type=Path, help="folder of parquet files")
     parser.add_argument("--views", default="central,local")
-    parser.add_argument("--seeds", default="1,2,3")
-    parser.add_argument("--arms", default="none,gaussian,4,7,10", help="of none, gaussian and bits a block; 10 takes longest")
+    parser.add_argument("--seeds", default="1,2,3,4,5")
+    parser.add_argument("--arms", default=",".join(NAMES), help="of these; 10 takes longest")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "dp-rec")
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
-    names = dict(zip(("none", "gaussian", "4", "7", "10"), ARMS, strict=True))
-    chosen = [names[name] for name in arguments.arms.split(",")]
+    chosen = [NAMES[name] for name in arguments.arms.split(",")]
     tables = []
     with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
         for view, trial in TRIALS[arguments.set].items():
@@ -232,9 +218,10 @@ def main() -> None:
                 continue
             trial = replace(trial, settings={**trial.settings, "data.name": str(arguments.data.absolute())})
             trial = trial.tiny if arguments.quick else trial
+            arms = [arm for arm in chosen if trial.has(arm)]
             folder = arguments.runs / "-".join([arguments.set, view] + ["quick"] * arguments.quick)
             title = f"{arguments.set}, {view}: {trial.clients} clients, {trial.rounds} rounds, seeds {arguments.seeds}"
-            tables.append([f"\n{title}; {folder / 'report.html'}\n", *compared(trial, folder, seeds, chosen, pool)])
+            tables.append([f"\n{title}; {folder / 'report.html'}\n", *compared(trial, folder, seeds, arms, pool)])
     print("\n".join(line for table in tables for line in table))
 
 
