@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fedwarm.privacy.events import (
+    LOW,
     TOP,
     AtServer,
     Curves,
@@ -44,8 +45,7 @@ def epsilon_of(curve: Curve, delta: float) -> float:
         raise SettingError(f"delta = {delta}; it must lie between 0 and 1")
     if delta >= sqrt(-expm1(-float(curve[0]))):
         return 0.0
-    orders = np.arange(2, curve.size + 2)
-    return max(0.0, float(np.min(curve + np.log1p(-1 / orders) - (log(delta) + np.log(orders)) / (orders - 1))))
+    return max(0.0, _converted(curve, np.arange(2.0, curve.size + 2), delta))
 
 
 def delta_of(curve: Curve, epsilon: float) -> float:
@@ -55,9 +55,14 @@ def delta_of(curve: Curve, epsilon: float) -> float:
     return min(1.0, exp(min(0.0, float(logs.min()))), sqrt(-expm1(-float(curve[0]))))
 
 
+def _converted(curve: Curve, orders: Curve, delta: float) -> float:
+    return float(np.min(curve + np.log1p(-1 / orders) - (log(delta) + np.log(orders)) / (orders - 1)))
+
+
 def epsilon_of_both(both: Curves, delta: float) -> float:
-    """Epsilon that holds in both directions."""
-    return max(epsilon_of(both.absent, delta), epsilon_of(both.present, delta))
+    """Epsilon that holds in both directions; below order 2 only the larger of both is known."""
+    whole = max(epsilon_of(both.absent, delta), epsilon_of(both.present, delta))
+    return max(0.0, min(whole, _converted(both.low, LOW, delta)))
 
 
 class Accountant:

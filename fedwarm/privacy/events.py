@@ -8,17 +8,18 @@ any other update in its place.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from fedwarm.privacy.random_coding import Curve, absent_to_present, present_to_absent
+from fedwarm.privacy.random_coding import Curve, absent_to_present, below_two, present_to_absent
 from fedwarm.privacy.sampling import sampled_absent, sampled_present
 from fedwarm.settings.fields import SettingError
 
 ADJACENCIES = ("zero_out", "replacement")
 TOP = 256
 LEVELS = 16
+LOW = 1 + np.geomspace(0.004, 0.98, 160)
 
 
 @dataclass(frozen=True)
@@ -118,16 +119,22 @@ class Curves:
     Attributes:
         absent: D_alpha(Q||P), the client absent against present.
         present: D_alpha(P||Q).
+        low: the larger of both at the orders `LOW`, between 1 and 2, (LOW.size,); left out: that of order 2, as they grow.
     """
 
     absent: Curve
     present: Curve
+    low: Curve = field(default_factory=lambda: np.full(LOW.size, np.nan))
+
+    def __post_init__(self) -> None:
+        highest = max(float(self.absent[0]), float(self.present[0]))
+        object.__setattr__(self, "low", np.where(np.isnan(self.low), highest, self.low))
 
     def __add__(self, other: Curves) -> Curves:
-        return Curves(self.absent + other.absent, self.present + other.present)
+        return Curves(self.absent + other.absent, self.present + other.present, self.low + other.low)
 
     def __mul__(self, times: int) -> Curves:
-        return Curves(times * self.absent, times * self.present)
+        return Curves(times * self.absent, times * self.present, times * self.low)
 
 
 def nothing(top: int = TOP) -> Curves:
@@ -165,12 +172,12 @@ def _random_coding(event: RandomCoding, top: int) -> Curves:
     absent = sum((n * absent_to_present(event.bits, x, top) for x, n in worst), np.zeros(top - 1))
     blocks = sum(count for _, count in event.caps)
     whole = sum(n * x for x, n in worst)
-    return Curves(absent, present_to_absent(event.bits, whole, top, blocks))
+    return Curves(absent, present_to_absent(event.bits, whole, top, blocks), below_two(LOW, whole))
 
 
 def _gaussian(event: Gaussian, top: int) -> Curves:
     curve = np.arange(2, top + 1) * event.energy / 2
-    return Curves(curve, curve.copy())
+    return Curves(curve, curve.copy(), below_two(LOW, event.energy))
 
 
 def _without_price(event: Simulated | AtServer, top: int) -> Curves:
@@ -183,6 +190,8 @@ def _sampled(event: Sampled, top: int) -> Curves:
     For the Gaussian, D(qP + (1-q)Q || Q) is exact and the larger of the two (Mironov, Talwar, Zhang, theorem 5).
     """
     inner = _zero_out(event.event, top)
+    if event.rate >= 1:
+        return inner
     present = sampled_present(inner.present, event.rate)
     if isinstance(event.event, Gaussian):
         return Curves(present.copy(), present)

@@ -60,6 +60,18 @@ def present_to_absent(bits: int, energy: float, top: int, blocks: int = 1) -> Cu
     return np.minimum(orders * (1 - 0.5**bits) * energy / 2, blocks * bits * log(2))
 
 
+def below_two(orders: Curve, energy: float) -> Curve:
+    """A bound on both divergences of blocks whose c^2 sum to `energy`, at orders 1 < alpha <= 2: alpha X / 2, the Gaussian's.
+
+    P||Q: as in `present_to_absent`, which holds for all alpha > 1. Q||P (derived): with s = alpha - 1 and y = 1 / a_k, the moment
+    of one block is E[y^s ((1/K) sum a)^s], and as x^s is concave it is at most E[(l + (1 - l) y)^s] with l = 1/K: the other
+    weights have mean 1. Its derivative in l is s E[f(y) (1 - y)] with f(y) = (l + (1 - l) y)^(s - 1). As y is the density of a
+    shifted normal, times e^(c^2), that is s E[f(y) - e^(c^2) f(y e^(c^2))], where f(y e^(c^2)) >= e^((s - 1) c^2) f(y): it is
+    negative. So the moment is at most that at l = 0, E y^s = e^(s (s + 1) c^2 / 2).
+    """
+    return orders * energy / 2
+
+
 def _power(log_series: Curve, exponent: int) -> Curve:
     """ln of the coefficients of (sum_s e^{log_series[s]} x^s)^exponent, cut at the same degree; by squaring."""
     result, base = np.full(log_series.size, -np.inf), log_series

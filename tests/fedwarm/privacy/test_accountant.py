@@ -39,7 +39,7 @@ def test_two_bits_at_c_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("blocks", "cap", "energy", "rounds", "value"), [(100, 1.0, 100.0, 1, 109.6), (4, 0.0625, 0.25, 8, 7.06)]
+    ("blocks", "cap", "energy", "rounds", "value"), [(100, 1.0, 100.0, 1, 96.04), (4, 0.0625, 0.25, 8, 7.06)]
 )
 def test_design_examples(blocks: int, cap: float, energy: float, rounds: int, value: float) -> None:
     account = Accountant(1e-5)

@@ -48,7 +48,7 @@ def test_four_blocks_and_eight_participations() -> None:
 def test_a_hundred_blocks_at_c_one() -> None:
     """sigma = C / 10, X = 100: 50 nats = 72.1 bits in 100 blocks, 700 bits = 88 bytes, 6.9e-4 bits a parameter."""
     found = ask(sigma=0.1, update_size=EMNIST_CNN)
-    assert found.epsilon == pytest.approx(109.6, abs=0.05)
+    assert found.epsilon == pytest.approx(96.04, abs=0.05)
     assert found.cut is not None and found.cut.blocks == found.cut.rule_blocks == 100
     assert found.cut.norm == pytest.approx(1.0) and found.cut.within_rule
     assert found.cut.kl_nats * 100 == pytest.approx(50.0) and found.cut.kl_bits * 100 == pytest.approx(72.1, abs=0.05)
