@@ -37,6 +37,7 @@ FILLED: dict[str, Value] = {"augment": "gen-fedsd", "gen-fedsd.budget-images": 2
 CHANGED: dict[str, Value] = {"gen-fedsd.provider": "transforms"}
 FIVE: dict[str, Value] = {"warmfed.protocol": "five-round"}
 TRAINED, SENT, RULES = ("kure", "apqn", "qat", "mqat", "rq"), ("coding", "gaussian", "none"), ("median", "trimmed_mean", "krum")
+TRUSTING = ("poisson", "server")
 QR, RQ = "quantization-robust", "relaxed-quantization"
 
 VARIANTS: dict[str, tuple[str, dict[str, Value]]] = {
@@ -67,6 +68,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Value]]] = {
     "local_only, rounded": ("local_only", {"codec": "stochastic-rounding", "evaluate.bit-widths": "4"}),
     **{f"dp_rec, {name}": ("dp_rec", {"dp-rec.mechanism": name}) for name in ("gaussian", "none")},
     "dp_rec, central": ("dp_rec", {"dp-rec.view": "central_limit", "dp-rec.mechanism": "none"}),
+    **{f"dp_rec, {name}": ("dp_rec", {"dp-rec.view": "central_certified", "dp-rec.mechanism": name}) for name in TRUSTING},
     "dp_rec, adaptive": ("dp_rec", {"dp-rec.block-rule": "kl_adaptive", "dp-rec.prior": "last", "dp-rec.sigma": 1.0}),
     "dp_rec, transforms": ("dp_rec", {**FILLED, "gen-fedsd.provider": "transforms"}),
     **{f"quantization_robust, {name}": ("quantization_robust", {f"{QR}.variant": name}) for name in TRAINED if name != "mqat"},

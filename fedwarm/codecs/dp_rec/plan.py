@@ -40,7 +40,7 @@ def rotation_of(settings: DpRec) -> str:
     """The rotation that `auto` stands for."""
     if settings.rotation != "auto":
         return settings.rotation
-    return "hadamard" if settings.block_rule == "fixed_size" else "none"
+    return "none" if settings.cut != "fixed_size" else "hadamard"
 
 
 def block_norm(bits: int, delta: float) -> float:
@@ -73,10 +73,10 @@ def blocks_of(settings: DpRec, sizes: Sequence[int], sigma: float, profile: Vect
     size = sum(sizes)
     if settings.mechanism == "server":
         return even(padded(size, rotation_of(settings)), 1)
-    if settings.block_rule == "per_tensor":
+    if settings.cut == "per_tensor":
         return per_tensor(sizes)
     count = block_count(settings, size, sigma)
-    if settings.block_rule == "kl_adaptive":
+    if settings.cut == "kl_adaptive":
         return even(size, count) if profile is None else kl_adaptive(profile, count)
     total = padded(size, rotation_of(settings))
     return fixed_size(total, settings.block_size) if settings.block_size else even(total, count)
@@ -134,7 +134,7 @@ def codec_of(
     blocks = blocks_of(settings, sizes, sigma, profile)
     shared = (sum(sizes), sigma, settings.clip, blocks, rotation_of(settings), settings.magnitude)
     if settings.mechanism == "server":
-        return RoundedCodec(*shared, settings.bits)
+        return RoundedCodec(*shared[:-1], bits=settings.bits)
     if settings.mechanism == "coding":
         return RandomCodec(*shared, bits=settings.bits, debias=settings.debias, nonce_bytes=nonce_bytes(settings))
     try:

@@ -186,7 +186,7 @@ def _bits(q: Question, sigma: float, terms: Terms) -> int:
     """Of a message; 0 where that is not known."""
     if q.mechanism not in BLOCKWISE:
         return (q.bits if q.mechanism == "server" else 32) * q.update_size
-    blocks, energy = q.cut(sigma), (q.clip / sigma) ** 2
+    blocks, energy = q.blocks_at(sigma), (q.clip / sigma) ** 2
     if q.mechanism == "coding":
         return len(blocks) * q.bits
     return PoissonCodec(blocks.total, sigma, q.clip, blocks, "none", q.magnitude, terms.tolerance(Simulated(energy))).words_bits
@@ -200,7 +200,7 @@ def _sane(sigma: float, clip: float) -> float:
 
 
 def _cut(q: Question, sigma: float, terms: Terms) -> Cut:
-    blocks, energy = q.cut(sigma), (q.clip / sigma) ** 2
+    blocks, energy = q.blocks_at(sigma), (q.clip / sigma) ** 2
     share = max(blocks.shares) if max(blocks.sizes) - min(blocks.sizes) > 1 else 1 / len(blocks)
     nats, most = energy * share / 2, dp_rec.block_norm(q.bits, q.delta)
     return Cut(

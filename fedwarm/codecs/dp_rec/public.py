@@ -59,7 +59,7 @@ class Public:
 
     def profile(self, settings: DpRec) -> Vector | None:
         """What `kl_adaptive` cuts blocks by."""
-        return self.mean.astype(np.float64) if self.mean is not None and settings.block_rule == "kl_adaptive" else None
+        return self.mean.astype(np.float64) if self.mean is not None and settings.cut == "kl_adaptive" else None
 
     def centre(self, settings: DpRec) -> Vector | float:
         """What is taken off an update before it is clipped, and put back to the decoded mean."""
@@ -69,5 +69,5 @@ class Public:
         """After a round whose decoded mean is this (d,): both sides do it in the same float64 operations."""
         mean = decoded + self.centre(settings)
         move, velocity = step(mean, self.velocity, settings)
-        used = settings.prior == "last" or settings.block_rule == "kl_adaptive"
+        used = settings.prior == "last" or settings.cut == "kl_adaptive"
         return Public(layout.moved(self.arrays, move), mean.astype(np.float32) if used else None, velocity)

@@ -88,7 +88,7 @@ class Question(DpRec):
         cohort, rounds = self.cohort or 1, self.rounds or self.participations or 1
         return terms_of(self, self.population or cohort, cohort, rounds, self.participations)
 
-    def cut(self, sigma: float) -> Blocks:
+    def blocks_at(self, sigma: float) -> Blocks:
         """The blocks; where the update's size is unknown, equal ones of one number, whose caps are highest."""
         count = self.blocks or dp_rec.block_count(self, self.update_size or ANY_SIZE, sigma)
         total = padded(self.update_size, dp_rec.rotation_of(self)) if self.update_size else count
@@ -100,7 +100,7 @@ class Question(DpRec):
 
     def release(self, sigma: float) -> Release:
         """What one message releases."""
-        return dp_rec.release_of(self, (), sigma, self.cut(sigma) if self.mechanism in BLOCKWISE else None)
+        return dp_rec.release_of(self, (), sigma, self.blocks_at(sigma) if self.mechanism in BLOCKWISE else None)
 
 
 def _options(names: Iterable[str]) -> str:

@@ -118,6 +118,11 @@ class DpRec(Group, prefix="dp-rec", used=lambda r: r.uploads):
         when=lambda r: r["dp-rec.mechanism"] != "none" or r["dp-rec.view"] != "local",
     )
 
+    @property
+    def cut(self) -> str:
+        """The block rule that holds: that which is set, where there are blocks."""
+        return self.block_rule if self.mechanism in BLOCKWISE else "fixed_size"
+
 
 def validated(settings: DpRec) -> DpRec:
     """The settings, if they go together.
@@ -127,11 +132,11 @@ def validated(settings: DpRec) -> DpRec:
     """
     if settings.view != "local" and settings.downlink == "replay":
         raise SettingError(f"dp-rec.downlink = 'replay' tells clients the code words, not so in {settings.view}; use dense")
-    if settings.block_rule != "fixed_size" and settings.rotation in ("hadamard", "qr"):
+    if settings.cut != "fixed_size" and settings.rotation in ("hadamard", "qr"):
         raise SettingError(
             f"dp-rec.rotation = {settings.rotation!r} mixes what block-rule {settings.block_rule!r} tells apart; use none or auto"
         )
-    if settings.block_rule != "fixed_size" and settings.block_size:
+    if settings.cut != "fixed_size" and settings.block_size:
         raise SettingError(f"dp-rec.block-size is for fixed_size alone; with {settings.block_rule} it must be 0")
     if settings.mechanism in NEEDS_TRUST and settings.view == "local":
         raise SettingError(
