@@ -8,6 +8,7 @@ SHORT = $(if $(ALL),, and not long) and not proof
 ORDER = $(if $(SEED),--randomly-seed=$(SEED),-p no:randomly)
 COVER = $(if $(ALL),--cov=fedwarm --cov-branch --cov-report=term:skip-covered --cov-fail-under=90)
 CORES = -n auto --maxprocesses 8 --dist worksteal
+FEDERATIONS = -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: run test test-proofs test-docker test-lowest test-newest check clean
 run: $(VENV)/.installed
@@ -16,7 +17,8 @@ run: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest $(ORDER) $(COVER) $(CORES) -m "not alone$(SHORT)"
+	$(BIN)/python -m pytest $(ORDER) $(COVER) $(CORES) -m "not processes and not alone$(SHORT)"
+	$(BIN)/python -m pytest -p no:randomly $(FEDERATIONS) -m "processes$(SHORT)"
 	$(BIN)/python -m pytest -p no:randomly -m "alone$(SHORT)"
 
 # What happens to machines: nodes that are killed, paused, full, refused, twenty of them. A quarter of an hour.

@@ -62,7 +62,7 @@ class Eyes:
             if folder is None or not (folder / "config.json").is_file():
                 raise SettingError(f"--dreambooth needs {option} with the folder of its weights (config.json and safetensors)")
         try:
-            return Eyes(_whole(CLIPModel, clip, "--clip"), AutoTokenizer.from_pretrained(clip), _whole(AutoModel, dino, "--dino"))
+            return Eyes(whole(CLIPModel, clip, "--clip"), AutoTokenizer.from_pretrained(clip), whole(AutoModel, dino, "--dino"))
         except (OSError, ValueError, RuntimeError) as error:
             if isinstance(error, SettingError):
                 raise
@@ -84,8 +84,12 @@ class Eyes:
         return F.normalize(told, dim=1)
 
 
-def _whole(kind: Any, folder: Any, option: str) -> Any:
-    """A model whose weights were all there: transformers draws at random what a folder lacks."""
+def whole(kind: Any, folder: Any, option: str) -> Any:
+    """A model whose weights were all there: transformers draws at random what a folder lacks.
+
+    Raises:
+        SettingError: some are not; `option` is where the folder was given.
+    """
     model, told = kind.from_pretrained(folder, output_loading_info=True)
     if missing := sorted(name for name in told["missing_keys"] if not name.startswith("pooler.")):
         raise SettingError(f"{option} = {str(folder)!r} lacks weights of a {type(model).__name__}, e.g. {missing[0]}")

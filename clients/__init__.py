@@ -28,7 +28,7 @@ def trainer_class(method: str) -> Any:
     """
     name = METHODS.canonical(method)
     declared = METHODS.load(name)
-    if util.find_spec(f"{__name__}.{name}") is not None and name in METHODS.own():
+    if name in METHODS.own() and util.find_spec(f"{__name__}.{name}") is not None:
         return getattr(import_module(f".{name}", __name__), declared.title + END)
     if declared.client:
         return referred(declared.client, f"client of method {name!r}")

@@ -14,7 +14,7 @@ from fedwarm.catalogue import flagged, parse
 from fedwarm.core.compute import torch_threads
 from fedwarm.core.payload import Fact, Payload, PayloadError
 from fedwarm.core.progress import listening
-from fedwarm.core.progress import logger as log_progress
+from fedwarm.core.progress import log as log_progress
 from fedwarm.core.stages import USUAL
 from fedwarm.core.store import Store, cache_home
 from fedwarm.data.checks import remarks

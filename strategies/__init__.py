@@ -26,7 +26,7 @@ def strategy_class(method: str) -> Any:
     """
     name = METHODS.canonical(method)
     declared = METHODS.load(name)
-    if util.find_spec(f"{__name__}.{name}") is not None and name in METHODS.own():
+    if name in METHODS.own() and util.find_spec(f"{__name__}.{name}") is not None:
         return getattr(import_module(f".{name}", __name__), declared.title)
     base = referred(declared.server, f"server of method {name!r}") if declared.server else __getattr__("FedAvg")
     return type(declared.title, (base,), {"method": name, "__doc__": declared.summary, "__module__": base.__module__})

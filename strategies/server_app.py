@@ -11,7 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedwarm.catalogue import parse
 from fedwarm.core.progress import listening
-from fedwarm.core.progress import logger as log_progress
+from fedwarm.core.progress import log as log_progress
 from fedwarm.record.folder import RunFolder, runs_root
 from fedwarm.rounds.attendance import on_real_nodes
 

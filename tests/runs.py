@@ -12,8 +12,9 @@ from flwr.app import Message
 from safetensors.numpy import load_file
 
 from fedwarm.core.stages import USUAL
-from fedwarm.engines.local import run as local
+from fedwarm.engines.local.run import Listener, run_local
 from fedwarm.flower.app import FlowerApp
+from fedwarm.flower.writing import CLIENT, SERVER
 from fedwarm.settings.fields import Value
 
 SMALL_WARMFED: dict[str, Value] = {
@@ -78,8 +79,13 @@ def run(
     clients: int = 4,
     workers: int = 1,
     node: dict[str, Value] | None = None,
+    server: str = SERVER,
+    listen: Listener | None = None,
 ) -> Outcome:
-    """Run a method, on nodes of a config of their own; the outcome holds its folder and its messages."""
+    """Run a method, on nodes of a config of their own; the outcome holds its folder and its messages.
+
+    `server` is another ServerApp than the project's, e.g. of `grids.served`; `listen` hears each message and may end the run.
+    """
     outcome = Outcome(folder)
     flat: dict[str, Value] = {
         "method": method,
@@ -87,12 +93,14 @@ def run(
         "client-folder": str(folder / "clients"),
         **(settings or {}),
     }
-    app = FlowerApp("fedwarm.strategies.server_app:app", "fedwarm.clients.client_app:app", flat, None)
+    app = FlowerApp(server, CLIENT, flat, None)
 
     def heard(message: Message) -> None:
+        if listen is not None:
+            listen(message)
         (outcome.replies if message.metadata.reply_to_message_id else outcome.messages).append(message)
 
-    local.run_local(app, {}, clients=clients, workers=workers, node_config=node, listen=heard)
+    run_local(app, {}, clients=clients, workers=workers, node_config=node, listen=heard)
     return outcome
 
 

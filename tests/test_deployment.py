@@ -34,7 +34,7 @@ from tests.runs import same
 from tests.waiting import wait_until
 
 until = partial(wait_until, seconds=300, poll_seconds=0.2)
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.processes
 SETTINGS = "num-server-rounds=1 local-epochs=1 data.max-examples=40"
 
 

@@ -95,7 +95,7 @@ def test_weights_that_are_not_all_there_are_refused(bench: ModuleType, tmp_path:
     short = {name: t for name, t in model.state_dict().items() if not name.startswith("embeddings.cls")}
     model.save_pretrained(tmp_path, state_dict=short)
     with pytest.raises(SettingError, match="--dino = .* lacks weights of a ViTModel, e.g. embeddings.cls_token"):
-        subjects._whole(ViTModel, tmp_path, "--dino")
+        subjects.whole(ViTModel, tmp_path, "--dino")
 
 
 def test_the_memory_benchmark_counts_every_case() -> None:

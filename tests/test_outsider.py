@@ -20,6 +20,7 @@ from safetensors.numpy import load_file
 
 from tests.runs import same
 
+pytestmark = [pytest.mark.processes, pytest.mark.long]
 ROOT = Path(__file__).parents[1]
 SMALL = "num-server-rounds=2 local-epochs=1 data.max-examples=30 server-threads=1"
 ALL = {
@@ -82,7 +83,6 @@ def fedwarm(place: Path) -> Command:
     return call
 
 
-@pytest.mark.long
 def test_they_are_listed_with_whence_they_come(fedwarm: Command) -> None:
     told = fedwarm("components")
     for name in NAMES:
@@ -90,13 +90,11 @@ def test_they_are_listed_with_whence_they_come(fedwarm: Command) -> None:
     assert "outsider" in fedwarm("components", "codec") and "top-k.share" in fedwarm("settings", "top-k")
 
 
-@pytest.mark.long
 def test_an_unknown_name_gets_theirs_among_the_near_ones(fedwarm: Command) -> None:
     told = fedwarm("run", "fedavg", "-c", "codec='topk'", fails=True)
     assert "'topk' is no codec (did you mean top-k" in told and "\n" not in told.strip()
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("words", ALL)
 def test_each_of_them_runs(words: str, fedwarm: Command, tmp_path: Path) -> None:
     method, *chosen = words.split(" -c ")
@@ -108,7 +106,6 @@ def test_each_of_them_runs(words: str, fedwarm: Command, tmp_path: Path) -> None
     assert (tmp_path / "run" / "lines.txt").exists() is plain
 
 
-@pytest.mark.long
 def test_each_of_them_keeps_what_all_components_of_its_kind_keep_to(place: Path) -> None:
     """The contract tests run over all names there are: in this environment theirs are among them."""
     copy = place.with_name("copy")
@@ -133,8 +130,6 @@ def test_each_of_them_keeps_what_all_components_of_its_kind_keep_to(place: Path)
     assert passed >= 3 * len(NAMES), done.stdout[-500:]
 
 
-@pytest.mark.alone
-@pytest.mark.long
 def test_all_of_them_together_give_one_model_on_every_engine(fedwarm: Command, tmp_path: Path) -> None:
     place = ["--federation", str(tmp_path / "federation")]
     fedwarm("federation", "up", "--nodes", "3", *place)

@@ -15,7 +15,7 @@ from fedwarm.federation.settings import Federation
 from fedwarm.launch.run import Request, run_method
 from tests.sets import write_site
 
-pytestmark = [pytest.mark.alone, pytest.mark.long]
+pytestmark = [pytest.mark.processes, pytest.mark.long]
 WORDS = ("cat", "dog", "fox")
 SETTINGS = "data.name='own' data.image-size=8 num-server-rounds=1 local-epochs=1 model.name='logistic'"
 

@@ -6,6 +6,7 @@ A worker calls `tick("lora", 12, 300, "client 2")`; whoever runs it (a command l
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import time
@@ -31,39 +32,51 @@ class Tick:
 
 
 Listener = Callable[[Tick], None]
-_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+Clock = Callable[[], float]
+
+
+class _Ear:
+    """Passes on to a listener at most five ticks a second of a stage, and always its first and last step."""
+
+    def __init__(self, listener: Listener, now: Clock) -> None:
+        self.listener, self.now = listener, now
+        self._last: dict[tuple[str, str], float] = {}
+
+    def hear(self, event: Tick) -> None:
+        key, now = (event.who, event.stage), self.now()
+        if not 1 < event.step < event.of or now - self._last.get(key, -math.inf) >= MIN_INTERVAL_SECONDS:
+            self._last[key] = now
+            self.listener(event)
+
+
+_ear: ContextVar[_Ear | None] = ContextVar("ear", default=None)
 _who: ContextVar[str] = ContextVar("who", default="server")
-_last: dict[tuple[str, str], float] = {}
 
 
 def current() -> Listener | None:
     """The listener of this moment, or None."""
-    return _listener.get()
+    ear = _ear.get()
+    return ear.listener if ear is not None else None
 
 
 def tick(stage: str, step: int, of: int, text: str = "") -> None:
     """Tell the listener, if there is one, at most five times a second and always at the first and last step."""
-    listener = _listener.get()
-    if listener is None:
-        return
-    key, now = (_who.get(), stage), time.monotonic()
-    if 1 < step < of and now - _last.get(key, -1.0) < MIN_INTERVAL_SECONDS:
-        return
-    _last[key] = now
-    listener(Tick(_who.get(), stage, step, of, text))
+    ear = _ear.get()
+    if ear is not None:
+        ear.hear(Tick(_who.get(), stage, step, of, text))
 
 
 class Pace:
     """Decides when a line about a stage is due, and says how many seconds the rest will take."""
 
-    def __init__(self, interval_seconds: float) -> None:
-        self.interval_seconds = interval_seconds
+    def __init__(self, interval_seconds: float, now: Clock = time.monotonic) -> None:
+        self.interval_seconds, self.now = interval_seconds, now
         self._begun: dict[tuple[str, str], tuple[float, int]] = {}
         self._seen: dict[tuple[str, str], tuple[float, int]] = {}
 
     def line(self, event: Tick) -> str | None:
         """A line at the last step and every few seconds before; None when none is due. A step that goes back begins anew."""
-        key, now = (event.who, event.stage), time.monotonic()
+        key, now = (event.who, event.stage), self.now()
         told, last = self._seen.get(key, (now, -1))
         if event.step <= last or key not in self._begun:
             self._begun[key] = (now, event.step)
@@ -84,33 +97,41 @@ def heard(line: str) -> Tick | None:
     return Tick(found[1], found[2], int(found[3]), int(found[4]), found[5] or "") if found else None
 
 
-_log_pace, _every = Pace(LOG_INTERVAL_SECONDS), Pace(0.0)
-
-
-def logger(event: Tick) -> None:
+class Log:
     """A listener that writes lines to Flower's log, for engines without a display; each round of a run has its line.
 
     FEDWARM_LOG_SECONDS in the environment is the time between two lines about other work; where it is set there is a line about
     short work too.
     """
-    asked = os.environ.get(LOG_SECONDS_VARIABLE)
-    if event.stage == ROUNDS:
-        line = _every.line(event)
-    else:
-        _log_pace.interval_seconds = float(asked) if asked else LOG_INTERVAL_SECONDS
-        line = _log_pace.line(event) if event.of > 2 or asked else None
-    if line is not None:
-        logging.getLogger("flwr").info(line)
+
+    def __init__(self, now: Clock = time.monotonic) -> None:
+        self._work, self._rounds = Pace(LOG_INTERVAL_SECONDS, now), Pace(0.0, now)
+
+    def __call__(self, event: Tick) -> None:
+        asked = os.environ.get(LOG_SECONDS_VARIABLE)
+        if event.stage == ROUNDS:
+            line = self._rounds.line(event)
+        else:
+            self._work.interval_seconds = float(asked) if asked else LOG_INTERVAL_SECONDS
+            line = self._work.line(event) if event.of > 2 or asked else None
+        if line is not None:
+            logging.getLogger("flwr").info(line)
+
+
+log = Log()
 
 
 @contextmanager
-def listening(listener: Listener | None, who: str | None = None, *, only_if_nobody_listens: bool = False) -> Iterator[None]:
+def listening(
+    listener: Listener | None, who: str | None = None, *, only_if_nobody_listens: bool = False, now: Clock = time.monotonic
+) -> Iterator[None]:
     """Send the ticks of the block to `listener`; `who` names the worker in them."""
-    present = _listener.get()
-    chosen = present if only_if_nobody_listens and present is not None else listener
-    tokens = (_listener.set(chosen), _who.set(who if who is not None else _who.get()))
+    ear = _ear.get()
+    if not only_if_nobody_listens or ear is None:
+        ear = _Ear(listener, now) if listener is not None else None
+    tokens = (_ear.set(ear), _who.set(who if who is not None else _who.get()))
     try:
         yield
     finally:
-        _listener.reset(tokens[0])
+        _ear.reset(tokens[0])
         _who.reset(tokens[1])

@@ -81,12 +81,13 @@ def _name(host: str, certificate: x509.Certificate) -> Iterator[Finding]:
     except x509.ExtensionNotFound:
         names = x509.SubjectAlternativeName([])
     known = [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
-    if not any(_is(host, name) for name in known):
+    if not any(matches(host, name) for name in known):
         listed = ", ".join(known) or "nothing"
         yield fault(TOPIC, f"it is not for {host} but for {listed}; call the SuperLink by one of these, or have {host} added")
 
 
-def _is(host: str, name: str) -> bool:
+def matches(host: str, name: str) -> bool:
+    """Whether a certificate's name or address is that of a host; `*.` stands for one label (RFC 6125, section 6.4)."""
     try:
         return ipaddress.ip_address(host) == ipaddress.ip_address(name)
     except ValueError:

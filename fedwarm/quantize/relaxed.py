@@ -135,7 +135,7 @@ def masses(x: Tensor, alpha: float, sigma: float, grid: Bounds, noise: str = "lo
 # Samples and their derivatives
 
 
-def _relax(x: Tensor, race: Tensor, alpha: float, sigma: float, rule: Rule, grid: Bounds) -> tuple[Tensor, ...]:
+def relax(x: Tensor, race: Tensor, alpha: float, sigma: float, rule: Rule, grid: Bounds) -> tuple[Tensor, ...]:
     """A block: sample (n,) and the derivatives of the relaxed sample by x, alpha and sigma (n,); `race` (W, n) is Exp(1).
 
     exp((log pi + Gumbel) / lambda) = (pi / race)^(1 / lambda): the same law without a logarithm.
@@ -180,7 +180,7 @@ class _Sample(torch.autograd.Function):
                 parts = _stochastic(block, uniform[0], a, grid)
             else:
                 race = uniform.clamp_(min=1e-30).log_().neg_().clamp_(min=1e-30)
-                parts = _relax(block, race, a, s, rule, grid)
+                parts = relax(block, race, a, s, rule, grid)
             torch.stack(parts, out=into)
         ctx.save_for_backward(*(part.reshape(x.shape) for part in out[1:]))
         return out[0].reshape(x.shape)

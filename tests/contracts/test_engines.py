@@ -32,7 +32,7 @@ class Patient(Local):
 
 PATIENT = Patient()
 """
-SLOW = [pytest.mark.alone, pytest.mark.long]
+SLOW = [pytest.mark.processes, pytest.mark.long]
 SIMULATED = [
     pytest.param(name, marks=SLOW if ENGINES.load(name).needs else []) for name in ENGINES if not ENGINES.load(name).real
 ]

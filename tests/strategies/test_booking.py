@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from fedwarm.core.payload import Payload
+from fedwarm.faults import Fault, InjectedError
 from fedwarm.privacy.accountant import Accountant
 from fedwarm.record.checkpoint import load
 from fedwarm.record.reading import read_run
-from fedwarm.rounds.client import BaseClient
 from fedwarm.rounds.fleet import FederationError
 from fedwarm.settings.fields import Value
 from tests.runs import run, same
@@ -31,16 +30,26 @@ WAYS = pytest.mark.parametrize(
 )
 
 
-def breaking(monkeypatch: pytest.MonkeyPatch, number: int, client: int) -> None:
-    """Let one client fail from a round on."""
-    answer = BaseClient.answer
+def broken(kind: str) -> dict[str, Value]:
+    """The settings of a fault of this module."""
+    return {"faults.kind": f"{__name__}:{kind}", "faults.rate": 1.0}
 
-    def failing(self: BaseClient, action: str, payload: Payload) -> Payload:
-        if action == "round" and payload.metrics["round"] == number and self.node.partition >= client:
-            raise RuntimeError("broken")
-        return answer(self, action, payload)
 
-    monkeypatch.setattr(BaseClient, "answer", failing)
+class Broken(Fault):
+    """Clients from `first` on fail in round 2."""
+
+    first = 0
+
+    def before(self, ticket: str) -> None:
+        stage, _, client = ticket.split(".")
+        if int(stage) == 2 and int(client) >= self.first:
+            raise InjectedError("broken")
+
+
+class BrokenButFirst(Broken):
+    """All but client 0 fail in round 2."""
+
+    first = 1
 
 
 @WAYS
@@ -48,16 +57,16 @@ def test_a_run_that_breaks_has_booked_its_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, settings: dict[str, Value]
 ) -> None:
     whole = run(method, tmp_path / "whole", {**FAST, **settings}, clients=3)
-    with monkeypatch.context() as patch:
-        breaking(patch, 2, 0)
-        with pytest.raises(FederationError, match="round 2"):
-            run(method, tmp_path / "run", {**FAST, **settings}, clients=3)
+    settings = {**settings, **broken("Broken")}
+    with pytest.raises(FederationError, match="round 2"):
+        run(method, tmp_path / "run", {**FAST, **settings}, clients=3)
     kept = load(tmp_path / "run").facts["method" if method == "dp_rec" else "codec"]
     booked = Accountant.from_state(kept["account"]).epsilon()
     told = read_run(tmp_path / "run")
     spent = {entry["round"]: entry["epsilon"] for entry in whole.results["rounds"] if "epsilon" in entry}
     assert booked == pytest.approx(spent[2]) and spent[1] < spent[2] < spent[3]
     assert told.epsilon == pytest.approx(spent[2]) and not told.complete
+    monkeypatch.setattr(Broken, "first", 3)  # nobody any more
     resumed = run(method, tmp_path / "run", {**FAST, **settings, "resume": True}, clients=3)
     assert same(resumed.model, whole.model) and resumed.results["privacy"] == whole.results["privacy"]
     assert (tmp_path / "run" / "journal.jsonl").read_text().count('"privacy"') == 3
@@ -84,11 +93,10 @@ def test_a_stage_that_is_run_again_is_booked_for_who_is_new_in_it() -> None:
     assert account.spent.epsilon(1) == once.spent.epsilon(0)
 
 
-def test_what_clients_told_is_stated_where_a_run_breaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_clients_told_is_stated_where_a_run_breaks(tmp_path: Path) -> None:
     settings: dict[str, Value] = {**FAST, "privacy": "dp-sgd", "dp-sgd.entropy": "seeded", "data.max-examples": 40}
-    breaking(monkeypatch, 2, 1)
     with pytest.raises(FederationError, match="round 2"):
-        run("fedavg", tmp_path / "run", settings, clients=2)
+        run("fedavg", tmp_path / "run", {**settings, **broken("BrokenButFirst")}, clients=2)
     entries = [json.loads(line) for line in (tmp_path / "run" / "ledger.jsonl").read_text().splitlines()]
     first = max(entry["epsilon"] for entry in entries if entry["round"] == 1)
     told = read_run(tmp_path / "run").epsilon

@@ -11,10 +11,11 @@ import pytest
 
 from fedwarm.core.payload import Payload
 from fedwarm.measures.widths import WidthsClient
+from fedwarm.methods import Method
 from fedwarm.rounds.client import BaseClient
 from fedwarm.rounds.fleet import FederationError
 from fedwarm.settings.fields import Value
-from tests.runs import run, same
+from tests.runs import Outcome, run, same
 
 FAST: dict[str, Value] = {"num-server-rounds": 1, "local-epochs": 1, "data.max-examples": 20}
 Spoil = Callable[[Payload], Payload]
@@ -68,24 +69,27 @@ SPOILS = {
 }
 
 
-def spoiled(monkeypatch: pytest.MonkeyPatch, spoil: Spoil, times: int) -> None:
-    """Client 1 spoils its first `times` replies."""
-    original, left = BaseClient.round, [times]
+class Spoiling(BaseClient):
+    """Client 1 spoils its first replies, as often and as `LEFT` says."""
 
-    def round_(self: Any, payload: Payload) -> Payload:
-        reply = original(self, payload)
-        if self.node.partition == 1 and left[0] > 0:
-            left[0] -= 1
-            return spoil(reply)
-        return reply
+    def round(self, payload: Payload) -> Payload:
+        reply = super().round(payload)
+        return LEFT.pop()(reply) if self.node.partition == 1 and LEFT else reply
 
-    monkeypatch.setattr(BaseClient, "round", round_)
+
+LEFT: list[Spoil] = []
+SPOILING = Method("Spoiling", "FedAvg, whose client 1 fails.", client=f"{__name__}:Spoiling")
+
+
+def spoiled(folder: Path, spoil: Spoil, times: int, **more: Value) -> Outcome:
+    """FedAvg's run in which client 1 spoils its first `times` replies."""
+    LEFT[:] = [spoil] * times
+    return run(f"{__name__}:SPOILING", folder, {**FAST, **more})
 
 
 @pytest.mark.parametrize("spoil", SPOILS, ids=lambda s: s.__name__)
-def test_what_cannot_be_used_is_named_and_left_out(spoil: Spoil, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    spoiled(monkeypatch, spoil, times=9)
-    outcome = run("fedavg", tmp_path / "run", {**FAST, "min-replies": 3})
+def test_what_cannot_be_used_is_named_and_left_out(spoil: Spoil, tmp_path: Path) -> None:
+    outcome = spoiled(tmp_path / "run", spoil, 9, **{"min-replies": 3})
     failures = outcome.results["rounds"][0]["failures"]
     assert failures and all("client 1, round" in f and SPOILS[spoil] in f for f in failures)
     assert all(np.isfinite(a).all() for a in outcome.model.values())
@@ -106,16 +110,14 @@ def test_widths_that_were_not_asked_for_or_are_missing_do_no_harm(monkeypatch: p
     assert any("client 1" in f and "correct-w4" in f for f in outcome.results["rounds"][-1]["failures"])
 
 
-def test_too_few_replies_end_the_run_with_the_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    spoiled(monkeypatch, crash, times=9)
+def test_too_few_replies_end_the_run_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(FederationError, match=r"3 valid replies of 4, 4 are needed .*the battery is empty"):
-        run("fedavg", tmp_path / "run", FAST)
+        spoiled(tmp_path / "run", crash, 9)
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
-def test_a_second_try_gives_the_unbroken_run_s_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_second_try_gives_the_unbroken_run_s_model(tmp_path: Path) -> None:
     unbroken = run("fedavg", tmp_path / "unbroken", FAST)
-    spoiled(monkeypatch, crash, times=1)
-    outcome = run("fedavg", tmp_path / "run", FAST)
+    outcome = spoiled(tmp_path / "run", crash, 1)
     assert same(outcome.model, unbroken.model)
     assert len(outcome.results["rounds"][0]["failures"]) == 1

@@ -12,8 +12,9 @@ import pytest
 
 from fedwarm.catalogue import parse
 from fedwarm.faults import Faults, strikes
+from fedwarm.methods import Method
 from fedwarm.rounds.fleet import FederationError
-from fedwarm.rounds.server import BaseStrategy, Stage
+from fedwarm.rounds.server import Stage
 from fedwarm.settings.fields import Value
 from fedwarm.settings.kinds import FAULTS
 from strategies.fedavg import FedAvg
@@ -38,14 +39,20 @@ REASONS = {
 }  # fmt: skip
 
 
-def spared(strategy: FedAvg, faults: Faults) -> Iterator[Stage]:
-    """FedAvg's stages, asking in each round only those clients whom the injector would not strike."""
-    for index, stage in enumerate(BaseStrategy.plan(strategy)):
-        if stage.name == "round":
-            left = tuple(c for c in stage.clients if not strikes(faults, SEED, f"{index}.0.{c}"))
-            assert left, "another seed, please: all clients of a round are struck"
-            stage = Stage(stage.round, stage.name, stage.message_type, left)
-        yield stage
+class Spared(FedAvg):
+    """FedAvg that asks in each round only those clients whom the injector would not strike."""
+
+    def plan(self) -> Iterator[Stage]:
+        for index, stage in enumerate(super().plan()):
+            if stage.name == "round":
+                left = tuple(c for c in stage.clients if not strikes(INJECTED[-1], SEED, f"{index}.0.{c}"))
+                assert left, "another seed, please: all clients of a round are struck"
+                stage = Stage(stage.round, stage.name, stage.message_type, left)
+            yield stage
+
+
+INJECTED: list[Faults] = []
+SPARED = Method("Spared", "FedAvg without those who would be struck.", server=f"{__name__}:Spared")
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +63,8 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> Any:
     def get(rate: float) -> Outcome:
         if rate not in found:
             folder = tmp_path_factory.mktemp("others") / "run"
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(FedAvg, "plan", lambda self: spared(self, Faults(kind="crash", rate=rate)))
-                found[rate] = run("fedavg", folder, FAST)
+            INJECTED.append(Faults(kind="crash", rate=rate))
+            found[rate] = run(f"{__name__}:SPARED", folder, FAST)
         return found[rate]
 
     return get

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from flwr.app import Message
 
 from fedwarm.augmentations.gen_fedsd.amounts import global_target
 from fedwarm.augmentations.gen_fedsd.checks import histogram
@@ -19,7 +20,7 @@ from fedwarm.data.classes import imbalance
 from fedwarm.data.settings import Data
 from fedwarm.launch.preflight import check_run
 from fedwarm.settings.fields import SettingError, Value
-from tests.runs import Outcome, run, same
+from tests.runs import Outcome, action_of, run, same
 
 FAST: dict[str, Value] = {
     "num-server-rounds": 2, "local-epochs": 1, "data.max-examples": 30, "data.partition": "dirichlet", "data.alpha": 0.3,
@@ -158,21 +159,15 @@ def test_images_that_nobody_recognises_are_remarked_on(judge: str, refused: str)
     assert not list(told.remarks())
 
 
-def test_stopped_after_synthesis_goes_on_to_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_after_synthesis_goes_on_to_the_same_model(tmp_path: Path) -> None:
     whole = run("gen_fedsd", tmp_path / "whole", FILLED, clients=2)
-    from fedwarm.rounds.server import BaseStrategy
 
-    original = BaseStrategy.run_stage
-
-    def stop(self: BaseStrategy, stage: Stage, index: int, exchange: object) -> None:
-        if stage.name == "round":
+    def stop(message: Message) -> None:
+        if message.metadata.reply_to_message_id == "" and action_of(message) == "round":
             raise KeyboardInterrupt
-        original(self, stage, index, exchange)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(BaseStrategy, "run_stage", stop)
     with pytest.raises((KeyboardInterrupt, RuntimeError)):
-        run("gen_fedsd", tmp_path / "part", FILLED, clients=2)
-    monkeypatch.undo()
+        run("gen_fedsd", tmp_path / "part", FILLED, clients=2, listen=stop)
     resumed = run("gen_fedsd", tmp_path / "part", {**FILLED, "resume": True}, clients=2)
     assert same(whole.model, resumed.model)
     keys = ("real", "synthetic", "bytes")

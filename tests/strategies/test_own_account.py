@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from clients import trainer_class
 from fedwarm.catalogue import parse
@@ -45,10 +46,12 @@ def arrays(config: Config) -> Arrays:
     return from_module(build_model(config.of(Model), 10, config.of(Data).image_size, config.run.seed))
 
 
-def ask(root: Path, settings: dict[str, Value], number: int, sigma: float = 5.0, key: str = "a1") -> Arrays:
+def ask(
+    root: Path, settings: dict[str, Value], number: int, sigma: float = 5.0, key: str = "a1", store: type[Store] = Store
+) -> Arrays:
     """What a client answers when the server asks it for a round with this noise."""
     config = parse(settings)
-    client = trainer_class(config.run.method)(config, Node(0, 4, Store(root, key, 0)))
+    client = trainer_class(config.run.method)(config, Node(0, 4, store(root, key, 0)))
     told: dict[str, Any] = {"round": number, "sigma": sigma}
     return client.answer("round", Payload("weights", arrays(config), told, {"secret": ""})).arrays
 
@@ -182,19 +185,16 @@ def test_a_node_with_limits_takes_part_in_private_runs_alone(tmp_path: Path) -> 
         ask(tmp_path, {**CODEC, "codec": "dense", "limits.least-noise": 1.0}, 1)
 
 
-def test_more_than_one_process_sends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_than_one_process_sends_the_same(tmp_path: Path) -> None:
     """The other one writes while this one draws: a lost reply's message that is sent again."""
-    keep: Callable[..., Any] = Store.keep
     others: list[Arrays] = []
 
-    def late(self: Store, *given: Any) -> Any:
-        if not others:
-            others.append({})
-            others[0] = ask(tmp_path, METHOD, 1)
-        return keep(self, *given)
+    class Late(Store):
+        def keep(self, name: str, tensors: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+            others.append(ask(tmp_path, METHOD, 1))
+            return super().keep(name, tensors, step)
 
-    monkeypatch.setattr(Store, "keep", late)
-    assert same(ask(tmp_path, METHOD, 1), others[0])
+    assert same(ask(tmp_path, METHOD, 1, store=Late), others[0]) and len(others) == 1
 
 
 PRIVATE: dict[str, Value] = {"method": "fedavg", **SMALL, "data.max-examples": 48, "batch-size": 16, "privacy": "dp-sgd"}

@@ -12,10 +12,12 @@ from flwr.common.constant import SUPERLINK_NODE_ID
 
 from fedwarm.core.payload import Payload
 from fedwarm.flower.wire import from_records, to_records
+from fedwarm.methods import Method
 from fedwarm.record import checkpoint
 from fedwarm.record.reading import read_run
+from fedwarm.rounds.client import BaseClient
 from fedwarm.rounds.fleet import FederationError
-from fedwarm.rounds.server import BaseStrategy, Stage
+from fedwarm.rounds.server import Stage
 from fedwarm.settings.fields import SettingError, Value
 from strategies.fedavg import FedAvg
 from tests.machines import NOTICED_SECONDS, Sent, world
@@ -35,15 +37,22 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 
 def without(lost: dict[tuple[int, str], int], folder: Path, **more: Value) -> Outcome:
     """The local run that asks only the other clients in these rounds."""
+    LOST.clear()
+    LOST.update(lost)
+    return run(f"{__name__}:WITHOUT", folder, {**FAST, **more}, clients=CLIENTS)
 
-    def plan(strategy: FedAvg) -> Iterator[Stage]:
-        for stage in BaseStrategy.plan(strategy):
-            left = tuple(c for c in stage.clients if lost.get((stage.round, stage.name)) != c)
+
+class Without(FedAvg):
+    """Asks in each round all but who is `LOST` in it."""
+
+    def plan(self) -> Iterator[Stage]:
+        for stage in super().plan():
+            left = tuple(c for c in stage.clients if LOST.get((stage.round, stage.name)) != c)
             yield Stage(stage.round, stage.name, stage.message_type, left, stage.measures)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FedAvg, "plan", plan)
-        return run("fedavg", folder, {**FAST, **more}, clients=CLIENTS)
+
+LOST: dict[tuple[int, str], int] = {}
+WITHOUT = Method("Without", "FedAvg that leaves clients out.", server=f"{__name__}:Without")
 
 
 def alike(outcome: Outcome, other: Outcome) -> bool:
@@ -339,20 +348,22 @@ def test_sites_are_called_by_their_names(tmp_path: Path) -> None:
     assert read_run(outcome.folder).sites == ["site-a", "", "klinik.süd", ""]
 
 
-def test_failed_evaluations_end_no_run_on_any_engine(whole: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fedwarm.rounds.client import BaseClient
+class Untested(BaseClient):
+    """Nobody can measure in round 2, and client 0 cannot in round 3."""
 
-    original = BaseClient.evaluate
-
-    def evaluate(self: Any, payload: Payload) -> Payload:
+    def evaluate(self, payload: Payload) -> Payload:
         if payload.count("round") == 2 or (payload.count("round") == 3 and self.node.partition == 0):
             raise RuntimeError("the test images are gone")
-        return original(self, payload)
+        return super().evaluate(payload)
 
-    monkeypatch.setattr(BaseClient, "evaluate", evaluate)
-    here = run("fedavg", tmp_path / "here", {**FAST, "evaluate.bit-widths": "8"}, clients=CLIENTS)
+
+UNTESTED = Method("Untested", "FedAvg whose test images are lost.", client=f"{__name__}:Untested")
+
+
+def test_failed_evaluations_end_no_run_on_any_engine(whole: Outcome, tmp_path: Path) -> None:
+    here = run(f"{__name__}:UNTESTED", tmp_path / "here", {**FAST, "evaluate.bit-widths": "8"}, clients=CLIENTS)
     with world(CLIENTS) as machines:
-        there = machines.federate("fedavg", tmp_path / "there", FAST)
+        there = machines.federate(f"{__name__}:UNTESTED", tmp_path / "there", FAST)
     for outcome in (here, there):
         rounds = outcome.results["rounds"]
         assert outcome.results["complete"] and same(outcome.model, whole.model)

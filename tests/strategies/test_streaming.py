@@ -10,39 +10,48 @@ from typing import Any
 
 import pytest
 from flwr.app import Message
+from flwr.serverapp import Grid
 
-from fedwarm.engines.local.run import LocalGrid, run_local
+from fedwarm.engines.local.run import run_local
 from fedwarm.flower.app import FlowerApp
+from fedwarm.flower.writing import CLIENT
 from fedwarm.settings.fields import Value
+from tests.grids import Through, served
 
 CLIENTS = 12
 FAST: dict[str, Value] = {"num-server-rounds": 2, "local-epochs": 1, "data.max-examples": 8, "data.partition": "iid"}
 
 
-@pytest.mark.parametrize(("rule", "most"), [("mean", 2), ("median", CLIENTS + 1)])
-@pytest.mark.parametrize("workers", [1, 2])
-def test_replies_are_not_gathered(rule: str, most: int, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the collector's help, as nothing in a message may refer to itself; the median has to hold all of a round."""
-    alive: list[int] = []
-    known: list[weakref.ref[Any]] = []
-    original = LocalGrid.stream
+class Counted(Through):
+    """A grid that counts with each training reply how many of all are in memory."""
 
-    def stream(grid: LocalGrid, messages: Any, seconds: float) -> Iterator[Message | None]:
-        for reply in original(grid, messages, seconds):
-            assert reply is not None
+    def __init__(self, grid: Grid) -> None:
+        super().__init__(grid)
+        self.known: list[weakref.ref[Any]] = []
+
+    def stream(self, messages: Any, seconds: float) -> Iterator[Message | None]:
+        for reply in self.grid.stream(messages, seconds):  # type: ignore[attr-defined]
             if reply.metadata.message_type == "train":
-                known.append(weakref.ref(next(iter(reply.content["arrays"].values()))))
-                alive.append(sum(ref() is not None for ref in known))
+                self.known.append(weakref.ref(next(iter(reply.content["arrays"].values()))))
+                ALIVE.append(sum(ref() is not None for ref in self.known))
             yield reply
 
-    monkeypatch.setattr(LocalGrid, "stream", stream)
+
+ALIVE: list[int] = []
+COUNTED = served(Counted)
+
+
+@pytest.mark.parametrize(("rule", "most"), [("mean", 2), ("median", CLIENTS + 1)])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_replies_are_not_gathered(rule: str, most: int, workers: int, tmp_path: Path) -> None:
+    """Without the collector's help, as nothing in a message may refer to itself; the median has to hold all of a round."""
+    ALIVE.clear()
     flat = {"method": "fedavg", **FAST, "robust.rule": rule, "out": str(tmp_path / "run"), "client-folder": str(tmp_path / "c")}
     gc.collect()
     gc.disable()
     try:
-        app = FlowerApp("fedwarm.strategies.server_app:app", "fedwarm.clients.client_app:app", flat, None)
-        run_local(app, {}, clients=CLIENTS, workers=workers)
+        run_local(FlowerApp(f"{__name__}:COUNTED", CLIENT, flat, None), {}, clients=CLIENTS, workers=workers)
     finally:
         gc.enable()
-    assert len(alive) == 2 * CLIENTS
-    assert max(alive) <= most
+    assert len(ALIVE) == 2 * CLIENTS
+    assert max(ALIVE) <= most

@@ -17,7 +17,7 @@ from fedwarm.codecs.dp_rec.plan import codec_of
 from fedwarm.codecs.dp_rec.settings import DpRec
 from fedwarm.coding import stochastic
 from fedwarm.coding.layout import Layout
-from fedwarm.core.arrays import from_tensors
+from fedwarm.core.arrays import Arrays, from_tensors
 from fedwarm.core.payload import Payload
 from fedwarm.core.progress import Tick, listening
 from fedwarm.core.store import Store
@@ -26,6 +26,7 @@ from fedwarm.diffusion.lora import adapter_size, first_matrices
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.tuners.hollowed.cuts import cut_at, kept_layers, kept_size, table
 from fedwarm.diffusion.tuners.hollowed.settings import aligned
+from fedwarm.faults import Spoilt
 from fedwarm.flower.wire import from_records
 from fedwarm.rounds.fleet import FederationError
 from fedwarm.settings.fields import SettingError, Value
@@ -266,19 +267,18 @@ def test_what_does_not_go_together_is_refused_at_both_ends(settings: dict[str, V
 # What goes wrong
 
 
-def test_another_depth_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    original = WarmFedClient.adapt
-    cut = cut_at(foundation().pipe.unet, 2)
+class Deeper(Spoilt):
+    """A client that leaves out of its adapter what one of depth 2 does not have."""
 
-    def deeper(self: WarmFedClient, payload: Payload) -> Payload:
-        reply = original(self, payload)
-        for name in [n for n in reply.arrays if self.node.partition == 1 and cut.holds(n)]:
-            del reply.arrays[name]
-        return reply
+    def change(self, arrays: Arrays, reference: Arrays) -> Arrays:
+        cut = cut_at(foundation().pipe.unet, 2)
+        return {name: array for name, array in arrays.items() if not cut.holds(name)}
 
-    monkeypatch.setattr(WarmFedClient, "adapt", deeper)
+
+def test_another_depth_is_refused_in_one_line(tmp_path: Path) -> None:
+    deeper: dict[str, Value] = {"faults.kind": f"{__name__}:Deeper", "faults.rate": 1.0, "faults.clients": "1"}
     with pytest.raises(FederationError, match="its adapter is that of depth 2; client 1 has depth 0") as caught:
-        run("warmfed", tmp_path / "run", {**HOLLOWED, "hollowed.depth": 0}, clients=2)
+        run("warmfed", tmp_path / "run", {**HOLLOWED, **deeper, "hollowed.depth": 0}, clients=2)
     assert "\n" not in str(caught.value)
 
 

@@ -12,7 +12,6 @@ import fcntl
 import json
 import logging
 import os
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields
@@ -22,18 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from fedwarm.augmentations.gen_fedsd.drawn import Drawn, Owner
+from fedwarm.augmentations.gen_fedsd.memory import MEMORY, Memory
 from fedwarm.core.files import PRIVATE, DiskError, order_metadata, replacing
 from fedwarm.core.store import KEY, MIB, bytes_below
 from fedwarm.settings.fields import SettingError
 
 CHUNK = 256
-KEPT_BYTES = 1 << 29
 SPEED = "speed.json"
-
-
 Tell = Callable[[int], Mapping[str, Any]]
 Make = Callable[[Sequence[int]], Drawn]
-_kept: OrderedDict[tuple[str, int, int], Drawn] = OrderedDict()  # files that this process read, up to KEPT_BYTES
 
 
 class Shelf:
@@ -46,12 +42,22 @@ class Shelf:
         provenance: what the files of a class tell of it, as JSON.
         limit_mb: most MiB of the shelf.
         chunk: images that are drawn between two writes; a client that is killed loses no more than that.
+        memory: keeps what is read; the process's.
     """
 
-    def __init__(self, root: Path, key: str, size: int, provenance: Tell, limit_mb: int = 4096, chunk: int = CHUNK) -> None:
+    def __init__(
+        self,
+        root: Path,
+        key: str,
+        size: int,
+        provenance: Tell,
+        limit_mb: int = 4096,
+        chunk: int = CHUNK,
+        memory: Memory = MEMORY,
+    ) -> None:
         assert KEY.fullmatch(key), key
         self.folder, self.size, self.provenance = root / key, size, provenance
-        self.limit_bytes, self.chunk = limit_mb * MIB, chunk
+        self.limit_bytes, self.chunk, self.memory = limit_mb * MIB, chunk, memory
 
     def take(
         self, owner: Owner, label: int, indices: Sequence[int], make: Make, batch: int = 1, stock: int = 0
@@ -156,13 +162,27 @@ class Shelf:
         parts = []
         for path in sorted((self.folder / str(owner)).glob(f"{label}.*.safetensors")):
             try:
-                parts.append(_read(path, self.size))
+                parts.append(self.memory.get(path, self._read))
             except FileNotFoundError:
                 continue
             except (ValueError, OSError) as error:
                 logging.getLogger("flwr").warning("%s is damaged (%s); its images are drawn again", path, error)
                 path.unlink(missing_ok=True)
         return parts
+
+    def _read(self, path: Path) -> Drawn:
+        """One file; ValueError where it is not what was written."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, "pt") as file:
+                drawn = Drawn(**{f.name: file.get_tensor(f.name) for f in fields(Drawn)})
+                told = (file.metadata() or {}).get("sha256")
+        except SafetensorError as error:
+            raise ValueError(str(error).splitlines()[0]) from error
+        if drawn.images.shape != (len(drawn), 3, self.size, self.size) or told != _digest(drawn):
+            raise ValueError("its content is not what was written")
+        return drawn
 
     def _write(self, owner: Owner, label: int, drawn: Drawn) -> None:
         from safetensors.torch import save_file
@@ -207,29 +227,6 @@ def _gathered(parts: Sequence[Drawn], indices: Sequence[int]) -> Drawn:
     whole = Drawn.join(parts)
     place = {index: row for row, index in enumerate(whole.indices.tolist())}
     return whole.rows([place[i] for i in indices])
-
-
-def _read(path: Path, size: int) -> Drawn:
-    """One file, from memory where this process read it before; ValueError where it is not what was written."""
-    from safetensors import SafetensorError, safe_open
-
-    status = path.stat()
-    key = (str(path), status.st_mtime_ns, status.st_size)
-    if key in _kept:
-        _kept.move_to_end(key)
-        return _kept[key]
-    try:
-        with safe_open(path, "pt") as file:
-            drawn = Drawn(**{f.name: file.get_tensor(f.name) for f in fields(Drawn)})
-            told = (file.metadata() or {}).get("sha256")
-    except SafetensorError as error:
-        raise ValueError(str(error).splitlines()[0]) from error
-    if drawn.images.shape != (len(drawn), 3, size, size) or told != _digest(drawn):
-        raise ValueError("its content is not what was written")
-    _kept[key] = drawn
-    while len(_kept) > 1 and sum(part.images.numel() for part in _kept.values()) > KEPT_BYTES:
-        _kept.popitem(last=False)
-    return drawn
 
 
 def _digest(drawn: Drawn) -> str:

@@ -8,12 +8,14 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
 from fedwarm.core.failures import RunError
 from fedwarm.engines.deployment.following import AWAY_SECONDS, TELL_AWAY_SECONDS, Following, say
+from fedwarm.engines.deployment.retry import Stopped, persist
 from fedwarm.federation.control import Control, Unreachable, control
 from fedwarm.federation.processes import dead, living
 from fedwarm.federation.remote import reached
@@ -85,10 +87,6 @@ def run_deployment(federation: Federation, app_folder: Path, overrides: Mapping[
         raise (Stopped if ended.status.endswith("stopped") else RunError)(complaint, lines[-TAIL_LINES:])
 
 
-class Stopped(RunError):  # noqa: N818
-    """A person ended the run."""
-
-
 def run_here(said: str, config: Mapping[str, Value], again: str = "", keep_going: bool = False) -> None:
     """Run fedwarm's own app with these settings, all of them, on a federation that is up.
 
@@ -102,25 +100,16 @@ def run_here(said: str, config: Mapping[str, Value], again: str = "", keep_going
         RunError: it failed; the message says how to go on with it.
     """
     federation, out = load(said), Path(str(config["out"]))
-    failures: list[int] = []
-    while True:
-        try:
-            _run_once(federation, {**config, "resume": config.get("resume", False) or (bool(failures) and exists(out))})
-            return
-        except RunError as error:
-            if not exists(out):
-                raise
-            failures.append(checkpoint(out).done)
-            if not keep_going or isinstance(error, Stopped) or failures[-1] in failures[:-1]:
-                raise RunError(f"{error}; go on with: {again}", error.lines) from None
-            say(f"{error}; it is started again after stage {failures[-1]}")
-            _wait_for_servers(federation, said)
 
+    def once(resume: bool) -> None:
+        with tempfile.TemporaryDirectory(prefix="fedwarm-") as name:
+            folder = write_app(Path(name) / "app", {**config, "resume": resume or config.get("resume", False)})
+            run_deployment(federation, folder, {key: config[key] for key in ("method", "out")})
 
-def _run_once(federation: Federation, config: Mapping[str, Value]) -> None:
-    with tempfile.TemporaryDirectory(prefix="fedwarm-") as name:
-        folder = write_app(Path(name) / "app", config)
-        run_deployment(federation, folder, {key: config[key] for key in ("method", "out")})
+    def done() -> int | None:
+        return checkpoint(out).done if exists(out) else None
+
+    persist(once, done, again, partial(_wait_for_servers, federation, said) if keep_going else None)
 
 
 def _wait_for_servers(federation: Federation, said: str) -> None:

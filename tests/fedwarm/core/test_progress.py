@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fedwarm.core import progress
-from fedwarm.core.progress import LOG_SECONDS_VARIABLE, Pace, Tick, heard, listening, logger, tick
+from fedwarm.core.progress import LOG_SECONDS_VARIABLE, Log, Pace, Tick, heard, listening, tick
 
 
 class Clock:
@@ -17,18 +16,13 @@ class Clock:
     def __init__(self) -> None:
         self.now = 1000.0
 
-    def monotonic(self) -> float:
+    def __call__(self) -> float:
         return self.now
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(progress, "time", made)
-    monkeypatch.setattr(progress, "_last", {})
-    monkeypatch.setattr(progress, "_every", Pace(0.0))  # else they go on from what another test said, by the true clock
-    monkeypatch.setattr(progress, "_log_pace", Pace(progress.LOG_INTERVAL_SECONDS))
-    return made
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture
@@ -53,7 +47,7 @@ def test_nobody_listens() -> None:
     tick("train", 1, 2)
 
 
-def test_the_listener_hears_who_and_what(clock: Clock) -> None:
+def test_the_listener_hears_who_and_what() -> None:
     heard: list[Tick] = []
     with listening(heard.append, "client 3"):
         tick("train", 1, 2, "loss 1.5")
@@ -66,7 +60,7 @@ def test_the_listener_hears_who_and_what(clock: Clock) -> None:
 
 def test_at_most_five_a_second_but_always_the_first_and_the_last(clock: Clock) -> None:
     heard: list[Tick] = []
-    with listening(heard.append):
+    with listening(heard.append, now=clock):
         for step in range(1, 1001):
             clock.now += 0.01
             tick("train", step, 1000)
@@ -78,14 +72,14 @@ def test_at_most_five_a_second_but_always_the_first_and_the_last(clock: Clock) -
 def test_stages_and_workers_are_counted_apart(clock: Clock) -> None:
     heard: list[Tick] = []
     for who in ("client 0", "client 1"):
-        with listening(heard.append, who):
+        with listening(heard.append, who, now=clock):
             tick("a", 5, 10)
             tick("b", 5, 10)
             tick("a", 6, 10)
     assert [(t.who, t.stage) for t in heard] == [(c, s) for c in ("client 0", "client 1") for s in ("a", "b")]
 
 
-def test_blocks_nest_and_end(clock: Clock) -> None:
+def test_blocks_nest_and_end() -> None:
     outer: list[Tick] = []
     inner: list[Tick] = []
     with listening(outer.append, "server"):
@@ -99,7 +93,7 @@ def test_blocks_nest_and_end(clock: Clock) -> None:
     assert [t.who for t in inner] == ["client 1"] and [t.who for t in outer] == ["server"]
 
 
-def test_a_fallback_listener_stands_back(clock: Clock) -> None:
+def test_a_fallback_listener_stands_back() -> None:
     display: list[Tick] = []
     fallback: list[Tick] = []
     with listening(display.append), listening(fallback.append, "client 1", only_if_nobody_listens=True):
@@ -110,7 +104,7 @@ def test_a_fallback_listener_stands_back(clock: Clock) -> None:
 
 
 def test_the_log_gets_a_line_in_ten_seconds_and_one_at_the_end(clock: Clock, log: list[str]) -> None:
-    with listening(logger, "client 1"):
+    with listening(Log(clock), "client 1", now=clock):
         for step in range(1, 101):
             clock.now += 0.25
             tick("adapter", step, 100)
@@ -121,7 +115,7 @@ def test_the_log_gets_a_line_in_ten_seconds_and_one_at_the_end(clock: Clock, log
 
 
 def test_short_stages_are_not_logged(clock: Clock, log: list[str]) -> None:
-    with listening(logger):
+    with listening(Log(clock), now=clock):
         tick("train", 1, 2)
         tick("train", 2, 2)
     assert log == []
@@ -130,13 +124,13 @@ def test_short_stages_are_not_logged(clock: Clock, log: list[str]) -> None:
 def test_every_round_is_logged_and_short_work_where_the_environment_asks(
     clock: Clock, log: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with listening(logger, "server"):
+    with listening(Log(clock), "server", now=clock):
         for number in (1, 1, 2, 2):  # training and evaluation of two rounds
             tick("rounds", number, 2, f"accuracy 0.{number}")
     assert log == [f"server: rounds {n}/2 accuracy 0.{n}" for n in (1, 1, 2, 2)]
     log.clear()
     monkeypatch.setenv(LOG_SECONDS_VARIABLE, "1")
-    with listening(logger, "client 1"):
+    with listening(Log(clock), "client 1", now=clock):
         tick("train", 1, 2)
         clock.now += 1.5
         tick("train", 2, 2)
@@ -147,7 +141,7 @@ def test_every_round_is_logged_and_short_work_where_the_environment_asks(
     Tick("client 12", "train", 3, 10), Tick("server", "clients drawn", 4, 4, "of 9/9, 5 s left"), Tick("server", "rounds", 1, 2),
 ])  # fmt: skip
 def test_a_line_is_heard_as_the_tick_that_it_told_of(clock: Clock, event: Tick) -> None:
-    pace = Pace(0.0)
+    pace = Pace(0.0, clock)
     pace.line(Tick(event.who, event.stage, 0, event.of))
     clock.now += 2.0
     line = pace.line(event)
@@ -157,7 +151,7 @@ def test_a_line_is_heard_as_the_tick_that_it_told_of(clock: Clock, event: Tick) 
 
 def test_the_time_left_counts_from_the_stages_own_beginning(clock: Clock, log: list[str]) -> None:
     """A second pass of a stage must not count the time since the first one."""
-    with listening(logger, "client 1"):
+    with listening(Log(clock), "client 1", now=clock):
         for _ in range(2):
             for step in range(1, 41):
                 clock.now += 1.0

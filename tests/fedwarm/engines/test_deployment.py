@@ -7,8 +7,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -17,6 +15,7 @@ from fedwarm.core.progress import Tick, listening
 from fedwarm.engines import Asked
 from fedwarm.engines.deployment import COMPONENT, engine, following
 from fedwarm.engines.deployment.following import Following, Tail
+from fedwarm.engines.deployment.retry import Stopped, persist
 from fedwarm.federation.control import Listed, Unreachable
 from fedwarm.federation.settings import Federation, Node
 from fedwarm.launch.interrupt import command
@@ -110,41 +109,46 @@ def test_a_tail_gives_whole_lines_once(tmp_path: Path) -> None:
     assert list(tail.more()) == ["new"]
 
 
-def ending(done: list[int], monkeypatch: pytest.MonkeyPatch, kind: type[RunError] = RunError) -> list[bool]:
-    """Let a run fail after these numbers of stages and complete then; with which `resume` it is started each time."""
+def persisted(done: list[int], again: str = "", keep_going: bool = True, kind: type[RunError] = RunError) -> list[bool]:
+    """Let a run fail after these numbers of stages and complete then; whether each try went on from the checkpoint."""
     resumed: list[bool] = []
 
-    def once(_: Federation, config: dict[str, Any]) -> None:
-        resumed.append(bool(config["resume"]))
+    def once(resume: bool) -> None:
+        resumed.append(resume)
         if len(resumed) <= len(done):
             raise kind("No heartbeat received from the task")
 
-    monkeypatch.setattr(engine, "_run_once", once)
-    monkeypatch.setattr(engine, "_wait_for_servers", lambda *_: None)
-    monkeypatch.setattr(engine, "exists", lambda _: True)
-    monkeypatch.setattr(engine, "checkpoint", lambda _: SimpleNamespace(done=done[len(resumed) - 1]))
+    try:
+        persist(once, iter(done).__next__, again, (lambda: None) if keep_going else None)
+    except RunError as error:
+        raise RunError(f"{len(resumed)} tries: {error}") from error
     return resumed
 
 
-def test_a_run_that_comes_further_is_started_again(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
-    resumed = ending([0, 1, 3], monkeypatch)
-    engine.run_here(str(federation.folder), {"method": "fedavg", "out": "/r"}, keep_going=True)
-    assert resumed == [False, True, True, True]
+def test_a_run_that_comes_further_is_started_again(capsys: pytest.CaptureFixture[str]) -> None:
+    assert persisted([0, 1, 3]) == [False, True, True, True]
+    assert [line.split()[-1] for line in capsys.readouterr().err.splitlines()] == ["0", "1", "3"]
 
 
-def test_one_that_does_not_is_given_up_with_the_way_to_go_on(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_does_not_is_given_up_with_the_way_to_go_on(federation: Federation) -> None:
     said = str(federation.folder)
-    for done, keep_going, times, kind in (
+    again = command(Path("/r"), chosen("deployment", COMPONENT, Asked(federation=said)))
+    assert again == f"fedwarm run --resume --out /r --engine deployment --federation {said}"
+    for done, keep_going, tries, kind in (
         ([1, 1, 1], True, 2, RunError),
         ([1, 2], False, 1, RunError),
-        ([1, 2], True, 1, engine.Stopped),
+        ([1, 2], True, 1, Stopped),
     ):
-        resumed = ending(done, monkeypatch, kind)
-        again = command(Path("/r"), chosen("deployment", COMPONENT, Asked(federation=said)))
-        assert again == f"fedwarm run --resume --out /r --engine deployment --federation {said}"
-        with pytest.raises(RunError, match=f"No heartbeat.*; go on with: {again}$"):
-            engine.run_here(said, {"method": "fedavg", "out": "/r"}, again, keep_going)
-        assert len(resumed) == times
+        with pytest.raises(RunError, match=f"^{tries} tries: No heartbeat.*; go on with: {again}$"):
+            persisted(done, again, keep_going, kind)
+
+
+def test_a_run_that_left_no_checkpoint_cannot_be_gone_on_with() -> None:
+    def refused(resume: bool) -> None:
+        raise RunError("not taken")
+
+    with pytest.raises(RunError, match="^not taken$"):
+        persist(refused, lambda: None, "again", lambda: None)
 
 
 def test_a_federation_that_is_not_up_is_refused_before_anything_is_written(federation: Federation) -> None:

@@ -40,8 +40,6 @@ AWKWARD: dict[str, Value] = {
     "whole": 2.0,
 }
 
-pytestmark = pytest.mark.alone
-
 
 def tiny_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **config: Value) -> Path:
     """A bundle without code, whose components lie in a folder that every Python finds."""
@@ -161,6 +159,7 @@ def test_a_run_with_one_good_round_counts_as_done() -> None:
     assert Outcome("finished:completed", "N/A", tuple(rounds)).complaint() is None
 
 
+@pytest.mark.processes
 def test_a_run_gives_its_result_its_log_and_its_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     app = tiny_app(tmp_path, monkeypatch, **{key: type(value)() for key, value in AWKWARD.items()})
     lines: list[str] = []
@@ -173,6 +172,7 @@ def test_a_run_gives_its_result_its_log_and_its_overrides(tmp_path: Path, monkey
     assert not any("\x1b" in line or "\n" in line for line in lines)
 
 
+@pytest.mark.processes
 def test_a_server_that_raises_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     app = tiny_app(tmp_path, monkeypatch, fails="server")
     with pytest.raises(RunError, match=r"finished:failed.*the server was told to fail") as caught:

@@ -13,9 +13,10 @@ from types import SimpleNamespace
 import pytest
 
 from fedwarm.core.failures import RunError
-from fedwarm.engines import Asked, Engine
-from fedwarm.engines.deployment import engine
+from fedwarm.engines import Asked
+from fedwarm.engines.deployment import Deployment, engine
 from fedwarm.engines.deployment.engine import ready
+from fedwarm.engines.local import Local
 from fedwarm.federation import remote
 from fedwarm.federation import status as status_module
 from fedwarm.federation.bringup import down, up
@@ -26,6 +27,7 @@ from fedwarm.federation.remote import connect, place_of
 from fedwarm.federation.settings import load
 from fedwarm.federation.status import status
 from fedwarm.flower.certificates import read_public
+from fedwarm.launch.run import QUIET, Request, run_method
 from fedwarm.record.lock import Lock
 from fedwarm.settings.fields import SettingError
 
@@ -220,30 +222,40 @@ def test_the_end_of_a_serverapp_elsewhere_shows_in_its_folder(
     assert len(told) == 1 and not os.path.exists(tmp_path / "run")
 
 
+class Seeing:
+    """An engine's half that keeps what it was asked and runs nothing."""
+
+    def run(self, settings: Mapping[str, object], asked: Asked) -> None:
+        TOLD.append({**settings, "clients": asked.clients})
+        raise RunError("seen")
+
+
+class SeeingNodes(Seeing, Deployment):
+    """Real nodes."""
+
+
+class SeeingHere(Seeing, Local):
+    """This machine."""
+
+
+TOLD: list[dict[str, object]] = []
+NODES, HERE = SeeingNodes(), SeeingHere()
+
+
 def test_nodes_elsewhere_keep_what_is_theirs_where_they_are(
     join: Join, link: Link, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A node that runs elsewhere has no folder of the run: SCAFFOLD's state, DP-REC's and adapters go to its own cache."""
-    from fedwarm.engines.deployment import Deployment
-    from fedwarm.engines.local import Local
-    from fedwarm.launch import run as launch
-    from fedwarm.launch.run import Request, run_method
-
     join("b", "a")
     link.seen = [replace(each, status="online") for each in link.seen]
-    told: dict[str, object] = {}
-
-    def watched(_: Engine, settings: Mapping[str, object], asked: Asked) -> None:
-        told.clear()
-        told.update(settings, clients=asked.clients)
-
-    monkeypatch.setattr(Deployment, "run", watched)
-    monkeypatch.setattr(Local, "run", watched)
-    monkeypatch.setattr(launch, "_conclude", lambda folder: folder)
-    small = ("data.max-examples=40",)
-    for name in launch.QUIET:
+    for name in QUIET:
         monkeypatch.setenv(name, "1")
-    run_method(Request("fedavg", "deployment", tmp_path / "run", run_config=small))
-    assert told["clients"] == 2 and not told.get("client-folder")
-    run_method(Request("fedavg", "local", tmp_path / "here", clients=2, run_config=small))
-    assert told["client-folder"] == str(tmp_path / "here" / "clients")
+    for engine_, clients in (("NODES", 0), ("HERE", 2)):
+        request = Request(
+            "fedavg", f"{__name__}:{engine_}", tmp_path / engine_, clients=clients, run_config=("data.max-examples=40",)
+        )
+        with pytest.raises(RunError, match="^seen"):
+            run_method(request)
+    there, here = TOLD
+    assert there["clients"] == 2 and not there.get("client-folder")
+    assert here["client-folder"] == str(tmp_path / "HERE" / "clients")

@@ -33,8 +33,6 @@ print("\\x1b[92mup\\x1b[0m", flush=True)
 time.sleep(600)
 """
 
-pytestmark = pytest.mark.alone
-
 
 def stubborn(folder: Path, *, stay: bool = True, patience_seconds: float = 20.0, never: bool = False) -> Daemon:
     """A process that ignores SIGTERM and starts one like it in a session of its own; with `stay` false it leaves that alone."""
@@ -160,6 +158,7 @@ def test_colours_are_taken_off() -> None:
     assert plain("\x1b[92mINFO \x1b[0m:  text") == "INFO :  text"
 
 
+@pytest.mark.processes
 def test_a_loopback_federation_runs_an_app_and_ends(tmp_path: Path) -> None:
     app = write_app(tmp_path / "app", {"out": "", "fails": ""}, server="tiny:server", client="tiny:client")
     write_tiny(app)

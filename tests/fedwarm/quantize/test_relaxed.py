@@ -12,7 +12,7 @@ from scipy.stats import chi2_contingency, chisquare, logistic, norm
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fedwarm.quantize.relaxed import BLOCK, Bounds, Quantizer, Rule, _relax, bounds, first_alpha, masses, rounded, sample
+from fedwarm.quantize.relaxed import BLOCK, Bounds, Quantizer, Rule, bounds, first_alpha, masses, relax, rounded, sample
 
 DOUBLE = torch.float64
 
@@ -231,7 +231,7 @@ def test_gradients_of_the_mean_are_central_differences(half: float) -> None:
         return (masses(x, a, s, grid, half=how.half_window(sigma / alpha)) * points * a).sum(1)
 
     race = torch.ones(min(2 * int(half) + 1, 16), len(x), dtype=DOUBLE)
-    value, by_x, by_alpha, by_sigma = _relax(x, race, alpha, sigma, how, grid)
+    value, by_x, by_alpha, by_sigma = relax(x, race, alpha, sigma, how, grid)
     torch.testing.assert_close(value, mean(x, alpha, sigma), rtol=1e-12, atol=1e-12)
     for found, high, low in (
         (by_x, (x + h, alpha, sigma), (x - h, alpha, sigma)),

@@ -20,7 +20,6 @@ from fedwarm.launch.sweep import run_sweep
 from fedwarm.record import lock
 from fedwarm.record.folder import RunFolder
 from fedwarm.record.lock import LOCK, Lock, Owner, refuse_busy
-from fedwarm.rounds.server import BaseStrategy
 from fedwarm.settings.fields import SettingError, Value
 from strategies.fedavg import FedAvg
 from tests.runs import run
@@ -132,17 +131,15 @@ def test_nobody_comes_into_the_folder_of_a_run_at_work(tmp_path: Path, monkeypat
         lambda: FedAvg(None, RunFolder(place), data__max_examples=8).start(None),  # type: ignore[arg-type]
         lambda: run("fedavg", place, {**settings, "resume": True}, clients=2),
     ]
-    original, refused = BaseStrategy.run_stage, []
+    refused: list[str] = []
 
-    def stage(self: Any, stage: Any, number: int, exchange: Any) -> None:
+    def come(message: object) -> None:
         while attempts:
             with pytest.raises(SettingError, match="fedavg-seed-0 is in use by process") as caught:
                 attempts.pop()()
             refused.append(str(caught.value))
-        original(self, stage, number, exchange)
 
-    monkeypatch.setattr(BaseStrategy, "run_stage", stage)
-    outcome = run("fedavg", place, settings, clients=2)
+    outcome = run("fedavg", place, settings, clients=2, listen=come)
     assert len(refused) == 7 and not any("\n" in line for line in refused)
     assert outcome.results["complete"] and len(outcome.ledger) == 4 and not (place / LOCK).exists()
     assert not (tmp_path / LOCK).exists()

@@ -16,6 +16,7 @@ from fedwarm.core.payload import Payload
 from fedwarm.engines.local.desk import identify
 from fedwarm.flower.wire import from_records, is_unusable, to_records
 from fedwarm.launch.run import Request, run_method
+from fedwarm.methods import Method
 from fedwarm.rounds.client import BaseClient
 from fedwarm.rounds.fleet import FederationError, meet
 from fedwarm.rounds.reasons import LONGEST, reason
@@ -107,28 +108,35 @@ def test_the_run_ends_in_the_nodes_words() -> None:
         meet(cast(Grid, OneNode(refused("<class 'KeyError'>:<''x''>"))), 1.0)
 
 
-def test_a_setting_that_a_node_cannot_use_is_no_failed_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What only a node finds out ends the command as what is found before it: a SettingError, exit code 2."""
+class NoDisk(BaseClient):
+    """A node that cannot use its settings."""
 
-    def describe(self: BaseClient, payload: Payload) -> Payload:
+    def describe(self, payload: Payload) -> Payload:
         raise SettingError("there is no disk here; mount one")
 
-    monkeypatch.setattr(BaseClient, "describe", describe)
-    with pytest.raises(SettingError, match=r"node \d+ cannot take part: client 0: there is no disk here; mount one$"):
-        run_method(Request("fedavg", clients=2, workers=1, out=tmp_path / "run"))
 
+class LostDisk(BaseClient):
+    """Client 1 loses its disk after it has described itself."""
 
-def test_in_a_round_it_is_a_failure_in_its_own_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    original = BaseClient.round
-
-    def broken(self: BaseClient, payload: Payload) -> Payload:
+    def round(self, payload: Payload) -> Payload:
         if self.node.partition == 1:
             raise SettingError("the disk is gone; mount it")
-        return original(self, payload)
+        return super().round(payload)
 
-    monkeypatch.setattr(BaseClient, "round", broken)
+
+NO_DISK = Method("NoDisk", "FedAvg on nodes without disks.", client=f"{__name__}:NoDisk")
+LOST_DISK = Method("LostDisk", "FedAvg on nodes one of which loses its disk.", client=f"{__name__}:LostDisk")
+
+
+def test_a_setting_that_a_node_cannot_use_is_no_failed_run(tmp_path: Path) -> None:
+    """What only a node finds out ends the command as what is found before it: a SettingError, exit code 2."""
+    with pytest.raises(SettingError, match=r"node \d+ cannot take part: client 0: there is no disk here; mount one$"):
+        run_method(Request(f"{__name__}:NO_DISK", clients=2, workers=1, out=tmp_path / "run"))
+
+
+def test_in_a_round_it_is_a_failure_in_its_own_words(tmp_path: Path) -> None:
     settings: dict[str, Value] = {"num-server-rounds": 1, "local-epochs": 1, "data.max-examples": 20, "min-replies": 3}
-    failures = run("fedavg", tmp_path / "run", settings).results["rounds"][-1]["failures"]
+    failures = run(f"{__name__}:LOST_DISK", tmp_path / "run", settings).results["rounds"][-1]["failures"]
     assert failures and all(f.endswith("the disk is gone; mount it") and "<class" not in f for f in failures)
 
 

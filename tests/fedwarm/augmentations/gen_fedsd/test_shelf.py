@@ -10,7 +10,6 @@ import stat
 import subprocess
 import sys
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,8 +20,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from fedwarm.augmentations.gen_fedsd import shelf as shelf_module
 from fedwarm.augmentations.gen_fedsd.drawn import POOL, Drawn
+from fedwarm.augmentations.gen_fedsd.memory import Memory
 from fedwarm.augmentations.gen_fedsd.shelf import Shelf
 from fedwarm.core.store import Store
 from fedwarm.settings.fields import SettingError
@@ -209,14 +208,25 @@ def test_a_lock_that_somebody_removed_holds_nobody(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / KEY / "0").iterdir()) == ["1.000000.safetensors", "1.lock"]
 
 
-def test_memory_is_bounded_and_a_changed_file_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shelf_module, "_kept", OrderedDict())
-    monkeypatch.setattr(shelf_module, "KEPT_BYTES", 3 * 3 * SIZE * SIZE)
-    kept = shelf(tmp_path, chunk=1)
+def test_memory_is_bounded_and_a_changed_file_is_read_again(tmp_path: Path) -> None:
+    memory, read = Memory(3 * 3 * SIZE * SIZE), list[Path]()
+
+    def reading(path: Path) -> Drawn:
+        read.append(path)
+        return drawn([int(path.name)])
+
+    paths = [tmp_path / str(index) for index in range(5)]
+    for path in paths:
+        path.write_text("")
+        assert same(memory.get(path, reading), [int(path.name)])
+    for path in (paths[2], paths[4], paths[1], paths[2]):
+        memory.get(path, reading)
+    assert len(memory) == 3 and read == [*paths, paths[1]]
+    os.utime(paths[2], ns=(1, 1))
+    assert same(memory.get(paths[2], reading), [2]) and read[-1] == paths[2]
+    kept = shelf(tmp_path, chunk=1, memory=memory)
     kept.take(0, 0, range(6), Source())
-    for _ in range(2):
-        assert same(shelf(tmp_path).find(0, 0, range(6)), range(6))
-    assert len(shelf_module._kept) == 3
+    assert all(same(kept.find(0, 0, range(6)), range(6)) for _ in range(2)) and len(memory) == 3
 
 
 PROCESS = """

@@ -444,7 +444,6 @@ def test_ticks_of_clients_reach_the_listener_of_the_caller(make: Make, workers: 
     ask(grid)
     """
     seen: list[progress.Tick] = []
-    progress._last.clear()
     with progress.listening(seen.append):
         run_local(make(server, client), {}, clients=3, workers=workers)
     assert progress.Tick("server", "server", 1, 1) in seen
