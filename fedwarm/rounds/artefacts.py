@@ -42,7 +42,7 @@ def trained_on(config: Config, clients: int) -> list[Source]:
 
 
 def _kept(config: Config, found: Sequence[Source]) -> list[Source]:
-    """Sources as they may be told: a hash of what clients hold would tell of it, where that is private and not fedwarm's own set."""
+    """Sources as they may be told: a hash of private images or labels would tell of them; fedwarm's own sets are public."""
     data = config.of(Data)
     if level_of(Run.of(config)) == Level.OPEN or data_set(data.name) is not None:
         return list(found)
