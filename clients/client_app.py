@@ -15,6 +15,7 @@ from fedwarm.core.compute import torch_threads
 from fedwarm.core.payload import Fact, Payload, PayloadError
 from fedwarm.core.progress import listening
 from fedwarm.core.progress import log as log_progress
+from fedwarm.core.refusals import RefusalError, reason_of
 from fedwarm.core.stages import USUAL
 from fedwarm.core.store import Store, cache_home
 from fedwarm.data.checks import remarks
@@ -82,15 +83,18 @@ def worked(trainer: BaseClient, action: str, payload: Payload) -> Payload:
 
     Raises:
         WithheldError: the cause is in the client's own folder.
+        RefusalError: so is what its account comes to, where that tells how many images it holds.
     """
     try:
         return trainer.answer(action, payload)
     except Exception as error:
-        if public(error, trainer.level):
+        if public(error, trainer.level) and not trainer.counts_hidden:
             raise
         trainer.node.store.folder.mkdir(parents=True, exist_ok=True)
         (trainer.node.store.folder / CAUSE).write_text(traceback.format_exc(), encoding="utf-8")
-    raise WithheldError(f"{action!r} failed; as this run is private, the cause stays with the client, in {CAUSE} of its folder")
+        refused = reason_of(str(error)) if isinstance(error, RefusalError) else ""
+    told = f"{action!r} failed; as this run is private, the cause stays with the client, in {CAUSE} of its folder"
+    raise RefusalError(refused, told) if refused else WithheldError(told)
 
 
 def agreed(config: Config, payload: Payload, action: str) -> tuple[str, ...]:

@@ -8,11 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fedwarm.catalogue import parse
+from fedwarm.privacy.levels import Level
 from fedwarm.record.reading import Json
+from fedwarm.record.reading import Run as Read
+from fedwarm.relevance import Run
 from fedwarm.report.mosaic import mosaic
+from fedwarm.rounds.gate import level_of
 
 MOST_PICTURE_ROWS, MOST_PICTURE_COLUMNS = 12, 20
 PICTURES_PER_CELL = 4
+PRIVATE = "Training images of this run are private, so no page shows any, nor pictures that clients made for themselves."
 Images = NDArray[np.uint8]
 ByClass = Mapping[int, Images]
 
@@ -24,6 +30,15 @@ class Sample:
     client: int
     made: ByClass
     real: ByClass
+
+
+def private(run: Read) -> bool:
+    """Whether a run has an account of its training images; a page is passed on, and none of them belongs there.
+
+    Raises:
+        SettingError: the run's settings are not of this version.
+    """
+    return level_of(Run.of(parse(run.settings))) != Level.OPEN
 
 
 def by_class(images: object, labels: object, classes: Sequence[int] | None = None) -> dict[int, Images]:

@@ -13,12 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedwarm.data.provenance import PUBLIC, TRAIN, Marks, Source, data_of, marks, seen, source_of
+from fedwarm.data.sets import data_set
 from fedwarm.data.settings import Data
 from fedwarm.data.shards import all_tests
 from fedwarm.diffusion.foundation import locate
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.models import Model
+from fedwarm.privacy.levels import Level
 from fedwarm.relevance import Run
+from fedwarm.rounds.gate import level_of
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
 
@@ -35,7 +38,16 @@ def trained_on(config: Config, clients: int) -> list[Source]:
             found += component.sources(config)
     if run.draws or run.generates:
         found += _of_foundation(config)
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(_kept(config, found)))
+
+
+def _kept(config: Config, found: Sequence[Source]) -> list[Source]:
+    """Sources as they may be told: a hash of private images or labels would tell of them; fedwarm's own sets are public."""
+    data = config.of(Data)
+    if level_of(Run.of(config)) == Level.OPEN or data_set(data.name) is not None:
+        return list(found)
+    own = marks(data)
+    return [replace(source, marks=Marks()) if source.marks == own else source for source in found]
 
 
 def _of_foundation(config: Config) -> Iterator[Source]:

@@ -89,6 +89,11 @@ class BaseClient:
         """What the run's account of privacy covers."""
         return level_of(self.facts)
 
+    @property
+    def counts_hidden(self) -> bool:
+        """Whether an example's price, which follows from how many images there are, tells what the account hides."""
+        return self.level == Level.CLIENT and self.config.run.privacy != PRIVACY.first
+
     def part(self, action: str) -> ClientPart | None:
         """The half of a part that answers an action; None where the method does."""
         return next((part for part in self.halves if action in part.actions), None)

@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fedwarm.clients.client_app import CAUSE, worked
 
 from fedwarm.catalogue import parse
 from fedwarm.clients import trainer_class
 from fedwarm.core.payload import Payload
+from fedwarm.core.refusals import NOISE, RefusalError, reason_of
 from fedwarm.core.stages import Stage
 from fedwarm.core.store import Store
 from fedwarm.data import Shard, load_shard
@@ -249,3 +251,24 @@ def test_a_personal_model_without_noise_is_not_told_of(private: dict[str, Value]
     assert config is not None
     seen = compare(config, tmp_path)
     assert "correct-global" in seen and "correct-personal" not in seen
+
+
+def test_a_refusal_does_not_tell_how_many_images_there_are(tmp_path: Path) -> None:
+    """An example's noise follows from their number, which is private beside dp_rec; the client's own folder says it."""
+    settings: dict[str, Value] = {
+        "method": "dp_rec",
+        "privacy": "dp-sgd",
+        "dp-sgd.target-epsilon": 1.0,
+        "limits.least-noise": 50.0,
+    }
+    config = parse({**FAST, **settings, "dp-rec.entropy": "system", "dp-sgd.entropy": "system"})
+    said, kept = set(), set()
+    for name, shard in (("one", real()), ("fewer", neighbour(Level.CLIENT))):
+        trainer = client(config, shard, tmp_path / name)
+        asked = dict(messages(config, shard))["round"]
+        with pytest.raises(RefusalError) as found:
+            worked(trainer, "round", asked)
+        said.add(str(found.value))
+        kept.add((trainer.node.store.folder / CAUSE).read_text().splitlines()[-1])
+    assert len(said) == 1 and reason_of(*said) == NOISE
+    assert len(kept) == 2 and all("limits.least-noise of this node is 50" in line for line in kept)

@@ -15,7 +15,7 @@ from fedwarm.catalogue import parse
 from fedwarm.data.settings import OWN, Data
 from fedwarm.record.reading import Json, Run
 from fedwarm.report.gaps import shown
-from fedwarm.report.samples import MOST_PICTURE_ROWS, Sample, by_class, grid
+from fedwarm.report.samples import MOST_PICTURE_ROWS, PRIVATE, Sample, by_class, grid, private
 from fedwarm.report.sections import Measure, Section
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
@@ -33,6 +33,8 @@ def synthetic(run: Run) -> Json | None:
     pairs = [pair for gap in run.augment.clients for pair in zip(gap.real or [], gap.synthetic or [], strict=False)]
     announced = max((real + made for real, made in pairs if made), default=0)
     try:
+        if private(run):
+            return grid([], [], "synthetic", PRIVATE)
         found = samples(parse(run.settings), wanted[:MOST_PICTURE_ROWS], run.clients, roots(run), announced)
     except Exception as error:  # whatever ails the clients' files, the page is about the run
         return grid([], [], "synthetic", f"The synthetic images on this machine cannot be read: {error}")

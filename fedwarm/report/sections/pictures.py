@@ -15,11 +15,13 @@ from fedwarm.report.samples import (
     MOST_PICTURE_COLUMNS,
     MOST_PICTURE_ROWS,
     PICTURES_PER_CELL,
+    PRIVATE,
     ByClass,
     Images,
     Sample,
     by_class,
     grid,
+    private,
 )
 from fedwarm.report.sections import Section
 from fedwarm.settings.fields import SettingError
@@ -43,7 +45,7 @@ def pictures(run: Run) -> Json | None:
 def _beside_real(run: Run, made: Sequence[tuple[int, ByClass]]) -> Json:
     """The grid of a run's generated pictures, by client, with real ones where the data set can be had here."""
     present = sorted({c for _, drawn in made for c in drawn})[:MOST_PICTURE_COLUMNS]
-    found, note = [], ALONE if run.settings.get("data.name") == OWN else ""
+    found, note = [], _why_alone(run)
     for i, (client, drawn) in enumerate(made):
         real: ByClass = {}
         if not note and i < MOST_PICTURE_ROWS:
@@ -53,6 +55,14 @@ def _beside_real(run: Run, made: Sequence[tuple[int, ByClass]]) -> Json:
                 note = f"The data set could not be loaded here, so generated pictures stand alone: {error}"
         found.append(Sample(client, drawn, real))
     return grid(found, run.classes, "generated", note, PICTURES)
+
+
+def _why_alone(run: Run) -> str:
+    """Why no real pictures are shown; empty where they are."""
+    try:
+        return PRIVATE if private(run) else ALONE if run.settings.get("data.name") == OWN else ""
+    except SettingError as error:
+        return f"The run's settings cannot be read here, so generated pictures stand alone: {error}"
 
 
 def _drawn(path: Path) -> dict[int, ByClass]:

@@ -24,7 +24,7 @@ from fedwarm.record.measure import Measure
 from fedwarm.record.reading import Best, read_run
 from fedwarm.record.record import Record
 from fedwarm.report.page import make_report
-from fedwarm.settings.fields import SettingError
+from fedwarm.settings.fields import SettingError, Value
 from tests.report_page import Page, assert_stands_alone, entry, pixels, results, settings, write
 
 
@@ -144,6 +144,17 @@ def test_generated_pictures_stand_alone_without_the_data(tmp_path: Path) -> None
     assert [found["alt"] for found in page.all("img")] == ["generated, client 0, class a"]
     (folder / "pictures" / "generated.safetensors").write_bytes(b"no tensors")
     assert "pictures cannot be read" in Page(make_report([folder])).text
+
+
+@pytest.mark.parametrize("chosen", [{"privacy": "dp-sgd"}, {"codec": "dp-rec"}], ids=str)
+def test_a_private_run_shows_no_training_images(chosen: dict[str, Value], tmp_path: Path) -> None:
+    """They are on this machine, but a page is passed on."""
+    document = results([0.8], method="warmfed") | {"settings": {**settings(method="warmfed"), **chosen}}
+    folder = write(tmp_path / "run", document)
+    write_pictures(folder, {0: [2]})
+    page = Page(make_report([folder]))
+    assert [found["alt"].split(",")[0] for found in page.all("img")] == ["generated"]
+    assert "Training images of this run are private" in page.text
 
 
 def test_several_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from fedwarm.catalogue import parse
 from fedwarm.cli.export import export_run
 from fedwarm.core.arrays import from_module
-from fedwarm.data.provenance import PUBLIC, TRAIN, WHOLE, Source, source_of
+from fedwarm.data.provenance import PUBLIC, TRAIN, WHOLE, Marks, Source, source_of
 from fedwarm.data.settings import Data
 from fedwarm.models import Model, build_model
 from fedwarm.record.folder import save_tensors
@@ -21,6 +21,7 @@ from fedwarm.rounds.artefacts import header, refuse_seen_tests, sources, trained
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError, Value
 from tests.runs import run
+from tests.sets import write_split
 
 CLIENTS = 4
 
@@ -107,6 +108,18 @@ def test_what_a_run_starts_from_is_passed_on(made: Path, tmp_path: Path) -> None
     assert own == source_of(TRAIN, config.of(Data), 1, CLIENTS) and [first] == sources(made / "model.safetensors")
     save_tensors(tmp_path / "b.safetensors", from_module(build_model(config.of(Model), 10, 32, 0)), header([own, first]))
     assert sources(tmp_path / "b.safetensors") == [own, first]
+
+
+@pytest.mark.parametrize("private", [{"method": "dp_rec"}, {"codec": "dp-rec"}, {"privacy": "dp-sgd"}], ids=str)
+def test_a_private_run_does_not_tell_of_the_content_of_a_folder(private: dict[str, Value], tmp_path: Path) -> None:
+    """A hash of its labels would tell who knows all but one of them that one; what fedwarm brings along is known anyway."""
+    write_split(tmp_path / "set", "train", [0, 1, 2] * 4)
+    filled: dict[str, Value] = {"method": "fedavg", "gen-fedsd.provider": "file", "gen-fedsd.file": "public"}
+    flat: dict[str, Value] = {**filled, "augment": "gen-fedsd", "data.name": str(tmp_path / "set"), "data.public-share": 0.2}
+    assert all(source.marks.labels and source.marks.images for source in trained_on(parse(flat), 2))
+    told = trained_on(parse({**flat, **private}), 2)
+    assert told and all((source.data.name, source.marks) == ("set", Marks()) for source in told)
+    assert trained_on(settings(**{k.replace("-", "_"): v for k, v in private.items()}), 2)[0].marks.labels
 
 
 def test_images_of_a_file_and_of_a_foundation_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
