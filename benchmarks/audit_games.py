@@ -66,7 +66,7 @@ def draws(*numbers: int) -> Source:
 def codec_of(bits: int, blocks: int, energy: float, rotation: str = "none") -> RandomCodec:
     """The codec, sigma = 1."""
     size = NUMBERS * blocks
-    return RandomCodec(size, bits, 1.0, sqrt(energy), even(size, blocks), rotation, nonce_bytes=NONCE_BYTES)
+    return RandomCodec(size, 1.0, sqrt(energy), even(size, blocks), rotation, bits=bits, nonce_bytes=NONCE_BYTES)
 
 
 @lru_cache(maxsize=64)
