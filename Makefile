@@ -19,7 +19,6 @@ test: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/python -m pytest $(ORDER) $(COVER) $(CORES) -m "not processes and not alone$(SHORT)"
 	$(BIN)/python -m pytest -p no:randomly $(FEDERATIONS) -m "processes$(SHORT)"
-	$(BIN)/python -m pytest -p no:randomly -m "alone$(SHORT)"
 
 # What happens to machines: nodes that are killed, paused, full, refused, twenty of them. A quarter of an hour.
 test-proofs: $(VENV)/.installed

@@ -246,16 +246,12 @@ def test_a_client_that_lost_its_model_is_sent_it(tmp_path: Path) -> None:
     """The reply to a replay that cannot be done is a failure in the ledger; asked again, the client gets the dense model."""
     settings = {**FAST, "num-server-rounds": 2, "dp-rec.downlink": "replay"}
     whole = run("dp_rec", tmp_path / "whole", settings)
-    original = DpRec.finish
 
-    def forgetful(strategy: DpRec, stage: Any) -> None:
-        original(strategy, stage)
+    def forget(message: Message) -> None:
         for path in (tmp_path / "run" / "clients").glob("*/2/public.*"):
             path.unlink()
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DpRec, "finish", forgetful)
-        again = run("dp_rec", tmp_path / "run", settings)
+    again = run("dp_rec", tmp_path / "run", settings, listen=forget)
     failures = [row["failure"] for row in again.ledger if row["failure"]]
     assert len(failures) == 1 and "does not hold the model of round 1" in failures[0]
     assert same(again.model, whole.model)

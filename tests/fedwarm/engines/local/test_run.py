@@ -372,12 +372,12 @@ def train(message, context):
 BEFORE_1 = {str(index) for index, node in enumerate(make_node_ids(4)) if index == 3 and node < make_node_ids(4)[1]}
 
 
-@pytest.mark.alone
+@pytest.mark.processes
 def test_late_replies_are_left_out_and_do_not_come_back_later(make: Make, tmp_path: Path) -> None:
     server = """
     ask(grid)
     begun = time.monotonic()
-    state["first"] = ConfigRecord(answers(ask(grid, timeout=1.5, wait=True)))
+    state["first"] = ConfigRecord(answers(ask(grid, timeout=3.0, wait=True)))
     state["took"] = ConfigRecord({"seconds": time.monotonic() - begun})
     open("GO", "w").close()
     state["second"] = ConfigRecord(answers(ask(grid, wait=True)))
@@ -385,18 +385,18 @@ def test_late_replies_are_left_out_and_do_not_come_back_later(make: Make, tmp_pa
     go = str(tmp_path / "go")
     context = run_local(make(server.replace("GO", go), WAITING.replace("GO", go)), {}, clients=4, workers=2)
     assert set(found(context, "first")) == {"0", "2"} | BEFORE_1
-    assert found(context, "took")["seconds"] >= 1.5
+    assert found(context, "took")["seconds"] >= 3.0
     assert found(context, "second") == dict.fromkeys("0123", 1)
 
 
-@pytest.mark.alone
+@pytest.mark.processes
 def test_a_worker_that_never_comes_back_is_replaced_after_a_second_time_limit(
     make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = """
     ask(grid)
     for turn, wait in enumerate([True, False, False]):
-        replies = ask(grid, timeout=1.5 if turn < 2 else 120.0, wait=wait)
+        replies = ask(grid, timeout=3.0 if turn < 2 else 120.0, wait=wait)
         state[f"answers{turn}"] = ConfigRecord(answers(replies))
     """
     context = run_local(make(server, WAITING), {}, clients=4, workers=2)
