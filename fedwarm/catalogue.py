@@ -113,7 +113,7 @@ def parse(flat: Mapping[str, Value]) -> Config:
         path = str(flat.get(key, ""))
         if path and not os.path.isabs(path):
             raise SettingError(f"{key} = {path!r} is relative; give an absolute path, as workers run in other folders")
-    return _own(_preset(Config({group: group(**values[group]) for group in known}), given))
+    return _own(_preset(Config({group: group(**values[group]) for group in known}), given, filled(flat)))
 
 
 def explicit(flat: Mapping[str, Value]) -> frozenset[str]:
@@ -122,9 +122,13 @@ def explicit(flat: Mapping[str, Value]) -> frozenset[str]:
     A run config that names most of the general settings was filled up, as by Flower from `pyproject.toml` or out of a record: it
     does not tell a default that was given from another.
     """
+    return frozenset(_set(flat)) | (frozenset() if filled(flat) else flat.keys())
+
+
+def filled(flat: Mapping[str, Value]) -> bool:
+    """Whether a run config names most of the general settings."""
     general = {key for key, _, _ in keys((General,))}
-    filled = 2 * len(general & flat.keys()) > len(general)
-    return frozenset(_set(flat)) | (frozenset() if filled else flat.keys())
+    return 2 * len(general & flat.keys()) > len(general)
 
 
 def _set(flat: Mapping[str, Value]) -> dict[str, Value]:
@@ -141,16 +145,16 @@ def _referred(flat: Mapping[str, Value]) -> Iterable[type[Group]]:
             yield from (group for group in groups_of(kind, name) if group not in all_groups())
 
 
-def presets(method: str, get: Callable[[str], Value]) -> Mapping[str, Value]:
-    """What a method sets where a setting has its default; `get` gives a run's settings by key."""
-    found: Mapping[str, Value] = METHODS.load(method).presets(get) if method in METHODS or is_reference(method) else {}
+def presets(method: str, get: Callable[[str], Value], filled: bool = False) -> Mapping[str, Value]:
+    """What a method sets where a setting has its default (see `methods.Method.presets`)."""
+    found: Mapping[str, Value] = METHODS.load(method).presets(get, filled) if method in METHODS or is_reference(method) else {}
     return found
 
 
-def _preset(config: Config, given: frozenset[str]) -> Config:
+def _preset(config: Config, given: frozenset[str], filled: bool) -> Config:
     """With what the method presets, where a setting has its default and nobody gave it."""
     flat, usual = config.flat(), defaults(tuple(config.groups))
-    free = {key: value for key, value in presets(config.run.method, flat.__getitem__).items() if flat[key] == usual[key]}
+    free = {k: value for k, value in presets(config.run.method, flat.__getitem__, filled).items() if flat[k] == usual[k]}
     kept = [f"{key}={literal(flat[key])}" for key, value in free.items() if key in given and value != flat[key]]
     return config.changed({**{key: value for key, value in free.items() if key not in given}, "set": " ".join(kept)})
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
-from fedwarm.catalogue import all_groups, explicit, owners, presets
+from fedwarm.catalogue import all_groups, explicit, filled, owners, presets
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import CHOSEN, Group, SettingError, Value, keys
 from fedwarm.settings.kinds import KINDS, METHODS
@@ -148,7 +148,7 @@ class Run:
 
     @cached_property
     def _presets(self) -> Mapping[str, Value]:
-        return presets(self.method, self.given)
+        return presets(self.method, self.given, filled(self.settings))
 
     @cached_property
     def _said(self) -> list[Mapping[str, bool]]:

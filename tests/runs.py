@@ -61,6 +61,16 @@ class Outcome:
         return load_file(self.folder / "model.safetensors")
 
 
+# Of dp_rec: what all methods have by default, in place of its own defaults.
+LOCAL: dict[str, Value] = {
+    "dp-rec.view": "local",
+    "dp-rec.clip": 1.0,
+    "dp-rec.noise-multiplier": 2.0,
+    "learning-rate": 0.01,
+    "model.name": "cnn",
+}
+
+
 def action_of(message: Message) -> str:
     """What a message asks for."""
     return str(message.content.config_records["facts"].get("action", "") or USUAL[message.metadata.message_type])

@@ -232,8 +232,8 @@ def literals(path: Path) -> list[ast.Constant]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "setting":
             left_out.add(id(node.args[0]))
-        if isinstance(node, ast.keyword) and node.arg == "preset" and isinstance(node.value, ast.Dict):
-            left_out.update(map(id, node.value.values))
+        if isinstance(node, ast.keyword) and node.arg in ("preset", "defaults"):
+            left_out.update(id(value) for each in ast.walk(node.value) if isinstance(each, ast.Dict) for value in each.values)
     return [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in left_out]
 
 

@@ -36,17 +36,22 @@ def privacy(
     participations: Annotated[int | None, typer.Option(help="most rounds of one client (local view); default: all")] = None,
     rate: Annotated[float | None, typer.Option(help="dp-sgd: chance that an example is drawn for a step")] = None,
     steps: Annotated[int | None, typer.Option(help="dp-sgd: steps in all rounds")] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="a table: how many clients, rounds and bits --target-epsilon takes for --update-size")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Say what epsilon a plan has, or what noise a target takes, without a run.
 
-    E.g. `fedwarm privacy --bits 7 --blocks 4 --sigma 2 --participations 8`, or the same with --target-epsilon 3 for --sigma 2.
+    E.g. `fedwarm privacy --bits 7 --blocks 4 --sigma 2 --participations 8`, or the same with --target-epsilon 3 for --sigma 2;
+    or `fedwarm privacy --plan --target-epsilon 3 --update-size 970` for how many clients, rounds and bits that takes.
     """
     import json
 
+    from fedwarm.codecs.dp_rec.planning import plans
     from fedwarm.codecs.dp_rec.pricing import answer
     from fedwarm.codecs.dp_rec.question import Question
 
-    given = {name: value for name, value in context.params.items() if value is not None and name != "as_json"}
-    found = answer(Question(**given))
+    given = {name: value for name, value in context.params.items() if value is not None and name not in ("as_json", "plan")}
+    found = plans(given) if plan else answer(Question(**given))
     put(json.dumps(found.json()) if as_json else "\n".join(found.lines()))

@@ -18,6 +18,9 @@ def outlook(config: Config, clients: int) -> Iterator[str]:
     data = config.of(Data)
     if text := remark(config, listed(data.classes) if data.own else open_table(data).label.names):
         yield text
-    for component in Run.of(config).chosen:
+    run = Run.of(config)
+    for component in run.chosen:
         if hasattr(component, "outlook"):
             yield from component.outlook(config, clients)
+        if getattr(component, "reach", None) is not None:
+            yield from component.reach(run, config, clients)

@@ -16,6 +16,8 @@ from fedwarm.record.folder import RunFolder
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError, Value
 
+EACH = 4  # images of a client, at least, where a method is made for many of them
+
 
 def prepare_folder(path: Path, fresh: bool) -> RunFolder:
     """The run's folder, empty or not there yet; `fresh` clears one that holds a run.
@@ -57,7 +59,6 @@ def check_run(flat: Mapping[str, Value], clients: int, real: bool = False) -> tu
         raise SettingError(f"--clients {clients} is out of range; it must be at least 1")
     from fedwarm.codecs import codec_for
     from fedwarm.core.nodes import Nodes, bound
-    from fedwarm.data import default_clients
     from fedwarm.data.shards import open_table
     from fedwarm.faults import Faults, struck_clients
     from fedwarm.methods import refuse
@@ -82,13 +83,29 @@ def check_run(flat: Mapping[str, Value], clients: int, real: bool = False) -> tu
     check_own(config)
     if config.of(Data).own and not real:
         open_table(config.of(Data))  # which says what to do
-    count = clients or default_clients(config.of(Data))
+    count = clients or usual_clients(config)
     bound(config.of(Nodes), count)
     _check_cohort(config, count)
     check_measured(config)
     classes = _classes_told(config) if config.of(Data).own else _check_data(config, count)
     _check_components(config, Known(count, classes, _say))
     return config, count
+
+
+def usual_clients(config: Config) -> int:
+    """How many clients there are where nobody says: as many as the method is made for and the data allow, else the data's own."""
+    from fedwarm.data import default_clients
+    from fedwarm.data.partitions import partition_of
+    from fedwarm.data.shards import open_table
+    from fedwarm.data.tables import private_part
+    from fedwarm.methods import method_of
+
+    data, wanted = config.of(Data), method_of(config).clients
+    own = default_clients(data)
+    if not wanted or not getattr(partition_of(data), "least", True):
+        return own
+    images = len(private_part(open_table(data), data.public_share)[0])
+    return max(own, min(wanted, images // EACH))
 
 
 def _classes_told(config: Config) -> tuple[str, ...]:

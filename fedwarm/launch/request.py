@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from fedwarm.catalogue import flagged
+from fedwarm.catalogue import flagged, presets
 from fedwarm.data.settings import OWN
 from fedwarm.engines import FEDERATION, Asked, Engine, refuse
 from fedwarm.record.folder import runs_root
+from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Value
 from fedwarm.settings.kinds import ENGINES, METHODS
 from fedwarm.settings.text import parse_overrides
@@ -64,6 +65,13 @@ def asked(request: Request) -> dict[str, Value]:
     if request.rounds is not None:
         flat["num-server-rounds"] = request.rounds
     return flat | absolute(flat)
+
+
+def own_defaults(config: Config) -> dict[str, Value]:
+    """The method's own defaults as they are in force, by key: they are lost where an engine fills the settings up."""
+    method, flat = config.run.method, config.flat()
+    own = presets(method, flat.__getitem__).keys() - presets(method, flat.__getitem__, filled=True).keys()
+    return {key: flat[key] for key in sorted(own)}
 
 
 def absolute(flat: Mapping[str, Value]) -> dict[str, Value]:

@@ -19,7 +19,7 @@ from fedwarm.launch.interrupt import command, how_to_go_on, interruptible
 from fedwarm.launch.request import DEFAULTS_VARIABLE as DEFAULTS_VARIABLE
 from fedwarm.launch.request import Request as Request
 from fedwarm.launch.request import asked as asked
-from fedwarm.launch.request import engine_of, folder_of, given
+from fedwarm.launch.request import engine_of, folder_of, given, own_defaults
 from fedwarm.record.checkpoint import Checkpoint, load
 from fedwarm.record.folder import RunFolder
 from fedwarm.record.lock import refuse_busy
@@ -61,6 +61,8 @@ def run_method(request: Request) -> Path:
     if before is None:
         for told in outlook(config, clients):
             say(f"fedwarm: {told}")
+    if before is None:
+        flat = {**own_defaults(config), **flat}
     if config.run.set:  # defaults that were given: an engine fills the others up, and nobody could tell them apart
         flat["set"] = f"{flat.get('set', '')} {config.run.set}".strip()
     flat["out"], flat["resume"] = str(folder.path), before is not None
@@ -170,9 +172,19 @@ def _conclude(folder: Path) -> Path:
         print(f"global accuracy    {final['global']['accuracy']:.4f}{_on(results.get('evaluation') or {})}")
     if final["personal"]:
         print(f"personal accuracy  {final['personal']['mean']:.4f} mean, {final['personal']['worst']:.4f} worst client")
+    for what, told in privacy_lines(results.get("privacy")):
+        print(f"{what:<18} {told}")
     print(f"bytes              {totals['bytes_up']:,} up, {totals['bytes_down']:,} down, in {totals['seconds']:.0f} s")
     put(f"report             {page}")
     return folder
+
+
+def privacy_lines(told: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
+    """What a finished run has cost, by whose it is: epsilon with all that it is stated for."""
+    if told:
+        kind = "certified" if told["certified"] else "not certified"
+        yield "privacy", f"epsilon {told['epsilon']:.4g} at delta {told['delta']:g}, view {told['view']}, {kind}"
+        yield from (("  of an image", text) for _, text in privacy_lines(told.get("example_level")))
 
 
 def _on(evaluation: Mapping[str, Any]) -> str:

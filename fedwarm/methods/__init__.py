@@ -6,7 +6,7 @@ client side that in `clients`; a side with nothing of its own has no file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,10 @@ class Method:
         settings: its group of settings, or None.
         hooks: what makes the hooks of local training, each from the group.
         preset: what it sets where a setting has its default: by key, or worked out of the others, which it gets by key.
+        defaults: the same for what is no part of it, but does well with it. A run config that names most of the general settings,
+            as a record's or one that Flower filled up, is taken as it stands.
+        clients: how many there are where nobody says and the partition makes any number of them; 0: as many as of all methods.
+        reach: lines before a run that say what it can come to, of a `relevance.Run`, its settings and the number of clients.
         does: what its runs do (see `relevance.FACTS`), where that is not the usual.
         validate: refuses settings that do not go together, from them alone.
         check: refuses before a run what cannot be, from the settings and what is known (`parts.Known`).
@@ -44,6 +48,9 @@ class Method:
     settings: type[Group] | None = None
     hooks: tuple[Callable[[Any], Any], ...] = ()
     preset: Preset = field(default_factory=dict)
+    defaults: Preset = field(default_factory=dict)
+    clients: int = 0
+    reach: Callable[[Any, Config, int], Iterable[str]] | None = None
     does: Callable[[Any], Mapping[str, bool]] | None = None
     validate: Callable[[Config], Any] | None = None
     check: Callable[[Config, Any], None] | None = None
@@ -56,9 +63,15 @@ class Method:
     server: str = ""
     client: str = ""
 
-    def presets(self, get: Callable[[str], Value]) -> Mapping[str, Value]:
-        """What it sets where a setting has its default; `get` gives a run's settings by key."""
-        return self.preset(get) if callable(self.preset) else self.preset
+    def presets(self, get: Callable[[str], Value], filled: bool = False) -> Mapping[str, Value]:
+        """What it sets where a setting has its default.
+
+        Args:
+            get: gives a run's settings by key.
+            filled: whether they come from a run config that names most of them, and no `defaults` are looked at.
+        """
+        own, more = (each(get) if callable(each) else each for each in (self.preset, {} if filled else self.defaults))
+        return {**more, **own}
 
     def local_hooks(self, config: Config) -> list[Any]:
         """The hooks of a client's local training."""

@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 ORIENTATIONS, CELLS, SHARPNESS = 6, 4, 4
-LENGTH, LEAST = 3.0, 1e-2
+LENGTH, LEAST = 10.0, 1e-2
 
 
 class OrientedEdges(nn.Module):
     """Images (n, 3, S, S) to features (n, 96): for each of 6 directions and 4 x 4 cells how strong edges of it are there.
 
-    A pixel's gradient g counts |g| |cos(angle)|^4 for each direction. An image's features have mean 0 and length 3 at most, so
+    A pixel's gradient g counts |g| |cos(angle)|^4 for each direction. An image's features have mean 0 and length 10 at most, so
     that neither the colours of stroke and ground nor which of them is lighter changes much.
     """
 

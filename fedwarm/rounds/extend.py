@@ -57,7 +57,7 @@ def _whole(own: Mapping[str, Value]) -> dict[str, Value]:
     """
     usual = defaults(all_groups())
     found = {**usual, **own}
-    preset, given = presets(str(found["method"]), found.__getitem__), explicit(found)
+    preset, given = presets(str(found["method"]), found.__getitem__, filled=True), explicit(found)
     return {**found, **{key: value for key, value in preset.items() if found[key] == usual[key] and key not in given}}
 
 

@@ -66,13 +66,27 @@ def check_sides(kind: Kind[Any], name: str) -> None:
 def check_presets(kind: Kind[Any], name: str) -> None:
     """What it presets holds where nobody set anything, and gives way to what somebody did."""
     flat, defaults = parse({"method": name}).flat(), {key: f.default for key, _, f in keys(all_groups())}
-    for key, value in kind.load(name).presets(flat.__getitem__).items():
+    for key, value in kind.load(name).presets(flat.__getitem__, filled=True).items():
         assert flat[key] == value and flat["set"] == ""
         given = parse({"method": name, key: defaults[key]})  # type: ignore[dict-item]
         assert given.flat()[key] == defaults[key] == Run.of(given)[key]
         assert parse(given.flat()) == given
         filled = {**parse({}).flat(), "method": name, "set": given.run.set}  # as Flower fills a run config up
         assert parse(filled).flat() == given.flat()
+
+
+def check_defaults(kind: Kind[Any], name: str) -> None:
+    """Its own defaults hold where nobody set anything, give way to what somebody did, and leave a record as it is."""
+    config, usual = parse({"method": name}), {key: f.default for key, _, f in keys(all_groups())}
+    flat, found = config.flat(), kind.load(name)
+    own = found.presets(flat.__getitem__).keys() - found.presets(flat.__getitem__, filled=True).keys()
+    for key in own:
+        assert flat[key] == found.presets(flat.__getitem__)[key] == Run({}, name)[key] != usual[key]
+        given = parse({"method": name, key: usual[key]})  # type: ignore[dict-item]
+        assert given.flat()[key] == usual[key] == Run.of(given)[key]
+    assert parse(flat) == config
+    recorded = {**parse({}).flat(), "method": name}  # as of a run from before it had them, or as Flower fills a run config up
+    assert all(parse(recorded).flat()[key] == usual[key] for key in own)
 
 
 def check_refusals(kind: Kind[Any], name: str) -> None:
@@ -86,7 +100,7 @@ def check_refusals(kind: Kind[Any], name: str) -> None:
         assert reason in str(error.value) and "\n" not in str(error.value)
 
 
-DECLARED: list[Check] = [check_declaration, check_sides, check_presets, check_refusals]
+DECLARED: list[Check] = [check_declaration, check_sides, check_presets, check_defaults, check_refusals]
 
 
 @pytest.mark.parametrize("name", METHODS)

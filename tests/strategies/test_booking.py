@@ -13,9 +13,10 @@ from fedwarm.record.checkpoint import load
 from fedwarm.record.reading import read_run
 from fedwarm.rounds.fleet import FederationError
 from fedwarm.settings.fields import Value
-from tests.runs import run, same
+from tests.runs import LOCAL, run, same
 
 FAST: dict[str, Value] = {
+    **LOCAL,
     "num-server-rounds": 3,
     "local-epochs": 1,
     "data.max-examples": 12,

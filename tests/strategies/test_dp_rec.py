@@ -34,10 +34,11 @@ from fedwarm.rounds.fleet import FederationError
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError, Value
 from strategies.dp_rec import DpRec
-from tests.runs import Outcome, run, same
+from tests.runs import LOCAL, Outcome, run, same
 
 ROUNDS, CLIENTS, SIGMA, BITS, NONCE = 3, 4, 0.5, 5, 16
 FAST: dict[str, Value] = {
+    **LOCAL,
     "num-server-rounds": ROUNDS,
     "local-epochs": 1,
     "data.max-examples": 12,

@@ -17,7 +17,7 @@ from fedwarm.record.checkpoint import FOLDER, INDEX, Checkpoint, load
 from fedwarm.record.folder import JOURNAL
 from fedwarm.rounds.extend import changed
 from fedwarm.settings.fields import SettingError, Value
-from tests.runs import SMALL_WARMFED, run, same
+from tests.runs import LOCAL, SMALL_WARMFED, run, same
 
 FAST: dict[str, Value] = {"local-epochs": 1, "data.max-examples": 12}
 FIVE: dict[str, Value] = {
@@ -31,7 +31,7 @@ CASES: dict[str, tuple[str, dict[str, Value]]] = {
     "local_only": ("local_only", FAST),
     "widths": ("quantization_robust", {**FAST, "evaluate.bit-widths": "4"}),
     "rounded": ("fedavg", {**FAST, "codec": "stochastic-rounding"}),
-    "private": ("dp_rec", {**FAST, "data.image-size": 8, "dp-rec.bits": 3, "dp-rec.entropy": "seeded"}),
+    "private": ("dp_rec", {**LOCAL, **FAST, "data.image-size": 8, "dp-rec.bits": 3, "dp-rec.entropy": "seeded"}),
     "private codec": ("fedavg", {**FAST, "data.image-size": 8, "codec": "dp-rec", "dp-rec.bits": 3, "dp-rec.entropy": "seeded"}),
     "warmfed five rounds": ("warmfed", FIVE),
 }
@@ -171,7 +171,8 @@ def test_a_number_of_rounds_that_the_plan_was_made_for_stays(given: dict[str, Va
 
 def test_without_a_target_a_private_run_may_get_longer(tmp_path: Path) -> None:
     (tmp_path / JOURNAL).write_text("")
-    for given in ({"method": "dp_rec"}, {"method": "fedprox", "codec": "dp-rec"}, {"method": "fedavg", "privacy": "dp-sgd"}):
+    local: dict[str, Value] = {"method": "dp_rec", "dp-rec.view": "local"}
+    for given in (local, {"method": "fedprox", "codec": "dp-rec"}, {"method": "fedavg", "privacy": "dp-sgd"}):
         checkpoint = Checkpoint(0, False, "aa", 2, 0.0, parse(given).flat(), {}, {JOURNAL: 0})  # type: ignore[arg-type]
         assert changed(checkpoint, {"num-server-rounds": 9}, tmp_path) == {"num-server-rounds": (5, 9)}
 
@@ -187,6 +188,16 @@ def test_a_run_of_before_there_were_presets_goes_on(method: str, tmp_path: Path)
     assert changed(kept, now, tmp_path) == {} and changed(kept, before, tmp_path) == {}
     with pytest.raises(SettingError, match="resume it with its own settings"):
         changed(kept, {**now, "learning-rate": 0.5}, tmp_path)
+
+
+def test_a_run_of_before_a_method_had_defaults_of_its_own_goes_on_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / JOURNAL).write_text("")
+    before = {**parse({}).flat(), "method": "dp_rec", "num-server-rounds": 5}
+    kept = Checkpoint(1, False, "ab", 3, 1.0, before, {}, {JOURNAL: 0}, {}, {})
+    assert changed(kept, before, tmp_path) == {} and parse(before).flat() == before
+    assert changed(kept, {"num-server-rounds": 9}, tmp_path) == {"num-server-rounds": (5, 9)}, "it is in the local view"
+    with pytest.raises(SettingError, match="dp-rec.view = 'central_certified', but the run in .* has 'local'"):
+        changed(kept, {"dp-rec.view": "central_certified"}, tmp_path)
 
 
 def test_a_default_that_was_given_in_a_presets_place_stays(tmp_path: Path) -> None:

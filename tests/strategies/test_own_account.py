@@ -28,7 +28,7 @@ from fedwarm.record.reading import read_run
 from fedwarm.rounds.fleet import FederationError
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Value
-from tests.runs import run
+from tests.runs import LOCAL, run
 
 SMALL: dict[str, Value] = {
     "num-server-rounds": 2,
@@ -38,7 +38,7 @@ SMALL: dict[str, Value] = {
     "dp-rec.bits": 4,
     "dp-rec.sigma": 5.0,
 }
-METHOD: dict[str, Value] = {"method": "dp_rec", **SMALL}
+METHOD: dict[str, Value] = {"method": "dp_rec", **LOCAL, **SMALL}
 CODEC: dict[str, Value] = {"method": "fedavg", "codec": "dp-rec", **SMALL}
 
 

@@ -14,12 +14,13 @@ from safetensors.numpy import load_file
 
 from fedwarm.record.checkpoint import load
 from fedwarm.settings.fields import Value
-from tests.runs import SMALL_WARMFED, run, same
+from tests.runs import LOCAL, SMALL_WARMFED, run, same
 
 FAST: dict[str, Value] = {"num-server-rounds": 3, "local-epochs": 1, "data.max-examples": 24}
 WARM: dict[str, Value] = {**SMALL_WARMFED, "data.max-examples": 12, "diffusion.sample-steps": 2, "server-threads": 1}
 FIVE: dict[str, Value] = {**WARM, "warmfed.protocol": "five-round", "num-server-rounds": 2, "warmfed.regenerate-each-round": True}
-REC: dict[str, Value] = {**FAST, "fraction-train": 0.5, "data.image-size": 8, "dp-rec.bits": 3, "dp-rec.entropy": "seeded"}
+CODED: dict[str, Value] = {"data.image-size": 8, "dp-rec.bits": 3, "dp-rec.entropy": "seeded"}
+REC: dict[str, Value] = {**LOCAL, **FAST, **CODED, "fraction-train": 0.5}
 REPLAY: dict[str, Value] = {**REC, "dp-rec.downlink": "replay", "dp-rec.prior": "last", "dp-rec.server-momentum": 0.5}
 CASES: dict[str, tuple[str, dict[str, Value]]] = {
     "fedavg": ("fedavg", {**FAST, "fraction-train": 0.5}),

@@ -14,6 +14,7 @@ from fedwarm.codecs.dp_rec.account import Account, terms_of
 from fedwarm.codecs.dp_rec.booking import Open
 from fedwarm.codecs.dp_rec.own import Own
 from fedwarm.codecs.dp_rec.plan import codec_of, private_source, release_of, released
+from fedwarm.codecs.dp_rec.reach import of_codec
 from fedwarm.codecs.dp_rec.settings import DpRec, fixed_rounds, validated
 from fedwarm.coding.layout import Layout
 from fedwarm.coding.streams import Stream
@@ -40,6 +41,7 @@ class Private(Codec):
     settings = DpRec
     private = True
     fixed_rounds = staticmethod(fixed_rounds)
+    reach = staticmethod(of_codec)
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from fedwarm.parts import ClientPart, Part, ServerPart
@@ -58,6 +59,13 @@ class DpSgdPart(Part):
     def fixed_rounds(self, config: Config) -> str:
         target = config.of(DpSgd).target_epsilon
         return f"dp-sgd.target-epsilon = {target:g}, and {SPENT}" if target else ""
+
+    @staticmethod
+    def reach(run: Any, config: Config, clients: int) -> Iterator[str]:
+        """Lines before the run: what it can come to."""
+        from fedwarm.privacy.mechanisms.dp_sgd.reach import lines
+
+        return lines(run, config, clients)
 
     def server(self, config: Config) -> DpSgdServer:
         return DpSgdServer(config.of(DpSgd))

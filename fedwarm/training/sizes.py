@@ -1,0 +1,21 @@
+"""How many numbers the classifier of a run has, before there is a run."""
+
+from __future__ import annotations
+
+from fedwarm.data.classes import listed
+from fedwarm.data.settings import Data
+from fedwarm.data.shards import open_table
+from fedwarm.models import Model, build_model
+from fedwarm.settings.config import Config
+from fedwarm.tasks import task_of
+
+
+def sizes_of(config: Config) -> tuple[int, ...]:
+    """Numbers of each array of its parameters, by their names in order; none where only the nodes know the classes."""
+    data = config.of(Data)
+    classes = len(listed(data.classes) if data.own else open_table(data).label.names)
+    if not classes:
+        return ()
+    width = task_of(config.run).width(classes)
+    model = build_model(config.of(Model), width, data.image_size, config.run.seed, say=lambda text: None)
+    return tuple(parameter.numel() for _, parameter in sorted(model.named_parameters()))
