@@ -23,7 +23,10 @@ COMMON: dict[str, Value] = {
     "local-epochs": 5, "momentum": 0.0, "data.image-size": 16, "data.partition": "pathological", "data.classes-per-client": 2,
 }  # fmt: skip
 BETA = 0.1
-LARGE: dict[str, Value] = {"dp-rec.mechanism": "none", "dp-rec.clip": 1e6, "dp-rec.server-learning-rate": 1 / BETA}
+LARGE: dict[str, Value] = {
+    "dp-rec.mechanism": "none", "dp-rec.clip": 1e6, "dp-rec.server-learning-rate": 1 / BETA, "dp-rec.view": "local",
+    "model.name": "cnn",
+}  # fmt: skip
 
 
 def mean_accuracy(results: Results) -> float:

@@ -93,7 +93,16 @@ def _of_kind(kind: Kind[Any], name: str) -> Part:
     run = Run({kind.key: name}, name if kind is METHODS else General.method) if kind.key else None
     uses = getattr(found, "uses", ())
     taken = uses(run) if callable(uses) and run is not None else () if callable(uses) else uses
-    return _component(f"{kind.name} {name}: ", found, taken, COMMON if kind is METHODS else "")
+    return _component(f"{kind.name} {name}: ", found, taken, _of_method(name) if kind is METHODS else "")
+
+
+def _of_method(name: str) -> str:
+    """A method's own defaults of settings of any group, and where all others are listed."""
+    found, usual = METHODS.load(name), {key: f.default for key, _, f in keys(all_groups())}
+    always = found.presets(usual.__getitem__, filled=True)
+    own = [f"{key} = {literal(value)}" for key, value in found.presets(usual.__getitem__).items() if key not in always]
+    own += [f"--clients {found.clients}"] * bool(found.clients)
+    return f"Where nobody says otherwise: {', '.join(own)}. {COMMON}" if own else COMMON
 
 
 def _component(heading: str, found: Any, taken: Iterable[str], below: str = "") -> Part:

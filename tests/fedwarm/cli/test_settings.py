@@ -115,6 +115,12 @@ def test_a_name_of_several_kinds_stands_under_each(monkeypatch: pytest.MonkeyPat
         assert "Its settings are those above." in printed(name, capsys)
 
 
+def test_a_methods_own_defaults_stand_below_its_settings() -> None:
+    below = chosen("dp_rec")[0].below
+    assert below.startswith("Where nobody says otherwise: ") and "dp-rec.view = 'central_certified'" in below.replace('"', "'")
+    assert "--clients 200" in below and below.endswith(COMMON)
+
+
 def test_a_component_has_its_own_settings_and_those_of_others_that_it_takes() -> None:
     assert keys_of("dirichlet") == ["data.alpha"] and keys_of("pathological") == ["data.classes-per-client"]
     assert keys_of("fedprox") == ["fedprox.mu"] and chosen("fedprox")[0].below == COMMON
