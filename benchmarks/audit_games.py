@@ -22,8 +22,9 @@ from fedwarm.coding import rec
 from fedwarm.coding.blocks import even
 from fedwarm.coding.codec import RandomCodec
 from fedwarm.coding.packing import unpack
+from fedwarm.coding.poisson import PoissonCodec
 from fedwarm.coding.rotation import restore
-from fedwarm.coding.streams import NONCE_BYTES, Key, Stream
+from fedwarm.coding.streams import NONCE_BYTES, SECRET_BYTES, Key, Stream
 from fedwarm.privacy.clipping import clip, noised
 from fedwarm.privacy.events import RandomCoding
 from fedwarm.privacy.mechanisms.dp_sgd.gradient import Mechanism, PrivateGradient
@@ -115,7 +116,33 @@ def play_coding(codec: RandomCodec, laws: Laws, runs: int, times: int, seed: int
     return np.array([np.sum([one(i, time) for time in range(times)], axis=0) for i in range(runs)])
 
 
-# Random coding of one block with candidates drawn here: where what is rare is a matter of candidates, too
+def play_exact(codec: PoissonCodec, laws: Laws, runs: int, seed: int) -> Vector:
+    """Logs (runs, laws): what is decoded of one client's message, with streams that nobody else can draw."""
+    canary = np.full(codec.size, codec.clip * codec.size**-0.5)
+    longer = {law.scale: replace(codec, clip=max(abs(law.scale), 1.0) * codec.clip) for law in laws}
+
+    def one(i: int) -> float:
+        stream, scale = Stream(seed, 1, i, secret=b"s" * SECRET_BYTES, common=b"c" * SECRET_BYTES), laws[i % len(laws)].scale
+        words = longer[scale].encode(scale * canary, stream, draws(seed, i))
+        along = codec.prepare(canary, stream)
+        return float(longer[scale].candidate(words, stream) @ along / (along @ along))
+
+    return log_normals(np.array([one(i) for i in range(runs)]), codec.energy**-0.5, laws)
+
+
+# Random coding with candidates drawn here: of many blocks, and of one where what is rare is a matter of candidates, too
+
+
+def play_drawn_coding(bits: int, norm: float, blocks: int, laws: Laws, runs: int, seed: int) -> Vector:
+    """Logs (runs, laws) of code words of so many blocks with ||v|| = norm sigma."""
+    rng, scales, total = np.random.default_rng(seed), np.array([law.scale for law in laws]), np.zeros((runs, len(laws)))
+    drawn = np.resize(scales, runs)[:, None]
+    for _ in range(blocks):
+        t = norm * rng.standard_normal((runs, 1 << bits))
+        chosen = np.take_along_axis(t, (drawn * t + rng.gumbel(size=t.shape)).argmax(axis=1)[:, None], axis=1)
+        for i, scale in enumerate(scales):
+            total[:, i] -= np.log(np.exp(scale * (t - chosen)).mean(axis=1))
+    return total
 
 
 def play_candidates(bits: int, norm: float, tilts: Sequence[tuple[float, float]], runs: int, seed: int) -> Vector:

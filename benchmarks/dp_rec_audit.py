@@ -32,19 +32,24 @@ from time import monotonic
 import numpy as np
 from audit_estimate import Estimate, Sample
 from audit_games import (
+    NUMBERS,
     Law,
     Vector,
     codec_of,
     play_candidates,
     play_coding,
+    play_drawn_coding,
     play_drawn_steps,
+    play_exact,
     play_gaussian,
     play_steps,
     play_sums,
 )
 
+from fedwarm.coding.blocks import even
+from fedwarm.coding.poisson import PoissonCodec
 from fedwarm.privacy.accountant import Accountant
-from fedwarm.privacy.events import Event, Gaussian, RandomCoding, Sampled
+from fedwarm.privacy.events import Event, Gaussian, RandomCoding, Sampled, Simulated
 from fedwarm.privacy.mechanisms.dp_sgd.account import Steps, example_epsilon
 from fedwarm.privacy.views import Terms
 
@@ -140,7 +145,7 @@ def coding(
     def play(runs: int, seed: int, noise: float) -> Vector:
         return play_coding(codec_of(bits, blocks, energy / noise**2, rotation), laws, runs, times, seed)
 
-    return Setting(name, epsilon, play, 3000)
+    return Setting(name, epsilon, play, 2400)
 
 
 def sampled_coding(name: str, bits: int, blocks: int, energy: float, times: int, rate: float, share: float) -> Setting:
@@ -152,7 +157,28 @@ def sampled_coding(name: str, bits: int, blocks: int, energy: float, times: int,
         return play_coding(codec_of(bits, blocks, energy / noise**2), laws, runs, times, seed)
 
     epsilon = spent(Sampled(RandomCoding.of(bits, codec.energy, codec.caps), rate), times)
-    return Setting(name, epsilon, play, 3000, share)
+    return Setting(name, epsilon, play, 2400, share)
+
+
+def drawn_coding(name: str, bits: int, norm: float, blocks: int) -> Setting:
+    """Code words of many blocks, with candidates drawn in bulk."""
+    energy = blocks * norm**2
+    epsilon = spent(RandomCoding.of(bits, energy, np.full(blocks, norm**2)))
+    laws = [*pair("zero_out"), *tails(energy, epsilon)]
+    return Setting(name, epsilon, lambda runs, seed, noise: play_drawn_coding(bits, norm / noise, blocks, laws, runs, seed), 6000)
+
+
+def exact(name: str, blocks: int, energy: float) -> Setting:
+    """Exact code words in a central view of one client: the adversary has what is decoded."""
+    terms, release, size = Terms("central_certified", DELTA, 1, 1, 1), Simulated(energy), NUMBERS * blocks
+    epsilon = terms.epsilon(release)
+    laws = [*pair("zero_out"), *tails(energy, epsilon)]
+
+    def play(runs: int, seed: int, noise: float) -> Vector:
+        codec = PoissonCodec(size, 1.0, energy**0.5 / noise, even(size, blocks), tolerance=terms.tolerance(release))
+        return play_exact(codec, laws, runs, seed)
+
+    return Setting(name, epsilon, play, 1200)
 
 
 def candidates(name: str, bits: int, norm: float) -> Setting:
@@ -199,6 +225,8 @@ SETTINGS: tuple[Callable[[], Setting], ...] = (
     partial(coding, "code words, four messages", 5, 4, 0.5, times=4),
     partial(coding, "replacement by the opposite", 6, 8, 0.25, times=2, adjacency="replacement"),
     partial(sampled_coding, "code words, sampled", 6, 8, 1.0, 2, 0.25, 0.8),
+    partial(drawn_coding, "code words, large epsilon", 7, 0.5, 160),
+    partial(exact, "exact code words", 128, 1.0),
     partial(candidates, "one block at the rule's edge", 7, 1.0),
     partial(candidates, "few bits, outside the rule", 2, 1.0),
     partial(candidates, "single bits", 1, 1.0),

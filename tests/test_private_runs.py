@@ -35,6 +35,7 @@ COMMON: dict[str, Value] = {
 PRIVATE: dict[str, dict[str, Value]] = {
     "dp_rec": {"method": "dp_rec"},
     "central": {"method": "dp_rec", "dp-rec.view": "central_certified"},
+    "poisson": {"method": "dp_rec", "dp-rec.view": "central_certified", "dp-rec.mechanism": "poisson"},
     "codec": {"method": "fedavg", "codec": "dp-rec"},
     "dp-sgd": {"method": "fedavg", "privacy": "dp-sgd"},
 }
