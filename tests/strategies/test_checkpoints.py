@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flwr.app import Message
 from safetensors.numpy import load_file
 
 from fedwarm.launch.run import Request, run_method
 from fedwarm.record.checkpoint import FOLDER, INDEX, Checkpoint, Keeper, load
 from fedwarm.settings.fields import SettingError, Value
+from tests.engines import Heard
 from tests.runs import run, same
 
 FAST: dict[str, Value] = {"num-server-rounds": 2, "local-epochs": 1, "data.max-examples": 24}
@@ -104,23 +106,20 @@ def test_a_complete_run_is_left_as_it_is(copy: Path) -> None:
     assert json.loads((copy / "results.json").read_text()) == before
 
 
+def _cut(message: Message) -> None:
+    if message.metadata.group_id == "2":
+        raise RuntimeError("the power is gone")
+
+
+CUT = Heard(_cut)
+
+
 def test_the_command_takes_the_settings_of_the_run(tmp_path: Path) -> None:
     text = 'num-server-rounds=2 local-epochs=1 data.max-examples=24 data.partition="iid"'
     whole = run_method(Request("fedavg", out=tmp_path / "whole", clients=3, workers=1, run_config=(text,)))
     broken = tmp_path / "broken"
-    with pytest.MonkeyPatch.context() as patch:
-        from fedwarm.rounds.server import BaseStrategy
-
-        original = BaseStrategy.run_stage
-
-        def stage(self: Any, stage: Any, number: int, exchange: Any) -> None:
-            if number == 2:
-                raise RuntimeError("the power is gone")
-            original(self, stage, number, exchange)
-
-        patch.setattr(BaseStrategy, "run_stage", stage)
-        with pytest.raises(RuntimeError, match="the power is gone"):
-            run_method(Request("fedavg", out=broken, clients=3, workers=1, run_config=(text,)))
+    with pytest.raises(RuntimeError, match="the power is gone"):
+        run_method(Request("fedavg", f"{__name__}:CUT", out=broken, clients=3, run_config=(text,)))
     with pytest.raises(SettingError, match="holds another run.*--resume"):
         run_method(Request("fedavg", out=broken, clients=3, workers=1, run_config=(text,)))
     for request, message in (

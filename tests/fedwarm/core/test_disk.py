@@ -8,14 +8,15 @@ import os
 import pickle
 import pwd
 import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from flwr.app import Message
 from safetensors.numpy import load_file, save_file
 
 from fedwarm.augmentations.gen_fedsd.shelf import Shelf
@@ -23,10 +24,12 @@ from fedwarm.core.compute import torch_threads
 from fedwarm.core.failures import RunError
 from fedwarm.core.files import DiskError, make_folder, replacing, try_folder, write_text, writing
 from fedwarm.core.store import Store, cache_home
+from fedwarm.engines import Asked, Engine
 from fedwarm.launch import run as launch
 from fedwarm.launch.run import Request, run_method
 from fedwarm.record.lock import Lock
-from fedwarm.settings.fields import SettingError
+from fedwarm.settings.fields import SettingError, Value
+from tests.engines import Heard
 from tests.runs import same
 from tests.shell import call
 
@@ -93,26 +96,33 @@ def test_whoever_writes_names_the_place(writer: str, tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
+class Filling(Engine):
+    """The local engine, on a disk where files of a model's size do not fit from the second round on."""
+
+    def run(self, settings: Mapping[str, Value], asked: Asked) -> None:
+        with ExitStack() as filled:
+            Heard(lambda message: self.fill(message, filled)).run(settings, asked)
+
+    def fill(self, message: Message, filled: ExitStack) -> None:
+        if message.metadata.group_id == "2":
+            filled.enter_context(full(50_000))
+
+
+FILLING = Filling()
+
+
 def test_a_full_disk_ends_a_run_with_one_line_and_it_goes_on(tmp_path: Path) -> None:
-    """Files of a model's size do not fit from the second round on; with room again the run is the unbroken one."""
+    """With room again the run is the unbroken one."""
     request = Request("fedavg", rounds=2, clients=2, workers=1, run_config=(SMALL,))
     whole = run_method(launch.replace(request, out=tmp_path / "whole"))
     place = tmp_path / "run"
-    from fedwarm.rounds.server import BaseStrategy
-
-    original = BaseStrategy.run_stage
-
-    def stage(self: Any, stage: Any, number: int, exchange: Any) -> None:
-        with full(2**40 if number < 2 else 50_000):
-            original(self, stage, number, exchange)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(BaseStrategy, "run_stage", stage)
-        with pytest.raises(RunError) as caught:
-            run_method(launch.replace(request, out=place))
+    with pytest.raises(RunError) as caught:
+        run_method(launch.replace(request, out=place, engine=f"{__name__}:FILLING"))
     text = str(caught.value)
     assert text.startswith(f"{place}/checkpoint/model.safetensors cannot be written: File too large; raise the limit")
-    assert text.endswith(f"; then go on with: fedwarm run --resume --out {place}") and "\n" not in text
+    assert (
+        text.endswith(f"; then go on with: fedwarm run --resume --out {place} --engine {__name__}:FILLING") and "\n" not in text
+    )
     assert not list(place.rglob(".*"))
     run_method(Request("", out=place, resume=True, workers=1))
     assert same(load_file(place / "model.safetensors"), load_file(whole / "model.safetensors"))
