@@ -145,7 +145,7 @@ def coding(
     def play(runs: int, seed: int, noise: float) -> Vector:
         return play_coding(codec_of(bits, blocks, energy / noise**2, rotation), laws, runs, times, seed)
 
-    return Setting(name, epsilon, play, 2400)
+    return Setting(name, epsilon, play, 3000)
 
 
 def sampled_coding(name: str, bits: int, blocks: int, energy: float, times: int, rate: float, share: float) -> Setting:
@@ -157,7 +157,7 @@ def sampled_coding(name: str, bits: int, blocks: int, energy: float, times: int,
         return play_coding(codec_of(bits, blocks, energy / noise**2), laws, runs, times, seed)
 
     epsilon = spent(Sampled(RandomCoding.of(bits, codec.energy, codec.caps), rate), times)
-    return Setting(name, epsilon, play, 2400, share)
+    return Setting(name, epsilon, play, 3000, share)
 
 
 def drawn_coding(name: str, bits: int, norm: float, blocks: int) -> Setting:
@@ -225,8 +225,6 @@ SETTINGS: tuple[Callable[[], Setting], ...] = (
     partial(coding, "code words, four messages", 5, 4, 0.5, times=4),
     partial(coding, "replacement by the opposite", 6, 8, 0.25, times=2, adjacency="replacement"),
     partial(sampled_coding, "code words, sampled", 6, 8, 1.0, 2, 0.25, 0.8),
-    partial(drawn_coding, "code words, large epsilon", 7, 0.5, 160),
-    partial(exact, "exact code words", 128, 1.0),
     partial(candidates, "one block at the rule's edge", 7, 1.0),
     partial(candidates, "few bits, outside the rule", 2, 1.0),
     partial(candidates, "single bits", 1, 1.0),
@@ -241,6 +239,8 @@ SETTINGS: tuple[Callable[[], Setting], ...] = (
     partial(sums, "sums, sampled, limit", "central_limit", 7, 0.5, 400, 40, 30),
     partial(sums, "sums of 40, certified", "central_certified", 7, 1.0, 40, 40, 10, share=0.6),
     partial(sums, "sums, sampled, certified", "central_certified", 7, 0.5, 400, 40, 30, share=0.75),
+    partial(drawn_coding, "code words, large epsilon", 7, 0.5, 160),
+    partial(exact, "exact code words", 128, 1.0),
 )
 
 
