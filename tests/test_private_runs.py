@@ -33,7 +33,7 @@ COMMON: dict[str, Value] = {
     "dp-sgd.entropy": "seeded", "dp-sgd.clip": 1e-12, "dp-sgd.noise-multiplier": 1e9,
 }  # fmt: skip
 PRIVATE: dict[str, dict[str, Value]] = {
-    "dp_rec": {"method": "dp_rec"},
+    "dp_rec": {"method": "dp_rec", "dp-rec.view": "local"},
     "central": {"method": "dp_rec", "dp-rec.view": "central_certified"},
     "poisson": {"method": "dp_rec", "dp-rec.view": "central_certified", "dp-rec.mechanism": "poisson"},
     "codec": {"method": "fedavg", "codec": "dp-rec"},

@@ -42,7 +42,8 @@ NOTHING = 1e-12
 FAST: dict[str, Value] = {
     "num-server-rounds": 1, "local-epochs": 1, "batch-size": 8, "momentum": 0.0, "data.max-examples": 12, "data.image-size": 8,
     "model.name": "logistic", "evaluate.bit-widths": "4", "evaluate.activations": False, "server-threads": 1,
-    "dp-rec.entropy": "seeded", "dp-rec.clip": NOTHING, "dp-rec.sigma": 1.0, "dp-rec.bits": 2, "dp-rec.block-size": 512,
+    "dp-rec.view": "local", "dp-rec.entropy": "seeded", "dp-rec.clip": NOTHING, "dp-rec.sigma": 1.0, "dp-rec.bits": 2,
+    "dp-rec.block-size": 512,
     "dp-sgd.entropy": "seeded", "dp-sgd.clip": NOTHING, "dp-sgd.noise-multiplier": 1e9,
     "gen-fedsd.provider": "transforms", "warmfed.adapt": False, "warmfed.synthetic-ratio": 0.0, "warmfed.min-per-class": 1,
     "warmfed.protocol": "five-round", "warmfed.teacher-epochs": 1, "warmfed.distill-epochs": 1,

@@ -44,7 +44,8 @@ def test_a_target_makes_the_noise(tmp_path: Path) -> None:
 
 
 def test_it_goes_with_dp_rec(tmp_path: Path) -> None:
-    told = run("dp_rec", tmp_path / "run", {**FAST, "dp-rec.entropy": "seeded"}).results["privacy"]
+    settings: dict[str, Value] = {**FAST, "dp-rec.entropy": "seeded", "dp-rec.view": "local"}
+    told = run("dp_rec", tmp_path / "run", settings).results["privacy"]
     assert told["view"] == "local" and told["epsilon"] > 0
 
 
