@@ -20,7 +20,7 @@ from fedwarm.data.classes import imbalance
 from fedwarm.data.settings import Data
 from fedwarm.launch.preflight import check_run
 from fedwarm.settings.fields import SettingError, Value
-from tests.runs import Outcome, action_of, run, same
+from tests.runs import LOCAL, Outcome, action_of, run, same
 
 FAST: dict[str, Value] = {
     "num-server-rounds": 2, "local-epochs": 1, "data.max-examples": 30, "data.partition": "dirichlet", "data.alpha": 0.3,
@@ -85,7 +85,7 @@ def test_later_runs_find_what_was_drawn(tmp_path: Path) -> None:
         ("fedavg", {"objective": "kure"}),
         ("fedavg", {"codec": "stochastic-rounding"}),
         ("fedavg", {"codec": "dp-rec", "dp-rec.entropy": "seeded"}),
-        ("dp_rec", {"dp-rec.entropy": "seeded"}),
+        ("dp_rec", {**LOCAL, "dp-rec.entropy": "seeded"}),
         ("local_only", {}),
     ],
 )
