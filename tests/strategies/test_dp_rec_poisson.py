@@ -35,7 +35,8 @@ from tests.runs import Outcome, run
 SIGMA, CLIENTS = 0.3, 6
 SETTINGS: dict[str, Value] = {
     "num-server-rounds": 3, "local-epochs": 1, "data.max-examples": 12, "data.image-size": 8, "server-threads": 1,
-    "model.name": "logistic", "dp-rec.clip": 1.0, "dp-rec.sigma": SIGMA, "dp-rec.mechanism": "poisson", "dp-rec.view": "central_certified",
+    "model.name": "logistic", "dp-rec.clip": 1.0, "dp-rec.sigma": SIGMA,
+    "dp-rec.mechanism": "poisson", "dp-rec.view": "central_certified",
     "dp-rec.entropy": "seeded", "fraction-train": 0.5, "min-replies": 1,
 }  # fmt: skip
 TERMS = Terms("central_certified", 1e-5, 1000, 100, 50)

@@ -25,7 +25,8 @@ from tests.runs import Outcome, run
 SIGMA, CLIENTS, BITS = 0.3, 6, 3
 SETTINGS: dict[str, Value] = {
     "num-server-rounds": 2, "local-epochs": 1, "data.max-examples": 12, "data.image-size": 8, "server-threads": 1,
-    "model.name": "logistic", "dp-rec.clip": 1.0, "dp-rec.sigma": SIGMA, "dp-rec.mechanism": "server", "dp-rec.bits": BITS,
+    "model.name": "logistic", "dp-rec.clip": 1.0, "dp-rec.sigma": SIGMA,
+    "dp-rec.mechanism": "server", "dp-rec.bits": BITS,
     "dp-rec.view": "central_certified", "dp-rec.entropy": "seeded", "fraction-train": 0.5, "min-replies": 1,
 }  # fmt: skip
 
