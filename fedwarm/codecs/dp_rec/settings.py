@@ -44,8 +44,8 @@ class DpRec(Group, prefix="dp-rec", used=lambda r: r.uploads):
     )
     block_norm: float = setting(
         0.6,
-        "c, most norm of a block over sigma, by which updates are cut; beside 0.6, with 0.5 code words are a third longer and half "
-        "as many candidates are weighed, with 0.7 they are a fifth shorter and twice as many are",
+        "c, most norm of a block over sigma, by which updates are cut; beside 0.6, with 0.5 code words are a third longer and "
+        "half as many candidates are weighed, with 0.7 they are a fifth shorter and twice as many are",
         low=0.05,
         high=1.5,
         when=lambda r: (
