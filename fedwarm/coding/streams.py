@@ -140,23 +140,26 @@ class SecretWords(Words):
         self._stream: Any = None
 
     def at(self, key: Key, candidate: int) -> SecretWords:
-        from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-
-        counter = modes.CTR(struct.pack(">2Q", candidate, 0))
-        self._stream = Cipher(algorithms.AES(struct.pack("<2Q", *key)), counter).encryptor()
+        self._stream = _aes(key, struct.pack(">2Q", candidate, 0))
         return self
 
     def take(self, count: int) -> NDArray[np.uint64]:
         return np.frombuffer(self._stream.update(bytes(8 * count)), "<u8")
 
     def rows(self, key: Key, first: int, count: int, width: int) -> NDArray[np.uint16]:
-        from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-
         counters = np.empty((count, -(-width // PER_GROUP), 2), ">u8")
         counters[..., 0] = np.arange(first, first + count)[:, None]
         counters[..., 1] = np.arange(counters.shape[1])
-        cipher = Cipher(algorithms.AES(struct.pack("<2Q", *key)), modes.ECB()).encryptor()
+        cipher = _aes(key)
         return np.frombuffer(cipher.update(counters.tobytes()), "<u2").reshape(count, -1)[:, :width]
+
+
+def _aes(key: Key, counter: bytes | None = None) -> Any:
+    """AES-128 under a block's key: in counter mode from `counter` on, else block by block, for counters that each come once."""
+    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+    mode = modes.ECB() if counter is None else modes.CTR(counter)
+    return Cipher(algorithms.AES(struct.pack("<2Q", *key)), mode).encryptor()
 
 
 @cache

@@ -61,7 +61,6 @@ def run_method(request: Request) -> Path:
     if before is None:
         for told in outlook(config, clients):
             say(f"fedwarm: {told}")
-    if before is None:
         flat = {**own_defaults(config), **flat}
     if config.run.set:  # defaults that were given: an engine fills the others up, and nobody could tell them apart
         flat["set"] = f"{flat.get('set', '')} {config.run.set}".strip()

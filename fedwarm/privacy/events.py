@@ -156,8 +156,6 @@ def curves(event: Event, adjacency: str = "zero_out", top: int = TOP) -> Curves:
         return curves(event.event, adjacency, top)
     if isinstance(event, Sampled):
         raise SettingError("adjacency = 'replacement' has no proven bound under sampling; choose zero_out, or the local view")
-    if isinstance(event, Simulated | AtServer):
-        return _zero_out(event, top)
     if isinstance(event, Gaussian):
         return _zero_out(Gaussian(4 * event.energy), top)
     return _replaced(_zero_out(event, 2 * top), top)

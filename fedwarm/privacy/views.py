@@ -92,7 +92,7 @@ class Terms:
         if not self.central:
             return release
         if isinstance(release, Simulated):
-            return Within(self._normal(release), TOLERATED * self.delta / self.rounds)
+            return Within(self._normal(release), self.tolerated)
         if self.view == "central_limit" or isinstance(release, Gaussian | AtServer):
             return self._normal(release)
         return self._averaged(release)
@@ -123,6 +123,11 @@ class Terms:
         account.spend(event, times=self.rounds)
         return account.epsilon()
 
+    @property
+    def tolerated(self) -> float:
+        """What of delta a round may cost in which messages differ from what the account takes them for."""
+        return TOLERATED * self.delta / self.rounds
+
     def tolerance(self, release: Release) -> float:
         """Total variation by which each message may differ from what the account takes it for; 0 where all are as it says.
 
@@ -131,7 +136,7 @@ class Terms:
         """
         if not isinstance(release, Simulated):
             return 0.0
-        return TOLERATED * self.delta / self.rounds / self.slots.count / (1 + exp(min(self.epsilon(release), LARGEST)))
+        return self.tolerated / self.slots.count / (1 + exp(min(self.epsilon(release), LARGEST)))
 
     def accountant(self) -> Accountant:
         """An empty account under these terms."""

@@ -20,7 +20,7 @@ from fedwarm.core.refusals import EPSILON, NOISE, OPEN, REPEATED, ROUNDS, Refusa
 from fedwarm.data.node import Node
 from fedwarm.privacy.accountant import EVERYONE, Accountant
 from fedwarm.privacy.limits import Limits
-from fedwarm.privacy.views import TOLERATED, Release, Terms
+from fedwarm.privacy.views import Release, Terms
 from fedwarm.settings.config import Config
 
 ACCOUNT = "released"
@@ -154,7 +154,7 @@ class Own:
 
     def _check_tolerance(self, tolerance: float) -> None:
         """Refuse messages of another law than the account takes them for; the exact bound needs the server's whole plan."""
-        most = TOLERATED * self.settings.delta / self.terms.rounds
+        most = self.terms.tolerated
         if self.settings.mechanism == "poisson" and not 0 < tolerance <= most:
             raise RefusalError(NOISE, f"dp-rec.delta allows a tolerance of {most:.3g} at most, the server names {tolerance:.3g}")
 

@@ -40,7 +40,7 @@ def rotation_of(settings: DpRec) -> str:
     """The rotation that `auto` stands for."""
     if settings.rotation != "auto":
         return settings.rotation
-    return "none" if settings.cut != "fixed_size" else "hadamard"
+    return "hadamard" if settings.cut == "fixed_size" else "none"
 
 
 def block_norm(bits: int, delta: float) -> float:
