@@ -23,7 +23,9 @@ from fedwarm.coding.blocks import even
 from fedwarm.coding.codec import RandomCodec
 from fedwarm.coding.packing import unpack
 from fedwarm.coding.poisson import PoissonCodec
+from fedwarm.coding.replay import Sum
 from fedwarm.coding.rotation import restore
+from fedwarm.coding.rounded import RoundedCodec
 from fedwarm.coding.streams import NONCE_BYTES, SECRET_BYTES, Key, Stream
 from fedwarm.privacy.clipping import clip, noised
 from fedwarm.privacy.events import RandomCoding
@@ -128,6 +130,27 @@ def play_exact(codec: PoissonCodec, laws: Laws, runs: int, seed: int) -> Vector:
         return float(longer[scale].candidate(words, stream) @ along / (along @ along))
 
     return log_normals(np.array([one(i) for i in range(runs)]), codec.energy**-0.5, laws)
+
+
+def play_added(codec: RoundedCodec, slots: int, laws: Laws, runs: int, rounds: int, seed: int) -> Vector:
+    """Logs (runs, laws): sums of rounded updates, of which one is the canary's, with the noise that the server adds.
+
+    All its numbers have one magnitude, which rounding meets exactly, so the law of the sum is known.
+    """
+    ones = np.full(codec.size, codec.size**-0.5)
+
+    def one(i: int, number: int) -> float:
+        law, source = laws[i % len(laws)], draws(seed, i, number)
+        longer = replace(codec, clip=max(abs(law.scale), 1e-9) * codec.clip)  # so that what is longer is not clipped to the same
+        total, stream = Sum(longer, seed, number), Stream(seed, number, 0)
+        there = uniforms(1, source)[0] < law.rate
+        total.add(0, longer.encode(law.scale * codec.clip * ones, stream, source) if there else longer.absent(source))
+        total.add(1, longer.encode(0 * ones, stream, source))
+        total.add_noise(slots, source)
+        return float(total.mean(1) @ ones) / codec.clip
+
+    x = np.array([[one(i, number) for number in range(rounds)] for i in range(runs)])
+    return np.asarray(log_normals(x, (slots / codec.energy) ** 0.5, laws).sum(axis=1))
 
 
 # Random coding with candidates drawn here: of many blocks, and of one where what is rare is a matter of candidates, too

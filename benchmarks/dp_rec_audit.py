@@ -36,6 +36,7 @@ from audit_games import (
     Law,
     Vector,
     codec_of,
+    play_added,
     play_candidates,
     play_coding,
     play_drawn_coding,
@@ -48,8 +49,9 @@ from audit_games import (
 
 from fedwarm.coding.blocks import even
 from fedwarm.coding.poisson import PoissonCodec
+from fedwarm.coding.rounded import RoundedCodec
 from fedwarm.privacy.accountant import Accountant
-from fedwarm.privacy.events import Event, Gaussian, RandomCoding, Sampled, Simulated
+from fedwarm.privacy.events import AtServer, Event, Gaussian, RandomCoding, Sampled, Simulated
 from fedwarm.privacy.mechanisms.dp_sgd.account import Steps, example_epsilon
 from fedwarm.privacy.views import Terms
 
@@ -181,6 +183,19 @@ def exact(name: str, blocks: int, energy: float) -> Setting:
     return Setting(name, epsilon, play, 1200)
 
 
+def added(name: str, bits: int, energy: float, clients: int, cohort: int, rounds: int) -> Setting:
+    """Rounded updates, whose noise the server adds; the adversary has the sums."""
+    terms = Terms("central_certified", DELTA, clients, cohort, rounds)
+    epsilon, slots, rate = terms.epsilon(AtServer(energy)), terms.slots.count, terms.rate
+    laws = [Law(1.0, rate), Law(0.0, 0.0), *tails(rounds * energy / slots, epsilon)]
+
+    def play(runs: int, seed: int, noise: float) -> Vector:
+        codec = RoundedCodec(NUMBERS, 1.0, energy**0.5 / noise, even(NUMBERS, 1), "none", bits=bits)
+        return play_added(codec, slots, laws, runs, rounds, seed)
+
+    return Setting(name, epsilon, play, 6000)
+
+
 def candidates(name: str, bits: int, norm: float) -> Setting:
     """Code words of one block where the candidates themselves may be odd."""
 
@@ -241,6 +256,8 @@ SETTINGS: tuple[Callable[[], Setting], ...] = (
     partial(sums, "sums, sampled, certified", "central_certified", 7, 0.5, 400, 40, 30, share=0.75),
     partial(drawn_coding, "code words, large epsilon", 7, 0.5, 160),
     partial(exact, "exact code words", 128, 1.0),
+    partial(added, "noise of the server, one round", 2, 10.0, 10, 10, 1),
+    partial(added, "noise of the server, sampled", 4, 8.0, 40, 20, 4),
 )
 
 

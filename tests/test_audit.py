@@ -21,6 +21,7 @@ QUICK = {
     "code words, large epsilon": 360, "one block at the rule's edge": 3000, "few bits, outside the rule": 9000,
     "single bits": 9000, "Gaussian, one round": 900, "Gaussian, four rounds": 600, "dp-sgd, 1,000 steps": 1400,
     "sums of 40, limit": 9000, "sums, sampled, limit": 9000, "sums of 40, certified": 9000, "sums, sampled, certified": 9000,
+    "noise of the server, one round": 1500,
 }  # fmt: skip
 """Settings of the table that take less than a second for so many runs."""
 
