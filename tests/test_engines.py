@@ -11,27 +11,49 @@ import pytest
 from flwr.app import Message
 from flwr.serverapp import Grid
 
+from fedwarm.engines.ray import run_ray
 from fedwarm.launch.run import Request, run_method
 from fedwarm.rounds import arrivals
 from tests.grids import Through, served
 from tests.runs import run
+from tests.series import series_app
 from tests.small import METHODS, alike, text
 
 SHORT = ("fedavg", "warmfed")
-RAY = [method if method in SHORT else pytest.param(method, marks=pytest.mark.long) for method in METHODS]
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("method", RAY)
+@pytest.mark.parametrize("method", SHORT)
 def test_workers_and_ray_give_the_same_model_bit_for_bit(method: str, tmp_path: Path) -> None:
-    """Ray has an actor for each client, or one, which takes half as long to start, for both."""
-    cases = {"one": ("local", 1), "two": ("local", 2), "ray": ("ray", 2 if method in SHORT else 1)}
+    cases = {"one": ("local", 1), "two": ("local", 2), "ray": ("ray", 2)}
     folders = [
         run_method(Request(method, engine, tmp_path / name, 3, None, 2, workers, run_config=(text(METHODS[method]),)))
         for name, (engine, workers) in cases.items()
     ]
     assert alike(folders)
     assert [json.loads((f / "results.json").read_text())["engine"] for f in folders] == ["local", "local", "ray"]
+
+
+OTHERS = [method for method in METHODS if method not in SHORT]
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of each method on two actors of one Ray simulation."""
+    place = tmp_path_factory.mktemp("simulated")
+    runs = {method: {**METHODS[method], "method": method, "seed": 3} for method in OTHERS}
+    run_ray(series_app(place / "app", runs), {}, clients=2, workers=2)
+    return place
+
+
+@pytest.mark.long
+@pytest.mark.processes
+@pytest.mark.parametrize("method", OTHERS)
+def test_every_method_gives_the_same_model_bit_for_bit(method: str, simulated: Path, tmp_path: Path) -> None:
+    """On one worker, on two, and on Ray."""
+    given = text(METHODS[method])
+    folders = [run_method(Request(method, "local", tmp_path / str(n), 3, None, 2, n, run_config=(given,))) for n in (1, 2)]
+    assert alike([*folders, simulated / method])
 
 
 class Late(Through):

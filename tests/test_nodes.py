@@ -12,12 +12,16 @@ from pathlib import Path
 
 import pytest
 
+from fedwarm.engines.deployment.engine import run_deployment
 from fedwarm.federation.bringup import down, up
 from fedwarm.federation.preparing import Wanted
+from fedwarm.federation.settings import load
 from fedwarm.flower.writing import write_app
 from fedwarm.launch.run import Request, run_method
 from fedwarm.record import checkpoint
+from fedwarm.settings.fields import Value
 from tests.federation import loopback_federation
+from tests.series import series_app
 from tests.small import FAST, METHODS, alike, kept, text
 
 pytestmark = pytest.mark.processes
@@ -48,15 +52,39 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         down(said, told.append)
 
 
+def once(method: str) -> dict[str, Value]:
+    """The method's small run, in one round."""
+    return {**METHODS[method], "num-server-rounds": 1}
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("method", [method for method in METHODS if method != "fedavg"])
-def test_every_method_on_a_federation(method: str, nodes: str, tmp_path: Path) -> None:
+def test_a_whole_method_on_a_federation(nodes: str, tmp_path: Path) -> None:
     """On two nodes, each message a process of its own that was forked from what is loaded already."""
-    settings = text({**METHODS[method], "num-server-rounds": 1})
-    there = run_method(Request(method, "deployment", tmp_path / "there", 3, run_config=(settings,), federation=nodes))
+    settings = text(once("warmfed"))
+    there = run_method(Request("warmfed", "deployment", tmp_path / "there", 3, run_config=(settings,), federation=nodes))
     results = json.loads((there / "results.json").read_text())
     assert results["complete"] and results["partition"]["clients"] == 2 and results["engine"] == "deployment"
-    assert alike([there, run_method(Request(method, "local", tmp_path / "here", 3, clients=2, run_config=(settings,)))])
+    assert alike([there, run_method(Request("warmfed", "local", tmp_path / "here", 3, clients=2, run_config=(settings,)))])
+
+
+OTHERS = [method for method in METHODS if method not in ("fedavg", "warmfed")]
+
+
+@pytest.fixture(scope="module")
+def deployed(nodes: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of each method in one app on the federation."""
+    place = tmp_path_factory.mktemp("deployed")
+    states = {"client-folder": str(place / "states")}
+    runs = {method: {**once(method), **states, "method": method, "seed": 3} for method in OTHERS}
+    run_deployment(load(nodes), series_app(place / "app", runs), {})
+    return place
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("method", OTHERS)
+def test_every_method_on_a_federation(method: str, deployed: Path, tmp_path: Path) -> None:
+    here = run_method(Request(method, "local", tmp_path, 3, clients=2, run_config=(text(once(method)),)))
+    assert alike([deployed / method, here])
 
 
 def done(out: Path) -> int:
