@@ -82,6 +82,14 @@ class Data(Group, prefix="data"):
         0.0, "share of every class that no client holds, the same in all runs: a foundation may learn from it", low=0.0, high=0.9
     )
     image_size: int = setting(32, "images are brought to this height and width", low=8)
+    rotation: float = setting(
+        0.0, "each client's images, those for testing too, are turned by one angle below so many degrees; 0: by none",
+        low=0.0, high=360.0, when=lambda r: r["data.name"] != OWN,
+    )  # fmt: skip
+    rotation_bins: int = setting(
+        0, "angles to choose from, each half as likely as the one before; 0: any angle, uniformly", low=0, high=64,
+        when=lambda r: r["data.name"] != OWN and r["data.rotation"] > 0,
+    )  # fmt: skip
     share_class_counts: bool = setting(
         True, "clients tell the server how many images of each class they hold", when=lambda r: r.counts
     )
@@ -101,7 +109,7 @@ class Data(Group, prefix="data"):
 
     def at(self, folder: str) -> Data:
         """The settings of a folder that one client holds whole."""
-        return replace(self, name=folder, partition=WHOLE)
+        return replace(self, name=folder, partition=WHOLE, rotation=0.0)
 
     def of(self, group: type[G]) -> G:
         """The settings of the chosen data set or partition; their defaults where it is chosen without a run."""

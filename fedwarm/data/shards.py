@@ -17,6 +17,7 @@ from torch import Tensor
 from fedwarm.core.seeds import numpy_generator
 from fedwarm.data.opening import kept_table
 from fedwarm.data.partitions import client_rows, own_clients, partition_of
+from fedwarm.data.rotation import angle_of, rotated
 from fedwarm.data.settings import Data
 from fedwarm.data.tables import Rows, Table
 from fedwarm.data.testing import CENTRAL, HELD_OUT, SPLIT, dealt, split_table
@@ -64,11 +65,14 @@ def load_shard(data: Data, seed: int, partition: int, partitions: int) -> Shard:
     """
     if not 0 <= partition < max(partitions, 1):
         raise SettingError(f"there is no partition {partition}: {partitions} clients have the partitions 0 to {partitions - 1}")
-    return _gathered(data, [_splits(data, seed, partitions)[partition]])
+    shard = _gathered(data, [_splits(data, seed, partitions)[partition]])
+    return shard if not data.rotation else _turned(shard, angle_of(data, seed, partition))
 
 
 def load_pooled(data: Data, seed: int, partitions: int) -> Shard:
     """The union of all clients' shards, in the order of the partitions: what federated learning does without."""
+    if data.rotation:
+        return _united([load_shard(data, seed, partition, partitions) for partition in range(partitions)])
     return _gathered(data, _splits(data, seed, partitions))
 
 
@@ -118,6 +122,11 @@ def count_tests(data: Data, seed: int, partitions: int) -> list[int]:
 def all_tests(data: Data, seed: int, partitions: int) -> tuple[Table, Rows]:
     """All images that accuracies are measured on, at the clients or at the server: a table, and rows of it."""
     if data.test == CENTRAL:
+        if data.rotation:
+            raise SettingError(
+                f"data.rotation = {data.rotation:g} turns each client's images, and data.test = 'central' tests on images of no "
+                "client; take data.test = 'split' or 'held-out'"
+            )
         table = split_table(data, open_table(data))
         return table, np.arange(len(table))
     return table_tested(data), np.concatenate([test for _, test in _splits(data, seed, partitions)])
@@ -184,6 +193,18 @@ def _gathered(data: Data, splits: list[tuple[Rows, Rows]]) -> Shard:
     train, test = (np.concatenate([split[i] for split in splits]) for i in (0, 1))
     size, tests = data.image_size, table_tested(data)
     return Shard(*_labelled(table, train, size), *_labelled(tests, test, size), table.label.names)
+
+
+def _turned(shard: Shard, degrees: float) -> Shard:
+    tests = rotated(shard.test_images, degrees)
+    return replace(shard, train_images=rotated(shard.train_images, degrees), test_images=tests)
+
+
+def _united(shards: list[Shard]) -> Shard:
+    """All shards' images in their order."""
+    fields = ("train_images", "train_labels", "test_images", "test_labels")
+    train_images, train_labels, test_images, test_labels = (torch.cat([getattr(s, name) for s in shards]) for name in fields)
+    return Shard(train_images, train_labels, test_images, test_labels, shards[0].classes)
 
 
 def _labelled(table: Table, rows: Rows, size: int) -> tuple[Tensor, Tensor]:

@@ -39,6 +39,10 @@ class Model(Group, prefix="model"):
         "safetensors file of a shared initialisation; a head for other classes is left out; empty: random from the seed",
         path=True,
     )
+    train: str = setting(
+        "all", "what is trained; all: every layer; head: the head alone, on what the others give (a linear probe)",
+        choices=("all", "head"),
+    )  # fmt: skip
     own_settings: tuple[Group, ...] = field(default=(), repr=False)
 
 
@@ -91,6 +95,10 @@ def _built(settings: Model, classes: int, image_size: int) -> nn.Module:
     architecture, norm = MODELS.load(settings.name), NORMS.load(settings.norm)
     module: nn.Module = architecture(classes, image_size, *own_of(architecture, settings.own_settings))
     norm(module, *own_of(norm, settings.own_settings))
+    if settings.train == "head":
+        kept = head_of(settings, module)
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(name in kept)
     return module
 
 

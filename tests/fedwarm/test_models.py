@@ -35,6 +35,8 @@ def test_sizes_are_the_layers_sums() -> None:
     assert count(MODELS.load("logistic")(10, 32)) == 3 * 32 * 32 * 10 + 10 == 30730
     conv = [3 * 16 * 25 + 16, 16 * 32 * 25 + 32]
     assert count(MODELS.load("cnn")(10, 32)) == sum(conv) + 32 * 8 * 8 * 10 + 10 == 34538
+    four = [9 * a * b + 2 * b for a, b in ((3, 16), (16, 32), (32, 64), (64, 128))]
+    assert count(MODELS.load("conv4")(10, 32)) == sum(four) + 128 * 10 + 10 == 98970
     lenet = [3 * 6 * 25 + 6, 6 * 16 * 25 + 16, 400 * 120 + 120, 120 * 84 + 84, 84 * 10 + 10]
     assert count(MODELS.load("lenet5")(10, 32)) == sum(lenet)
     published = 11_689_512 - 513_000 + 513 * 10  # ResNet-18 of 1000 classes, another last layer
@@ -146,3 +148,13 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
         device_of("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert device_of("auto") == device_of("cuda") == torch.device("cuda")
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+def test_the_head_alone_is_trained_where_that_is_asked_for(drawn: bool) -> None:
+    """Whether weights are drawn or given, and its start is that of the model which is trained whole."""
+    settings = Model(name="conv4", train="head")
+    whole = build_model(Model(name="conv4"), 3, 8, 0).state_dict()
+    model = build_model(settings, 3, 8, 0, None if drawn else whole)
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == {*head_of(settings, model)}
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in model.state_dict().items())
