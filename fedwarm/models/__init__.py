@@ -91,6 +91,17 @@ def head_of(settings: Model, model: nn.Module) -> tuple[str, ...]:
     return tuple(name for name in model.state_dict() if name.startswith(f"{layer}."))
 
 
+def behead(settings: Model, model: nn.Module) -> tuple[str, nn.Module]:
+    """Take the head off a model that was built by these settings: (the layer's name, the layer).
+
+    What remains gives the head's inputs, the features (n, d), under the same names of tensors.
+    """
+    layer = head_of(settings, model)[0].rpartition(".")[0]
+    head = model.get_submodule(layer)
+    model.set_submodule(layer, nn.Identity())
+    return layer, head
+
+
 def _built(settings: Model, classes: int, image_size: int) -> nn.Module:
     architecture, norm = MODELS.load(settings.name), NORMS.load(settings.norm)
     module: nn.Module = architecture(classes, image_size, *own_of(architecture, settings.own_settings))
