@@ -235,6 +235,8 @@ COMPONENT = Method(
         "local-epochs": 1,
         "batch-size": 64,
         "num-server-rounds": 40,
+        "probe.linear": True,
+        "probe.neighbours": 20,
     },
     refuses={
         "privacy": "contrasts images with each other, which private steps do not cover",

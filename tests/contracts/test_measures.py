@@ -23,7 +23,10 @@ from fedwarm.settings.fields import Value, keys
 from fedwarm.settings.kinds import MEASURES
 from fedwarm.settings.registry import Kind
 
-ON: Mapping[str, dict[str, Value]] = {"widths": {"evaluate.bit-widths": "8,4", "evaluate.calibration-images": 5}}
+ON: Mapping[str, dict[str, Value]] = {
+    "widths": {"evaluate.bit-widths": "8,4", "evaluate.calibration-images": 5},
+    "probes": {"probe.linear": True, "probe.neighbours": 3},
+}
 SMALL: dict[str, Value] = {"method": "fedavg", "data.max-examples": 24, "data.image-size": 8, "model.name": "logistic"}
 
 Check = Callable[[Kind[Any], str], None]
