@@ -131,6 +131,10 @@ def results_of(folder: Path) -> dict[str, Any] | None:
     return found if found["complete"] else None
 
 
+ELSEWHERE = ("out", "client-folder", "data.name", "dp-rec.noise-multiplier")
+"""Settings that a kept run may have otherwise: places, and the noise, which `target-epsilon` decides in all arms."""
+
+
 def run(job: Job) -> Path:
     """The run's folder, after the run where it is not complete yet.
 
@@ -144,7 +148,7 @@ def run(job: Job) -> Path:
             return run_method(job.request)
     asked = parse({**job.settings, "method": job.method, "seed": job.seed, "num-server-rounds": job.rounds}).flat()
     for key, value in asked.items():
-        if key in found["settings"] and key not in ("out", "client-folder", "data.name") and found["settings"][key] != value:
+        if key in found["settings"] and key not in ELSEWHERE and found["settings"][key] != value:
             raise SettingError(f"{job.folder} holds a run with {key} = {found['settings'][key]!r}, not {value!r}; remove it")
     return job.folder
 
