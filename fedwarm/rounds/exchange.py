@@ -187,6 +187,8 @@ class _Call:
         named: dict[str, Fact] = {"action": self.stage.action} if self.stage.action else {}
         facts = {**payload.facts, **self.exchange.told, **named, "run": self.exchange.key, "ticket": ticket}
         content = to_records(Payload(payload.kind, payload.arrays, payload.metrics, facts), self.encoded)
+        own = {id(array) for array in payload.arrays.values()}
+        self.encoded = {key: kept for key, kept in self.encoded.items() if key in own}  # not what one client alone was sent
         down[client] = size_of(content)
         node, number = self.contacts.node(client), str(self.stage.round)
         return Message(content, node, self.stage.message_type, ttl=self.contacts.lifetime, group_id=number)
