@@ -22,7 +22,7 @@ FLOORS = (
     ("norms", "tasks"),
     ("privacy", "data", "models", "aggregators", "flower", "faults"),
     ("record", "coding", "training", "node"),
-    ("optimisers", "federation"),
+    ("optimisers", "federation", "sparse"),
     ("engines", "codecs", "quantize", "diffusion"),
     ("methods",),
     ("parts",),

@@ -1,0 +1,124 @@
+"""Which units can go, what is left where they do, and the smaller network, on every architecture."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fedwarm.core.arrays import from_module, to_tensors
+from fedwarm.models import Model, build_model
+from fedwarm.settings.kinds import MODELS
+from fedwarm.sparse.gating import Gated
+from fedwarm.sparse.groups import Groups, groups_of
+from fedwarm.sparse.shrink import kept_of, multiply_adds, shrunk
+from fedwarm.sparse.sites import Site, found
+
+SIZE = 16
+
+
+def made(name: str, norm: str = "own") -> nn.Module:
+    model = build_model(Model(name=name, norm=norm), 10, SIZE, 0)
+    draws = torch.Generator().manual_seed(1)
+    for p in model.parameters():
+        p.data += 0.1 * torch.randn(p.shape, generator=draws)
+    return model.double()
+
+
+def outputs(model: nn.Module) -> Tensor:
+    images = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    with torch.no_grad():
+        found: Tensor = model(images)
+    return found
+
+
+def test_units_of_lenet5() -> None:
+    assert found(build_model(Model(name="lenet5"), 10, SIZE, 0)) == (
+        Site("0", False, 6, reader="3"),
+        Site("3", False, 16, reader="7"),
+        Site("7", True, 16, source="3", spread=1),
+        Site("9", True, 120, source="7"),
+        Site("11", True, 84, source="9"),
+    )
+
+
+def test_maps_that_a_shortcut_adds_up_stay() -> None:
+    """Of a residual block the maps between its convolutions go, as many together as are normalised together."""
+    sites = found(build_model(Model(name="resnet8"), 10, SIZE, 0))
+    assert [(s.layer, s.gates, s.units, s.norm, s.reader) for s in sites[:-1]] == [
+        (f"{i}.conv1", 8, maps // 8, f"{i}.norm1", f"{i}.conv2") for i, maps in ((3, 16), (4, 32), (5, 64))
+    ]
+    assert sites[-1] == Site("8", True, 64)
+
+
+@pytest.mark.parametrize("name", [n for n in MODELS.own() if n != "resnet18"])
+def test_the_small_network_is_the_masked_one(name: str) -> None:
+    """Gates in the forward pass, plain weights with them, and the network without their units; its size is what is left."""
+    model = made(name)
+    groups = Groups.of(model)
+    mask = np.random.default_rng(0).random(groups.count) < 0.4
+    gated = Gated(model, groups, lambda: torch.from_numpy(mask.astype(np.float64)))
+    masked = outputs(model)
+    gated.remove()
+    plain = made(name)
+    plain.load_state_dict(to_tensors(groups.switched(from_module(model), mask.astype(np.float64))))
+    torch.testing.assert_close(outputs(plain), masked, rtol=0, atol=1e-12)
+    small = shrunk(plain, kept_of(plain))
+    torch.testing.assert_close(outputs(small), masked, rtol=0, atol=1e-6)
+    left = sum(int(part.sum()) for part in groups.live(groups.closed(mask)).values())
+    assert sum(p.numel() for p in small.parameters()) == left < sum(p.numel() for p in model.parameters())
+    assert multiply_adds(small.float(), SIZE) < multiply_adds(plain.float(), SIZE)
+
+
+@pytest.mark.parametrize("name", ["cnn", "resnet8"])
+def test_gates_between_0_and_1_are_plain_weights_too(name: str) -> None:
+    model = made(name)
+    groups = Groups.of(model)
+    values = torch.rand(groups.count, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    gated = Gated(model, groups, lambda: values)
+    expected = outputs(model)
+    gated.remove()
+    model.load_state_dict(to_tensors(groups.switched(from_module(model), values.numpy())))
+    torch.testing.assert_close(outputs(model), expected)
+
+
+def test_a_whole_network_stays() -> None:
+    model = made("cnn")
+    assert kept_of(model) == {}
+    arrays = from_module(model)
+    assert all(a is arrays[n] for n, a in Groups.of(model).switched(arrays, np.ones(560)).items())
+
+
+def test_units_that_nothing_reaches_go_with_the_others() -> None:
+    """A map with all its inputs of the linear layer, and the inputs with their map."""
+    groups = groups_of(Model(name="cnn"), 10, 8)
+    site, place = groups.places["7.weight"]
+    alive = np.ones(groups.count, np.bool_)
+    alive[place.start : place.start + site.spread] = False  # all of map 0
+    alive[groups.places["3.weight"][1].start + 1] = False  # map 1
+    closed = groups.closed(alive)
+    maps, inputs = closed[groups.places["3.weight"][1]], closed[place].reshape(32, -1)
+    assert not maps[:2].any() and maps[2:].all() and not inputs[:2].any() and inputs[2:].all()
+
+
+def test_a_model_without_a_graph_has_its_linear_layers() -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.head(x) if x.sum() > 0 else self.head(-x)
+            return logits
+
+    assert found(Branching()) == (Site("head", True, 4),)
+
+
+def test_an_empty_layer_keeps_one_unit() -> None:
+    model = made("lenet5")
+    groups = Groups.of(model)
+    model.load_state_dict(to_tensors(groups.switched(from_module(model), np.zeros(groups.count))))
+    small = shrunk(model, kept_of(model))
+    torch.testing.assert_close(outputs(small), outputs(model))
+    assert small.get_submodule("0").get_parameter("weight").shape == (1, 3, 5, 5)
