@@ -1,0 +1,259 @@
+"""FedSparse: Louizos, Reisser, Soriaga, Welling, "An Expectation-Maximization Perspective on Federated Learning",
+arXiv 2111.10192 (2021); related applications: WO2022067355A1, US20230169350A1.
+
+Federated learning as hard expectation maximisation under a spike-and-slab prior: the server holds weights w and the probability
+theta that a group of weights is on; clients train their own under that prior, and groups that few of them want go. Public text
+fixes neither strengths nor schedules; where the code had to choose, the choice is a setting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedwarm.aggregators import Robust
+from fedwarm.codecs import codec_for
+from fedwarm.codecs.stochastic_rounding import Rounded
+from fedwarm.core.arrays import Arrays
+from fedwarm.data.settings import Data
+from fedwarm.methods import Method
+from fedwarm.models import Model, build_model
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import Group, SettingError, setting
+from fedwarm.settings.kinds import CODECS, RULES
+from fedwarm.sparse import hard_concrete
+from fedwarm.sparse.gating import Gated
+from fedwarm.sparse.groups import Floats, Groups, Mask
+from fedwarm.sparse.penalty import distances, penalty
+from fedwarm.training.loop import Batch, Hook
+
+PACKED = "groups"
+
+
+def _learned(run: Any) -> bool:
+    return bool(run["fedsparse.gates"] == "learned")
+
+
+@dataclass(frozen=True)
+class FedSparse(Group, prefix="fedsparse"):
+    """Settings of FedSparse."""
+
+    gates: str = setting(
+        "learned", "learned: clients train a gate for each group; on: all groups stay, which is FedAvg, or FedProx",
+        choices=("learned", "on"),
+    )  # fmt: skip
+    precision: float = setting(
+        1.0, "lambda, for a loss summed over a client's images: pulls its weights to the server's; 0: not at all", low=0.0
+    )
+    lambda0: float = setting(0.02, "lambda_0, for a summed loss: what a group costs that is on", low=0.0, when=_learned)
+    lambda0_per: str = setting(
+        "weight", "lambda_0 is paid for each weight of a group, or once for its gate", choices=("weight", "gate"), when=_learned
+    )
+    theta: float = setting(0.9, "probability that a group is on, at first", low=0.05, high=0.99, when=_learned)
+    gate_rate: float = setting(20.0, "step size of the gates' SGD on the mean loss", low=0.0, when=_learned)
+    down: str = setting(
+        "sampled", "what clients are sent; sampled: groups drawn by theta; dense: all groups", choices=("sampled", "dense"),
+        when=_learned,
+    )  # fmt: skip
+    up: str = setting(
+        "mask",
+        "what they send; mask: groups drawn by their own probabilities; logits: groups whose gate is open without noise, each "
+        "with its probability, for few clients a round",
+        choices=("mask", "logits"), when=_learned,
+    )  # fmt: skip
+    weight_by: str = setting(
+        "examples", "what a client counts for: its number of images, or the same for all", choices=("examples", "clients")
+    )
+    server_rate: float = setting(1.0, "eta_w, step towards the mean of the weights", low=1e-6, high=1.0)
+    theta_rate: float = setting(0.5, "eta_theta, step towards the mean of the gates", low=1e-6, high=1.0, when=_learned)
+    prune_start: int = setting(0, "round after which groups may go for good; 0: half of the rounds", low=0, when=_learned)
+    tau: float = setting(0.1, "groups whose theta falls below it then go", low=0.0, high=0.5, when=_learned)
+    theta_min: float = setting(
+        0.05, "least theta until then, so that a group can return", low=0.0, high=0.5,
+        when=lambda r: _learned(r) and (r["fedsparse.prune-start"] or r["num-server-rounds"] // 2) > 1,
+    )  # fmt: skip
+    final: str = setting(
+        "hard", "the model that is measured and kept; hard: groups with theta of at least 1/2; mean: each times its gate without "
+        "noise",
+        choices=("hard", "mean"), when=_learned,
+    )  # fmt: skip
+
+    def pruned_from(self, rounds: int) -> int:
+        """The round after which groups may go."""
+        return self.prune_start or max(1, rounds // 2)
+
+
+def final(groups: Groups, arrays: Arrays, theta: Floats, alive: Mask, how: str) -> Arrays:
+    """The model without noise, as plain weights; `theta`, `alive` (G,)."""
+    if how == "hard":
+        values = (theta >= 0.5).astype(np.float64)
+    else:
+        values = hard_concrete.deterministic(hard_concrete.log_alpha_of(torch.from_numpy(theta))).numpy()
+    return groups.switched(arrays, values * groups.closed(alive & (values > 0)))
+
+
+def stepped(before: Floats, mean: Floats, rate: float) -> Floats:
+    """before + rate (mean - before); exactly the mean for rate 1."""
+    return mean.copy() if rate == 1 else before + rate * (mean - before)
+
+
+def towards(before: Arrays, mean: Arrays, rate: float) -> Arrays:
+    """`stepped` for each array, in float64 inside."""
+    moved = {n: stepped(a.astype(np.float64), mean[n].astype(np.float64), rate).astype(a.dtype) for n, a in before.items()}
+    return mean if rate == 1 else moved
+
+
+class SparsePrior(Hook):
+    """Trains gates with the weights, under the server's prior.
+
+    Args:
+        settings: of the method.
+        groups: of the model.
+        sent: the groups that are here (G,).
+        theta: their probabilities, one each.
+        sizes: |g| of all groups (G,).
+        examples: N_s; penalties are divided by it, as the loss is a mean.
+        draws: makes the noise of the gates.
+    """
+
+    uses = "batch"
+
+    def __init__(
+        self, settings: FedSparse, groups: Groups, sent: Mask, theta: Floats, sizes: Floats, examples: int, draws: torch.Generator
+    ) -> None:
+        self.settings, self.groups, self.examples, self.draws = settings, groups, examples, draws
+        self.sent = torch.from_numpy(np.flatnonzero(sent))
+        start = hard_concrete.log_alpha_of(torch.from_numpy(theta)).float()
+        self.log_alpha = start.clone().requires_grad_(settings.gates == "learned")
+        self.theta = hard_concrete.active(start)
+        self.sizes = torch.from_numpy(sizes[sent]).float()
+        self.centre: dict[str, Tensor] = {}
+        self.gated: Gated | None = None
+
+    @property
+    def learns(self) -> bool:
+        return self.settings.gates == "learned"
+
+    def prepare(self, model: nn.Module) -> None:
+        device = next(model.parameters()).device
+        self.sent, self.theta, self.sizes = (t.to(device) for t in (self.sent, self.theta, self.sizes))
+        self.log_alpha = self.log_alpha.detach().to(device).requires_grad_(self.learns)
+        self.centre = {name: p.detach().clone() for name, p in model.named_parameters()}
+        if self.learns:
+            self.gated = Gated(model, self.groups, self.draw)
+
+    def draw(self) -> Tensor:
+        """All gates (G,) of a step; those of groups that are not here are 0."""
+        noise = torch.rand(len(self.sent), generator=self.draws).to(self.log_alpha)
+        gates = self.log_alpha.new_zeros(self.groups.count)
+        return gates.index_put((self.sent,), hard_concrete.sampled(self.log_alpha, noise))
+
+    def loss(self, batch: Batch, loss: Tensor) -> Tensor:
+        found = self.settings
+        if not self.learns and not found.precision:
+            return loss
+        grouped, rest = distances(self.groups, dict(batch.model.named_parameters()), self.centre)
+        if not self.learns:
+            return loss + found.precision / self.examples / 2 * (grouped.sum() + rest)
+        sizes = self.sizes if found.lambda0_per == "weight" else torch.ones_like(self.sizes)
+        pi = hard_concrete.active(self.log_alpha)
+        return loss + penalty(pi, self.theta, sizes, grouped[self.sent], rest, found.precision, found.lambda0) / self.examples
+
+    @torch.no_grad()
+    def gradient(self, model: nn.Module) -> None:
+        if self.log_alpha.grad is not None:
+            self.log_alpha -= self.settings.gate_rate * self.log_alpha.grad
+            self.log_alpha.copy_(hard_concrete.clamped(self.log_alpha))
+            self.log_alpha.grad = None
+
+    def finish(self, model: nn.Module) -> None:
+        if self.gated is not None:
+            self.gated.remove()
+
+    def probabilities(self) -> tuple[Floats, Mask]:
+        """Of the groups that are here: (pi, whether the gate is not shut without noise)."""
+        la = self.log_alpha.detach().cpu().double()
+        return hard_concrete.active(la).numpy(), (hard_concrete.deterministic(la) > 0).numpy()
+
+
+def bits_of(config: Config) -> int:
+    """Bits that a weight is rounded to on its way up; 0: none.
+
+    Raises:
+        SettingError: another codec is chosen, which takes uploads that are alike.
+    """
+    codec = codec_for(config)
+    if codec.codes and not isinstance(codec, Rounded):
+        raise SettingError(
+            f"codec = {config.run.codec!r} takes uploads that are alike, and fedsparse's clients send different groups; "
+            f"use codec = {CODECS.first!r} or stochastic-rounding, which rounds the groups that are sent"
+        )
+    return codec.bits if isinstance(codec, Rounded) else 0
+
+
+def validated(config: Config) -> None:
+    """Refuse what does not go together.
+
+    Raises:
+        SettingError: a codec or a robust rule that takes replies that are alike.
+    """
+    bits_of(config)
+    rule = config.of(Robust).rule
+    if rule != RULES.first:
+        raise SettingError(
+            f"robust.rule = {rule!r} compares replies that are alike, and fedsparse's clients send different groups; "
+            f"use robust.rule = {RULES.first!r}, with robust.clip-norm if updates should be bounded"
+        )
+
+
+def check(config: Config, known: Any) -> None:
+    """Refuse a classifier that has running statistics.
+
+    Raises:
+        SettingError: it has.
+    """
+    with torch.device("meta"):
+        model = build_model(config.of(Model), max(2, len(known.classes)), config.of(Data).image_size, 0)
+    refuse_statistics(dict(model.named_buffers()))
+
+
+def refuse_statistics(buffers: Mapping[str, object]) -> None:
+    """See that a classifier has no buffers.
+
+    Raises:
+        SettingError: it has, as with batch normalisation.
+    """
+    if buffers:
+        raise SettingError(
+            f"the classifier keeps {next(iter(buffers))!r} beside its weights, and statistics of a part of a network are not "
+            "those of the whole; use model.norm = 'group' or another model.name"
+        )
+
+
+def fixed_rounds(config: Config) -> str:
+    """Why the number of rounds cannot be another once a run has begun; empty where it can."""
+    settings = config.of(FedSparse)
+    if settings.gates == "on" or settings.prune_start:
+        return ""
+    return "groups go for good after half of the planned rounds (fedsparse.prune-start = 0)"
+
+
+COMPONENT = Method(
+    "FedSparse",
+    "a sparse prior over clients' weights: groups are gated, sent in masks and dropped (Louizos et al., 2021)",
+    FedSparse,
+    averages=False,
+    validate=validated,
+    check=check,
+    fixed_rounds=fixed_rounds,
+    does=lambda run: {"weighs": run["fedsparse.weight-by"] == "examples"},
+    refuses={
+        "objective": "trains gates with the weights",
+        "privacy": "tells which groups a client wants, which no account covers",
+    },
+)

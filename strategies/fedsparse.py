@@ -1,0 +1,209 @@
+"""FedSparse's server: it draws the groups that each client is sent, and makes weights and gate probabilities of what comes back.
+
+Hard expectation maximisation (Louizos, Reisser, Soriaga, Welling, arXiv 2111.10192): the M-step goes by group, over the clients
+that sent it. Groups whose probability stays low go for good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedwarm.aggregators import Robust, clipped
+from fedwarm.core.arrays import Arrays
+from fedwarm.core.payload import Payload, PayloadError, check_arrays
+from fedwarm.core.seeds import numpy_generator
+from fedwarm.methods.fedsparse import PACKED, bits_of, final, refuse_statistics, stepped, towards, validated
+from fedwarm.methods.fedsparse import FedSparse as Settings
+from fedwarm.models import Model
+from fedwarm.record.folder import RunFolder
+from fedwarm.rounds.server import BaseStrategy, Stage
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import Value
+from fedwarm.settings.kinds import CODECS
+from fedwarm.sparse import packing
+from fedwarm.sparse.groups import Floats, Groups, Mask, Masks, groups_of
+from fedwarm.sparse.history import History
+from fedwarm.sparse.mean import GroupMean
+from fedwarm.sparse.packing import Reader, from_rounded, from_values, to_mask, to_numbers, to_values
+from fedwarm.tasks import task_of
+
+THETA, ALIVE, SHARED = "theta", "alive", "server"
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What came of one client.
+
+    Attributes:
+        had: the groups that it was sent (G,).
+        values: v of each group (G,): 1, or its probability; 0 where it did not send it.
+        chosen: the numbers that it sent.
+        arrays, reference: the model's tensors with them, and with what it was sent in their place.
+    """
+
+    had: Mask
+    values: Floats
+    chosen: Masks
+    arrays: Arrays
+    reference: Arrays
+
+
+class FedSparse(BaseStrategy):
+    """w_g <- sum_s z_sg phi_sg / sum_s z_sg over the clients that sent g, theta_g <- mean_s z_sg over those that had it."""
+
+    method = "fedsparse"
+
+    def __init__(self, config: Config | None = None, folder: RunFolder | None = None, **settings: Value) -> None:
+        super().__init__(config, folder, **settings)
+        validated(self.config)
+        self.bits = bits_of(self.config)
+        self.wire_codec = CODECS.load(CODECS.first)(self.config)  # what is packed is rounded in its packing
+        self.shared: Arrays = {}
+        self.history = History()
+
+    @property
+    def settings(self) -> Settings:
+        return self.config.of(Settings)
+
+    @cached_property
+    def groups(self) -> Groups:
+        width = task_of(self.config.run).width(len(self.fleet.classes))
+        return groups_of(self.config.of(Model), width, self.fleet.image_size)
+
+    def plan(self) -> Iterator[Stage]:
+        refuse_statistics(dict(self.new_model().named_buffers()))
+        if not self.shared:
+            self.shared = dict(self.arrays)
+            self.theta = np.full(self.groups.count, self.settings.theta if self.learns else 1.0)
+            self.alive = np.ones(self.groups.count, np.bool_)
+        yield from super().plan()
+
+    @property
+    def learns(self) -> bool:
+        return self.settings.gates == "learned"
+
+    # A round
+
+    def drawn(self, number: int, client: int) -> Mask:
+        """The groups (G,) that a client is sent in a round: the same whenever it is asked."""
+        if not self.learns or self.settings.down == "dense":
+            return self.alive
+        draws = numpy_generator(self.config.run.seed, self.method, "down", number, client)
+        drawn: Mask = self.alive & (draws.random(self.groups.count) < self.theta)
+        return drawn
+
+    def instruct(self, stage: Stage, client: int) -> Payload:
+        if stage.name != "round":
+            return super().instruct(stage, client)
+        mask, pruned = self.drawn(stage.round, client), not self.alive.all()
+        told = [to_mask(mask), to_mask(~self.alive) if pruned else b"", to_numbers(self.theta[mask])]
+        packed = packing.joined([*told, to_values(self.shared, self.groups.chosen(self.live, mask))])
+        return Payload("words", {PACKED: packed}, {"round": stage.round, "pruned": int(pruned)})
+
+    @property
+    def live(self) -> Masks:
+        """Which numbers of the model are left."""
+        if self._live is None or self._live[0] is not self.alive:
+            self._live = (self.alive, self.groups.live(self.alive))
+        return self._live[1]
+
+    _live: tuple[Mask, Masks] | None = None
+
+    def expected(self, stage: Stage) -> Arrays:
+        if stage.name != "round":
+            return {}
+        most = packing.most_bytes(self.groups.count, self.numbers({}), len(self.arrays))
+        return {PACKED: np.zeros(most, np.uint8)}
+
+    def numbers(self, expected: Arrays) -> int:
+        return sum(array.size for array in self.arrays.values())
+
+    def expected_of(self, stage: Stage, client: int, payload: Payload, expected: Arrays) -> Arrays:
+        if stage.name != "round" or payload.arrays.keys() != {PACKED}:
+            return expected
+        self.taken = self._taken(self.drawn(stage.round, client), payload.arrays[PACKED])
+        return {PACKED: np.zeros(len(payload.arrays[PACKED]), np.uint8)}  # it was read to its end
+
+    def _taken(self, had: Mask, packed: NDArray[np.generic]) -> Taken:
+        """A reply's groups.
+
+        Raises:
+            ValueError: they are not of those that the client was sent, or not what they must be.
+        """
+        reader, gates = Reader(packed), had.copy()
+        gates[had] = reader.mask(int(had.sum()))
+        values = gates.astype(np.float64)
+        if self.learns and self.settings.up == "logits":
+            values[gates] = reader.numbers(int(gates.sum()))
+        if not ((values >= 0) & (values <= 1)).all():
+            raise PayloadError("the probability of a group is not between 0 and 1")
+        chosen = self.groups.chosen(self.live, gates)
+        arrays = from_rounded(reader, self.shared, chosen, self.bits) if self.bits else from_values(reader, chosen)
+        reader.end()
+        reference = {name: np.where(mask, self.shared[name], np.float32(0)) for name, mask in chosen.items()}
+        check_arrays(arrays, reference)
+        return Taken(had, values, chosen, arrays, reference)
+
+    def _check_size(self, stage: Stage, arrays: Arrays, expected: Arrays) -> float:
+        if stage.name != "round":
+            return super()._check_size(stage, arrays, expected)
+        return super()._check_size(stage, self.taken.arrays, self.taken.reference)
+
+    def begin(self, stage: Stage) -> None:
+        if stage.name == "round":
+            self.mean = GroupMean(self.groups)
+            self.on, self.asked = np.zeros(self.groups.count), np.zeros(self.groups.count)
+
+    def absorb(self, stage: Stage, client: int, payload: Payload) -> None:
+        if stage.name != "round":
+            return
+        taken = self.taken
+        arrays = clipped(taken.arrays, taken.reference, self.config.of(Robust).clip_norm)
+        weight = payload.number("num-examples") if self.settings.weight_by == "examples" else 1.0
+        self.mean.add(arrays, taken.chosen, taken.values, weight)
+        self.on += weight * taken.values
+        self.asked += weight * taken.had
+
+    def finish(self, stage: Stage) -> None:
+        if stage.name != "round":
+            return
+        found, rounds = self.settings, self.config.run.num_server_rounds
+        self.shared = towards(self.shared, self.mean.result(self.shared), found.server_rate)
+        if self.learns:
+            before, mean = self.theta, np.divide(self.on, self.asked, out=self.theta.copy(), where=self.asked > 0)
+            self.theta = stepped(self.theta, mean, found.theta_rate)
+            if stage.round >= found.pruned_from(rounds):
+                self.alive = self.groups.closed(self.alive & (self.theta >= found.tau))
+                self.theta = self.theta * self.alive
+            else:
+                self.theta = np.maximum(self.theta, found.theta_min)
+            self.history.add(self.groups, before, self.theta, self.alive)
+        self.arrays = final(self.groups, self.shared, self.theta, self.alive, found.final)
+
+    def close(self) -> None:
+        if self.learns:
+            self.record.found("sparsity", self.history.told(self.groups, self.theta))
+
+    # What a checkpoint holds
+
+    def state(self) -> dict[str, Arrays]:
+        if not self.shared:
+            return super().state()
+        return {**super().state(), SHARED: self.shared, THETA: {THETA: self.theta, ALIVE: self.alive}}
+
+    def facts(self) -> dict[str, Any]:
+        return {"history": self.history.facts()}
+
+    def restore(self, parts: Mapping[str, Arrays], facts: Mapping[str, Any]) -> None:
+        super().restore(parts, facts)
+        self.history = History(**facts.get("history", {}))
+        if SHARED in parts:
+            self.shared = dict(parts[SHARED])
+            kept = parts[THETA]
+            self.theta, self.alive = kept[THETA].astype(np.float64), kept[ALIVE].astype(np.bool_)
