@@ -13,11 +13,12 @@ import numpy as np
 from fedwarm.core.arrays import Arrays, from_module
 from fedwarm.core.payload import Payload
 from fedwarm.core.seeds import numpy_generator
-from fedwarm.methods.fedsparse import PACKED, FedSparse, SparsePrior, bits_of
+from fedwarm.methods.fedsparse import FedSparse, SparsePrior
 from fedwarm.models import Model
 from fedwarm.rounds.client import BaseClient
 from fedwarm.sparse.groups import Floats, Groups, Mask, Masks, groups_of
-from fedwarm.sparse.packing import Bytes, Reader, from_values, joined, to_mask, to_numbers, to_rounded, to_values
+from fedwarm.sparse.packing import PACKED, Bytes, Reader, from_values, joined, to_mask, to_numbers, to_rounded, to_values
+from fedwarm.sparse.replies import bits_of
 from fedwarm.tasks import task_of
 from fedwarm.training.loop import Hook
 
@@ -33,27 +34,28 @@ class Received:
     live: Masks
 
 
-class FedSparseClient(BaseClient):
-    """Answers a packed model by one."""
+class GroupedClient(BaseClient):
+    """Answers a packed model by one; `told_theta`: whether it is sent a number with each group."""
 
-    prior: SparsePrior
+    told_theta = False
+
+    def kept(self, got: Received, number: int) -> tuple[Mask, bytes]:
+        """Which of the groups that it was sent it sends back, and what it says of each of these."""
+        return np.ones(int(got.mask.sum()), np.bool_), b""
+
+    def begin(self, got: Received, number: int) -> None:
+        """Before training."""
 
     def coded(self, action: str, payload: Payload, do: Callable[[Payload], Payload]) -> Payload:
         return do(payload)  # it rounds what it packs itself
 
     def round(self, payload: Payload) -> Payload:
-        number, settings = payload.count("round", 1), self.config.of(FedSparse)
-        got = self.received(payload)
-        sizes, examples = got.groups.sizes_of(got.live).astype(np.float64), len(self.shard.train_labels)
-        told = (got.mask, got.theta, sizes, examples, self.draws("gates", number))
-        self.prior = SparsePrior(settings, got.groups, *told)
+        number, got = payload.count("round", 1), self.received(payload)
+        self.begin(got, number)
         model = self.model(Payload("weights", got.arrays))
         loss = self.fit(model, "train", number)
         packed = self.packed(got, from_module(model), number)
         return Payload("words", {PACKED: packed}, {"num-examples": self.weight, "train-loss": loss, **self.spent})
-
-    def hooks(self) -> list[Hook]:
-        return [self.prior]
 
     def received(self, payload: Payload) -> Received:
         """The model out of its packing."""
@@ -61,26 +63,43 @@ class FedSparseClient(BaseClient):
         groups, reader = groups_of(self.config.of(Model), width, size), Reader(payload.arrays[PACKED])
         mask = reader.mask(groups.count)
         alive = ~reader.mask(groups.count) if payload.count("pruned") else np.ones(groups.count, np.bool_)
-        theta, live = reader.numbers(int(mask.sum())), groups.live(alive)
+        theta = reader.numbers(int(mask.sum())) if self.told_theta else np.ones(int(mask.sum()))
+        live = groups.live(alive)
         arrays = from_values(reader, groups.chosen(live, mask))
         reader.end()
         return Received(groups, mask, theta, arrays, live)
 
     def packed(self, got: Received, arrays: Arrays, number: int) -> Bytes:
         """The groups that this client keeps, as bytes."""
-        settings, bits = self.config.of(FedSparse), bits_of(self.config)
-        pi, open_ = self.prior.probabilities()
-        seed, who = self.config.run.seed, self.node.partition
-        if settings.gates == "on":
-            kept, numbers = np.ones(len(pi), np.bool_), b""
-        elif settings.up == "logits":
-            kept, numbers = open_, to_numbers(pi[open_])
-        else:
-            kept, numbers = numpy_generator(seed, "fedsparse", "up", number, who).random(len(pi)) < pi, b""
-        gates = got.mask.copy()
+        kept, numbers = self.kept(got, number)
+        gates, bits = got.mask.copy(), bits_of(self.config)
         gates[got.mask] = kept
         chosen = got.groups.chosen(got.live, gates)
         if bits:
-            draws = numpy_generator(seed, "fedsparse", "rounding", number, who)
+            draws = numpy_generator(self.config.run.seed, self.config.run.method, "rounding", number, self.node.partition)
             return joined([to_mask(kept), numbers, to_rounded(arrays, got.arrays, chosen, bits, draws)])
         return joined([to_mask(kept), numbers, to_values(arrays, chosen)])
+
+
+class FedSparseClient(GroupedClient):
+    """Trains a gate with each group, and sends the groups that its gates leave."""
+
+    told_theta = True
+    prior: SparsePrior
+
+    def begin(self, got: Received, number: int) -> None:
+        sizes, examples = got.groups.sizes_of(got.live).astype(np.float64), len(self.shard.train_labels)
+        told = (got.mask, got.theta, sizes, examples, self.draws("gates", number))
+        self.prior = SparsePrior(self.config.of(FedSparse), got.groups, *told)
+
+    def hooks(self) -> list[Hook]:
+        return [self.prior]
+
+    def kept(self, got: Received, number: int) -> tuple[Mask, bytes]:
+        settings, (pi, open_) = self.config.of(FedSparse), self.prior.probabilities()
+        if settings.gates == "on":
+            return super().kept(got, number)
+        if settings.up == "logits":
+            return open_, to_numbers(pi[open_])
+        draws = numpy_generator(self.config.run.seed, self.config.run.method, "up", number, self.node.partition)
+        return draws.random(len(pi)) < pi, b""

@@ -18,8 +18,8 @@ from fedwarm.aggregators import Robust, clipped
 from fedwarm.core.arrays import Arrays
 from fedwarm.core.payload import Payload, PayloadError, check_arrays
 from fedwarm.core.seeds import numpy_generator
-from fedwarm.methods.fedsparse import PACKED, bits_of, final, refuse_statistics, stepped, towards, validated
 from fedwarm.methods.fedsparse import FedSparse as Settings
+from fedwarm.methods.fedsparse import final, stepped, towards
 from fedwarm.models import Model
 from fedwarm.record.folder import RunFolder
 from fedwarm.rounds.server import BaseStrategy, Stage
@@ -30,7 +30,8 @@ from fedwarm.sparse import packing
 from fedwarm.sparse.groups import Floats, Groups, Mask, Masks, groups_of
 from fedwarm.sparse.history import History
 from fedwarm.sparse.mean import GroupMean
-from fedwarm.sparse.packing import Reader, from_rounded, from_values, to_mask, to_numbers, to_values
+from fedwarm.sparse.packing import PACKED, Reader, from_rounded, from_values, to_mask, to_numbers, to_values
+from fedwarm.sparse.replies import bits_of, refuse_statistics, validated
 from fedwarm.tasks import task_of
 
 THETA, ALIVE, SHARED = "theta", "alive", "server"
@@ -54,10 +55,16 @@ class Taken:
     reference: Arrays
 
 
-class FedSparse(BaseStrategy):
-    """w_g <- sum_s z_sg phi_sg / sum_s z_sg over the clients that sent g, theta_g <- mean_s z_sg over those that had it."""
+class Grouped(BaseStrategy):
+    """Groups of weights go to clients and come back, and each is averaged over the clients that sent it.
 
-    method = "fedsparse"
+    Attributes:
+        tells_theta: whether clients are sent a number with each group.
+        hears_pi: whether they send one.
+    """
+
+    tells_theta = False
+    _live: tuple[Mask, Masks] | None = None
 
     def __init__(self, config: Config | None = None, folder: RunFolder | None = None, **settings: Value) -> None:
         super().__init__(config, folder, **settings)
@@ -65,11 +72,10 @@ class FedSparse(BaseStrategy):
         self.bits = bits_of(self.config)
         self.wire_codec = CODECS.load(CODECS.first)(self.config)  # what is packed is rounded in its packing
         self.shared: Arrays = {}
-        self.history = History()
 
     @property
-    def settings(self) -> Settings:
-        return self.config.of(Settings)
+    def hears_pi(self) -> bool:
+        return False
 
     @cached_property
     def groups(self) -> Groups:
@@ -80,30 +86,27 @@ class FedSparse(BaseStrategy):
         refuse_statistics(dict(self.new_model().named_buffers()))
         if not self.shared:
             self.shared = dict(self.arrays)
-            self.theta = np.full(self.groups.count, self.settings.theta if self.learns else 1.0)
-            self.alive = np.ones(self.groups.count, np.bool_)
+            self.theta, self.alive = np.full(self.groups.count, self.first_theta), np.ones(self.groups.count, np.bool_)
         yield from super().plan()
 
     @property
-    def learns(self) -> bool:
-        return self.settings.gates == "learned"
+    def first_theta(self) -> float:
+        """theta of all groups before the first round."""
+        return 1.0
 
     # A round
 
     def drawn(self, number: int, client: int) -> Mask:
         """The groups (G,) that a client is sent in a round: the same whenever it is asked."""
-        if not self.learns or self.settings.down == "dense":
-            return self.alive
-        draws = numpy_generator(self.config.run.seed, self.method, "down", number, client)
-        drawn: Mask = self.alive & (draws.random(self.groups.count) < self.theta)
-        return drawn
+        return self.alive
 
     def instruct(self, stage: Stage, client: int) -> Payload:
         if stage.name != "round":
             return super().instruct(stage, client)
         mask, pruned = self.drawn(stage.round, client), not self.alive.all()
-        told = [to_mask(mask), to_mask(~self.alive) if pruned else b"", to_numbers(self.theta[mask])]
-        packed = packing.joined([*told, to_values(self.shared, self.groups.chosen(self.live, mask))])
+        theta = to_numbers(self.theta[mask]) if self.tells_theta else b""
+        values = to_values(self.shared, self.groups.chosen(self.live, mask))
+        packed = packing.joined([to_mask(mask), to_mask(~self.alive) if pruned else b"", theta, values])
         return Payload("words", {PACKED: packed}, {"round": stage.round, "pruned": int(pruned)})
 
     @property
@@ -112,8 +115,6 @@ class FedSparse(BaseStrategy):
         if self._live is None or self._live[0] is not self.alive:
             self._live = (self.alive, self.groups.live(self.alive))
         return self._live[1]
-
-    _live: tuple[Mask, Masks] | None = None
 
     def expected(self, stage: Stage) -> Arrays:
         if stage.name != "round":
@@ -139,7 +140,7 @@ class FedSparse(BaseStrategy):
         reader, gates = Reader(packed), had.copy()
         gates[had] = reader.mask(int(had.sum()))
         values = gates.astype(np.float64)
-        if self.learns and self.settings.up == "logits":
+        if self.hears_pi:
             values[gates] = reader.numbers(int(gates.sum()))
         if not ((values >= 0) & (values <= 1)).all():
             raise PayloadError("the probability of a group is not between 0 and 1")
@@ -158,17 +159,82 @@ class FedSparse(BaseStrategy):
     def begin(self, stage: Stage) -> None:
         if stage.name == "round":
             self.mean = GroupMean(self.groups)
-            self.on, self.asked = np.zeros(self.groups.count), np.zeros(self.groups.count)
+
+    def weight(self, payload: Payload) -> float:
+        """What a reply counts for."""
+        return payload.number("num-examples")
 
     def absorb(self, stage: Stage, client: int, payload: Payload) -> None:
-        if stage.name != "round":
-            return
-        taken = self.taken
-        arrays = clipped(taken.arrays, taken.reference, self.config.of(Robust).clip_norm)
-        weight = payload.number("num-examples") if self.settings.weight_by == "examples" else 1.0
-        self.mean.add(arrays, taken.chosen, taken.values, weight)
-        self.on += weight * taken.values
-        self.asked += weight * taken.had
+        if stage.name == "round":
+            arrays = clipped(self.taken.arrays, self.taken.reference, self.config.of(Robust).clip_norm)
+            self.mean.add(arrays, self.taken.chosen, self.taken.values, self.weight(payload))
+
+    def finish(self, stage: Stage) -> None:
+        if stage.name == "round":
+            self.shared = self.mean.result(self.shared)
+            self.arrays = self.shared
+
+    # What a checkpoint holds
+
+    def state(self) -> dict[str, Arrays]:
+        if not self.shared:
+            return super().state()
+        return {**super().state(), SHARED: self.shared, THETA: {THETA: self.theta, ALIVE: self.alive}}
+
+    def restore(self, parts: Mapping[str, Arrays], facts: Mapping[str, Any]) -> None:
+        super().restore(parts, facts)
+        if SHARED in parts:
+            self.shared, kept = dict(parts[SHARED]), parts[THETA]
+            self.theta, self.alive = kept[THETA].astype(np.float64), kept[ALIVE].astype(np.bool_)
+
+
+class FedSparse(Grouped):
+    """w_g <- sum_s z_sg phi_sg / sum_s z_sg over the clients that sent g, theta_g <- mean_s z_sg over those that had it."""
+
+    method = "fedsparse"
+    tells_theta = True
+
+    def __init__(self, config: Config | None = None, folder: RunFolder | None = None, **settings: Value) -> None:
+        super().__init__(config, folder, **settings)
+        self.history = History()
+
+    @property
+    def settings(self) -> Settings:
+        return self.config.of(Settings)
+
+    @property
+    def learns(self) -> bool:
+        return self.settings.gates == "learned"
+
+    @property
+    def hears_pi(self) -> bool:
+        return self.learns and self.settings.up == "logits"
+
+    @property
+    def first_theta(self) -> float:
+        return self.settings.theta if self.learns else 1.0
+
+    def drawn(self, number: int, client: int) -> Mask:
+        if not self.learns or self.settings.down == "dense":
+            return self.alive
+        draws = numpy_generator(self.config.run.seed, self.method, "down", number, client)
+        drawn: Mask = self.alive & (draws.random(self.groups.count) < self.theta)
+        return drawn
+
+    def begin(self, stage: Stage) -> None:
+        super().begin(stage)
+        if stage.name == "round":
+            self.on, self.asked = np.zeros(self.groups.count), np.zeros(self.groups.count)
+
+    def weight(self, payload: Payload) -> float:
+        return super().weight(payload) if self.settings.weight_by == "examples" else 1.0
+
+    def absorb(self, stage: Stage, client: int, payload: Payload) -> None:
+        super().absorb(stage, client, payload)
+        if stage.name == "round":
+            weight = self.weight(payload)
+            self.on += weight * self.taken.values
+            self.asked += weight * self.taken.had
 
     def finish(self, stage: Stage) -> None:
         if stage.name != "round":
@@ -190,20 +256,9 @@ class FedSparse(BaseStrategy):
         if self.learns:
             self.record.found("sparsity", self.history.told(self.groups, self.theta))
 
-    # What a checkpoint holds
-
-    def state(self) -> dict[str, Arrays]:
-        if not self.shared:
-            return super().state()
-        return {**super().state(), SHARED: self.shared, THETA: {THETA: self.theta, ALIVE: self.alive}}
-
     def facts(self) -> dict[str, Any]:
         return {"history": self.history.facts()}
 
     def restore(self, parts: Mapping[str, Arrays], facts: Mapping[str, Any]) -> None:
         super().restore(parts, facts)
         self.history = History(**facts.get("history", {}))
-        if SHARED in parts:
-            self.shared = dict(parts[SHARED])
-            kept = parts[THETA]
-            self.theta, self.alive = kept[THETA].astype(np.float64), kept[ALIVE].astype(np.bool_)

@@ -8,7 +8,6 @@ fixes neither strengths nor schedules; where the code had to choose, the choice 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,23 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedwarm.aggregators import Robust
-from fedwarm.codecs import codec_for
-from fedwarm.codecs.stochastic_rounding import Rounded
 from fedwarm.core.arrays import Arrays
-from fedwarm.data.settings import Data
 from fedwarm.methods import Method
-from fedwarm.models import Model, build_model
 from fedwarm.settings.config import Config
-from fedwarm.settings.fields import Group, SettingError, setting
-from fedwarm.settings.kinds import CODECS, RULES
+from fedwarm.settings.fields import Group, setting
 from fedwarm.sparse import hard_concrete
 from fedwarm.sparse.gating import Gated
 from fedwarm.sparse.groups import Floats, Groups, Mask
 from fedwarm.sparse.penalty import distances, penalty
+from fedwarm.sparse.replies import check, validated
 from fedwarm.training.loop import Batch, Hook
-
-PACKED = "groups"
 
 
 def _learned(run: Any) -> bool:
@@ -179,60 +171,6 @@ class SparsePrior(Hook):
         """Of the groups that are here: (pi, whether the gate is not shut without noise)."""
         la = self.log_alpha.detach().cpu().double()
         return hard_concrete.active(la).numpy(), (hard_concrete.deterministic(la) > 0).numpy()
-
-
-def bits_of(config: Config) -> int:
-    """Bits that a weight is rounded to on its way up; 0: none.
-
-    Raises:
-        SettingError: another codec is chosen, which takes uploads that are alike.
-    """
-    codec = codec_for(config)
-    if codec.codes and not isinstance(codec, Rounded):
-        raise SettingError(
-            f"codec = {config.run.codec!r} takes uploads that are alike, and fedsparse's clients send different groups; "
-            f"use codec = {CODECS.first!r} or stochastic-rounding, which rounds the groups that are sent"
-        )
-    return codec.bits if isinstance(codec, Rounded) else 0
-
-
-def validated(config: Config) -> None:
-    """Refuse what does not go together.
-
-    Raises:
-        SettingError: a codec or a robust rule that takes replies that are alike.
-    """
-    bits_of(config)
-    rule = config.of(Robust).rule
-    if rule != RULES.first:
-        raise SettingError(
-            f"robust.rule = {rule!r} compares replies that are alike, and fedsparse's clients send different groups; "
-            f"use robust.rule = {RULES.first!r}, with robust.clip-norm if updates should be bounded"
-        )
-
-
-def check(config: Config, known: Any) -> None:
-    """Refuse a classifier that has running statistics.
-
-    Raises:
-        SettingError: it has.
-    """
-    with torch.device("meta"):
-        model = build_model(config.of(Model), max(2, len(known.classes)), config.of(Data).image_size, 0)
-    refuse_statistics(dict(model.named_buffers()))
-
-
-def refuse_statistics(buffers: Mapping[str, object]) -> None:
-    """See that a classifier has no buffers.
-
-    Raises:
-        SettingError: it has, as with batch normalisation.
-    """
-    if buffers:
-        raise SettingError(
-            f"the classifier keeps {next(iter(buffers))!r} beside its weights, and statistics of a part of a network are not "
-            "those of the whole; use model.norm = 'group' or another model.name"
-        )
 
 
 def fixed_rounds(config: Config) -> str:

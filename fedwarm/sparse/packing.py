@@ -21,6 +21,7 @@ from fedwarm.sparse.groups import Mask, Masks
 Bytes = NDArray[np.uint8]
 F = TypeVar("F", bound=np.floating)
 VALUE_BYTES, NUMBER_BYTES = 4, 2
+PACKED = "groups"  # how the array is called that travels
 
 
 def mask_bytes(count: int) -> int:

@@ -18,12 +18,12 @@ from fedwarm.core.stages import Stage
 from fedwarm.flower.wire import from_records, to_records
 from fedwarm.launch.preflight import check_run
 from fedwarm.methods.fedprox import FedProx, ProximalTerm
-from fedwarm.methods.fedsparse import PACKED, FedSparse, SparsePrior
+from fedwarm.methods.fedsparse import FedSparse, SparsePrior
 from fedwarm.rounds.fleet import Fleet, Member
 from fedwarm.settings.fields import SettingError, Value
 from fedwarm.sparse.groups import Groups
 from fedwarm.sparse.hard_concrete import active, log_alpha_of
-from fedwarm.sparse.packing import Reader, from_values, joined, mask_bytes, to_mask, to_values, values_bytes
+from fedwarm.sparse.packing import PACKED, Reader, from_values, joined, mask_bytes, to_mask, to_values, values_bytes
 from fedwarm.strategies import strategy_class
 from fedwarm.training.loop import Batch, Plan, fit
 from tests.runs import Outcome, run, same

@@ -1,0 +1,131 @@
+"""The final model pruned by magnitude to several densities, without tuning after it, measured on every client's test images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedwarm.core.arrays import Arrays, from_module, to_tensors
+from fedwarm.core.payload import Payload
+from fedwarm.core.stages import Stage
+from fedwarm.data.settings import Data
+from fedwarm.data.testing import CENTRAL
+from fedwarm.parts import ClientPart, Noted, Part, ServerPart, Trainer
+from fedwarm.privacy.levels import Level, Reasons
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import Group, SettingError, setting
+from fedwarm.sparse.groups import Groups
+from fedwarm.sparse.magnitude import by_unit, by_weight
+from fedwarm.tasks import task_of
+from fedwarm.training.evaluate import correct
+
+NAME, OWNER = "densities", "measure densities"
+KEY = "prune.densities"
+
+
+@dataclass(frozen=True)
+class Prune(Group, prefix="prune", used=lambda r: r.shares):
+    """Settings of pruning by magnitude after training."""
+
+    densities: str = setting("", "densities to measure the pruned final model at, e.g. `0.5,0.2`; empty: none")
+    by: str = setting(
+        "unit", "what goes: whole units, as they can be left out of a network, or single weights", choices=("unit", "weight"),
+        when=lambda r: bool(r[KEY]),
+    )  # fmt: skip
+
+    @property
+    def wanted(self) -> tuple[float, ...]:
+        """`densities` as numbers.
+
+        Raises:
+            SettingError: it is no list of shares.
+        """
+        try:
+            found = tuple(float(part) for part in self.densities.split(",") if part.strip())
+        except ValueError:
+            found = (0.0,)
+        if not all(0 < share <= 1 for share in found):
+            raise SettingError(f"{KEY} = {self.densities!r} must be shares above 0 and at most 1 with commas between them")
+        return found
+
+    @property
+    def names(self) -> dict[str, float]:
+        """What is measured, by the name of its metric."""
+        return {f"correct-density-{share:g}": share for share in self.wanted}
+
+
+class DensitiesServer(ServerPart):
+    """Has the final model pruned and measured, and notes its accuracy by density."""
+
+    def __init__(self, settings: Prune) -> None:
+        self.names = settings.names
+
+    def after(self, everyone: tuple[int, ...], number: int, arrays: Arrays) -> Iterator[Stage]:
+        if arrays and self.names:
+            yield Stage(number, NAME, "evaluate", everyone, action=NAME, owner=OWNER)
+
+    def instruct(self, stage: Stage, client: int, arrays: Arrays) -> Payload:
+        return Payload("weights", arrays, {"round": stage.round})
+
+    def absorb(self, stage: Stage, client: int, payload: Payload, classes: int) -> None:
+        tests = payload.count("num-test")
+        for name in self.names:
+            payload.count(name, 0, tests)
+
+    def finish(self, stage: Stage, replies: Mapping[int, Payload], counts: Sequence[Sequence[int] | None], record: Noted) -> None:
+        tests = sum(reply.metrics["num-test"] for reply in replies.values())
+        right = {f"{share:g}": sum(r.metrics[name] for r in replies.values()) for name, share in self.names.items()}
+        record.found(NAME, {share: count / tests for share, count in right.items()} if tests else {})
+
+
+class DensitiesClient(ClientPart):
+    """Counts right answers of the received model at every density."""
+
+    actions = (NAME,)
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def tells(self, level: Level) -> Reasons:
+        reason = "prunes the released model, and counts right answers on test images, which are outside the account"
+        return dict.fromkeys(self.config.of(Prune).names, reason)
+
+    def answer(self, action: str, payload: Payload, client: Trainer) -> Payload:
+        settings, shard, model = self.config.of(Prune), client.real, client.model(payload)
+        groups, arrays = Groups.of(model), from_module(model)
+        found: dict[str, int | float] = {"num-test": len(shard.test_labels)}
+        for name, share in settings.names.items():
+            pruned = by_unit(groups, arrays, share) if settings.by == "unit" else by_weight(arrays, share)
+            model.load_state_dict(to_tensors(pruned))
+            found[name] = correct(model, shard.test_images, shard.test_labels, task_of(self.config.run))
+        return Payload(metrics=found)
+
+
+class Densities(Part):
+    """Accuracy of the final model pruned to several densities."""
+
+    settings = Prune
+
+    def validate(self, config: Config) -> None:
+        """Refuse settings that cannot be, before data are looked for.
+
+        Raises:
+            SettingError: no list of shares, or test images that are not at the clients.
+        """
+        self.server(config)
+
+    def server(self, config: Config) -> DensitiesServer:
+        settings = config.of(Prune)
+        if settings.wanted and config.of(Data).test == CENTRAL:
+            raise SettingError(
+                f"data.test = 'central' with {KEY} = {settings.densities!r}: pruned models are measured at the clients; "
+                "take data.test = 'split' or 'held-out'"
+            )
+        return DensitiesServer(settings)
+
+    def client(self, config: Config, node: Any) -> DensitiesClient:
+        return DensitiesClient(config)
+
+
+COMPONENT = Densities()

@@ -1,0 +1,71 @@
+"""What replies that differ from client to client, by groups of weights, go with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from fedwarm.aggregators import Robust
+from fedwarm.codecs import codec_for
+from fedwarm.codecs.stochastic_rounding import Rounded
+from fedwarm.data.settings import Data
+from fedwarm.models import Model, build_model
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import SettingError
+from fedwarm.settings.kinds import CODECS, RULES
+
+
+def bits_of(config: Config) -> int:
+    """Bits that a weight is rounded to on its way up; 0: none.
+
+    Raises:
+        SettingError: another codec is chosen, which takes uploads that are alike.
+    """
+    codec = codec_for(config)
+    if codec.codes and not isinstance(codec, Rounded):
+        raise SettingError(
+            f"codec = {config.run.codec!r} takes uploads that are alike, and {config.run.method}'s clients send different "
+            f"groups; use codec = {CODECS.first!r}, or stochastic-rounding, which rounds the groups that are sent"
+        )
+    return codec.bits if isinstance(codec, Rounded) else 0
+
+
+def validated(config: Config) -> None:
+    """Refuse what does not go together.
+
+    Raises:
+        SettingError: a codec or a robust rule that takes replies that are alike.
+    """
+    bits_of(config)
+    rule = config.of(Robust).rule
+    if rule != RULES.first:
+        raise SettingError(
+            f"robust.rule = {rule!r} compares replies that are alike, and {config.run.method}'s clients send different groups; "
+            f"use robust.rule = {RULES.first!r}, with robust.clip-norm if updates should be bounded"
+        )
+
+
+def check(config: Config, known: Any) -> None:
+    """Refuse a classifier that has running statistics.
+
+    Raises:
+        SettingError: it has.
+    """
+    with torch.device("meta"):
+        model = build_model(config.of(Model), max(2, len(known.classes)), config.of(Data).image_size, 0)
+    refuse_statistics(dict(model.named_buffers()))
+
+
+def refuse_statistics(buffers: Mapping[str, object]) -> None:
+    """See that a classifier has no buffers.
+
+    Raises:
+        SettingError: it has, as with batch normalisation.
+    """
+    if buffers:
+        raise SettingError(
+            f"the classifier keeps {next(iter(buffers))!r} beside its weights, and statistics of a part of a network are not "
+            "those of the whole; use model.norm = 'group' or another model.name"
+        )
