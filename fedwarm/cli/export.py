@@ -14,13 +14,17 @@ from fedwarm.relevance import Run as Relevant
 from fedwarm.settings.config import Config, General
 from fedwarm.settings.fields import SettingError, keys
 from fedwarm.settings.kinds import OBJECTIVES
+from fedwarm.sparse.export import KEPT, beside
+from fedwarm.sparse.shrink import kept_of, shrunk
 from fedwarm.tasks import made
 
 WEIGHTS = "model.safetensors"
 
 
-def export_run(folder: Path, bits: int, form: str, out: Path) -> Exported:
+def export_run(folder: Path, bits: int, form: str, out: Path) -> tuple[Exported, str]:
     """Write the run's global model with quantized weights; how they are quantized is what the run's settings say.
+
+    Units that do nothing, as all of their weights are zero, are left out; then a second text says what that saves.
 
     Args:
         folder: the run.
@@ -52,7 +56,11 @@ def export_run(folder: Path, bits: int, form: str, out: Path) -> Exported:
     told = {KEY: [source.told() for source in sources(weights) or []]}
     objective = objective_of(config)
     how = objective.scheme(config), objective.learned(config, learned)
-    return export(model, bits, form, out, settings, width, size, *how, told)
+    if learned or not (kept := kept_of(model)):
+        return export(model, bits, form, out, settings, width, size, *how, told), ""
+    small = shrunk(model, kept)
+    done = export(small, bits, form, out, settings, width, size, *how, {**told, KEPT: kept})
+    return done, beside(model, small, size)
 
 
 def _quantization(run: Run) -> Config:

@@ -37,4 +37,7 @@ def export(
     from fedwarm.cli.export import export_run
 
     ending = {"torch": "safetensors", "onnx": "onnx"}.get(form, form)
-    put(export_run(run, bits, form, out or run / f"model-w{bits}.{ending}").text)
+    done, saved = export_run(run, bits, form, out or run / f"model-w{bits}.{ending}")
+    put(done.text)
+    if saved:
+        put(saved)

@@ -8,7 +8,7 @@ initializer of the narrowest whole type that holds it (2, 4, 8 or 16 bits) with 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,12 +139,15 @@ def _write_packed(model: nn.Module, coded: Mapping[str, Coded], bits: int, path:
         save_file(tensors, temporary, metadata={HEADER: json.dumps(header, separators=(",", ":"))})
 
 
-def load_exported(path: Path, settings: Model | None = None) -> nn.Module:
+def load_exported(
+    path: Path, settings: Model | None = None, fit: Callable[[nn.Module, Mapping[str, Any]], nn.Module] | None = None
+) -> nn.Module:
     """The classifier out of a file that `export` wrote as `torch`, its weights the float values of the grid.
 
     Args:
         path: the file.
         settings: the architecture; what the file says if None.
+        fit: makes of the architecture, by what the file's header says, the network whose weights these are.
 
     Raises:
         SettingError: it is no such file, or it does not fit the architecture.
@@ -161,7 +164,12 @@ def load_exported(path: Path, settings: Model | None = None) -> nn.Module:
         architecture = settings or Model(header["model"], header.get("norm", Model.norm))
         if architecture.name not in MODELS:
             raise SettingError(f"{path} holds a model {architecture.name!r}; there are {', '.join(MODELS.names())}")
-        return build_model(architecture, int(header["classes"]), int(header["image_size"]), 0, state)
+        sizes = int(header["classes"]), int(header["image_size"])
+        if fit is None:
+            return build_model(architecture, *sizes, 0, state)
+        model = fit(build_model(architecture, *sizes, 0), header)
+        model.load_state_dict(state, strict=True)
+        return model
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, SettingError):
             raise

@@ -16,6 +16,7 @@ from fedwarm.quantize.learned import Learned
 from fedwarm.quantize.sweep import quantized
 from fedwarm.quantize.uniform import Scheme
 from fedwarm.settings.fields import SettingError
+from fedwarm.sparse.export import load_small
 from fedwarm.training.evaluate import predict
 from tests.runs import Outcome, run
 
@@ -35,10 +36,48 @@ def model_of(outcome: Outcome) -> torch.nn.Module:
 
 
 def test_a_run_is_exported_as_its_settings_say(finished: Outcome, tmp_path: Path) -> None:
-    done = export_run(finished.folder, 4, "torch", tmp_path / "model")
+    done, saved = export_run(finished.folder, 4, "torch", tmp_path / "model")
     expected = quantized(model_of(finished), 4, Scheme(per_channel=True))
     assert torch.equal(predict(load_exported(tmp_path / "model"), PICTURES), predict(expected, PICTURES))
-    assert done.file_bytes == (tmp_path / "model").stat().st_size and done.bits == 4
+    assert done.file_bytes == (tmp_path / "model").stat().st_size and done.bits == 4 and not saved
+
+
+def sparse(tmp_path: Path, finished: Outcome) -> tuple[Path, torch.nn.Module]:
+    """The run with maps 3 and 5 of its first convolution gone, half of the second's, and some inputs of its head."""
+    model = model_of(finished)
+    with torch.no_grad():
+        for layer, gone in (("0", [3, 5]), ("3", range(0, 32, 2))):
+            for p in model.get_submodule(layer).parameters():
+                p[list(gone)] = 0
+        model.get_submodule("7").get_parameter("weight")[:, 100:133] = 0
+    (tmp_path / "results.json").write_text(json.dumps(finished.results))
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    return tmp_path, model
+
+
+def test_units_without_weights_are_left_out(finished: Outcome, tmp_path: Path) -> None:
+    """The small network gives the same, in a file of its true size, and loads as it is."""
+    folder, model = sparse(tmp_path, finished)
+    done, saved = export_run(folder, 32, "torch", tmp_path / "small")
+    small = load_small(tmp_path / "small")
+    torch.testing.assert_close(predict(small, PICTURES), predict(model, PICTURES), rtol=0, atol=1e-6)
+    numbers = sum(p.numel() for p in small.parameters())
+    assert small.get_submodule("0").get_parameter("weight").shape[0] == 14
+    assert 0 < done.file_bytes - 4 * numbers < 2500 and numbers < 9000
+    assert f"{numbers:,} of 19,178 numbers" in saved and "multiply-adds" in saved and "ms an image" in saved
+    with pytest.raises(SettingError, match="was not written"):
+        load_exported(tmp_path / "small")
+
+
+def test_small_networks_are_quantized_and_written_as_onnx(finished: Outcome, tmp_path: Path) -> None:
+    folder, model = sparse(tmp_path, finished)
+    export_run(folder, 8, "torch", tmp_path / "small")
+    assert (predict(load_small(tmp_path / "small"), PICTURES) - predict(model, PICTURES)).abs().max() < 0.05
+    runtime = pytest.importorskip("onnxruntime", reason="ONNX models are run by onnxruntime")
+    export_run(folder, 8, "onnx", tmp_path / "small.onnx")
+    session = runtime.InferenceSession((tmp_path / "small.onnx").read_bytes(), providers=["CPUExecutionProvider"])
+    found = torch.from_numpy(session.run(None, {"images": PICTURES.numpy()})[0])
+    torch.testing.assert_close(found, predict(load_small(tmp_path / "small"), PICTURES), rtol=1e-4, atol=1e-5)
 
 
 def test_as_onnx(finished: Outcome, tmp_path: Path) -> None:
