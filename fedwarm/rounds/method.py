@@ -187,9 +187,10 @@ class Method(Strategy):
             yield from part.before(self.everyone)
 
     def after(self) -> Iterator[Stage]:
-        """What comes after training, by the run's parts."""
+        """What comes after training, by the run's parts, which are shown the model where there is one for all."""
+        arrays = self.arrays if Run.of(self.config).shares else {}
         for part in self.halves.values():
-            yield from part.after(self.everyone, max(0, self.record.newest()), self.arrays)
+            yield from part.after(self.everyone, max(0, self.record.newest()), arrays)
 
     # Blocks that methods use
 
