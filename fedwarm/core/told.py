@@ -15,3 +15,14 @@ def split(arrays: Arrays, part: str) -> tuple[Arrays, Arrays]:
     own = f"{part}/"
     others = {name: array for name, array in arrays.items() if not name.startswith(own)}
     return others, {name.removeprefix(own): array for name, array in arrays.items() if name.startswith(own)}
+
+
+def numbered(arrays: Arrays, part: str) -> dict[int, Arrays]:
+    """Those told as `<part>-<number>`, by number, ascending; each by its own names."""
+    found: dict[int, Arrays] = {}
+    for name, array in arrays.items():
+        head, slash, own = name.partition("/")
+        number = head.removeprefix(f"{part}-")
+        if slash and number != head and number.isdecimal():
+            found.setdefault(int(number), {})[own] = array
+    return {number: found[number] for number in sorted(found)}
