@@ -47,6 +47,7 @@ FAST: dict[str, Value] = {
     "dp-sgd.entropy": "seeded", "dp-sgd.clip": NOTHING, "dp-sgd.noise-multiplier": 1e9,
     "gen-fedsd.provider": "transforms", "warmfed.adapt": False, "warmfed.synthetic-ratio": 0.0, "warmfed.min-per-class": 1,
     "warmfed.protocol": "five-round", "warmfed.teacher-epochs": 1, "warmfed.distill-epochs": 1,
+    "fedmix.norm": "per_client", "fedmix.gate-warmup": 0, "ifca.clusters": 1,
 }  # fmt: skip
 NOISY: dict[str, Value] = {
     "augment": "gen-fedsd", "gen-fedsd.rule": "global", "gen-fedsd.histogram-epsilon": 1.0, "data.share-class-counts": False
