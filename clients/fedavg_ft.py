@@ -1,0 +1,23 @@
+"""FedAvg's client, which tunes the last model on its own images before that is measured; the tuned model stays with it."""
+
+from __future__ import annotations
+
+from fedwarm.core.payload import Payload
+from fedwarm.methods.fedavg_ft import FedAvgFt
+from fedwarm.privacy.levels import Level
+from fedwarm.rounds.client import BaseClient
+from fedwarm.training.loop import fit
+from fedwarm.training.plan import Plan
+
+
+class FedAvgFtClient(BaseClient):
+    """Where a run may stop early each round's model is tuned; none in private runs, which could not tell what comes of it."""
+
+    def evaluate(self, payload: Payload) -> Payload:
+        run, number = self.config.run, payload.count("round")
+        found = super().evaluate(payload)
+        if self.level >= Level.EXAMPLE or (number < run.num_server_rounds and not run.patience and not run.target):
+            return found
+        model, plan = self.model(payload), Plan.of(run, epochs=self.config.of(FedAvgFt).epochs, number=number)
+        fit(model, self.shard.train_images, self.shard.train_labels, plan, self.draws("tune", number), stage="tune")
+        return Payload(metrics={**found.metrics, "correct-personal": self.correct(model)})

@@ -1,0 +1,26 @@
+"""FedAvg whose last model each client tunes on its own images, without sending it: the plain baseline of personal models.
+
+Cheng, Chadha, Duchi, "Fine-tuning is Fine in Federated Learning", arXiv 2108.07313.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedwarm.methods import Method
+from fedwarm.settings.fields import Group, setting
+
+
+@dataclass(frozen=True)
+class FedAvgFt(Group, prefix="fedavg-ft"):
+    """Settings of FedAvg with tuning at the clients."""
+
+    epochs: int = setting(1, "passes over a client's images with which it tunes the global model before it is tested", low=1)
+
+
+COMPONENT = Method(
+    "FedAvgFt",
+    "baseline: FedAvg, whose last model each client tunes for itself",
+    FedAvgFt,
+    does=lambda run: {"personal": True},
+)
