@@ -43,12 +43,13 @@ class Arm:
 
 @dataclass(frozen=True)
 class Bench:
-    """What all arms of a comparison share: settings, number of clients, rounds, and the folder of their runs."""
+    """What all arms of a comparison share: settings, clients, rounds, the folder of the runs, and worker processes."""
 
     settings: Mapping[str, Value]
     clients: int
     rounds: int
     folder: Path
+    workers: int = 0
 
     def one(self, arm: Arm, seed: int) -> Results:
         """The results of one run."""
@@ -58,7 +59,8 @@ class Bench:
         if found is None:
             print(f"== {arm.name}, seed {seed}", flush=True)
             told = tuple(f"{key}={json.dumps(value)}" for key, value in asked.items())
-            run_method(Request(arm.method, "local", out, seed, self.rounds, self.clients, fresh=True, run_config=told))
+            asked_of = (arm.method, "local", out, seed, self.rounds, self.clients, self.workers)
+            run_method(Request(*asked_of, fresh=True, run_config=told))
             found = json.loads((out / "results.json").read_text())
         return dict(found)
 
@@ -129,6 +131,7 @@ def parser(text: str | None, clients: int, rounds: int) -> argparse.ArgumentPars
     made.add_argument("--rounds", type=int, default=rounds)
     made.add_argument("--examples", type=int, default=0, help="most training images of a client; 0: all")
     made.add_argument("--runs", type=Path, default=None, help="folder of the runs")
+    made.add_argument("--workers", type=int, default=0, help="worker processes; 0: as many as there are cores")
     return made
 
 
@@ -136,4 +139,4 @@ def bench(given: argparse.Namespace, name: str, settings: Mapping[str, Value]) -
     """The comparison that the options ask for; `name` is its folder below ./runs where none is given."""
     own: dict[str, Value] = {"data.name": given.data, "data.max-examples": given.examples}
     folder = (given.runs or ROOT / "runs" / name).absolute()
-    return Bench({**settings, **own}, given.clients, given.rounds, folder)
+    return Bench({**settings, **own}, given.clients, given.rounds, folder, given.workers)
