@@ -99,7 +99,8 @@ class FedSimClrClient(BaseClient):
     def parts(self, model: Contrastive, number: int) -> dict[str, int | float]:
         """What it measures of the bound on its test images, in batches as training has them, of views drawn for the round."""
         images, draws, contrast, sums = self.real.test_images, self.draws("views", number), self.config.of(Contrast), Sums()
-        for rows in torch.randperm(len(images), generator=draws).split(self.config.run.batch_size):
+        chosen = torch.randperm(len(images), generator=draws)[: self.settings.bound_images or None]
+        for rows in chosen.split(self.config.run.batch_size):
             inputs = to_input(images[rows].to(self.device))
             vectors = model(two_views(inputs, self.config.of(Views), model.classes, draws))[:, : contrast.width]
             sums.contrasted(contrast.scored(vectors))
@@ -107,4 +108,4 @@ class FedSimClrClient(BaseClient):
             if measures_rows(self.settings):
                 none = torch.full((2 * len(rows),), NONE, device=self.device)
                 sums.verified(model.heads.verify(model.features, none), self.node.partition)
-        return sums.means()
+        return {"bound-images": len(chosen), **sums.means()}

@@ -87,10 +87,11 @@ class FedSimClr(FedAvg):
     def check(self, stage: Stage, payload: Payload) -> None:
         super().check(stage, payload)
         if stage.measures >= 0 and payload.count("num-test"):
+            images = payload.count("bound-images", 1, payload.count("num-test"))
             for name in ALWAYS + VERIFIED * measures_rows(self.settings):
                 payload.number(name)
             if measures_rows(self.settings):
-                payload.count("correct-client", 0, payload.count("num-test"))
+                payload.count("correct-client", 0, images)
 
     def begin(self, stage: Stage) -> None:
         self.told, self.rows = {}, {}
@@ -127,10 +128,10 @@ class FedSimClr(FedAvg):
     def measured(self) -> dict[str, float | int]:
         """The bound and its parts in nats, and how the features lie, over the test images of the clients that answered."""
         told = [payload.metrics for payload in self.told.values() if payload.metrics["num-test"]]
-        images = sum(int(metrics["num-test"]) for metrics in told)
+        images = sum(int(metrics["bound-images"]) for metrics in told)
         if not images:
             return {}
-        shares = [metrics["num-test"] / images for metrics in told]
+        shares = [metrics["bound-images"] / images for metrics in told]
 
         def column(name: str) -> list[float]:
             return [float(metrics[name]) for metrics in told]

@@ -33,7 +33,6 @@ from fedwarm.tasks.contrast import Contrast, Contrasting
 from fedwarm.training.loop import Batch, Hook
 
 PART, ROWS, PLACE = "heads", "rows", "place"
-SCALE = 16.0
 NONE = -1  # the label of an image whose label training does not know
 
 
@@ -49,8 +48,12 @@ class FedSimClr(Group, prefix="fed-simclr"):
         when=lambda r: not r["fed-simclr.alone"],
     )  # fmt: skip
     verification: str = setting(
-        "cosine", "head that tells clients apart, without biases; cosine: 16 times cosines; linear: scalar products",
+        "cosine", "head that tells clients apart, without biases; cosine: scaled cosines; linear: scalar products",
         choices=("cosine", "linear"), when=lambda r: not r["fed-simclr.alone"],
+    )  # fmt: skip
+    scale: float = setting(
+        4.0, "what cosines of features and rows are multiplied by; the larger, the more a client pulls all features to its row",
+        low=0.01, when=lambda r: not r["fed-simclr.alone"] and r["fed-simclr.verification"] == "cosine",
     )  # fmt: skip
     rows: str = setting(
         "own_row", "the head's rows, one a client; own_row: all go down, a client sends its own alone; full: all both ways, a "
@@ -63,6 +66,7 @@ class FedSimClr(Group, prefix="fed-simclr"):
     )  # fmt: skip
     projector: str = setting("mlp", "what makes vectors of features: two layers, or one", choices=("mlp", "linear"))
     neighbours: int = setting(20, "k of the clients' nearest neighbours, by which a round's encoder is measured", low=1)
+    bound_images: int = setting(256, "most test images of a client on which the bound is measured; 0: all", low=0)
     alone: bool = setting(False, "nothing is shared: each client trains an encoder of its own (a baseline)")
 
 
@@ -101,11 +105,11 @@ class Heads(nn.Module):
         if self.settings.labelled and self.settings.conditioned == "per_class":
             rows = rows[:, torch.where(labels < 0, self.classes, labels)]
             logits = ((F.normalize(rows, dim=2) if cosine else rows) * seen).sum(2).T
-            return SCALE * logits if cosine else logits
+            return self.settings.scale * logits if cosine else logits
         if self.settings.labelled:
             places = F.one_hot(labels.clamp(min=0), self.classes) * (labels >= 0)[:, None]
             seen = torch.cat([seen, places.to(seen)], 1)
-        return SCALE * F.normalize(seen, dim=1) @ F.normalize(rows, dim=1).T if cosine else seen @ rows.T
+        return self.settings.scale * F.normalize(seen, dim=1) @ F.normalize(rows, dim=1).T if cosine else seen @ rows.T
 
 
 class Contrastive(nn.Module):
@@ -231,7 +235,8 @@ COMPONENT = Method(
     averages=False,
     defaults={
         "model.name": "conv4",
-        "learning-rate": 0.05,
+        "optimiser": "adamw",
+        "learning-rate": 0.002,
         "local-epochs": 1,
         "batch-size": 64,
         "num-server-rounds": 40,

@@ -71,8 +71,8 @@ def test_the_loss_is_the_sum_of_both_views() -> None:
     torch.testing.assert_close(loss(plain, seen, none), sum(F.cross_entropy(plain.verify(v, none), own) for v in views))
 
 
-def test_cosines_are_16_times_and_have_no_length() -> None:
-    made, none = heads(), torch.full((8,), -1)
+def test_cosines_are_scaled_and_have_no_length() -> None:
+    made, none = heads(scale=16.0), torch.full((8,), -1)
     logits = made.verify(features(), none)
     assert logits.abs().max() <= 16
     torch.testing.assert_close(made.verify(3 * features(), none), logits)

@@ -1,0 +1,138 @@
+"""Federated SimCLR with and without user verification, over kinds and degrees of skew, paired by seed.
+
+    python benchmarks/fed_simclr.py --data path/to/mnist                       # six kinds of skew, with and without
+    python benchmarks/fed_simclr.py --data path/to/mnist --kinds labels --baselines    # beside other losses and methods
+    python benchmarks/fed_simclr.py --data path/to/mnist --kinds labels --ablations    # weight, head, rows, temperature
+
+Measured is a linear probe on the frozen encoder, pooled; both arms of a pair share seed, data, first weights and steps. For each
+kind: the gain of verification with its standard error, and how well clients are told apart, on their held-out images, where
+verification was on. At the end: the rank correlation, over kinds, of the gain with that accuracy. The tenth of the data set that
+clients do not share out as public keeps a run short.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+from paired import Arm, Results, bench, parser, spread
+
+from fedwarm.settings.fields import Value
+
+Settings = dict[str, Value]
+COMMON: Settings = {
+    "model.name": "conv4", "data.image-size": 14, "data.public-share": 0.9, "batch-size": 32, "local-epochs": 1,
+    "optimiser": "adamw", "learning-rate": 0.002, "contrast.temperature": 0.2, "fed-simclr.bound-images": 40,
+    "probe.linear": True, "probe.neighbours": 20, "server-threads": 1,
+}  # fmt: skip
+KINDS: Mapping[str, Settings] = {
+    "labels": {"data.partition": "dirichlet", "data.alpha": 0.1},
+    "rotation": {"data.partition": "iid", "data.rotation": 360.0},
+    "iid": {"data.partition": "iid"},
+    "labels, mild": {"data.partition": "dirichlet", "data.alpha": 1.0},
+    "rotation, mild": {"data.partition": "iid", "data.rotation": 90.0},
+    "joint": {"data.partition": "dirichlet", "data.alpha": 0.1, "data.rotation": 360.0},
+}
+WITHOUT, WITH = "without", "with"
+BETA: Mapping[str, Settings] = {WITHOUT: {"fed-simclr.beta": 0.0}, WITH: {"fed-simclr.beta": 1.0}}
+
+
+def probe(results: Results) -> float:
+    """Accuracy of the pooled linear probe in percent."""
+    return 100 * float(results["measures"]["probes"]["pooled"]["linear"])
+
+
+def neighbours(results: Results) -> float:
+    """The same of pooled nearest neighbours."""
+    return 100 * float(results["measures"]["probes"]["pooled"]["neighbours"])
+
+
+def by_client(results: Results) -> float:
+    """The mean accuracy of clients' own probes, in percent."""
+    known = [v for v in results["measures"]["probes"]["by_client"]["linear"] if v is not None]
+    return 100 * statistics.mean(known)
+
+
+def last(results: Results, name: str) -> float:
+    """What was measured of the bound in the last round."""
+    return float(results["measures"]["bound"]["rounds"][-1][name])
+
+
+def ranks(values: Sequence[float]) -> list[float]:
+    order = sorted(values)
+    return [order.index(v) + (order.count(v) - 1) / 2 for v in values]
+
+
+def correlation(first: Sequence[float], second: Sequence[float]) -> float:
+    """Spearman's rank correlation."""
+    return statistics.correlation(ranks(first), ranks(second))
+
+
+def pairs(kind: str) -> list[Arm]:
+    return [Arm(f"{kind} {name}", "fed_simclr", {**KINDS[kind], **beta}) for name, beta in BETA.items()]
+
+
+def baselines(kind: str, labelled: int) -> list[Arm]:
+    """Other losses with and without verification, nothing shared, labels, and an encoder that learned nothing."""
+    losses = ("spectral", "simsiam")
+    arms = [
+        Arm(f"{kind} {loss} {name}", "fed_simclr", {**KINDS[kind], **beta, "contrast.loss": loss})
+        for loss in losses
+        for name, beta in BETA.items()
+    ]
+    few = Arm(f"{kind} fedavg on a tenth", "fedavg", {**KINDS[kind], "data.max-examples": labelled})
+    none = Arm(f"{kind} random encoder", "fedavg", {**KINDS[kind], "learning-rate": 1e-9})
+    semi = Arm(f"{kind} a tenth labelled", "fed_simclr", {**KINDS[kind], "fed-simclr.labelled": 0.1})
+    return [*arms, few, Arm(f"{kind} fedavg on all", "fedavg", dict(KINDS[kind])), semi, none]
+
+
+def ablations(kind: str) -> list[Arm]:
+    changed: dict[str, Settings] = {
+        "beta 0.1": {"fed-simclr.beta": 0.1},
+        "beta 10": {"fed-simclr.beta": 10.0},
+        "scale 16": {"fed-simclr.scale": 16.0},
+        "linear head": {"fed-simclr.verification": "linear"},
+        "average": {"fed-simclr.rows": "average"},
+        "codes": {"fed-simclr.rows": "codes"},
+        "temperature 0.5": {"contrast.temperature": 0.5},
+    }
+    return [Arm(f"{kind} {name}", "fed_simclr", {**KINDS[kind], **own}) for name, own in changed.items()]
+
+
+def main() -> None:
+    options = parser(__doc__, 20, 15)
+    options.add_argument("--kinds", nargs="+", default=[*KINDS], choices=[*KINDS])
+    options.add_argument("--baselines", action="store_true")
+    options.add_argument("--ablations", action="store_true")
+    options.set_defaults(examples=60, seeds=3)
+    given = options.parse_args()
+    made = bench(given, "fed_simclr", COMMON)
+    arms = [arm for kind in given.kinds for arm in pairs(kind)]
+    arms += [arm for kind in given.kinds for arm in baselines(kind, given.examples // 10) if given.baselines]
+    arms += [arm for kind in given.kinds for arm in ablations(kind) if given.ablations]
+    rows = made.all(arms, given.seeds)
+    print("\n| skew | without, % | with, % | gain | neighbours, gain | clients told apart, % | bound, without | bound, with |")
+    print("|---" * 8 + "|")
+    gains, known = [], []
+    for kind in given.kinds:
+        without, on = (rows[f"{kind} {name}"] for name in (WITHOUT, WITH))
+        gain = [probe(b) - probe(a) for a, b in zip(without, on, strict=True)]
+        near = [neighbours(b) - neighbours(a) for a, b in zip(without, on, strict=True)]
+        apart = [100 * last(r, "client_accuracy") for r in on]
+        gains.append(statistics.mean(gain))
+        known.append(statistics.mean(apart))
+        cells = [spread([*map(probe, without)]), spread([*map(probe, on)]), spread(gain), spread(near), spread(apart)]
+        cells += [spread([last(r, "bound") for r in found]) for found in (without, on)]
+        print(f"| {kind} | " + " | ".join(cells) + " |")
+    if len(given.kinds) > 2:
+        print(f"\nrank correlation of gain and telling apart over {len(gains)} kinds: {correlation(gains, known):.2f}")
+    print("\n| arm | probe, % | neighbours, % | probe by client, % | MB up | s |\n" + "|---" * 6 + "|")
+    for name, found in rows.items():
+        totals = (statistics.mean(r["totals"][key] for r in found) for key in ("bytes_up", "seconds"))
+        cells = [spread([*map(measure, found)]) for measure in (probe, neighbours, by_client)]
+        up, seconds = totals
+        print(f"| {name} | " + " | ".join(cells) + f" | {up * 1e-6:.1f} | {seconds:.0f} |")
+
+
+if __name__ == "__main__":
+    main()
