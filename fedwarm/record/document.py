@@ -151,6 +151,7 @@ def parsed(folder: Path, raw: Json, ledger: list[Json], unread: int) -> Run:
         unread_lines=unread,
         complete=bool(raw.get("complete", True)),
         evaluation=dict(raw.get("evaluation") or {}),
+        measured=dict(raw.get("measures") or {}),
         held=None if (held := partition.get("held")) is None else [None if c is None else [str(n) for n in c] for c in held],
     )
 

@@ -65,6 +65,7 @@ class Run:
 
     Attributes:
         bit_widths: the final model's accuracies by `w4`, `w4a4`, ...
+        measured: what measures found, by name.
         held: where data are the nodes' own, which classes each says it has; None of one that does not tell.
     """
 
@@ -97,6 +98,7 @@ class Run:
     complete: bool
     evaluation: Json = field(default_factory=dict)
     held: list[list[str] | None] | None = None
+    measured: Json = field(default_factory=dict)
 
     @property
     def tested_on(self) -> str:
