@@ -3,8 +3,9 @@
     python benchmarks/fedspeed.py                                                        # digits, 10 clients, Dirichlet 0.1
     python benchmarks/fedspeed.py --data path/to/cifar10 --model resnet8 --clients 20 --fraction 0.25 --examples 500 --rounds 40
 
-All send as much, and take part as often. FedSpeed takes two gradients a step, so FedAvg and FedProx with twice the epochs, which
-take as many, stand beside those with as many epochs; without ascent FedSpeed's own share of the gain is seen. Clients begin with
+All send as much up, and take part as often. FedSpeed takes two gradients a step, so FedAvg and FedProx with twice the epochs,
+which take as many, stand beside those with as many epochs; without ascent FedSpeed's own share of the gain is seen. In memory,
+the server holds all clients' drifts, as in the authors' code, and sends each client its own beside the model. Clients begin with
 random weights, or with those of `--weights`. Every arm has the step size of the grid that suits it best at another seed.
 """
 
@@ -40,6 +41,7 @@ def main() -> None:
         Arm("fedavg twice the epochs", "fedavg", twice),
         Arm("fedprox twice the epochs", "fedprox", {**twice, **prox}),
         Arm("fedspeed", "fedspeed", {**once, **speed}),
+        Arm("fedspeed in memory", "fedspeed", {**once, **speed, "fedspeed.server": "memory"}),
         Arm("fedspeed without ascent", "fedspeed", {**once, **speed, "fedspeed.rho": 0.0}),
     ]
     made = bench(given, "fedspeed", settings)
