@@ -50,6 +50,7 @@ OWN = {
     "dp-sgd": ("fedwarm/codecs/dp_rec/pricing.py", "fedwarm/codecs/dp_rec/question.py"),
     "quantization_robust": ("fedwarm/quantize/settings.py",),
     "mqat": ("fedwarm/quantize/settings.py",),
+    "probes": ("fedwarm/report/sections/information.py",),
     "fedavg": ("fedwarm/rounds/method.py",),  # what a strategy is that says no more
 }
 
