@@ -1,0 +1,145 @@
+"""FedSparse: accuracy, density and bytes beside FedAvg, over five seeds; and a sweep of lambda_0 beside other ways to be sparse.
+
+    python benchmarks/fedsparse.py claim --data path/to/mnist
+    python benchmarks/fedsparse.py claim --data path/to/femnist --writers
+    python benchmarks/fedsparse.py curve --data path/to/mnist --seeds 3
+    python benchmarks/fedsparse.py curve --data path/to/mnist --seeds 3 --picture curve.png
+
+All arms train the same CNN from the same weights on the same images with the same step size, chosen for FedAvg at seed 101;
+`lambda_0` is chosen there, too. Bytes are those on the wire in both directions, masks, probabilities and headers included, but
+not what only measures models. `density` is the share of the final model's numbers that are not zero: for FedSparse whole units
+are gone, for SSFL and what is pruned by magnitude at the end, without training after it, single weights (easier on accuracy).
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from paired import Arm, Bench, Results, accuracy, bench, parser, spread, table
+
+from fedwarm.settings.fields import Value
+
+COMMON: dict[str, Value] = {
+    "model.name": "cnn", "data.image-size": 14, "local-epochs": 1, "learning-rate": 0.1, "momentum": 0.9, "server-threads": 1,
+    "prune.densities": "0.2,0.1,0.05", "prune.by": "weight",
+}  # fmt: skip
+WRITERS: dict[str, Value] = {"data.partition": "natural", "data.partition-by": "writer_id", "fraction-train": 0.5}
+MIXED: dict[str, Value] = {"data.partition": "iid", "data.test-fraction": 0.02}
+DENSITY = "0.2"
+LAMBDAS = (0.025, 0.04, 0.06)
+ROUNDS, KEEPS, SHARES, DENSITIES = (8, 15, 30), (0.25, 0.4, 0.6), (0.02, 0.05, 0.2), (0.2, 0.1, 0.05)
+
+
+def megabytes(results: Results) -> float:
+    """On the wire, both directions."""
+    return float(results["totals"]["bytes_up"] + results["totals"]["bytes_down"]) / 1e6
+
+
+def seconds(results: Results) -> float:
+    """A round's, without the first, which loads the data, and without what measures models: the median."""
+    rounds = [s["seconds"] for s in results["stages"] if s["name"] == "round"][1:]
+    return statistics.median(rounds)
+
+
+def density(results: Results) -> float:
+    """Of the final model, 1 where it is not sparse."""
+    found = results.get("measures", {}).get("sparsity")
+    if found:
+        return float(found["density"][-1])
+    return float(results["settings"]["ssfl.density"]) if results["method"] == "ssfl" else 1.0
+
+
+def sparse_accuracy(results: Results) -> float:
+    """Of the final model in percent where it is sparse, else of what is left of it at a density of .2."""
+    return accuracy(results) if density(results) < 1 else 100 * float(results["measures"]["densities"][DENSITY])
+
+
+def fedsparse(price: float) -> Arm:
+    return Arm(f"fedsparse {price:g}", "fedsparse", {"fedsparse.lambda0": price})
+
+
+def claim(made: Bench, given: Any) -> None:
+    """FedAvg and FedSparse at one lambda_0, seed by seed."""
+    rows = made.all([Arm("fedavg", "fedavg"), fedsparse(given.price)], given.seeds)
+    columns = {"accuracy, %": accuracy, "density": density, "MB, both ways": megabytes, "s a round": seconds}
+    print("\n" + table(rows, columns))
+    first, ours = rows.values()
+    gaps = [accuracy(b) - accuracy(a) for a, b in zip(first, ours, strict=True)]
+    shares = [megabytes(b) / megabytes(a) for a, b in zip(first, ours, strict=True)]
+    slower = [seconds(b) / seconds(a) for a, b in zip(first, ours, strict=True)]
+    print(f"points from FedAvg {spread(gaps)}, share of its bytes {spread(shares)}, its seconds a round {spread(slower)}")
+
+
+def curve(made: Bench, given: Any) -> None:
+    """Each way to a density of at most .2, at three settings."""
+    arms = {
+        "fedsparse": [(made, fedsparse(price)) for price in given.prices],
+        "ssfl": [(made, Arm(f"ssfl {d:g}", "ssfl", {"ssfl.density": d})) for d in DENSITIES],
+        "fedavg, pruned": [
+            (replace(made, rounds=n), Arm(f"fedavg {n} rounds", "fedavg")) for n in (*given.shorter, made.rounds)
+        ],
+        "federated dropout, pruned": [
+            (made, Arm(f"federated dropout {k:g}", "federated_dropout", {"federated-dropout.keep": k})) for k in KEEPS
+        ],
+        "top-k uplink, pruned": [
+            (made, Arm(f"top-k {s:g}", "fedavg", {"codec": "top-k", "top-k.share": s})) for s in SHARES
+        ],
+    }  # fmt: skip
+    found: dict[str, dict[str, list[Results]]] = {way: {arm.name: [] for _, arm in pairs} for way, pairs in arms.items()}
+    for seed in range(1, given.seeds + 1):
+        for way, pairs in arms.items():
+            for own, arm in pairs:
+                found[way][arm.name].append(own.one(arm, seed))
+    print("\n| arm | MB, both ways | density | accuracy at a density of at most .2, % | whole, % |\n|---|---|---|---|---|")
+    for rows in found.values():
+        for name, results in rows.items():
+            left = [min(density(r), float(DENSITY)) for r in results]
+            cells = [[f(r) for r in results] for f in (megabytes, sparse_accuracy, accuracy)]
+            print(f"| {name} | {spread(cells[0])} | {spread(left)} | {spread(cells[1])} | {spread(cells[2])} |")
+    if given.picture:
+        draw(found, given.picture)
+
+
+def draw(found: Mapping[str, Mapping[str, Sequence[Results]]], path: Path) -> None:
+    """Accuracy against bytes, a line a way, with standard errors."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.2))
+    for way, rows in found.items():
+        points = sorted((statistics.mean(map(megabytes, r)), [sparse_accuracy(each) for each in r]) for r in rows.values())
+        means = [statistics.mean(values) for _, values in points]
+        errors = [statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0 for _, values in points]
+        axes.errorbar([x for x, _ in points], means, errors, marker="o", capsize=3, label=way)
+    axes.set(xscale="log", xlabel="MB on the wire, both directions", ylabel="accuracy at a density of at most .2, %")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    options = parser(__doc__, 10, 60)
+    options.add_argument("part", choices=("claim", "curve"))
+    options.add_argument("--writers", action="store_true", help="a client a writer, half of them a round")
+    options.add_argument("--price", type=float, default=LAMBDAS[0], help="lambda_0 of the claim")
+    options.add_argument("--prices", type=float, nargs="+", default=LAMBDAS, help="those of the curve")
+    options.add_argument("--shorter", type=int, nargs="+", default=ROUNDS, help="rounds of FedAvg beside --rounds")
+    options.add_argument("--rate", type=float, default=0.0, help="step size, where it is another than that of the table")
+    options.add_argument("--picture", type=Path, default=None, help="where to draw the curve")
+    given = options.parse_args()
+    own: dict[str, Value] = {**COMMON, **(WRITERS if given.writers else MIXED)}
+    if given.rate:
+        own["learning-rate"] = given.rate
+    made = bench(given, "fedsparse-writers" if given.writers else "fedsparse", own)
+    (claim if given.part == "claim" else curve)(made, given)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""SSFL: Ohib, Thapaliya, Dziugaite, Liu, Calhoun, Plis, "SSFL: Discovering Sparse Unified Subnetworks at Initialization for
+Efficient Federated Learning", arXiv 2405.09037 (2024): before training, clients say which weights their loss hangs on, and only
+those are trained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedwarm.core.arrays import Arrays
+from fedwarm.methods import Method
+from fedwarm.models import to_input
+from fedwarm.settings.fields import Group, setting
+from fedwarm.sparse.groups import Masks
+from fedwarm.sparse.replies import check, validated
+from fedwarm.tasks import Task
+from fedwarm.training.loop import Hook
+
+MASK = "mask"
+
+
+@dataclass(frozen=True)
+class Ssfl(Group, prefix="ssfl"):
+    """Settings of SSFL."""
+
+    density: float = setting(0.2, "share of the model's numbers that are trained and sent", low=1e-4, high=1.0)
+    images: int = setting(256, "images of a client, at most, whose loss says which weights matter", low=1)
+
+
+def saliency(model: nn.Module, images: Tensor, labels: Tensor, task: Task, draws: torch.Generator) -> dict[str, Tensor]:
+    """|g w| by element, of the mean loss of some images (uint8 (n, 3, S, S)): what a weight's loss would change the loss by."""
+    loss = task.loss(task.outputs(model, to_input(images), draws), labels)
+    names, weights = zip(*model.named_parameters(), strict=True)
+    found = torch.autograd.grad(loss, weights)
+    return {name: (g * w).abs().detach() for name, g, w in zip(names, found, weights, strict=True)}
+
+
+def salient(scores: Arrays, density: float) -> Masks:
+    """The weights with the largest scores of all layers together, so that `density` of all numbers is left; vectors all stay."""
+    total = sum(array.size for array in scores.values())
+    weights = [name for name, array in scores.items() if array.ndim > 1]
+    keep = max(0, round(density * total) - (total - sum(scores[name].size for name in weights)))
+    flat = np.concatenate([scores[name].reshape(-1) for name in weights])
+    kept = np.zeros(flat.size, np.bool_)
+    kept[np.argsort(-flat, kind="stable")[:keep]] = True
+    out, start = {name: np.ones(array.shape, np.bool_) for name, array in scores.items()}, 0
+    for name in weights:
+        out[name], start = kept[start : start + scores[name].size].reshape(scores[name].shape), start + scores[name].size
+    return out
+
+
+class Masked(Hook):
+    """Weights outside the mask stay where they are: their gradients are 0."""
+
+    uses = "weights"
+
+    def __init__(self, masks: Masks) -> None:
+        self.masks = {name: torch.from_numpy(mask) for name, mask in masks.items()}
+
+    def gradient(self, model: nn.Module) -> None:
+        for name, p in model.named_parameters():
+            if p.grad is not None:
+                p.grad.mul_(self.masks[name].to(p.grad))
+
+
+COMPONENT = Method(
+    "Ssfl",
+    "baseline: one sparse part of the network, chosen before training, is trained and sent (Ohib et al., 2024)",
+    Ssfl,
+    averages=False,
+    validate=validated,
+    check=check,
+    refuses={"objective": "trains a part of the weights", "privacy": "tells which weights a client's loss hangs on"},
+)
