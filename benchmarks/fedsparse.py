@@ -47,7 +47,7 @@ def seconds(results: Results) -> float:
 
 def density(results: Results) -> float:
     """Of the final model, 1 where it is not sparse."""
-    found = results.get("measures", {}).get("sparsity")
+    found = results.get("measures", {}).get("gates")
     if found:
         return float(found["density"][-1])
     return float(results["settings"]["ssfl.density"]) if results["method"] == "ssfl" else 1.0
@@ -55,7 +55,7 @@ def density(results: Results) -> float:
 
 def sparse_accuracy(results: Results) -> float:
     """Of the final model in percent where it is sparse, else of what is left of it at a density of .2."""
-    return accuracy(results) if density(results) < 1 else 100 * float(results["measures"]["densities"][DENSITY])
+    return accuracy(results) if density(results) < 1 else 100 * float(results["measures"]["pruned"][DENSITY])
 
 
 def fedsparse(price: float) -> Arm:

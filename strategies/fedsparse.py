@@ -254,7 +254,7 @@ class FedSparse(Grouped):
 
     def close(self) -> None:
         if self.learns:
-            self.record.found("sparsity", self.history.told(self.groups, self.theta))
+            self.record.found("gates", self.history.told(self.groups, self.theta))
 
     def facts(self) -> dict[str, Any]:
         return {"history": self.history.facts()}

@@ -20,7 +20,7 @@ from fedwarm.sparse.magnitude import by_unit, by_weight
 from fedwarm.tasks import task_of
 from fedwarm.training.evaluate import correct
 
-NAME, OWNER = "densities", "measure densities"
+NAME, OWNER, NOTED = "densities", "measure densities", "pruned"
 KEY = "prune.densities"
 
 
@@ -76,7 +76,7 @@ class DensitiesServer(ServerPart):
     def finish(self, stage: Stage, replies: Mapping[int, Payload], counts: Sequence[Sequence[int] | None], record: Noted) -> None:
         tests = sum(reply.metrics["num-test"] for reply in replies.values())
         right = {f"{share:g}": sum(r.metrics[name] for r in replies.values()) for name, share in self.names.items()}
-        record.found(NAME, {share: count / tests for share, count in right.items()} if tests else {})
+        record.found(NOTED, {share: count / tests for share, count in right.items()} if tests else {})
 
 
 class DensitiesClient(ClientPart):

@@ -288,7 +288,7 @@ def test_what_no_client_can_have_sent_is_refused() -> None:
 
 def test_a_large_price_leaves_nothing_and_training_survives(tmp_path: Path) -> None:
     outcome = run("fedsparse", tmp_path / "run", {**SMALL, **HARD, "num-server-rounds": 6, "fedsparse.lambda0": 1e3})
-    found = outcome.results["measures"]["sparsity"]
+    found = outcome.results["measures"]["gates"]
     assert found["on"][-1] == 0 and found["gone"][-1] == found["groups"] == 242
     assert found["density"][-1] < 0.01
     assert all(np.isfinite(array).all() for array in outcome.model.values())
@@ -300,7 +300,7 @@ def test_without_a_price_and_with_a_strong_prior_theta_stays(tmp_path: Path) -> 
     settings: dict[str, Value] = {
         **SMALL, "fedsparse.lambda0": 0.0, "fedsparse.precision": 1e3, "fedsparse.up": "logits", "fedsparse.down": "dense",
     }  # fmt: skip
-    theta = run("fedsparse", tmp_path / "run", settings).results["measures"]["sparsity"]["theta"]
+    theta = run("fedsparse", tmp_path / "run", settings).results["measures"]["gates"]["theta"]
     assert all(sum(counts[17:19]) == sum(counts) for counts in theta["layers"].values())  # of 20 bins those from .85 to .95
 
 
@@ -308,7 +308,7 @@ def test_pruned_groups_do_not_travel(tmp_path: Path) -> None:
     """After they went, messages hold what is left of the others' weights, and say which groups are gone."""
     settings: dict[str, Value] = {**SMALL, **HARD, "fedsparse.prune-start": 2, "fedsparse.lambda0": 0.05}
     outcome = run("fedsparse", tmp_path / "run", settings)
-    groups, found = groups_of_lenet(), outcome.results["measures"]["sparsity"]
+    groups, found = groups_of_lenet(), outcome.results["measures"]["gates"]
     assert 0 < found["gone"][1] < groups.count and found["gone"][0] == 0
     for message in outcome.asked("round")[8:]:
         payload = from_records(message.content)

@@ -45,7 +45,7 @@ def test_a_run_measures_its_pruned_model(by: str, tmp_path: Path) -> None:
         "num-server-rounds": 1, "local-epochs": 1, "data.max-examples": 24, "data.image-size": 8, "model.name": "logistic",
         "prune.densities": "1,0.5", "prune.by": by,
     })  # fmt: skip
-    found, final = outcome.results["measures"]["densities"], outcome.results["final"]["global"]["accuracy"]
+    found, final = outcome.results["measures"]["pruned"], outcome.results["final"]["global"]["accuracy"]
     assert found["1"] == final and 0 <= found["0.5"] <= 1
 
 
