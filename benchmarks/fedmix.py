@@ -157,12 +157,14 @@ def main() -> None:
     options.add_argument("--tests", type=float, default=0.02, help="share of the images that are tested on")
     options.add_argument("--rates", nargs="+", type=float, default=[0.05, 0.15, 0.4], help="step sizes; of one, none is tuned")
     options.add_argument("--steps", nargs="*", default=[], help="step sizes of arms as NAME=RATE, e.g. as tuned on other data")
+    options.add_argument("--only", nargs="*", default=[], help="the arms to run, FedAvg first; empty: all")
     given = options.parse_args()
     made = bench(given, f"fedmix-{given.groups}", {**COMMON, "data.test-fraction": given.tests})
     made = Bench({**made.settings, **dealt(given)}, given.clients, given.rounds, made.folder, given.workers)
     if given.groups == "late":
         return joined_late(made, given.rates[0], given.seeds, given.channels)
     chosen = ablations(given.channels) if given.groups == "ablations" else arms(given.channels, given.large, given.experts)
+    chosen = [arm for arm in chosen if arm.name in given.only] if given.only else chosen
     steps = {name: float(rate) for name, _, rate in (told.rpartition("=") for told in given.steps)}
     fixed = {arm.name: steps.get(arm.name, given.rates[0]) for arm in chosen if arm.name in steps or len(given.rates) == 1}
     tuned = [_at(arm, fixed[arm.name]) if arm.name in fixed else made.tuned(arm, given.rates, mean) for arm in chosen]

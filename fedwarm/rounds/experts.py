@@ -13,6 +13,7 @@ from flwr.app import MessageType
 
 from fedwarm.aggregators import Aggregator, Robust, aggregator, needs
 from fedwarm.core.arrays import Arrays, from_module
+from fedwarm.core.norms import update_norm
 from fedwarm.core.payload import Fact, Payload, PayloadError
 from fedwarm.core.seeds import derive
 from fedwarm.core.steps import stepped
@@ -24,7 +25,7 @@ from fedwarm.settings.config import Config
 from fedwarm.tasks import task_of
 
 EXPERT, SHARED, MASS, PRIOR, TRAINED, EXPERTS, SPEED = "expert", "trunk", "mass", "prior", "trained", "experts", "speed"
-USAGE, FULL = "usage", "full"
+USAGE, FULL, DIVERGENCE = "usage", "full", "divergence"
 SLACK = 1e-6
 
 
@@ -61,6 +62,7 @@ class Experts(BaseStrategy):
         self.usage: dict[int, list[float]] = {}
         self.full: dict[int, int] = {}
         self.totals: list[list[float]] = []
+        self.spreads: list[list[float | None]] = []
         self.speeds: dict[str, Arrays] = {}
         self.answered: dict[int, tuple[int, ...]] = {}
 
@@ -127,6 +129,8 @@ class Experts(BaseStrategy):
         self.trunk = aggregator(robust, split(self.arrays, SHARED)[1])
         self.replies = dict.fromkeys(self.means, 0)
         self.mass = [0.0] * self.count
+        self.squares = [(0.0, 0.0)] * self.count
+        self.starts = numbered(self.arrays, EXPERT)
 
     def absorb(self, stage: Stage, client: int, payload: Payload) -> None:
         if stage.name != "round":
@@ -139,6 +143,7 @@ class Experts(BaseStrategy):
             if weight > 0:
                 self.means[k].add(arrays, weight)
                 self.replies[k] += 1
+                self._longer(k, weight, update_norm(arrays, self.starts[k]))
             self.mass[k] += whole if private else mass[k]
         if trunk := split(payload.arrays, SHARED)[1]:
             self.trunk.add(trunk, whole)
@@ -150,11 +155,14 @@ class Experts(BaseStrategy):
     def finish(self, stage: Stage) -> None:
         if stage.name != "round":
             return
-        enough = needs(self.config.of(Robust))
-        parts = numbered(self.arrays, EXPERT)
+        enough, parts = needs(self.config.of(Robust)), dict(self.starts)
+        spreads: list[float | None] = [None] * self.count
         for k, mean in self.means.items():
             if self.replies[k] >= enough and self.mass[k] >= self.least_mass:
-                parts[k] = self.moved(f"{EXPERT}-{k}", parts[k], mean.result())
+                end = mean.result()
+                spreads[k] = divergence(*self.squares[k], update_norm(end, parts[k]))
+                parts[k] = self.moved(f"{EXPERT}-{k}", parts[k], end)
+        self.spreads.append(spreads)
         common = split(self.arrays, SHARED)[1]
         if common:
             common = self.moved(SHARED, common, self.trunk.result())
@@ -165,6 +173,11 @@ class Experts(BaseStrategy):
         self.totals.append([round(m, 3) for m in self.mass])
         self._note()
 
+    def _longer(self, k: int, weight: float, length: float) -> None:
+        """Count the length of a client's update of an expert."""
+        square, total = self.squares[k]
+        self.squares[k] = (square + weight * length**2, total + weight)
+
     def moved(self, part: str, start: Arrays, end: Arrays) -> Arrays:
         """An expert after the server's step."""
         after, self.speeds[part] = stepped(start, end, self.rate, self.momentum, self.speeds.get(part))
@@ -173,7 +186,7 @@ class Experts(BaseStrategy):
     def _note(self) -> None:
         """Put who uses which expert, and how much each was used by round, into the record."""
         table = [[round(m, 3) for m in self.usage[c]] if c in self.usage else None for c in self.partitions]
-        self.record.found(USAGE, {"clients": table, "rounds": self.totals})
+        self.record.found(USAGE, {"clients": table, "rounds": self.totals, DIVERGENCE: self.spreads})
 
     # What a checkpoint holds
 
@@ -182,14 +195,19 @@ class Experts(BaseStrategy):
 
     def facts(self) -> dict[str, Any]:
         usage = {str(client): mass for client, mass in self.usage.items()}
-        return {USAGE: usage, FULL: {str(c): n for c, n in self.full.items()}, "totals": self.totals}
+        return {USAGE: usage, FULL: {str(c): n for c, n in self.full.items()}, "totals": self.totals, DIVERGENCE: self.spreads}
 
     def restore(self, parts: Mapping[str, Arrays], facts: Mapping[str, Any]) -> None:
         super().restore(parts, facts)
         self.usage = {int(client): list(mass) for client, mass in facts[USAGE].items()}
         self.full = {int(client): int(number) for client, number in facts[FULL].items()}
-        self.totals = [list(each) for each in facts["totals"]]
+        self.totals, self.spreads = ([list(each) for each in facts[name]] for name in ("totals", DIVERGENCE))
         self.speeds = {name.removeprefix(f"{SPEED}-"): dict(part) for name, part in parts.items() if name.startswith(SPEED)}
+
+
+def divergence(square: float, total: float, mean: float) -> float | None:
+    """D = sum_s p_s |update_s - mean|^2 / |mean|^2, out of sum_s w_s |update_s|^2, sum_s w_s and |mean|; None where that is 0."""
+    return round(max(0.0, square / total - mean**2) / mean**2, 4) if mean and total else None
 
 
 def told_once(numbers: tuple[int, ...]) -> tuple[int, ...]:

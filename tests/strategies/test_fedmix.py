@@ -197,6 +197,11 @@ def test_experts_are_means_by_mass_and_stay_where_nobody_trains_them() -> None:
     assert np.allclose(after[0]["1.weight"], 1.5) and np.allclose(after[1]["1.weight"], 1.0)
     assert all(np.array_equal(after[k][name], before[k][name]) for k in (2, 3) for name in before[k])
     assert made.totals == [[24.0, 6.0, 0.5, 0.0]]
+    ways = [value - before[0]["1.weight"].astype(np.float64) for value in (1.0, 1.5, 3.0)]
+    biases = [value - before[0]["1.bias"].astype(np.float64) for value in (1.0, 1.5, 3.0)]
+    one, mean, other = ((way**2).sum() + (bias**2).sum() for way, bias in zip(ways, biases, strict=True))
+    assert made.spreads[0][0] == pytest.approx((0.75 * one + 0.25 * other - mean) / mean, abs=1e-3)
+    assert made.spreads[0][1] == pytest.approx(0, abs=1e-3) and made.spreads[0][2:] == [None, None]
 
 
 def test_the_server_steps_with_momentum() -> None:
