@@ -23,7 +23,7 @@ def shares_of(mass: Any) -> list[float] | None:
 
 def clients_of(run: Run) -> list[list[float] | None]:
     """The shares of each client's images by expert, in its last round; nothing where there are no experts."""
-    told = run.measures.get("usage") or {}
+    told = run.measured.get("usage") or {}
     found = [shares_of(each) for each in told.get("clients") or []]
     return found if any(each is not None for each in found) else []
 
@@ -36,7 +36,7 @@ def used(run: Run) -> float | None:
 
 def by_round(run: Run) -> list[tuple[str, str]]:
     """The share of all images that each expert is responsible for, by round."""
-    told = [shares_of(each) for each in (run.measures.get("usage") or {}).get("rounds") or []]
+    told = [shares_of(each) for each in (run.measured.get("usage") or {}).get("rounds") or []]
     rounds = [(number, each) for number, each in enumerate(told, 1) if each is not None]
     count = max((len(each) for _, each in rounds), default=0)
     if not 1 < count <= MOST_EXPERTS or len(rounds) < 2:
