@@ -2,7 +2,6 @@
 
     python benchmarks/fedsparse.py claim --data path/to/mnist
     python benchmarks/fedsparse.py claim --data path/to/femnist --writers
-    python benchmarks/fedsparse.py curve --data path/to/mnist --seeds 3
     python benchmarks/fedsparse.py curve --data path/to/mnist --seeds 3 --picture curve.png
 
 All arms train the same CNN from the same weights on the same images with the same step size, chosen for FedAvg at seed 101;
@@ -16,6 +15,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,8 @@ def claim(made: Bench, given: Any) -> None:
     shares = [megabytes(b) / megabytes(a) for a, b in zip(first, ours, strict=True)]
     slower = [seconds(b) / seconds(a) for a, b in zip(first, ours, strict=True)]
     print(f"points from FedAvg {spread(gaps)}, share of its bytes {spread(shares)}, its seconds a round {spread(slower)}")
+    if given.picture:
+        draw_rounds(rows, given.picture)
 
 
 def curve(made: Bench, given: Any) -> None:
@@ -104,14 +106,37 @@ def curve(made: Bench, given: Any) -> None:
         draw(found, given.picture)
 
 
-def draw(found: Mapping[str, Mapping[str, Sequence[Results]]], path: Path) -> None:
-    """Accuracy against bytes, a line a way, with standard errors."""
+def axes_of() -> tuple[Any, Any]:
+    """A figure and its axes."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 4.2))
+    return pyplot.subplots(figsize=(7, 4))
+
+
+def draw_rounds(rows: Mapping[str, Sequence[Results]], path: Path) -> None:
+    """Accuracy, and density, against what was sent so far: means over the seeds, round by round."""
+    figure, axes = axes_of()
+    for colour, (name, results) in zip(("#0072b2", "#d55e00"), rows.items(), strict=True):
+        sent = [[sum(r["bytes_up"]) + sum(r["bytes_down"]) for r in each["rounds"] if r["round"]] for each in results]
+        reached = [[100 * r["global"]["accuracy"] for r in each["rounds"] if r["round"]] for each in results]
+        x = [total / 1e6 for total in accumulate(map(statistics.mean, zip(*sent, strict=True)))]
+        axes.plot(x, [*map(statistics.mean, zip(*reached, strict=True))], color=colour, label=f"{name}, accuracy, %")
+        if (found := [each["measures"].get("gates") for each in results])[0]:
+            shares = zip(*(each["density"] for each in found), strict=True)
+            axes.plot(x, [100 * statistics.mean(s) for s in shares], "--", color=colour, label=f"{name}, density, %")
+    axes.set(xlabel="MB sent so far, both directions, all clients", ylabel="%", ylim=(0, 100))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+
+
+def draw(found: Mapping[str, Mapping[str, Sequence[Results]]], path: Path) -> None:
+    """Accuracy against bytes, a line a way, with standard errors."""
+    figure, axes = axes_of()
     for way, rows in found.items():
         points = sorted((statistics.mean(map(megabytes, r)), [sparse_accuracy(each) for each in r]) for r in rows.values())
         means = [statistics.mean(values) for _, values in points]
@@ -132,7 +157,7 @@ def main() -> None:
     options.add_argument("--prices", type=float, nargs="+", default=LAMBDAS, help="those of the curve")
     options.add_argument("--shorter", type=int, nargs="+", default=ROUNDS, help="rounds of FedAvg beside --rounds")
     options.add_argument("--rate", type=float, default=0.0, help="step size, where it is another than that of the table")
-    options.add_argument("--picture", type=Path, default=None, help="where to draw the curve")
+    options.add_argument("--picture", type=Path, default=None, help="where to draw it")
     given = options.parse_args()
     own: dict[str, Value] = {**COMMON, **(WRITERS if given.writers else MIXED)}
     if given.rate:
