@@ -24,6 +24,7 @@ from fedwarm.settings.kinds import MEASURES
 from fedwarm.settings.registry import Kind
 
 ON: Mapping[str, dict[str, Value]] = {
+    "densities": {"prune.densities": "0.5"},
     "widths": {"evaluate.bit-widths": "8,4", "evaluate.calibration-images": 5},
     "probes": {"probe.linear": True, "probe.neighbours": 3},
 }

@@ -48,6 +48,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Value]]] = {
     "fedavg, rq measured": ("fedavg", {"objective": "rq", f"{RQ}.local-grid": False, "evaluate.bit-widths": "4"}),
     "fedavg, measured": ("fedavg", {"evaluate.bit-widths": "4", "evaluate.activations": False}),
     "fedavg, rounded": ("fedavg", {"codec": "stochastic-rounding"}),
+    "fedavg, largest": ("fedavg", {"codec": "top-k"}),
+    "fedavg, pruned": ("fedavg", {"prune.densities": "0.5"}),
+    "fedsparse, on": ("fedsparse", {"fedsparse.gates": "on"}),
+    "fedsparse, logits": ("fedsparse", {"fedsparse.up": "logits", "fedsparse.down": "dense", "fedsparse.prune-start": 2}),
     **{f"fedavg, coded {name}": ("fedavg", {"codec": "dp-rec", "dp-rec.mechanism": name}) for name in SENT},
     "fedavg, coded for a target": ("fedavg", {"codec": "dp-rec", "dp-rec.target-epsilon": 20.0}),
     "fedavg, private": ("fedavg", {"privacy": "dp-sgd"}),
@@ -97,6 +101,7 @@ LONG: dict[str, tuple[str, dict[str, Value]]] = {
 
 OTHERS: dict[str, Value] = {
     "codec": "stochastic-rounding", "objective": "mqat", f"{QR}.train-bits": "3,5", "evaluate.bit-widths": "8",
+    "prune.densities": "0.3",
     "evaluate.calibration-images": 3, "faults.clients": "1", "hollowed.depths": "1", "gen-fedsd.provider": "none",
     "fraction-train": 0.5, "local-epochs": 3, "num-server-rounds": 3, "hollowed.depth": 2,
     "gen-fedsd.prompt": "one {class}",
