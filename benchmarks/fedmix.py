@@ -19,12 +19,13 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections import Counter
-from collections.abc import Sequence
+from pathlib import Path
 
 from paired import Arm, Bench, Results, bench, parser, table
 from sklearn.metrics import adjusted_rand_score
 
+from fedwarm.report.grid import drawn
+from fedwarm.report.sections.expert_use import shares_of
 from fedwarm.settings.fields import Value
 
 COMMON: dict[str, Value] = {
@@ -58,6 +59,11 @@ def shared(results: Results) -> float:
     """Of the global model over all test images; NaN where there is none."""
     found = results["final"]["global"]["accuracy"]
     return float("nan") if found is None else 100 * float(found)
+
+
+def seconds(results: Results) -> float:
+    """A round of training, without what only measures: the median, as a machine that does other work stumbles."""
+    return statistics.median(stage["seconds"] for stage in results["stages"] if stage["name"] == "round")
 
 
 def recovered(results: Results) -> float:
@@ -136,15 +142,18 @@ def joined_late(made: Bench, rate: float, seeds: int, channels: int) -> None:
 
 def columns(groups: str) -> dict[str, object]:
     """What the table shows."""
-    found: dict[str, object] = {"clients, %": mean, "tenth, %": tenth, "global, %": shared}
+    found: dict[str, object] = {"clients, %": mean, "tenth, %": tenth, "global, %": shared, "s a round": seconds}
     return found if groups in ("iid", "writers") else {**found, "groups": recovered}
 
 
-def usage(rows: Sequence[Results]) -> str:
-    """How the clients of the first run share the experts."""
-    table = rows[0]["measures"]["usage"]["clients"]
-    used = Counter(max(range(len(row)), key=row.__getitem__) for row in table if row is not None)
-    return ", ".join(f"expert {k}: {n} clients" for k, n in sorted(used.items()))
+def picture(results: Results, path: Path) -> None:
+    """Which expert each client uses at the end, clients of a group side by side, as a PNG."""
+    every = [shares_of(row) for row in results["measures"]["usage"]["clients"]]
+    order = sorted(range(len(every)), key=lambda client: (client % GROUPS, client))
+    figure = drawn([every[client] for client in order], "client, those of a group side by side", "expert")
+    for axes in figure.axes:
+        axes.set_xticks(range(len(order)), [str(client) for client in order])
+    figure.savefig(path, dpi=160)
 
 
 def main() -> None:
@@ -157,6 +166,7 @@ def main() -> None:
     options.add_argument("--tests", type=float, default=0.02, help="share of the images that are tested on")
     options.add_argument("--rates", nargs="+", type=float, default=[0.05, 0.15, 0.4], help="step sizes; of one, none is tuned")
     options.add_argument("--steps", nargs="*", default=[], help="step sizes of arms as NAME=RATE, e.g. as tuned on other data")
+    options.add_argument("--picture", type=Path, default=None, help="a PNG of who uses which expert in the last run of FedMix")
     options.add_argument("--only", nargs="*", default=[], help="the arms to run, FedAvg first; empty: all")
     given = options.parse_args()
     made = bench(given, f"fedmix-{given.groups}", {**COMMON, "data.test-fraction": given.tests})
@@ -169,6 +179,8 @@ def main() -> None:
     fixed = {arm.name: steps.get(arm.name, given.rates[0]) for arm in chosen if arm.name in steps or len(given.rates) == 1}
     tuned = [_at(arm, fixed[arm.name]) if arm.name in fixed else made.tuned(arm, given.rates, mean) for arm in chosen]
     rows = made.all(tuned, given.seeds)
+    if given.picture is not None:
+        picture(next(results[-1] for name, results in rows.items() if name.startswith("fedmix")), given.picture)
     print("\n" + table(rows, columns(given.groups)))  # type: ignore[arg-type]
 
 

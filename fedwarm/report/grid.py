@@ -15,11 +15,15 @@ EDGE = "#ffffff"
 
 
 def cells(shares: Sequence[Sequence[float] | None], alt: str, across: str, down: str) -> str:
-    """Shares in [0, 1] as SVG: columns are the first axis, rows the second; a column that is not known is left empty.
+    """The chart of `drawn` as SVG; `alt` is what it shows, for those who cannot see it."""
+    return inline_svg(drawn(shares, across, down), alt)
+
+
+def drawn(shares: Sequence[Sequence[float] | None], across: str, down: str) -> Figure:
+    """Shares in [0, 1]: columns are the first axis, rows the second; a column that is not known is left empty.
 
     Args:
         shares: of each column, by row.
-        alt: what the chart shows, for those who cannot see it.
         across, down: what columns and rows are.
     """
     rows, columns = max((len(each) for each in shares if each is not None), default=0), len(shares)
@@ -28,9 +32,9 @@ def cells(shares: Sequence[Sequence[float] | None], alt: str, across: str, down:
     axes = figure.add_subplot()
     for x, each in enumerate(shares):
         for y, share in enumerate(each or ()):
-            drawn = Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=COLOURS[0], edgecolor=EDGE, linewidth=0.6)
-            drawn.set_alpha(round(min(1.0, max(0.0, share)), 3))
-            axes.add_patch(drawn)
+            cell = Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=COLOURS[0], edgecolor=EDGE, linewidth=0.6)
+            cell.set_alpha(round(min(1.0, max(0.0, share)), 3))
+            axes.add_patch(cell)
     axes.set_xlim(-0.5, columns - 0.5)
     axes.set_ylim(rows - 0.5, -0.5)
     frame(axes)
@@ -39,4 +43,4 @@ def cells(shares: Sequence[Sequence[float] | None], alt: str, across: str, down:
     axes.set_yticks(range(rows), [str(y) for y in range(rows)])
     axes.set_xlabel(across, color=INK)
     axes.set_ylabel(down, color=INK)
-    return inline_svg(figure, alt)
+    return figure
