@@ -34,7 +34,8 @@ COMMON: dict[str, Value] = {
 PLANTED: dict[str, Value] = {"data.name": "planted", "data.partition": "domain"}
 GROUPS = 4
 LATE = (16, 17, 18, 19)
-Fedem = {"fedmix.gate": "bias", "fedmix.norm": "per_client", "fedmix.gate-warmup": 0}
+SPREAD = {"fedmix.gate-warmup": 0, "fedmix.usage-entropy-global": 0.3}
+FEDEM = {"fedmix.gate": "bias", "fedmix.norm": "per_client", "fedmix.gate-warmup": 0}
 
 
 def own(results: Results) -> list[float]:
@@ -80,9 +81,9 @@ def arms(channels: int, large: int, experts: int) -> list[Arm]:
     small, several = {"cnn.channels": channels}, {"cnn.channels": channels, "fedmix.experts": experts}
     return [
         Arm("fedavg", "fedavg", small),
-        Arm("fedmix", "fedmix", {**several, "fedmix.gate-warmup": 0}),
+        Arm("fedmix", "fedmix", {**several, **SPREAD}),
         Arm("fedavg large", "fedavg", {"cnn.channels": large}),
-        Arm("fedem", "fedmix", {**several, **Fedem}),
+        Arm("fedem", "fedmix", {**several, **FEDEM}),
         Arm("ifca", "ifca", {**small, "ifca.clusters": experts}),
         Arm("fedavg and tuning", "fedavg_ft", small),
         Arm("local only", "local_only", small),
@@ -91,14 +92,14 @@ def arms(channels: int, large: int, experts: int) -> list[Arm]:
 
 def ablations(channels: int) -> list[Arm]:
     """FedMix as it is in the comparison, and with one thing changed."""
-    base: dict[str, Value] = {"cnn.channels": channels, "fedmix.experts": GROUPS, "fedmix.gate-warmup": 0}
+    base: dict[str, Value] = {"cnn.channels": channels, "fedmix.experts": GROUPS, **SPREAD}
     changes: dict[str, dict[str, Value]] = {
         "fedmix": {}, "gate bias": {"fedmix.gate": "bias"}, "gate trunk": {"fedmix.gate": "trunk"},
         "gate aligned": {"fedmix.gate": "aligned"}, "per client": {"fedmix.norm": "per_client"},
         "threshold": {"fedmix.select": "threshold"}, "top 1 of 4": {"fedmix.select": "top_m"},
         "2 experts": {"fedmix.experts": 2}, "8 experts": {"fedmix.experts": 8}, "noise": {"fedmix.init": "noise"},
         "alike": {"fedmix.init": "noise", "fedmix.init-scale": 0.0}, "warm-up 10": {"fedmix.gate-warmup": 10},
-        "entropy": {"fedmix.usage-entropy-global": 0.1},
+        "no entropy": {"fedmix.usage-entropy-global": 0.0},
     }  # fmt: skip
     return [Arm(name, "fedmix", {**base, **change}) for name, change in changes.items()]
 
@@ -119,7 +120,7 @@ def joined_late(made: Bench, rate: float, seeds: int, channels: int) -> None:
         "faults.kind": "crash", "faults.rate": 0.9, "faults.clients": ",".join(map(str, LATE)),
         "min-replies": made.clients - len(LATE),
     }  # fmt: skip
-    settings: dict[str, Value] = {"cnn.channels": channels, "fedmix.gate-warmup": 0, "learning-rate": rate}
+    settings: dict[str, Value] = {"cnn.channels": channels, **SPREAD, "learning-rate": rate}
     found: dict[str, list[float]] = {"before": [], "first round": [], "second": [], "end, late": [], "end, others": []}
     for seed in range(1, seeds + 1):
         arm = Arm("late", "fedmix", {**settings, **struck})
