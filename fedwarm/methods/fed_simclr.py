@@ -228,12 +228,6 @@ COMPONENT = Method(
     FedSimClr,
     preset=lambda get: {
         "task": "contrast",
-        **({"contrast.labels": "conditional"} if get("fed-simclr.labelled") else {}),
-    },
-    validate=validate,
-    does=does,
-    averages=False,
-    defaults={
         "model.name": "conv4",
         "optimiser": "adamw",
         "learning-rate": 0.002,
@@ -242,7 +236,11 @@ COMPONENT = Method(
         "num-server-rounds": 40,
         "probe.linear": True,
         "probe.neighbours": 20,
+        **({"contrast.labels": "conditional"} if get("fed-simclr.labelled") else {}),
     },
+    validate=validate,
+    does=does,
+    averages=False,
     refuses={
         "privacy": "contrasts images with each other, which private steps do not cover",
         "objective": "trains heads beside the classifier, of which objectives know nothing",
