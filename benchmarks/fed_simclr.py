@@ -3,6 +3,7 @@
     python benchmarks/fed_simclr.py --data path/to/mnist                       # six kinds of skew, with and without
     python benchmarks/fed_simclr.py --data path/to/mnist --kinds labels --baselines    # beside other losses and methods
     python benchmarks/fed_simclr.py --data path/to/mnist --kinds labels --ablations    # weight, head, rows, temperature
+    python benchmarks/fed_simclr.py --data path/to/mnist --kinds labels --finetune     # on 1, 10 and 100 % of the labels
 
 Measured is a linear probe on the frozen encoder, pooled; both arms of a pair share seed, data, first weights and steps. For each
 kind: the gain of verification with its standard error, and how well clients are told apart, on their held-out images, where
@@ -15,7 +16,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
-from paired import Arm, Results, bench, parser, spread
+from paired import Arm, Bench, Results, accuracy, bench, parser, spread
 
 from fedwarm.settings.fields import Value
 
@@ -34,6 +35,7 @@ KINDS: Mapping[str, Settings] = {
     "joint": {"data.partition": "dirichlet", "data.alpha": 0.1, "data.rotation": 360.0},
 }
 WITHOUT, WITH = "without", "with"
+SHARES = (0.01, 0.1, 1.0)
 BETA: Mapping[str, Settings] = {WITHOUT: {"fed-simclr.beta": 0.0}, WITH: {"fed-simclr.beta": 1.0}}
 
 
@@ -99,11 +101,32 @@ def ablations(kind: str) -> list[Arm]:
     return [Arm(f"{kind} {name}", "fed_simclr", {**KINDS[kind], **own}) for name, own in changed.items()]
 
 
+def finetuned(made: Bench, kind: str, examples: int, seeds: int) -> None:
+    """The learned encoders, and random weights, tuned on 1, 10 and 100 % of the labels: pooled, and by FedAvg."""
+    print("\n| start | tuned | 1 % of the labels | 10 % | 100 % |\n" + "|---" * 5 + "|")
+    for start in (WITHOUT, WITH, "random"):
+        for method in ("centralized", "fedavg"):
+            cells = []
+            for share in SHARES:
+                few: Settings = {**KINDS[kind], "data.max-examples": max(1, round(share * examples))}
+                found = []
+                for seed in range(1, seeds + 1):
+                    weights = str(made.folder / f"{kind}-{start}-seed-{seed}".replace(" ", "-") / "model.safetensors")
+                    own: Settings = {} if start == "random" else {"model.weights": weights}
+                    arm = Arm(
+                        f"{kind} {start} {method} {share:g}", method, {**few, **own, "probe.linear": False, "probe.neighbours": 0}
+                    )
+                    found.append(accuracy(made.one(arm, seed)))
+                cells.append(spread(found))
+            print(f"| {start} | {method} | " + " | ".join(cells) + " |", flush=True)
+
+
 def main() -> None:
     options = parser(__doc__, 20, 15)
     options.add_argument("--kinds", nargs="+", default=[*KINDS], choices=[*KINDS])
     options.add_argument("--baselines", action="store_true")
     options.add_argument("--ablations", action="store_true")
+    options.add_argument("--finetune", action="store_true", help="tune the encoders on 1, 10 and 100 %% of the labels, too")
     options.set_defaults(examples=60, seeds=3)
     given = options.parse_args()
     made = bench(given, "fed_simclr", COMMON)
@@ -132,6 +155,8 @@ def main() -> None:
         cells = [spread([*map(measure, found)]) for measure in (probe, neighbours, by_client)]
         up, seconds = totals
         print(f"| {name} | " + " | ".join(cells) + f" | {up * 1e-6:.1f} | {seconds:.0f} |")
+    for kind in given.kinds if given.finetune else ():
+        finetuned(made, kind, given.examples, given.seeds)
 
 
 if __name__ == "__main__":
