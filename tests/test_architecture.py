@@ -24,7 +24,7 @@ FLOORS = (
     ("record", "coding", "training", "node"),
     ("optimisers", "federation"),
     ("engines", "codecs", "quantize", "diffusion"),
-    ("sparse",),
+    ("sparse", "partitioned"),
     ("methods",),
     ("parts",),
     ("objectives", "augmentations", "privacy.mechanisms"),

@@ -217,9 +217,13 @@ class Method(Strategy):
         state = to_tensors({name: array for name, array in self.arrays.items() if not is_learned(name)})
         config, task = self.config, task_of(self.config.run)
         model = build_model(config.of(Model), task.width(len(self.fleet.classes)), self.fleet.image_size, config.run.seed, state)
-        model = model.to(device_of(config.run.device))
+        model = self.predicting(model.to(device_of(config.run.device)))
         table, rows = all_tests(config.of(Data), config.run.seed, len(self.fleet.members))
         return correct_rows(model, table, rows, task), len(rows)
+
+    def predicting(self, model: Any) -> Any:
+        """What the server measures where the model's outputs alone are not the predictions."""
+        return model
 
     def sampled(self, number: int) -> tuple[int, ...]:
         """The cohort of a round: a seeded share of the partitions that are here and can train, ascending."""
