@@ -89,8 +89,9 @@ class FedSparseClient(GroupedClient):
 
     def begin(self, got: Received, number: int) -> None:
         sizes, examples = got.groups.sizes_of(got.live).astype(np.float64), len(self.shard.train_labels)
-        told = (got.mask, got.theta, sizes, examples, self.draws("gates", number))
-        self.prior = SparsePrior(self.config.of(FedSparse), got.groups, *told)
+        settings = self.config.of(FedSparse)
+        told = (got.mask, got.theta, sizes, examples, settings.price(number), self.draws("gates", number))
+        self.prior = SparsePrior(settings, got.groups, *told)
 
     def hooks(self) -> list[Hook]:
         return [self.prior]

@@ -22,7 +22,7 @@ from fedwarm.settings.fields import Group, setting
 from fedwarm.sparse import hard_concrete
 from fedwarm.sparse.gating import Gated
 from fedwarm.sparse.groups import Floats, Groups, Mask
-from fedwarm.sparse.penalty import distances, penalty
+from fedwarm.sparse.penalty import Penalty, Prior
 from fedwarm.sparse.replies import check, validated
 from fedwarm.training.loop import Batch, Hook
 
@@ -43,6 +43,10 @@ class FedSparse(Group, prefix="fedsparse"):
         1.0, "lambda, for a loss summed over a client's images: pulls its weights to the server's; 0: not at all", low=0.0
     )
     lambda0: float = setting(0.02, "lambda_0, for a summed loss: what a group costs that is on", low=0.0, when=_learned)
+    warmup: int = setting(
+        15, "rounds over which lambda_0 grows from 0, as units that have not learned yet are not worth their price", low=0,
+        when=_learned,
+    )  # fmt: skip
     lambda0_per: str = setting(
         "weight", "lambda_0 is paid for each weight of a group, or once for its gate", choices=("weight", "gate"), when=_learned
     )
@@ -74,6 +78,10 @@ class FedSparse(Group, prefix="fedsparse"):
         "noise",
         choices=("hard", "mean"), when=_learned,
     )  # fmt: skip
+
+    def price(self, number: int) -> float:
+        """lambda_0 in a round, counted from 1."""
+        return self.lambda0 * min(1.0, (number - 1) / self.warmup) if self.warmup else self.lambda0
 
     def pruned_from(self, rounds: int) -> int:
         """The round after which groups may go."""
@@ -110,15 +118,17 @@ class SparsePrior(Hook):
         theta: their probabilities, one each.
         sizes: |g| of all groups (G,).
         examples: N_s; penalties are divided by it, as the loss is a mean.
+        price: lambda_0 in this round.
         draws: makes the noise of the gates.
     """
 
     uses = "batch"
 
     def __init__(
-        self, settings: FedSparse, groups: Groups, sent: Mask, theta: Floats, sizes: Floats, examples: int, draws: torch.Generator
-    ) -> None:
-        self.settings, self.groups, self.examples, self.draws = settings, groups, examples, draws
+        self, settings: FedSparse, groups: Groups, sent: Mask, theta: Floats, sizes: Floats, examples: int, price: float,
+        draws: torch.Generator,
+    ) -> None:  # fmt: skip
+        self.settings, self.groups, self.examples, self.price, self.draws = settings, groups, examples, price, draws
         self.sent = torch.from_numpy(np.flatnonzero(sent))
         start = hard_concrete.log_alpha_of(torch.from_numpy(theta)).float()
         self.log_alpha = start.clone().requires_grad_(settings.gates == "learned")
@@ -146,15 +156,15 @@ class SparsePrior(Hook):
         return gates.index_put((self.sent,), hard_concrete.sampled(self.log_alpha, noise))
 
     def loss(self, batch: Batch, loss: Tensor) -> Tensor:
-        found = self.settings
-        if not self.learns and not found.precision:
+        if not self.learns and not self.settings.precision:
             return loss
-        grouped, rest = distances(self.groups, dict(batch.model.named_parameters()), self.centre)
-        if not self.learns:
-            return loss + found.precision / self.examples / 2 * (grouped.sum() + rest)
-        sizes = self.sizes if found.lambda0_per == "weight" else torch.ones_like(self.sizes)
-        pi = hard_concrete.active(self.log_alpha)
-        return loss + penalty(pi, self.theta, sizes, grouped[self.sent], rest, found.precision, found.lambda0) / self.examples
+        names, weights = zip(*batch.model.named_parameters(), strict=True)
+        sizes = self.sizes if self.settings.lambda0_per == "weight" else torch.ones_like(self.sizes)
+        centre = [self.centre[name] for name in names]
+        told = (self.settings.precision, self.price, self.learns)
+        prior = Prior(self.groups, names, centre, self.sent, self.theta, sizes, *told)
+        term: Tensor = Penalty.apply(prior, self.log_alpha, *weights)
+        return loss + term / self.examples
 
     @torch.no_grad()
     def gradient(self, model: nn.Module) -> None:

@@ -1,14 +1,18 @@
-"""Gates in a model's forward pass: each map behind its normalisation, and each input of a linear layer, times its gate."""
+"""Gates in a model's forward pass: each map behind its normalisation, and each input of a linear layer, times its gate.
+
+A map times z is the map of a filter and bias times z, and so it is with scale and shift of a normalisation: gates multiply the
+weights of a pass, which are fewer than its activations.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from fedwarm.sparse.groups import Groups
+from fedwarm.sparse.sites import Site
 
 
 class Gated:
@@ -22,32 +26,42 @@ class Gated:
 
     def __init__(self, model: nn.Module, groups: Groups, draw: Callable[[], Tensor]) -> None:
         self.gates: Tensor | None = None
-        self.handles: list[RemovableHandle] = [model.register_forward_pre_hook(lambda *_: self._drawn(draw))]
+        self.handle = model.register_forward_pre_hook(lambda *_: self._drawn(draw))
+        self.layers: list[nn.Module] = []
         for site, place in groups.places.values():
-            if site.inputs:
-                self.handles.append(model.get_submodule(site.layer).register_forward_pre_hook(self._on_inputs(place)))
-            else:
-                behind = model.get_submodule(site.norm or site.layer)
-                self.handles.append(behind.register_forward_hook(self._on_maps(place, site.units)))
+            layer = model.get_submodule(site.norm or site.layer)
+            self.layers.append(layer)
+            layer.forward = self._forward(layer, site, place)
 
     def _drawn(self, draw: Callable[[], Tensor]) -> None:
         self.gates = draw()
 
-    def _on_inputs(self, place: slice) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
-        def gate(layer: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    def _forward(self, layer: nn.Module, site: Site, place: slice) -> Callable[[Tensor], Tensor]:
+        def values() -> Tensor:
             assert self.gates is not None
-            return (given[0] * self.gates[place], *given[1:])
+            return self.gates[place] if site.units == 1 else self.gates[place].repeat_interleave(site.units)
 
-        return gate
+        def linear(x: Tensor) -> Tensor:
+            return F.linear(x, layer.get_parameter("weight") * values(), layer.bias)  # type: ignore[arg-type]
 
-    def _on_maps(self, place: slice, units: int) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:
-        def gate(layer: nn.Module, given: tuple[Any, ...], maps: Any) -> Any:
-            assert self.gates is not None
-            return maps * self.gates[place].repeat_interleave(units)[:, None, None]
+        def conv(x: Tensor) -> Tensor:
+            assert isinstance(layer, nn.Conv2d)
+            z = values()
+            bias = None if layer.bias is None else layer.bias * z
+            made: Tensor = layer._conv_forward(x, layer.weight * z[:, None, None, None], bias)
+            return made
 
-        return gate
+        def norm(x: Tensor) -> Tensor:
+            assert isinstance(layer, nn.GroupNorm)
+            z = values()
+            if not layer.affine:
+                return F.group_norm(x, layer.num_groups, eps=layer.eps) * z[:, None, None]
+            return F.group_norm(x, layer.num_groups, layer.weight * z, layer.bias * z, layer.eps)
+
+        return linear if site.inputs else norm if site.norm else conv
 
     def remove(self) -> None:
         """Take them out."""
-        for handle in self.handles:
-            handle.remove()
+        self.handle.remove()
+        for layer in self.layers:
+            del layer.forward

@@ -24,6 +24,8 @@ from fedwarm.settings.fields import SettingError, Value
 from fedwarm.sparse.groups import Groups
 from fedwarm.sparse.hard_concrete import active, log_alpha_of
 from fedwarm.sparse.packing import PACKED, Reader, from_values, joined, mask_bytes, to_mask, to_values, values_bytes
+from fedwarm.sparse.penalty import Penalty, Prior
+from fedwarm.sparse.sites import Site
 from fedwarm.strategies import strategy_class
 from fedwarm.training.loop import Batch, Plan, fit
 from tests.runs import Outcome, run, same
@@ -32,7 +34,7 @@ SMALL: dict[str, Value] = {
     "num-server-rounds": 3, "local-epochs": 1, "data.max-examples": 24, "data.image-size": 16, "model.name": "lenet5",
 }  # fmt: skip
 ON: dict[str, Value] = {"fedsparse.gates": "on", "fedsparse.precision": 0.0}
-HARD: dict[str, Value] = {"fedsparse.gate-rate": 1000.0, "fedsparse.theta-rate": 1.0, "fedsparse.tau": 0.3}
+HARD: dict[str, Value] = {"fedsparse.gate-rate": 1000.0, "fedsparse.theta-rate": 1.0, "fedsparse.tau": 0.3, "fedsparse.warmup": 0}
 
 
 class Net(nn.Module):
@@ -53,7 +55,8 @@ class Net(nn.Module):
 def prior(groups: Groups, settings: FedSparse, examples: int = 6, sent: Any = None) -> SparsePrior:
     sent = np.ones(groups.count, np.bool_) if sent is None else sent
     theta = np.linspace(0.3, 0.9, int(sent.sum()))
-    return SparsePrior(settings, groups, sent, theta, groups.sizes.astype(float), examples, torch.Generator())
+    sizes = groups.sizes.astype(float)
+    return SparsePrior(settings, groups, sent, theta, sizes, examples, settings.lambda0, torch.Generator())
 
 
 # Limits
@@ -137,13 +140,19 @@ def test_the_gradient_of_the_objective_by_differences(per: str) -> None:
             assert (up - down) / 2e-6 == pytest.approx(gradient.view(-1)[i].item(), rel=1e-5, abs=1e-8)
 
 
-def test_a_group_costs_what_its_weights_do() -> None:
-    """lambda_0 (pi_1 + 7 pi_2) for groups of 1 and 7 weights, over N_s."""
-    from fedwarm.sparse.penalty import penalty
+def test_the_price_grows_over_the_warm_up() -> None:
+    settings = FedSparse(lambda0=0.4, warmup=4)
+    assert [settings.price(n) for n in (1, 2, 3, 5, 9)] == pytest.approx([0, 0.1, 0.2, 0.4, 0.4])
+    assert FedSparse(lambda0=0.4, warmup=0).price(1) == 0.4
 
-    pi, nothing = torch.tensor([0.3, 0.6]), torch.zeros(2)
-    found = penalty(pi, pi, torch.tensor([1.0, 7.0]), nothing, torch.zeros(()), 1.0, 0.01)
-    assert found.item() == pytest.approx(0.01 * (0.3 + 7 * 0.6))
+
+def test_a_group_costs_what_its_weights_do() -> None:
+    """lambda_0 (pi_1 + 7 pi_2) for groups of 1 and 7 weights."""
+    groups = Groups((Site("a", True, 1), Site("b", True, 1)), {"a.weight": (1, 1), "b.weight": (7, 1)})
+    pi, centre = torch.tensor([0.3, 0.6]), [torch.zeros(1, 1), torch.zeros(7, 1)]
+    sizes = torch.from_numpy(groups.sizes).float()
+    prior = Prior(groups, ["a.weight", "b.weight"], centre, torch.arange(2), pi, sizes, 0.0, 0.01, True)
+    assert Penalty.apply(prior, log_alpha_of(pi), *centre).item() == pytest.approx(0.01 * (0.3 + 7 * 0.6))
 
 
 def test_groups_that_were_not_sent_are_not_there() -> None:
