@@ -91,7 +91,7 @@ def arms(channels: int, large: int, experts: int) -> list[Arm]:
 
 
 def ablations(channels: int) -> list[Arm]:
-    """FedMix as it is in the comparison, and with one thing changed."""
+    """FedAvg, FedMix as it is in the comparison, and FedMix with one thing changed."""
     base: dict[str, Value] = {"cnn.channels": channels, "fedmix.experts": GROUPS, **SPREAD}
     changes: dict[str, dict[str, Value]] = {
         "fedmix": {}, "gate bias": {"fedmix.gate": "bias"}, "gate trunk": {"fedmix.gate": "trunk"},
@@ -101,7 +101,8 @@ def ablations(channels: int) -> list[Arm]:
         "alike": {"fedmix.init": "noise", "fedmix.init-scale": 0.0}, "warm-up 10": {"fedmix.gate-warmup": 10},
         "no entropy": {"fedmix.usage-entropy-global": 0.0},
     }  # fmt: skip
-    return [Arm(name, "fedmix", {**base, **change}) for name, change in changes.items()]
+    found = [Arm(name, "fedmix", {**base, **change}) for name, change in changes.items()]
+    return [Arm("fedavg", "fedavg", {"cnn.channels": channels}), *found]
 
 
 def dealt(given: argparse.Namespace) -> dict[str, Value]:
