@@ -22,7 +22,7 @@ from tests.runs import run, same
 
 SMALL: dict[str, Value] = {
     "num-server-rounds": 2, "local-epochs": 1, "data.max-examples": 16, "data.image-size": 8, "model.name": "cnn",
-    "learning-rate": 0.05, "batch-size": 8, "server-threads": 1, "views.crop": 0.8,
+    "optimiser": "adamw", "learning-rate": 0.01, "batch-size": 8, "server-threads": 1, "views.crop": 0.8,
 }  # fmt: skip
 S, C, D = 4, 3, 5
 
