@@ -122,7 +122,7 @@ def toys(given: argparse.Namespace) -> None:
     ]  # fmt: skip
     print("| arm | informative | noise | full, % | retrained, % | s |\n" + "|---" * 6 + "|", flush=True)
     psi = Psi(["mask"], (20,))
-    for arm in arms:
+    for arm in arms[: given.arms]:
         figures: dict[str, list[float]] = {name: [] for name in ("informative", "noise", "full", "retrained", "s")}
         for seed in range(given.first, given.first + given.seeds):
             row = one(arm, small(seed), toy(500, seed, "train"), toy(4000, seed, "test"), psi, seed, 1)
@@ -224,6 +224,7 @@ def main() -> None:
     made.add_argument("--seeds", type=int, default=5)
     made.add_argument("--first", type=int, default=1, help="the first seed")
     made.add_argument("--steps", type=int, default=1000)
+    made.add_argument("--arms", type=int, default=None, help="how many of the toy's arms; all where none is said")
     made.add_argument("--images", type=int, default=1250)
     made.add_argument("--pixels", type=int, default=16)
     made.add_argument("--clients", type=int, default=20)

@@ -147,13 +147,12 @@ class PartitionedHpo(BaseStrategy):
         else:
             self.values, self.adam = self.adam.step(self.values, slope)
         self.curve.append({"round": stage.round, "values": [float(f"{value:.6g}") for value in self.values]})
-        names = [name for name, size in zip(self.found[0].names, self.found[0].sizes, strict=True) for _ in range(size)]
         later = {
             "partitioned-hpo.chunks": 1,
             "partitioned-hpo.learn": self.settings.learn,
             "partitioned-hpo.psi": text_of(self.values),
         }
-        self.record.found(PSI, {"names": names, "rounds": self.curve, "settings": later})
+        self.record.found(PSI, {"names": self.found[0].labels, "rounds": self.curve, "settings": later})
 
     def predicting(self, model: Any) -> Any:
         seed, values = self.config.run.seed, torch.from_numpy(self.values).to(next(model.parameters()).device)

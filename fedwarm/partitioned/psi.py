@@ -34,6 +34,10 @@ class Hyperparameter:
         """Its values (m,) before training, for inputs of a shape (without the batch)."""
         return np.zeros(1)
 
+    def labels(self, count: int) -> list[str]:
+        """What its values are called; the same for all where they are alike."""
+        return [""] * count
+
     def inputs(self, x: Tensor, psi: Tensor, draws: torch.Generator) -> Tensor:
         """Inputs (b, ..) as the network gets them."""
         return x
@@ -59,6 +63,9 @@ class Affine(Hyperparameter):
         if len(shape) != 3:
             raise SettingError("affine maps are of images; learn 'mask', 'temperature' or 'noise-var' for other inputs")
         return np.full(len(self.names), 0.1)
+
+    def labels(self, count: int) -> list[str]:
+        return list(self.names)
 
     def inputs(self, x: Tensor, psi: Tensor, draws: torch.Generator) -> Tensor:
         uniform = 2 * torch.rand(len(x), len(self.names), generator=draws, dtype=torch.float64) - 1
@@ -128,6 +135,12 @@ class Psi:
         firsts = [part.first(shape) for part in self.parts]
         self.sizes = [len(first) for first in firsts]
         self.first: Floats = np.concatenate([np.zeros(0), *firsts])
+
+    @property
+    def labels(self) -> list[str]:
+        """What each value is called, e.g. `affine rotation`, `mask`."""
+        told = zip(self.names, self.parts, self.sizes, strict=True)
+        return [f"{name} {label}".strip() for name, part, size in told for label in part.labels(size)]
 
     @property
     def drawn(self) -> bool:

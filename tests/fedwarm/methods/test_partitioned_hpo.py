@@ -205,3 +205,34 @@ def test_a_likelihood_of_its_own_is_what_is_trained_by(tmp_path: Path) -> None:
     plain = client(partition, tmp_path, learn="").round(server(learn="").instruct(stage, partition))
     assert reply.number("train-loss") > 10 * np.log(2 * np.pi) / 2 and plain.number("train-loss") < 4
     assert not torch.equal(*(torch.from_numpy(r.arrays[f"{PARTITION}1"]) for r in (reply, plain)))
+
+
+# What survives
+
+
+@pytest.mark.parametrize("mode", ["A", "B"])
+def test_a_resumed_run_ends_in_the_same_model_and_psi(mode: str, tmp_path: Path) -> None:
+    settings = small(mode=mode, learn="affine+temperature")
+    whole = run("partitioned_hpo", tmp_path / "whole", settings, clients=3)
+    run("partitioned_hpo", tmp_path / "part", {**settings, "num-server-rounds": 2}, clients=3)
+    part = run("partitioned_hpo", tmp_path / "part", {**settings, "resume": True}, clients=3)
+    assert same(part.model, whole.model) and part.results["measures"] == whole.results["measures"]
+
+
+def test_more_rounds_are_refused_where_the_end_is_planned(tmp_path: Path) -> None:
+    run("partitioned_hpo", tmp_path / "run", {**small(final="retrain"), "num-server-rounds": 2}, clients=3)
+    with pytest.raises(SettingError, match="train the network whole"):
+        run("partitioned_hpo", tmp_path / "run", {**small(final="retrain"), "resume": True}, clients=3)
+
+
+def test_a_client_that_fails_is_left_out(tmp_path: Path) -> None:
+    chunks = server().chunks
+    failing: dict[str, Value] = {
+        "faults.kind": "crash",
+        "faults.rate": 1.0,
+        "faults.clients": str(chunks.index(3)),
+        "min-replies": 1,
+    }
+    done = run("partitioned_hpo", tmp_path / "run", {**SMALL, **failing, "num-server-rounds": 1}, clients=3)
+    assert any(line["failure"] for line in done.ledger) and len(done.results["measures"]["psi"]["rounds"]) == 1
+    assert any("no client trained partition 3" in note for note in done.results["notes"])
