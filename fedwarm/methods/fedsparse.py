@@ -42,7 +42,7 @@ class FedSparse(Group, prefix="fedsparse"):
     precision: float = setting(
         1.0, "lambda, for a loss summed over a client's images: pulls its weights to the server's; 0: not at all", low=0.0
     )
-    lambda0: float = setting(0.05, "lambda_0, for a summed loss: what a group costs that is on", low=0.0, when=_learned)
+    lambda0: float = setting(0.035, "lambda_0, for a summed loss: what a group costs that is on", low=0.0, when=_learned)
     warmup: int = setting(
         8, "rounds over which lambda_0 grows from 0, as units that have not learned yet are not worth their price", low=0,
         when=_learned,
