@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from paired import ROOT, Arm, Bench, Results, spread, table
 from paired import accuracy as right
 from torch import Tensor, nn
@@ -59,6 +60,7 @@ class Row:
     full: float
     retrained: float
     seconds: float
+    trajectory: Sequence[Floats] = ()
 
 
 def one(arm: Way, make: Make, train: Examples, test: Examples, psi: Psi, seed: int, samples: int) -> Row:
@@ -76,7 +78,7 @@ def one(arm: Way, make: Make, train: Examples, test: Examples, psi: Psi, seed: i
     seconds = time.monotonic() - begun
     fresh = alone(make, train, psi, found.psi, arm.search, seed)
     shares = [100 * accuracy(each, psi, test, samples, seed) for each in (found, fresh)]
-    return Row(found.psi, shares[0], shares[1], seconds)
+    return Row(found.psi, shares[0], shares[1], seconds, found.trajectory)
 
 
 def shown(arm: str, figures: dict[str, list[float]]) -> str:
@@ -115,23 +117,39 @@ def small(seed: int) -> Make:
 def toys(given: argparse.Namespace) -> None:
     """The table of the toy."""
     plain = Search(steps=given.steps)
-    arms = [
+    ways = [
         Way("no mask", 0, plain), Way("mask by the training loss", 1, replace(plain, trained=True)),
-        Way("C = 3", 3, plain), Way("C = 2", 2, plain), Way("C = 3, defaults 0", 3, plain, zeros=True),
-        Way("C = 3, T = 10", 3, replace(plain, every=10)), Way("C = 5", 5, plain),
+        Way("C = 3", 3, plain), Way("C = 2", 2, plain), Way("C = 5", 5, plain), Way("C = 3, defaults 0", 3, plain, zeros=True),
+        Way("C = 3, T = 10", 3, replace(plain, every=10)),
     ]  # fmt: skip
-    print("| arm | informative | noise | full, % | retrained, % | s |\n" + "|---" * 6 + "|", flush=True)
-    psi = Psi(["mask"], (20,))
-    for arm in arms[: given.arms]:
-        figures: dict[str, list[float]] = {name: [] for name in ("informative", "noise", "full", "retrained", "s")}
-        for seed in range(given.first, given.first + given.seeds):
-            row = one(arm, small(seed), toy(500, seed, "train"), toy(4000, seed, "test"), psi, seed, 1)
-            mask = 1 / (1 + np.exp(-row.psi))
-            for values, value in zip(
-                figures.values(), (mask[:10].mean(), mask[10:].mean(), row.full, row.retrained, row.seconds), strict=True
-            ):
-                values.append(float(value))
-        print(shown(arm.name, figures), flush=True)
+    print("| arm | informative | noise | full, % | retrained, % | retrained - no mask | s |\n" + "|---" * 7 + "|", flush=True)
+    psi, seeds, base, shown_rows = Psi(["mask"], (20,)), range(given.first, given.first + given.seeds), [], {}
+    for way in ways[: given.arms]:
+        rows = [one(way, small(s), toy(500, s, "train"), toy(4000, s, "test"), psi, s, 1) for s in seeds]
+        base, shown_rows[way.name] = base or rows, rows
+        masks = [1 / (1 + np.exp(-row.psi)) for row in rows]
+        figures = {
+            "informative": [float(mask[:10].mean()) for mask in masks], "noise": [float(mask[10:].mean()) for mask in masks],
+            "full": [row.full for row in rows], "retrained": [row.retrained for row in rows],
+            "gain": [row.retrained - plain.retrained for row, plain in zip(rows, base, strict=True)],
+            "s": [row.seconds for row in rows],
+        }  # fmt: skip
+        print(shown(way.name, figures), flush=True)
+    if given.picture is not None:
+        draw({name: rows[0] for name, rows in shown_rows.items() if rows[0].trajectory}, given.picture)
+
+
+def draw(rows: dict[str, Row], path: Path) -> None:
+    """The masks of one seed by steps, of the inputs that count and of noise: mean and range."""
+    figure = Figure(figsize=(7.2, 2.8), layout="constrained")
+    for axes, (name, row) in zip(figure.subplots(1, len(rows), sharey=True, squeeze=False)[0], rows.items(), strict=True):
+        masks = 1 / (1 + np.exp(-np.stack(row.trajectory)))
+        for part, label, colour in ((masks[:, :10], "informative", "tab:blue"), (masks[:, 10:], "noise", "tab:orange")):
+            axes.plot(part.mean(1), color=colour, label=label)
+            axes.fill_between(range(len(part)), part.min(1), part.max(1), color=colour, alpha=0.2, linewidth=0)
+        axes.set(title=name, xlabel="steps of psi", ylim=(0, 1.02))
+    axes.legend(loc="center right")
+    figure.savefig(path, dpi=110)
 
 
 # Rotated digits on one machine
@@ -194,7 +212,7 @@ def federated(given: argparse.Namespace) -> None:
     made, own = Bench(settings, given.clients, given.rounds, folder), "partitioned-hpo."
     base = made.tuned(Arm("FedAvg", "fedavg"), given.rates, right)
     rate = base.settings["learning-rate"]
-    found = Arm("B", "partitioned_hpo", {"learning-rate": rate})
+    found = Arm("B", "partitioned_hpo", {"learning-rate": rate, f"{own}rate": given.psi_rate})
     half = Arm("B, half the rounds, then a fresh network", "partitioned_hpo", {**found.settings, f"{own}final": "retrain"})
     control = Arm("by the training loss", "partitioned_hpo", {**found.settings, f"{own}chunks": 1, f"{own}score": "trained"})
     rows: dict[str, list[Results]] = {}
@@ -225,11 +243,13 @@ def main() -> None:
     made.add_argument("--first", type=int, default=1, help="the first seed")
     made.add_argument("--steps", type=int, default=1000)
     made.add_argument("--arms", type=int, default=None, help="how many of the toy's arms; all where none is said")
+    made.add_argument("--picture", type=Path, default=None, help="where to draw the toy's masks by steps")
     made.add_argument("--images", type=int, default=1250)
     made.add_argument("--pixels", type=int, default=16)
     made.add_argument("--clients", type=int, default=20)
     made.add_argument("--examples", type=int, default=100, help="training images of a client")
     made.add_argument("--rounds", type=int, default=40)
+    made.add_argument("--psi-rate", type=float, default=0.1, help="step size of psi in the federation")
     made.add_argument("--tries", type=int, default=8, help="runs of the random search")
     made.add_argument("--rates", nargs="+", type=float, default=[0.03, 0.1])
     made.add_argument("--runs", type=Path, default=None, help="folder of the runs")

@@ -66,7 +66,8 @@ class PartitionedHpoClient(BaseClient):
             x = to_input(self.shard.train_images.to(self.device))
             labels = self.shard.train_labels.to(self.device)
             draws = self.draws("psi", number)
-            found, _ = gradient(network, self.psi, torch.from_numpy(values).to(self.device), x, labels, draws)
+            now = torch.from_numpy(values).to(self.device)
+            found, _ = gradient(network, self.psi, now, x, labels, draws, settings.score_samples)
             return found.cpu().numpy()
 
         asked = locally(score, settings.psi_local_steps, settings.rate) if unseen >= 0 and len(self.values) else None

@@ -19,7 +19,7 @@ from fedwarm.core.arrays import Arrays
 from fedwarm.data.settings import Data
 from fedwarm.methods import Method
 from fedwarm.partitioned.masks import Layout, chunks_of, shares_of
-from fedwarm.partitioned.psi import Floats, Psi, numbers
+from fedwarm.partitioned.psi import KNOWN, Floats, Psi, numbers
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Group, SettingError, setting
 from fedwarm.settings.kinds import RULES
@@ -34,6 +34,10 @@ def _several(run: Any) -> bool:
 
 def _learns(run: Any) -> bool:
     return bool(run["partitioned-hpo.learn"]) and (_several(run) or run["partitioned-hpo.score"] == "trained")
+
+
+def _drawn(run: Any) -> bool:
+    return any(found.drawn for name in str(run["partitioned-hpo.learn"]).split("+") if (found := KNOWN.get(name.strip())))
 
 
 def _ends(run: Any) -> bool:
@@ -87,11 +91,15 @@ class PartitionedHpo(Group, prefix="partitioned-hpo"):
         low=0,
         when=_learns,
     )
+    score_samples: int = setting(
+        4, "draws of random maps or noise that the likelihood which psi is learned by is averaged over; 1 finds no invariance",
+        low=1, when=lambda r: _learns(r) and _drawn(r),
+    )  # fmt: skip
     samples: int = setting(
         8,
         "draws of random maps or noise that a prediction is averaged over",
         low=1,
-        when=lambda r: bool(r["partitioned-hpo.learn"]),
+        when=_drawn,
     )
     final: str = setting(
         "full", "the model at the end; full: all partitions together; retrain: a fresh network, trained whole at the psi found; "

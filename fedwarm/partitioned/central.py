@@ -29,6 +29,7 @@ class Search:
         steps: weight steps of each partition.
         batch: examples of a step.
         rate, psi_rate: step sizes of Adam on the weights and on psi.
+        samples: draws that the likelihood of psi is averaged over.
         every: T, weight steps between steps of psi.
         include_first: whether the first chunk scores the untrained network.
         trained: the control: each chunk scores the subnetwork that was trained on it.
@@ -38,6 +39,7 @@ class Search:
     batch: int = 64
     rate: float = 3e-3
     psi_rate: float = 3e-2
+    samples: int = 4
     every: int = 1
     include_first: bool = False
     trained: bool = False
@@ -141,7 +143,7 @@ class Partitioned:
         for k, unseen in chosen:
             x, labels = _batch(self.chunks[k - 1], self.search.batch, self.draws["psi"])
             body = self.body(0) if unseen == 0 else self.networks[unseen - 1].fixed()
-            found, _ = gradient(body, self.psi, self.values, x, labels, self.draws["psi"])
+            found, _ = gradient(body, self.psi, self.values, x, labels, self.draws["psi"], self.search.samples)
             total += found * (len(self.chunks[k - 1][1]) / examples)
         if chosen:
             self.values.grad = total

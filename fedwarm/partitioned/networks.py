@@ -102,20 +102,33 @@ class Predictor(nn.Module):
 
 
 def gradient(
-    body: nn.Module, psi: Psi, values: Tensor, x: Tensor, labels: Tensor, draws: torch.Generator, batch: int = 512
+    body: nn.Module,
+    psi: Psi,
+    values: Tensor,
+    x: Tensor,
+    labels: Tensor,
+    draws: torch.Generator,
+    samples: int = 1,
+    batch: int = 512,
 ) -> tuple[Tensor, float]:
     """d/dpsi of the mean of -log p(y | x, w, psi) with the weights fixed, float64 (m,), and that mean in nats.
+
+    p is the mean over draws of what psi has random. By one draw, whose log is averaged, no width of an invariance is better than
+    another: images that lie at all angles are as likely when they are turned again, and it is the mean before the log that gains.
 
     Args:
         body: the network with its weights.
         values: psi (m,).
         x, labels: inputs (n, ..) and their labels.
+        samples: draws that p is averaged over, where anything is random.
         batch: inputs at once.
     """
     leaf, total, loss = values.detach().double().requires_grad_(), torch.zeros_like(values, dtype=torch.float64), 0.0
+    times = samples if psi.drawn else 1
     for rows in torch.arange(len(labels)).split(batch):
-        given = psi.inputs(x[rows], leaf, draws)
-        part = psi.loss(psi.outputs(body(given), leaf), labels[rows], leaf) * (len(rows) / len(labels))
+        told = [psi.outputs(body(psi.inputs(x[rows], leaf, draws)), leaf) for _ in range(times)]
+        each = torch.stack([psi.log_likelihood(outputs, labels[rows], leaf) for outputs in told])
+        part = (log(times) - each.logsumexp(0)).mean() * (len(rows) / len(labels))
         if part.requires_grad:
             (found,) = torch.autograd.grad(part, leaf, allow_unused=True, materialize_grads=True)
             total, loss = total + found, loss + float(part.detach())

@@ -46,8 +46,8 @@ class Hyperparameter:
         """The network's outputs (b, classes) as predictions are made of them."""
         return outputs
 
-    def loss(self, outputs: Tensor, labels: Tensor, psi: Tensor) -> Tensor | None:
-        """-log p(y | x) as a mean over the batch, in nats; None: cross-entropy."""
+    def likelihood(self, outputs: Tensor, labels: Tensor, psi: Tensor) -> Tensor | None:
+        """log p(y | x) of each (b,), in nats; None: by the softmax of the outputs."""
         return None
 
 
@@ -104,10 +104,10 @@ class Temperature(Hyperparameter):
 class NoiseVariance(Hyperparameter):
     """N(y | f(x), exp(psi) I); y are targets (b, d), or classes as unit vectors."""
 
-    def loss(self, outputs: Tensor, labels: Tensor, psi: Tensor) -> Tensor:
+    def likelihood(self, outputs: Tensor, labels: Tensor, psi: Tensor) -> Tensor:
         wanted = one_hot(labels, outputs.shape[1]) if not labels.is_floating_point() else labels
-        squared = (outputs - wanted.to(outputs)).square().mean(0).sum()
-        return (0.5 * (squared / psi.exp() + outputs.shape[1] * (psi + log(2 * pi)))).squeeze().to(outputs)
+        squared = (outputs - wanted.to(outputs)).square().sum(1)
+        return (-0.5 * (squared / psi.exp() + outputs.shape[1] * (psi + log(2 * pi)))).to(outputs)
 
 
 KNOWN: dict[str, Hyperparameter] = {
@@ -163,12 +163,16 @@ class Psi:
             outputs = part.outputs(outputs, own)
         return outputs
 
-    def loss(self, outputs: Tensor, labels: Tensor, psi: Tensor) -> Tensor:
-        """-log p(y | outputs, psi), a mean over the batch, in nats; `outputs` as `self.outputs` gives them."""
+    def log_likelihood(self, outputs: Tensor, labels: Tensor, psi: Tensor) -> Tensor:
+        """log p(y | outputs, psi) of each (b,), in nats; `outputs` as `self.outputs` gives them."""
         for part, own in zip(self.parts, psi.split(self.sizes), strict=True):
-            if (loss := part.loss(outputs, labels, own)) is not None:
-                return loss
-        return cross_entropy(outputs, labels)
+            if (found := part.likelihood(outputs, labels, own)) is not None:
+                return found
+        return -cross_entropy(outputs, labels, reduction="none")
+
+    def loss(self, outputs: Tensor, labels: Tensor, psi: Tensor) -> Tensor:
+        """-log p(y | outputs, psi), a mean over the batch."""
+        return -self.log_likelihood(outputs, labels, psi).mean() if self.likelihood else cross_entropy(outputs, labels)
 
 
 def refuse_unreachable(name: str) -> None:

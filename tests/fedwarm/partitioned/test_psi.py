@@ -51,6 +51,25 @@ def test_the_gradient_is_that_of_central_differences(names: list[str]) -> None:
     assert found.abs().max() > 1e-4
 
 
+def test_the_likelihood_is_averaged_over_draws_before_its_log() -> None:
+    """By a plain loop over the same draws, and its gradient by central differences."""
+    psi, (x, labels), net = Psi(["affine", "temperature"], SHAPE), images(), network()
+    values = torch.from_numpy(psi.first) * 0.7
+
+    def told(at: Tensor) -> tuple[Tensor, float]:
+        return gradient(net, psi, at, x, labels, torch.Generator().manual_seed(3), samples=3)
+
+    draws, mean = torch.Generator().manual_seed(3), torch.zeros(6, dtype=torch.float64)
+    for _ in range(3):
+        outputs = psi.outputs(net(psi.inputs(x, values, draws)), values)
+        mean += outputs.softmax(1)[torch.arange(6), labels] / 3
+    found, loss = told(values)
+    assert loss == pytest.approx(float(-mean.log().mean()), abs=1e-12)
+    step = torch.zeros_like(values)
+    step[2] = 1e-6
+    assert float(found[2]) == pytest.approx((told(values + step)[1] - told(values - step)[1]) / 2e-6, rel=1e-5)
+
+
 def test_the_mean_over_equal_clients_is_the_pooled_gradient() -> None:
     psi, (x, labels) = Psi(["mask", "temperature"], SHAPE), images(8)
     values = torch.from_numpy(psi.first)
