@@ -18,7 +18,7 @@ from fedwarm.methods.fedprox import FedProx
 from fedwarm.methods.warmfed import WarmFed
 from fedwarm.settings.config import General
 from fedwarm.settings.fields import SettingError, Value, allowed, keys, near
-from fedwarm.settings.kinds import METHODS
+from fedwarm.settings.kinds import METHODS, SETS
 
 QUICK = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 ROOT = Path(__file__).parents[3]
@@ -186,7 +186,7 @@ def test_allowed_in_words() -> None:
         "momentum": "0 to 0.9999",
         "seed": "0 to 9007199254740992",
         "save-pictures": "true | false",
-        "data.name": "digits | any",
+        "data.name": " | ".join([*SETS.names(), "any"]),
     }
 
 
