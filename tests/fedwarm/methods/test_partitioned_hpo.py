@@ -21,6 +21,7 @@ from fedwarm.partitioned.turn import Turn, digest_of
 from fedwarm.rounds.fleet import Fleet, Member
 from fedwarm.settings.fields import SettingError, Value
 from fedwarm.strategies import strategy_class
+from fedwarm.training.evaluate import correct, predict
 from tests.runs import Outcome, run, same
 
 OWN = "partitioned-hpo."
@@ -236,3 +237,12 @@ def test_a_client_that_fails_is_left_out(tmp_path: Path) -> None:
     done = run("partitioned_hpo", tmp_path / "run", {**SMALL, **failing, "num-server-rounds": 1}, clients=3)
     assert any(line["failure"] for line in done.ledger) and len(done.results["measures"]["psi"]["rounds"]) == 1
     assert any("no client trained partition 3" in note for note in done.results["notes"])
+
+
+def test_the_server_measures_as_clients_do(tmp_path: Path) -> None:
+    strategy, one = server(), client(0, tmp_path)
+    told = one.evaluate(Payload("weights", {**strategy.arrays, **strategy.psi()}, {"round": 1}))
+    held = strategy.predicting(one.network(strategy.arrays))
+    assert told.metrics["correct-global"] == correct(held, one.real.test_images, one.real.test_labels)
+    plain, turned = (predict(model, one.real.test_images) for model in (held.body, held))
+    assert held.samples == 2 and not torch.allclose(plain.softmax(1), turned.exp())
