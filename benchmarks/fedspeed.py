@@ -5,8 +5,9 @@
 
 All send as much up, and take part as often. FedSpeed takes two gradients a step, so FedAvg and FedProx with twice the epochs,
 which take as many, stand beside those with as many epochs; without ascent FedSpeed's own share of the gain is seen. In memory,
-the server holds all clients' drifts, as in the authors' code, and sends each client its own beside the model. Clients begin with
-random weights, or with those of `--weights`. Every arm has the step size of the grid that suits it best at another seed.
+the server keeps the mean of all clients' drifts, as in the authors' code, and those that take part do not send theirs. Clients
+begin with random weights, or with those of `--weights`. Every arm has the step size of the grid that suits it best at another
+seed.
 """
 
 from __future__ import annotations
