@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedwarm.catalogue import groups_of, parse
-from fedwarm.models import Model, build_model
+from fedwarm.models import build_model, model_of
 from fedwarm.objectives import is_learned, objective_of
 from fedwarm.quantize.export import Exported, export
 from fedwarm.quantize.settings import QuantizationRobust
@@ -45,9 +45,9 @@ def export_run(folder: Path, bits: int, form: str, out: Path) -> tuple[Exported,
     state = load_file(weights)
     learned = {name: tensor for name, tensor in state.items() if is_learned(name)}
     state = {name: tensor for name, tensor in state.items() if not is_learned(name)}
-    norm, size = str(run.settings.get("model.norm", Model.norm)), int(_told(run, "data.image-size"))
+    size = int(_told(run, "data.image-size"))
     width = made(str(run.settings.get("task", General.task))).width(len(run.classes))
-    settings = Model(name=str(_told(run, "model.name")), norm=norm)
+    settings = model_of({**run.settings, "model.name": _told(run, "model.name")})
     config = _quantization(run)
     try:
         model = build_model(settings, width, size, run.seed, state)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from fedwarm.core.arrays import Arrays
 from fedwarm.core.norms import floats
 from fedwarm.core.payload import Payload
 from fedwarm.core.seeds import derive
-from fedwarm.settings.fields import CHOSEN, Group, SettingError, Value, checked, keys, setting
+from fedwarm.settings.fields import CHOSEN, Group, SettingError, Value, read, setting
 from fedwarm.settings.kinds import FAULTS
 from fedwarm.settings.registry import settings_of
 
@@ -124,13 +124,8 @@ def faults_of(flat: Mapping[str, Value]) -> Faults:
     Raises:
         SettingError: a value of another type or out of its range.
     """
-    faults = _read(Faults, flat)
-    return replace(faults, own_settings=tuple(_read(group, flat) for group in settings_of(FAULTS.load(faults.kind))))
-
-
-def _read(group: type[G], flat: Mapping[str, Value]) -> G:
-    given: dict[str, Any] = {f.name: checked(key, flat[key], f) for key, _, f in keys((group,)) if key in flat}
-    return group(**given)
+    faults = read(Faults, flat)
+    return replace(faults, own_settings=tuple(read(group, flat) for group in settings_of(FAULTS.load(faults.kind))))
 
 
 def struck_clients(faults: Faults) -> frozenset[int] | None:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from fedwarm.core.seeds import initialisation
-from fedwarm.settings.fields import Group, SettingError, setting
+from fedwarm.settings.fields import Group, SettingError, Value, keys, read, setting
 from fedwarm.settings.kinds import MODELS, NORMS
-from fedwarm.settings.registry import own_of
+from fedwarm.settings.registry import own_of, settings_of
 
 PIXEL_MEAN, PIXEL_STD = 127.5, 127.5
 Say = Callable[[str], object]
@@ -44,6 +44,23 @@ class Model(Group, prefix="model"):
         choices=("all", "head"),
     )  # fmt: skip
     own_settings: tuple[Group, ...] = field(default=(), repr=False)
+
+
+def model_of(flat: Mapping[str, Value]) -> Model:
+    """The architecture that a flat run config says, with its own settings; nothing of weights, or of what is trained.
+
+    Raises:
+        SettingError: a setting of it has another type or is out of its range.
+    """
+    name, norm = str(flat.get("model.name", Model.name)), str(flat.get("model.norm", Model.norm))
+    groups = (*settings_of(MODELS.load(name)), *settings_of(NORMS.load(norm)))
+    return Model(name, norm, own_settings=tuple(read(group, flat) for group in groups))
+
+
+def own_settings_of(settings: Model) -> dict[str, Value]:
+    """The architecture's own settings that are not at their default, by their keys, as `model_of` takes them."""
+    found = ((key, getattr(group, f.name), f.default) for group in settings.own_settings for key, _, f in keys((type(group),)))
+    return {key: value for key, value, default in found if value != default}
 
 
 def to_input(images: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fedwarm.coding.packing import CodeError, pack, unpack
 from fedwarm.core.files import replacing
-from fedwarm.models import Model, build_model
+from fedwarm.models import Model, build_model, model_of, own_settings_of
 from fedwarm.quantize.coded import Coded
 from fedwarm.quantize.learned import Learned
 from fedwarm.quantize.surgery import layers, tensor_of
@@ -98,7 +98,8 @@ def export(
     else:
         stored_bits = bits
         own = {"model": settings.name, "norm": settings.norm, "classes": classes, "image_size": image_size}
-        _write_packed(model, coded, bits, path, {**(told or {}), **own})
+        special = own_settings_of(settings)
+        _write_packed(model, coded, bits, path, {**(told or {}), **own, **({"settings": special} if special else {})})
     sizes = [layer.get_parameter("weight").numel() for layer in layers(model, scheme.skip_first_last).values()]
     weight_bytes = sum(-(-size * stored_bits // 8) for size in sizes)
     file_bytes = path.stat().st_size
@@ -161,9 +162,11 @@ def load_exported(
         if header["version"] != VERSION:
             raise SettingError(f"{path} has version {header['version']!r}; this fedwarm reads version {VERSION}")
         state = _unpacked(tensors, header["shapes"], int(header["bits"]), int(header["low"]))
-        architecture = settings or Model(header["model"], header.get("norm", Model.norm))
-        if architecture.name not in MODELS:
-            raise SettingError(f"{path} holds a model {architecture.name!r}; there are {', '.join(MODELS.names())}")
+        name = settings.name if settings else header["model"]
+        if name not in MODELS:
+            raise SettingError(f"{path} holds a model {name!r}; there are {', '.join(MODELS.names())}")
+        named = {"model.name": name, "model.norm": header.get("norm", Model.norm)}
+        architecture = settings or model_of({**header.get("settings", {}), **named})
         sizes = int(header["classes"]), int(header["image_size"])
         if fit is None:
             return build_model(architecture, *sizes, 0, state)

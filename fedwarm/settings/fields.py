@@ -8,9 +8,9 @@ What else is to be known of a setting stands on its field, too.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from fedwarm.settings.ranges import SettingError as SettingError
 from fedwarm.settings.ranges import Value as Value
@@ -19,6 +19,7 @@ from fedwarm.settings.ranges import checked as checked
 from fedwarm.settings.ranges import near as near
 from fedwarm.settings.registry import Kind
 
+G = TypeVar("G", bound="Group")
 Rule = Callable[[Any], bool]
 CHOSEN: Rule = bool  # of `when`: a run uses the setting where a component that it chooses lists it in its `uses`
 Row = tuple[str, "type[Group]", "dataclasses.Field[Value]"]
@@ -70,6 +71,16 @@ def keys(groups: tuple[type[Group], ...]) -> Iterator[Row]:
             if "text" in f.metadata:
                 name = f.name.replace("_", "-")
                 yield (f"{group.prefix}.{name}" if group.prefix else name), group, f
+
+
+def read(group: type[G], flat: Mapping[str, Value]) -> G:
+    """A group out of a flat run config, whose other keys are not looked at.
+
+    Raises:
+        SettingError: a value of another type or out of its range.
+    """
+    given: dict[str, Any] = {f.name: checked(key, flat[key], f) for key, _, f in keys((group,)) if key in flat}
+    return group(**given)
 
 
 def defaults(groups: tuple[type[Group], ...]) -> dict[str, Value]:

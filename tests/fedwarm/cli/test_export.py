@@ -15,7 +15,7 @@ from fedwarm.quantize.export import load_exported
 from fedwarm.quantize.learned import Learned
 from fedwarm.quantize.sweep import quantized
 from fedwarm.quantize.uniform import Scheme
-from fedwarm.settings.fields import SettingError
+from fedwarm.settings.fields import SettingError, Value
 from fedwarm.sparse.export import load_small
 from fedwarm.training.evaluate import predict
 from tests.runs import Outcome, run
@@ -40,6 +40,14 @@ def test_a_run_is_exported_as_its_settings_say(finished: Outcome, tmp_path: Path
     expected = quantized(model_of(finished), 4, Scheme(per_channel=True))
     assert torch.equal(predict(load_exported(tmp_path / "model"), PICTURES), predict(expected, PICTURES))
     assert done.file_bytes == (tmp_path / "model").stat().st_size and done.bits == 4 and not saved
+
+
+def test_an_architecture_s_own_settings_travel_with_the_file(tmp_path: Path) -> None:
+    given: dict[str, Value] = {"num-server-rounds": 1, "data.max-examples": 8, "data.image-size": 16, "cnn.channels": 4}
+    outcome = run("fedavg", tmp_path / "run", given, clients=2)
+    export_run(outcome.folder, 32, "torch", tmp_path / "model")
+    kept, state = load_file(outcome.folder / "model.safetensors"), load_exported(tmp_path / "model").state_dict()
+    assert len(state["0.weight"]) == 4 and torch.equal(state["7.bias"], kept["7.bias"])
 
 
 def sparse(tmp_path: Path, finished: Outcome) -> tuple[Path, torch.nn.Module]:
