@@ -18,6 +18,7 @@ def text(settings: dict[str, Value]) -> str:
 
 
 OWN: dict[str, dict[str, Value]] = {
+    "partitioned_hpo": {**FAST, "partitioned-hpo.chunks": 2},  # one client each
     "fedavg": {**FAST, "robust.rule": "trimmed_mean", "robust.clip-norm": 2.0},
     "scaffold": {**FAST, "fraction-train": 0.5},
     "quantization_robust": {**FAST, "quantization-robust.variant": "qat", "quantization-robust.range": "learned"},
