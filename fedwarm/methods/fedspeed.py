@@ -37,8 +37,9 @@ class FedSpeed(Group, prefix="fedspeed"):
     )
     clip: float = setting(10.0, "L2 norm to which a step's gradient is clipped; 0: not at all", low=0.0)
     server: str = setting(
-        "sent", "whose drifts the mean gets; sent: those of the clients of a round, with their weights; memory: all clients', which "
-        "the server remembers: much better where few of unlike clients take part",
+        "sent",
+        "whose drifts the mean gets; sent: those of the clients of a round, with their weights; memory: all clients', which the "
+        "server remembers: much better where few of unlike clients take part",
         choices=("sent", "memory"), when=lambda r: bool(r["fedspeed.correction"]),
     )  # fmt: skip
 
