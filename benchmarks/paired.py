@@ -101,7 +101,9 @@ def rounds_to(results: Results, percent: float) -> float:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean ± standard error."""
+    """Mean ± standard error; empty where there is nothing to measure, which is NaN."""
+    if any(map(math.isnan, values)):
+        return ""
     error = f" ± {statistics.stdev(values) / math.sqrt(len(values)):.2f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.2f}{error}"
 
