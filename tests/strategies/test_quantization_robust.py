@@ -153,7 +153,7 @@ def test_a_run_is_exported_and_gives_the_same_answers(variant: str, tmp_path: Pa
     given: dict[str, Value] = {"quantization-robust.variant": variant}
     given |= {"quantization-robust.range": "learned"} if variant == "qat" else {}
     outcome = run("quantization_robust", tmp_path / "run", {**FAST, **given})
-    told = export_run(outcome.folder, 4, "torch", tmp_path / "model.safetensors")
+    told, _ = export_run(outcome.folder, 4, "torch", tmp_path / "model.safetensors")
     model = load_exported(tmp_path / "model.safetensors")
     config = parse(outcome.results["settings"])
     shards = [load_shard(config.of(Data), 0, client, 4) for client in range(4)]
