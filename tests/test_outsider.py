@@ -26,7 +26,7 @@ SMALL = "num-server-rounds=2 local-epochs=1 data.max-examples=30 server-threads=
 ALL = {
     "near-start": "near-start.weight=0.01",
     "lazy-server": "lazy-server.memory=0.3",
-    "fedavg -c codec='top-k'": "top-k.share=0.05",
+    "fedavg -c codec='largest'": "largest.share=0.05",
     "fedavg -c model.name='narrow'": "narrow.width=4",
     "fedavg -c data.name='stripes' -c data.partition='iid'": "",
     "fedavg -c data.partition='uneven'": "uneven.factor=0.5",
@@ -35,10 +35,10 @@ ALL = {
     "fedavg -c objective='confident'": "confident.weight=0.2",
 }
 TOGETHER = (
-    "codec='top-k' model.name='narrow' data.name='stripes' data.partition='uneven' robust.rule='middle' tracker='lines' "
-    "objective='confident' near-start.weight=0.01 uneven.factor=0.8 top-k.share=0.5"
+    "codec='largest' model.name='narrow' data.name='stripes' data.partition='uneven' robust.rule='middle' tracker='lines' "
+    "objective='confident' near-start.weight=0.01 uneven.factor=0.8 largest.share=0.5"
 )
-NAMES = ("near_start", "lazy_server", "top-k", "narrow", "stripes", "uneven", "middle", "lines", "confident")
+NAMES = ("near_start", "lazy_server", "largest", "narrow", "stripes", "uneven", "middle", "lines", "confident")
 Command = Callable[..., str]
 
 
@@ -87,12 +87,12 @@ def test_they_are_listed_with_whence_they_come(fedwarm: Command) -> None:
     told = fedwarm("components")
     for name in NAMES:
         assert f"  {name}" in told, name
-    assert "outsider" in fedwarm("components", "codec") and "top-k.share" in fedwarm("settings", "top-k")
+    assert "outsider" in fedwarm("components", "codec") and "largest.share" in fedwarm("settings", "largest")
 
 
 def test_an_unknown_name_gets_theirs_among_the_near_ones(fedwarm: Command) -> None:
-    told = fedwarm("run", "fedavg", "-c", "codec='topk'", fails=True)
-    assert "'topk' is no codec (did you mean top-k" in told and "\n" not in told.strip()
+    told = fedwarm("run", "fedavg", "-c", "codec='largst'", fails=True)
+    assert "'largst' is no codec (did you mean largest" in told and "\n" not in told.strip()
 
 
 @pytest.mark.parametrize("words", ALL)

@@ -16,20 +16,20 @@ from fedwarm.settings.fields import Group, setting
 
 
 @dataclass(frozen=True)
-class TopKSettings(Group, prefix="top-k"):
-    """Settings of the codec `top-k`."""
+class LargestSettings(Group, prefix="largest"):
+    """Settings of the codec `largest`."""
 
     share: float = setting(0.1, "share of an update's numbers that travel", low=1e-6, high=1.0)
 
 
-class TopK(Codec):
-    """The codec `top-k`: the share of the numbers that are largest by absolute value."""
+class Largest(Codec):
+    """The codec `largest`: the share of the numbers that are largest by absolute value."""
 
-    settings = TopKSettings
+    settings = LargestSettings
 
     def count(self, layout: Layout) -> int:
         """How many numbers travel."""
-        return max(1, round(self.config.of(TopKSettings).share * layout.total))
+        return max(1, round(self.config.of(LargestSettings).share * layout.total))
 
     def expected(self, reference: Arrays) -> Arrays:
         count = self.count(Layout.of(reference))
