@@ -18,8 +18,9 @@ from fedwarm.aggregators import Robust, clipped
 from fedwarm.core.arrays import Arrays
 from fedwarm.core.payload import Payload, PayloadError, check_arrays
 from fedwarm.core.seeds import numpy_generator
+from fedwarm.core.steps import stepped
 from fedwarm.methods.fedsparse import FedSparse as Settings
-from fedwarm.methods.fedsparse import final, stepped, towards
+from fedwarm.methods.fedsparse import final
 from fedwarm.models import Model
 from fedwarm.record.folder import RunFolder
 from fedwarm.rounds.server import BaseStrategy, Stage
@@ -240,10 +241,10 @@ class FedSparse(Grouped):
         if stage.name != "round":
             return
         found, rounds = self.settings, self.config.run.num_server_rounds
-        self.shared = towards(self.shared, self.mean.result(self.shared), found.server_rate)
+        self.shared, _ = stepped(self.shared, self.mean.result(self.shared), found.server_rate)
         if self.learns:
             before, mean = self.theta, np.divide(self.on, self.asked, out=self.theta.copy(), where=self.asked > 0)
-            self.theta = stepped(self.theta, mean, found.theta_rate)
+            self.theta = stepped({THETA: self.theta}, {THETA: mean}, found.theta_rate)[0][THETA].astype(np.float64)
             if stage.round >= found.pruned_from(rounds):
                 self.alive = self.groups.closed(self.alive & (self.theta >= found.tau))
                 self.theta = self.theta * self.alive

@@ -11,6 +11,7 @@ from fedwarm.aggregators import Robust, aggregator
 from fedwarm.core.arrays import Arrays
 from fedwarm.core.norms import floats
 from fedwarm.core.payload import Payload
+from fedwarm.core.steps import stepped
 from fedwarm.methods.scaffold import Scaffold as Settings
 from fedwarm.methods.scaffold import joined, split
 from fedwarm.rounds.server import BaseStrategy, Stage
@@ -55,8 +56,8 @@ class Scaffold(BaseStrategy):
         if stage.name != "round":
             return
         rate, share = self.settings.server_learning_rate, self.replies / len(self.fleet.members)
-        self.arrays = _towards(self.arrays, self.models.result(), rate)
-        self.control = _towards(self.shared, self.controls.result(), share)
+        self.arrays, _ = stepped(self.arrays, self.models.result(), rate)
+        self.control, _ = stepped(self.shared, self.controls.result(), share)
 
     def state(self) -> dict[str, Arrays]:
         return {**super().state(), "control": self.shared}
@@ -64,14 +65,3 @@ class Scaffold(BaseStrategy):
     def restore(self, parts: Mapping[str, Arrays], facts: Mapping[str, Any]) -> None:
         super().restore(parts, facts)
         self.control = dict(parts["control"])
-
-
-def _towards(start: Arrays, end: Arrays, rate: float) -> Arrays:
-    """start + rate (end - start) for floating arrays, in float64; exactly `end` for rate 1, and for the others."""
-    if rate == 1.0:
-        return end
-    moved = dict(end)
-    for name in floats(start):
-        before = start[name].astype(np.float64)
-        moved[name] = (before + rate * (end[name].astype(np.float64) - before)).astype(end[name].dtype)
-    return moved

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedwarm.core.arrays import Arrays, from_module, to_tensors
+from fedwarm.core.arrays import from_module, to_tensors
 from fedwarm.core.payload import Payload
 from fedwarm.core.stages import Stage
-from fedwarm.data.settings import Data
-from fedwarm.data.testing import CENTRAL
-from fedwarm.parts import ClientPart, Noted, Part, ServerPart, Trainer
+from fedwarm.measures._final import FinalServer, refuse_central
+from fedwarm.parts import ClientPart, Noted, Part, Trainer
 from fedwarm.privacy.levels import Level, Reasons
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Group, SettingError, setting
@@ -20,8 +19,8 @@ from fedwarm.sparse.magnitude import by_unit, by_weight
 from fedwarm.tasks import task_of
 from fedwarm.training.evaluate import correct
 
-NAME, OWNER, NOTED = "densities", "measure densities", "pruned"
-KEY = "prune.densities"
+NAME, NOTED = "densities", "pruned"
+KEY, DENSITY = "prune.densities", "density-"
 
 
 @dataclass(frozen=True)
@@ -51,32 +50,17 @@ class Prune(Group, prefix="prune", used=lambda r: r.shares):
 
     @property
     def names(self) -> dict[str, float]:
-        """What is measured, by the name of its metric."""
-        return {f"correct-density-{share:g}": share for share in self.wanted}
+        """The densities by the name of what is measured."""
+        return {f"{DENSITY}{share:g}": share for share in self.wanted}
 
 
-class DensitiesServer(ServerPart):
+class DensitiesServer(FinalServer):
     """Has the final model pruned and measured, and notes its accuracy by density."""
 
-    def __init__(self, settings: Prune) -> None:
-        self.names = settings.names
-
-    def after(self, everyone: tuple[int, ...], number: int, arrays: Arrays) -> Iterator[Stage]:
-        if arrays and self.names:
-            yield Stage(number, NAME, "evaluate", everyone, action=NAME, owner=OWNER)
-
-    def instruct(self, stage: Stage, client: int, arrays: Arrays) -> Payload:
-        return Payload("weights", arrays, {"round": stage.round})
-
-    def absorb(self, stage: Stage, client: int, payload: Payload, classes: int) -> None:
-        tests = payload.count("num-test")
-        for name in self.names:
-            payload.count(name, 0, tests)
+    name = NAME
 
     def finish(self, stage: Stage, replies: Mapping[int, Payload], counts: Sequence[Sequence[int] | None], record: Noted) -> None:
-        tests = sum(reply.metrics["num-test"] for reply in replies.values())
-        right = {f"{share:g}": sum(r.metrics[name] for r in replies.values()) for name, share in self.names.items()}
-        record.found(NOTED, {share: count / tests for share, count in right.items()} if tests else {})
+        record.found(NOTED, {name.removeprefix(DENSITY): share for name, share in self.accuracies(replies).items()})
 
 
 class DensitiesClient(ClientPart):
@@ -89,7 +73,7 @@ class DensitiesClient(ClientPart):
 
     def tells(self, level: Level) -> Reasons:
         reason = "prunes the released model, and counts right answers on test images, which are outside the account"
-        return dict.fromkeys(self.config.of(Prune).names, reason)
+        return {f"correct-{name}": reason for name in self.config.of(Prune).names}
 
     def answer(self, action: str, payload: Payload, client: Trainer) -> Payload:
         settings, shard, model = self.config.of(Prune), client.real, client.model(payload)
@@ -98,7 +82,7 @@ class DensitiesClient(ClientPart):
         for name, share in settings.names.items():
             pruned = by_unit(groups, arrays, share) if settings.by == "unit" else by_weight(arrays, share)
             model.load_state_dict(to_tensors(pruned))
-            found[name] = correct(model, shard.test_images, shard.test_labels, task_of(self.config.run))
+            found[f"correct-{name}"] = correct(model, shard.test_images, shard.test_labels, task_of(self.config.run))
         return Payload(metrics=found)
 
 
@@ -117,12 +101,9 @@ class Densities(Part):
 
     def server(self, config: Config) -> DensitiesServer:
         settings = config.of(Prune)
-        if settings.wanted and config.of(Data).test == CENTRAL:
-            raise SettingError(
-                f"data.test = 'central' with {KEY} = {settings.densities!r}: pruned models are measured at the clients; "
-                "take data.test = 'split' or 'held-out'"
-            )
-        return DensitiesServer(settings)
+        if settings.wanted:
+            refuse_central(config, f"{KEY} = {settings.densities!r}: pruned models are measured at the clients")
+        return DensitiesServer(settings.names)
 
     def client(self, config: Config, node: Any) -> DensitiesClient:
         return DensitiesClient(config)

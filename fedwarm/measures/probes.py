@@ -8,7 +8,7 @@ federation trains is a run of its own (`model.weights`, `model.train = "head"`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,17 +19,17 @@ from fedwarm.core.payload import Payload
 from fedwarm.core.stages import Stage
 from fedwarm.data.settings import Data
 from fedwarm.data.shards import Shard, load_pooled
-from fedwarm.data.testing import CENTRAL
+from fedwarm.measures._final import FinalServer, refuse_central
 from fedwarm.models import Model, behead, build_model, device_of
 from fedwarm.objectives import is_learned
-from fedwarm.parts import ClientPart, Noted, Part, ServerPart, Trainer
+from fedwarm.parts import ClientPart, Noted, Part, Trainer
 from fedwarm.privacy.levels import Level
 from fedwarm.settings.config import Config
-from fedwarm.settings.fields import Group, SettingError, setting
+from fedwarm.settings.fields import Group, setting
 from fedwarm.tasks import task_of
 from fedwarm.training.frozen import features, nearest, probe
 
-NAME, OWNER = "probes", "measure probes"
+NAME = "probes"
 
 
 @dataclass(frozen=True)
@@ -58,31 +58,24 @@ class Probe(Group, prefix="probe", used=lambda r: r.shares):
         return {name: int((found == shard.test_labels).sum()) for name, found in answers.items()}
 
 
-class ProbesServer(ServerPart):
+class ProbesServer(FinalServer):
     """Has clients measure the encoder, and measures it on all of their images where it dealt these."""
 
+    name = NAME
+
     def __init__(self, config: Config) -> None:
+        super().__init__(config.of(Probe).names)
         self.config, self.settings = config, config.of(Probe)
         self.arrays: Arrays = {}
 
-    def after(self, everyone: tuple[int, ...], number: int, arrays: Arrays) -> Iterator[Stage]:
-        if arrays and self.settings.names:
-            yield Stage(number, NAME, "evaluate", everyone, action=NAME, owner=OWNER)
-
     def instruct(self, stage: Stage, client: int, arrays: Arrays) -> Payload:
         self.arrays = arrays
-        return Payload("weights", arrays, {"round": stage.round})
-
-    def absorb(self, stage: Stage, client: int, payload: Payload, classes: int) -> None:
-        tests = payload.count("num-test")
-        for name in self.settings.names:
-            payload.count(f"correct-{name}", 0, tests)
+        return super().instruct(stage, client, arrays)
 
     def finish(self, stage: Stage, replies: Mapping[int, Payload], counts: Sequence[Sequence[int] | None], record: Noted) -> None:
         told = [replies[k].metrics if k in replies and replies[k].metrics["num-test"] else None for k in range(len(counts))]
         by_client = {
-            name: [None if one is None else one[f"correct-{name}"] / one["num-test"] for one in told]
-            for name in self.settings.names
+            name: [None if one is None else one[f"correct-{name}"] / one["num-test"] for one in told] for name in self.names
         }
         record.found(NAME, {"by_client": by_client, **({} if self.config.of(Data).own else {"pooled": self.pooled(len(counts))})})
 
@@ -131,11 +124,8 @@ class Probes(Part):
         Raises:
             SettingError: they are at the server.
         """
-        if config.of(Probe).names and config.of(Data).test == CENTRAL:
-            raise SettingError(
-                "data.test = 'central' with probe.linear or probe.neighbours, which are measured at clients, too; take data.test "
-                "= 'split' or 'held-out'"
-            )
+        if config.of(Probe).names:
+            refuse_central(config, "probe.linear or probe.neighbours, which are measured at clients, too")
 
     def server(self, config: Config) -> ProbesServer:
         return ProbesServer(config)

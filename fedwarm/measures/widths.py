@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fedwarm.core.arrays import Arrays, to_tensors
+from fedwarm.core.arrays import to_tensors
 from fedwarm.core.payload import Payload
 from fedwarm.core.stages import Stage
-from fedwarm.data.settings import Data
-from fedwarm.data.testing import CENTRAL
+from fedwarm.measures._final import FinalServer, refuse_central
 from fedwarm.objectives import Objective, objective_of
-from fedwarm.parts import ClientPart, Noted, Part, ServerPart, Trainer
+from fedwarm.parts import ClientPart, Noted, Part, Trainer
 from fedwarm.privacy.levels import Level, Reasons
 from fedwarm.quantize.settings import QuantizationRobust, widths_of
 from fedwarm.settings.config import Config
-from fedwarm.settings.fields import Group, SettingError, setting
+from fedwarm.settings.fields import Group, setting
 from fedwarm.tasks import task_of
 
-NAME, OWNER = "widths", "measure widths"
+NAME = "widths"
 WIDTHS = "evaluate.bit-widths"
 
 
@@ -56,26 +55,13 @@ class Evaluate(Group, prefix="evaluate", used=lambda r: r.shares):
         return [f"w{b}" for b in self.widths] + ([f"w{b}a{b}" for b in self.widths] if self.activations else [])
 
 
-class WidthsServer(ServerPart):
+class WidthsServer(FinalServer):
     """Has the final model measured, and notes its accuracy by width."""
 
-    def __init__(self, settings: Evaluate) -> None:
-        self.names = settings.names
-
-    def after(self, everyone: tuple[int, ...], number: int, arrays: Arrays) -> Iterator[Stage]:
-        if arrays and self.names:
-            yield Stage(number, NAME, "evaluate", everyone, action=NAME, owner=OWNER)
-
-    def instruct(self, stage: Stage, client: int, arrays: Arrays) -> Payload:
-        return Payload("weights", arrays, {"round": stage.round})
-
-    def absorb(self, stage: Stage, client: int, payload: Payload, classes: int) -> None:
-        tests = payload.count("num-test")
-        for name in self.names:
-            payload.count(f"correct-{name}", 0, tests)
+    name = NAME
 
     def finish(self, stage: Stage, replies: Mapping[int, Payload], counts: Sequence[Sequence[int] | None], record: Noted) -> None:
-        record.widths(by_width(self.names, (payload.metrics for payload in replies.values())))
+        record.widths(self.accuracies(replies))
 
 
 class WidthsClient(ClientPart):
@@ -137,25 +123,16 @@ class Widths(Part):
 
     def server(self, config: Config) -> WidthsServer:
         settings = config.of(Evaluate)
-        if settings.widths and config.of(Data).test == CENTRAL:
-            raise SettingError(
-                f"data.test = 'central' with {WIDTHS} = {settings.bit_widths!r}: models at other widths are measured at the "
-                "clients, by ranges of their training images; take data.test = 'split' or 'held-out'"
-            )
-        return WidthsServer(settings)
+        if settings.widths:
+            why = "models at other widths are measured at the clients, by ranges of their training images"
+            refuse_central(config, f"{WIDTHS} = {settings.bit_widths!r}: {why}")
+        return WidthsServer(settings.names)
 
     def client(self, config: Config, node: Any) -> WidthsClient:
         return WidthsClient(config)
 
 
 COMPONENT = Widths()
-
-
-def by_width(names: Iterable[str], replies: Iterable[Mapping[str, int | float]]) -> dict[str, float]:
-    """Accuracy by these names over the union of the clients' test images, from replies with `num-test` and `correct-<name>`."""
-    told = list(replies)
-    tests = sum(reply["num-test"] for reply in told)
-    return {name: sum(reply[f"correct-{name}"] for reply in told) / tests for name in names} if tests else {}
 
 
 def _even(count: int, most: int) -> Tensor:

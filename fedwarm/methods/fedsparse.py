@@ -97,17 +97,6 @@ def final(groups: Groups, arrays: Arrays, theta: Floats, alive: Mask, how: str) 
     return groups.switched(arrays, values * groups.closed(alive & (values > 0)))
 
 
-def stepped(before: Floats, mean: Floats, rate: float) -> Floats:
-    """before + rate (mean - before); exactly the mean for rate 1."""
-    return mean.copy() if rate == 1 else before + rate * (mean - before)
-
-
-def towards(before: Arrays, mean: Arrays, rate: float) -> Arrays:
-    """`stepped` for each array, in float64 inside."""
-    moved = {n: stepped(a.astype(np.float64), mean[n].astype(np.float64), rate).astype(a.dtype) for n, a in before.items()}
-    return mean if rate == 1 else moved
-
-
 class SparsePrior(Hook):
     """Trains gates with the weights, under the server's prior.
 
