@@ -34,7 +34,7 @@ FLOORS = (
     ("rounds",),
     ("report",),
     ("launch",),
-    ("cli",),
+    ("cli", "api"),
     ("strategies", "clients"),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -9,7 +9,6 @@ from typing import Annotated
 import click
 import typer
 
-from fedwarm import __version__
 from fedwarm.cli.federation import app as federation_app
 from fedwarm.cli.foundation import app as foundation_app
 from fedwarm.cli.help import App
@@ -22,6 +21,7 @@ from fedwarm.cli.run import run
 from fedwarm.core.failures import Interrupted, RunError
 from fedwarm.core.files import DiskError
 from fedwarm.core.terminal import CLOSED_PIPE, closed, flush, forget, prepare, put, say
+from fedwarm.core.version import VERSION
 from fedwarm.settings.fields import SettingError
 
 app = App("Federated learning on top of Flower that starts warm, speaks little and fits small devices.")
@@ -86,7 +86,7 @@ def _version(wanted: bool) -> None:
 
         found = versions()
         others = ", ".join(f"{name} {found[name]}" for name in ("flwr", "torch", "python") if name in found)
-        put(f"fedwarm {found.get('fedwarm', __version__)} ({others})")
+        put(f"fedwarm {found.get('fedwarm', VERSION)} ({others})")
         raise typer.Exit
 
 

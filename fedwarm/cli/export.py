@@ -5,20 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedwarm.catalogue import groups_of, parse
-from fedwarm.models import build_model, model_of
-from fedwarm.objectives import is_learned, objective_of
+from fedwarm.launch.finished import WEIGHTS, finished
+from fedwarm.objectives import objective_of
 from fedwarm.quantize.export import Exported, export
 from fedwarm.quantize.settings import QuantizationRobust
 from fedwarm.record.reading import Run, read_run
 from fedwarm.relevance import Run as Relevant
-from fedwarm.settings.config import Config, General
-from fedwarm.settings.fields import SettingError, keys
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import keys
 from fedwarm.settings.kinds import OBJECTIVES
 from fedwarm.sparse.export import KEPT, beside
 from fedwarm.sparse.shrink import kept_of, shrunk
-from fedwarm.tasks import made
-
-WEIGHTS = "model.safetensors"
 
 
 def export_run(folder: Path, bits: int, form: str, out: Path) -> tuple[Exported, str]:
@@ -35,32 +32,20 @@ def export_run(folder: Path, bits: int, form: str, out: Path) -> tuple[Exported,
     Raises:
         SettingError: the folder holds no run or no classifier, or it cannot be written like this.
     """
-    from safetensors.torch import load_file
-
     from fedwarm.rounds.artefacts import KEY, sources
 
-    run, weights = read_run(folder, ledger=False), folder / WEIGHTS
-    if not weights.is_file():
-        raise SettingError(f"{folder} holds no {WEIGHTS}; {run.method} keeps no global model, or the run is not finished")
-    state = load_file(weights)
-    learned = {name: tensor for name, tensor in state.items() if is_learned(name)}
-    state = {name: tensor for name, tensor in state.items() if not is_learned(name)}
-    size = int(_told(run, "data.image-size"))
-    width = made(str(run.settings.get("task", General.task))).width(len(run.classes))
-    settings = model_of({**run.settings, "model.name": _told(run, "model.name")})
+    run = read_run(folder, ledger=False)
+    done = finished(run)
     config = _quantization(run)
-    try:
-        model = build_model(settings, width, size, run.seed, state)
-    except (KeyError, RuntimeError) as error:
-        raise SettingError(f"{weights} does not fit model {settings.name!r} with {len(run.classes)} classes") from error
-    told = {KEY: [source.told() for source in sources(weights) or []]}
+    told = {KEY: [source.told() for source in sources(folder / WEIGHTS) or []]}
     objective = objective_of(config)
-    how = objective.scheme(config), objective.learned(config, learned)
-    if learned or not (kept := kept_of(model)):
-        return export(model, bits, form, out, settings, width, size, *how, told), ""
-    small = shrunk(model, kept)
-    done = export(small, bits, form, out, settings, width, size, *how, {**told, KEPT: kept})
-    return done, beside(model, small, size)
+    place = done.settings, done.width, done.image_size
+    how = objective.scheme(config), objective.learned(config, done.learned)
+    if done.learned or not (kept := kept_of(done.model)):
+        return export(done.model, bits, form, out, *place, *how, told), ""
+    small = shrunk(done.model, kept)
+    exported = export(small, bits, form, out, *place, *how, {**told, KEPT: kept})
+    return exported, beside(done.model, small, done.image_size)
 
 
 def _quantization(run: Run) -> Config:
@@ -69,9 +54,3 @@ def _quantization(run: Run) -> Config:
     wanted = {key for key, _, _ in keys((QuantizationRobust, *groups_of(OBJECTIVES, objective)))}
     return parse({**{key: value for key, value in run.settings.items() if key in wanted}, "objective": objective})
 
-
-def _told(run: Run, key: str) -> str | int:
-    if key not in run.settings:
-        raise SettingError(f"{run.folder / 'results.json'} does not say {key}")
-    value: str | int = run.settings[key]
-    return value

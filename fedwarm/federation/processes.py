@@ -16,9 +16,9 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from fedwarm import __version__
 from fedwarm.core.files import write_text
 from fedwarm.core.progress import LOG_SECONDS_VARIABLE
+from fedwarm.core.version import VERSION
 from fedwarm.data.settings import DATA_FOLDER
 from fedwarm.federation.settings import CLIENTS, SUPEREXEC, SUPERLINK, Federation, Node, Process
 from fedwarm.federation.sites import quoted
@@ -126,7 +126,7 @@ def start(federation: Federation, member: str) -> None:
     env = member_environment(federation, member)
     daemon = Daemon(command(federation, member), log=log, folder=folder, env=env, mark=federation.mark(member))
     process = daemon.__enter__().leave()
-    federation.processes[member] = Process(process.pid, process.create_time(), __version__)
+    federation.processes[member] = Process(process.pid, process.create_time(), VERSION)
     federation.save()
 
 

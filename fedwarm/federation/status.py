@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedwarm import __version__
+from fedwarm.core.version import VERSION
 from fedwarm.federation.processes import home, living, tail
 from fedwarm.federation.settings import SUPEREXEC, SUPERLINK, Federation
 from fedwarm.node.heartbeat import look, place
@@ -37,7 +37,7 @@ class Member:
         """As the columns of a table."""
         seen = "" if self.last_seen is None else f"{max(0.0, self.last_seen):.0f} s ago"
         partition = "" if self.partition < 0 else str(self.partition)
-        version = self.version + ("" if self.version in ("", __version__) else f" (installed: {__version__})")
+        version = self.version + ("" if self.version in ("", VERSION) else f" (installed: {VERSION})")
         return self.name, partition, self.state, seen, str(self.pid or ""), version
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from fedwarm import __version__
 from fedwarm.core.files import copy_file
+from fedwarm.core.version import VERSION
 from fedwarm.settings.fields import Value
 from fedwarm.settings.kinds import KINDS
 from fedwarm.settings.registry import is_reference, own_code
@@ -38,7 +38,7 @@ def write_app(
         the folder.
     """
     components = {"serverapp": server, "clientapp": client}
-    project = {"name": name, "version": __version__, "description": "A run of fedwarm's", "license": "MIT"}
+    project = {"name": name, "version": VERSION, "description": "A run of fedwarm's", "license": "MIT"}
     text = (
         f"[project]\n{table(project)}dependencies = []\n\n"
         f'[tool.flwr.app]\npublisher = "fedwarm"\n\n'

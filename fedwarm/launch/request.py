@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -22,7 +22,14 @@ DEFAULTS_VARIABLE = "FEDWARM_RUN_CONFIG"
 
 @dataclass(frozen=True)
 class Request:
-    """What `fedwarm run METHOD` was asked; the engine is a name of the kind, or `module:attribute`."""
+    """A run as it is asked for on the command line, or from Python.
+
+    Attributes:
+        engine: a name of the kind, or `module:attribute`.
+        run_config: settings as text, as `-c` takes them.
+        settings: settings as values, by key; they win over `run_config`.
+        progress: whether progress is shown while the run works.
+    """
 
     method: str
     engine: str = ENGINES.first
@@ -36,6 +43,8 @@ class Request:
     run_config: tuple[str, ...] = ()
     federation: str = FEDERATION
     keep_going: bool = False
+    settings: Mapping[str, Value] = field(default_factory=dict)
+    progress: bool = True
 
     @property
     def asked(self) -> Asked:
@@ -57,7 +66,7 @@ def engine_of(name: str, asked: Asked) -> Engine:
 
 def asked(request: Request) -> dict[str, Value]:
     """The settings of a request, flat; those of the environment's `FEDWARM_RUN_CONFIG` come first and lose."""
-    flat: dict[str, Value] = dict(parse_overrides([*_usual(), *request.run_config]))
+    flat: dict[str, Value] = {**parse_overrides([*_usual(), *request.run_config]), **request.settings}
     if request.method:
         flat["method"] = METHODS.canonical(request.method)
     if request.seed is not None:
@@ -88,7 +97,7 @@ def _usual() -> list[str]:
 def given(request: Request) -> dict[str, str]:
     """What somebody gave, by key: how it is called where it was given last."""
     names = {key: f"{key} (in {DEFAULTS_VARIABLE})" for key in parse_overrides(_usual())}
-    names |= {key: key for key in parse_overrides([*request.run_config])}
+    names |= {key: key for key in {**parse_overrides([*request.run_config]), **request.settings}}
     return names | ({"num-server-rounds": "--rounds"} if request.rounds is not None else {})
 
 

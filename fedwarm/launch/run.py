@@ -12,6 +12,7 @@ from typing import Any
 
 from fedwarm.core.failures import RunError
 from fedwarm.core.files import DiskError
+from fedwarm.core.progress import unheard
 from fedwarm.core.terminal import put, say
 from fedwarm.data.settings import Data
 from fedwarm.engines import Asked, Engine
@@ -30,12 +31,20 @@ from fedwarm.settings.fields import SettingError, Value, near
 from fedwarm.settings.kinds import ENGINES
 from fedwarm.settings.text import parse_overrides
 
+PAGE = "report.html"
 LEAST = 2  # clients of an app that does not say how many
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
 def run_method(request: Request) -> Path:
-    """Check, run, report; the run folder's path.
+    """As `completed`, and print what the run reached and cost."""
+    folder = completed(request)
+    _print_results(folder)
+    return folder
+
+
+def completed(request: Request) -> Path:
+    """Check, run and write the report page; the run folder's path.
 
     Raises:
         SettingError: something asked for cannot be; nothing was written.
@@ -51,7 +60,7 @@ def run_method(request: Request) -> Path:
     refuse_busy(folder_of(request, flat))
     before = _resumed(request, flat)
     if before is not None and before.complete:
-        return _conclude(folder_of(request, flat))
+        return _reported(folder_of(request, flat))
     known = replace(request.asked, clients=request.clients or (before.clients if before is not None else 0))
     config, clients = check_run(flat, engine.clients(known), engine.real)
     out = folder_of(request, flat)
@@ -69,12 +78,13 @@ def run_method(request: Request) -> Path:
         flat.setdefault("client-folder", str(folder.path / "clients"))
     place = chosen(request.engine, engine, known)
     wanted = replace(known, clients=clients, again=command(out, place))
+    progress = _shown(config.run.method, engine, wanted) if request.progress else unheard()
     try:
-        with _named(request.engine), interruptible(lambda: how_to_go_on(out, place)), _shown(config.run.method, engine, wanted):
+        with _named(request.engine), interruptible(lambda: how_to_go_on(out, place)), progress:
             _guarded(lambda: engine.run(flat, wanted))
     except DiskError as error:
         raise RunError(f"{error}; then go on with: {command(out, place)}") from error
-    return _conclude(folder.path)
+    return _reported(folder.path)
 
 
 def _tell_idle(request: Request, config: Config, real: bool) -> None:
@@ -161,10 +171,15 @@ def _guarded(work: Callable[[], None]) -> None:
         raise RunError(f"{str(error).strip() or type(error).__name__} (FEDWARM_DEBUG=1 shows where)") from error
 
 
-def _conclude(folder: Path) -> Path:
+def _reported(folder: Path) -> Path:
+    """Write the page of a finished run; its folder."""
     from fedwarm.report.page import make_report
 
-    page = make_report([folder])
+    make_report([folder])
+    return folder
+
+
+def _print_results(folder: Path) -> None:
     results = json.loads((folder / "results.json").read_text())
     final, totals = results["final"], results["totals"]
     if final["global"]["accuracy"] is not None:
@@ -174,8 +189,7 @@ def _conclude(folder: Path) -> Path:
     for what, told in privacy_lines(results.get("privacy")):
         print(f"{what:<18} {told}")
     print(f"bytes              {totals['bytes_up']:,} up, {totals['bytes_down']:,} down, in {totals['seconds']:.0f} s")
-    put(f"report             {page}")
-    return folder
+    put(f"report             {(folder / PAGE).resolve()}")
 
 
 def privacy_lines(told: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:

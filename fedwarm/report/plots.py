@@ -73,11 +73,17 @@ def curves(
     of_seconds: bool = False,
     span: tuple[float, float] | None = None,
 ) -> str:
-    """Accuracies over rounds, or over what was spent (logarithmic where it differs by more than a factor of 30), as SVG.
+    """`curve_figure` as SVG; `alt` says what the chart shows, for those who cannot see it."""
+    return inline_svg(curve_figure(lines, of_bytes=of_bytes, of_seconds=of_seconds, span=span), alt)
+
+
+def curve_figure(
+    lines: Sequence[Line], *, of_bytes: bool = False, of_seconds: bool = False, span: tuple[float, float] | None = None
+) -> Figure:
+    """Accuracies over rounds, or over what was spent (logarithmic where it differs by more than a factor of 30).
 
     Args:
         lines: the series; a legend stands below the axes where there is more than one.
-        alt: what the chart shows, for those who cannot see it.
         of_bytes: x is in bytes sent.
         of_seconds: x is in seconds; without either it counts rounds.
         span: limits of the accuracy axis; None: from the values.
@@ -106,11 +112,16 @@ def curves(
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     if len(lines) > 1:
         legend(figure, axes, names)
-    return inline_svg(figure, alt)
+    return figure
 
 
 def bars(series: Sequence[tuple[str, Values]], alt: str, x_label: str = "client") -> str:
-    """Accuracies side by side for each client, from 0 to 1, as SVG; series without any value are left out."""
+    """`bar_figure` as SVG."""
+    return inline_svg(bar_figure(series, x_label), alt)
+
+
+def bar_figure(series: Sequence[tuple[str, Values]], x_label: str = "client") -> Figure:
+    """Accuracies side by side for each client, from 0 to 1; series without any value are left out."""
     shown = [(i, name, values) for i, (name, values) in enumerate(series) if any(v is not None for v in values)]
     count = max((len(values) for _, _, values in shown), default=0)
     figure = Figure(figsize=(WIDTH_INCHES, 2.9 + 0.19 * (1 + len(shown))))
@@ -131,7 +142,7 @@ def bars(series: Sequence[tuple[str, Values]], alt: str, x_label: str = "client"
     axes.set_xticks(range(0, count, math.ceil(count / 20) or 1))
     axes.set_xlabel(x_label, color=INK)
     figure.legend(loc="outside lower left", frameon=False, labelcolor=INK, fontsize=9)
-    return inline_svg(figure, alt)
+    return figure
 
 
 def durations(rows: Sequence[tuple[str, float]], alt: str) -> str:

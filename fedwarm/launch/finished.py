@@ -1,0 +1,99 @@
+"""The models that a run left in its folder, as modules that are ready to predict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from fedwarm.models import Model, build_model, model_of
+from fedwarm.objectives import is_learned
+from fedwarm.record.reading import Run
+from fedwarm.settings.config import General
+from fedwarm.settings.fields import SettingError
+from fedwarm.tasks import made
+
+WEIGHTS, BEST = "model.safetensors", "best.safetensors"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A model of a finished run.
+
+    Attributes:
+        model: the module, on the CPU.
+        settings: its architecture.
+        width: outputs of its head.
+        image_size: pixels of a side of its input.
+        learned: what the run's objective learned beside the weights, by name.
+    """
+
+    model: nn.Module
+    settings: Model
+    width: int
+    image_size: int
+    learned: dict[str, Tensor]
+
+
+def finished(run: Run, weights: str = WEIGHTS) -> Finished:
+    """The global model of a run, out of one of its files.
+
+    Args:
+        run: as it was read.
+        weights: the file in its folder: `WEIGHTS`, the last model, or `BEST`, the best one.
+
+    Raises:
+        SettingError: there is no such file, or it holds no one model of the architecture.
+    """
+    path = run.folder / weights
+    if not path.is_file():
+        raise SettingError(f"{run.folder} holds no {weights}; {run.method} keeps no global model, or the run is not finished")
+    return _opened(run, path)
+
+
+def personal(run: Run, client: int) -> Finished:
+    """The newest personal model of a client that keeps its state in the run's folder, as it does on the local engine.
+
+    Raises:
+        SettingError: there is none.
+    """
+    found = sorted((run.folder / "clients").glob(f"*/{client}/personal.*.safetensors"), key=_step)
+    if not found:
+        raise SettingError(
+            f"{run.folder} holds no personal model of client {client}; {run.method} makes none, "
+            "or its clients keep their state elsewhere"
+        )
+    return _opened(run, found[-1])
+
+
+def _step(path: Path) -> int:
+    step = path.name.split(".")[1]
+    return int(step) if step.isdecimal() else -1
+
+
+def _opened(run: Run, path: Path) -> Finished:
+    from safetensors.torch import load_file
+
+    state = load_file(path)
+    learned = {name: tensor for name, tensor in state.items() if is_learned(name)}
+    return _built(run, path, {name: tensor for name, tensor in state.items() if name not in learned}, learned)
+
+
+def _built(run: Run, path: Path, state: Mapping[str, Tensor], learned: dict[str, Tensor]) -> Finished:
+    size = int(_told(run, "data.image-size"))
+    width = made(str(run.settings.get("task", General.task))).width(len(run.classes))
+    settings = model_of({**run.settings, "model.name": _told(run, "model.name")})
+    try:
+        model = build_model(settings, width, size, run.seed, state)
+    except (KeyError, RuntimeError) as error:
+        raise SettingError(f"{path} does not fit model {settings.name!r} with {len(run.classes)} classes") from error
+    return Finished(model, settings, width, size, learned)
+
+
+def _told(run: Run, key: str) -> str | int:
+    if key not in run.settings:
+        raise SettingError(f"{run.folder / 'results.json'} does not say {key}")
+    value: str | int = run.settings[key]
+    return value

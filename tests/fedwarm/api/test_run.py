@@ -1,0 +1,188 @@
+"""Runs from Python: the same as by the command, with a result that predicts."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import fedwarm
+from fedwarm.api.given import in_python, reference, settings_of
+from fedwarm.core.failures import Interrupted
+from fedwarm.launch.run import Request, run_method
+
+SMALL: dict[str, Any] = {"local-epochs": 1, "batch-size": 8, "data": {"max-examples": 24, "image-size": 16}}
+WORDS = ("local-epochs=1", "batch-size=8", "data.max-examples=24 data.image-size=16")
+
+
+def linear(classes: int, image_size: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * image_size * image_size, classes))
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> fedwarm.Result:
+    place = tmp_path_factory.mktemp("runs") / "first"
+    return fedwarm.run("fedavg", SMALL, out=place, rounds=2, clients=2, workers=1, progress=False)
+
+
+def test_a_run_is_that_of_the_command(result: fedwarm.Result, tmp_path: Path) -> None:
+    by_command = run_method(Request("fedavg", out=tmp_path / "run", rounds=2, clients=2, workers=1, run_config=WORDS))
+    assert (by_command / "model.safetensors").read_bytes() == (result.folder / "model.safetensors").read_bytes()
+    assert fedwarm.load(by_command).metrics == result.metrics
+
+
+def test_the_result_says_what_was_reached_and_what_it_cost(result: fedwarm.Result) -> None:
+    told = json.loads((result.folder / "results.json").read_text())
+    assert result.accuracy == result.metrics["accuracy"] == told["final"]["global"]["accuracy"]
+    assert result.complete and result.method == "fedavg" and result.seed == 0 and result.settings["local-epochs"] == 1
+    assert [row["round"] for row in result.history][-2:] == [1, 2]
+    assert result.history[-1]["accuracy"] == result.accuracy
+    assert sum(row["bytes-up"] for row in result.history) == told["totals"]["bytes_up"] > 0
+    assert sum(e["wire_bytes_up"] for e in result.ledger if e["stage"] == "round") > 0 and result.privacy is None
+    assert "fedavg" in repr(result) and f"{result.accuracy:.4f}" in repr(result) and str(result.folder) in repr(result)
+    assert result.report.read_text().startswith("<!DOCTYPE html>")
+
+
+def test_the_model_predicts_what_the_run_measured(result: fedwarm.Result) -> None:
+    """Its right answers on the clients' test images are those that the run counted."""
+    from fedwarm.catalogue import parse
+    from fedwarm.data import load_shard
+    from fedwarm.data.settings import Data
+
+    config = parse({key: value for key, value in result.settings.items() if key.startswith("data.")})
+    shards = [load_shard(config.of(Data), 0, k, 2) for k in range(2)]
+    for shard, accuracy in zip(shards, result.client_accuracies, strict=True):
+        found = result.predict(shard.test_images)
+        assert found.dtype == torch.int64 and (found == shard.test_labels).float().mean().item() == pytest.approx(accuracy)
+        assert result.outputs(shard.test_images).shape == (len(found), len(result.classes))
+
+
+def test_images_are_taken_as_people_have_them(result: fedwarm.Result, tmp_path: Path) -> None:
+    arrays = np.random.default_rng(0).integers(0, 255, (3, 16, 16, 3), dtype=np.uint8)
+    expected = result.outputs(torch.from_numpy(arrays).permute(0, 3, 1, 2).contiguous())
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    pictures = [Image.fromarray(array) for array in arrays]
+    for picture, path in zip(pictures, paths, strict=True):
+        picture.save(path)
+    for given in (arrays, pictures, paths, [str(path) for path in paths], arrays.transpose(0, 3, 1, 2)):
+        assert torch.equal(result.outputs(given), expected)
+    assert result.predict(np.zeros((2, 28, 28), np.uint8)).shape == (2,) and result.predict([]).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), "do not fit the model; it takes uint8 \\(n, 3, 16, 16\\)"),
+        (np.zeros((4,), np.uint8), "cannot be read; give \\(n, height, width\\)"),
+        (["nowhere.png"], "'nowhere.png' cannot be read: .* give the path"),
+        ([3], "an image is int; give PIL images, arrays, or paths"),
+        (3, "inputs are int; give a tensor"),
+    ],
+)
+def test_what_cannot_be_predicted_on_is_refused(result: fedwarm.Result, given: Any, why: str) -> None:
+    with pytest.raises(fedwarm.SettingError, match=why):
+        result.predict(given)
+
+
+def test_plots_are_figures(result: fedwarm.Result, tmp_path: Path) -> None:
+    figures = result.plots()
+    assert {*figures} == {"rounds", "bytes", "clients"}
+    figures["rounds"].savefig(tmp_path / "rounds.png")
+    (axes,) = figures["rounds"].axes
+    assert axes.get_xlabel() == "round" and len(axes.lines) == 3  # the model, and two thin lines
+
+
+def test_best_and_personal_models(result: fedwarm.Result, tmp_path: Path) -> None:
+    images = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
+    assert result.outputs(images, result.best_model).shape == (1, 10)
+    with pytest.raises(fedwarm.SettingError, match="no personal model of client 0; fedavg makes none"):
+        result.personal_model(0)
+    alone = fedwarm.run("local_only", SMALL, out=tmp_path / "run", rounds=1, clients=2, workers=1, progress=False)
+    assert alone.accuracy is None and len(alone.personal_accuracies) == 2 and 0 <= alone.metrics["personal"] <= 1
+    assert alone.predict(images, alone.personal_model(1)).shape == (1,) and "personal" in alone.history[-1]
+    with pytest.raises(fedwarm.SettingError, match="local_only keeps no global model"):
+        alone.predict(images)
+
+
+def test_a_run_goes_on_and_is_replaced(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"out": tmp_path / "run", "clients": 2, "workers": 1, "progress": False}
+    first = fedwarm.run("fedavg", SMALL, rounds=1, **given)
+    with pytest.raises(fedwarm.SettingError, match="^out .* holds another run; .* pass resume=True .* or fresh=True to replace"):
+        fedwarm.run("fedavg", SMALL, rounds=1, **given)
+    longer = fedwarm.run(out=tmp_path / "run", rounds=2, resume=True, workers=1, progress=False)
+    assert longer.history[:-1] == first.history and fedwarm.run("fedavg", SMALL, rounds=1, fresh=True, **given).complete
+
+
+def test_own_components_are_given_as_objects(tmp_path: Path) -> None:
+    own = {**SMALL, "model.name": linear}
+    done = fedwarm.run("fedavg", own, out=tmp_path / "run", rounds=1, clients=2, workers=1, progress=False)
+    assert done.settings["model.name"] == f"{__name__}:linear" and isinstance(done.model, nn.Sequential)
+
+
+def test_settings_are_flat_or_nested() -> None:
+    given = {"seed": 1, "data": {"name": Path("a/b"), "alpha": 0.1}, "resume": False, "model": {"name": linear}}
+    told = {"seed": 1, "data.name": "a/b", "data.alpha": 0.1, "resume": False, "model.name": f"{__name__}:linear"}
+    assert settings_of(given) == told and settings_of(None) == {}
+    with pytest.raises(fedwarm.SettingError, match=r"seed = \[1\] is list; give a text"):
+        settings_of({"seed": [1]})
+    with pytest.raises(fedwarm.SettingError, match="no name to import it by; define it at the top level"):
+        reference(lambda classes, size: None, "model.name")
+
+
+def test_errors_are_exceptions_of_one_line_in_python_s_words(tmp_path: Path) -> None:
+    for call, why in (
+        (lambda: fedwarm.run("fedavg", {"lern": 1}, out=tmp_path / "a"), "lern"),
+        (lambda: fedwarm.run("fedavgg", out=tmp_path / "a"), "did you mean|fedavg"),
+        (lambda: fedwarm.run(), "no method is named; give one of"),
+        (lambda: fedwarm.load(tmp_path), "holds no results.json"),
+    ):
+        with pytest.raises(fedwarm.SettingError, match=why) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "a").exists()
+    assert in_python("--out x; --keep-going, --clients 3, --fresh") == "out x; keep_going=True, clients 3, fresh=True"
+
+
+def test_ctrl_c_is_python_s_and_threads_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(request: Request) -> Path:
+        torch.set_num_threads(1)
+        raise Interrupted(signal.SIGINT, "interrupted after stage 1; go on with: ..")
+
+    torch.set_num_threads(2)
+    monkeypatch.setattr("fedwarm.api.running.completed", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="interrupted after stage 1"):
+        fedwarm.run("fedavg")
+    assert torch.get_num_threads() == 2
+
+
+def test_a_script_without_its_guard_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    with pytest.raises(fedwarm.RunError, match='put it below `if __name__ == "__main__":`, or give workers=1'):
+        fedwarm.run("fedavg")
+
+
+def test_nothing_is_printed_where_progress_is_not_wanted(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    fedwarm.run("fedavg", SMALL, out=tmp_path / "run", rounds=1, clients=2, workers=1, progress=False)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_importing_the_package_takes_no_time() -> None:
+    script = (
+        "import sys, fedwarm; heavy = {'torch', 'flwr', 'numpy', 'matplotlib', 'typer', 'fedwarm.api'} & set(sys.modules); "
+        "print(heavy or 'light', fedwarm.__version__, {'load', 'run'} <= {*dir(fedwarm)})"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=os.environ)
+    version = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]["version"]
+    assert done.stdout.split() == ["light", version, "True"]
