@@ -6,7 +6,8 @@ OUT ?= runs/warmfed
 # ALL=1: the long tests too, and the share of branches that tests reach. SEED=N: in the random order of that number.
 SHORT = $(if $(ALL),, and not long) and not proof
 ORDER = $(if $(SEED),--randomly-seed=$(SEED),-p no:randomly)
-COVER = $(if $(ALL),--cov=fedwarm --cov-branch --cov-report=term:skip-covered --cov-fail-under=90)
+COVER = $(if $(ALL),-m slipcover --branch --source fedwarm --omit 'fedwarm/strategies.py,fedwarm/clients.py' --json --out .coverage.json)
+COVERED = $(if $(ALL),$(BIN)/python -m slipcover --merge .coverage.json --out .coverage.json --skip-covered --fail-under 90)
 CORES = -n auto --maxprocesses 8 --dist worksteal
 FEDERATIONS = -n auto --maxprocesses 4 --dist loadfile
 
@@ -17,7 +18,8 @@ run: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest $(ORDER) $(COVER) $(CORES) -m "not processes and not alone$(SHORT)"
+	$(BIN)/python $(COVER) -m pytest $(ORDER) $(CORES) -m "not processes and not alone$(SHORT)"
+	$(COVERED)
 	$(BIN)/python -m pytest -p no:randomly $(FEDERATIONS) -m "processes$(SHORT)"
 
 # What happens to machines: nodes that are killed, paused, full, refused, twenty of them. A quarter of an hour.
