@@ -59,8 +59,8 @@ class GroupedClient(BaseClient):
 
     def received(self, payload: Payload) -> Received:
         """The model out of its packing."""
-        size, width = int(self.real.train_images.shape[-1]), task_of(self.config.run).width(len(self.real.classes))
-        groups, reader = groups_of(self.config.of(Model), width, size), Reader(payload.arrays[PACKED])
+        width = task_of(self.config.run).width(len(self.real.classes))
+        groups, reader = groups_of(self.config.of(Model), width, self.real.form), Reader(payload.arrays[PACKED])
         mask = reader.mask(groups.count)
         alive = ~reader.mask(groups.count) if payload.count("pruned") else np.ones(groups.count, np.bool_)
         theta = reader.numbers(int(mask.sum())) if self.told_theta else np.ones(int(mask.sum()))

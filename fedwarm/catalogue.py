@@ -11,7 +11,7 @@ from typing import Any
 
 from fedwarm.aggregators import Robust
 from fedwarm.core.nodes import Nodes
-from fedwarm.data.settings import Data
+from fedwarm.data.settings import CLASSES, Data
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.faults import Faults
 from fedwarm.models import Model
@@ -160,10 +160,11 @@ def _preset(config: Config, given: frozenset[str], filled: bool) -> Config:
 
 
 def _own(config: Config) -> Config:
-    """With the settings of the chosen components beside those that are handed to them."""
+    """With the settings of the chosen components beside those that are handed to them, and what the task wants of the data."""
     flat, groups = config.flat(), dict(config.groups)
     for holder, kinds in HANDED.items():
         chosen = [(kind, str(flat[kind.key])) for kind in kinds if kind.takes(flat[kind.key])]
         if held := tuple(groups[group] for kind, name in chosen for group in groups_of(kind, name)):
             groups[holder] = dataclasses.replace(groups[holder], **{"own_settings": held})  # type: ignore[type-var]
-    return Config(groups)
+    wanted = getattr(TASKS.load(config.run.task), "targets", CLASSES)
+    return Config({**groups, Data: dataclasses.replace(groups[Data], targets=wanted)})  # type: ignore[type-var]

@@ -116,6 +116,12 @@ class Run:
         there = [*found.values()]
         return {key: component for key, component in found.items() if _asked(key, there)}
 
+    def stating(self, fact: str) -> list[str]:
+        """The choices (`key = 'name'`) whose components state a fact, or work it out of this run."""
+        said = {key: getattr(found, fact, False) for key, found in self._choices.items()}
+        true = [key for key, told in said.items() if (told(self) if callable(told) else told)]
+        return [f"{key} = {(self.method if key == METHODS.key else self[key])!r}" if key in _fields() else key for key in true]
+
     def in_use(self, key: str) -> bool:
         """Whether the group of a setting is used at all."""
         group = _fields()[key][0]

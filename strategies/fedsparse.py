@@ -81,7 +81,7 @@ class Grouped(BaseStrategy):
     @cached_property
     def groups(self) -> Groups:
         width = task_of(self.config.run).width(len(self.fleet.classes))
-        return groups_of(self.config.of(Model), width, self.fleet.image_size)
+        return groups_of(self.config.of(Model), width, self.fleet.form)
 
     def plan(self) -> Iterator[Stage]:
         refuse_statistics(dict(self.new_model().named_buffers()))

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedwarm.core.inputs import Form
+from fedwarm.data.given import input_tensor
 from fedwarm.settings.fields import SettingError
 
 
@@ -38,6 +40,18 @@ def as_inputs(inputs: Any, size: int, background: str) -> Tensor:
     if isinstance(inputs, Sequence) and not isinstance(inputs, (str, bytes)):
         return _pictures(inputs, size, background)
     raise SettingError(f"inputs are {type(inputs).__name__}; give a tensor, an array, or a list of PIL images or paths")
+
+
+def like(form: Form, inputs: Any) -> Tensor:
+    """A batch (n, *form.shape) of examples that are no pictures, out of numbers in a tensor, an array or lists.
+
+    Raises:
+        SettingError: they are no such numbers, or of another shape.
+    """
+    found = input_tensor(inputs, "predict")
+    if tuple(found.shape[1:]) != form.shape:
+        raise SettingError(f"inputs of shape {tuple(found.shape)} do not fit the model; it takes (n, {str(form.shape)[1:]}")
+    return found.to(getattr(torch, form.dtype))
 
 
 def _checked(inputs: Tensor, size: int) -> Tensor:

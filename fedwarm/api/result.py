@@ -182,11 +182,14 @@ class Result:
         Raises:
             SettingError: the run keeps no one global model, or the inputs cannot be used.
         """
-        from fedwarm.api.inputs import as_inputs
+        from fedwarm.api.inputs import as_inputs, like
         from fedwarm.training.evaluate import predict
 
         model = self.model if model is None else model
-        return predict(model, as_inputs(inputs, int(self.settings["data.image-size"]), str(self.settings["data.background"])))
+        form = self.run.inputs
+        if not form.pictures:
+            return predict(model, like(form, inputs))
+        return predict(model, as_inputs(inputs, form.side, str(self.settings["data.background"])))
 
     def predict(self, inputs: Tensor | Sequence[Any] | Any, model: nn.Module | None = None) -> Tensor:
         """Predictions for examples: indices into `classes`, int64 (n,), of a classifier. Arguments and errors as of `outputs`."""

@@ -12,7 +12,7 @@ from fedwarm.quantize.settings import QuantizationRobust
 from fedwarm.record.reading import Run, read_run
 from fedwarm.relevance import Run as Relevant
 from fedwarm.settings.config import Config
-from fedwarm.settings.fields import keys
+from fedwarm.settings.fields import SettingError, keys
 from fedwarm.settings.kinds import OBJECTIVES
 from fedwarm.sparse.export import KEPT, beside
 from fedwarm.sparse.shrink import kept_of, shrunk
@@ -35,6 +35,8 @@ def export_run(folder: Path, bits: int, form: str, out: Path) -> tuple[Exported,
     from fedwarm.rounds.artefacts import KEY, sources
 
     run = read_run(folder, ledger=False)
+    if not run.inputs.pictures:
+        raise SettingError(f"{folder} holds a model of {run.inputs}; models of pictures alone are exported, its own is {WEIGHTS}")
     done = finished(run)
     config = _quantization(run)
     told = {KEY: [source.told() for source in sources(folder / WEIGHTS) or []]}
@@ -53,4 +55,3 @@ def _quantization(run: Run) -> Config:
     objective = str(Relevant(run.settings, run.method)["objective"])
     wanted = {key for key, _, _ in keys((QuantizationRobust, *groups_of(OBJECTIVES, objective)))}
     return parse({**{key: value for key, value in run.settings.items() if key in wanted}, "objective": objective})
-

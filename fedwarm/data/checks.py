@@ -42,7 +42,11 @@ def check_pictures(data: Data, seed: int, partitions: int, say: Callable[[str], 
             table, rows = all_tests(data, seed, partitions)
             for part in np.split(rows, range(AT_ONCE, len(rows), AT_ONCE)):
                 table.images(part)
-    ground = f"; transparent ones are laid on data.background = {data.background!r}" if data_set(data.name) is None else ""
+    ground = (
+        f"; transparent ones are laid on data.background = {data.background!r}"
+        if data_set(data.name) is None and open_table(data).pictured
+        else ""
+    )
     return [
         f"{_named(clients, partitions)}: {text}{ground}"
         for text in dict.fromkeys(constant.values())
@@ -63,6 +67,8 @@ def constancy(shard: Shard) -> str:
     images: Tensor = shard.train_images
     if not len(images):
         return ""
+    if not shard.form.pictures:
+        return "the training inputs are all the same" if len(images) > 1 and bool((images == images[:1]).all()) else ""
     for part in (images[:FIRST], images):  # the first few tell nearly always that all is well
         same, channels = len(images) > 1 and bool((part == images[:1]).all()), part.flatten(2)
         if not same and not torch.equal(channels.amin(2), channels.amax(2)):

@@ -1,15 +1,24 @@
-"""The table that `data.name` names: a data set's own, or one read from a folder or the Hub."""
+"""The table that `data.name` names: a data set's own, what a function of somebody's gives, or one from a folder or the Hub."""
 
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 from fedwarm.data.folders import TRAIN
+from fedwarm.data.given import given, kind_of
 from fedwarm.data.hub import hub_table
 from fedwarm.data.pictures import Reading
 from fedwarm.data.sets import data_set
-from fedwarm.data.settings import Data
+from fedwarm.data.settings import CLASSES, LABELS, NUMBERS, TOKENS, Data
 from fedwarm.data.tables import Table
+from fedwarm.settings.fields import SettingError
+from fedwarm.settings.registry import is_reference
+
+WORDS = {
+    CLASSES: "classes (whole numbers or names)", LABELS: "labels of 0 and 1 (floats)", NUMBERS: "numbers (floats)",
+    TOKENS: "the tokens that come next (whole numbers of shape (T,))",
+}  # fmt: skip
 
 
 def kept_table(data: Data) -> Table:
@@ -33,14 +42,35 @@ def read_table(data: Data, split: str = TRAIN) -> Table:
     if found is None:
         columns = (data.image_column, data.label_column)
         return hub_table.__wrapped__(data.name, *columns, data.image_size, Reading.of(data), split)
-    table: Table = found(data.reading) if split == TRAIN else found.split(data.reading, split)
+    table: Table = given(found, data, split) if is_reference(data.name) else called(found, data.reading, split)
+    return fitting(table, data)
+
+
+def called(found: Any, data: Data, split: str) -> Table:
+    """A split of a data set with a name."""
+    table: Table = found(data) if split == TRAIN else found.split(data, split)
+    return table
+
+
+def fitting(table: Table, data: Data) -> Table:
+    """A table whose targets are what the task wants.
+
+    Raises:
+        SettingError: they are of another kind.
+    """
+    found = kind_of(table)
+    if found != data.targets and {found, data.targets} != {LABELS, NUMBERS}:
+        raise SettingError(
+            f"the task wants {WORDS[data.targets]}, and the targets of {table.name} are {WORDS[found]}; take another task, or "
+            "another data set"
+        )
     return table
 
 
 def has_splits(name: str) -> bool:
     """Whether a data set can have other splits than the one that clients train on."""
     found = data_set(name)
-    return found is None or hasattr(found, "split")
+    return found is None or hasattr(found, "split") or is_reference(name)
 
 
 made = lru_cache(maxsize=1)(read_table)

@@ -133,7 +133,9 @@ def marks_of(table: Table, data: Data) -> Marks:
 
 
 def labels_mark(table: Table) -> str:
-    """SHA-256 over a table's labels, by which a data set is known again wherever it lies."""
+    """SHA-256 over a table's labels or other targets, by which a data set is known again wherever it lies."""
+    if table.targets is not None:
+        return hashlib.sha256(table.targets.contiguous().numpy().tobytes()).hexdigest()
     return _digest(table.label.codes)
 
 

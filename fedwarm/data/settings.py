@@ -10,8 +10,10 @@ from fedwarm.settings.kinds import PARTITIONS, SETS
 
 G = TypeVar("G", bound="Group")
 READING = (
-    "name", "image_column", "label_column", "background", "bits", "missing_labels", "skip_broken", "image_size", "own_settings",
+    "name", "image_column", "label_column", "background", "bits", "missing_labels", "skip_broken", "image_size", "targets",
+    "own_settings",
 )  # fmt: skip
+CLASSES, LABELS, NUMBERS, TOKENS = "classes", "labels", "numbers", "tokens"  # what targets can be
 WHOLE = ""  # of `data.partition` at a node: nothing is dealt, and one client holds all
 OWN, DATA_FOLDER = "own", "data-folder"  # of `data.name`; the key of a node's configuration that says where its own data are
 
@@ -94,6 +96,7 @@ class Data(Group, prefix="data"):
         True, "clients tell the server how many images of each class they hold", when=lambda r: r.counts
     )
 
+    targets: str = field(default=CLASSES, repr=False)  # what the task wants (see `tasks.Task`)
     own_settings: tuple[Group, ...] = field(default=(), repr=False)
 
     @property

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedwarm.core.inputs import Form
 from fedwarm.core.seeds import numpy_generator
 from fedwarm.data.opening import kept_table
 from fedwarm.data.partitions import client_rows, own_clients, partition_of
@@ -28,14 +29,16 @@ CLIENTS = 10
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """The images of one client, or of all of them.
+    """The examples of one client, or of all of them.
 
     Attributes:
-        train_images: uint8 (n, 3, S, S).
-        train_labels: int64 (n,).
-        test_images: uint8 (m, 3, S, S); m may be 0 where they are not held out.
-        test_labels: int64 (m,).
-        classes: class names; a label is an index into them.
+        train_images: inputs, uint8 (n, 3, S, S) of pictures, else (n, *shape) of the data set's dtype.
+        train_labels: targets, int64 (n,) of classes, else (n, ..) as `Table.targets` are.
+        test_images: as the training inputs (m, *shape); m may be 0 where they are not held out.
+        test_labels: as the training targets (m, ..).
+        classes: class names, into which a label is an index; or the names of what a model answers.
+        vocabulary: of inputs that are tokens, how many different ones there are.
+        classed: whether targets are classes.
     """
 
     train_images: Tensor
@@ -43,9 +46,18 @@ class Shard:
     test_images: Tensor
     test_labels: Tensor
     classes: tuple[str, ...]
+    vocabulary: int = 0
+    classed: bool = True
+
+    @property
+    def form(self) -> Form:
+        """What one input looks like."""
+        return Form.of(self.train_images, self.vocabulary)
 
     def counts(self) -> list[int]:
-        """Training images of each class."""
+        """Training examples of each class; none where there are no classes."""
+        if not self.classed:
+            return []
         return [int(count) for count in torch.bincount(self.train_labels, minlength=len(self.classes))]
 
     def joined(self, images: Tensor, labels: Tensor) -> Shard:
@@ -66,6 +78,10 @@ def load_shard(data: Data, seed: int, partition: int, partitions: int) -> Shard:
     if not 0 <= partition < max(partitions, 1):
         raise SettingError(f"there is no partition {partition}: {partitions} clients have the partitions 0 to {partitions - 1}")
     shard = _gathered(data, [_splits(data, seed, partitions)[partition]])
+    if data.rotation and not shard.form.pictures:
+        raise SettingError(
+            f"data.rotation = {data.rotation:g} turns pictures, and {open_table(data).name} has {shard.form}; set it to 0"
+        )
     return shard if not data.rotation else _turned(shard, angle_of(data, seed, partition))
 
 
@@ -191,8 +207,9 @@ def draw(labels: Rows, take: int, draws: np.random.Generator) -> NDArray[np.bool
 def _gathered(data: Data, splits: list[tuple[Rows, Rows]]) -> Shard:
     table = open_table(data)
     train, test = (np.concatenate([split[i] for split in splits]) for i in (0, 1))
-    size, tests = data.image_size, table_tested(data)
-    return Shard(*_labelled(table, train, size), *_labelled(tests, test, size), table.label.names)
+    form, tests = table.form_at(data.image_size), table_tested(data)
+    examples = (*_labelled(table, train, form), *_labelled(tests, test, form))
+    return Shard(*examples, table.label.names, form.vocabulary, table.classed)
 
 
 def _turned(shard: Shard, degrees: float) -> Shard:
@@ -204,10 +221,16 @@ def _united(shards: list[Shard]) -> Shard:
     """All shards' images in their order."""
     fields = ("train_images", "train_labels", "test_images", "test_labels")
     train_images, train_labels, test_images, test_labels = (torch.cat([getattr(s, name) for s in shards]) for name in fields)
-    return Shard(train_images, train_labels, test_images, test_labels, shards[0].classes)
+    return replace(
+        shards[0], train_images=train_images, train_labels=train_labels, test_images=test_images, test_labels=test_labels
+    )
 
 
-def _labelled(table: Table, rows: Rows, size: int) -> tuple[Tensor, Tensor]:
-    """Images (k, 3, S, S) and labels (k,) of some rows, or of none."""
-    images = table.images(rows) if len(rows) else torch.empty(0, 3, size, size, dtype=torch.uint8)
-    return images, torch.from_numpy(table.label.codes[rows])
+def _labelled(table: Table, rows: Rows, form: Form) -> tuple[Tensor, Tensor]:
+    """Inputs (k, *shape) and targets (k, ..) of some rows, or of none."""
+    return table.images(rows) if len(rows) else form.empty(), table.answers(rows)
+
+
+def form_of(data: Data) -> Form:
+    """What one input looks like; of nodes' own data, pictures of the side `data.image-size` until they tell."""
+    return Form.picture(data.image_size) if data.own else open_table(data).form_at(data.image_size)

@@ -1,4 +1,4 @@
-"""What every data set looks like to the partitions: labels in memory, columns of ids and images on demand.
+"""What every data set looks like to the partitions: labels in memory, columns of ids and inputs on demand.
 
 A share of every class can be public: no client holds it under any partition, and it is the same in every run, so that whatever
 was trained on it (a foundation, a first model) has seen nothing that a client holds.
@@ -7,16 +7,19 @@ was trained on it (a foundation, a first model) has seen nothing that a client h
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedwarm.core.inputs import Form
 from fedwarm.core.seeds import numpy_generator
 
 PUBLIC_SEED = 2405
+ALL = "all"  # the one domain of examples of which nothing is known but that they belong together
 Rows = NDArray[np.int64]
 
 
@@ -30,15 +33,17 @@ class Column:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A labelled set of n images.
+    """A set of n examples: pictures with classes where nothing else is said.
 
     Attributes:
         name: as the user gave it.
-        label: labels (n,) and class names.
+        label: labels (n,) and class names. Where `targets` are no classes: 0 (n,), and the names of what a model answers.
         columns: the columns there are.
         column: reads a column of ids by name; SettingError where its values cannot be ids.
-        images: decodes the given rows (k,) to uint8 (k, 3, S, S).
+        images: gives the inputs of rows (k,): uint8 (k, 3, S, S) of pictures, else (k, *form.shape) of the form's dtype.
         remarks: what a reader of the record should know of how it was read.
+        form: what one input looks like; None: a picture of the side `data.image-size`.
+        targets: (n, ..) what a model is to answer, where that is no class: float32 numbers, or int64 tokens; None: the labels.
     """
 
     name: str
@@ -47,9 +52,29 @@ class Table:
     column: Callable[[str], Column]
     images: Callable[[Rows], Tensor]
     remarks: Callable[[], list[str]] = list
+    form: Form | None = None
+    targets: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.label.codes)
+
+    @property
+    def classed(self) -> bool:
+        """Whether the targets are classes."""
+        return self.targets is None
+
+    @property
+    def pictured(self) -> bool:
+        """Whether the inputs are RGB pictures."""
+        return self.form is None or self.form.pictures
+
+    def form_at(self, size: int) -> Form:
+        """What one input looks like, where pictures have that side."""
+        return self.form or Form.picture(size)
+
+    def answers(self, rows: Rows) -> Tensor:
+        """The targets of rows (k,): classes int64 (k,), or (k, ..) as `targets` are."""
+        return torch.from_numpy(self.label.codes[rows]) if self.targets is None else self.targets[torch.from_numpy(rows)]
 
 
 def coded(values: Sequence[str] | Sequence[int]) -> Column:
@@ -85,8 +110,9 @@ def private_part(table: Table, share: float) -> tuple[Table, Rows]:
     def part(column: Column) -> Column:
         return Column(column.codes[rows], column.names)
 
-    name = f"{table.name} without its public part"
-    return (
-        Table(name, part(table.label), table.columns, lambda column: part(table.column(column)), lambda k: table.images(rows[k])),
-        rows,
-    )
+    private = replace(
+        table, name=f"{table.name} without its public part", label=part(table.label),
+        column=lambda column: part(table.column(column)), images=lambda k: table.images(rows[k]), remarks=list,
+        targets=None if table.targets is None else table.targets[torch.from_numpy(rows)],
+    )  # fmt: skip
+    return private, rows

@@ -15,6 +15,7 @@ With the last two clients train on all of their images, and who holds which trai
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -52,6 +53,8 @@ def split_table(data: Data, train: Table) -> Table:
 def _read(data: Data, split: str, classes: tuple[str, ...]) -> Table:
     """The split as a table, kept beside the training split."""
     found = read_table(data, split)
+    if not found.classed:
+        return found
     codes = aligned(found.label, classes)
     unknown = sorted({found.label.names[code] for code in np.unique(found.label.codes[codes == NOBODY])})
     if unknown:
@@ -59,7 +62,7 @@ def _read(data: Data, split: str, classes: tuple[str, ...]) -> Table:
             f"{found.name} has {int((codes == NOBODY).sum())} images of classes that its training split lacks, the first of them "
             f"{unknown[0]!r}; leave those out, name another split in data.test-split, or set data.test = 'held-out'"
         )
-    return Table(found.name, Column(codes, classes), found.columns, found.column, found.images, found.remarks)
+    return replace(found, label=Column(codes, classes))
 
 
 def aligned(column: Column, names: Sequence[str]) -> Rows:

@@ -26,7 +26,7 @@ class Finished:
         model: the module, on the CPU.
         settings: its architecture.
         width: outputs of its head.
-        image_size: pixels of a side of its input.
+        image_size: pixels of a side of its input; 0 where it takes no pictures.
         learned: what the run's objective learned beside the weights, by name.
     """
 
@@ -82,14 +82,13 @@ def _opened(run: Run, path: Path) -> Finished:
 
 
 def _built(run: Run, path: Path, state: Mapping[str, Tensor], learned: dict[str, Tensor]) -> Finished:
-    size = int(_told(run, "data.image-size"))
     width = made(str(run.settings.get("task", General.task))).width(len(run.classes))
     settings = model_of({**run.settings, "model.name": _told(run, "model.name")})
     try:
-        model = build_model(settings, width, size, run.seed, state)
+        model = build_model(settings, width, run.inputs, run.seed, state)
     except (KeyError, RuntimeError) as error:
         raise SettingError(f"{path} does not fit model {settings.name!r} with {len(run.classes)} classes") from error
-    return Finished(model, settings, width, size, learned)
+    return Finished(model, settings, width, run.inputs.side, learned)
 
 
 def _told(run: Run, key: str) -> str | int:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fedwarm.catalogue import parse
 from fedwarm.core.files import DiskError
+from fedwarm.core.inputs import Form
 from fedwarm.core.terminal import say
 from fedwarm.data.settings import Data
 from fedwarm.diffusion.settings import Diffusion
@@ -120,11 +121,12 @@ def _classes_told(config: Config) -> tuple[str, ...]:
 
 def _build(config: Config, classes: int) -> None:
     """See that the classifier can be built."""
+    from fedwarm.data.shards import form_of
     from fedwarm.models import build_model
     from fedwarm.tasks import task_of
 
     width = task_of(config.run).width(classes)
-    build_model(config.of(Model), width, config.of(Data).image_size, config.run.seed, say=_say)
+    build_model(config.of(Model), width, form_of(config.of(Data)), config.run.seed, say=_say)
 
 
 def _check_data(config: Config, count: int) -> tuple[str, ...]:
@@ -142,9 +144,22 @@ def _check_data(config: Config, count: int) -> tuple[str, ...]:
     refuse_one_class(held(config, count), shard.classes)
     all_tests(config.of(Data), config.run.seed, count)
     marks(config.of(Data), read=True)
+    _check_pictures_alone(config, shard.form)
     _build(config, len(shard.classes))
     refuse_seen_tests(config, count)
     return shard.classes
+
+
+def _check_pictures_alone(config: Config, form: Form) -> None:
+    """Refuse inputs that are no pictures where a chosen component works on those alone.
+
+    Raises:
+        SettingError: they are none.
+    """
+    from fedwarm.relevance import Run
+
+    if not form.pictures and (found := Run.of(config).stating("pictures")):
+        raise SettingError(f"{found[0]} works on pictures alone, and the data set has {form}; take another of either")
 
 
 def _check_components(config: Config, known: Known) -> None:

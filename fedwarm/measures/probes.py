@@ -85,7 +85,7 @@ class ProbesServer(FinalServer):
         shard = load_pooled(data, config.run.seed, clients)
         state = to_tensors({name: array for name, array in self.arrays.items() if not is_learned(name)})
         width = task_of(config.run).width(len(shard.classes))
-        encoder = build_model(config.of(Model), width, data.image_size, config.run.seed, state).to(device_of(config.run.device))
+        encoder = build_model(config.of(Model), width, shard.form, config.run.seed, state).to(device_of(config.run.device))
         behead(config.of(Model), encoder)
         return {name: right / len(shard.test_labels) for name, right in self.settings.right(encoder, shard).items()}
 

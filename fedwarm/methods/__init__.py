@@ -39,6 +39,8 @@ class Method:
         refuses: settings that must keep their default, and why.
         hides: whether what leaves a client is accounted for, so that nothing else may tell of what it holds.
         reference: whether it is no federation at all, which pages and tables say.
+        pictures: whether it works on RGB pictures alone, or a function of `relevance.Run` that says so: other inputs are refused
+            before the run. Any component may state this fact.
         uses: keys of settings of other groups that it takes, or a function of `relevance.Run` that gives them.
         server, client: `module:Class` of its two sides, for methods of other packages; empty: the file of its stem, else FedAvg.
     """
@@ -59,6 +61,7 @@ class Method:
     refuses: Mapping[str, str] = field(default_factory=dict)
     reference: bool = False
     hides: bool = False
+    pictures: bool | Callable[[Any], bool] = False
     uses: tuple[str, ...] | Callable[[Any], Sequence[str]] = ()
     server: str = ""
     client: str = ""

@@ -19,7 +19,7 @@ from fedwarm.models import Model
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Group, SettingError, setting
 from fedwarm.settings.kinds import CODECS, PRIVACY, TASKS
-from fedwarm.training.gates import ALIGNED, GATES
+from fedwarm.training.gates import ALIGNED, GATES, OWN_NET
 from fedwarm.training.mixture import PER_CLIENT, PER_EXPERT
 
 ALL, THRESHOLD, TOP = "all", "threshold", "top_m"
@@ -146,6 +146,7 @@ COMPONENT = Method(
     averages=False,
     does=lambda run: {"shares": False, "personal": True},
     validate=validate,
+    pictures=lambda run: _several(run) and run["fedmix.gate"] == OWN_NET,
     refuses={
         "objective": "trains experts and gates by the mixture's likelihood alone",
         "optimiser": "makes each expert's step as long as its share of a batch",

@@ -215,6 +215,7 @@ COMPONENT = Method(
     "hyperparameters such as augmentations learned in one run, by partitions of the weights (Mlodozeniec et al., 2023)",
     PartitionedHpo,
     averages=False,
+    pictures=True,
     validate=validated,
     check=check,
     fixed_rounds=fixed_rounds,

@@ -240,6 +240,7 @@ COMPONENT = Method(
     "clients LoRA-tune a diffusion model, the server trains on its images, clients distil",
     WarmFed,
     averages=False,
+    pictures=True,
     does=does,
     check=check,
     fixed_rounds=lambda config: "" if config.of(WarmFed).protocol != "one-shot" else ONE_SHOT,

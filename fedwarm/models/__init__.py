@@ -1,4 +1,10 @@
-"""Classifiers: each a function (classes, image size) -> module, or with its settings behind; none uses batch statistics.
+"""Models: each a function that gives a module by how many outputs it is to have and what its inputs look like.
+
+A factory is given what its parameters are called after, and its settings behind: `classes` or `outputs`, the outputs of its last
+layer; `image_size`, the side of RGB pictures (b, 3, S, S); `shape`, one input's shape, e.g. (3, S, S) or (30,); `vocabulary`, the
+number of different tokens of a text (b, T) of int64. Who asks for `image_size` takes pictures alone, and who asks for
+`vocabulary` texts alone: other inputs are refused before the run. First parameters with other names are given the outputs and
+the image size in that order.
 
 The setting `model.norm` changes how any of them is normalised (see `fedwarm.norms`). The head is the last layer with parameters,
 or the one that the component names as its fact `head`; its first axis counts classes.
@@ -10,11 +16,13 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from inspect import signature
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from fedwarm.core.inputs import Form
 from fedwarm.core.seeds import initialisation
 from fedwarm.settings.fields import Group, SettingError, Value, keys, read, setting
 from fedwarm.settings.kinds import MODELS, NORMS
@@ -64,38 +72,43 @@ def own_settings_of(settings: Model) -> dict[str, Value]:
 
 
 def to_input(images: Tensor) -> Tensor:
-    """uint8 images (n, 3, S, S) as the float input (n, 3, S, S) in [-1, 1] that every classifier takes."""
+    """Inputs (n, *shape) as a model takes them: uint8, as pictures are, as floats in [-1, 1]; others as they are."""
+    if images.dtype != torch.uint8:
+        return images
     return (images.float() - PIXEL_MEAN) / PIXEL_STD
 
 
 def build_model(
     settings: Model,
     classes: int,
-    image_size: int,
+    inputs: Form | int,
     seed: int,
     state: Mapping[str, Tensor] | None = None,
     say: Say | None = None,
 ) -> nn.Module:
-    """The classifier of a run with its shared initialisation: the same weights for the same settings and seed.
+    """The model of a run with its shared initialisation: the same weights for the same settings and seed.
 
     Args:
+        classes: its outputs.
+        inputs: what one input looks like; a number: RGB pictures of that side.
         state: weights to take instead, without drawing any; the module keeps these tensors.
         say: is told where `model.weights` has a head for another number of classes: then the head stays as drawn, and all else
             is taken. None: such a file is refused.
 
     Raises:
-        SettingError: `model.weights` names no file, or one that does not fit.
+        SettingError: the architecture takes other inputs, or `model.weights` names no file, or one that does not fit.
         RuntimeError: `state` does not fit.
     """
+    form = Form.at(inputs)
     if state is not None:
-        empty, shapes = _empty(settings, classes, image_size)
+        empty, shapes = _empty(settings, classes, form)
         if {name: tensor.shape for name, tensor in state.items()} == shapes:
             return _twin(empty, state)
         model = _twin(empty)
         model.load_state_dict(state, strict=True, assign=True)  # says what does not fit
         return model
     with initialisation(seed, "model"):
-        model = _built(settings, classes, image_size)
+        model = _built(settings, classes, form)
     if settings.weights:
         _load_weights(model, Path(settings.weights), head_of(settings, model), say)
     return model
@@ -119,9 +132,10 @@ def behead(settings: Model, model: nn.Module) -> tuple[str, nn.Module]:
     return layer, head
 
 
-def _built(settings: Model, classes: int, image_size: int) -> nn.Module:
+def _built(settings: Model, classes: int, form: Form) -> nn.Module:
     architecture, norm = MODELS.load(settings.name), NORMS.load(settings.norm)
-    module: nn.Module = architecture(classes, image_size, *own_of(architecture, settings.own_settings))
+    asked = arguments(architecture, settings.name, classes, form)
+    module: nn.Module = architecture(*asked, *own_of(architecture, settings.own_settings))
     norm(module, *own_of(norm, settings.own_settings))
     if settings.train == "head":
         kept = head_of(settings, module)
@@ -130,11 +144,46 @@ def _built(settings: Model, classes: int, image_size: int) -> nn.Module:
     return module
 
 
+def arguments(architecture: Callable[..., nn.Module], name: str, outputs: int, form: Form) -> list[object]:
+    """What a factory is given before its settings, by the names of its parameters.
+
+    Raises:
+        SettingError: it takes other inputs.
+    """
+    known: dict[str, object] = {"classes": outputs, "outputs": outputs, "shape": form.shape}
+    known |= {"image_size": form.side, "vocabulary": form.vocabulary}
+    asked = _asked(architecture, frozenset(known))
+    if not form.pictures and "image_size" in asked:
+        raise SettingError(
+            f"model.name = {name!r} takes pictures, and the data set has {form}; take another model, e.g. mlp of numbers, or "
+            "module:attribute of a function of (outputs, shape)"
+        )
+    if "vocabulary" in asked and not form.vocabulary:
+        raise SettingError(
+            f"model.name = {name!r} reads texts of tokens, and the data set has {form}; take a model of such inputs, e.g. mlp"
+        )
+    return [known[name] for name in asked]
+
+
+@lru_cache(maxsize=64)
+def _asked(architecture: Callable[..., nn.Module], known: frozenset[str]) -> tuple[str, ...]:
+    """What a factory's parameters before its settings ask for; one that is called otherwise, by its place."""
+    places = ("classes", "image_size")
+    try:
+        parameters = [*signature(architecture).parameters.values()]
+    except (TypeError, ValueError):
+        return places
+    if any(each.kind == each.VAR_POSITIONAL for each in parameters):
+        return places
+    given = [each.name for each in parameters[: len(parameters) - len(settings_of(architecture))]]
+    return tuple(name if name in known else places[i] for i, name in enumerate(given) if name in known or i < len(places))
+
+
 @lru_cache(maxsize=4)
-def _empty(settings: Model, classes: int, image_size: int) -> tuple[nn.Module, dict[str, torch.Size]]:
+def _empty(settings: Model, classes: int, form: Form) -> tuple[nn.Module, dict[str, torch.Size]]:
     """The classifier without numbers, to take twins of: several times faster than to build it; and the shapes of its state."""
     with torch.device("meta"):
-        model = _built(settings, classes, image_size)
+        model = _built(settings, classes, form)
     return model, {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedwarm.core.inputs import Form
 from fedwarm.data.settings import Data
 from fedwarm.record.gaps import read_augment
 from fedwarm.record.run import Best, Json, Round, Run
@@ -35,6 +36,7 @@ def written(record: Record) -> Json:
         "versions": versions(),
         "commit": commit(),
         "partition": {"clients": record.clients, "classes": list(record.classes), "counts": record.counts, **_sites(record)},
+        **_inputs(record),
         "evaluation": _evaluation(record),
         "trained_on": record.trained_on,
         "rounds": rounds,
@@ -58,6 +60,22 @@ def written(record: Record) -> Json:
 
 def _sites(record: Record) -> Json:
     return {**({"sites": record.sites} if record.sites else {}), **({} if record.held is None else {"held": record.held})}
+
+
+def _inputs(record: Record) -> Json:
+    """What one input looks like, where it is no picture of `data.image-size`."""
+    form = record.inputs
+    if form is None or form.pictures:
+        return {}
+    return {"inputs": {"shape": list(form.shape), "dtype": form.dtype, "vocabulary": form.vocabulary}}
+
+
+def _form(raw: Json) -> Form:
+    """What one input looks like, by `inputs`, else by the side of pictures."""
+    told = raw.get("inputs")
+    if told is None:
+        return Form.picture(int(raw["settings"].get("data.image-size", Data.image_size)))
+    return Form(tuple(int(n) for n in told["shape"]), str(told["dtype"]), int(told["vocabulary"]))
 
 
 def _privacy(record: Record) -> Json | None:
@@ -152,6 +170,7 @@ def parsed(folder: Path, raw: Json, ledger: list[Json], unread: int) -> Run:
         complete=bool(raw.get("complete", True)),
         evaluation=dict(raw.get("evaluation") or {}),
         measured=dict(raw.get("measures") or {}),
+        inputs=_form(raw),
         held=None if (held := partition.get("held")) is None else [None if c is None else [str(n) for n in c] for c in held],
     )
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedwarm.core import sums
+from fedwarm.core.inputs import Form
 from fedwarm.record.ledger import Ledger, of_measure
 from fedwarm.record.measure import Measure
 from fedwarm.settings.config import Config
@@ -27,6 +28,7 @@ class Record:
         self.config, self.ledger = config, ledger
         self.engine = os.environ.get(ENGINE_VARIABLE, "flower")
         self.classes: tuple[str, ...] = ()
+        self.inputs: Form | None = None
         self.counts: list[list[int]] | None = None
         self.clients = 0
         self.sites: list[str] = []

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fedwarm.core.inputs import Form
 from fedwarm.record.gaps import Augment
 from fedwarm.settings.fields import SettingError
 from fedwarm.settings.kinds import METHODS
@@ -66,6 +67,7 @@ class Run:
     Attributes:
         bit_widths: the final model's accuracies by `w4`, `w4a4`, ...
         measured: what measures found, by name.
+        inputs: what one input looks like.
         held: where data are the nodes' own, which classes each says it has; None of one that does not tell.
     """
 
@@ -99,6 +101,7 @@ class Run:
     evaluation: Json = field(default_factory=dict)
     held: list[list[str] | None] | None = None
     measured: Json = field(default_factory=dict)
+    inputs: Form = field(default_factory=lambda: Form.picture(0))
 
     @property
     def tested_on(self) -> str:

@@ -24,6 +24,7 @@ from fedwarm.relevance import Run
 from fedwarm.rounds.gate import level_of
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
+from fedwarm.settings.registry import is_reference
 
 HEADER, KEY = "fedwarm", "trained_on"
 
@@ -44,7 +45,7 @@ def trained_on(config: Config, clients: int) -> list[Source]:
 def _kept(config: Config, found: Sequence[Source]) -> list[Source]:
     """Sources as they may be told: a hash of private images or labels would tell of them; fedwarm's own sets are public."""
     data = config.of(Data)
-    if level_of(Run.of(config)) == Level.OPEN or data_set(data.name) is not None:
+    if level_of(Run.of(config)) == Level.OPEN or (data_set(data.name) is not None and not is_reference(data.name)):
         return list(found)
     own = marks(data)
     return [replace(source, marks=Marks()) if source.marks == own else source for source in found]

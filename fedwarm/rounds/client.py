@@ -27,6 +27,7 @@ from fedwarm.privacy.levels import ARRAYS, PRICED, Level, Reasons
 from fedwarm.privacy.limits import Limits
 from fedwarm.relevance import Run
 from fedwarm.rounds.chosen import parts_of
+from fedwarm.rounds.fleet import described
 from fedwarm.rounds.gate import DESCRIBED, Gate, level_of, refuse_uncovered
 from fedwarm.settings.config import Config
 from fedwarm.settings.kinds import PRIVACY
@@ -160,31 +161,35 @@ class BaseClient:
         run, shard = self.config.run, self.real
         arrays = {} if payload is None else payload.arrays
         state = to_tensors({n: a for n, a in arrays.items() if not is_learned(n)}) if arrays else None
-        size, width = shard.train_images.shape[-1], task_of(run).width(len(shard.classes))
-        return build_model(self.config.of(Model), width, size, run.seed, state, UNTOLD).to(self.device)
+        width = task_of(run).width(len(shard.classes))
+        return build_model(self.config.of(Model), width, shard.form, run.seed, state, UNTOLD).to(self.device)
 
     def draws(self, purpose: str, number: int = 0) -> torch.Generator:
         """This client's generator for a purpose in a round."""
         return generator(self.config.run.seed, purpose, number, self.node.partition)
 
     def describe(self, payload: Payload) -> Payload:
-        """Partition, sizes and classes; counts per class only where the settings share them and nothing is private.
+        """Partition, sizes, form of inputs, classes; counts per class only where the settings share them and nothing is private.
 
         A client whose images are private all together stands for one image of every class.
         """
         shard, counts, hidden = self.real, self.real.counts(), self.level == Level.CLIENT
+        form, told = described(shard.form)
         facts: dict[str, Fact] = {
             "classes": list(shard.classes),
             "present": [c for c, n in enumerate(counts) if n or self.level != Level.OPEN],
+            **told,
         }
-        if self.config.of(Data).share_class_counts and self.level == Level.OPEN:
+        if not shard.classed:
+            facts["answers"] = True
+        elif self.config.of(Data).share_class_counts and self.level == Level.OPEN:
             facts["counts"] = counts
         sizes: dict[str, int | float] = {
             "partition": self.node.partition,
             "partitions": self.node.partitions,
             "num-examples": 1 if hidden else len(shard.train_labels),
             "num-test": 0 if hidden else len(shard.test_labels),
-            "image-size": int(shard.train_images.shape[-1]),
+            **form,
         }
         return Payload(metrics=sizes, facts=facts)
 

@@ -55,7 +55,7 @@ class Experts(BaseStrategy):
     def drawn(self, seed: int) -> Arrays:
         """A model with first weights of another seed."""
         config, width = self.config, task_of(self.config.run).width(len(self.fleet.classes))
-        return from_module(build_model(config.of(Model), width, self.fleet.image_size, seed, say=self.record.remark))
+        return from_module(build_model(config.of(Model), width, self.fleet.form, seed, say=self.record.remark))
 
     def __init__(self, config: Config | None = None, folder: Any = None, **settings: Any) -> None:
         super().__init__(config, folder, **settings)

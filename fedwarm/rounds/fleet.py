@@ -15,7 +15,8 @@ from typing import TypeVar
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
-from fedwarm.core.payload import Payload, PayloadError
+from fedwarm.core.inputs import DTYPES, Form
+from fedwarm.core.payload import Fact, Payload, PayloadError
 from fedwarm.data.classes import FEWEST, places, plain, shown, union
 from fedwarm.flower.wire import from_records, is_unusable, to_records
 from fedwarm.record.ledger import called
@@ -24,7 +25,7 @@ from fedwarm.settings.fields import SettingError
 
 T = TypeVar("T", str, int)
 POLL_SECONDS = 0.2
-CLIENTS_AT_MOST, CLASSES_AT_MOST, NAME_AT_MOST = 10**6, 10**5, 200
+CLIENTS_AT_MOST, CLASSES_AT_MOST, NAME_AT_MOST, AXES_AT_MOST = 10**6, 10**5, 200, 8
 NAME = re.compile(r"[\w][\w .:@+-]{0,63}")
 
 
@@ -71,13 +72,26 @@ class Member:
 class Fleet:
     """All clients, `members[i]` being partition i, and the data set's facts on which they agree.
 
-    `steady`: they are all here and stay; real nodes come and go.
+    Attributes:
+        classes: names of the classes, or of what else a model answers.
+        inputs: what one input looks like; a number: pictures of that side.
+        steady: they are all here and stay; real nodes come and go.
     """
 
     members: tuple[Member, ...]
     classes: tuple[str, ...]
-    image_size: int
+    inputs: Form | int
     steady: bool = True
+
+    @property
+    def form(self) -> Form:
+        """What one input looks like."""
+        return Form.at(self.inputs)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the pictures; 0 where inputs are none."""
+        return self.form.side
 
     @property
     def here(self) -> tuple[int, ...]:
@@ -140,13 +154,13 @@ def _fleet(known: dict[int, Payload], expected: int) -> Fleet:
     if len(partitions) != expected or partitions != list(range(expected)):
         raise FederationError(f"partitions {partitions[:20]} are not 0 to {expected - 1}; give each node its own partition-id")
     by_partition = {p.count("partition"): node for node, p in known.items()}
-    classes, image_size = agreed([known[by_partition[i]] for i in range(expected)])
+    classes, form = agreed([known[by_partition[i]] for i in range(expected)])
     members = tuple(member_of(i, by_partition[i], known[by_partition[i]], classes) for i in range(expected))
-    return Fleet(members, classes, image_size)
+    return Fleet(members, classes, form)
 
 
-def agreed(answers: Sequence[Payload], own: bool = False, known: Sequence[str] = ()) -> tuple[tuple[str, ...], int]:
-    """The classes and the image size of which all nodes speak.
+def agreed(answers: Sequence[Payload], own: bool = False, known: Sequence[str] = ()) -> tuple[tuple[str, ...], Form]:
+    """The classes and the form of inputs of which all nodes speak.
 
     Args:
         answers: how they describe themselves.
@@ -155,19 +169,44 @@ def agreed(answers: Sequence[Payload], own: bool = False, known: Sequence[str] =
 
     Raises:
         FederationError: they speak of different ones, or of a single class.
+        PayloadError: one says something of its inputs that cannot be.
     """
     first, lists = answers[0], [tuple(_list(answer, "classes", str)) for answer in answers]
     if not own and any(each != lists[0] for each in lists):
         raise FederationError("the nodes disagree on the classes of the data set; give all of them the same data.name")
     if any(p.metrics.get("image-size") != first.metrics.get("image-size") for p in answers):
         raise FederationError("the nodes disagree on the size of images; give all of them the same data.image-size")
+    form = form_of(first)
+    if other := next((told for each in answers if (told := form_of(each)) != form), None):
+        raise FederationError(f"the nodes disagree on their inputs, {form} and {other}; give all of them the same columns")
     classes = tuple(known) or (lists[0] if all(each == lists[0] for each in lists) else union(lists))
-    if own and len(classes) < FEWEST:
+    if own and len(classes) < FEWEST and not any("answers" in answer.facts for answer in answers):
         raise FederationError(
             f"all nodes' images are of one class, {shown(classes)!r}, so that every accuracy would be 100 %; bring others, or "
             "name all classes of the run in data.classes"
         )
-    return classes, first.count("image-size", 1)
+    return classes, form
+
+
+def described(form: Form) -> tuple[dict[str, int | float], dict[str, Fact]]:
+    """Metrics and facts by which a client tells what its inputs look like; of pictures their side alone."""
+    if form.pictures:
+        return {"image-size": form.side}, {}
+    return {"vocabulary": form.vocabulary}, {"shape": list(form.shape), "dtype": form.dtype}
+
+
+def form_of(answer: Payload) -> Form:
+    """What `described` told.
+
+    Raises:
+        PayloadError: it is nothing that inputs can be.
+    """
+    if "dtype" not in answer.facts:
+        return Form.picture(answer.count("image-size", 1))
+    shape, dtype = _list(answer, "shape", int), answer.text("dtype")
+    if dtype not in DTYPES or len(shape) > AXES_AT_MOST or min(shape, default=1) < 1:
+        raise PayloadError(f"inputs of shape {shape} and dtype {dtype!r} cannot be")
+    return Form(tuple(shape), dtype, answer.count("vocabulary"))
 
 
 def member_of(partition: int, node: int, answer: Payload, classes: Sequence[str], name: str = "") -> Member:

@@ -216,7 +216,7 @@ class Method(Strategy):
             return None
         state = to_tensors({name: array for name, array in self.arrays.items() if not is_learned(name)})
         config, task = self.config, task_of(self.config.run)
-        model = build_model(config.of(Model), task.width(len(self.fleet.classes)), self.fleet.image_size, config.run.seed, state)
+        model = build_model(config.of(Model), task.width(len(self.fleet.classes)), self.fleet.form, config.run.seed, state)
         model = self.predicting(model.to(device_of(config.run.device)))
         table, rows = all_tests(config.of(Data), config.run.seed, len(self.fleet.members))
         return correct_rows(model, table, rows, task), len(rows)
@@ -254,12 +254,12 @@ class Method(Strategy):
         """Names and shapes of what clients learn beside the weights."""
         if not self.arrays:
             return {}
-        return from_tensors(learned_template(self.config, self.new_model(), self.fleet.image_size))
+        return from_tensors(learned_template(self.config, self.new_model(), self.fleet.form))
 
     def new_model(self) -> Any:
         """The classifier with its shared initialisation."""
         config, width = self.config, task_of(self.config.run).width(len(self.fleet.classes))
-        return build_model(config.of(Model), width, self.fleet.image_size, config.run.seed, say=self.record.remark)
+        return build_model(config.of(Model), width, self.fleet.form, config.run.seed, say=self.record.remark)
 
     # What a checkpoint holds
 

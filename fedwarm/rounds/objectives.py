@@ -8,9 +8,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from fedwarm.core.inputs import Form
 from fedwarm.data.settings import Data
+from fedwarm.data.shards import form_of
 from fedwarm.methods import method_of
-from fedwarm.models import Model, build_model
+from fedwarm.models import Model, build_model, to_input
 from fedwarm.objectives import hooks_of, learned_state, objective_of
 from fedwarm.relevance import Run
 from fedwarm.settings.config import Config
@@ -19,8 +21,8 @@ from fedwarm.settings.kinds import CODECS, METHODS, OBJECTIVES, PRIVACY
 from fedwarm.training.loop import Hook
 
 
-def learned_template(config: Config, model: nn.Module, image_size: int) -> dict[str, Tensor]:
-    """Names and shapes of what clients learn beside the weights, by a look at one empty image; the model stays as it is.
+def learned_template(config: Config, model: nn.Module, inputs: Form | int) -> dict[str, Tensor]:
+    """Names and shapes of what clients learn beside the weights, by a look at one empty input; the model stays as it is.
 
     Raises:
         SettingError: the method does not average it, or the objective's settings do not go together.
@@ -33,7 +35,7 @@ def learned_template(config: Config, model: nn.Module, image_size: int) -> dict[
         hook.prepare(model)
     model.train()
     with torch.no_grad():
-        model(torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device))
+        model(to_input(Form.at(inputs).empty(1, next(model.parameters()).device)))
     for hook in hooks:
         hook.finish(model)
     return {name: torch.zeros_like(tensor) for name, tensor in learned_state(hooks).items()}
@@ -72,7 +74,7 @@ def check_private_model(config: Config, classes: int) -> None:
     """
     refuse = getattr(PRIVACY.load(config.run.privacy), "refuse_model", None)
     if refuse is not None and Run.of(config).trains:
-        refuse(build_model(replace(config.of(Model), weights=""), classes, config.of(Data).image_size, config.run.seed))
+        refuse(build_model(replace(config.of(Model), weights=""), classes, form_of(config.of(Data)), config.run.seed))
 
 
 def _check_shared(config: Config) -> None:

@@ -33,10 +33,12 @@ class Held:
 
 def held(config: Config, clients: int) -> list[Held]:
     """What the clients of a simulation hold; no image is decoded."""
-    from fedwarm.data.shards import count_tests, partition_table
+    from fedwarm.data.shards import count_tests, open_table, partition_table
 
     data, seed = config.of(Data), config.run.seed
     counts, tests = partition_table(data, seed, clients), count_tests(data, seed, clients)
+    if not open_table(data).classed:
+        return [Held(sum(row), test, frozenset()) for row, test in zip(counts, tests, strict=True)]
     return [Held(sum(row), test, frozenset(c for c, n in enumerate(row) if n)) for row, test in zip(counts, tests, strict=True)]
 
 

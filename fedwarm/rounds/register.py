@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from fedwarm.core.inputs import Form
 from fedwarm.core.payload import Payload
 from fedwarm.record.ledger import called
 from fedwarm.rounds.bindings import Bindings
@@ -58,7 +59,7 @@ class Register:
         self.members = {int(told["partition"]): _away(told) for told in before}
         self.claims: dict[int, dict[int, Claim]] = {}
         self.size = 0
-        self.facts: tuple[tuple[str, ...], int] | None = None
+        self.facts: tuple[tuple[str, ...], Form] | None = None
         self.fleet = Fleet((), (), 0, steady=False)
 
     def take(self, node: int, answer: Payload, name: str) -> None:

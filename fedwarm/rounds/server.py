@@ -133,6 +133,7 @@ class BaseStrategy(Method):
         """Take up who is there now."""
         if self.fleet is not self.attendance.fleet:
             self.fleet = self.attendance.fleet
+            self.record.inputs = self.fleet.form
             members, held = self.fleet.members, own_data.held(self.config, self.fleet)
             self.record.open(self.config, self.fleet.classes, [m.counts for m in members], [m.name for m in members], held)
         for text in (*self.attendance.remarks, *self._late()):

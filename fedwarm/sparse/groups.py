@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedwarm.core.arrays import Arrays
+from fedwarm.core.inputs import Form
 from fedwarm.models import Model, build_model
 from fedwarm.sparse.sites import Site, found
 
@@ -150,7 +151,7 @@ def _times(array: NDArray[np.generic], factor: NDArray[np.floating]) -> NDArray[
 
 
 @lru_cache(maxsize=16)
-def groups_of(settings: Model, classes: int, image_size: int) -> Groups:
+def groups_of(settings: Model, classes: int, inputs: Form | int) -> Groups:
     """The groups of a run's classifier."""
     with torch.device("meta"):
-        return Groups.of(build_model(replace(settings, weights=""), classes, image_size, 0))
+        return Groups.of(build_model(replace(settings, weights=""), classes, inputs, 0))

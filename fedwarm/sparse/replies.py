@@ -11,6 +11,7 @@ from fedwarm.aggregators import Robust
 from fedwarm.codecs import codec_for
 from fedwarm.codecs.stochastic_rounding import Rounded
 from fedwarm.data.settings import Data
+from fedwarm.data.shards import form_of
 from fedwarm.models import Model, build_model
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
@@ -54,7 +55,7 @@ def check(config: Config, known: Any) -> None:
         SettingError: it has.
     """
     with torch.device("meta"):
-        model = build_model(config.of(Model), max(2, len(known.classes)), config.of(Data).image_size, 0)
+        model = build_model(config.of(Model), max(2, len(known.classes)), form_of(config.of(Data)), 0)
     refuse_statistics(dict(model.named_buffers()))
 
 

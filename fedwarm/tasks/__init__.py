@@ -30,11 +30,15 @@ class Task:
 
     Attributes:
         settings: its group of settings, or None.
+        targets: what it wants of a data set: `classes`, int64 (n,); `labels`, float32 (n, L) of 0 and 1; `numbers`, float32 (n,)
+            or (n, k); `tokens`, int64 (n, T), the next ones of each place of a text. Data that can be read in several ways (a
+            column of numbers, a text) are read so; a data set without such targets is refused.
         scope: `example`, where the loss is a mean of something of each example alone, else `batch` (see `training.loop.Hook`).
     """
 
     settings: ClassVar[Any] = None
     scope: ClassVar[str] = "example"
+    targets: ClassVar[str] = "classes"
 
     def __init__(self, *settings: Any) -> None:
         self.own_settings = settings

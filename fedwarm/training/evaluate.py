@@ -24,7 +24,7 @@ def _outputs(model: nn.Module, images: Tensor, batch_size: int, task: Task) -> l
 
 @torch.no_grad()
 def predict(model: nn.Module, images: Tensor, batch_size: int = BATCH) -> Tensor:
-    """Logits (n, classes) on the CPU of uint8 images (n, 3, S, S), in evaluation mode."""
+    """The model's outputs, e.g. logits (n, classes), on the CPU of inputs (n, *shape), in evaluation mode."""
     return torch.cat(_outputs(model, images, batch_size, Task()))
 
 
@@ -41,4 +41,4 @@ def correct(model: nn.Module, images: Tensor, labels: Tensor, task: Task | None 
 def correct_rows(model: nn.Module, table: Table, rows: Rows, task: Task | None = None) -> int:
     """How many images of a table's rows (m,) the model is right about; only some of them are in memory at once."""
     parts = (rows[start : start + AT_ONCE] for start in range(0, len(rows), AT_ONCE))
-    return sum(correct(model, table.images(part), torch.from_numpy(table.label.codes[part]), task) for part in parts)
+    return sum(correct(model, table.images(part), table.answers(part), task) for part in parts)

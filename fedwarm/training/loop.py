@@ -26,7 +26,7 @@ from fedwarm.training.private import Mechanism, Receipt
 
 @dataclass(frozen=True)
 class Batch:
-    """What a loss term may look at: input (b, 3, S, S), labels (b,), rows (b,), and the task's outputs, e.g. (b, classes)."""
+    """What a loss term may look at: inputs (b, *shape), targets (b, ..), rows (b,), and the task's outputs, e.g. (b, classes)."""
 
     model: nn.Module
     inputs: Tensor
@@ -100,9 +100,9 @@ def fit(
     """Minimise the task's loss plus the hooks' terms over shuffled batches by the plan's optimiser, in place.
 
     Args:
-        model: maps inputs (b, 3, S, S) to what the task takes, e.g. logits (b, classes); trained on the device it is on.
-        images: uint8 (n, 3, S, S).
-        labels: int64 (n,).
+        model: maps inputs (b, *shape) to what the task takes, e.g. logits (b, classes); trained on the device it is on.
+        images: inputs, uint8 (n, 3, S, S) of pictures, else (n, *shape) as the data set has them.
+        labels: targets, int64 (n,) of classes, else (n, ..) as the task wants them.
         plan: epochs, batch size, optimiser and task.
         generator: draws the order of the examples, and what the task draws; classification nothing.
         hooks: terms and transforms of the local objective.

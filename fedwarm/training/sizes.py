@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedwarm.data.classes import listed
 from fedwarm.data.settings import Data
-from fedwarm.data.shards import open_table
+from fedwarm.data.shards import form_of, open_table
 from fedwarm.models import Model, build_model
 from fedwarm.settings.config import Config
 from fedwarm.tasks import task_of
@@ -17,5 +17,5 @@ def sizes_of(config: Config) -> tuple[int, ...]:
     if not classes:
         return ()
     width = task_of(config.run).width(classes)
-    model = build_model(config.of(Model), width, data.image_size, config.run.seed, say=lambda text: None)
+    model = build_model(config.of(Model), width, form_of(data), config.run.seed, say=lambda text: None)
     return tuple(parameter.numel() for _, parameter in sorted(model.named_parameters()))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from fedwarm.models import Model, build_model, device_of, head_of, to_input
+from fedwarm.core.inputs import Form
+from fedwarm.models import Model, arguments, build_model, device_of, head_of, to_input
 from fedwarm.settings.fields import SettingError
 from fedwarm.settings.kinds import MODELS
 
@@ -158,3 +160,33 @@ def test_the_head_alone_is_trained_where_that_is_asked_for(drawn: bool) -> None:
     model = build_model(settings, 3, 8, 0, None if drawn else whole)
     assert {name for name, p in model.named_parameters() if p.requires_grad} == {*head_of(settings, model)}
     assert all(torch.equal(tensor, whole[name]) for name, tensor in model.state_dict().items())
+
+
+def told_of(form: Form | int, factory: Any) -> Any:
+    return arguments(factory, "mine", 7, Form.at(form))
+
+
+def test_a_factory_is_given_what_its_parameters_are_called_after() -> None:
+    row, text = Form((30,), "float32"), Form((16,), "int64", 96)
+    assert told_of(row, lambda outputs, shape: None) == [7, (30,)]
+    assert told_of(8, lambda classes, image_size, depth=3: None) == [7, 8]
+    assert told_of(8, lambda n, size: None) == [7, 8]  # by place, as factories always were
+    assert told_of(8, lambda *given: None) == [7, 8]
+    assert told_of(text, lambda vocabulary, outputs: None) == [96, 7]
+    assert told_of(row, lambda: None) == [] and told_of(8, lambda shape: None) == [(3, 8, 8)]
+
+
+def test_inputs_that_an_architecture_does_not_take_are_refused() -> None:
+    row = Form((30,), "float32")
+    with pytest.raises(
+        SettingError, match=r"model.name = 'cnn' takes pictures, and the data set has float32 inputs of shape \(30,\)"
+    ):
+        build_model(Model(), 3, row, 0)
+    with pytest.raises(SettingError, match="model.name = 'mine' reads texts of tokens, and the data set has pictures of 8 x 8"):
+        told_of(8, lambda outputs, vocabulary: None)
+
+
+def test_only_bytes_are_scaled() -> None:
+    assert to_input(torch.tensor([[0, 255]], dtype=torch.uint8)).tolist() == [[-1.0, 1.0]]
+    for kept in (torch.tensor([[0.5, 255.0]]), torch.tensor([[3, 9]])):
+        assert to_input(kept) is kept

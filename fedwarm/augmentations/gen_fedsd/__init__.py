@@ -15,6 +15,7 @@ class GenFedSdPart(Part):
     """Images of the classes that a client lacks, drawn before training (Morafah et al., 2024)."""
 
     settings = GenFedSD
+    pictures = True
 
     @staticmethod
     def does(run: Any) -> dict[str, bool]:

@@ -6,6 +6,8 @@ group by `data.of(Group)`. Facts may stand beside it (`registry.component`):
 - `clients`, a function (table, data settings) -> how many clients it makes by itself, and at most
 - `least`, False where it says itself how many clients are too many
 - `whole`, False where some rows may be in nobody's hands
+- `classed`, True where it deals by classes: targets that are none are refused
+- `pictures`, True where it looks at pictures: other inputs are refused
 - `tests`, by what a test split is dealt, so that a client is tested on what it trains on (see `fedwarm.data.testing`): BY_CLASS,
   where nothing is said; ALIKE, all images together; or a function (table, data settings) -> the name of a column
 
@@ -50,6 +52,7 @@ def client_rows(table: Table, data: Data, seed: int, partitions: int) -> list[Ro
     if partitions < 1:
         raise SettingError(f"{partitions} clients are too few; at least 1 is needed")
     deal = partition_of(data)
+    _refuse_unlike(table, data, deal)
     if partitions * FEWEST > len(table) and getattr(deal, "least", True):
         raise SettingError(
             f"{partitions} clients are too many for the {len(table)} images of {table.name}: {NEED}; "
@@ -63,6 +66,19 @@ def client_rows(table: Table, data: Data, seed: int, partitions: int) -> list[Ro
                 f"{table.name}: {NEED}; take fewer clients or another partition"
             )
     return parts
+
+
+def _refuse_unlike(table: Table, data: Data, deal: Any) -> None:
+    """Refuse a partition that needs classes or pictures of a data set that has none."""
+    for fact, has, what in (
+        ("classed", table.classed, "targets are classes"),
+        ("pictures", table.pictured, "inputs are pictures"),
+    ):
+        if getattr(deal, fact, False) and not has:
+            raise SettingError(
+                f"data.partition = {data.partition!r} needs data whose {what}, and those of {table.name} are none; choose iid, "
+                "natural or domain"
+            )
 
 
 def own_clients(table: Table, data: Data) -> int | None:

@@ -13,7 +13,9 @@ from fedwarm.data.tables import Rows, Table
 from fedwarm.settings.registry import component
 
 
-@component(uses=("data.alpha",), summary="Every class is shared out in proportions drawn from Dirichlet(data.alpha).")
+@component(
+    classed=True, uses=("data.alpha",), summary="Every class is shared out in proportions drawn from Dirichlet(data.alpha)."
+)
 def dirichlet(table: Table, data: Data, seed: int, partitions: int) -> list[Rows]:
     """The rows of each client."""
     from flwr_datasets.partitioner import DirichletPartitioner

@@ -11,7 +11,7 @@ import numpy as np
 from fedwarm.core.seeds import numpy_generator
 from fedwarm.data.rows import grouped, present
 from fedwarm.data.settings import Data
-from fedwarm.data.tables import Column, Rows, Table
+from fedwarm.data.tables import ALL, Column, Rows, Table
 from fedwarm.settings.fields import SettingError
 from fedwarm.settings.registry import component
 
@@ -26,8 +26,14 @@ def domain_column(table: Table) -> Column:
     return table.column("domain")
 
 
+def domains_of(table: Table, data: Data) -> int:
+    """How many domains there are; 0 where nobody named any."""
+    column = domain_column(table)
+    return 0 if column.names == (ALL,) else len(present(column))
+
+
 @component(
-    clients=lambda table, data: len(present(domain_column(table))),
+    clients=domains_of,
     tests=lambda table, data: "domain",
     summary="Domain j goes to client j modulo their number.",
 )

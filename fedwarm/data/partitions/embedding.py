@@ -184,7 +184,7 @@ def clusters(table: Table, settings: Embedding, seed: int) -> Column:
     return Column(codes, tuple(map(str, range(settings.clusters))))
 
 
-@component(settings=Embedding, uses=("data.alpha",))
+@component(settings=Embedding, uses=("data.alpha",), pictures=True)
 def embedding(table: Table, data: Data, seed: int, partitions: int) -> list[Rows]:
     """The rows of each client: clusters of alike images, each shared out in proportions drawn from Dirichlet(alpha)."""
     return dirichlet(replace(table, label=clusters(table, data.of(Embedding), seed)), data, seed, partitions)

@@ -15,7 +15,12 @@ from fedwarm.settings.fields import SettingError
 from fedwarm.settings.registry import component
 
 
-@component(whole=False, uses=("data.classes-per-client",), summary="Every client holds rows of data.classes-per-client classes.")
+@component(
+    classed=True,
+    whole=False,
+    uses=("data.classes-per-client",),
+    summary="Every client holds rows of data.classes-per-client classes.",
+)
 def pathological(table: Table, data: Data, seed: int, partitions: int) -> list[Rows]:
     """The rows of each client."""
     from flwr_datasets.partitioner import PathologicalPartitioner

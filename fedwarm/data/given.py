@@ -1,0 +1,231 @@
+"""Data that a function of somebody's own gives, `data.name = module:attribute`: inputs, targets and columns, or a table.
+
+The function is called with no argument, or with the data settings where it has a parameter. It gives one of
+
+- (inputs, targets), or (inputs, targets, columns) with columns of ids by name, each of n values
+- a mapping with `inputs` and `targets`; its other entries of n values are columns, and `classes` names the classes
+- a `fedwarm.data.tables.Table`
+
+Inputs are an array or tensor (n, ..): uint8 as it is, other whole numbers as int64, the rest as float32. Targets are whole
+numbers from 0, texts or truth values for classes, floats (n,) or (n, k) for numbers and labels, whole numbers (n, T) for tokens.
+The column `split` says of each row whether it is of `train` or of another split; by `domain` and `site` the partitions `domain`
+and `natural` go. The function has to give the same in every process, as each client takes its own rows of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from inspect import Parameter, signature
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedwarm.core.inputs import Form
+from fedwarm.data.settings import CLASSES, NUMBERS, TOKENS, Data
+from fedwarm.data.tables import ALL, Column, Rows, Table, coded
+from fedwarm.settings.fields import SettingError, near
+
+TRAIN, SPLIT, DOMAIN = "train", "split", "domain"
+FORMS = "give (inputs, targets), or with a mapping of columns behind them"
+
+
+def given(function: Any, data: Data, split: str = TRAIN) -> Table:
+    """A split of what a function gives.
+
+    Raises:
+        SettingError: it fails, or gives something else; there is no such split.
+    """
+    try:
+        found = function(*([data.reading] if _asks(function) else []))
+    except SettingError:
+        raise
+    except Exception as error:  # whatever somebody's code does
+        lines = str(error).splitlines() or [""]
+        raise SettingError(f"data.name = {data.name!r} fails: {type(error).__name__}: {lines[0]}; mend that function") from error
+    table = found if isinstance(found, Table) else table_of(found, data)
+    return _split(table, split)
+
+
+def _asks(function: Any) -> bool:
+    """Whether a function has to be given something."""
+    places = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    return any(each.kind in places for each in signature(function).parameters.values())
+
+
+def table_of(found: Any, data: Data) -> Table:
+    """Inputs and targets as a table.
+
+    Raises:
+        SettingError: they are none.
+    """
+    name, columns = data.name, dict[str, Any]()
+    if isinstance(found, Mapping) and {"inputs", "targets"} <= found.keys():
+        columns = {str(key): value for key, value in found.items() if key not in ("inputs", "targets")}
+        inputs, targets = found["inputs"], found["targets"]
+    elif isinstance(found, tuple) and len(found) in (2, 3) and (len(found) == 2 or isinstance(found[2], Mapping)):
+        inputs, targets, columns = found[0], found[1], dict(found[2]) if len(found) == 3 else {}
+    else:
+        raise SettingError(f"data.name = {name!r} gives {type(found).__name__}; {FORMS}")
+    classes = columns.pop(CLASSES, None)
+    seen = input_tensor(inputs, name)
+    label, wanted = targets_of(targets, len(seen), classes, data)
+    ids = {key: _ids(values, len(seen), key, name) for key, values in columns.items()} or {DOMAIN: one_domain(len(seen))}
+    return tensor_table(name, seen, label, wanted, ids)
+
+
+def one_domain(count: int) -> Column:
+    """The column of examples of which nothing is known but that they belong together; it is dealt as any domain is, at random."""
+    return Column(np.zeros(count, dtype=np.int64), (ALL,))
+
+
+def tensor_table(
+    name: str, inputs: Tensor, label: Column, targets: Tensor | None, ids: Mapping[str, Column], vocabulary: int = 0
+) -> Table:
+    """A table of what is in memory.
+
+    Args:
+        inputs: (n, *shape), float32, int64 or uint8.
+        label, targets: see `Table`.
+        ids: columns by name.
+        vocabulary: of inputs in int64, how many tokens there are; 0: up to the largest that is there.
+    """
+
+    def column(wanted: str) -> Column:
+        if wanted not in ids:
+            raise SettingError(f"{name} has no column {wanted!r}{near(wanted, list(ids))}; it has {', '.join(ids) or 'none'}")
+        return ids[wanted]
+
+    whole = inputs.dtype == torch.int64 and inputs.numel() > 0 and int(inputs.min()) >= 0
+    tokens = vocabulary or (max(int(inputs.max()) + 1, len(label.names) if targets is not None else 0) if whole else 0)
+    return Table(name, label, tuple(ids), column, lambda rows: inputs[torch.from_numpy(rows)], form=Form.of(inputs, tokens),
+                 targets=targets)  # fmt: skip
+
+
+def input_tensor(values: Any, name: str) -> Tensor:
+    """Inputs (n, ..) as uint8, int64 or float32.
+
+    Raises:
+        SettingError: they are no numbers, none at all, or not finite.
+    """
+    try:
+        found = torch.as_tensor(values if isinstance(values, Tensor) else np.asarray(values))
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise SettingError(f"the inputs of {name} are no array of numbers: {reason}; give numbers of one shape") from error
+    if not found.ndim or not len(found):
+        raise SettingError(f"the inputs of {name} hold no example; give an array (n, ..) of at least one")
+    if found.is_floating_point() or found.dtype == torch.bool:
+        found = found.to(torch.float32)
+        refuse_unfinite(found, f"the inputs of {name}")
+        return found
+    if found.is_complex():
+        raise SettingError(f"the inputs of {name} are complex numbers; give their parts as floats")
+    return found if found.dtype == torch.uint8 else found.to(torch.int64)
+
+
+def refuse_unfinite(found: Tensor, what: str) -> None:
+    """Refuse NaN and infinity by the first place that holds one."""
+    if not bool(torch.isfinite(found).all()):
+        place = [int(i) for i in (~torch.isfinite(found)).nonzero()[0]]
+        value = float(found[tuple(place)])
+        raise SettingError(
+            f"{what} hold {value} in row {place[0]}{f', place {place[1:]}' if place[1:] else ''}; mend or leave it out"
+        )
+
+
+def targets_of(values: Any, count: int, classes: Sequence[Any] | None, data: Data) -> tuple[Column, Tensor | None]:
+    """Labels and targets of a table, by what is given and what the task wants.
+
+    Raises:
+        SettingError: they are not one for each input, or nothing that targets can be.
+    """
+    name, array = data.name, _array(values)
+    if len(array.shape) < 1 or len(array) != count:
+        raise SettingError(f"{name} gives {count} inputs and targets of shape {array.shape}; give one target for each input")
+    names = None if classes is None else tuple(map(str, classes))
+    if data.targets == NUMBERS and array.dtype.kind in "iub":
+        array = array.astype(np.float32)
+    if array.dtype.kind == "f":
+        return answers(torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)), names, name)
+    if array.ndim > 1 and array.dtype.kind in "iu":
+        tokens = torch.from_numpy(array.astype(np.int64))
+        return Column(np.zeros(count, dtype=np.int64), names or tuple(map(str, range(int(tokens.max()) + 1)))), tokens
+    if array.ndim > 1:
+        raise SettingError(f"{name} gives targets of shape {array.shape} that are no numbers; give one class for each input")
+    return class_column(array, names, name), None
+
+
+def answers(targets: Tensor, names: tuple[str, ...] | None, name: str) -> tuple[Column, Tensor]:
+    """Numbers (n,) or (n, k) as targets, and what they are called.
+
+    Raises:
+        SettingError: one is not finite, or they have more axes.
+    """
+    if targets.ndim > 2:
+        raise SettingError(f"the targets of {name} have shape {tuple(targets.shape)}; give (n,) or (n, k)")
+    refuse_unfinite(targets, f"the targets of {name}")
+    many = 1 if targets.ndim == 1 else targets.shape[1]
+    called = names or (("target",) if many == 1 else tuple(f"target {i}" for i in range(many)))
+    if len(called) != many:
+        raise SettingError(f"{name} names {len(called)} targets and gives {many}; name each of them")
+    return Column(np.zeros(len(targets), dtype=np.int64), called), targets
+
+
+def class_column(array: NDArray[Any], names: tuple[str, ...] | None, name: str) -> Column:
+    """Classes (n,) by their numbers or names."""
+    if array.dtype.kind == "b":
+        array = array.astype(np.int64)
+    if array.dtype.kind not in "iu":
+        return coded([str(value) for value in array.tolist()])
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or (names is not None and high >= len(names)):
+        many = f", and {len(names)} are named" if names else ""
+        raise SettingError(f"{name} gives classes {low} to {high}{many}; count them from 0")
+    return Column(array.astype(np.int64), names or tuple(map(str, range(high + 1))))
+
+
+def _array(values: Any) -> NDArray[Any]:
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+
+
+def _ids(values: Any, count: int, column: str, name: str) -> Column:
+    found = _array(values)
+    if found.shape != (count,):
+        raise SettingError(f"column {column!r} of {name} has shape {found.shape}; give one value for each of {count} inputs")
+    return coded(found.tolist())
+
+
+def _split(table: Table, split: str) -> Table:
+    """The rows of a split, by the column of that name; all of them are of `train` where there is none."""
+    if SPLIT not in table.columns:
+        if split != TRAIN:
+            raise SettingError(f"{table.name} has no split {split!r}; set data.test = 'held-out', or give a column {SPLIT!r}")
+        return table
+    column = table.column(SPLIT)
+    if split not in column.names:
+        raise SettingError(f"{table.name} has no split {split!r}, only {', '.join(column.names)}; name one in data.test-split")
+    rows = np.flatnonzero(column.codes == column.names.index(split))
+    return part_of(table, rows, table.name if split == TRAIN else f"split {split!r} of {table.name}")
+
+
+def part_of(table: Table, rows: Rows, name: str) -> Table:
+    """Some rows (k,) of a table."""
+
+    def part(column: Column) -> Column:
+        return Column(column.codes[rows], column.names)
+
+    return replace(
+        table, name=name, label=part(table.label), column=lambda wanted: part(table.column(wanted)),
+        images=lambda k: table.images(rows[k]), targets=None if table.targets is None else table.targets[torch.from_numpy(rows)],
+    )  # fmt: skip
+
+
+def kind_of(table: Table) -> str:
+    """What a table's targets are: classes, numbers (or labels, which look the same), or tokens."""
+    if table.targets is None:
+        return CLASSES
+    return NUMBERS if table.targets.is_floating_point() else TOKENS
