@@ -11,7 +11,7 @@ COVERED = $(if $(ALL),$(BIN)/python -m slipcover --merge .coverage.json --out .c
 CORES = -n auto --maxprocesses 8 --dist worksteal
 FEDERATIONS = -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: run test test-proofs test-docker test-lowest test-newest check clean
+.PHONY: run test docs test-proofs test-docker test-lowest test-newest check clean
 run: $(VENV)/.installed
 	$(BIN)/fedwarm run warmfed --out $(OUT) --fresh
 
@@ -21,6 +21,11 @@ test: $(VENV)/.installed
 	$(BIN)/python $(COVER) -m pytest $(ORDER) $(CORES) -m "not processes and not alone$(SHORT)"
 	$(COVERED)
 	$(BIN)/python -m pytest -p no:randomly $(FEDERATIONS) -m "processes$(SHORT)"
+
+# The documentation as a site, in site/: pages of docs/, and the reference out of the code. A broken link fails it.
+docs: $(VENV)/.installed
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[docs]"
+	$(BIN)/mkdocs build --strict
 
 # What happens to machines: nodes that are killed, paused, full, refused, twenty of them. A quarter of an hour.
 test-proofs: $(VENV)/.installed
@@ -41,4 +46,4 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .smoke runs dist
+	rm -rf $(VENV) .smoke runs dist site

@@ -154,7 +154,8 @@ class ClientPart:
 
         Args:
             planned: all that the client trains and sends of in a run, at most: (examples, batch size, steps) each.
-            purpose, number: what the training is for, and in which round.
+            purpose: what the training is for.
+            number: the round.
         """
         return None
 

@@ -215,7 +215,8 @@ class BaseClient:
 
         Args:
             model: what is trained.
-            purpose, number: what the draws are for, and in which round; 0 is before the first, and has its objective.
+            purpose: what the draws are for.
+            number: the round; 0 is before the first, and has its objective.
             learned: what the objective learned so far; what it learns is put in its place.
         """
         plan, shard = Plan.of(self.config.run, number=number), self.shard

@@ -51,7 +51,8 @@ def setting(
     Args:
         default: its value where none is given; its type is the setting's.
         text: what it means: effect and unit.
-        low, high: bounds, included.
+        low: least value, included.
+        high: largest value, included.
         choices: the values there are, or the kind of component that is chosen.
         path: it may be a path: one that exists is made absolute before a run.
         node: a node may have a value of its own, in its node config.
