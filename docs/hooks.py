@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-OUTSIDE = {"results.md": "benchmarks/RESULTS.md", "changelog.md": "CHANGELOG.md", "docker.md": "docker/README.md"}
+OUTSIDE = {"benchmarks.md": "benchmarks/RESULTS.md", "changelog.md": "CHANGELOG.md", "docker.md": "docker/README.md"}
 LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)(#[^)]*)?\)")
 
 

@@ -13,11 +13,9 @@ from typing import Any
 from fedwarm.api.given import Given, in_python, reference, settings_of
 from fedwarm.api.result import Result
 from fedwarm.core.failures import Interrupted, RunError
-from fedwarm.engines import FEDERATION
 from fedwarm.launch.request import Request
 from fedwarm.launch.run import completed
 from fedwarm.settings.fields import SettingError
-from fedwarm.settings.kinds import ENGINES
 
 
 def run(
@@ -25,14 +23,14 @@ def run(
     settings: Given | None = None,
     *,
     out: str | os.PathLike[str] | None = None,
-    engine: str = ENGINES.first,
+    engine: str = "local",
     seed: int | None = None,
     rounds: int | None = None,
     clients: int = 0,
     workers: int = 0,
     fresh: bool = False,
     resume: bool = False,
-    federation: str = FEDERATION,
+    federation: str = "default",
     keep_going: bool = False,
     progress: bool = True,
 ) -> Result:
