@@ -36,21 +36,32 @@ G = TypeVar("G", bound="Group")
 class Robust(Group, prefix="robust"):
     """Settings of robust aggregation."""
 
-    rule: str = setting("mean", "how a round's updates become one", choices=RULES, when=lambda r: r.averages or r.hides)
+    rule: str = setting(
+        "mean",
+        "aggregation of a round's updates; mean; krum, median, trimmed_mean: robust against faulty clients",
+        choices=RULES,
+        when=lambda r: r.averages or r.hides,
+    )
     clip_norm: float = setting(
         0.0,
-        "L2 norm to which a client's update is clipped before the rule; 0: not at all",
+        "L2 norm to which each update is clipped before aggregation; 0: no clipping",
         low=0.0,
         when=lambda r: r.averages or r.hides,
     )
     trim: float = setting(
-        0.2, "share of replies that trimmed_mean cuts off at each end, at least one of 3", low=0.0, high=0.49, when=CHOSEN
+        0.2,
+        "fraction of the replies that trimmed_mean drops at each end; at least one where there are 3 or more",
+        low=0.0,
+        high=0.49,
+        when=CHOSEN,
     )
-    byzantine: int = setting(1, "f of krum, the clients that may lie; it needs 2 f + 3 replies", low=0, when=CHOSEN)
-    keep: int = setting(1, "m of krum, the replies that are averaged; more than 1: multi-Krum", low=1, when=CHOSEN)
+    byzantine: int = setting(
+        1, "f of krum, the number of malicious clients to withstand; needs at least 2 f + 3 replies", low=0, when=CHOSEN
+    )
+    keep: int = setting(1, "m of krum, the number of replies that are averaged; more than 1: multi-Krum", low=1, when=CHOSEN)
     limit: float = setting(
         100.0,
-        "an update longer than so many times the model is refused; 0: none is",
+        "an update whose norm is more than this many times the model's is left out; 0: no limit",
         low=0.0,
         when=lambda r: r.uploads and not r.hides,
     )

@@ -22,7 +22,7 @@ from fedwarm.settings.fields import Group, setting
 class StochasticRounding(Group, prefix="stochastic-rounding", used=lambda r: r.uploads):
     """Settings of the codec `stochastic-rounding`."""
 
-    bits: int = setting(4, "bits a number of an update travels in", low=2, high=16)
+    bits: int = setting(4, "bits of each number of an update", low=2, high=16)
 
 
 class Rounded(Codec):

@@ -30,8 +30,8 @@ RESIDUAL = "top-k-residual"
 class TopK(Group, prefix="top-k", used=lambda r: r.uploads):
     """Settings of the codec `top-k`."""
 
-    share: float = setting(0.1, "share of an update's numbers that travels", low=1e-6, high=1.0)
-    residual: bool = setting(True, "a client adds what it did not send to its next update")
+    share: float = setting(0.1, "fraction of an update's numbers that is sent, the largest ones", low=1e-6, high=1.0)
+    residual: bool = setting(True, "error feedback: a client adds what it did not send to its next update")
 
 
 class Largest(Codec):

@@ -22,24 +22,26 @@ class Nodes(Group, prefix="nodes", used=lambda r: r.real):
 
     least: int = setting(
         0,
-        "fewest nodes that a run on real nodes begins and goes on with; 0: min-replies, or half of its partitions",
+        "least number of real nodes that a run needs to start and to continue; 0: min-replies, or half of its partitions",
         low=0,
         free=True,
     )
     gather_timeout: float = setting(
         300.0,
-        "seconds that a run on real nodes waits at its start for all of them, and later for the fewest",
+        "seconds that a run waits for real nodes: at the start for all of them, later for nodes.least",
         low=0.0,
         free=True,
     )
     return_timeout: float = setting(
         120.0,
-        "seconds that a stage on real nodes waits for one that it lost to be back and asked again",
+        "seconds that a stage waits for a real node that went away to come back and be asked again",
         low=0.0,
         free=True,
     )
     partitions: str = setting(
-        "", "registered names of nodes and their partitions, e.g. `hospital-a=0,hospital-b=1`; empty: a first claim binds"
+        "",
+        "partition of each registered node, e.g. `hospital-a=0,hospital-b=1`; empty: a node keeps the partition "
+        "that it claims first",
     )
 
 

@@ -17,7 +17,8 @@ class Diffusion(Group, prefix="diffusion", used=lambda r: r.generates or r.draws
     )
     trainer: str = setting(
         "lora",
-        "how clients fine-tune the foundation: whole in memory, or with its core taken out (hollowed.*)",
+        "fine-tuning of the foundation at clients; lora: with the whole model in memory; hollowed: without its "
+        "core, which saves memory (hollowed.*)",
         choices=TUNERS,
         when=lambda r: r.adapts,
     )
@@ -37,7 +38,7 @@ class Diffusion(Group, prefix="diffusion", used=lambda r: r.generates or r.draws
     )
     precision: str = setting("auto", "auto: fp16 on CUDA, else fp32", choices=("auto", "fp32", "fp16", "bf16"))
     gradient_checkpointing: bool = setting(False, "recompute activations to save memory while tuning", when=lambda r: r.adapts)
-    scheduler: str = setting("dpm", "sampler of generated images", choices=SAMPLERS)
+    scheduler: str = setting("dpm", "sampler for generated images; foundation: the one that comes with it", choices=SAMPLERS)
     sample_steps: int = setting(
         12, "denoising steps of a generated image", low=1, when=lambda r: r.generates or "diffusion.sample-steps" in r.taken
     )
@@ -45,9 +46,9 @@ class Diffusion(Group, prefix="diffusion", used=lambda r: r.generates or r.draws
         1.5, "classifier-free guidance scale; 1: none", low=0.0, when=lambda r: r.generates or "diffusion.guidance" in r.taken
     )
     resize: str = setting(
-        "bicubic", "how drawn images are brought to data.image-size: bicubic without aliasing, or the mean of areas",
+        "bicubic", "resizing of generated images to data.image-size; bicubic: antialiased; area: mean over areas",
         choices=("bicubic", "area"),
     )  # fmt: skip
     sample_batch_size: int = setting(
-        64, "images denoised together on a GPU; it does not change them", low=1, when=lambda r: r["device"] != "cpu"
+        64, "images that are denoised together on a GPU; does not change them", low=1, when=lambda r: r["device"] != "cpu"
     )

@@ -33,21 +33,24 @@ class Faults(Group, prefix="faults"):
     """Settings of the fault injector."""
 
     kind: str = setting(
-        "none", "what is wrong with a training reply that is struck", choices=FAULTS, when=lambda r: r["faults.rate"] > 0
+        "none",
+        "kind of fault to inject into training replies, for tests; none",
+        choices=FAULTS,
+        when=lambda r: r["faults.rate"] > 0,
     )
     rate: float = setting(
         0.0,
-        "share of the training replies that are struck, each by its own seeded draw",
+        "fraction of the training replies that are faulty, drawn from the seed",
         low=0.0,
         high=1.0,
         when=lambda r: r["faults.kind"] != FAULTS.first,
     )
     clients: str = setting(
         "",
-        "partitions that are struck, e.g. `1,3`; empty: any",
+        "clients that are faulty, e.g. `1,3`; empty: any client",
         when=lambda r: r["faults.kind"] != FAULTS.first and r["faults.rate"] > 0,
     )
-    delay_seconds: float = setting(5.0, "seconds by which `delay` answers late", low=0.0, when=CHOSEN)
+    delay_seconds: float = setting(5.0, "seconds of delay of faults.kind = delay", low=0.0, when=CHOSEN)
     scale: float = setting(1e6, "factor of `huge_update`: w + scale (w_k - w)", low=1.0, when=CHOSEN)
     poison_scale: float = setting(
         3.0, "factor of `poison`: w - scale (w_k - w), small enough to look honest", low=0.0, when=CHOSEN

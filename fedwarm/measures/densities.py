@@ -27,9 +27,9 @@ KEY, DENSITY = "prune.densities", "density-"
 class Prune(Group, prefix="prune", used=lambda r: r.shares):
     """Settings of pruning by magnitude after training."""
 
-    densities: str = setting("", "densities to measure the pruned final model at, e.g. `0.5,0.2`; empty: none")
+    densities: str = setting("", "densities at which the pruned final model is measured, e.g. `0.5,0.2`; empty: none")
     by: str = setting(
-        "unit", "what goes: whole units, as they can be left out of a network, or single weights", choices=("unit", "weight"),
+        "unit", "pruning; unit: whole units, which makes the network smaller; weight: single weights", choices=("unit", "weight"),
         when=lambda r: bool(r[KEY]),
     )  # fmt: skip
 

@@ -29,13 +29,13 @@ WIDTHS = "evaluate.bit-widths"
 class Evaluate(Group, prefix="evaluate", used=lambda r: r.shares):
     """Settings of what is measured after training."""
 
-    bit_widths: str = setting("", "widths to measure the final model at, e.g. `8,6,4,3,2`; empty: none")
+    bit_widths: str = setting("", "bit-widths at which the quantized final model is measured, e.g. `8,6,4,3,2`; empty: none")
     activations: bool = setting(
         True, "measure with quantized activations, too (`w4a4` beside `w4`)", when=lambda r: bool(r["evaluate.bit-widths"])
     )
     calibration_images: int = setting(
         512,
-        "a client's training images that set the activations' ranges",
+        "training images of a client that set the ranges of activations",
         low=1,
         when=lambda r: bool(r["evaluate.bit-widths"]) and r["evaluate.activations"],
     )

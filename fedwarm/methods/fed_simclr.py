@@ -41,18 +41,18 @@ class FedSimClr(Group, prefix="fed-simclr"):
     """Settings of federated SimCLR."""
 
     labelled: float = setting(
-        0.0, "share of a client's images whose labels training knows; 0: unsupervised; 1: supervised", low=0.0, high=1.0
+        0.0, "fraction of a client's images whose labels are used in training; 0: unsupervised; 1: supervised", low=0.0, high=1.0
     )
     beta: float = setting(
-        1.0, "weight of telling clients apart on either view; 1: as in the bound; 0: plain federated SimCLR", low=0.0,
+        1.0, "weight of the loss that identifies clients; 1: as in the paper's bound; 0: plain federated SimCLR", low=0.0,
         when=lambda r: not r["fed-simclr.alone"],
     )  # fmt: skip
     verification: str = setting(
-        "cosine", "head that tells clients apart, without biases; cosine: scaled cosines; linear: scalar products",
+        "cosine", "head that identifies clients, without biases; cosine: scaled cosine similarities; linear: scalar products",
         choices=("cosine", "linear"), when=lambda r: not r["fed-simclr.alone"],
     )  # fmt: skip
     scale: float = setting(
-        4.0, "what cosines of features and rows are multiplied by; the larger, the more a client pulls all features to its row",
+        4.0, "factor of the cosine similarities; larger values pull a client's features more strongly to its row",
         low=0.01, when=lambda r: not r["fed-simclr.alone"] and r["fed-simclr.verification"] == "cosine",
     )  # fmt: skip
     rows: str = setting(
@@ -61,13 +61,19 @@ class FedSimClr(Group, prefix="fed-simclr"):
         choices=("own_row", "full", "average", "sampled", "codes"), when=lambda r: not r["fed-simclr.alone"],
     )  # fmt: skip
     conditioned: str = setting(
-        "concatenated", "how the head takes labels; concatenated: behind the features; per_class: rows for each class",
+        "concatenated",
+        "labels in the head that identifies clients; concatenated: appended to the features; per_class: separate "
+        "rows for each class",
         choices=("concatenated", "per_class"), when=lambda r: r["fed-simclr.labelled"] > 0 and not r["fed-simclr.alone"],
     )  # fmt: skip
-    projector: str = setting("mlp", "what makes vectors of features: two layers, or one", choices=("mlp", "linear"))
-    neighbours: int = setting(20, "k of the clients' nearest neighbours, by which a round's encoder is measured", low=1)
-    bound_images: int = setting(256, "most test images of a client on which the bound is measured; 0: all", low=0)
-    alone: bool = setting(False, "nothing is shared: each client trains an encoder of its own (a baseline)")
+    projector: str = setting(
+        "mlp", "projection of features to vectors; mlp: two layers; linear: one layer", choices=("mlp", "linear")
+    )
+    neighbours: int = setting(
+        20, "k of the nearest-neighbour classifier that measures each round's encoder at the clients", low=1
+    )
+    bound_images: int = setting(256, "test images of a client on which the bound is measured; 0: all", low=0)
+    alone: bool = setting(False, "baseline: each client trains its own encoder and shares nothing")
 
 
 class Heads(nn.Module):

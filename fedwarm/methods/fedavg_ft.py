@@ -15,7 +15,7 @@ from fedwarm.settings.fields import Group, setting
 class FedAvgFt(Group, prefix="fedavg-ft"):
     """Settings of FedAvg with tuning at the clients."""
 
-    epochs: int = setting(1, "passes over a client's images with which it tunes the global model before it is tested", low=1)
+    epochs: int = setting(1, "epochs of fine-tuning the last global model at each client", low=1)
 
 
 COMPONENT = Method(

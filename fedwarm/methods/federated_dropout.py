@@ -22,8 +22,10 @@ from fedwarm.training.loop import Hook
 class FederatedDropout(Group, prefix="federated-dropout"):
     """Settings of federated dropout."""
 
-    keep: float = setting(0.5, "share of each layer's units that a client is sent", low=0.01, high=1.0)
-    scale: bool = setting(True, "units that are there count by 1 / keep in training, so that the whole network needs no scale")
+    keep: float = setting(0.5, "fraction of each layer's units that a client receives and trains", low=0.01, high=1.0)
+    scale: bool = setting(
+        True, "multiply the remaining units by 1 / keep in training, so that the whole network needs no scaling"
+    )
 
 
 def drawn(groups: Groups, keep: float, draws: np.random.Generator) -> Mask:

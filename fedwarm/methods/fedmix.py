@@ -39,17 +39,17 @@ def _selects(run: Any) -> bool:
 class FedMix(Group, prefix="fedmix"):
     """Settings of FedMix."""
 
-    experts: int = setting(4, "K, models that clients share; 1: FedAvg", low=1, high=256)
+    experts: int = setting(4, "K, number of shared models; 1: FedAvg", low=1, high=256)
     gate: str = setting(
         "own_net", "what a client's gate looks at; own_net: the image, by a small network; bias: nothing, one prior for all of a "
         "client's images; trunk: features of one trunk that all experts share; aligned: the mean of the experts' features, "
         "which are pulled together", choices=GATES, when=_several,
     )  # fmt: skip
     alignment: float = setting(
-        0.01, "weight of the squared distances of experts' features from their mean",
+        0.01, "weight of the alignment loss: squared distances of the experts' features from their mean",
         low=0.0, when=lambda r: _several(r) and r["fedmix.gate"] == ALIGNED,
     )  # fmt: skip
-    gate_rate: float = setting(1.0, "step size of the gate in units of the experts'", low=1e-6, when=_several)
+    gate_rate: float = setting(1.0, "learning rate of the gate, relative to that of the experts", low=1e-6, when=_several)
     gate_warmup: int = setting(10, "steps of the gate alone before the experts train, in each round", low=0, when=_several)
     norm: str = setting(
         "per_expert", "an expert's local loss; per_expert: mean over its responsibilities, and its weight at the server is their "
@@ -61,11 +61,15 @@ class FedMix(Group, prefix="fedmix"):
         choices=(ALL, THRESHOLD, TOP), when=_several,
     )  # fmt: skip
     tau: float = setting(
-        0.05, "least share of a client's images for which it keeps an expert; the best one stays",
+        0.05,
+        "least fraction of a client's images for which it keeps an expert, with select = threshold; it always "
+        "keeps the best one",
         low=0.0, high=1.0, when=lambda r: _several(r) and r["fedmix.select"] == THRESHOLD,
     )  # fmt: skip
-    top: int = setting(1, "experts that a client keeps", low=1, when=lambda r: _several(r) and r["fedmix.select"] == TOP)
-    refresh: int = setting(10, "rounds after which a client is sent all experts again", low=1, when=_selects)
+    top: int = setting(
+        1, "experts that a client keeps, with select = top_m", low=1, when=lambda r: _several(r) and r["fedmix.select"] == TOP
+    )
+    refresh: int = setting(10, "rounds after which a client receives all experts again", low=1, when=_selects)
     init: str = setting(
         "seeds", "how experts begin; seeds: each drawn by itself; noise: one model and noise; gates: one model, and gates at "
         "random", choices=(SEEDS, NOISE, RANDOM_GATES), when=_several,
@@ -82,15 +86,15 @@ class FedMix(Group, prefix="fedmix"):
         0.0, "weight of the entropy of all clients' use of the experts, which gates make large: no expert takes all",
         low=0.0, when=_several,
     )  # fmt: skip
-    least_mass: float = setting(1.0, "images an expert must be responsible for in a round; with fewer it stays", low=0.0)
-    server_learning_rate: float = setting(1.0, "step of the server along each expert's mean update", low=1e-6)
-    server_momentum: float = setting(0.0, "momentum of that step, for each expert", low=0.0, high=0.9999)
+    least_mass: float = setting(1.0, "images that an expert must be responsible for in a round to be updated", low=0.0)
+    server_learning_rate: float = setting(1.0, "learning rate of the server for each expert", low=1e-6)
+    server_momentum: float = setting(0.0, "momentum of the server for each expert", low=0.0, high=0.9999)
     predict: str = setting(
-        "mixture", "what answers for a client: the mixture of its experts, or the one that its gate finds likeliest",
+        "mixture", "prediction of a client; mixture: of its experts; argmax: of the expert that its gate prefers",
         choices=("mixture", "argmax"), when=_several,
     )  # fmt: skip
     new_client: str = setting(
-        "prior", "gate of the global model and of a client that has none yet: how much all clients use each expert, or uniform",
+        "prior", "gate of the global model and of new clients; prior: the clients' mean use of each expert; uniform",
         choices=(PRIOR, UNIFORM), when=_several,
     )  # fmt: skip
 

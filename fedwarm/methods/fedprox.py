@@ -16,7 +16,7 @@ from fedwarm.training.loop import Batch, Hook
 class FedProx(Group, prefix="fedprox"):
     """Settings of FedProx."""
 
-    mu: float = setting(0.1, "weight of the proximal term; 0 is FedAvg", low=0.0)
+    mu: float = setting(0.1, "mu, weight of the proximal term; 0: FedAvg", low=0.0)
 
 
 class ProximalTerm(Hook):

@@ -51,7 +51,7 @@ class FedSparse(Group, prefix="fedsparse"):
         "weight", "lambda_0 is paid for each weight of a group, or once for its gate", choices=("weight", "gate"), when=_learned
     )
     theta: float = setting(0.9, "probability that a group is on, at first", low=0.05, high=0.99, when=_learned)
-    gate_rate: float = setting(20.0, "step size of the gates' SGD on the mean loss", low=0.0, when=_learned)
+    gate_rate: float = setting(20.0, "learning rate of the gates", low=0.0, when=_learned)
     down: str = setting(
         "sampled", "what clients are sent; sampled: groups drawn by theta; dense: all groups", choices=("sampled", "dense"),
         when=_learned,
@@ -63,7 +63,9 @@ class FedSparse(Group, prefix="fedsparse"):
         choices=("mask", "logits"), when=_learned,
     )  # fmt: skip
     weight_by: str = setting(
-        "examples", "what a client counts for: its number of images, or the same for all", choices=("examples", "clients")
+        "examples",
+        "weight of a client in the average; examples: its number of images; clients: the same for all",
+        choices=("examples", "clients"),
     )
     server_rate: float = setting(1.0, "eta_w, step towards the mean of the weights", low=1e-6, high=1.0)
     theta_rate: float = setting(0.5, "eta_theta, step towards the mean of the gates", low=1e-6, high=1.0, when=_learned)

@@ -35,7 +35,7 @@ class FedSpeed(Group, prefix="fedspeed"):
         high=1.0,
         when=lambda r: r["fedspeed.rho"] > 0,
     )
-    clip: float = setting(10.0, "L2 norm to which a step's gradient is clipped; 0: not at all", low=0.0)
+    clip: float = setting(10.0, "L2 norm to which each step's gradient is clipped; 0: no clipping", low=0.0)
     server: str = setting(
         "sent",
         "whose drifts the mean gets; sent: those of the clients of a round, with their weights; memory: all clients', which the "

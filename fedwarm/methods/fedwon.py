@@ -27,7 +27,9 @@ class FedWon(Group, prefix="fedwon"):
     """Settings of FedWon."""
 
     clip: float = setting(
-        0.0, "longest gradient of a convolution's unit, as a share of the norm of its weights; 0: none is clipped", low=0.0
+        0.0,
+        "limit on the gradient of a convolution's output channel, relative to the norm of its weights; 0: no clipping",
+        low=0.0,
     )
     average: str = setting(
         "raw", "weights of convolutions that clients send; raw: as they are trained; used: standardised, so that all weigh alike",

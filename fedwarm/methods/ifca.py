@@ -20,7 +20,9 @@ from fedwarm.settings.kinds import CODECS, PRIVACY
 class Ifca(Group, prefix="ifca"):
     """Settings of IFCA."""
 
-    clusters: int = setting(4, "K, models of which each client trains the one that suits it best; 1: FedAvg", low=1, high=256)
+    clusters: int = setting(
+        4, "K, number of models; each client trains the one with the least loss on its data; 1: FedAvg", low=1, high=256
+    )
 
 
 def validate(config: Config) -> None:

@@ -83,7 +83,7 @@ class PartitionedHpo(Group, prefix="partitioned-hpo"):
         "the first chunk scores the untrained network",
         when=lambda r: _learns(r) and r["partitioned-hpo.score"] == "unseen",
     )
-    every: int = setting(1, "rounds between steps of psi", low=1, when=_learns)
+    every: int = setting(1, "rounds between updates of the hyperparameters psi", low=1, when=_learns)
     rate: float = setting(0.05, "step size of psi: the server's Adam, or clients' own steps", low=0.0, when=_learns)
     psi_local_steps: int = setting(
         0,
@@ -106,7 +106,7 @@ class PartitionedHpo(Group, prefix="partitioned-hpo"):
         "finetune: all partitions, trained on as a whole",
         choices=("full", "retrain", "finetune"), when=_several,
     )  # fmt: skip
-    final_rounds: int = setting(0, "rounds of the whole network at the end; 0: half of all", low=0, when=_ends)
+    final_rounds: int = setting(0, "last rounds in which the whole network trains; 0: half of all rounds", low=0, when=_ends)
 
     @property
     def names(self) -> list[str]:

@@ -23,9 +23,9 @@ CONTROL = "control/"
 class Scaffold(Group, prefix="scaffold"):
     """Settings of SCAFFOLD."""
 
-    server_learning_rate: float = setting(1.0, "eta_g, step of the server along the mean update", low=1e-6)
+    server_learning_rate: float = setting(1.0, "eta_g, learning rate of the server", low=1e-6)
     weight_by: str = setting(
-        "clients", "what a client's update weighs: the same for all, as in the paper, or its number of images",
+        "clients", "weight of a client's update; clients: the same for all, as in the paper; examples: its number of images",
         choices=("clients", "examples"),
     )  # fmt: skip
 

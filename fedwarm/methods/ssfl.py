@@ -27,8 +27,8 @@ MASK = "mask"
 class Ssfl(Group, prefix="ssfl"):
     """Settings of SSFL."""
 
-    density: float = setting(0.2, "share of the model's numbers that are trained and sent", low=1e-4, high=1.0)
-    images: int = setting(256, "images of a client, at most, whose loss says which weights matter", low=1)
+    density: float = setting(0.2, "fraction of the model's weights that are trained and sent", low=1e-4, high=1.0)
+    images: int = setting(256, "images of a client, at most, that decide which weights matter", low=1)
 
 
 def saliency(model: nn.Module, images: Tensor, labels: Tensor, task: Task, draws: torch.Generator) -> dict[str, Tensor]:

@@ -34,16 +34,19 @@ class WarmFed(Group, prefix="warmfed"):
         choices=("one-shot", "five-round"),
     )  # fmt: skip
     adapt: bool = setting(
-        True, "clients tune and send adapters; false: the server generates from prompts alone", when=lambda r: r.generates
+        True, "clients tune and send adapters; false: the server generates images from prompts alone", when=lambda r: r.generates
     )
     prompt: str = setting(
-        "a photo of a {class}", "what the foundation is asked for; {class} is the class name", when=lambda r: r.generates
+        "a photo of a {class}", "prompt for the foundation; {class} stands for the name of the class", when=lambda r: r.generates
     )
-    synthetic_ratio: float = setting(2.0, "generated images of a client relative to its private ones; 0: none at all", low=0.0)
-    min_per_class: int = setting(20, "fewest generated images of a class that a client holds", low=0, when=lambda r: r.generates)
+    synthetic_ratio: float = setting(2.0, "generated images of a client, as a multiple of its private ones; 0: none", low=0.0)
+    min_per_class: int = setting(
+        20, "least number of generated images of each class that a client holds", low=0, when=lambda r: r.generates
+    )
     finetune_targets: str = setting(
         "local_and_aggregate",
-        "what the server tunes on generated images",
+        "models that the server trains on generated images; local_and_aggregate: each client's and their average; "
+        "aggregate_only: the average",
         choices=("local_and_aggregate", "aggregate_only"),
         when=lambda r: r.generates,
     )
@@ -71,7 +74,12 @@ class WarmFed(Group, prefix="warmfed"):
     regenerate_each_round: bool = setting(
         False, "draw a new pool for each round instead of the first one", when=lambda r: r.generates and r.rounds
     )
-    selection: str = setting("sample_better", "which examples are distilled", choices=RULES)
+    selection: str = setting(
+        "sample_better",
+        "rule that selects the examples for distillation; never: no distillation; always: all; the others compare "
+        "teacher and student",
+        choices=RULES,
+    )
     teacher_first: str = setting(
         "local",
         "the first teacher: trained on the client's own data from the shared start, or the warm model",

@@ -14,21 +14,22 @@ class Limits(Group, prefix="limits"):
 
     least_noise: float = setting(
         0.0,
-        "least noise that a client sends under, its standard deviation in units of the clip; 0: no such limit",
+        "a node's own limit: least noise under which it sends, as a standard deviation in units of the clipping "
+        "norm; 0: no limit",
         low=0.0,
         node=True,
         free=True,
     )
     most_epsilon: float = setting(
         0.0,
-        "most that all which a client sends may come to, over all runs that its client folder knows; 0: no such limit",
+        "a node's own limit: highest epsilon of everything that it sends, over all runs in its client folder; 0: no limit",
         low=0.0,
         node=True,
         free=True,
     )
     most_rounds: int = setting(
         0,
-        "most private messages or trainings of a client in a run; 0: no such limit",
+        "a node's own limit: most private messages or trainings in a run; 0: no limit",
         low=0,
         node=True,
         free=True,
@@ -36,7 +37,7 @@ class Limits(Group, prefix="limits"):
     )
     delta: float = setting(
         1e-5,
-        "delta that limits.most-epsilon is at",
+        "delta at which limits.most-epsilon is computed",
         low=1e-300,
         high=0.5,
         node=True,

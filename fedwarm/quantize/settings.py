@@ -25,33 +25,39 @@ class QuantizationRobust(Group, prefix="quantization-robust"):
         choices=tuple(name for name in OBJECTIVES.names() if name != OBJECTIVES.first),
         when=CHOSEN,
     )
-    train_bits: str = setting("2,4,6,8", "widths that mqat and apqn draw from; 32: float", when=CHOSEN)
-    bits: int = setting(4, "the width of qat, and of apqn where it is fixed; 32: float", low=2, high=FLOAT_BITS, when=CHOSEN)
+    train_bits: str = setting("2,4,6,8", "bit-widths that mqat and apqn draw from; 32: float", when=CHOSEN)
+    bits: int = setting(4, "bit-width of qat, and of apqn with a fixed width; 32: float", low=2, high=FLOAT_BITS, when=CHOSEN)
     granularity: str = setting(
         "batch", "when mqat draws a width: for each batch, or once a round", choices=("batch", "round"), when=CHOSEN
     )
-    kure_weight: float = setting(0.1, "lambda, weight of the kurtosis penalty; 0 is FedAvg", low=0.0, when=CHOSEN)
-    kure_target: float = setting(1.8, "kurtosis that weights are drawn to; 1.8 is the uniform law's", low=1.0, when=CHOSEN)
-    kure_warmup: int = setting(1, "rounds without the kurtosis penalty at the beginning", low=0, when=CHOSEN)
+    kure_weight: float = setting(0.1, "lambda, weight of the kurtosis penalty; 0: FedAvg", low=0.0, when=CHOSEN)
+    kure_target: float = setting(1.8, "target kurtosis of the weights; 1.8: a uniform distribution's", low=1.0, when=CHOSEN)
+    kure_warmup: int = setting(1, "first rounds without the kurtosis penalty", low=0, when=CHOSEN)
     apqn_width: str = setting(
-        "sampled", "the noise's width: drawn for each batch, or `bits`", choices=("sampled", "fixed"), when=CHOSEN
+        "sampled",
+        "bit-width of apqn's noise; sampled: drawn for each batch; fixed: quantization-robust.bits",
+        choices=("sampled", "fixed"),
+        when=CHOSEN,
     )
     noise: str = setting(
-        "uniform", "law of apqn's noise, each of variance step^2 / 12", choices=("uniform", "gaussian"), when=CHOSEN
+        "uniform", "distribution of apqn's noise; both have variance step^2 / 12", choices=("uniform", "gaussian"), when=CHOSEN
     )
-    noise_scale: float = setting(1.0, "scale of apqn's noise; 0 is FedAvg", low=0.0, when=CHOSEN)
+    noise_scale: float = setting(1.0, "scale of apqn's noise; 0: FedAvg", low=0.0, when=CHOSEN)
     range: str = setting(
         "mse",
-        "where a grid ends: least squared error, least and largest value, or a learned step (qat alone)",
+        "range of the quantization grid; mse: least squared error; minmax: smallest to largest value; learned: a "
+        "trained step (qat alone)",
         choices=(*RULES, LEARNED),
         when=CHOSEN,
     )
-    per_channel: bool = setting(False, "a step for each output channel of a weight", when=CHOSEN)
+    per_channel: bool = setting(False, "separate quantization step for each output channel", when=CHOSEN)
     full_range: bool = setting(False, "weights use -2^(b-1), too: 2^b values instead of 2^b - 1", when=CHOSEN)
-    skip_first_last: bool = setting(False, "the first and the last layer stay float", when=CHOSEN)
+    skip_first_last: bool = setting(False, "keep the first and the last layer in float", when=CHOSEN)
     quantize_activations: bool = setting(False, "qat and mqat quantize the inputs of layers, too", when=CHOSEN)
-    start_round: int = setting(1, "first round with the objective; before it clients train plainly", low=1, when=CHOSEN)
-    clip: float = setting(0.0, "most Euclidean norm of a step's gradient; 0: any", low=0.0, when=lambda r: r.trains)
+    start_round: int = setting(1, "first round with the objective; before it clients train without", low=1, when=CHOSEN)
+    clip: float = setting(
+        0.0, "L2 norm to which each step's gradient is clipped; 0: no clipping", low=0.0, when=lambda r: r.trains
+    )
 
     @property
     def scheme(self) -> Scheme:

@@ -25,84 +25,106 @@ class General(Group):
         when=lambda r: r.trains,
     )
     task: str = setting(
-        "classification", "what a classifier is trained and measured for: its loss, its head, and what counts as right",
+        "classification", "learning task of the model: its loss, the width of its head, and its measures",
         choices=TASKS,
     )  # fmt: skip
     codec: str = setting(
         "dense",
-        "how updates travel: as they are; as private code words (dp-rec.*); rounded at random to a few bits",
+        "compression of what clients upload; dense: none; dp-rec: private code words; stochastic-rounding: a few "
+        "bits a number; top-k: the largest numbers",
         choices=CODECS,
         when=lambda r: r.uploads or r.hides,
     )
     privacy: str = setting(
         "none",
-        "dp-sgd: each training step of a client is private at the level of examples (dp-sgd.*)",
+        "differential privacy of local training; none; dp-sgd: every training step is private for each example (dp-sgd.*)",
         choices=PRIVACY,
     )
     augment: str = setting(
-        "none", "what clients add to their data before training; gen-fedsd: images of the classes that they lack (gen-fedsd.*)",
+        "none",
+        "data that clients add before training; none; gen-fedsd: generated images of the classes that a client "
+        "lacks (gen-fedsd.*)",
         choices=AUGMENTATIONS,
     )  # fmt: skip
-    seed: int = setting(0, "every random draw of the run derives from it", low=0, high=2**53)
+    seed: int = setting(0, "seed of all random draws of the run", low=0, high=2**53)
     num_server_rounds: int = setting(5, "rounds of training", low=1, when=lambda r: r.rounds)
     fraction_train: float = setting(
-        1.0, "share of the clients that train in a round (at least one)", low=1e-9, high=1.0, when=lambda r: r.samples
+        1.0, "fraction of the clients that train in each round; at least one client", low=1e-9, high=1.0, when=lambda r: r.samples
     )
     local_epochs: int = setting(2, "passes over a client's data in a round", low=1, when=lambda r: r.trains)
     optimiser: str = setting(
         "sgd",
-        "how a classifier steps along its gradient; sgd: with momentum; adamw: Adam with decoupled weight decay",
+        "optimiser of local training; sgd: with momentum; adamw: Adam with decoupled weight decay",
         choices=OPTIMISERS,
     )
-    learning_rate: float = setting(0.01, "step size of the classifier's optimiser", low=1e-12, when=lambda r: r.trains or r.steps)
+    learning_rate: float = setting(0.01, "learning rate of local training", low=1e-12, when=lambda r: r.trains or r.steps)
     learning_rate_decay: float = setting(
         1.0,
-        "factor of the step size from each round to the next; 1: it stays",
+        "factor of the learning rate from one round to the next; 1: constant",
         low=1e-6,
         high=1.0,
         when=lambda r: r.trains or r.steps,
     )
-    momentum: float = setting(0.9, "momentum of the classifier's optimiser; adamw: its first beta", low=0.0, high=0.9999)
-    weight_decay: float = setting(0.0, "weight decay of the classifier's optimiser", low=0.0)
-    batch_size: int = setting(32, "examples in a step of the classifier", low=1)
+    momentum: float = setting(0.9, "momentum of local training; with adamw its first beta", low=0.0, high=0.9999)
+    weight_decay: float = setting(0.0, "weight decay of local training", low=0.0)
+    batch_size: int = setting(32, "examples in a training step", low=1)
     device: str = setting(
-        "auto", "where tensors are computed; auto: CUDA if there is one", choices=("auto", "cpu", "cuda"), node=True
+        "auto",
+        "device of computation; auto: a CUDA GPU if there is one, else the CPU",
+        choices=("auto", "cpu", "cuda"),
+        node=True,
     )
-    client_threads: int = setting(1, "torch threads of a client; part of the result, as sums depend on it", low=1)
-    server_threads: int = setting(2, "torch threads of the server; part of the result, as sums depend on it", low=1)
+    client_threads: int = setting(1, "torch threads of a client; changes the last bits of the result", low=1)
+    server_threads: int = setting(2, "torch threads of the server; changes the last bits of the result", low=1)
     min_replies: int = setting(
-        0, "fewest valid replies a stage may end with; 0: all, on real nodes half of those asked", low=0, free=True
+        0,
+        "least number of valid replies that a stage needs; 0: all clients, or on real nodes half of those asked",
+        low=0,
+        free=True,
     )
     stage_timeout: float = setting(
-        0.0, "seconds a stage waits for replies; 0: 12 h, on real nodes 15 min (drawing 2 h)", low=0.0, free=True
+        0.0,
+        "seconds that a stage waits for replies; 0: 12 hours, or on real nodes 15 minutes (2 hours for generating images)",
+        low=0.0,
+        free=True,
     )
-    resume: bool = setting(False, "go on from the checkpoint in `out`; `fedwarm run --resume` sets it", neutral=True)
+    resume: bool = setting(False, "continue from the checkpoint in `out`; `fedwarm run --resume` sets it", neutral=True)
     watch: str = setting(
         "accuracy", "measure that chooses the best model and stops early: global, mean personal or worst personal accuracy",
         choices=("accuracy", "personal", "worst"),
     )  # fmt: skip
     patience: int = setting(
-        0, "stop after so many measured rounds without a better value of `watch`; 0: never", low=0, when=lambda r: r.rounds
+        0,
+        "early stopping: rounds without a better value of `watch` after which training stops; 0: never",
+        low=0,
+        when=lambda r: r.rounds,
     )
     target: float = setting(
         0.0, "stop when `watch` reaches this share of right answers; 0: never", low=0.0, high=1.0, when=lambda r: r.rounds
     )
     tracker: str = setting(
-        "none", "where a round's measures are sent, besides the run folder", choices=TRACKERS, neutral=True
+        "none", "experiment tracker that gets each round's measures, besides the run folder", choices=TRACKERS, neutral=True
     )  # fmt: skip
     client_state_mb: int = setting(
-        4096, "most MB that clients of all runs keep on a machine; oldest runs go first", low=1, neutral=True
+        4096,
+        "limit in MB on the state that clients of all runs keep on a machine; the oldest runs are removed first",
+        low=1,
+        neutral=True,
     )
     out: str = setting("", "run folder, absolute; empty: <method>-<run id> below $FEDWARM_RUNS, else below ./runs", neutral=True)
     client_folder: str = setting(
-        "", "where clients keep their private state, one folder a run; empty: the user's cache folder", node=True, neutral=True
+        "",
+        "folder for the private state of clients, with one folder for each run; empty: the user's cache folder",
+        node=True,
+        neutral=True,
     )
     set: str = setting(
         "",
-        "settings as on a command line (`fedprox.mu=0.3`), of components, too; they go before others and a method's own defaults",
+        "settings as text, e.g. `fedprox.mu=0.3`, for `flwr run`, which cannot set those of components by key; "
+        "they win over other settings and over a method's defaults",
     )
     save_pictures: bool = setting(
-        True, "keep sample pictures of a generative run in the run folder", neutral=True, when=lambda r: r.generates
+        True, "keep samples of generated images in the run folder", neutral=True, when=lambda r: r.generates
     )
     own_settings: tuple[Group, ...] = field(default=(), repr=False)
 

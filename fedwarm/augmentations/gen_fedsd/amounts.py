@@ -29,7 +29,7 @@ class GenFedSD(Group, prefix="gen-fedsd"):
     )
     fixed: int = setting(
         0,
-        "images that every class is filled up to, with rule = fixed",
+        "images that each class is filled up to, with gen-fedsd.rule = fixed",
         low=0,
         when=lambda r: r["gen-fedsd.rule"] == "fixed" and r.fills,
     )
@@ -42,14 +42,14 @@ class GenFedSD(Group, prefix="gen-fedsd"):
     )
     cap: float = setting(
         0.0,
-        "most synthetic images of a client, as a multiple of its real ones; 0: no cap",
+        "limit on a client's synthetic images, as a multiple of its real ones; 0: no limit",
         low=0.0,
         when=lambda r: r.fills,
     )
-    budget_images: int = setting(0, "most synthetic images of a client; 0: no bound", low=0, when=lambda r: r.fills)
+    budget_images: int = setting(0, "limit on a client's synthetic images; 0: no limit", low=0, when=lambda r: r.fills)
     budget_mb: float = setting(
         0.0,
-        "most MB (10^6 bytes) of a client's synthetic images, as uint8 pixels; 0: no bound",
+        "limit in MB (10^6 bytes) on a client's synthetic images, as uint8 pixels; 0: no limit",
         low=0.0,
         when=lambda r: r.fills,
     )
@@ -67,44 +67,62 @@ class GenFedSD(Group, prefix="gen-fedsd"):
     file: str = setting("", "provider = file: labelled images as data.name, that no client holds", when=CHOSEN, path=True)
     transforms: str = setting(
         "crop,flip,colour",
-        "provider = transforms: what is done at random; flips change digits and letters",
+        "random transforms, with provider = transforms; leave out `flip` for digits and letters",
         when=CHOSEN,
     )
     pool: int = setting(
-        0, "images of a class in a pool that clients draw from; 0: each client has its own drawn", low=0, when=CHOSEN
+        0, "images of each class in a pool that all clients share; 0: images are generated for each client", low=0, when=CHOSEN
     )
     allow_repeat: bool = setting(
-        False, "a client that needs more images of a class than there are takes some of them twice", when=CHOSEN
+        False, "let a client use images twice where it needs more of a class than there are", when=CHOSEN
     )
-    prompt_mode: str = setting("pool", "many sentences per class in turn, or one", choices=("pool", "single"), when=CHOSEN)
-    prompt: str = setting("a photo of a {class}", "the sentence of prompt-mode = single", when=CHOSEN)
+    prompt_mode: str = setting(
+        "pool",
+        "prompts; pool: many sentences for each class, in turn; single: gen-fedsd.prompt",
+        choices=("pool", "single"),
+        when=CHOSEN,
+    )
+    prompt: str = setting(
+        "a photo of a {class}", "prompt of prompt-mode = single; {class} stands for the name of the class", when=CHOSEN
+    )
     prompts_file: str = setting(
-        "", "the sentences of prompt-mode = pool: a template with {class} a line, or JSON {class: [..]}", when=CHOSEN, path=True
+        "",
+        "file of prompts for prompt-mode = pool: one template with {class} on each line, or JSON {class: [..]}; "
+        "empty: built-in sentences",
+        when=CHOSEN,
+        path=True,
     )
     phrases: str = setting(
         "",
-        "what classes are called in sentences: `ray=ray fish, crab=sea crab`, or a JSON file {class: phrase}",
+        "names of classes in prompts: `ray=ray fish, crab=sea crab`, or a JSON file {class: phrase}; empty: the class names",
         when=CHOSEN,
         path=True,
     )
     guidance: float = setting(0.0, "classifier-free guidance scale; 0: diffusion.guidance", low=0.0, when=CHOSEN)
     steps: int = setting(0, "denoising steps of an image; 0: diffusion.sample-steps", low=0, when=CHOSEN)
     judge: str = setting(
-        "", "safetensors file of a classifier of architecture model.name that looks at what is drawn", when=CHOSEN, path=True
+        "",
+        "safetensors file of a classifier (architecture: model.name) that checks generated images; empty: no check",
+        when=CHOSEN,
+        path=True,
     )
     judge_least: float = setting(
-        0.5, "an image is drawn anew when the judge gives its class less than this", low=0.0, high=1.0, when=CHOSEN
+        0.5,
+        "probability of the right class, by the judge, below which an image is generated again",
+        low=0.0,
+        high=1.0,
+        when=CHOSEN,
     )
-    judge_tries: int = setting(3, "most draws of an image that the judge refuses, or that is blank", low=1, when=CHOSEN)
+    judge_tries: int = setting(3, "attempts to generate an image that the judge refuses or that is blank", low=1, when=CHOSEN)
     refused: str = setting(
         "keep",
-        "an image that the judge still refuses, or that is blank: its best draw stays, or it is left out",
+        "images that are still refused or blank after all attempts; keep: the best attempt; drop: left out",
         choices=("keep", "drop"),
         when=CHOSEN,
     )
     weight_by: str = setting(
         "augmented",
-        "what a client counts for in the average: real and synthetic images, or its real ones",
+        "weight of a client in the average; augmented: its real and synthetic images; real: its real images",
         choices=("augmented", "real"),
         when=lambda r: r.weighs and r.fills and not r["gen-fedsd.histogram-epsilon"],  # whose noise covers no number drawn
     )

@@ -27,20 +27,24 @@ class DpRec(Group, prefix="dp-rec", used=lambda r: r.uploads):
 
     mechanism: str = setting(
         "coding",
-        "coding: random code words; poisson: code words of exactly the update plus noise, in central views; "
-        "gaussian: that, uncompressed; server: rounded to a few bits a number, and the server of a central view adds the noise; "
+        "coding: random code words; poisson: code words of exactly the noised update, for central views; "
+        "gaussian: the noised update, uncompressed; server: a few bits a number, and a central view's server adds the noise; "
         "none: clipped only, no privacy",
         choices=("coding", "poisson", "gaussian", "server", "none"),
     )  # fmt: skip
     bits: int = setting(
         7,
-        "b, bits a block: one of 2^b candidates is named; of server: bits a number, from 2 on",
+        "b, bits of a block, which name one of 2^b candidates; with mechanism = server: bits of a number, at least 2",
         low=1,
         high=MOST_BITS,
         when=lambda r: r["dp-rec.mechanism"] in ("coding", "server"),
     )
     block_rule: str = setting(
-        "fixed_size", "how an update is cut into blocks", choices=RULES, when=lambda r: r["dp-rec.mechanism"] in BLOCKWISE
+        "fixed_size",
+        "division of an update into blocks; fixed_size: equally many numbers; per_tensor: not across tensors; "
+        "kl_adaptive: equal information, from the last rounds",
+        choices=RULES,
+        when=lambda r: r["dp-rec.mechanism"] in BLOCKWISE,
     )
     block_norm: float = setting(
         0.6,
@@ -54,63 +58,71 @@ class DpRec(Group, prefix="dp-rec", used=lambda r: r.uploads):
     )
     block_size: int = setting(
         0,
-        "numbers a block (fixed_size); 0: so that a block's KL suits its bits",
+        "numbers in a block, for fixed_size; 0: chosen so that a block's KL divergence fits its bits",
         low=0,
         when=lambda r: r["dp-rec.mechanism"] in BLOCKWISE,
     )
-    clip: float = setting(1.0, "C, the most Euclidean norm of a client's update", low=1e-12)
+    clip: float = setting(1.0, "C, L2 norm to which a client's update is clipped", low=1e-12)
     sigma: float = setting(
         0.0,
-        "scale of the noise; 0: from target-epsilon, else from noise-multiplier",
+        "standard deviation of the noise; 0: computed from target-epsilon, or else from noise-multiplier",
         low=0.0,
         when=lambda r: r["dp-rec.mechanism"] != "none",
     )
     target_epsilon: float = setting(
         0.0,
-        "epsilon of the run: sigma is made for it, and it is never passed; 0: none",
+        "privacy budget of the whole run: the noise is calibrated to it, and training stops before it is exceeded; 0: no budget",
         low=0.0,
         when=lambda r: r["dp-rec.mechanism"] != "none",
     )
     noise_multiplier: float = setting(
         2.0,
-        "z = sqrt(n) sigma / C for n updates in a sum",
+        "z, noise of a sum of n updates relative to C: z = sqrt(n) sigma / C",
         low=1e-6,
         when=lambda r: r["dp-rec.mechanism"] != "none" and not (r["dp-rec.sigma"] or r["dp-rec.target-epsilon"]),
     )
     delta: float = setting(
-        1e-5, "delta of (epsilon, delta)", low=1e-300, high=0.5, when=lambda r: r["dp-rec.mechanism"] != "none"
+        1e-5, "delta of the (epsilon, delta) guarantee", low=1e-300, high=0.5, when=lambda r: r["dp-rec.mechanism"] != "none"
     )
-    view: str = setting("local", "who the guarantee is against; central views need secret seeds and cohorts", choices=VIEWS)
+    view: str = setting(
+        "local",
+        "whom the guarantee protects against; local: the server, too; central_certified, central_limit: all but a "
+        "trusted server, which keeps seeds and cohorts secret",
+        choices=VIEWS,
+    )
     adjacency: str = setting(
         "zero_out",
-        "what a client is exchanged for: silence, or any other update",
+        "neighbouring data sets of the guarantee; zero_out: a client contributes nothing; replacement: a client "
+        "contributes any other update",
         choices=ADJACENCIES,
         when=lambda r: r["dp-rec.mechanism"] != "none" or r["dp-rec.view"] != "local",
     )
     rotation: str = setting(
         "auto",
-        "shared rotation before the cut; auto: hadamard for fixed_size, else none",
+        "random rotation before the division into blocks; auto: hadamard for fixed_size, else none",
         choices=("auto", "none", "hadamard", "qr"),
         when=lambda r: r["dp-rec.mechanism"] in CODED,
     )
     magnitude: str = setting(
         "clip",
-        "clip: blocks keep their norm up to a cap; scale: all get the cap's",
+        "norm of blocks; clip: at most a cap; scale: exactly the cap",
         choices=MAGNITUDES,
         when=lambda r: r["dp-rec.mechanism"] in BLOCKWISE,
     )
     debias: bool = setting(
-        True, "divide by the known shrinkage of random coding", when=lambda r: r["dp-rec.mechanism"] == "coding"
+        True,
+        "correct the known shrinkage of random coding, so that the mean is unbiased",
+        when=lambda r: r["dp-rec.mechanism"] == "coding",
     )
-    prior: str = setting("zero", "centre of the candidates: zero, or the last public mean update", choices=("zero", "last"))
+    prior: str = setting("zero", "centre of the candidates; zero; last: the last public mean update", choices=("zero", "last"))
     downlink: str = setting(
-        "dense", "dense: the model; replay: the cohorts' code words where they are smaller (local view)",
+        "dense",
+        "what clients download; dense: the model; replay: the last rounds' code words where these are smaller "
+        "(local view alone)",
         choices=("dense", "replay"),
     )  # fmt: skip
-    server_learning_rate: float = setting(
-        1.0, "eta, step of the server along the mean update", low=0.0, when=lambda r: not r.averages
-    )
-    server_momentum: float = setting(0.0, "momentum of the server's step", low=0.0, high=0.9999, when=lambda r: not r.averages)
+    server_learning_rate: float = setting(1.0, "eta, learning rate of the server", low=0.0, when=lambda r: not r.averages)
+    server_momentum: float = setting(0.0, "momentum of the server", low=0.0, high=0.9999, when=lambda r: not r.averages)
     entropy: str = setting(
         "system",
         "system: private draws from the operating system; seeded: from the run's seed, for experiments, not private",

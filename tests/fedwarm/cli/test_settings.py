@@ -96,7 +96,7 @@ def test_one_setting_reads_like_this() -> None:
 
 
 def test_bounds_have_all_their_digits() -> None:
-    assert "seed = 0  (0 to 9007199254740992)\n" in settings_text(rows_of("seed"), 80)
+    assert "seed = 0  (0 to 9007199254740992)\n" in settings_text(rows_of("seed"), 60)
     assert "e+" not in settings_text(rows_of(""), None)
 
 

@@ -38,14 +38,16 @@ class Hollowed(Group, prefix="hollowed", used=lambda r: r.adapts):
     )
     depths: str = setting("", "depths dealt to clients in turn, e.g. `0,2,-2`; empty: all have `depth`")
     cache: str = setting(
-        "output", "what is stored of the core: its output, or the output minus the input where both have one shape",
+        "output", "stored tensors of the core; output: its output; residual: output minus input, where both have the same shape",
         choices=("output", "residual"),
     )  # fmt: skip
     cache_dtype: str = setting(
         "auto", "precision of the stored tensors; auto: float16 where the foundation computes in half precision",
         choices=("auto", "float32", "float16"),
     )  # fmt: skip
-    tuples: int = setting(0, "noised images that the core is asked about, trained on in turn; 0: a new one for each use", low=0)
+    tuples: int = setting(
+        0, "number of noised images whose core outputs are stored and reused; 0: a new one for each step", low=0
+    )
     memory_budget_mb: int = setting(
         0,
         "most MB that training may take, by estimate; decides depth -1; 0: not set; a node may have its own by --node-config",
@@ -60,7 +62,9 @@ class Hollowed(Group, prefix="hollowed", used=lambda r: r.adapts):
         choices=RULES,
         when=lambda r: len(depths_of(r)) > 1 or str(AUTO) in depths_of(r),
     )
-    keep_cache: bool = setting(False, "leave the stored tensors on the client's disk; they tell about its images")
+    keep_cache: bool = setting(
+        False, "keep the stored tensors on the client's disk after tuning; they reveal information about its images"
+    )
 
 
 def depth_of(settings: Hollowed, client: int) -> int:

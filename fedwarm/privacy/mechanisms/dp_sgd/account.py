@@ -37,20 +37,22 @@ class DpSgd(Group, prefix="dp-sgd", used=lambda r: r.trains or r.adapts):
 
     noise_multiplier: float = setting(
         1.0,
-        "z, scale of the noise in units of clip; with target-epsilon it is found",
+        "z, standard deviation of the noise in units of dp-sgd.clip; target-epsilon overrides it",
         low=LEAST_NOISE,
         when=lambda r: not r["dp-sgd.target-epsilon"],
     )
-    clip: float = setting(1.0, "C, the most Euclidean norm of an example's gradient", low=1e-12)
+    clip: float = setting(1.0, "C, L2 norm to which each example's gradient is clipped", low=1e-12)
     delta: float = setting(
         1e-5,
-        "delta of (epsilon, delta) of an example",
+        "delta of the (epsilon, delta) guarantee for each example",
         low=1e-300,
         high=0.5,
         when=lambda r: r.shares or r["dp-sgd.target-epsilon"] > 0,
     )
-    target_epsilon: float = setting(0.0, "epsilon of an example over the run: the noise is made for it; 0: none", low=0.0)
-    chunk: int = setting(16, "gradients of examples held at once; 1: one after another, by plain backward passes", low=1)
+    target_epsilon: float = setting(
+        0.0, "privacy budget of each example over the run, to which the noise is calibrated; 0: use noise-multiplier", low=0.0
+    )
+    chunk: int = setting(16, "examples whose gradients are computed together; more need more memory; 1: one after another", low=1)
     entropy: str = setting(
         "system", "system: private draws from the operating system; seeded: from the run's seed, for experiments, not private",
         choices=("system", "seeded"),
