@@ -6,7 +6,8 @@ OUT ?= runs/warmfed
 # ALL=1: the long tests too, and the share of branches that tests reach. SEED=N: in the random order of that number.
 SHORT = $(if $(ALL),, and not long) and not proof
 ORDER = $(if $(SEED),--randomly-seed=$(SEED),-p no:randomly)
-COVER = $(if $(ALL),-m slipcover --branch --source fedwarm --omit 'fedwarm/strategies.py,fedwarm/clients.py' --json --out .coverage.json)
+MEASURED = --branch --source fedwarm --omit fedwarm/strategies.py,fedwarm/clients.py --json --out .coverage.json
+COVER = $(if $(ALL), -m slipcover $(MEASURED))
 COVERED = $(if $(ALL),$(BIN)/python -m slipcover --merge .coverage.json --out .coverage.json --skip-covered --fail-under 90)
 CORES = -n auto --maxprocesses 8 --dist worksteal
 FEDERATIONS = -n auto --maxprocesses 4 --dist loadfile
@@ -18,7 +19,7 @@ run: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python $(COVER) -m pytest $(ORDER) $(CORES) -m "not processes and not alone$(SHORT)"
+	$(BIN)/python$(COVER) -m pytest $(ORDER) $(CORES) -m "not processes and not alone$(SHORT)"
 	$(COVERED)
 	$(BIN)/python -m pytest -p no:randomly $(FEDERATIONS) -m "processes$(SHORT)"
 
