@@ -143,7 +143,8 @@ class DpRec(BaseStrategy):
         reached = self.account.after(self.release, cohort)
         if reached > target and number == 1:
             raise SettingError(
-                f"dp-rec.target-epsilon = {target:g}: one round alone comes to {reached:.4g}; raise dp-rec.sigma or the target"
+                f"dp-rec.target-epsilon = {target:g}: one round alone reaches epsilon {reached:.4g}; raise "
+                f"dp-rec.sigma or the target"
             )
         if reached > target:
             told = f"epsilon would be {reached:.4g}, dp-rec.target-epsilon is {target:g}"

@@ -92,7 +92,7 @@ def test_they_are_listed_with_whence_they_come(fedwarm: Command) -> None:
 
 def test_an_unknown_name_gets_theirs_among_the_near_ones(fedwarm: Command) -> None:
     told = fedwarm("run", "fedavg", "-c", "codec='largst'", fails=True)
-    assert "'largst' is no codec (did you mean largest" in told and "\n" not in told.strip()
+    assert "'largst' is not a known codec (did you mean largest" in told and "\n" not in told.strip()
 
 
 @pytest.mark.parametrize("words", ALL)

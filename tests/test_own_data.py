@@ -39,7 +39,7 @@ def test_sites_with_other_classes_train_one_model(
     settings = f"{SETTINGS} data.partition='dirichlet'"
     request = Request("fedavg", "deployment", tmp_path / "run", 3, run_config=(settings,), federation=str(federation.folder))
     folder = run_method(request)
-    assert "fedwarm: data.partition changes nothing in this run" in capsys.readouterr().err
+    assert "fedwarm: data.partition has no effect in this run" in capsys.readouterr().err
     results = json.loads((folder / "results.json").read_text())
     assert results["complete"] and results["engine"] == "deployment" and not results["notes"]
     partition = results["partition"]

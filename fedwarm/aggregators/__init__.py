@@ -114,7 +114,7 @@ class Held(ABC):
     def result(self) -> Arrays:
         """One out of all, integer arrays rounded back to their dtype; ValueError where less was added than the rule needs."""
         if not self.replies:
-            raise ValueError("the aggregate of nothing")
+            raise ValueError("no replies to aggregate")
         return self.combine()
 
     @abstractmethod

@@ -24,7 +24,7 @@ from fedwarm.core.terminal import CLOSED_PIPE, closed, flush, forget, prepare, p
 from fedwarm.core.version import VERSION
 from fedwarm.settings.fields import SettingError
 
-app = App("Federated learning on top of Flower that starts warm, speaks little and fits small devices.")
+app = App("Federated learning on top of Flower: methods, privacy, compression and records.")
 app.add_typer(foundation_app, name="foundation")
 app.add_typer(federation_app, name="federation")
 app.add_typer(node_app, name="node")

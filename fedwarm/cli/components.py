@@ -36,7 +36,7 @@ def kinds(name: str) -> list[Kind[Any]]:
     found = [kind for kind in KINDS.values() if not name or name.lower() in _called(kind)]
     if not found:
         known = [each for kind in KINDS.values() for each in _called(kind)]
-        raise SettingError(f"{name!r} is no kind of component{near(name, known)}; the kinds are {', '.join(KINDS)}")
+        raise SettingError(f"{name!r} is not a kind of component{near(name, known)}; the kinds are {', '.join(KINDS)}")
     return found
 
 

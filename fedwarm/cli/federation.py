@@ -19,7 +19,7 @@ from fedwarm.data.settings import OWN
 if TYPE_CHECKING:
     from fedwarm.federation.settings import Federation
 
-app = App("Start, look at and end a federation of Flower's processes on this machine, with TLS and node keys.")
+app = App("Start, inspect and stop a federation of Flower's processes on this machine, with TLS and node keys.")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 FOLLOW_SECONDS = 0.3
 
@@ -40,12 +40,12 @@ def up(
         bool | None,
         typer.Option(
             "--cold/--warm",
-            help="load torch for every message, or have it forked; default warm, or as before",
+            help="client processes; cold: load torch for every message; warm (default): fork from one that has it",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Start SuperLink, SuperExec and SuperNodes in the background, or those that are missing, and wait until all are online."""
+    """Start SuperLink, SuperExec and SuperNodes in the background (those that are not running), and wait until all are online."""
     from fedwarm.core.failures import RunError
     from fedwarm.federation.bringup import up as bring_up
     from fedwarm.federation.preparing import Wanted
@@ -89,7 +89,7 @@ app.command()(connect)
 
 @app.command()
 def status(federation: Named = "default") -> None:
-    """Show the processes and nodes with their last sign of life, and the run that goes on with the stage it has done."""
+    """Show processes and nodes with their last heartbeat, and the current run with its last stage."""
     from fedwarm.federation.settings import load
     from fedwarm.federation.status import status as ask
 
@@ -107,7 +107,7 @@ def logs(
     node: Annotated[str, typer.Argument(help="a node's name or partition, superlink or superexec")],
     federation: Named = "default",
     lines: Annotated[int, typer.Option("-n", "--lines", min=1, help="how many of the last lines")] = 50,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="show what comes, until Ctrl-C")] = False,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="keep printing new lines until Ctrl-C")] = False,
 ) -> None:
     """Print the end of a process's log."""
     from fedwarm.federation.processes import tail
@@ -141,7 +141,7 @@ def more(path: Path, shown: int) -> int:
 
 @app.command()
 def down(federation: Named = "default") -> None:
-    """End all processes of a federation, and the runs that go on; its folder with keys, logs and runs stays."""
+    """Stop all processes of a federation and its runs; keep its folder with keys, logs and runs."""
     from fedwarm.federation.bringup import down as bring_down
     from fedwarm.federation.settings import load
 

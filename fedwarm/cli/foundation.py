@@ -15,32 +15,36 @@ app = App("Train text-to-image foundations.")
 @app.command("train")
 def foundation_train(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="glyph, the embedded one; or any name, with --data")],
-    data: Annotated[str, typer.Option(help="train on the public part of this data set, as data.name has it")] = "",
-    public_share: Annotated[float | None, typer.Option(help="share of every class that is public; default 0.5")] = None,
-    from_: Annotated[str | None, typer.Option("--from", help="glyph: its weights come first (default); scratch: none")] = None,
+    name: Annotated[
+        str, typer.Argument(help="name of the foundation: glyph (part of fedwarm), or any other together with --data")
+    ],
+    data: Annotated[str, typer.Option(help="data set whose public part it learns from, as for data.name")] = "",
+    public_share: Annotated[float | None, typer.Option(help="fraction of every class that is public; default 0.5")] = None,
+    from_: Annotated[
+        str | None, typer.Option("--from", help="initial weights; glyph (default): those of glyph; scratch: random")
+    ] = None,
     jitter: Annotated[
-        float | None, typer.Option(help="pictures are shifted and scaled by up to this share; default 0.04")
+        float | None, typer.Option(help="pictures are shifted and scaled at random by up to this fraction; default 0.04")
     ] = None,
     image_column: Annotated[str | None, typer.Option(help="column of the images; default: found")] = None,
     label_column: Annotated[str | None, typer.Option(help="column of the labels; default: found")] = None,
     out: Annotated[Path | None, typer.Option(help="folder; default foundations/NAME; for glyph fedwarm/assets/glyph")] = None,
-    seed: Annotated[int, typer.Option(help="of weights, pictures and order")] = 0,
-    threads: Annotated[int, typer.Option(help="torch threads; 0: one per core; part of the result")] = 0,
-    vae_steps: Annotated[int, typer.Option(min=0, help="steps of the autoencoder; 0: the recipe's")] = 0,
-    unet_steps: Annotated[int, typer.Option(min=0, help="steps of the denoiser; 0: the recipe's")] = 0,
-    images: Annotated[int, typer.Option(min=0, help="pictures that are encoded for the denoiser; 0: the recipe's")] = 0,
-    batch_size: Annotated[int, typer.Option(min=0, help="pictures in a step; 0: the recipe's")] = 0,
-    vae_learning_rate: Annotated[float, typer.Option(min=0, help="step size of the autoencoder; 0: the recipe's")] = 0.0,
-    unet_learning_rate: Annotated[float, typer.Option(min=0, help="step size of the denoiser; 0: the recipe's")] = 0.0,
+    seed: Annotated[int, typer.Option(help="seed of weights, pictures and their order")] = 0,
+    threads: Annotated[int, typer.Option(help="torch threads; 0: one per core; changes the last bits of the result")] = 0,
+    vae_steps: Annotated[int, typer.Option(min=0, help="training steps of the autoencoder; 0: as in the recipe")] = 0,
+    unet_steps: Annotated[int, typer.Option(min=0, help="training steps of the denoiser; 0: as in the recipe")] = 0,
+    images: Annotated[int, typer.Option(min=0, help="pictures that the denoiser is trained on; 0: as in the recipe")] = 0,
+    batch_size: Annotated[int, typer.Option(min=0, help="pictures in a training step; 0: as in the recipe")] = 0,
+    vae_learning_rate: Annotated[float, typer.Option(min=0, help="learning rate of the autoencoder; 0: as in the recipe")] = 0.0,
+    unet_learning_rate: Annotated[float, typer.Option(min=0, help="learning rate of the denoiser; 0: as in the recipe")] = 0.0,
     run_config: Annotated[
         list[str] | None, typer.Option("-c", "--run-config", help="reading of pictures: data.bits=12 ..")
     ] = None,
 ) -> None:
     """Train a foundation: glyph from fonts alone (about an hour on two cores), or one of your own on images that no client holds.
 
-    E.g. `fedwarm foundation train mnist --data PATH --public-share 0.5`; runs then take diffusion.foundation='foundations/mnist'
-    and data.public-share=0.5. A training that was stopped goes on by the same command.
+    E.g. `fedwarm foundation train mnist --data PATH --public-share 0.5`; runs then use diffusion.foundation='foundations/mnist'
+    and data.public-share=0.5. The same command continues an interrupted training.
     """
     from fedwarm.cli.foundations import Training, train_foundation
     from fedwarm.core.capacity import cores

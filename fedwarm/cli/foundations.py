@@ -22,7 +22,7 @@ class Training:
     Attributes:
         recipe: fields of the recipe that were given.
         data: of a foundation of one's own: the data set, or nothing.
-        public: what was given of share, start, jitter and columns; means nothing without data.
+        public: what was given of share, start, jitter and columns; cannot be used without data.
         read: `data.*` settings of how pictures are read, as `-c` takes them; mean nothing without data.
     """
 
@@ -51,13 +51,13 @@ def train_foundation(request: Training) -> None:
                 "and --data PATH trains one of your own by any name"
             )
         if request.public or request.read:
-            raise SettingError(f"--{next(iter(request.public), 'run-config')} means nothing without --data")
+            raise SettingError(f"--{next(iter(request.public), 'run-config')} needs --data")
     elif embedded:
         raise SettingError(f"{name!r} is the embedded foundation; take another name for one trained on --data {request.data}")
     folder = request.out or (Path("foundations") if request.data else Path(__file__).parents[1] / "assets") / name
     known = (folder / "model_index.json").is_file() or (folder / UNFINISHED).is_dir()
     if folder.exists() and not known and (not folder.is_dir() or any(folder.iterdir())):
-        raise SettingError(f"--out {folder} holds something that is no foundation; name a new folder")
+        raise SettingError(f"--out {folder} holds something other than a foundation; name a new folder")
     record = _trained_public(request, folder) if request.data else _trained_glyph(request, folder)
     write_text(folder / "recipe.json", json.dumps(record, indent=1) + "\n")
     put(f"{folder}: {record['seconds']} s, autoencoder error {record['autoencoder_l1']} (L1 on [-1, 1]), {record['quality']}")
@@ -70,7 +70,7 @@ def reading(name: str, texts: Sequence[str]) -> Data:
 
     flat, known = parse_overrides(texts), [f"data.{key.replace('_', '-')}" for key in READ]
     if unknown := next((key for key in flat if key not in known), ""):
-        raise SettingError(f"{unknown} means nothing to a foundation{near(unknown, known)}; -c takes {', '.join(known)}")
+        raise SettingError(f"{unknown} is not a setting of a foundation{near(unknown, known)}; -c takes {', '.join(known)}")
     return replace(parse(flat).of(Data), name=name)
 
 

@@ -20,15 +20,15 @@ def methods() -> None:
 def components(
     kind: Annotated[str, typer.Argument(help="a kind, such as codec or models, or the setting that chooses; empty: all")] = "",
 ) -> None:
-    """List what a run can be made of, whence each comes, what it needs, and its settings."""
+    """List the components of each kind: origin, required packages, settings."""
     from fedwarm.cli.components import components_table
 
     components_table(kind)
 
 
 def settings(
-    name: Annotated[str, typer.Argument(help="a component, a part such as data, or one setting; empty: all")] = "",
-    toml: Annotated[bool, typer.Option("--toml", help="as the run config of a Flower app's pyproject.toml")] = False,
+    name: Annotated[str, typer.Argument(help="a component, a group such as data, or one setting; empty: all")] = "",
+    toml: Annotated[bool, typer.Option("--toml", help="print the run config for a Flower app's pyproject.toml")] = False,
 ) -> None:
     """Print every setting with default, range and meaning."""
     from fedwarm.cli.settings import settings_table, settings_toml

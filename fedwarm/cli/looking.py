@@ -11,26 +11,26 @@ from fedwarm.core.terminal import put
 
 
 def list_(
-    folder: Annotated[Path, typer.Argument(help="all runs below it are listed", envvar="FEDWARM_RUNS")] = Path("runs"),
+    folder: Annotated[Path, typer.Argument(help="folder; all runs below it are listed", envvar="FEDWARM_RUNS")] = Path("runs"),
 ) -> None:
-    """List the runs below a folder: how far they came, what they reached and cost."""
+    """List the runs below a folder with their progress, accuracy and cost."""
     from fedwarm.cli.runs import list_runs
 
     list_runs(folder)
 
 
 def show(run: Annotated[Path, typer.Argument(help="run folder")]) -> None:
-    """Print one run in short: settings that were changed, rounds, totals, failures, privacy."""
+    """Summarise one run: changed settings, rounds, totals, failures, privacy."""
     from fedwarm.cli.runs import show_run
 
     show_run(run)
 
 
 def state(
-    folder: Annotated[Path | None, typer.Option(help="where clients keep their state; default: the user's cache folder")] = None,
-    remove: Annotated[str, typer.Option(metavar="KEY", help="remove what the clients of this run keep; the whole key")] = "",
+    folder: Annotated[Path | None, typer.Option(help="folder of client state; default: the user's cache folder")] = None,
+    remove: Annotated[str, typer.Option(metavar="KEY", help="delete the client state of the run with this whole key")] = "",
 ) -> None:
-    """List what clients keep on this machine between rounds, by run; or remove it."""
+    """List the state that clients keep on this machine between rounds, by run; or delete it."""
     from fedwarm.cli.states import list_states, remove_state
     from fedwarm.core.store import cache_home
 

@@ -12,15 +12,21 @@ from fedwarm.core.terminal import put
 
 
 def augment(
-    seed: Annotated[int | None, typer.Option(help="of partition and images, as of the run that they are for")] = None,
+    seed: Annotated[int | None, typer.Option(help="seed of partition and images; that of the run they are for")] = None,
     clients: Annotated[int, typer.Option(help="number of clients; 0: what the data set suggests")] = 0,
     client: Annotated[int, typer.Option(help="only this client, as on its own device; -1: all")] = -1,
-    fill: Annotated[bool, typer.Option("--fill", help="draw what is missing; runs with the same settings find it")] = False,
-    audit: Annotated[bool, typer.Option("--audit", help="train classifiers that say what the images show and teach")] = False,
-    page: Annotated[Path | None, typer.Option(help="write a page of gaps before and after, with samples")] = None,
+    fill: Annotated[
+        bool, typer.Option("--fill", help="generate the missing images; runs with the same settings use them")
+    ] = False,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="train classifiers that measure how recognisable and useful the images are")
+    ] = False,
+    page: Annotated[
+        Path | None, typer.Option(help="write an HTML page with the missing images before and after, and samples")
+    ] = None,
     run_config: Settings = None,
 ) -> None:
-    """Show how many images each client's classes lack, and what drawing them will take (Gen-FedSD)."""
+    """Show how many images each client lacks by class, and the cost of generating them (Gen-FedSD)."""
     from fedwarm.cli.augment import Work
     from fedwarm.cli.augment import augment as work
 
@@ -33,7 +39,7 @@ def export(
     form: Annotated[str, typer.Option("--format", help="torch: packed safetensors; onnx: for onnxruntime")] = "torch",
     out: Annotated[Path | None, typer.Option(help="the file; default model-wBITS beside the run's model")] = None,
 ) -> None:
-    """Write a run's global model with its weights quantized, as the file that a device would load."""
+    """Write a run's global model, its weights quantized, as a file for devices."""
     from fedwarm.cli.export import export_run
 
     ending = {"torch": "safetensors", "onnx": "onnx"}.get(form, form)

@@ -11,7 +11,7 @@ from fedwarm.cli.help import App
 from fedwarm.core.terminal import flush, put
 from fedwarm.node.heartbeat import WITHIN_SECONDS
 
-app = App("On a site's own machine: check it before it joins, run its SuperNode, and ask whether the SuperLink still hears it.")
+app = App("On a site's machine: check it before it joins, run its SuperNode, and test its connection to the SuperLink.")
 
 
 @app.command()
@@ -24,7 +24,7 @@ def check(
         list[str] | None, typer.Option("-c", "--run-config", help="settings of the run, by which the data are read")
     ] = None,
 ) -> None:
-    """Look at all that a node needs, one line each: ok, a warning, or a fault with what to do about it.
+    """Check everything that a node needs, one line each: ok, a warning, or a fault and how to fix it.
 
     The last line is `ready` with exit code 0, or exit code 2. What is not given is not looked at. Nothing is sent but questions.
     """
@@ -50,7 +50,7 @@ def check(
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
 def run(context: typer.Context) -> None:
-    """Run Flower's SuperNode; takes all options of `flower-supernode`, and tells `fedwarm node alive` of its heartbeats.
+    """Run Flower's SuperNode with any options of `flower-supernode`; `fedwarm node alive` then knows its heartbeats.
 
     Where the SuperLink no longer hears it, it ends with exit code 1, so that a restart policy can act.
     """
@@ -61,10 +61,12 @@ def run(context: typer.Context) -> None:
 
 @app.command()
 def alive(
-    within: Annotated[float, typer.Option(min=1.0, help="most seconds since a heartbeat was accepted")] = WITHIN_SECONDS,
+    within: Annotated[
+        float, typer.Option(min=1.0, help="longest time in seconds since the last accepted heartbeat")
+    ] = WITHIN_SECONDS,
     home: Annotated[str, typer.Option(help="FLWR_HOME of the SuperNode; default: this one's own")] = "",
 ) -> None:
-    """Tell whether the SuperLink hears the SuperNode that runs here, as a container's health check does: exit code 0 or 1."""
+    """Exit with code 0 if the SuperLink hears the SuperNode that runs here, else with 1; for health checks of containers."""
     from fedwarm.core.failures import RunError
     from fedwarm.node.heartbeat import look, place
 

@@ -14,4 +14,4 @@ Settings = Annotated[
         help='settings: "key=value key=value", or a .toml file; those in FEDWARM_RUN_CONFIG come first and lose',
     ),
 ]
-Named = Annotated[str, typer.Option("--federation", help="its name, or its folder's path (with a slash in it)")]
+Named = Annotated[str, typer.Option("--federation", help="name of the federation, or path of its folder (with a slash in it)")]

@@ -14,19 +14,19 @@ def privacy(
     mechanism: Annotated[
         str | None, typer.Option(help="coding (default), poisson, gaussian, server, or dp-sgd: noise in local training")
     ] = None,
-    target_epsilon: Annotated[float | None, typer.Option(help="find the noise that gives this epsilon")] = None,
+    target_epsilon: Annotated[float | None, typer.Option(help="find the noise that reaches this epsilon")] = None,
     sigma: Annotated[float | None, typer.Option(help="scale of the noise of one update")] = None,
     noise_multiplier: Annotated[
         float | None, typer.Option(help="noise relative to clip: z = sqrt(n) sigma / C for n updates in a sum")
     ] = None,
     clip: Annotated[
-        float | None, typer.Option(help="C: updates, or gradients of examples, are cut to this norm; default 1")
+        float | None, typer.Option(help="C, norm to which updates, or gradients of examples, are clipped; default 1")
     ] = None,
-    delta: Annotated[float | None, typer.Option(help="delta of (epsilon, delta); default 1e-5")] = None,
+    delta: Annotated[float | None, typer.Option(help="delta of the guarantee; default 1e-5")] = None,
     bits: Annotated[int | None, typer.Option(help="bits of a block; default 7")] = None,
     blocks: Annotated[int | None, typer.Option(help="blocks of a message; default: by the rule for --block-size")] = None,
     block_size: Annotated[int | None, typer.Option(help="numbers in a block, instead of --blocks")] = None,
-    block_norm: Annotated[float | None, typer.Option(help="poisson: most norm of a block over sigma; default 0.6")] = None,
+    block_norm: Annotated[float | None, typer.Option(help="poisson: largest norm of a block over sigma; default 0.6")] = None,
     update_size: Annotated[int | None, typer.Option(help="numbers in an update (the model's parameters)")] = None,
     view: Annotated[str | None, typer.Option(help="local (default), central_certified or central_limit")] = None,
     adjacency: Annotated[str | None, typer.Option(help="zero_out (default) or replacement")] = None,
@@ -37,11 +37,11 @@ def privacy(
     rate: Annotated[float | None, typer.Option(help="dp-sgd: chance that an example is drawn for a step")] = None,
     steps: Annotated[int | None, typer.Option(help="dp-sgd: steps in all rounds")] = None,
     plan: Annotated[
-        bool, typer.Option("--plan", help="a table: how many clients, rounds and bits --target-epsilon takes for --update-size")
+        bool, typer.Option("--plan", help="print how many clients, rounds and bits reach --target-epsilon for --update-size")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
-    """Say what epsilon a plan has, or what noise a target takes, without a run.
+    """Compute the epsilon of a plan, or the noise for a target epsilon, without a run.
 
     E.g. `fedwarm privacy --bits 7 --blocks 4 --sigma 2 --participations 8`, or the same with --target-epsilon 3 for --sigma 2;
     or `fedwarm privacy --plan --target-epsilon 3 --update-size 970` for how many clients, rounds and bits that takes.

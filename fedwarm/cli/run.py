@@ -16,30 +16,30 @@ from fedwarm.settings.kinds import ENGINES
 def run(
     method: Annotated[str, typer.Argument(help="a method, see `fedwarm methods`")] = "",
     engine: Annotated[
-        str, typer.Option(help="local: here; ray: Flower's simulation; deployment: a federation; or module:attribute")
+        str, typer.Option(help="local: this machine; ray: Flower's simulation; deployment: real nodes; or module:attribute")
     ] = ENGINES.first,
     out: Annotated[Path | None, typer.Option(help="run folder; default runs/METHOD-seed-N")] = None,
-    seed: Annotated[int | None, typer.Option(help="every random draw derives from it")] = None,
+    seed: Annotated[int | None, typer.Option(help="seed of all random draws; default 0")] = None,
     rounds: Annotated[int | None, typer.Option(help="rounds of training (num-server-rounds)")] = None,
     clients: Annotated[int, typer.Option(help="number of clients; 0: what the data set suggests")] = 0,
-    workers: Annotated[int, typer.Option(help="processes for clients; 0: what cores and memory allow; 1: this one")] = 0,
+    workers: Annotated[int, typer.Option(help="client processes; 0: what cores and memory allow; 1: none, in this process")] = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="replace the run that the folder holds")] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="go on with the run in the folder, by its own settings; with --rounds for longer")
+        bool, typer.Option("--resume", help="continue the run in the folder with its own settings; with --rounds for more rounds")
     ] = False,
     sweep: Annotated[
-        Path | None, typer.Option(help="run all that a .toml file combines of settings and seeds and that is missing")
+        Path | None, typer.Option(help="run a sweep: all combinations in a .toml file that are not complete yet")
     ] = None,
     app_folder: Annotated[Path | None, typer.Option("--app", help="run any Flower app's folder instead of a method")] = None,
-    federation: Annotated[str, typer.Option(help="where --engine deployment runs, see `fedwarm federation`")] = "default",
+    federation: Annotated[str, typer.Option(help="federation of --engine deployment, see `fedwarm federation`")] = "default",
     keep_going: Annotated[
-        bool, typer.Option("--keep-going", help="on a federation: a run that fails starts again from its checkpoint")
+        bool, typer.Option("--keep-going", help="with --engine deployment: restart a failed run from its checkpoint")
     ] = False,
     run_config: Settings = None,
 ) -> None:
     """Run a federation, e.g. `fedwarm run warmfed -c "data.partition='dirichlet' data.alpha=0.1"`.
 
-    A run that was stopped goes on by `fedwarm run --resume --out FOLDER`, to the same numbers; a sweep by the same command again.
+    `fedwarm run --resume --out FOLDER` continues an interrupted run, to the same numbers; a sweep continues by the same command.
     """
     from fedwarm.engines import Asked
     from fedwarm.launch import run as launch
@@ -55,14 +55,14 @@ def run(
         from fedwarm.launch.sweep import run_sweep
 
         if seed is not None:
-            raise SettingError("--seed means nothing with --sweep; seeds stand in its file, e.g. seeds = [0, 1, 2]")
+            raise SettingError("--seed cannot be used with --sweep; seeds stand in its file, e.g. seeds = [0, 1, 2]")
         pairs = [*(run_config or []), *([f"num-server-rounds={rounds}"] if rounds is not None else [])]
         run_sweep(
             sweep, out, method=method, engine=engine, federation=federation, keep_going=keep_going, clients=clients,
             workers=workers, fresh=fresh, overrides=pairs,
         )  # fmt: skip
     elif not method and not (resume and out is not None):
-        raise SettingError("which method? `fedwarm methods` lists them; or give --app FOLDER")
+        raise SettingError("no method is given; name one (`fedwarm methods` lists them), or an app by --app FOLDER")
     else:
         words = tuple(run_config or ())
         asked = (method, engine, out, seed, rounds, clients, workers, fresh, resume, words, federation, keep_going)
@@ -74,4 +74,4 @@ def _refuse_with_app(method: str, given: Mapping[str, object]) -> None:
         raise SettingError("give either a method or --app, not both")
     unused = [name for name, value in given.items() if value is not None]
     if unused:
-        raise SettingError(f"{', '.join(unused)} means nothing with --app; set the app's own keys by -c")
+        raise SettingError(f"{', '.join(unused)} cannot be used with --app; set the app's own keys by -c")

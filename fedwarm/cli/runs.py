@@ -35,7 +35,7 @@ def list_runs(folder: Path) -> None:
         SettingError: there is no such folder.
     """
     if not folder.is_dir():
-        raise SettingError(f"{folder} is no folder; give the one that holds the runs, e.g. fedwarm list runs")
+        raise SettingError(f"{folder} is not a folder; give the one that holds the runs, e.g. fedwarm list runs")
     found = sorted(run_folders(folder), key=lambda place: (_written(place), place))
     if not found:
         put(f"no runs below {folder}")

@@ -77,7 +77,7 @@ class Largest(Codec):
         if self.before is not None and self.before.shape == update.shape:
             update = update + self.before
         if not np.isfinite(update).all():
-            raise CodeError("an update with NaN or infinite numbers cannot be sorted")
+            raise CodeError("the update holds NaN or infinity; lower learning-rate")
         picked = np.sort(np.argsort(-np.abs(update), kind="stable")[: self.count(layout.total)])
         numbers = update[picked].astype("<f4")
         self.left = update.copy()

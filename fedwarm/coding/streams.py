@@ -182,7 +182,10 @@ def table() -> NDArray[np.float32]:
     rounded = np.round(means / UNIT) * UNIT
     whole = np.concatenate([rounded, -rounded[::-1]]).astype("<f4")
     if hashlib.sha256(whole.tobytes()).hexdigest() != TABLE_SHA256:
-        raise RuntimeError("the table of normals comes out different on this machine; shared randomness would not be shared")
+        raise RuntimeError(
+            "the table of normal numbers differs on this machine, so client and server would draw different numbers; "
+            "use the same numpy build as the server"
+        )
     whole.setflags(write=False)
     return whole
 

@@ -85,7 +85,7 @@ class WeightedMean:
             ValueError: nothing was added.
         """
         if not self.weight:
-            raise ValueError("the mean of nothing")
+            raise ValueError("no arrays to average")
         out: Arrays = {}
         for name, total in self._sums.items():
             mean, dtype = total / self.weight, self._dtypes[name]

@@ -107,7 +107,7 @@ def locate(name: str) -> str:
         missing = missing_parts(path)
         if missing:
             raise SettingError(
-                f"diffusion.foundation = {name!r} is no Stable Diffusion pipeline: {missing}; give a folder that "
+                f"diffusion.foundation = {name!r} is not a Stable Diffusion pipeline: {missing}; give a folder that "
                 "`StableDiffusionPipeline.save_pretrained` wrote"
             )
     elif path.is_absolute() or name.startswith(".") or name.count("/") != 1:

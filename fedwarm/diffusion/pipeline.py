@@ -53,7 +53,8 @@ def _model(folder: Path, part: str, entry: Any, name: str) -> Any:
     maker = getattr(importlib.import_module(library), kind, None) if library in LIBRARIES else None
     if maker is None:
         raise SettingError(
-            f"diffusion.foundation = {name!r} is no Stable Diffusion pipeline of diffusers' own classes: its {part} is {entry!r}"
+            f"diffusion.foundation = {name!r} is not a Stable Diffusion pipeline of diffusers' own classes: its "
+            f"{part} is {entry!r}"
         )
     model, told = maker.from_pretrained(
         folder,

@@ -116,7 +116,7 @@ def phrases(wording: Wording, classes: Sequence[str]) -> list[str]:
     for name in told:
         if name not in classes:
             raise SettingError(
-                f"{wording.prefix}phrases: {name!r} is no class{near(name, list(classes))}; there are {', '.join(classes)}"
+                f"{wording.prefix}phrases: {name!r} is not a class{near(name, list(classes))}; there are {', '.join(classes)}"
             )
     known = {name: phrase for table in GLOSSES if set(table) <= set(classes) for name, phrase in table.items()}
     known |= _spelled(classes)
@@ -187,7 +187,7 @@ def _told_sentences(wording: Wording, classes: Sequence[str]) -> list[list[str]]
     told = _object(Path(wording.prompts_file), what)
     for name in told:
         if name not in classes:
-            raise SettingError(f"{what}: {name!r} is no class{near(name, list(classes))}; there are {', '.join(classes)}")
+            raise SettingError(f"{what}: {name!r} is not a class{near(name, list(classes))}; there are {', '.join(classes)}")
     for name in classes:
         found = told.get(name)
         if not isinstance(found, list) or not found or not all(isinstance(line, str) and line.strip() for line in found):
@@ -204,7 +204,7 @@ def _told_phrases(wording: Wording) -> dict[str, str]:
         return {name: phrase.strip() for name, phrase in told.items()}
     pairs = [part.partition("=") for part in text.split(",") if part.strip()]
     if not all(name.strip() and phrase.strip() for name, _, phrase in pairs):
-        raise SettingError(f"{what} is no list of phrases; write e.g. 'ray=ray fish, crab=sea crab'")
+        raise SettingError(f"{what} is not a list of phrases; write e.g. 'ray=ray fish, crab=sea crab'")
     return {name.strip(): phrase.strip() for name, _, phrase in pairs}
 
 

@@ -116,7 +116,7 @@ def _free(host: str, port: int) -> bool:
             raise SettingError(f"port {port} is out of range") from error
         except OSError as error:
             if isinstance(error, socket.gaierror) or "assign" in str(error):
-                raise SettingError(f"--host {host} is no address of this machine ({error.strerror})") from None
+                raise SettingError(f"--host {host} is not an address of this machine ({error.strerror})") from None
             return False
     return port != 0
 

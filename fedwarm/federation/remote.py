@@ -78,7 +78,7 @@ def place_of(said: str) -> tuple[str, int]:
     """
     found = _PLACE.fullmatch(said)
     if found is None or not 0 < int(found["port"]) < 65536:
-        raise SettingError(f"--superlink {said!r} is no address; it is HOST:PORT, e.g. federation.example.org:8443")
+        raise SettingError(f"--superlink {said!r} is not an address; it must be HOST:PORT, e.g. federation.example.org:8443")
     return found["host"].strip("[]"), int(found["port"])
 
 

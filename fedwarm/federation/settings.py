@@ -183,7 +183,7 @@ def checked_name(name: str) -> str:
         SettingError: it can be none.
     """
     if not _NAME.fullmatch(name):
-        raise SettingError(f"{name!r} is no name; it is 1 to 32 letters, digits, dots, hyphens and underscores")
+        raise SettingError(f"{name!r} is not a name for a federation; use 1 to 32 letters, digits, dots, hyphens and underscores")
     return name
 
 

@@ -36,7 +36,7 @@ def read_app(folder: Path) -> FlowerApp:
     """
     file = folder / "pyproject.toml"
     if not file.is_file():
-        raise SettingError(f"{folder} is no Flower app: it has no pyproject.toml")
+        raise SettingError(f"{folder} is not a Flower app, as it has no pyproject.toml; give the app's folder")
     app = _table(_table(_table(read_toml(file), "tool"), "flwr"), "app")
     parts = _table(app, "components")
     server, client = parts.get("serverapp"), parts.get("clientapp")

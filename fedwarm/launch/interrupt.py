@@ -69,4 +69,4 @@ def how_to_go_on(place: Path, options: str) -> str:
         fresh = " with --fresh" if (place / "results.json").exists() else ""
         return f"interrupted before its first checkpoint; give the same command again{fresh}"
     after = f"after stage {len(stages)} ({stages[-1]['name']}, round {stages[-1]['round']})" if stages else "in its first stage"
-    return f"interrupted {after}; go on with: {command(place, options)}"
+    return f"interrupted {after}; continue with: {command(place, options)}"

@@ -83,7 +83,7 @@ def completed(request: Request) -> Path:
         with _named(request.engine), interruptible(lambda: how_to_go_on(out, place)), progress:
             _guarded(lambda: engine.run(flat, wanted))
     except DiskError as error:
-        raise RunError(f"{error}; then go on with: {command(out, place)}") from error
+        raise RunError(f"{error}; then continue with: {command(out, place)}") from error
     return _reported(folder.path)
 
 
@@ -95,8 +95,8 @@ def _tell_idle(request: Request, config: Config, real: bool) -> None:
     named = given(request)
     settings = {**config.flat(), "device": device_of(config.run.device).type}
     if found := [named[key] for key in idle(named, settings, config.run.method, real)]:
-        verb = "changes" if len(found) == 1 else "change"
-        say(f"fedwarm: {', '.join(found)} {verb} nothing in this run")
+        verb = "has" if len(found) == 1 else "have"
+        say(f"fedwarm: {', '.join(found)} {verb} no effect in this run")
 
 
 def tell_odd(config: Config, clients: int) -> None:

@@ -123,7 +123,7 @@ def _done(job: Job, folder: Path, clients: int) -> bool:
             if key not in CHANGEABLE or not exists(folder):
                 raise SettingError(
                     f"{folder} holds a run with {key} = {run.settings[key]!r}, and the sweep wants {value!r}; "
-                    "give another --out, or --fresh to begin all its runs anew"
+                    "give another --out, or --fresh to start all its runs over"
                 )
             other[key] = value
     if clients and run.clients not in (0, clients):

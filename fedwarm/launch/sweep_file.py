@@ -100,7 +100,7 @@ def read_sweep(path: Path) -> Sweep:
     except OSError as error:
         raise SettingError(f"the sweep {path} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise SettingError(f"the sweep {path} is no TOML: {error}") from error
+        raise SettingError(f"the sweep {path} is not valid TOML: {error}") from error
     for key, value in table.items():
         if key not in KINDS:
             raise SettingError(f"{path}: unknown key {key!r}{near(key, list(KINDS))}; a sweep has {', '.join(KINDS)}")
@@ -122,7 +122,7 @@ def _values(path: Path, key: str, values: Any, kinds: tuple[type, ...]) -> tuple
     if not isinstance(values, list):
         raise SettingError(f"{path}: {key} = {values!r} is {type(values).__name__}; it must be a list of values")
     if not values:
-        raise SettingError(f"{path}: {key} = [] is empty; name at least one value, or leave it out")
+        raise SettingError(f"{path}: {key} = [] is empty; give at least one value, or leave it out")
     for value in values:
         if type(value) not in kinds:
             raise SettingError(f"{path}: {key} holds {value!r}, which is {type(value).__name__}; it must be {names}")
@@ -150,7 +150,7 @@ def jobs(sweep: Sweep, where: str) -> list[Job]:
     """
     for key in (*sweep.settings, *sweep.grid):
         if key in ELSEWHERE:
-            raise SettingError(f"{where}: {key} is no setting of a sweep: {ELSEWHERE[key]}")
+            raise SettingError(f"{where}: {key} cannot stand in a sweep's file: {ELSEWHERE[key]}")
         if key in sweep.settings and key in sweep.grid:
             raise SettingError(f"{where}: {key} is set for all runs and stands in the grid; leave one of them out")
     found, given = [], {**sweep.settings, **sweep.grid}
@@ -167,5 +167,7 @@ def jobs(sweep: Sweep, where: str) -> list[Job]:
         raise SettingError(f"{where}: {error}") from error
     for key in sweep.grid:
         if not any(concerns(key, method, given) for method in sweep.methods):
-            raise SettingError(f"{where}: {key} in the grid is a setting of none of {', '.join(sweep.methods)}")
+            raise SettingError(
+                f"{where}: {key} in the grid is not used by any of {', '.join(sweep.methods)}; remove it, or add its method"
+            )
     return found

@@ -90,7 +90,7 @@ def refuse(config: Config) -> None:
     flat, usual = config.flat(), defaults(tuple(config.groups))
     for key, reason in method_of(config).refuses.items():
         if flat[key] != usual[key]:
-            raise SettingError(f"{key} = {flat[key]!r} means nothing with method {config.run.method!r}, which {reason}")
+            raise SettingError(f"{key} = {flat[key]!r} cannot be used with method {config.run.method!r}, which {reason}")
 
 
 def method_of(config: Config) -> Method:

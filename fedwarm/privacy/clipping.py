@@ -36,8 +36,10 @@ def norm_of(update: Vector) -> float:
         return length
     bad = int((~np.isfinite(update)).sum())
     if bad:
-        raise UpdateError(f"{bad} of the update's {update.size} numbers are NaN or infinity; did local training diverge?")
-    raise UpdateError("the update's norm overflows; did local training diverge?")
+        raise UpdateError(
+            f"{bad} of the update's {update.size} numbers are NaN or infinity; local training diverged, lower learning-rate"
+        )
+    raise UpdateError("the update's norm overflows; local training diverged, lower learning-rate")
 
 
 def noised(update: Vector, sigma: float, source: Source = SYSTEM) -> Vector:

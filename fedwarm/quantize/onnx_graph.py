@@ -99,7 +99,7 @@ def _replace(graph: Any, name: str, weight: Coded, stored: int) -> None:
 
     places = [i for i, initializer in enumerate(graph.initializer) if initializer.name == name]
     if not places:
-        raise SettingError(f"{name.removeprefix(PREFIX)} is not to be found in the ONNX graph; export it as torch")
+        raise SettingError(f"{name.removeprefix(PREFIX)} is missing in the ONNX graph; export with --format torch")
     del graph.initializer[places[0]]
     signed = (weight.codes.astype(np.int64) + weight.low) & ((1 << stored) - 1)
     raw = pack(signed.reshape(-1), stored)

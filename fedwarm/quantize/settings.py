@@ -83,7 +83,7 @@ def widths_of(text: str, key: str) -> tuple[int, ...]:
     """
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() for part in parts):
-        raise SettingError(f"{key} = {text!r} is no list of widths; write them like '2,4,6,8'")
+        raise SettingError(f"{key} = {text!r} is not a list of bit-widths; write them like '2,4,6,8'")
     return tuple(checked_bits(int(part), key) for part in parts)
 
 

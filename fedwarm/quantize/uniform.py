@@ -47,7 +47,7 @@ def checked_bits(bits: int, name: str = "bits") -> int:
         SettingError: it is neither 2 to 16 nor 32.
     """
     if bits != FLOAT_BITS and not FEWEST_BITS <= bits <= MOST_BITS:
-        raise SettingError(f"{name} = {bits} is no width; choose {FEWEST_BITS} to {MOST_BITS}, or {FLOAT_BITS} for float")
+        raise SettingError(f"{name} = {bits} is not a bit-width; choose {FEWEST_BITS} to {MOST_BITS}, or {FLOAT_BITS} for float")
     return bits
 
 
@@ -58,7 +58,7 @@ def levels(bits: int, full_range: bool = False) -> tuple[int, int]:
         SettingError: no grid has this width.
     """
     if not FEWEST_BITS <= bits <= MOST_BITS:
-        raise SettingError(f"a signed grid of {bits} bits is none; choose {FEWEST_BITS} to {MOST_BITS}")
+        raise SettingError(f"a signed grid cannot have {bits} bits; choose {FEWEST_BITS} to {MOST_BITS}")
     high = (1 << bits - 1) - 1
     return -high - full_range, high
 

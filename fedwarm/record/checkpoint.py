@@ -121,7 +121,7 @@ def load(folder: Path) -> Checkpoint:
     except SettingError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise SettingError(f"{index} is truncated or no checkpoint of fedwarm's; run anew with --fresh") from error
+        raise SettingError(f"{index} is truncated or not a checkpoint of fedwarm; start over with --fresh") from error
 
 
 def _checked(checkpoint: Checkpoint) -> Checkpoint:
@@ -138,13 +138,13 @@ def _read_part(folder: Path, entry: Mapping[str, str]) -> Arrays:
 
     path = folder / Path(entry["file"]).name
     if not path.is_file():
-        raise SettingError(f"{path} is missing; the checkpoint cannot be used, run anew with --fresh")
+        raise SettingError(f"{path} is missing; the checkpoint cannot be used; start over with --fresh")
     if _digest(path) != entry["sha256"]:
-        raise SettingError(f"{path} is truncated or changed; the checkpoint cannot be used, run anew with --fresh")
+        raise SettingError(f"{path} is truncated or changed; the checkpoint cannot be used; start over with --fresh")
     try:
         return dict(load_file(path))
     except SafetensorError as error:
-        raise SettingError(f"{path} is no safetensors file: {error}; run anew with --fresh") from error
+        raise SettingError(f"{path} is not a safetensors file: {error}; start over with --fresh") from error
 
 
 def _digest(path: Path) -> str:

@@ -73,7 +73,7 @@ class RunFolder:
         if self.entries():
             if (self.path / "results.json").is_file():
                 raise SettingError(
-                    f"--out {self.path} holds another run; name a new folder, pass --resume to go on with it, "
+                    f"--out {self.path} holds another run; name a new folder, pass --resume to continue it, "
                     "or --fresh to replace it"
                 )
             raise SettingError(f"--out {self.path} is not empty and holds no run; name a new folder")
@@ -127,7 +127,7 @@ class RunFolder:
             record.ledger = Ledger.read(texts.get(LEDGER, ""))
             record.replay([json.loads(line) for line in texts.get(JOURNAL, "").splitlines()])
         except (ValueError, KeyError, TypeError) as error:
-            raise SettingError(f"the ledger or the journal in {self.path} is damaged; run anew with --fresh") from error
+            raise SettingError(f"the ledger or the journal in {self.path} is damaged; start over with --fresh") from error
         record.events.clear()
         record.begun -= checkpoint.seconds
         self._booked = len(record.ledger.entries)
@@ -140,7 +140,7 @@ class RunFolder:
         """The first `length` bytes of a file, which loses the rest: a broken run wrote it after its checkpoint."""
         path = self.path / name
         if not path.is_file() or path.stat().st_size < length:
-            raise SettingError(f"{path} is shorter than its checkpoint says; it cannot be resumed, run anew with --fresh")
+            raise SettingError(f"{path} is shorter than its checkpoint says; the run cannot be resumed; start over with --fresh")
         with writing(path):
             os.truncate(path, length)
         return path.read_text(encoding="utf-8")
@@ -159,7 +159,8 @@ class RunFolder:
 
 def _told(found: Mapping[str, tuple[Value, Value]], done: int) -> str:
     """What the record says of a run that went on with other settings."""
-    return f"went on after round {done} with " + ", ".join(f"{key} = {new:g} (was {old:g})" for key, (old, new) in found.items())
+    changes = ", ".join(f"{key} = {new:g} (was {old:g})" for key, (old, new) in found.items())
+    return f"continued after round {done} with {changes}"
 
 
 def save_tensors(path: Path, arrays: Arrays, notes: Mapping[str, str] | None = None) -> None:

@@ -26,7 +26,7 @@ def read_run(folder: Path, *, ledger: bool = True) -> Run:
     """
     path = folder / "results.json"
     if not path.is_file():
-        raise SettingError(f"{folder} is no run folder: it holds no results.json")
+        raise SettingError(f"{folder} is not a run folder, as it has no results.json; give the folder that a run was written to")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

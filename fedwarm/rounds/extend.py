@@ -101,5 +101,5 @@ def _record(checkpoint: Checkpoint, config: Config, where: Path) -> Record:
         text = (where / JOURNAL).read_bytes()[: checkpoint.lengths.get(JOURNAL, 0)].decode()
         record.replay([json.loads(line) for line in text.splitlines()])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SettingError(f"the journal in {where} is damaged; run anew with --fresh") from error
+        raise SettingError(f"the journal in {where} is damaged; start over with --fresh") from error
     return record

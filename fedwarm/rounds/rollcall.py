@@ -111,7 +111,7 @@ class RollCall(Attendance):
         if not self._enough():
             raise FederationError(
                 f"{self._shortage()} for {self.settings.gather_timeout:g} s, {self._least()} are needed (nodes.least); "
-                "the checkpoint is kept: go on with resume=true"
+                "the checkpoint is kept; continue with resume=true"
             )
 
     def returned(self, client: int) -> bool:

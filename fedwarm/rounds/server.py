@@ -270,7 +270,7 @@ class BaseStrategy(Method):
             return 0.0
         limit, length = self.config.of(Robust).limit, update_norm(arrays, expected)
         if too_large(length, reference_norm(expected), self.norms.get(stage.name, []), limit):
-            raise PayloadError(f"its update has norm {length:.3g}, which robust.limit = {limit:g} refuses")
+            raise PayloadError(f"its update has norm {length:.3g}, more than robust.limit = {limit:g} allows")
         return length
 
     def _keep(self) -> None:

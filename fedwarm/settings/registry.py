@@ -114,7 +114,7 @@ class Kind(Generic[C]):
         if not owners:
             known, by = self.names(), f"{key or self.key} = " if key or self.key else f"{self.option} " if self.option else ""
             raise SettingError(
-                f"{by}{name!r} is no {self.name}{near(wanted, list(known))}; "
+                f"{by}{name!r} is not a known {self.name}{near(wanted, list(known))}; "
                 f"choose one of {', '.join(known)}, or give module:attribute"
             )
         return wanted

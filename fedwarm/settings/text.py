@@ -110,4 +110,4 @@ def read_toml(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise SettingError(f"cannot read {file}: {error.strerror}") from error
     except ValueError as error:
-        raise SettingError(f"{file} is no TOML: {error}") from error
+        raise SettingError(f"{file} is not valid TOML: {error}") from error

@@ -81,6 +81,6 @@ def without_momentum(config: Config) -> None:
     """
     if config.run.momentum:
         raise SettingError(
-            f"momentum = {config.run.momentum:g} means nothing with method {config.run.method!r}, which corrects each step; "
+            f"momentum = {config.run.momentum:g} cannot be used with method {config.run.method!r}, which corrects each step; "
             "set momentum = 0"
         )

@@ -96,5 +96,5 @@ def test_a_users_own_provider(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert len(filled.labels) == MOST and not Run.of(config).draws
     for image, label in zip(filled.images, filled.labels.tolist(), strict=True):
         assert len(image.unique()) == 1 and 20 * label <= int(image[0, 0, 0]) < 20 * label + 20
-    with pytest.raises(SettingError, match="is no image provider"):
+    with pytest.raises(SettingError, match="is not a known image provider"):
         config_of("nowhere")

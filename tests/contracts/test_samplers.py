@@ -51,5 +51,5 @@ def test_a_users_own_sampler(
     chosen = parse({"diffusion.scheduler": "mysamplers:euler"}).of(Diffusion)
     assert type(make_scheduler(foundation, chosen.scheduler)).__name__ == "EulerDiscreteScheduler"
     assert sample(foundation, ["one"], [5], dataclasses.replace(settings, scheduler=chosen.scheduler), 32).float().std() > 5
-    with pytest.raises(SettingError, match="is no sampler .*did you mean ddim"):
+    with pytest.raises(SettingError, match="is not a known sampler .*did you mean ddim"):
         parse({"diffusion.scheduler": "ddimm"})

@@ -89,7 +89,7 @@ def test_a_pickle_is_no_checkpoint(copy: Path, tmp_path: Path) -> None:
     path = part(copy)
     path.write_bytes(pickle.dumps(Evil()))
     index(copy, parts={"model": {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}})
-    with pytest.raises(SettingError, match="is no safetensors file"):
+    with pytest.raises(SettingError, match="is not a safetensors file"):
         run("fedavg", copy, {**FAST, "resume": True})
     assert not (tmp_path / "opened").exists()
 

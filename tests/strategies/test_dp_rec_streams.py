@@ -92,5 +92,5 @@ def test_a_run_of_older_code_words_is_not_gone_on_with() -> None:
         begun = Account(settings, terms, 1.0, terms.accountant())
         facts = begun.state()
         begun.restore(facts)
-        with pytest.raises(SettingError, match="of an older version, which promises less; begin it anew with --fresh"):
+        with pytest.raises(SettingError, match="of an older version, which promises less; start over with --fresh"):
             begun.restore({name: value for name, value in facts.items() if name != "wire"})

@@ -63,7 +63,7 @@ def test_a_run_that_is_made_longer_is_the_long_run(case: str, tmp_path: Path) ->
     assert same(personal(place), personal(whole.folder)) and measured(place) == measured(whole.folder)
     assert found["complete"] and found["final"] == wanted["final"] and found["best"] == wanted["best"]
     assert found["privacy"] == wanted["privacy"] and found["settings"]["num-server-rounds"] == 2
-    assert found["notes"] == [*wanted["notes"], "went on after round 1 with num-server-rounds = 2 (was 1)"]
+    assert found["notes"] == [*wanted["notes"], "continued after round 1 with num-server-rounds = 2 (was 1)"]
     if case in ("fedavg", "scaffold"):
         own = [{k: v for k, v in stage.items() if k != "seconds"} for stage in found["stages"]]
         assert own == [{k: v for k, v in stage.items() if k != "seconds"} for stage in wanted["stages"]]
@@ -143,7 +143,7 @@ def test_a_run_that_lost_its_patience_goes_on_with_more(tmp_path: Path) -> None:
     assert measured(place) == measured(whole.folder) and same(load_file(place / "model.safetensors"), whole.model)
     assert json.loads((place / "results.json").read_text())["notes"] == [
         "stopped after round 2: no better accuracy in 1 rounds",
-        "went on after round 2 with patience = 2 (was 1)",
+        "continued after round 2 with patience = 2 (was 1)",
         "stopped after round 3: no better accuracy in 2 rounds",
     ]
 

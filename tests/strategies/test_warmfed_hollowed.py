@@ -246,7 +246,7 @@ REFUSED: list[tuple[dict[str, Value], str]] = [
     ({"codec": "dp-rec", "hollowed.depths": "0,2"}, "adapters of one size"),
     ({"codec": "dp-rec", "hollowed.memory-budget-mb": 40}, "leaves the depth to each client"),
     ({"codec": "stochastic-rounding", "hollowed.memory-budget-mb": 40}, "leaves the depth to each client"),
-    ({"hollowed.depths": "0,x"}, "is no list of depths"),
+    ({"hollowed.depths": "0,x"}, "is not a list of depths"),
 ]
 
 

@@ -78,7 +78,7 @@ class GenFedSdClient(ClientPart):
         if found is None:
             raise SettingError(
                 f"the synthetic images of client {self.node.partition} are gone from {self.node.store.folder}; raise "
-                "client-state-mb and begin the run anew: what its shelf still holds is not drawn again"
+                "client-state-mb and restart the run; images that are still cached are reused"
             )
         return found["images"], found["labels"]
 

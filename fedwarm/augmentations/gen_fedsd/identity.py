@@ -127,7 +127,7 @@ def _heads(path: Path) -> bytes:
         try:
             tensors = {name: entry["data_offsets"] for name, entry in json.loads(header).items() if name != "__metadata__"}
         except (ValueError, TypeError, KeyError) as error:
-            raise SettingError(f"{path} is no safetensors file; download or save the foundation again") from error
+            raise SettingError(f"{path} is not a safetensors file; download or save the foundation again") from error
         out = [header]
         for _, (start, end) in sorted(tensors.items()):
             file.seek(8 + length + start)
@@ -142,5 +142,5 @@ def file_digest(path: Path) -> str:
         SettingError: there is no such file.
     """
     if not path.is_file():
-        raise SettingError(f"gen-fedsd.judge = {str(path)!r} is no file; give a safetensors file of a classifier's state")
+        raise SettingError(f"gen-fedsd.judge = {str(path)!r} does not exist; give a safetensors file of a classifier's state")
     return sha256(path.read_bytes()).hexdigest()

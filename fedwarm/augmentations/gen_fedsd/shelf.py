@@ -181,7 +181,7 @@ class Shelf:
         except SafetensorError as error:
             raise ValueError(str(error).splitlines()[0]) from error
         if drawn.images.shape != (len(drawn), 3, self.size, self.size) or told != _digest(drawn):
-            raise ValueError("its content is not what was written")
+            raise ValueError("its content was changed after it was written")
         return drawn
 
     def _write(self, owner: Owner, label: int, drawn: Drawn) -> None:

@@ -25,7 +25,7 @@ def kinds(text: str) -> frozenset[str]:
     """
     found = frozenset(part.strip() for part in text.split(",") if part.strip())
     if not found or not found <= set(KINDS):
-        raise SettingError(f"gen-fedsd.transforms = {text!r} is no list of transforms; choose from {','.join(KINDS)}")
+        raise SettingError(f"gen-fedsd.transforms = {text!r} is not a list of transforms; choose from {','.join(KINDS)}")
     return found
 
 

@@ -102,7 +102,7 @@ class Account:
         """
         length, longest = norm_of(update.astype(np.float64)), self.settings.clip + self.sigma * (sqrt(update.size) + DEVIATIONS)
         if length > longest * 1.0001:
-            raise PayloadError(f"its update has norm {length:.3g}; clipped and noised it has {longest:.3g} at most")
+            raise PayloadError(f"its update has norm {length:.3g}, more than the {longest:.3g} that clipping and noise allow")
 
     def statement(self) -> dict[str, Any] | None:
         """What is said of privacy; None as long as nothing was released."""
@@ -131,5 +131,5 @@ class Account:
         """
         least = CENTRAL_WIRE if self.terms.central else WIRE
         if self.private and (self.settings.mechanism == "coding" or self.terms.central) and facts.get("wire", 0) < least:
-            raise SettingError("this run's messages are of an older version, which promises less; begin it anew with --fresh")
+            raise SettingError("this run's messages are of an older version, which promises less; start over with --fresh")
         self.spent, self.sigma = Accountant.from_state(facts["account"]), float(facts["sigma"])

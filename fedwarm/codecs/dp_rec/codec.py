@@ -76,7 +76,7 @@ class Private(Codec):
         target, planned = self.own.target_epsilon, self.planned(terms, self.account.sigma) if self.account.private else 0.0
         if target and planned > target:
             raise SettingError(
-                f"dp-rec.target-epsilon = {target:g}: the planned run comes to {planned:.4g}; "
+                f"dp-rec.target-epsilon = {target:g}: the planned run reaches epsilon {planned:.4g}; "
                 "raise dp-rec.sigma or the target, or plan fewer rounds"
             )
 

@@ -59,7 +59,7 @@ class Question(DpRec):
         for key, _, f in keys((Question,)):
             object.__setattr__(self, f.name, checked(f"--{key}", getattr(self, f.name), f))
             if f.name not in OPTIONS[self.mechanism] and getattr(self, f.name) != f.default:
-                raise SettingError(f"--{key} means nothing with --mechanism {self.mechanism}")
+                raise SettingError(f"--{key} cannot be used with --mechanism {self.mechanism}")
         ways = [name for name in NOISE if name in OPTIONS[self.mechanism]]
         given = [name for name in ways if getattr(self, name)]
         if len(given) != 1:

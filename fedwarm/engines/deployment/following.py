@@ -78,7 +78,7 @@ class Following:
         now = time.monotonic()
         self._away = now if self._away is None else self._away
         if now - self._away > AWAY_SECONDS:
-            raise RunError(f"the SuperLink did not answer for {AWAY_SECONDS:.0f} s; the run may go on without it", self.lines)
+            raise RunError(f"the SuperLink did not answer for {AWAY_SECONDS:.0f} s; the run may continue without it", self.lines)
         if now - self._told > TELL_AWAY_SECONDS:
             self._told = now
             ended = not self.federation.remote and living(load(str(self.federation.folder)), SUPERLINK) is None

@@ -35,7 +35,7 @@ def persist(
             if stage is None:
                 raise
             if ready is None or isinstance(error, Stopped) or stage in failed:
-                raise RunError(f"{error}; go on with: {again}", error.lines) from None
+                raise RunError(f"{error}; continue with: {again}", error.lines) from None
             failed.append(stage)
             say(f"{error}; it is started again after stage {stage}")
         ready()

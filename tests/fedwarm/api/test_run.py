@@ -146,7 +146,7 @@ def test_errors_are_exceptions_of_one_line_in_python_s_words(tmp_path: Path) -> 
         (lambda: fedwarm.run("fedavg", {"lern": 1}, out=tmp_path / "a"), "lern"),
         (lambda: fedwarm.run("fedavgg", out=tmp_path / "a"), "did you mean|fedavg"),
         (lambda: fedwarm.run(), "no method is named; give one of"),
-        (lambda: fedwarm.load(tmp_path), "holds no results.json"),
+        (lambda: fedwarm.load(tmp_path), "has no results.json"),
     ):
         with pytest.raises(fedwarm.SettingError, match=why) as caught:
             call()
@@ -158,7 +158,7 @@ def test_errors_are_exceptions_of_one_line_in_python_s_words(tmp_path: Path) -> 
 def test_ctrl_c_is_python_s_and_threads_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(request: Request) -> Path:
         torch.set_num_threads(1)
-        raise Interrupted(signal.SIGINT, "interrupted after stage 1; go on with: ..")
+        raise Interrupted(signal.SIGINT, "interrupted after stage 1; continue with: ..")
 
     torch.set_num_threads(2)
     monkeypatch.setattr("fedwarm.api.running.completed", interrupted)

@@ -280,7 +280,7 @@ def test_options_that_an_app_does_not_take(refused: Refused, shell: Path, option
     [
         (["glyhp"], ["'glyhp'", "did you mean glyph", "--data"]),
         (["mine", "--public-share", 0.5], ["'mine'", "--data"]),
-        (["glyph", "--from", "scratch"], ["--from means nothing without --data"]),
+        (["glyph", "--from", "scratch"], ["--from needs --data"]),
         (["glyph", "--data", "digits"], ["'glyph' is the embedded foundation", "another name"]),
         (["mine", "--data", "digits", "--public-share", 0], ["--public-share 0 is out of range", "no public part"]),
         (["mine", "--data", "digits", "--public-share", 0.95], ["--public-share 0.95", "at most 0.9"]),
@@ -288,8 +288,11 @@ def test_options_that_an_app_does_not_take(refused: Refused, shell: Path, option
         (["mine", "--data", "digits", "--from", "scrach"], ["--from 'scrach'", "did you mean scratch"]),
         (["mine", "--data", "digits", "--jitter", 0.5], ["--jitter 0.5"]),
         (["mine", "--data", "/no/such/folder"], ["/no/such/folder", "there is no such folder"]),
-        (["glyph", "-c", "data.bits=12"], ["--run-config means nothing without --data"]),
-        (["mine", "--data", "digits", "-c", "data.bit=12"], ["data.bit means nothing to a foundation", "did you mean data.bits"]),
+        (["glyph", "-c", "data.bits=12"], ["--run-config needs --data"]),
+        (
+            ["mine", "--data", "digits", "-c", "data.bit=12"],
+            ["data.bit is not a setting of a foundation", "did you mean data.bits"],
+        ),
         (["mine", "--data", "digits", "-c", "data.bits=99"], ["data.bits = 99 is out of range"]),
     ],
 )
@@ -301,7 +304,7 @@ def test_a_foundation_that_cannot_be_trained(refused: Refused, arguments: list[o
 def test_a_foundation_over_something_else(refused: Refused, shell: Path) -> None:
     (shell / "foundations" / "mine").mkdir(parents=True)
     (shell / "foundations" / "mine" / "thesis.txt").write_text("all there is")
-    assert "holds something that is no foundation" in refused("foundation", "train", "mine", "--data", "digits")
+    assert "holds something other than a foundation" in refused("foundation", "train", "mine", "--data", "digits")
 
 
 def test_a_report_about_nothing(refused: Refused, shell: Path) -> None:
@@ -329,7 +332,7 @@ def test_a_resume_of_nothing(refused: Refused, shell: Path) -> None:
 
 
 def test_runs_below_no_folder(refused: Refused) -> None:
-    assert "runs is no folder" in refused("list")
+    assert "runs is not a folder" in refused("list")
 
 
 def test_a_run_to_show_that_is_none(refused: Refused, shell: Path) -> None:
@@ -460,7 +463,7 @@ def test_a_setting_that_changes_nothing_is_told(
 ) -> None:
     small = "data.max-examples=8 local-epochs=1 fedprox.mu=0.1 dp-rec.sigma=2.0"
     assert call(monkeypatch, "run", "fedavg", "--rounds", "1", "--clients", "2", "--out", "one", "-c", small) == 0
-    told = "fedwarm: dp-rec.sigma, fedprox.mu change nothing in this run"
+    told = "fedwarm: dp-rec.sigma, fedprox.mu have no effect in this run"
     assert told in capsys.readouterr().err.splitlines()
     assert (shell / "one" / "results.json").is_file()
 
@@ -472,7 +475,7 @@ def test_a_setting_that_changes_nothing_is_told_wherever_it_was_given(
     monkeypatch.setenv("FEDWARM_RUN_CONFIG", "patience=3 target=0.5")
     options = ["--rounds", "3", "--clients", "2", "--workers", "1", "--out", "one", "-c", f"{small} target=0.7"]
     assert call(monkeypatch, "run", "warmfed", *options) == 0
-    told = "fedwarm: fraction-train, --rounds, patience (in FEDWARM_RUN_CONFIG), target change nothing in this run"
+    told = "fedwarm: fraction-train, --rounds, patience (in FEDWARM_RUN_CONFIG), target have no effect in this run"
     assert told in capsys.readouterr().err.splitlines()
 
 

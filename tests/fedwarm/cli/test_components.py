@@ -47,7 +47,7 @@ def test_whence_it_comes_and_what_is_missing(tmp_path: Path, capsys: pytest.Capt
 def test_a_kind_goes_by_its_name_its_folder_and_its_setting() -> None:
     assert [kind.name for kind in kinds("partition")] == [kind.name for kind in kinds("partitions")] == ["partition"]
     assert [kind.name for kind in kinds("data.partition")] == ["partition"] and len(kinds("")) == len(KINDS)
-    with pytest.raises(SettingError, match=r"^'codek' is no kind of component \(did you mean codec"):
+    with pytest.raises(SettingError, match=r"^'codek' is not a kind of component \(did you mean codec"):
         kinds("codek")
 
 

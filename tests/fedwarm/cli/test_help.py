@@ -50,7 +50,7 @@ def test_help_cuts_nothing(name: str, width: int) -> None:
     assert cut is None
 
 
-@pytest.mark.parametrize(("name", "told"), [("run", "a method, see"), ("show", "run folder"), ("settings", "a part such as")])
+@pytest.mark.parametrize(("name", "told"), [("run", "a method, see"), ("show", "run folder"), ("settings", "a group such as")])
 def test_arguments_are_explained(
     name: str, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

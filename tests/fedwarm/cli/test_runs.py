@@ -81,7 +81,7 @@ def test_a_run_folder_itself_is_listed(tmp_path: Path, capsys: Capture) -> None:
 def test_no_runs(tmp_path: Path, capsys: Capture) -> None:
     listing.list_runs(tmp_path)
     assert capsys.readouterr().out == f"no runs below {tmp_path}\n"
-    with pytest.raises(SettingError, match="none is no folder"):
+    with pytest.raises(SettingError, match="none is not a folder"):
         listing.list_runs(tmp_path / "none")
 
 
@@ -138,5 +138,5 @@ def test_a_run_with_nothing_to_say(tmp_path: Path, capsys: Capture) -> None:
     assert ["gone", "1", "–"] in rows(text)
     del document["settings"]["gone"]
     assert "every setting is at its default" in shown(write(tmp_path / "b", document), capsys)
-    with pytest.raises(SettingError, match="is no run folder"):
+    with pytest.raises(SettingError, match="is not a run folder"):
         listing.show_run(tmp_path)

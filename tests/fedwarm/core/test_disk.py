@@ -121,7 +121,8 @@ def test_a_full_disk_ends_a_run_with_one_line_and_it_goes_on(tmp_path: Path) -> 
     text = str(caught.value)
     assert text.startswith(f"{place}/checkpoint/model.safetensors cannot be written: File too large; raise the limit")
     assert (
-        text.endswith(f"; then go on with: fedwarm run --resume --out {place} --engine {__name__}:FILLING") and "\n" not in text
+        text.endswith(f"; then continue with: fedwarm run --resume --out {place} --engine {__name__}:FILLING")
+        and "\n" not in text
     )
     assert not list(place.rglob(".*"))
     run_method(Request("", out=place, resume=True, workers=1))

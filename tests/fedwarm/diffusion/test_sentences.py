@@ -112,7 +112,7 @@ def test_sentences_of_the_users_own_for_every_class(tmp_path: Path) -> None:
         ("p.json", "{", "holds no JSON object"),
         ("p.json", '{"cat": ["a"]}', "no sentences for class 'guinea_pig'"),
         ("p.json", '{"cat": [], "guinea_pig": ["b"]}', "no sentences for class 'cat'"),
-        ("p.json", '{"cats": ["a"]}', r"'cats' is no class \(did you mean cat\?\)"),
+        ("p.json", '{"cats": ["a"]}', r"'cats' is not a class \(did you mean cat\?\)"),
     ],
 )
 def test_files_that_cannot_be_used(tmp_path: Path, name: str, content: str | None, said: str) -> None:
@@ -127,9 +127,9 @@ def test_files_that_cannot_be_used(tmp_path: Path, name: str, content: str | Non
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("cat", "is no list of phrases"),
-        ("cat=", "is no list of phrases"),
-        ("cta=tabby", r"'cta' is no class \(did you mean cat\?\); there are cat, guinea_pig"),
+        ("cat", "is not a list of phrases"),
+        ("cat=", "is not a list of phrases"),
+        ("cta=tabby", r"'cta' is not a class \(did you mean cat\?\); there are cat, guinea_pig"),
         ("/nowhere/p.json", "cannot be read"),
     ],
 )

@@ -93,7 +93,7 @@ def test_a_superlink_that_stays_away_ends_the_following(
 ) -> None:
     monkeypatch.setattr(following, "AWAY_SECONDS", 0.0)
     monkeypatch.setattr(following, "DRAIN_SECONDS", 0.1)
-    with pytest.raises(RunError, match="did not answer for 0 s; the run may go on without it"):
+    with pytest.raises(RunError, match="did not answer for 0 s; the run may continue without it"):
         Following(federation, link, 7).to_the_end()  # type: ignore[arg-type]
 
 
@@ -139,7 +139,7 @@ def test_one_that_does_not_is_given_up_with_the_way_to_go_on(federation: Federat
         ([1, 2], False, 1, RunError),
         ([1, 2], True, 1, Stopped),
     ):
-        with pytest.raises(RunError, match=f"^{tries} tries: No heartbeat.*; go on with: {again}$"):
+        with pytest.raises(RunError, match=f"^{tries} tries: No heartbeat.*; continue with: {again}$"):
             persisted(done, again, keep_going, kind)
 
 

@@ -75,7 +75,7 @@ def test_folders_that_cannot_be_nodes_are_refused(tmp_path: Path) -> None:
         (Path(folders(tmp_path / "bare", ".git")), "holds no folders; put the data of each node in a folder"),
         (
             Path(folders(tmp_path / "odd", "ward 3")),
-            "each folder there names a node, and 'ward 3' is no name; it is 1 to 32 letters",
+            "each folder there names a node, and 'ward 3' is not a name for a federation; use 1 to 32 letters",
         ),
         (Path(folders(tmp_path / "taken", "superlink")), "the folder 'superlink' cannot name a node"),
         (Path(folders(tmp_path / "o'neill", "a")), "cannot stand in a node's configuration"),

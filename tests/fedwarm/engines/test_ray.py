@@ -96,7 +96,7 @@ def no_toml(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("make", "words"),
-    [(no_folder, "no pyproject"), (no_flower, r"is no Flower app's: \[tool\.flwr\.app"), (no_toml, "is no TOML")],
+    [(no_folder, "no pyproject"), (no_flower, r"is no Flower app's: \[tool\.flwr\.app"), (no_toml, "is not valid TOML")],
 )
 def test_what_is_no_app_is_refused(tmp_path: Path, make: Callable[[Path], Path], words: str) -> None:
     with pytest.raises(SettingError, match=words):

@@ -101,7 +101,7 @@ def test_settings_are_read_from_the_flat_run_config() -> None:
     assert faults_of({}) == Faults()
     with pytest.raises(SettingError, match="faults.rate = 1.5"):
         faults_of({"faults.rate": 1.5})
-    with pytest.raises(SettingError, match="faults.kind = 'fire' is no fault"):
+    with pytest.raises(SettingError, match="faults.kind = 'fire' is not a known fault"):
         faults_of({"faults.kind": "fire"})
 
 

@@ -162,7 +162,7 @@ def test_what_cannot_be_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     refusals = [
         (Wanted(nodes=-1), "--nodes -1 is out of range"),
         (Wanted(insecure=True, host="0.0.0.0"), "would let everybody in"),
-        (Wanted(host="203.0.113.9"), "is no address of this machine"),
+        (Wanted(host="203.0.113.9"), "is not an address of this machine"),
     ]
     for wanted, said in refusals:
         with pytest.raises(SettingError, match=said):

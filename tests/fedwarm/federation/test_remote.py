@@ -149,7 +149,7 @@ def test_requests_that_cannot_be(join: Join, link: Link, keys: Path, tmp_path: P
         connect("other", "a:1", tmp_path / "none", {}, 0.0, print)
     with pytest.raises(SettingError, match="cannot be read"):
         connect("other", "a:1", keys / "admin/ca.crt", {"a": keys / "a/key"}, 0.0, print)
-    with pytest.raises(SettingError, match="is no name"):
+    with pytest.raises(SettingError, match="is not a name"):
         connect("other", "a:1", keys / "admin/ca.crt", {"a b": keys / "admin/a.pub"}, 0.0, print)
 
 

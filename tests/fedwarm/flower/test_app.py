@@ -59,7 +59,7 @@ def test_reads_components_and_flat_config(tmp_path: Path) -> None:
         ("[project]\nname = 'x'", "must name a serverapp and a clientapp"),
         ("[tool.flwr.app.components]\nserverapp = 'a:b'", "must name a serverapp and a clientapp"),
         ("tool = 3", "must name a serverapp and a clientapp"),
-        ("[tool", "is no TOML"),
+        ("[tool", "is not valid TOML"),
         (PYPROJECT + "seeds = [1, 2]", r"data.seeds = \[1, 2\]"),
     ],
 )

@@ -64,11 +64,11 @@ def test_a_run_that_is_ended_says_how_to_go_on(
         assert call(signalled(patch, number, at), "run", "fedavg", *options) == code
     line = capsys.readouterr().err.splitlines()[-1]
     how = "after stage 2 (evaluate, round 1)" if at > 2 else "in its first stage"
-    assert line == f"fedwarm: interrupted {how}; go on with: fedwarm run --resume --out 'my runs/a'"
+    assert line == f"fedwarm: interrupted {how}; continue with: fedwarm run --resume --out 'my runs/a'"
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     place = tmp_path / "my runs" / "a"
     assert not list(place.rglob(".*")), "neither a lock nor half a file"
-    assert call(monkeypatch, *shlex.split(line.partition("go on with: fedwarm ")[2]), "--workers", "1") == 0
+    assert call(monkeypatch, *shlex.split(line.partition("continue with: fedwarm ")[2]), "--workers", "1") == 0
     assert json.loads((place / "results.json").read_text())["complete"]
 
 
@@ -127,7 +127,7 @@ def test_a_process_that_is_ended_leaves_a_run_that_goes_on(engine: str, tmp_path
     assert process.returncode == 143
     suffix = "" if engine == "local" else " --engine ray"
     assert said.splitlines()[-1].startswith("fedwarm: interrupted after stage ")
-    assert said.splitlines()[-1].endswith(f"; go on with: fedwarm run --resume --out run{suffix}")
+    assert said.splitlines()[-1].endswith(f"; continue with: fedwarm run --resume --out run{suffix}")
     done = json.loads(index.read_text())["done"]
     again = [*program, "--resume", "--out", "run", "--workers", "1", "--rounds", str(done // 2 + 1)]
     assert subprocess.run(again, env=env, capture_output=True, timeout=240, check=False).returncode == 0

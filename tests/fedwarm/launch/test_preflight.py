@@ -72,7 +72,7 @@ def test_objectives_that_would_change_nothing_or_break_are_told_first(settings: 
 HOLLOWED: list[tuple[dict[str, Value], str]] = [
     ({"hollowed.depth": 9}, "hollowed depth 9 is out of range for this U-Net; it must be 0 to 3"),
     ({"hollowed.depths": "0,9"}, "hollowed depth 9 is out of range"),
-    ({"hollowed.depths": "0;2"}, "is no list of depths; write e.g. '0,2,-2'"),
+    ({"hollowed.depths": "0;2"}, "is not a list of depths; write e.g. '0,2,-2'"),
     ({"privacy": "dp-sgd"}, "privacy = 'dp-sgd' does not cover diffusion.trainer = 'hollowed'"),
     ({"hollowed.depths": "0,2", "codec": "dp-rec"}, "codec = 'dp-rec' accounts for adapters of one size"),
 ]

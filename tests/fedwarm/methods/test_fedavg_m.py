@@ -133,7 +133,7 @@ def test_the_direction_is_how_the_model_moved(tmp_path: Path) -> None:
 def test_presets_and_refusals() -> None:
     config = parse({"method": "fedavg_m"})
     assert config.run.momentum == 0 and config.run.learning_rate == 0.1
-    with pytest.raises(SettingError, match=r"momentum = 0.5 means nothing with method 'fedavg_m'"):
+    with pytest.raises(SettingError, match=r"momentum = 0.5 cannot be used with method 'fedavg_m'"):
         check_run({"method": "fedavg_m", "momentum": 0.5}, 4)
 
 

@@ -148,5 +148,5 @@ def test_private_training_is_refused() -> None:
 def test_presets_and_refusals() -> None:
     config = parse({"method": "fedspeed"})
     assert config.run.momentum == 0 and config.run.learning_rate == 0.1
-    with pytest.raises(SettingError, match=r"momentum = 0.5 means nothing with method 'fedspeed'"):
+    with pytest.raises(SettingError, match=r"momentum = 0.5 cannot be used with method 'fedspeed'"):
         check_run({"method": "fedspeed", "momentum": 0.5}, 4)

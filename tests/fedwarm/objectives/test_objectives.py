@@ -38,7 +38,7 @@ def test_every_objective_by_its_name() -> None:
     assert {o: names(o, 6) for o in OURS} == {
         "plain": [], "kure": ["Kure"], "apqn": ["Apqn"], "qat": ["Qat"], "mqat": ["Mqat"], "rq": ["RelaxedObjective"],
     }  # fmt: skip
-    with pytest.raises(SettingError, match="objective = 'mqta' is no objective.*did you mean mqat"):
+    with pytest.raises(SettingError, match="objective = 'mqta' is not a known objective.*did you mean mqat"):
         config("mqta")
     for objective in ("kure", "mqat", "apqn", "rq"):
         with pytest.raises(SettingError, match=f"'learned' is for qat, not for {objective}"):

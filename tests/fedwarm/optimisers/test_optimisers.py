@@ -40,12 +40,12 @@ def test_the_numbers_are_torchs(name: str) -> None:
 def test_the_setting_reaches_the_plan() -> None:
     assert Plan.of(parse({"optimiser": "adamw"}).run).optimiser == "adamw"
     assert Plan.of(parse({}).run).optimiser == Plan(1, 1, 1.0).optimiser == "sgd"
-    with pytest.raises(SettingError, match=r"optimiser = 'adam' is no optimiser.*adamw"):
+    with pytest.raises(SettingError, match=r"optimiser = 'adam' is not a known optimiser.*adamw"):
         parse({"optimiser": "adam"})
 
 
 def test_scaffold_knows_steps_of_sgd_alone() -> None:
-    with pytest.raises(SettingError, match=r"optimiser = 'adamw' means nothing with method 'scaffold'.*steps of SGD"):
+    with pytest.raises(SettingError, match=r"optimiser = 'adamw' cannot be used with method 'scaffold'.*steps of SGD"):
         refuse(parse({"method": "scaffold", "optimiser": "adamw"}))
     refuse(parse({"method": "scaffold"}))
 

@@ -227,7 +227,7 @@ def test_what_is_there_is_required_in_silence() -> None:
 
 
 def test_an_unknown_tracker_names_the_near_one(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=r"tracker = 'tensorbord' is no tracker \(did you mean tensorboard\?\)"):
+    with pytest.raises(SettingError, match=r"tracker = 'tensorbord' is not a known tracker \(did you mean tensorboard\?\)"):
         tracker("tensorbord", tmp_path, SETTINGS)
 
 

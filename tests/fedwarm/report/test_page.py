@@ -265,7 +265,7 @@ def test_bad_places_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingError, match="no run folder given"):
         make_report([])
-    with pytest.raises(SettingError, match="is no run folder: it holds no results"):
+    with pytest.raises(SettingError, match="is not a run folder, as it has no results"):
         make_report([good, tmp_path / "other"])
     with pytest.raises(SettingError, match="is a folder"):
         make_report([good], tmp_path)

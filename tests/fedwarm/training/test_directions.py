@@ -35,5 +35,5 @@ def test_when_a_direction_is_told(beta: float, first: str, told: list[bool]) -> 
 
 def test_local_momentum_is_refused() -> None:
     without_momentum(parse({"method": "fedavg", "momentum": 0.0}))
-    with pytest.raises(SettingError, match=r"momentum = 0.5 means nothing"):
+    with pytest.raises(SettingError, match=r"momentum = 0.5 cannot be used"):
         without_momentum(parse({"method": "fedavg", "momentum": 0.5}))

@@ -60,7 +60,9 @@ def _check_inputs(config: Any) -> None:
     """Refuse a net that is told more than noise, time and a sentence, which is all that tuning tells it."""
     more = [name for name in MORE_INPUTS if config.get(name) is not None]
     if more:
-        raise SettingError(f"tuning tells a U-Net noise, time and a sentence; this one has {', '.join(more)}, too")
+        raise SettingError(
+            f"this U-Net takes more inputs than noise, time and a prompt: {', '.join(more)}; use another foundation"
+        )
 
 
 def outside(cut: Cut | None, named: Mapping[str, T]) -> dict[str, T]:

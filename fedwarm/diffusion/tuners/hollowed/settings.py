@@ -90,7 +90,7 @@ def dealt_depths(settings: Hollowed) -> list[int]:
     except ValueError:
         dealt = [NONE - 1]
     if min(dealt) < NONE:
-        raise SettingError(f"hollowed.depths = {settings.depths!r} is no list of depths; write e.g. '0,2,-2'")
+        raise SettingError(f"hollowed.depths = {settings.depths!r} is not a list of depths; write e.g. '0,2,-2'")
     return dealt
 
 

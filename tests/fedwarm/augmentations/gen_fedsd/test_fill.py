@@ -248,10 +248,10 @@ def check(config: Config, classes: tuple[str, ...]) -> None:
         ({"privacy": "dp-sgd"}, "augment = 'gen-fedsd' with privacy = 'dp-sgd'"),
         ({"diffusion__foundation": "nowhere"}, "diffusion.foundation = 'nowhere' is neither a folder nor a Hub name"),
         ({"prompts_file": "/nowhere/p.txt"}, "gen-fedsd.prompts-file = '/nowhere/p.txt' cannot be read"),
-        ({"phrases": "cat=x"}, "gen-fedsd.phrases: 'cat' is no class"),
-        ({"judge": "/nowhere/j"}, "gen-fedsd.judge = '/nowhere/j' is no file"),
+        ({"phrases": "cat=x"}, "gen-fedsd.phrases: 'cat' is not a class"),
+        ({"judge": "/nowhere/j"}, "gen-fedsd.judge = '/nowhere/j' does not exist"),
         ({"provider": "file", "file": "digits"}, "is the clients' own data set"),
-        ({"provider": "transforms", "transforms": "blur"}, "gen-fedsd.transforms = 'blur' is no list"),
+        ({"provider": "transforms", "transforms": "blur"}, "gen-fedsd.transforms = 'blur' is not a list"),
     ],
 )
 def test_what_cannot_be_is_refused_before_any_work(configure: Configure, changes: dict[str, Value], said: str) -> None:

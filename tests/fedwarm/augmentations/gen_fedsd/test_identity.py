@@ -93,7 +93,7 @@ def test_a_judge_is_known_by_its_numbers(configure: Configure, judge: Path, tmp_
     other = tmp_path / "changed.safetensors"
     save_file({key: tensor + 1e-3 for key, tensor in load_file(judge).items()}, other)
     assert with_judge != name(configure(judge=str(other)))
-    with pytest.raises(SettingError, match=r"gen-fedsd.judge = '.*none.safetensors' is no file"):
+    with pytest.raises(SettingError, match=r"gen-fedsd.judge = '.*none.safetensors' does not exist"):
         name(configure(judge=str(tmp_path / "none.safetensors")))
 
 
@@ -130,7 +130,7 @@ def test_where_it_lies_says_nothing(configure: Configure, copy: Path) -> None:
 def test_a_file_that_is_cut_short_is_said(copy: Path) -> None:
     (path,) = (copy / "vae").glob("*.safetensors")
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(SettingError, match="is no safetensors file"):
+    with pytest.raises(SettingError, match="is not a safetensors file"):
         pipeline_digest(copy)
 
 

@@ -61,8 +61,8 @@ def test_a_plan_that_cannot_be_is_left_out_with_its_reason() -> None:
     [
         ({}, "--plan needs --target-epsilon"),
         ({"target_epsilon": 3.0}, "--plan needs --update-size"),
-        ({**ASKED, "sigma": 1.0}, "--sigma means nothing with --plan"),
-        ({**ASKED, "mechanism": "dp-sgd"}, "means nothing with --mechanism dp-sgd"),
+        ({**ASKED, "sigma": 1.0}, "--sigma cannot be used with --plan"),
+        ({**ASKED, "mechanism": "dp-sgd"}, "cannot be used with --mechanism dp-sgd"),
     ],
 )
 def test_what_is_missing_is_named(given: dict[str, Any], words: str) -> None:

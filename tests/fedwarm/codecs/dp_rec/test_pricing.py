@@ -224,12 +224,12 @@ def test_every_option_reaches_the_question(monkeypatch: pytest.MonkeyPatch, caps
         ("--mechanism dp-sgd --rate .1 --steps 3", "exactly one of --noise-multiplier, --target-epsilon"),
         ("--mechanism dp-sgd --noise-multiplier 1 --steps 3", "--rate is missing"),
         ("--mechanism dp-sgd --noise-multiplier 1 --rate .1", "--steps is missing"),
-        ("--mechanism dp-sgd --noise-multiplier 1 --rate .1 --steps 3 --bits 3", "--bits means nothing"),
-        ("--mechanism gaussian --sigma 1 --blocks 3", "--blocks means nothing"),
-        ("--mechanism poisson --sigma 1 --bits 3", "--bits means nothing"),
+        ("--mechanism dp-sgd --noise-multiplier 1 --rate .1 --steps 3 --bits 3", "--bits cannot be used"),
+        ("--mechanism gaussian --sigma 1 --blocks 3", "--blocks cannot be used"),
+        ("--mechanism poisson --sigma 1 --bits 3", "--bits cannot be used"),
         ("--mechanism poisson --sigma 1", "hides nothing from those who know its candidates"),
         ("--mechanism laplace --sigma 1", "choose one of coding, poisson, gaussian, server, dp-sgd"),
-        ("--sigma 1 --rate .1", "--rate means nothing with --mechanism coding"),
+        ("--sigma 1 --rate .1", "--rate cannot be used with --mechanism coding"),
         ("--sigma nan", "--sigma = nan is out of range"),
         ("--sigma 1e-9", "sigma = 1e-09 for clip = 1 is out of range; it must be 0.0001"),
         ("--sigma 1 --clip 0", "--clip = 0.0 is out of range"),
@@ -264,5 +264,5 @@ def test_what_cannot_be_priced_is_one_line(
 def test_a_question_is_refused_where_it_is_put() -> None:
     with pytest.raises(SettingError, match="--bits = 0 is out of range"):
         Question(bits=0, sigma=1.0)
-    with pytest.raises(SettingError, match="--magnitude means nothing"):
+    with pytest.raises(SettingError, match="--magnitude cannot be used"):
         Question(magnitude="scale", sigma=1.0)

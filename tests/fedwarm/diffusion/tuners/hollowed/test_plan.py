@@ -113,7 +113,7 @@ def check(config: Config, clients: int) -> None:
 REFUSED: list[tuple[dict[str, Value], str]] = [
     ({"depth": 40}, "hollowed depth 40 is out of range for this U-Net; it must be 0 to"),
     ({"depths": "0,40"}, "hollowed depth 40 is out of range"),
-    ({"depths": "0,-3"}, "is no list of depths"),
+    ({"depths": "0,-3"}, "is not a list of depths"),
     ({"depth": 2, "cache": "residual"}, "set hollowed.cache = 'output'"),
     ({"memory_budget_mb": 1}, "hollowed.memory-budget-mb = 1 is"),
 ]
@@ -155,5 +155,5 @@ def test_transformers_are_refused_with_the_reason(pipeline_folder: Path, tmp_pat
 
 
 def test_what_is_no_pipeline_is_the_loader_s_to_tell(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="is no Stable Diffusion pipeline"):
+    with pytest.raises(SettingError, match="is not a Stable Diffusion pipeline"):
         check(planned(tmp_path), 2)

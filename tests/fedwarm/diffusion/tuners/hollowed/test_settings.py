@@ -64,7 +64,7 @@ def test_depths_are_dealt_in_turn() -> None:
 
 @pytest.mark.parametrize("text", ["0,x", "0,,1", "-3", "1.5", ","])
 def test_a_list_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(SettingError, match=r"hollowed.depths = .* is no list of depths"):
+    with pytest.raises(SettingError, match=r"hollowed.depths = .* is not a list of depths"):
         depth_of(Hollowed(depths=text), 0)
 
 
