@@ -6,6 +6,7 @@ from fedwarm.core.payload import Payload
 from fedwarm.methods.fedavg_ft import FedAvgFt
 from fedwarm.privacy.levels import Level
 from fedwarm.rounds.client import BaseClient
+from fedwarm.rounds.measuring import PERSONAL, together
 from fedwarm.training.loop import fit
 from fedwarm.training.plan import Plan
 
@@ -20,4 +21,4 @@ class FedAvgFtClient(BaseClient):
             return found
         model, plan = self.model(payload), Plan.of(run, epochs=self.config.of(FedAvgFt).epochs, number=number)
         fit(model, self.shard.train_images, self.shard.train_labels, plan, self.draws("tune", number), stage="tune")
-        return Payload(metrics={**found.metrics, "correct-personal": self.correct(model)})
+        return together(found, self.measured(model, PERSONAL))

@@ -11,6 +11,7 @@ from fedwarm.methods.ifca import Ifca
 from fedwarm.privacy.levels import Level, Reasons
 from fedwarm.rounds.client import BaseClient
 from fedwarm.rounds.experts import EXPERT, MASS, TRAINED
+from fedwarm.rounds.measuring import PERSONAL, together
 from fedwarm.tasks import task_of
 from fedwarm.training.evaluate import predict
 
@@ -48,6 +49,5 @@ class IfcaClient(BaseClient):
         return float(task_of(self.config.run).loss(predict(model, self.shard.train_images), self.shard.train_labels))
 
     def evaluate(self, payload: Payload) -> Payload:
-        """Right answers of the model that suits this client best."""
-        model = self.best(payload)[1]
-        return Payload(metrics={"num-test": len(self.real.test_labels), "correct-personal": self.correct(model)})
+        """What comes of the model that suits this client best."""
+        return together(self.sizes(), self.measured(self.best(payload)[1], PERSONAL))

@@ -3,6 +3,8 @@
 from fedwarm.core.payload import Payload
 from fedwarm.privacy.levels import Level, Reasons
 from fedwarm.rounds.client import PERSONAL, BaseClient
+from fedwarm.rounds.measuring import PERSONAL as OWN
+from fedwarm.rounds.measuring import reasons
 
 
 class LocalOnlyClient(BaseClient):
@@ -10,7 +12,7 @@ class LocalOnlyClient(BaseClient):
 
     def tells(self, level: Level) -> Reasons:
         trained = {"correct-personal": "of a model trained by private steps, on test images, which are outside the account"}
-        return {**super().tells(level), **(trained if level == Level.EXAMPLE else {})}
+        return {**super().tells(level), **({**trained, **reasons(self.config, OWN)} if level == Level.EXAMPLE else {})}
 
     def round(self, payload: Payload) -> Payload:
         number, model = payload.count("round", 1), self.model()

@@ -18,6 +18,8 @@ from fedwarm.diffusion.settings import Diffusion
 from fedwarm.methods.warmfed import CLASSIFIER, SelfDistillation, WarmFed, best_of
 from fedwarm.privacy.levels import Level, Reasons
 from fedwarm.rounds.client import PERSONAL, BaseClient
+from fedwarm.rounds.measuring import GLOBAL, together
+from fedwarm.rounds.measuring import PERSONAL as OWN
 from fedwarm.settings.fields import SettingError
 from fedwarm.training.loop import Hook, Plan, fit
 
@@ -135,13 +137,7 @@ class WarmFedClient(BaseClient):
         plan = Plan.of(self.config.run, settings.distill_epochs, settings.distill_learning_rate)
         fit(student, images, labels, plan, self.draws("distill", number), hooks, "personal model")
         self.node.store.save(PERSONAL, student.state_dict(), number)
-        return Payload(
-            metrics={
-                "num-test": len(self.shard.test_labels),
-                "correct-global": self.correct(warm),
-                "correct-personal": self.correct(student),
-            }
-        )
+        return together(self.sizes(), self.measured(warm, GLOBAL), self.measured(student, OWN))
 
     def _split(self) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
         """Images and labels to learn from, and a held-out fifth of them for the rules that compare models."""

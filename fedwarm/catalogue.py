@@ -14,6 +14,7 @@ from fedwarm.core.nodes import Nodes
 from fedwarm.data.settings import CLASSES, Data
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.faults import Faults
+from fedwarm.metrics import main_of
 from fedwarm.models import Model
 from fedwarm.privacy.limits import Limits
 from fedwarm.settings.config import Config, General
@@ -146,9 +147,13 @@ def _referred(flat: Mapping[str, Value]) -> Iterable[type[Group]]:
 
 
 def presets(method: str, get: Callable[[str], Value], filled: bool = False) -> Mapping[str, Value]:
-    """What a method sets where a setting has its default (see `methods.Method.presets`)."""
+    """What a method sets where a setting has its default (see `methods.Method.presets`); a task has its metric watched."""
     found: Mapping[str, Value] = METHODS.load(method).presets(get, filled) if method in METHODS or is_reference(method) else {}
-    return found
+    task = str(found["task"] if "task" in found and get("task") == General.task else get("task"))
+    if task == General.task or not TASKS.takes(task):
+        return found
+    main = main_of(TASKS.load(task))
+    return found if main == General.watch else {"watch": main, **found}
 
 
 def _preset(config: Config, given: frozenset[str], filled: bool) -> Config:

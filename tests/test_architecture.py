@@ -19,7 +19,7 @@ FLOWER_ALLOWED = ("strategies", "clients", *(f"fedwarm/{room}" for room in ("flo
 FLOORS = (
     ("settings",),
     ("core",),
-    ("norms", "tasks"),
+    ("norms", "metrics", "tasks"),
     ("privacy", "data", "models", "aggregators", "flower", "faults"),
     ("record", "coding", "training", "node"),
     ("optimisers", "federation"),
@@ -42,6 +42,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 WORDS = {
     "none", "mean", "plain", "dense", "local", "ray", "deployment", "file", "foundation", "domain", "replay", "logistic",
     "widths", "pictures", "augmentation", "delay", "crash", "rq", "lora", "natural", "own", "group", "batch",
+    "accuracy", "loss", "language",
 }  # fmt: skip
 # Files of one component that stand in another room: its command, its side, its price.
 OWN = {

@@ -15,7 +15,7 @@ from fedwarm.core.arrays import Arrays
 Kind = Literal["none", "weights", "adapter", "words"]
 
 
-Fact = str | int | float | bool | list[str] | list[int]
+Fact = str | int | float | bool | list[str] | list[int] | list[float]
 
 
 KINDS = ("none", "weights", "adapter", "words")

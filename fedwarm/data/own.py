@@ -58,7 +58,8 @@ class Holding:
             found = load_shard(self.data, self.seed, 0, 1)
             agreed, codes = self._numbers()
         train, test = (torch.tensor(codes)[labels] for labels in (found.train_labels, found.test_labels))
-        return replace(found, train_labels=train, test_labels=test, classes=agreed)
+        back = None if found.validation is None else (found.validation[0], torch.tensor(codes)[found.validation[1]])
+        return replace(found, train_labels=train, test_labels=test, classes=agreed, validation=back)
 
     def counts(self) -> list[int]:
         """All images by class, those that are tested on or left out among them (see `held_counts`)."""

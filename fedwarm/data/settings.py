@@ -80,6 +80,10 @@ class Data(Group, prefix="data"):
     test_fraction: float = setting(
         0.25, "share of a client's images held out for testing", low=0.01, high=0.9, when=lambda r: r["data.test"] == "held-out"
     )
+    validation_fraction: float = setting(
+        0.0, "share of a client's training examples held back; `watch`, `patience`, `target` and the best model go by these; 0: "
+        "none, they go by test examples", low=0.0, high=0.9,
+    )  # fmt: skip
     public_share: float = setting(
         0.0, "share of every class that no client holds, the same in all runs: a foundation may learn from it", low=0.0, high=0.9
     )

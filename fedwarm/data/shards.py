@@ -39,6 +39,7 @@ class Shard:
         classes: class names, into which a label is an index; or the names of what a model answers.
         vocabulary: of inputs that are tokens, how many different ones there are.
         classed: whether targets are classes.
+        validation: training inputs and targets that are held back (`data.validation-fraction`); None where none are.
     """
 
     train_images: Tensor
@@ -48,6 +49,7 @@ class Shard:
     classes: tuple[str, ...]
     vocabulary: int = 0
     classed: bool = True
+    validation: tuple[Tensor, Tensor] | None = None
 
     @property
     def form(self) -> Form:
@@ -103,7 +105,7 @@ def partition_table(data: Data, seed: int, partitions: int) -> list[list[int]]:
     """Training images per client and class, without decoding an image."""
     label = open_table(data).label
     splits = _splits(data, seed, partitions)
-    return [[int(count) for count in np.bincount(label.codes[train], minlength=len(label.names))] for train, _ in splits]
+    return [[int(count) for count in np.bincount(label.codes[train], minlength=len(label.names))] for train, *_ in splits]
 
 
 def held_counts(data: Data, seed: int, partition: int, partitions: int) -> list[int]:
@@ -132,7 +134,7 @@ def open_table(data: Data) -> Table:
 
 def count_tests(data: Data, seed: int, partitions: int) -> list[int]:
     """Test images of each client, without decoding an image."""
-    return [len(test) for _, test in _splits(data, seed, partitions)]
+    return [len(test) for _, test, _ in _splits(data, seed, partitions)]
 
 
 def all_tests(data: Data, seed: int, partitions: int) -> tuple[Table, Rows]:
@@ -145,7 +147,7 @@ def all_tests(data: Data, seed: int, partitions: int) -> tuple[Table, Rows]:
             )
         table = split_table(data, open_table(data))
         return table, np.arange(len(table))
-    return table_tested(data), np.concatenate([test for _, test in _splits(data, seed, partitions)])
+    return table_tested(data), np.concatenate([test for _, test, _ in _splits(data, seed, partitions)])
 
 
 def table_tested(data: Data) -> Table:
@@ -154,19 +156,29 @@ def table_tested(data: Data) -> Table:
 
 
 @lru_cache(maxsize=4)
-def _splits(data: Data, seed: int, partitions: int) -> list[tuple[Rows, Rows]]:
-    """Each client's rows for training and for testing; the latter are rows of `table_tested`."""
+def _splits(data: Data, seed: int, partitions: int) -> list[tuple[Rows, Rows, Rows]]:
+    """Each client's rows for training, for testing, which are rows of `table_tested`, and those held back for validation."""
     table = open_table(data)
     parts = split_rows(table, data, seed, partitions)
-    if data.test != SPLIT:
-        return parts
-    tests = dealt(data, seed, table, client_rows(table, data, seed, partitions), table_tested(data))
-    return [(train, test) for (train, _), test in zip(parts, tests, strict=True)]
+    tests = [test for _, test in parts]
+    if data.test == SPLIT:
+        tests = dealt(data, seed, table, client_rows(table, data, seed, partitions), table_tested(data))
+    kept = [held_back(data, table.label.codes, train, seed, i) for i, (train, _) in enumerate(parts)]
+    return [(train, test, back) for (train, back), test in zip(kept, tests, strict=True)]
 
 
 def split_rows(table: Table, data: Data, seed: int, partitions: int) -> list[tuple[Rows, Rows]]:
-    """Each client's rows for training, and those held out; none are where `data.test` is another."""
+    """Each client's rows for training, those held back among them, and those held out; none are where `data.test` is another."""
     return [split(data, table.label.codes, rows, seed, i) for i, rows in enumerate(client_rows(table, data, seed, partitions))]
+
+
+def held_back(data: Data, labels: Rows, rows: Rows, seed: int, partition: int) -> tuple[Rows, Rows]:
+    """A client's rows for training, and those held back for validation: a share, but one row at least stays of two."""
+    if not data.validation_fraction:
+        return rows, rows[:0]
+    take = max(0, min(max(round(len(rows) * data.validation_fraction), 1), len(rows) - 1))
+    back = draw(labels[rows], take, numpy_generator(seed, "validation", partition))
+    return rows[~back], rows[back]
 
 
 def split(data: Data, labels: Rows, rows: Rows, seed: int, partition: int) -> tuple[Rows, Rows]:
@@ -204,26 +216,30 @@ def draw(labels: Rows, take: int, draws: np.random.Generator) -> NDArray[np.bool
     return taken
 
 
-def _gathered(data: Data, splits: list[tuple[Rows, Rows]]) -> Shard:
+def _gathered(data: Data, splits: list[tuple[Rows, Rows, Rows]]) -> Shard:
     table = open_table(data)
-    train, test = (np.concatenate([split[i] for split in splits]) for i in (0, 1))
+    train, test, back = (np.concatenate([split[i] for split in splits]) for i in range(3))
     form, tests = table.form_at(data.image_size), table_tested(data)
+    validation = _labelled(table, back, form) if data.validation_fraction else None
     examples = (*_labelled(table, train, form), *_labelled(tests, test, form))
-    return Shard(*examples, table.label.names, form.vocabulary, table.classed)
+    return Shard(*examples, table.label.names, form.vocabulary, table.classed, validation)
 
 
 def _turned(shard: Shard, degrees: float) -> Shard:
     tests = rotated(shard.test_images, degrees)
-    return replace(shard, train_images=rotated(shard.train_images, degrees), test_images=tests)
+    back = None if shard.validation is None else (rotated(shard.validation[0], degrees), shard.validation[1])
+    return replace(shard, train_images=rotated(shard.train_images, degrees), test_images=tests, validation=back)
 
 
 def _united(shards: list[Shard]) -> Shard:
     """All shards' images in their order."""
     fields = ("train_images", "train_labels", "test_images", "test_labels")
     train_images, train_labels, test_images, test_labels = (torch.cat([getattr(s, name) for s in shards]) for name in fields)
+    back = [shard.validation for shard in shards if shard.validation is not None]
     return replace(
-        shards[0], train_images=train_images, train_labels=train_labels, test_images=test_images, test_labels=test_labels
-    )
+        shards[0], train_images=train_images, train_labels=train_labels, test_images=test_images, test_labels=test_labels,
+        validation=(torch.cat([images for images, _ in back]), torch.cat([labels for _, labels in back])) if back else None,
+    )  # fmt: skip
 
 
 def _labelled(table: Table, rows: Rows, form: Form) -> tuple[Tensor, Tensor]:

@@ -69,6 +69,7 @@ def check_run(flat: Mapping[str, Value], clients: int, real: bool = False) -> tu
     from fedwarm.rounds.central import check_measured
     from fedwarm.rounds.gate import refuse_uncovered
     from fedwarm.rounds.home import check_own
+    from fedwarm.rounds.measuring import check_metrics
     from fedwarm.rounds.objectives import check_objective
 
     device_of(config.run.device)
@@ -88,6 +89,7 @@ def check_run(flat: Mapping[str, Value], clients: int, real: bool = False) -> tu
     bound(config.of(Nodes), count)
     _check_cohort(config, count)
     check_measured(config)
+    check_metrics(config)
     classes = _classes_told(config) if config.of(Data).own else _check_data(config, count)
     _check_components(config, Known(count, classes, _say))
     return config, count

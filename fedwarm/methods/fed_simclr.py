@@ -250,6 +250,8 @@ COMPONENT = Method(
     averages=False,
     refuses={
         "privacy": "contrasts images with each other, which private steps do not cover",
+        "metrics": "counts right answers by nearest neighbours alone",
+        "data.validation-fraction": "measures its encoder on test images alone",
         "objective": "trains heads beside the classifier, of which objectives know nothing",
     },
 )

@@ -153,6 +153,8 @@ COMPONENT = Method(
     pictures=lambda run: _several(run) and run["fedmix.gate"] == OWN_NET,
     refuses={
         "objective": "trains experts and gates by the mixture's likelihood alone",
+        "metrics": "counts right answers of its mixtures alone",
+        "data.validation-fraction": "measures its mixtures on test images alone",
         "optimiser": "makes each expert's step as long as its share of a batch",
     },
 )

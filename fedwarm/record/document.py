@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedwarm.core.inputs import Form
 from fedwarm.data.settings import Data
+from fedwarm.metrics import metric
 from fedwarm.record.gaps import read_augment
+from fedwarm.record.measure import Measure
 from fedwarm.record.run import Best, Json, Round, Run
 from fedwarm.record.versions import commit, versions
 
@@ -24,7 +27,6 @@ def written(record: Record) -> Json:
     """The document of a record."""
     numbers = sorted({s["round"] for s in record.stages} | set(record.measures))
     rounds = [round_entry(record, n) for n in numbers]
-    watch = record.config.run.watch
     flat = {k: v for k, v in record.config.flat().items() if k not in ("out", "client-folder", "resume")}
     return {
         "schema": SCHEMA,
@@ -42,7 +44,7 @@ def written(record: Record) -> Json:
         "rounds": rounds,
         "stages": record.stages,
         "final": _final(record),
-        "best": None if (best := record.best()) is None else {"round": best[0], "watch": watch, "value": best[1]},
+        "best": _best_of(record),
         "totals": {
             "bytes_up": sum(sum(r["bytes_up"]) for r in rounds),
             "bytes_down": sum(sum(r["bytes_down"]) for r in rounds),
@@ -56,6 +58,13 @@ def written(record: Record) -> Json:
         **({"measures": record.others} if record.others else {}),
         "notes": record.notes,
     }
+
+
+def _best_of(record: Record) -> Json | None:
+    """The round whose model is the best by `watch`, and what it was measured on; None before anything was."""
+    best, watch = record.best(), record.config.run.watch
+    by = "validation" if record.by_validation else "test"
+    return None if best is None else {"round": best[0], "watch": watch, "value": best[1], "measured_on": by}
 
 
 def _sites(record: Record) -> Json:
@@ -87,8 +96,23 @@ def _privacy(record: Record) -> Json | None:
 def _evaluation(record: Record) -> Json:
     """What accuracies are measured on, by the setting `data.test`, and how many images that is."""
     data = record.config.of(Data)
-    images = record.measures[max(record.measures)].images if record.measures else None
-    return {"test": data.test, "split": None if data.test == "held-out" else data.test_split, "images": images}
+    last = record.measures[max(record.measures)] if record.measures else None
+    images = None if last is None else last.images
+    told = {"test": data.test, "split": None if data.test == "held-out" else data.test_split, "images": images}
+    held = {} if last is None or last.validation is None else {"validation": last.validation.images}
+    return {**told, **held, **_metrics(record, last)}
+
+
+def _metrics(record: Record, last: Measure | None) -> Json:
+    """What the metrics are that were measured beside accuracy: in words, which way is better, how they are pooled."""
+    if last is None or not last.metrics:
+        return {}
+    known = {name: metric(name) for name in last.metrics}
+    words = {
+        name: {"title": m.title, "better": "lower" if m.lower else "higher", "share": m.share, "pooled": m.pooled}
+        for name, m in known.items()
+    }
+    return {"metrics": words}
 
 
 def _bits_up(record: Record) -> float | None:
@@ -120,6 +144,31 @@ def round_entry(record: Record, number: int) -> Json:
         }
         if any(share is not None for share in measure.shares(measure.right_personal)):
             entry["personal"] = {"per_client": measure.shares(measure.right_personal)}
+        _add_metrics(entry, measure)
+        if measure.validation is not None:
+            entry["validation"] = _validation(measure.validation)
+    return entry
+
+
+def _add_metrics(entry: Json, measure: Measure) -> None:
+    """Put metrics beside accuracies."""
+    shared = {n: {"value": m["global"], "per_client": m["per_client"]} for n, m in measure.metrics.items() if "per_client" in m}
+    own = {n: {"per_client": m["personal"]} for n, m in measure.metrics.items() if "personal" in m}
+    if shared:
+        entry["global"]["metrics"] = shared
+    if own:
+        entry["personal"] = {**(entry["personal"] or {"per_client": [None] * len(measure.tests)}), "metrics": own}
+
+
+def _validation(measure: Measure) -> Json:
+    """What the examples that clients hold back came to, in the form of a round's entry."""
+    own = measure.shares(measure.right_personal)
+    entry: Json = {
+        "images": measure.images,
+        "global": {"accuracy": measure.accuracy, "per_client": measure.shares(measure.right_global)},
+        "personal": {"per_client": own} if any(share is not None for share in own) else None,
+    }
+    _add_metrics(entry, measure)
     return entry
 
 
@@ -128,9 +177,21 @@ def _final(record: Record) -> Json:
         return {"global": {"accuracy": None}, "personal": None}
     last = record.measures[max(record.measures)]
     personal = [a for a in last.shares(last.right_personal) if a is not None]
-    summary = {"mean": sum(personal) / len(personal), "worst": min(personal)} if personal else None
+    summary: Json | None = {"mean": sum(personal) / len(personal), "worst": min(personal)} if personal else None
     measured = {"bit_widths": record.bit_widths} if record.bit_widths else {}
-    return {"global": {"accuracy": last.accuracy}, "personal": summary, **measured}
+    shared = {name: found["global"] for name, found in last.metrics.items() if found.get("global") is not None}
+    tables = {name: {"all": m["table"], "per_client": m.get("tables")} for name, m in last.metrics.items() if m.get("table")}
+    own = {name: _spread(m) for name, m in last.metrics.items() if any(v is not None for v in m.get("personal", ()))}
+    if own:
+        summary = {"mean": None, "worst": None, **(summary or {}), "metrics": own}
+    final = {"accuracy": last.accuracy, **({"metrics": shared} if shared else {})}
+    return {"global": final, "personal": summary, **measured, **({"tables": tables} if tables else {})}
+
+
+def _spread(metric: Mapping[str, Any]) -> Json:
+    """Mean and worst of the clients' own models."""
+    values = [value for value in metric["personal"] if value is not None]
+    return {"mean": sum(values) / len(values), "worst": (max if metric.get("lower") else min)(values)}
 
 
 # Read
@@ -207,6 +268,7 @@ def summary(record: Record, number: int) -> dict[str, float]:
         return {}
     entry = round_entry(record, number)
     found = {
+        **{name: told["value"] for name, told in entry["global"].get("metrics", {}).items()},
         "accuracy": measure.accuracy,
         "personal": measure.value("personal") if entry["personal"] else None,
         "personal_worst": measure.value("worst") if entry["personal"] else None,

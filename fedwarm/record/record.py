@@ -161,22 +161,36 @@ class Record:
     # What the run watches
 
     def values(self, upto: int | None = None) -> dict[int, float]:
-        """What the setting `watch` names, by round up to `upto`: of the global model, or of the personal ones."""
-        found = {n: self.measures[n].value(self.config.run.watch) for n in sorted(self.measures) if upto is None or n <= upto}
+        """What the setting `watch` names, by round up to `upto`: of the global model, or of the personal ones.
+
+        Where clients hold examples back, it is what these come to, else what test examples do.
+        """
+        shown = {n: self.measures[n] for n in sorted(self.measures) if upto is None or n <= upto}
+        found = {n: (measure.validation or measure).value(self.config.run.watch) for n, measure in shown.items()}
         return {n: v for n, v in found.items() if v is not None}
 
     def best(self, upto: int | None = None) -> tuple[int, float] | None:
         """The first round with the best value, and the value."""
-        values = self.values(upto)
-        best = max(values, key=lambda n: (values[n], -n), default=None)
+        values, sign = self.values(upto), -1 if self.lower else 1
+        best = max(values, key=lambda n: (sign * values[n], -n), default=None)
         return None if best is None else (best, values[best])
+
+    @property
+    def by_validation(self) -> bool:
+        """Whether models are chosen by examples that clients hold back."""
+        return any(measure.validation is not None for measure in self.measures.values())
+
+    @property
+    def lower(self) -> bool:
+        """Whether less is better of what the setting `watch` names."""
+        return any(measure.lower(self.config.run.watch) for measure in self.measures.values())
 
     def enough(self, number: int) -> str:
         """Why training should stop after a round, by the settings `target` and `patience`; empty where it should not."""
         run, values, best = self.config.run, self.values(number), self.best(number)
         if best is None:
             return ""
-        if run.target and best[1] >= run.target:
+        if run.target and (best[1] <= run.target if self.lower else best[1] >= run.target):
             return f"round {best[0]} reached the target of {run.target:g}"
         since = sum(n > best[0] for n in values)
         return f"no better {run.watch} in {since} rounds" if run.patience and since >= run.patience else ""
@@ -195,5 +209,7 @@ class Record:
         if not self.measures:
             return ""
         newest = self.measures[max(self.measures)]
-        parts = [("accuracy", newest.accuracy), ("personal", newest.pooled(newest.right_personal))]
+        main = next(iter(newest.metrics.items()), None) if newest.accuracy is None else None
+        told = [] if main is None else [(main[0], main[1].get("global")), (f"personal {main[0]}", newest.value("personal"))]
+        parts = [("accuracy", newest.accuracy), ("personal", newest.pooled(newest.right_personal)), *told]
         return ", ".join(f"{name} {value:.3f}" for name, value in parts if value is not None)

@@ -8,7 +8,7 @@ from functools import cached_property, reduce
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fedwarm.codecs import Codec, codec_for
 from fedwarm.core.arrays import Arrays, from_module, from_tensors, to_tensors
@@ -29,10 +29,12 @@ from fedwarm.relevance import Run
 from fedwarm.rounds.chosen import parts_of
 from fedwarm.rounds.fleet import described
 from fedwarm.rounds.gate import DESCRIBED, Gate, level_of, refuse_uncovered
+from fedwarm.rounds.measuring import GLOBAL, VALIDATION, measuring, names_of, reasons, together, told
+from fedwarm.rounds.measuring import PERSONAL as OWN
 from fedwarm.settings.config import Config
 from fedwarm.settings.kinds import PRIVACY
 from fedwarm.tasks import task_of
-from fedwarm.training.evaluate import correct
+from fedwarm.training.evaluate import Found
 from fedwarm.training.loop import Hook, Plan, fit, steps_of
 from fedwarm.training.private import Mechanism, Receipt
 
@@ -101,12 +103,14 @@ class BaseClient:
 
     def tells(self, level: Level) -> Reasons:
         """What may leave in a private run, by name and with the reason (see `rounds.gate`)."""
-        return {ARRAYS: f"{PRICED}trained by private steps"} if level == Level.EXAMPLE else {}
+        shared = reasons(self.config, GLOBAL)
+        return {ARRAYS: f"{PRICED}trained by private steps", **shared} if level == Level.EXAMPLE else shared
 
     def withholds(self, level: Level) -> frozenset[str]:
         """What is left out there: what no account covers, and nobody needs."""
         sizes = {"num-examples"} if level == Level.CLIENT else set()
-        return frozenset({"train-loss", "correct-personal", *sizes} if level >= Level.EXAMPLE else {"counts"})
+        own = names_of(self.config, OWN)
+        return frozenset({"train-loss", "correct-personal", *own, *sizes} if level >= Level.EXAMPLE else {"counts"})
 
     def gate(self, action: str) -> Gate:
         """What of an answer may leave."""
@@ -251,17 +255,31 @@ class BaseClient:
         return {name: value for part in self.halves for name, value in part.spent().items()}
 
     def evaluate(self, payload: Payload) -> Payload:
-        """Right answers on this client's own test images: of the received model and of the personal one, if there is one."""
-        metrics: dict[str, int | float] = {"num-test": len(self.real.test_labels)}
+        """What comes of the received model and of the personal one, if there is one, on this client's own test examples."""
+        found = [self.sizes()]
         if payload.arrays:
-            metrics["correct-global"] = self.correct(self.model(payload))
+            found.append(self.measured(self.model(payload), GLOBAL))
         state = self.node.store.load(PERSONAL, before=payload.count("round") + 1)
         if state is not None:
             personal = self.model()
             personal.load_state_dict(state)
-            metrics["correct-personal"] = self.correct(personal)
-        return Payload(metrics=metrics)
+            found.append(self.measured(personal, OWN))
+        return together(*found)
 
-    def correct(self, model: nn.Module) -> int:
-        """Right answers of a model on this client's own test images."""
-        return correct(model, self.real.test_images, self.real.test_labels, task_of(self.config.run))
+    def sizes(self) -> Payload:
+        """How many examples this client measures on."""
+        held = {} if self.real.validation is None else {"num-validation": len(self.real.validation[1])}
+        return Payload(metrics={"num-test": len(self.real.test_labels), **held})
+
+    def measured(self, model: nn.Module, whose: str) -> Payload:
+        """What a model comes to on this client's own test examples, and on those that it holds back."""
+        found = [told(self.found(model, (self.real.test_images, self.real.test_labels)), whose)]
+        if self.real.validation is not None:
+            found.append(told(self.found(model, self.real.validation), VALIDATION + whose))
+        return together(*found)
+
+    def found(self, model: nn.Module, examples: tuple[Tensor, Tensor]) -> Found:
+        """What a model comes to on some examples and their targets."""
+        part = measuring(self.config, task_of(self.config.run).width(len(self.real.classes)))
+        part.add(model, *examples)
+        return part.done()

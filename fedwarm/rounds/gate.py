@@ -7,13 +7,13 @@ anything leaves. What settings would have clients tell is refused before the run
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from fedwarm.coding.packing import CodeError
 from fedwarm.core.files import DiskError
-from fedwarm.core.payload import Payload, PayloadError
+from fedwarm.core.payload import Fact, Payload, PayloadError
 from fedwarm.privacy.levels import ARRAYS, Level, Reasons
 from fedwarm.relevance import Run
 from fedwarm.settings.config import Config
@@ -22,6 +22,7 @@ from fedwarm.settings.kinds import PRIVACY
 
 PER = 100  # right answers are told per hundred where nobody may know how many images a client has
 RIGHT, TESTS = "correct-", "num-test"
+SUMS, HELD, VALIDATION = "sums-", "num-validation", "validation-"
 PUBLIC_ERRORS = (SettingError, PayloadError, CodeError, DiskError, NotImplementedError)
 ENVELOPE: Reasons = {
     "partition": "who answers is in the clear",
@@ -36,6 +37,7 @@ ENVELOPE: Reasons = {
     "classes": "classes of the run are public",
     "present": "all classes of the run, whichever the client has",
     TESTS: "test images are outside the account; per hundred where numbers of images are hidden",
+    HELD: "examples held back are outside the account; per hundred where numbers of examples are hidden",
     "correct-global": "the model was released, and nothing trains on test images, which are outside the account",
 }
 SIZES: Reasons = {"num-examples": "numbers of images are public at the level of an example"}
@@ -113,18 +115,37 @@ class Gate:
         metrics = {name: value for name, value in payload.metrics.items() if name in self.tells}
         facts = {name: fact for name, fact in payload.facts.items() if name in self.tells}
         if self.level == Level.CLIENT:
+            facts |= sums_per_hundred(facts, metrics)
             metrics |= per_hundred(metrics)
         arrays = payload.arrays if ARRAYS in self.tells else {}
         return Payload(payload.kind if arrays else "none", arrays, metrics, facts)
 
 
 def per_hundred(metrics: dict[str, int | float]) -> dict[str, int | float]:
-    """Right answers out of 100 for those out of a client's own number of test images; nothing where there are none."""
-    tests = metrics.get(TESTS, 0)
-    if not tests:
-        return {}
-    right = {name: round(PER * value / tests) for name, value in metrics.items() if name.startswith(RIGHT)}
-    return {TESTS: PER, **right}
+    """Right answers out of 100 for those out of a client's own number of examples; nothing where there are none."""
+    told: dict[str, int | float] = {}
+    for count, before in ((TESTS, RIGHT), (HELD, RIGHT + VALIDATION)):
+        if examples := metrics.get(count, 0):
+            right = {name: value for name, value in metrics.items() if _of(name, before)}
+            told |= {count: PER, **{name: round(PER * value / examples) for name, value in right.items()}}
+    return told
+
+
+def sums_per_hundred(facts: Mapping[str, Fact], metrics: Mapping[str, int | float]) -> dict[str, Fact]:
+    """Sums as of 100 examples for those of a client's own number; counts are rounded, as a share would tell the number."""
+    told: dict[str, Fact] = {}
+    for count, before in ((TESTS, SUMS), (HELD, SUMS + VALIDATION)):
+        for name, values in facts.items():
+            if _of(name, before) and isinstance(values, list) and metrics.get(count, 0):
+                factor, numbers = PER / metrics[count], [float(value) for value in values]
+                whole = all(value.is_integer() for value in numbers)
+                told[name] = [float(round(value * factor)) if whole else value * factor for value in numbers]
+    return told
+
+
+def _of(name: str, before: str) -> bool:
+    """Whether a name is of what is counted on test examples, or on those held back, by what it begins with."""
+    return name.startswith(before) and (VALIDATION in before or not name.partition("-")[2].startswith(VALIDATION))
 
 
 def level_of(run: Run) -> Level:

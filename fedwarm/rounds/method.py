@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import cached_property, reduce, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
-from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Strategy
+from flwr.app import MessageType
 
 from fedwarm.aggregators import Aggregator, Robust, aggregator
 from fedwarm.catalogue import parse
@@ -35,17 +33,20 @@ from fedwarm.objectives import is_learned, objective_of
 from fedwarm.privacy.levels import Level
 from fedwarm.record.folder import RunFolder
 from fedwarm.record.ledger import EVALUATE, Ledger
+from fedwarm.record.measure import Measure
 from fedwarm.record.record import Record
 from fedwarm.relevance import Run
 from fedwarm.rounds.central import check_measured
 from fedwarm.rounds.chosen import parts_of
 from fedwarm.rounds.fleet import Fleet
 from fedwarm.rounds.gate import level_of, refuse_uncovered
+from fedwarm.rounds.measuring import VALIDATION, check_found, check_metrics, measured, measuring
 from fedwarm.rounds.objectives import learned_template
+from fedwarm.rounds.staged import Staged
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Value
 from fedwarm.tasks import task_of
-from fedwarm.training.evaluate import correct_rows
+from fedwarm.training.evaluate import Found
 
 M = TypeVar("M", bound="Method")
 P = ParamSpec("P")
@@ -63,7 +64,7 @@ def alone(start: Callable[Concatenate[M, P], R]) -> Callable[Concatenate[M, P], 
     return guarded
 
 
-class Method(Strategy):
+class Method(Staged):
     """A method's own part of a strategy.
 
     Args:
@@ -80,6 +81,7 @@ class Method(Strategy):
         self.config = config if config is not None and not given else parse({**flat, **given})
         check_measured(self.config)
         refuse(self.config)
+        check_metrics(self.config)
         refuse_uncovered(self.config)
         self.folder = folder
         self.wire_codec = codec_for(self.config)
@@ -141,10 +143,7 @@ class Method(Strategy):
             PayloadError: why.
         """
         if stage.measures >= 0:
-            tests = payload.count("num-test")
-            for name in ("correct-global", "correct-personal"):
-                if name in payload.metrics:
-                    payload.count(name, 0, tests)
+            check_found(self.config, payload, self.width)
         if stage.asked == "round" and not self.hidden:
             payload.count("num-examples", 1)
 
@@ -206,20 +205,36 @@ class Method(Strategy):
 
     def evaluation(self, number: int) -> Stage:
         """The stage that measures a round's global model: at all clients, or at the server by the setting `data.test`."""
-        if self.config.of(Data).test == CENTRAL:
+        if self.config.of(Data).test == CENTRAL and not self.config.of(Data).validation_fraction:
             return Stage(number, EVALUATE, measures=number)
         return Stage(number, EVALUATE, MessageType.EVALUATE, self.everyone, number)
 
-    def central(self) -> tuple[int, int] | None:
-        """Right answers of the global model on the test split that the server keeps, and its images; None where it keeps none."""
+    @property
+    def width(self) -> int:
+        """Outputs of the model's head."""
+        return task_of(self.config.run).width(len(self.fleet.classes))
+
+    def measure(self, number: int, replies: Mapping[int, Payload]) -> Measure:
+        """What a stage's replies, and the server where it keeps the test split, found of a round's models."""
+        clients, central = len(self.fleet.members), self.central()
+        right = None if central is None or central.right is None else (central.right, central.examples)
+        found = Measure.of(number, clients, replies, right)
+        metrics, back = (
+            measured(self.config, self.width, replies, clients, at_server, before)
+            for at_server, before in ((central, ""), (None, VALIDATION))
+        )
+        return found.with_metrics(metrics, back)
+
+    def central(self) -> Found | None:
+        """What the global model comes to on the test split that the server keeps; None where it keeps none."""
         if self.config.of(Data).test != CENTRAL or not self.arrays:
             return None
         state = to_tensors({name: array for name, array in self.arrays.items() if not is_learned(name)})
-        config, task = self.config, task_of(self.config.run)
-        model = build_model(config.of(Model), task.width(len(self.fleet.classes)), self.fleet.form, config.run.seed, state)
+        config = self.config
+        model = build_model(config.of(Model), self.width, self.fleet.form, config.run.seed, state)
         model = self.predicting(model.to(device_of(config.run.device)))
         table, rows = all_tests(config.of(Data), config.run.seed, len(self.fleet.members))
-        return correct_rows(model, table, rows, task), len(rows)
+        return measuring(config, self.width).rows(model, table, rows)
 
     def predicting(self, model: Any) -> Any:
         """What the server measures where the model's outputs alone are not the predictions."""
@@ -258,8 +273,8 @@ class Method(Strategy):
 
     def new_model(self) -> Any:
         """The classifier with its shared initialisation."""
-        config, width = self.config, task_of(self.config.run).width(len(self.fleet.classes))
-        return build_model(config.of(Model), width, self.fleet.form, config.run.seed, say=self.record.remark)
+        config = self.config
+        return build_model(config.of(Model), self.width, self.fleet.form, config.run.seed, say=self.record.remark)
 
     # What a checkpoint holds
 
@@ -274,24 +289,6 @@ class Method(Strategy):
     def restore(self, parts: Mapping[str, Arrays], facts: Mapping[str, Any]) -> None:
         """Take up what `state` and `facts` gave."""
         self.arrays = dict(parts["model"])
-
-    # Flower's five hooks, for those who drive a strategy round by round
-
-    def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
-        """Not used: stages are planned by `plan` and sent by `start`."""
-        raise NotImplementedError("fedwarm's strategies run by start(grid); their stages are not single rounds")
-
-    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Not used: see `absorb` and `finish`."""
-        raise NotImplementedError("fedwarm's strategies run by start(grid)")
-
-    def configure_evaluate(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
-        """Not used: evaluation is a stage."""
-        raise NotImplementedError("fedwarm's strategies run by start(grid)")
-
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Not used: evaluation is a stage."""
-        raise NotImplementedError("fedwarm's strategies run by start(grid)")
 
     def summary(self) -> None:
         """Log what is special about this run."""

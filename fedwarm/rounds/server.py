@@ -27,11 +27,10 @@ from fedwarm.core.stages import Place, Stage
 from fedwarm.flower.wire import to_records
 from fedwarm.record.checkpoint import Checkpoint
 from fedwarm.record.document import summary
-from fedwarm.record.measure import Measure
 from fedwarm.record.trackers import tracker
 from fedwarm.record.versions import versions
 from fedwarm.relevance import Run
-from fedwarm.rounds import own_data
+from fedwarm.rounds import measuring, own_data
 from fedwarm.rounds.artefacts import header, refuse_seen_tests, trained_on
 from fedwarm.rounds.exchange import Exchange
 from fedwarm.rounds.extend import changed
@@ -166,7 +165,8 @@ class BaseStrategy(Method):
             if self.record.events and self.folder is not None:
                 self._keep()
             return
-        for told in filter(None, (*own_data.notes(self.config, self.fleet), remark(self.config, self.fleet.classes))):
+        notes = (*own_data.notes(self.config, self.fleet), remark(self.config, self.fleet.classes), measuring.remark(self.config))
+        for told in filter(None, notes):
             self.record.note(told)
         self.arrays = {n: a.numpy() for n, a in initial_arrays.items()} if initial_arrays else self.initial_arrays()
         if self.folder is not None:
@@ -205,7 +205,7 @@ class BaseStrategy(Method):
         if part is not None:
             part.finish(stage, replies, [member.counts for member in self.fleet.members], self.record)
         if stage.measures >= 0:
-            self.record.measure(Measure.of(stage.measures, len(self.fleet.members), replies, self.central()))
+            self.record.measure(self.measure(stage.measures, replies))
             best = self.record.best()
             if self.folder is not None and best is not None and best[0] == stage.measures:
                 self.folder.save_best(self.arrays)

@@ -28,6 +28,10 @@ class General(Group):
         "classification", "learning task of the model: its loss, the width of its head, and its measures",
         choices=TASKS,
     )  # fmt: skip
+    metrics: str = setting(
+        "", "metrics of test examples, by commas (`auroc,f1`), beside the task's main one; empty: the task's usual ones; "
+        "`fedwarm components metric` lists them",
+    )  # fmt: skip
     codec: str = setting(
         "dense",
         "compression of what clients upload; dense: none; dp-rec: private code words; stochastic-rounding: a few "
@@ -90,8 +94,8 @@ class General(Group):
     )
     resume: bool = setting(False, "continue from the checkpoint in `out`; `fedwarm run --resume` sets it", neutral=True)
     watch: str = setting(
-        "accuracy", "measure that chooses the best model and stops early: global, mean personal or worst personal accuracy",
-        choices=("accuracy", "personal", "worst"),
+        "accuracy", "metric that chooses the best model and stops early: of the global model by its name, e.g. `auroc`; "
+        "personal, worst: mean and worst of the clients' own models by the main one",
     )  # fmt: skip
     patience: int = setting(
         0,
@@ -100,8 +104,9 @@ class General(Group):
         when=lambda r: r.rounds,
     )
     target: float = setting(
-        0.0, "stop when `watch` reaches this share of right answers; 0: never", low=0.0, high=1.0, when=lambda r: r.rounds
-    )
+        0.0, "stop when `watch` is as good as this (a share of right answers, an error); 0: never", low=0.0,
+        when=lambda r: r.rounds,
+    )  # fmt: skip
     tracker: str = setting(
         "none", "experiment tracker that gets each round's measures, besides the run folder", choices=TRACKERS, neutral=True
     )  # fmt: skip

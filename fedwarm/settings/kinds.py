@@ -21,6 +21,7 @@ MODELS: Kind[Any] = Kind("model", "fedwarm.models", "model.name")
 NORMS: Kind[Any] = Kind("normalisation", "fedwarm.norms", "model.norm", first="own", hyphens=True)
 OPTIMISERS: Kind[Any] = Kind("optimiser", "fedwarm.optimisers", "optimiser", first="sgd")
 TASKS: Kind[Any] = Kind("task", "fedwarm.tasks", "task", first="classification")
+METRICS: Kind[Any] = Kind("metric", "fedwarm.metrics", "metrics", hyphens=True)
 TUNERS: Kind[Any] = Kind("tuner", "fedwarm.diffusion.tuners", "diffusion.trainer")
 SAMPLERS: Kind[Any] = Kind("sampler", "fedwarm.diffusion.samplers", "diffusion.scheduler")
 FAULTS: Kind[Any] = Kind("fault", "fedwarm.faults", "faults.kind", first="none")
@@ -33,7 +34,7 @@ KINDS: dict[str, Kind[Any]] = {
     kind.name: kind
     for kind in (
         METHODS, OBJECTIVES, CODECS, PRIVACY, AUGMENTATIONS, PROVIDERS, RULES, SETS,
-        PARTITIONS, MODELS, NORMS, OPTIMISERS, TASKS, FAULTS, MEASURES, TRACKERS,
+        PARTITIONS, MODELS, NORMS, OPTIMISERS, TASKS, METRICS, FAULTS, MEASURES, TRACKERS,
         TUNERS, SAMPLERS, SECTIONS, ENGINES,
     )
 }  # fmt: skip

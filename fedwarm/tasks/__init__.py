@@ -34,11 +34,15 @@ class Task:
             or (n, k); `tokens`, int64 (n, T), the next ones of each place of a text. Data that can be read in several ways (a
             column of numbers, a text) are read so; a data set without such targets is refused.
         scope: `example`, where the loss is a mean of something of each example alone, else `batch` (see `training.loop.Hook`).
+        answers: whether outputs answer the targets, so that metrics can be made of both.
+        counted: whether it counts right answers (`right`), which makes an accuracy.
     """
 
     settings: ClassVar[Any] = None
     scope: ClassVar[str] = "example"
     targets: ClassVar[str] = "classes"
+    answers: ClassVar[bool] = True
+    counted: ClassVar[bool] = True
 
     def __init__(self, *settings: Any) -> None:
         self.own_settings = settings
@@ -48,7 +52,7 @@ class Task:
         return classes
 
     def outputs(self, model: nn.Module, inputs: Tensor, draws: torch.Generator | None) -> Tensor:
-        """What the loss and hooks look at, e.g. logits (b, width), of inputs (b, 3, S, S) on the model's device.
+        """What the loss and hooks look at, e.g. logits (b, width), of inputs (b, *shape) on the model's device.
 
         Args:
             draws: for what is random about it, on the CPU, shared with the order of the examples; None: nothing may be, as the
@@ -58,12 +62,20 @@ class Task:
         return outputs
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """The scalar to minimise, a mean over the batch; labels (b,) int64."""
+        """The scalar to minimise, a mean over the batch; targets (b, ..), int64 (b,) where they are classes."""
         raise NotImplementedError
 
     def right(self, outputs: Tensor, labels: Tensor) -> int:
-        """How many of the labels (b,) the outputs are right about; both on the CPU."""
+        """How many of the labels (b,) the outputs are right about, both on the CPU; of tasks that are `counted`."""
         raise NotImplementedError
+
+    def predicted(self, outputs: Tensor) -> Tensor:
+        """The answers as people and other libraries' metrics know them, e.g. probabilities, of outputs."""
+        return outputs
+
+    def examples(self, targets: Tensor) -> int:
+        """How many answers are asked for by the targets of some examples: what the loss is a mean over."""
+        return len(targets)
 
 
 def task_of(run: General) -> Task:

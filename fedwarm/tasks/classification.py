@@ -17,5 +17,8 @@ class Classification(Task):
     def right(self, outputs: Tensor, labels: Tensor) -> int:
         return int((outputs.argmax(1) == labels).sum())
 
+    def predicted(self, outputs: Tensor) -> Tensor:
+        return outputs.softmax(1)
+
 
 COMPONENT = Classification

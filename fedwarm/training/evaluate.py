@@ -1,11 +1,15 @@
-"""How good a classifier is: counts of correct answers that add up over clients, and what is made of them."""
+"""How good a model is: counts of right answers and sums of metrics, which add up over clients."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from fedwarm.data.tables import Rows, Table
+from fedwarm.metrics import Adds, Metric, Numbers, Sum
 from fedwarm.models import to_input
 from fedwarm.tasks import Task, made
 
@@ -36,6 +40,66 @@ def correct(model: nn.Module, images: Tensor, labels: Tensor, task: Task | None 
     task = task or made()
     found = zip(_outputs(model, images, BATCH, task), labels.split(BATCH), strict=True)
     return sum(task.right(outputs, part) for outputs, part in found)
+
+
+@dataclass
+class Found:
+    """What a model came to on some examples.
+
+    Attributes:
+        examples: how many there were.
+        right: right answers among them, where the task counts these.
+        sums: totals by what metrics are made of.
+    """
+
+    examples: int = 0
+    right: int | None = None
+    sums: dict[str, Numbers] = field(default_factory=dict)
+
+
+class Measuring:
+    """Measures models on examples in one pass.
+
+    Args:
+        task: of the run.
+        metrics: by name.
+        width: of the model's head.
+    """
+
+    def __init__(self, task: Task, metrics: Mapping[str, Metric], width: int) -> None:
+        self.task = task
+        self.parts: dict[str, Sum] = {}
+        for metric in metrics.values():
+            one = metric.sum_of(task.targets)
+            assert one is not None
+            self.parts[one.name] = one
+        self.adding: dict[str, Adds] = {name: part.begin(task, width) for name, part in self.parts.items()}
+        self.found = Found(right=0 if task.counted else None)
+
+    @torch.no_grad()
+    def add(self, model: nn.Module, images: Tensor, labels: Tensor) -> None:
+        """Take some examples; none change nothing."""
+        if not len(labels):
+            return
+        for outputs, part in zip(_outputs(model, images, BATCH, self.task), labels.split(BATCH), strict=True):
+            self.found.examples += len(part)
+            if self.found.right is not None:
+                self.found.right += self.task.right(outputs, part)
+            for each in self.adding.values():
+                each.add(outputs, part)
+
+    def rows(self, model: nn.Module, table: Table, rows: Rows) -> Found:
+        """What comes of a table's rows (m,), of which only some are in memory at once."""
+        for start in range(0, len(rows), AT_ONCE):
+            part = rows[start : start + AT_ONCE]
+            self.add(model, table.images(part), torch.from_numpy(table.label.codes[part]))
+        return self.done()
+
+    def done(self) -> Found:
+        """What came of all."""
+        if self.found.examples:
+            self.found.sums = {name: each.total().numpy() for name, each in self.adding.items()}
+        return self.found
 
 
 def correct_rows(model: nn.Module, table: Table, rows: Rows, task: Task | None = None) -> int:

@@ -93,7 +93,7 @@ def check_refusals(kind: Kind[Any], name: str) -> None:
     """What it refuses is refused before any work, in one line with its reason."""
     for key, reason in kind.load(name).refuses.items():
         (f,) = (f for known, _, f in keys(all_groups()) if known == key)
-        other = next(choice for choice in f.metadata["choices"] if choice != f.default)
+        other = next((choice for choice in f.metadata["choices"] if choice != f.default), "f1" if f.default == "" else 0.5)
         with pytest.raises(SettingError) as error:
             strategy = __import__("fedwarm.strategies").strategies.strategy_class(name)
             strategy(parse({"method": name, key: other}))

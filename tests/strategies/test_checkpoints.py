@@ -140,7 +140,7 @@ def test_the_best_model_is_kept_and_training_stops(tmp_path: Path) -> None:
     long = run("fedavg", tmp_path / "long", {**FAST, "num-server-rounds": 8, "learning-rate": 0.05})
     values = [r["global"]["accuracy"] for r in long.results["rounds"]]
     best = long.results["best"]
-    assert best == {"round": 1 + int(np.argmax(values)), "watch": "accuracy", "value": max(values)}
+    assert best == {"round": 1 + int(np.argmax(values)), "watch": "accuracy", "value": max(values), "measured_on": "test"}
     target = sorted(values)[3]
     first = next(i for i, v in enumerate(values) if v >= target)
     early = run("fedavg", tmp_path / "early", {**FAST, "num-server-rounds": 8, "learning-rate": 0.05, "target": target})
@@ -155,4 +155,4 @@ def test_patience_counts_measured_rounds_without_a_better_value(tmp_path: Path) 
     still = {**FAST, "num-server-rounds": 9, "learning-rate": 1e-9, "patience": 3}
     found = run("fedavg", tmp_path / "run", still).results
     assert [r["round"] for r in found["rounds"]] == [1, 2, 3, 4] and found["best"]["round"] == 1
-    assert found["notes"] == ["stopped after round 4: no better accuracy in 3 rounds"]
+    assert found["notes"][1:] == ["stopped after round 4: no better accuracy in 3 rounds"]

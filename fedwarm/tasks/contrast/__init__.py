@@ -68,6 +68,7 @@ class Contrasting(Task):
     settings: ClassVar[tuple[type[Group], ...]] = (Contrast, Views)
     scope = "batch"
     pictures = True
+    answers = False
 
     def __init__(self, contrast: Contrast | None = None, views: Views | None = None) -> None:
         self.contrast, self.views = contrast or Contrast(), views or Views()

@@ -1,0 +1,216 @@
+"""Metrics against scikit-learn's on all examples at once, and by sums of clients that add up to the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as reference
+from torch import Tensor
+
+from fedwarm.metrics import COUNTED, metric, metrics_for, metrics_of
+from fedwarm.metrics._sums import IGNORED
+from fedwarm.settings.config import General
+from fedwarm.settings.fields import SettingError
+from fedwarm.settings.kinds import METRICS, TASKS
+from fedwarm.tasks import Task, made
+
+N, WIDTH = 240, 4
+Pair = tuple[Tensor, Tensor]
+
+
+def draws(number: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(number)
+
+
+def classes() -> Pair:
+    labels = torch.randint(0, WIDTH, (N,), generator=draws())
+    return torch.randn(N, WIDTH, generator=draws(1)) + 1.5 * torch.nn.functional.one_hot(labels, WIDTH), labels
+
+
+def labels() -> Pair:
+    targets = (torch.rand(N, WIDTH, generator=draws()) < 0.3).float()
+    return torch.randn(N, WIDTH, generator=draws(1)) + 2 * targets - 1, targets
+
+
+def numbers() -> Pair:
+    targets = torch.randn(N, 2, generator=draws()) * 30 + 100
+    return targets + torch.randn(N, 2, generator=draws(1)) * 9, targets
+
+
+def tokens() -> Pair:
+    targets = torch.randint(0, WIDTH, (N, 5), generator=draws())
+    targets[::3, 3:] = IGNORED
+    return torch.randn(N, 5, WIDTH, generator=draws(1)), targets
+
+
+GIVEN: dict[str, Callable[[], Pair]] = {"classes": classes, "labels": labels, "numbers": numbers, "tokens": tokens}
+WIDTHS = {"numbers": 2}
+
+
+def total(name: str, task: Task, outputs: Tensor, targets: Tensor) -> Any:
+    part = metric(name).sum_of(task.targets)
+    assert part is not None
+    width = WIDTHS.get(task.targets, WIDTH)
+    adding = part.begin(task, width)
+    for rows in torch.arange(len(targets)).split(50):
+        adding.add(outputs[rows], targets[rows])
+    found = adding.total().numpy()
+    assert found.shape == (part.size(width),) and (not part.whole or (found == found.round()).all())
+    return found
+
+
+def value(name: str, task: Task, outputs: Tensor, targets: Tensor) -> float | None:
+    of = metric(name).value
+    assert of is not None
+    return of(total(name, task, outputs, targets), WIDTHS.get(task.targets, WIDTH))
+
+
+def one(logits: Tensor) -> Any:
+    return logits.double().softmax(-1).numpy()
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "wanted"),
+    [
+        ("classification", "balanced-accuracy", lambda x, y: reference.balanced_accuracy_score(y, x.argmax(1))),
+        ("classification", "f1", lambda x, y: reference.f1_score(y, x.argmax(1), average="macro")),
+        ("classification", "loss", lambda x, y: reference.log_loss(y, one(x))),
+        ("multilabel", "f1", lambda x, y: reference.f1_score(y, x > 0, average="macro")),
+        ("regression", "mae", lambda x, y: reference.mean_absolute_error(y, x)),
+        ("regression", "rmse", lambda x, y: reference.mean_squared_error(y, x) ** 0.5),
+        ("regression", "r2", lambda x, y: reference.r2_score(y, x)),
+        ("language", "perplexity", lambda x, y: np.exp(reference.log_loss(y[y >= 0], one(x)[y >= 0]))),
+        ("language", "accuracy", lambda x, y: reference.accuracy_score(y[y >= 0], x[y >= 0].argmax(1))),
+        ("language", "loss", lambda x, y: reference.log_loss(y[y >= 0], one(x)[y >= 0])),
+    ],
+)
+def test_it_is_what_scikit_learn_says(task: str, name: str, wanted: Callable[[Any, Any], float]) -> None:
+    outputs, targets = GIVEN[made(task).targets]()
+    assert value(name, made(task), outputs, targets) == pytest.approx(wanted(outputs, targets), rel=1e-6)
+
+
+def test_area_is_exact_but_for_scores_that_are_within_a_tenth_of_a_nat() -> None:
+    outputs, targets = classes()
+    wanted = reference.roc_auc_score(targets, one(outputs), multi_class="ovr", average="macro")
+    assert value("auroc", made(), outputs, targets) == pytest.approx(wanted, abs=2e-3)
+    scores, given = labels()
+    wanted = reference.roc_auc_score(given, scores, average="macro")
+    assert value("auroc", made("multilabel"), scores, given) == pytest.approx(wanted, abs=2e-3)
+    coarse = (scores * 2).round() / 2  # scores that are apart or equal: no rounding is left
+    assert value("auroc", made("multilabel"), coarse, given) == pytest.approx(reference.roc_auc_score(given, coarse), rel=1e-12)
+    two, answers = outputs[:, :2], targets % 2
+    found = metric("auroc")
+    part = found.sum_of("classes")
+    assert part is not None and found.value is not None
+    adding = part.begin(made(), 2)
+    adding.add(30 * two, answers)  # as sure of itself as can be: probabilities of 1 - 1e-12 still differ
+    wanted = reference.roc_auc_score(answers, (30 * (two[:, 1] - two[:, 0])).clamp(-20, 20))
+    assert found.value(adding.total().numpy(), 2) == pytest.approx(wanted, abs=2e-3)
+
+
+def test_calibration_error_is_the_mean_gap_of_the_bins() -> None:
+    outputs, targets = classes()
+    sure, said = outputs.double().softmax(1).max(1)
+    bins, right = (sure * 15).long().numpy(), (said == targets).double().numpy()
+    gaps = [abs(right[bins == b].sum() - sure.numpy()[bins == b].sum()) for b in range(15)]
+    assert value("calibration-error", made(), outputs, targets) == pytest.approx(sum(gaps) / N)
+    rows = metric("calibration-error").table
+    assert rows is not None
+    table = rows(total("calibration-error", made(), outputs, targets), WIDTH)
+    assert sum(row[0] for row in table) == N and table[14][2] == pytest.approx(right[bins == 14].mean())
+    assert table[0] == [0, None, None]  # of four classes one has a quarter at least
+
+
+def test_the_confusion_matrix_has_true_classes_in_rows() -> None:
+    outputs, targets = classes()
+    table = metric("confusion-matrix").table
+    assert table is not None
+    found = table(total("confusion-matrix", made(), outputs, targets), WIDTH)
+    assert found == reference.confusion_matrix(targets, outputs.argmax(1)).tolist()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_clients_sums_add_up_to_those_of_all_examples(task: str) -> None:
+    """So that a federation's metric is exactly that of all test examples together, whoever holds which."""
+    own = made(task)
+    outputs, targets = GIVEN[own.targets]()
+    parts = torch.tensor_split(torch.randperm(N, generator=draws(3)), [7, 9, 150])
+    for name in metrics_for(own):
+        if not (own.counted and name == COUNTED):
+            whole = total(name, own, outputs, targets)
+            added = np.sum([total(name, own, outputs[rows], targets[rows]) for rows in parts], axis=0)
+            np.testing.assert_allclose(added, whole, rtol=1e-9)
+
+
+def test_classes_that_a_client_has_no_example_of_do_not_count() -> None:
+    outputs, targets = classes()
+    two = targets < 2
+    outputs, targets = outputs[two], targets[two]
+    recalls = [(outputs[targets == c].argmax(1) == c).double().mean() for c in (0, 1)]
+    assert value("balanced-accuracy", made(), outputs, targets) == pytest.approx(float(sum(recalls)) / 2)
+    alone = targets == 0
+    assert value("auroc", made(), outputs[alone], targets[alone]) is None
+    none = outputs[:0], targets[:0]
+    assert all(value(name, made(), *none) is None for name in METRICS if name in metrics_for(made()) and name not in
+               ("accuracy", "confusion-matrix"))  # fmt: skip
+
+
+def run(**given: Any) -> General:
+    return General(**{"method": "fedavg", **given})
+
+
+def test_a_tasks_metrics_are_its_main_one_and_its_usual_ones_or_those_named() -> None:
+    assert metrics_of(run()) == metrics_of(run(metrics="accuracy")) == {}
+    assert [*metrics_of(run(task="regression", watch="rmse"))] == ["rmse", "mae", "r2"]
+    assert [*metrics_of(run(task="regression", watch="loss", metrics="mae"))] == ["rmse", "mae", "loss"]
+    assert [*metrics_of(run(task="multilabel", watch="personal"))] == ["auroc", "f1"]
+    assert [*metrics_of(run(task="language", watch="worst"))] == ["perplexity", "accuracy"]
+    assert [*metrics_of(run(watch="auroc", metrics=" f1 , confusion_matrix"))] == ["f1", "confusion-matrix", "auroc"]
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"watch": "mae"}, r"watch = 'mae' is no metric of task 'classification'; it has accuracy, .*balanced-acc.*personal"),
+        ({"task": "regression"}, r"watch = 'accuracy' is no metric of task 'regression'; it has rmse, loss, mae, r2, pers"),
+        ({"metrics": "f1,speed"}, r"metrics = 'speed' is no metric of task 'classification'; it has accuracy, auroc"),
+        ({"task": "contrast", "metrics": "f1"}, r"metrics = 'f1' is no metric of task 'contrast'; it has accuracy$"),
+        ({"watch": "confusion-matrix"}, r"watch = 'confusion-matrix' is a table and no number; choose one of accuracy, "),
+    ],
+)  # fmt: skip
+def test_what_a_task_has_not_is_refused_with_the_list(given: dict[str, Any], text: str) -> None:
+    with pytest.raises(SettingError, match=text):
+        metrics_of(run(**given))
+
+
+@pytest.mark.long
+def test_torchmetrics_says_the_same_and_any_of_its_metrics_goes_by_its_place() -> None:
+    """What its states are sums of adds up over clients; of others each client's value counts by its examples."""
+    import torchmetrics
+    from torchmetrics import classification as of
+
+    outputs, targets = classes()
+    probabilities = outputs.double().softmax(1)
+    for name, made_by in (
+        ("auroc", of.MulticlassAUROC(WIDTH, thresholds=None)),
+        ("f1", of.MulticlassF1Score(WIDTH)),
+        ("balanced-accuracy", of.MulticlassAccuracy(WIDTH)),
+        ("calibration-error", of.MulticlassCalibrationError(WIDTH, n_bins=15)),
+    ):
+        assert value(name, made(), outputs, targets) == pytest.approx(float(made_by(probabilities, targets)), abs=2e-3)
+    kappa = "torchmetrics.classification:MulticlassCohenKappa"
+    found = metric(kappa)
+    assert found.value is not None and found.pooled.startswith("sums")
+    halves = [total(kappa, made(), outputs[rows], targets[rows]) for rows in torch.arange(N).chunk(2)]
+    wanted = reference.cohen_kappa_score(targets, outputs.argmax(1))
+    assert found.value(halves[0] + halves[1], WIDTH) == pytest.approx(wanted, abs=1e-6)
+    rank, (numbers_found, wanted_numbers) = metric("torchmetrics:SpearmanCorrCoef"), numbers()
+    assert rank.pooled.startswith("mean over clients") and rank.value is not None
+    with pytest.warns(UserWarning, match="buffer"):
+        own = torchmetrics.SpearmanCorrCoef(2)(numbers_found, wanted_numbers).mean()
+    assert value("torchmetrics:SpearmanCorrCoef", made("regression"), numbers_found, wanted_numbers) == pytest.approx(float(own))
+    assert metric("torchmetrics:MeanSquaredError").lower
