@@ -210,6 +210,7 @@ class Record:
             return ""
         newest = self.measures[max(self.measures)]
         main = next(iter(newest.metrics.items()), None) if newest.accuracy is None else None
-        told = [] if main is None else [(main[0], main[1].get("global")), (f"personal {main[0]}", newest.value("personal"))]
+        own = newest.value("personal") if main is not None and "personal" in main[1] else None
+        told = [] if main is None else [(main[0], main[1].get("global")), (f"personal {main[0]}", own)]
         parts = [("accuracy", newest.accuracy), ("personal", newest.pooled(newest.right_personal)), *told]
         return ", ".join(f"{name} {value:.3f}" for name, value in parts if value is not None)

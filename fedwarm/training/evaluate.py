@@ -92,7 +92,7 @@ class Measuring:
         """What comes of a table's rows (m,), of which only some are in memory at once."""
         for start in range(0, len(rows), AT_ONCE):
             part = rows[start : start + AT_ONCE]
-            self.add(model, table.images(part), torch.from_numpy(table.label.codes[part]))
+            self.add(model, table.images(part), table.answers(part))
         return self.done()
 
     def done(self) -> Found:
@@ -100,9 +100,3 @@ class Measuring:
         if self.found.examples:
             self.found.sums = {name: each.total().numpy() for name, each in self.adding.items()}
         return self.found
-
-
-def correct_rows(model: nn.Module, table: Table, rows: Rows, task: Task | None = None) -> int:
-    """How many images of a table's rows (m,) the model is right about; only some of them are in memory at once."""
-    parts = (rows[start : start + AT_ONCE] for start in range(0, len(rows), AT_ONCE))
-    return sum(correct(model, table.images(part), table.answers(part), task) for part in parts)
