@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 import typer
 import yaml
 
@@ -200,10 +201,13 @@ def test_the_engineer_s_tutorial_runs(small: Path) -> None:
     write_files(path, small)
     data, *_, use = blocks(path, "python")
     execute(data, space, "data")
-    (run,) = [words for words in commands(path) if "runs/fruit" in words and words[:2] == ["run", "fedavg"]]
-    call(run, "--rounds", "1")
+    for name in ("runs/fruit", "runs/table"):
+        (run,) = [words for words in commands(path) if name in words and words[:2] == ["run", "fedavg"]]
+        call(run, "--rounds", "1")
     execute(use, space, "use")
     assert space["probabilities"].shape == (1, 2) and space["result"].classes == ["apple", "pear"]
+    table = space["fedwarm"].load("runs/table")
+    assert table.classes == ["malignant", "benign"] and table.predict(torch.zeros(2, 30)).shape == (2,)
 
 
 def test_the_author_s_tutorial_runs(small: Path) -> None:

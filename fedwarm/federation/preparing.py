@@ -79,7 +79,9 @@ def _sites(federation: Federation, wanted: Wanted) -> list[tuple[str, str]]:
     if data or federation.data:
         found = [(each.name, str(each)) for each in site_folders(data)] if data else [(n.name, n.data) for n in federation.nodes]
         if wanted.nodes not in (0, len(found)):
-            raise SettingError(f"--nodes {wanted.nodes}, but {data or federation.data} has data of {len(found)}; leave it out")
+            raise SettingError(
+                f"--nodes {wanted.nodes}, but {data or federation.data} has data for {len(found)} nodes; leave --nodes out"
+            )
         return found
     count = wanted.nodes or len(federation.nodes) or NODES
     if count < 1:

@@ -87,7 +87,10 @@ def _built(run: Run, path: Path, state: Mapping[str, Tensor], learned: dict[str,
     try:
         model = build_model(settings, width, run.inputs, run.seed, state)
     except (KeyError, RuntimeError) as error:
-        raise SettingError(f"{path} does not fit model {settings.name!r} with {len(run.classes)} classes") from error
+        raise SettingError(
+            f"{path} does not fit model {settings.name!r} with {len(run.classes)} classes; the file is of another run "
+            f"or holds several models"
+        ) from error
     return Finished(model, settings, width, run.inputs.side, learned)
 
 

@@ -36,29 +36,36 @@ class FedSparse(Group, prefix="fedsparse"):
     """Settings of FedSparse."""
 
     gates: str = setting(
-        "learned", "learned: clients train a gate for each group; on: all groups stay, which is FedAvg, or FedProx",
+        "learned",
+            "gates of groups of weights; learned: clients train one for each group; on: all groups stay, which is "
+            "FedAvg or FedProx",
         choices=("learned", "on"),
     )  # fmt: skip
     precision: float = setting(
-        1.0, "lambda, for a loss summed over a client's images: pulls its weights to the server's; 0: not at all", low=0.0
+        1.0, "lambda, pull of a client's weights to the server's, for a loss summed over its images; 0: none", low=0.0
     )
-    lambda0: float = setting(0.035, "lambda_0, for a summed loss: what a group costs that is on", low=0.0, when=_learned)
+    lambda0: float = setting(
+        0.035, "lambda_0, penalty of each open gate, for a summed loss; larger values give sparser models", low=0.0, when=_learned
+    )
     warmup: int = setting(
-        8, "rounds over which lambda_0 grows from 0, as units that have not learned yet are not worth their price", low=0,
+        8, "rounds over which the penalty lambda_0 grows from 0 to its value", low=0,
         when=_learned,
     )  # fmt: skip
     lambda0_per: str = setting(
-        "weight", "lambda_0 is paid for each weight of a group, or once for its gate", choices=("weight", "gate"), when=_learned
+        "weight",
+        "unit of the penalty lambda_0; weight: each weight of a group; gate: each group",
+        choices=("weight", "gate"),
+        when=_learned,
     )
-    theta: float = setting(0.9, "probability that a group is on, at first", low=0.05, high=0.99, when=_learned)
+    theta: float = setting(0.9, "initial probability that a group of weights is kept", low=0.05, high=0.99, when=_learned)
     gate_rate: float = setting(20.0, "learning rate of the gates", low=0.0, when=_learned)
     down: str = setting(
-        "sampled", "what clients are sent; sampled: groups drawn by theta; dense: all groups", choices=("sampled", "dense"),
+        "sampled", "groups that clients receive; sampled: drawn with probability theta; dense: all", choices=("sampled", "dense"),
         when=_learned,
     )  # fmt: skip
     up: str = setting(
         "mask",
-        "what they send; mask: groups drawn by their own probabilities; logits: groups whose gate is open without noise, each "
+        "groups that clients send; mask: drawn with their own probabilities; logits: those open without noise, each "
         "with its probability, for few clients a round",
         choices=("mask", "logits"), when=_learned,
     )  # fmt: skip
@@ -67,12 +74,18 @@ class FedSparse(Group, prefix="fedsparse"):
         "weight of a client in the average; examples: its number of images; clients: the same for all",
         choices=("examples", "clients"),
     )
-    server_rate: float = setting(1.0, "eta_w, step towards the mean of the weights", low=1e-6, high=1.0)
-    theta_rate: float = setting(0.5, "eta_theta, step towards the mean of the gates", low=1e-6, high=1.0, when=_learned)
-    prune_start: int = setting(0, "round after which groups may go for good; 0: half of the rounds", low=0, when=_learned)
-    tau: float = setting(0.1, "groups whose theta falls below it then go", low=0.0, high=0.5, when=_learned)
+    server_rate: float = setting(1.0, "eta_w, learning rate of the server for weights; 1: the clients' mean", low=1e-6, high=1.0)
+    theta_rate: float = setting(
+        0.5,
+        "eta_theta, learning rate of the server for gate probabilities; 1: the clients' mean",
+        low=1e-6,
+        high=1.0,
+        when=_learned,
+    )
+    prune_start: int = setting(0, "round after which groups can be removed for good; 0: half of the rounds", low=0, when=_learned)
+    tau: float = setting(0.1, "threshold of theta below which a group is then removed", low=0.0, high=0.5, when=_learned)
     theta_min: float = setting(
-        0.05, "least theta until then, so that a group can return", low=0.0, high=0.5,
+        0.05, "lower limit of theta before prune-start, so that a group can return", low=0.0, high=0.5,
         when=lambda r: _learned(r) and (r["fedsparse.prune-start"] or r["num-server-rounds"] // 2) > 1,
     )  # fmt: skip
     final: str = setting(

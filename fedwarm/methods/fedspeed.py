@@ -25,8 +25,10 @@ TINY = 1e-7
 class FedSpeed(Group, prefix="fedspeed"):
     """Settings of FedSpeed."""
 
-    penalty: float = setting(0.1, "lambda_c, pull of a step towards the received weights less the drift so far", low=0.0)
-    correction: bool = setting(True, "clients add up how far they drift, correct each step by it and send it with their weights")
+    penalty: float = setting(
+        0.1, "lambda_c, weight of the pull towards the received weights, corrected by the drift so far", low=0.0
+    )
+    correction: bool = setting(True, "correct each step by a client's accumulated drift, which it sends with its weights")
     rho: float = setting(0.1, "length of the ascent step before the second gradient; 0: no second gradient", low=0.0)
     alpha: float = setting(
         1.0,

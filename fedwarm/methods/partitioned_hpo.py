@@ -54,20 +54,27 @@ class PartitionedHpo(Group, prefix="partitioned-hpo"):
         "input-noise, temperature, noise-var; empty: nothing",
     )
     psi: str = setting(
-        "", "its first values, with commas, as a run gives those that it found; empty: those of each; chunks = 1 keeps them",
+        "",
+            "initial hyperparameters, separated by commas, as a run reports them; empty: built-in; with chunks = 1 "
+            "they stay fixed",
         when=lambda r: bool(r["partitioned-hpo.learn"]),
     )  # fmt: skip
     chunks: int = setting(3, "chunks of clients and partitions of weights; 1: plain FedAvg, at fixed psi", low=1, high=20)
     shares: str = setting(
-        "", "shares of the weights by partition, with commas; empty: usual ones, e.g. 0.6,0.25,0.15 for 3", when=_several
+        "",
+        "fraction of the weights in each partition, separated by commas; empty: built-in, e.g. 0.6,0.25,0.15 for 3",
+        when=_several,
     )
-    chunk_sizes: str = setting("", "shares of the clients by chunk, with commas; empty: equal", when=_several)
+    chunk_sizes: str = setting("", "fraction of the clients in each chunk, separated by commas; empty: equal", when=_several)
     assign: str = setting(
-        "random", "how clients are dealt to chunks: at random, or in the order of their numbers", choices=("random", "in-order"),
+        "random", "assignment of clients to chunks; random; in-order: by their numbers", choices=("random", "in-order"),
         when=_several,
     )  # fmt: skip
     defaults: str = setting(
-        "initial", "weights of missing partitions: as at first, or zeros", choices=("initial", "zeros"), when=_several
+        "initial",
+        "weights in place of missing partitions; initial: the first ones; zeros",
+        choices=("initial", "zeros"),
+        when=_several,
     )
     mode: str = setting(
         "B", "B: a client trains the partition of its chunk; A: that and all behind it, for more bytes", choices=("A", "B"),
@@ -80,24 +87,26 @@ class PartitionedHpo(Group, prefix="partitioned-hpo"):
     )  # fmt: skip
     include_first: bool = setting(
         False,
-        "the first chunk scores the untrained network",
+        "also learn from the loss of the untrained network on the first chunk",
         when=lambda r: _learns(r) and r["partitioned-hpo.score"] == "unseen",
     )
     every: int = setting(1, "rounds between updates of the hyperparameters psi", low=1, when=_learns)
-    rate: float = setting(0.05, "step size of psi: the server's Adam, or clients' own steps", low=0.0, when=_learns)
+    rate: float = setting(
+        0.05, "learning rate of the hyperparameters: of the server's Adam, or of the clients' steps", low=0.0, when=_learns
+    )
     psi_local_steps: int = setting(
         0,
-        "steps of gradient descent on psi at each client, whose mean the server takes; 0: the server's Adam",
+        "gradient steps on the hyperparameters at each client, averaged by the server; 0: the server's Adam",
         low=0,
         when=_learns,
     )
     score_samples: int = setting(
-        4, "draws of random maps or noise that the likelihood which psi is learned by is averaged over; 1 finds no invariance",
+        4, "random draws over which the loss for learning is averaged; 1 cannot find invariances",
         low=1, when=lambda r: _learns(r) and _drawn(r),
     )  # fmt: skip
     samples: int = setting(
         8,
-        "draws of random maps or noise that a prediction is averaged over",
+        "random draws over which a prediction is averaged",
         low=1,
         when=_drawn,
     )

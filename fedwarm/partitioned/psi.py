@@ -201,7 +201,7 @@ def numbers(text: str) -> list[float]:
     except ValueError as error:
         raise SettingError(f"{text[:60]!r} is not a list of numbers; separate them by commas") from error
     if not np.isfinite(found).all():
-        raise SettingError(f"{text[:60]!r} holds a number that is not finite")
+        raise SettingError(f"{text[:60]!r} holds a number that is not finite; give finite numbers")
     return found
 
 

@@ -47,7 +47,8 @@ def check_own(config: Config) -> None:
     said = f"data.name = {OWN!r}"
     if not Run.of(config).apart:
         raise SettingError(
-            f"method {run.method!r} trains on everybody's data in one place, and {said} leaves them where they are"
+            f"method {run.method!r} trains on everybody's data in one place, and {said} leaves it at the nodes; "
+            f"choose another method"
         )
     if data.test == CENTRAL:
         raise SettingError(f"data.test = {CENTRAL!r} needs data at the server, which has none with {said}; take 'split'")

@@ -67,6 +67,6 @@ def refuse_statistics(buffers: Mapping[str, object]) -> None:
     """
     if buffers:
         raise SettingError(
-            f"the classifier keeps {next(iter(buffers))!r} beside its weights, and statistics of a part of a network are not "
-            "those of the whole; use model.norm = 'group' or another model.name"
+            f"the model keeps statistics beside its weights ({next(iter(buffers))!r}), and those of a part of a network do not "
+            "hold for the whole; use model.norm = 'group' or another model.name"
         )

@@ -25,12 +25,14 @@ class Mixture(Group):
 
     beta: float = setting(
         0.1,
-        "weight of a client's own gradient in its steps; the server's direction has the rest; 1: none of it",
+        "weight of a client's own gradient; the server's direction has weight 1 - beta; 1: no momentum",
         low=1e-3,
         high=1.0,
     )
     first: str = setting(
-        "zero", "the first round's direction; zero: steps are beta times as long; plain: none yet, so steps are whole",
+        "zero",
+            "direction in the first round; zero: none, steps are beta times as long; plain: none, steps have their "
+            "full length",
         choices=("zero", "plain"),
     )  # fmt: skip
 
@@ -68,8 +70,9 @@ def directed(config: Config) -> None:
     without_momentum(config)
     if getattr(CODECS.load(config.run.codec), "private", False):
         raise SettingError(
-            f"method {config.run.method!r} tells how many steps a client takes, and so about how much it holds, which codec = "
-            f"{config.run.codec!r} hides; take another of them"
+            f"method {config.run.method!r} tells the server how many steps a client takes, and so about how much it "
+            f"holds; codec = "
+            f"{config.run.codec!r} hides that: use another codec or another method"
         )
 
 

@@ -138,7 +138,9 @@ def validated(settings: GenFedSD) -> GenFedSD:
         raise SettingError("gen-fedsd.rule = 'fixed' needs gen-fedsd.fixed, the images of a class; it is 0")
     PROVIDERS.load(settings.provider).check_settings(settings)
     if settings.histogram_epsilon and settings.rule != "global":
-        raise SettingError(f"gen-fedsd.histogram-epsilon is for rule = 'global'; {settings.rule!r} tells no histogram")
+        raise SettingError(
+            f"gen-fedsd.histogram-epsilon works only with rule = 'global'; {settings.rule!r} sends no histogram: set it to 0"
+        )
     return settings
 
 

@@ -95,7 +95,9 @@ class Question(DpRec):
         if count > total:
             raise SettingError(f"--blocks {count} for {total} numbers; a block must hold at least one")
         if count > MOST_BLOCKS:
-            raise SettingError(f"{count} blocks a message; at most {MOST_BLOCKS} are priced: more noise or larger blocks")
+            raise SettingError(
+                f"{count} blocks in a message; at most {MOST_BLOCKS} can be priced: use more noise or larger blocks"
+            )
         return even(total, count) if not self.block_size else dp_rec.blocks_of(self, (self.update_size,), sigma)
 
     def release(self, sigma: float) -> Release:

@@ -143,10 +143,13 @@ def validated(settings: DpRec) -> DpRec:
         SettingError: they do not; the message names the two and says what would be right.
     """
     if settings.view != "local" and settings.downlink == "replay":
-        raise SettingError(f"dp-rec.downlink = 'replay' tells clients the code words, not so in {settings.view}; use dense")
+        raise SettingError(
+            f"dp-rec.downlink = 'replay' sends clients the code words, which {settings.view} keeps secret; use dense"
+        )
     if settings.cut != "fixed_size" and settings.rotation in ("hadamard", "qr"):
         raise SettingError(
-            f"dp-rec.rotation = {settings.rotation!r} mixes what block-rule {settings.block_rule!r} tells apart; use none or auto"
+            f"dp-rec.rotation = {settings.rotation!r} mixes the tensors that block-rule {settings.block_rule!r} "
+            f"keeps apart; use none or auto"
         )
     if settings.cut != "fixed_size" and settings.block_size:
         raise SettingError(f"dp-rec.block-size is for fixed_size alone; with {settings.block_rule} it must be 0")

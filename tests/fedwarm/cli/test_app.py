@@ -407,8 +407,8 @@ def test_a_federation_is_refused_where_there_is_none(
     monkeypatch.setenv("XDG_DATA_HOME", str(shell / "data"))
     nowhere = "there is no federation 'default'; `fedwarm federation up` starts one"
     for words, said in (
-        (("run", "fedavg", "--keep-going"), "--keep-going goes with --engine deployment alone"),
-        (("run", "fedavg", "--federation", "x"), "--federation goes with --engine deployment alone"),
+        (("run", "fedavg", "--keep-going"), "--keep-going works only with --engine deployment"),
+        (("run", "fedavg", "--federation", "x"), "--federation works only with --engine deployment"),
         (("run", "fedavg", "--engine", "deployment", "--rounds", "1"), nowhere),
         (("federation", "status"), nowhere),
         (("federation", "logs", "0"), nowhere),

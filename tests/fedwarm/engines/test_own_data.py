@@ -58,7 +58,7 @@ def test_what_nodes_have_is_changed_only_while_they_are_down(tmp_path: Path, mon
     made = prepare("mine", Wanted(nodes=2))
     own = prepare("mine", Wanted(data=data))
     assert [node.port for node in own.nodes] == [node.port for node in made.nodes]
-    with pytest.raises(SettingError, match=r"--nodes 3, but .*/data has data of 2; leave it out"):
+    with pytest.raises(SettingError, match=r"--nodes 3, but .*/data has data for 2 nodes; leave --nodes out"):
         prepare("mine", Wanted(nodes=3))
     monkeypatch.setattr(preparing, "living", lambda federation, member: psutil.Process())
     assert prepare("mine", Wanted(data=data)).nodes == own.nodes

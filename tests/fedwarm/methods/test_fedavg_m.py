@@ -139,7 +139,10 @@ def test_presets_and_refusals() -> None:
 
 @pytest.mark.parametrize("method", ["fedavg_m", "scaffold_m"])
 def test_a_codec_that_hides_what_clients_hold_is_refused(method: str) -> None:
-    with pytest.raises(SettingError, match="tells how many steps a client takes.* codec = 'dp-rec' hides; take another of them"):
+    with pytest.raises(
+        SettingError,
+        match="tells the server how many steps a client takes.* codec = 'dp-rec' hides that: use another codec or another method",
+    ):
         check_run({"method": method, "codec": "dp-rec"}, 4)
 
 

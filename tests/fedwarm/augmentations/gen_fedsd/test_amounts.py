@@ -160,7 +160,7 @@ def test_how_many_images_it_takes(classes: int, clients: int, alpha: float) -> N
         ({"rule": "fixed"}, "gen-fedsd.rule = 'fixed' needs gen-fedsd.fixed"),
         ({"provider": "file"}, "gen-fedsd.provider = 'file' needs gen-fedsd.file"),
         ({"prompt-mode": "single", "prompt": "a cat"}, "gen-fedsd.prompt = 'a cat' does not say where the class stands"),
-        ({"histogram-epsilon": 1.0}, "histogram-epsilon is for rule = 'global'; 'client_max' tells no histogram"),
+        ({"histogram-epsilon": 1.0}, "histogram-epsilon works only with rule = 'global'; 'client_max' sends no histogram"),
     ],
 )
 def test_settings_that_do_not_go_together(changes: dict[str, str | float], said: str) -> None:
