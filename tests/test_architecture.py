@@ -42,7 +42,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 WORDS = {
     "none", "mean", "plain", "dense", "local", "ray", "deployment", "file", "foundation", "domain", "replay", "logistic",
     "widths", "pictures", "augmentation", "delay", "crash", "rq", "lora", "natural", "own", "group", "batch",
-    "accuracy", "loss", "language",
+    "accuracy", "loss", "language", "mlp",
 }  # fmt: skip
 # Files of one component that stand in another room: its command, its side, its price.
 OWN = {

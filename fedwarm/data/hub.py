@@ -15,13 +15,21 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from fedwarm.data.broken import shown
 from fedwarm.data.folders import TRAIN, splits_of, train_of
+from fedwarm.data.frames import Rows as FileRows
+from fedwarm.data.frames import plain_rows
 from fedwarm.data.gallery import Gallery
 from fedwarm.data.labels import ids, labelled
 from fedwarm.data.pictures import Reading
-from fedwarm.data.tables import Column, Table
+from fedwarm.data.settings import CLASSES, Data
+from fedwarm.data.tables import Column, Rows, Table
+from fedwarm.data.tabular import numeric, row_table, target_columns, targets_of, textual
+from fedwarm.data.texts import COLUMNS as TEXTS
+from fedwarm.data.texts import of_column
 from fedwarm.settings.fields import SettingError, near
 from fedwarm.settings.kinds import SETS
 
@@ -34,23 +42,33 @@ LABEL_COLUMNS = ("label", "labels", "character", "fine_label", "class", "target"
 
 
 @lru_cache(maxsize=1)
-def hub_table(name: str, image_column: str, label_column: str, size: int, reading: Reading = PLAIN, split: str = TRAIN) -> Table:
+def hub_table(
+    name: str, image_column: str, label_column: str, size: int, reading: Reading = PLAIN, split: str = TRAIN,
+    data: Data | None = None,
+) -> Table:  # fmt: skip
     """A Hub data set or a local folder; the columns of images and labels are found where their names are empty.
+
+    `data` are the settings that say what else it may be than pictures with classes: other targets, a table, a text.
 
     Raises:
         SettingError: it cannot be read, has no such columns, or rows that cannot be used and are not to be left out.
     """
     rows, told = read(name, split), printable(name) if split == TRAIN else f"split {split!r} of {printable(name)}"
-    columns = tuple(rows.column_names)
+    columns, data = tuple(rows.column_names), data or Data(name, image_column=image_column, label_column=label_column)
+    if (table := without_pictures(plain_rows(rows), told, data)) is not None:
+        return table
     image = found("image", image_column, IMAGE_COLUMNS, rows, told)
-    label = found("label", label_column, LABEL_COLUMNS, rows, told)
-    labels, kept = labelled(rows, label, told, reading.missing_labels)
+    labels, answers, kept = _targets(rows, told, data, reading)
     gallery = Gallery(rows, image, size, told, reading, None if split == TRAIN else lambda: read(name))
     broken = gallery.broken(kept) if reading.skip_broken else []
     if broken:
         LOG.warning("fedwarm: %s: %d broken pictures left out: %s", told, len(broken), shown(broken))
         whole = ~np.isin(kept, [each.row for each in broken])
-        labels, kept = Column(labels.codes[whole], labels.names), kept[whole]
+        labels, answers, kept = (
+            Column(labels.codes[whole], labels.names),
+            answers if answers is None else answers[torch.from_numpy(whole)],
+            kept[whole],
+        )
     every = len(kept) == len(rows)
 
     def remarks() -> list[str]:
@@ -66,7 +84,34 @@ def hub_table(name: str, image_column: str, label_column: str, size: int, readin
         lambda column: ids(rows, column, told, None if every else kept),
         gallery.images if every else lambda k: gallery.images(kept[k]),
         remarks,
+        targets=answers,
     )
+
+
+def _targets(rows: Dataset, name: str, data: Data, reading: Reading) -> tuple[Column, Tensor | None, Rows]:
+    """The targets of the rows that have some, and these rows' numbers, ascending."""
+    if data.targets == CLASSES:
+        column = found("label", data.label_column, LABEL_COLUMNS, rows, name)
+        labels, kept = labelled(rows, column, name, reading.missing_labels)
+        return labels, None, kept
+    columns = target_columns([str(column) for column in rows.column_names], name, data)
+    labels, answers, kept = targets_of(plain_rows(rows), columns, name, data)
+    return Column(labels.codes[kept], labels.names), None if answers is None else answers[torch.from_numpy(kept)], kept
+
+
+def without_pictures(read: FileRows, name: str, data: Data) -> Table | None:
+    """The table of numbers or the text that rows are; None where they have pictures, or nothing of the kind."""
+    columns, features = [str(column) for column in read.rows.column_names], read.rows.features
+    kinds = {type(features[column]).__name__ for column in columns}
+    if data.image_column or "Image" in kinds or {column.lower() for column in columns} & {*IMAGE_COLUMNS}:
+        return None
+    asked = [part.strip() for part in data.feature_columns.split(",") if part.strip()]
+    texts = [column for column in asked or columns if column.lower() in TEXTS or (len(asked) == 1 and textual(features[column]))]
+    if texts:
+        return of_column(read, texts[0], name, data)
+    targets = {part.strip() for part in data.label_column.split(",")} | {*LABEL_COLUMNS}
+    numbers = any(numeric(features[column]) for column in columns if column not in targets)
+    return row_table(read, name, data) if asked or numbers else None
 
 
 def _left_out(unlabelled: int, broken: int) -> list[str]:

@@ -6,12 +6,15 @@ from functools import lru_cache
 from typing import Any
 
 from fedwarm.data.folders import TRAIN
+from fedwarm.data.frames import filed, read_filed
 from fedwarm.data.given import given, kind_of
-from fedwarm.data.hub import hub_table
+from fedwarm.data.hub import hub_table, without_pictures
 from fedwarm.data.pictures import Reading
 from fedwarm.data.sets import data_set
 from fedwarm.data.settings import CLASSES, LABELS, NUMBERS, TOKENS, Data
 from fedwarm.data.tables import Table
+from fedwarm.data.tabular import row_table
+from fedwarm.data.texts import of_texts, read_texts
 from fedwarm.settings.fields import SettingError
 from fedwarm.settings.registry import is_reference
 
@@ -29,7 +32,7 @@ def kept_table(data: Data) -> Table:
     """
     if data_set(data.name) is not None:
         return made(data.reading)
-    return hub_table(data.name, data.image_column, data.label_column, data.image_size, Reading.of(data))
+    return fitting(stored(data.reading), data)
 
 
 def read_table(data: Data, split: str = TRAIN) -> Table:
@@ -40,10 +43,35 @@ def read_table(data: Data, split: str = TRAIN) -> Table:
     """
     found = data_set(data.name)
     if found is None:
-        columns = (data.image_column, data.label_column)
-        return hub_table.__wrapped__(data.name, *columns, data.image_size, Reading.of(data), split)
+        return fitting(stored_anew(data.reading, split), data)
     table: Table = given(found, data, split) if is_reference(data.name) else called(found, data.reading, split)
     return fitting(table, data)
+
+
+def stored(data: Data) -> Table:
+    """What clients train on of a file, a folder or a Hub data set; kept in the process."""
+    if in_files(data.name):
+        return stored_file(data)
+    return hub_table(data.name, data.image_column, data.label_column, data.image_size, Reading.of(data), TRAIN, data)
+
+
+def stored_anew(data: Data, split: str = TRAIN) -> Table:
+    """A split of such a data set, read anew.
+
+    Raises:
+        SettingError: it cannot be read.
+    """
+    if of_texts(data.name):
+        return read_texts(data.name, data, split)
+    if filed(data.name):
+        read, name = read_filed(data.name, split), data.name if split == TRAIN else f"split {split!r} of {data.name}"
+        return without_pictures(read, name, data) or row_table(read, name, data)
+    return hub_table.__wrapped__(data.name, data.image_column, data.label_column, data.image_size, Reading.of(data), split, data)
+
+
+def in_files(name: str) -> bool:
+    """Whether a data set is one of texts or of tables in files."""
+    return of_texts(name) or filed(name)
 
 
 def called(found: Any, data: Data, split: str) -> Table:
@@ -74,3 +102,4 @@ def has_splits(name: str) -> bool:
 
 
 made = lru_cache(maxsize=1)(read_table)
+stored_file = lru_cache(maxsize=1)(stored_anew)

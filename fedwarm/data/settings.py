@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
-from fedwarm.settings.fields import CHOSEN, Group, setting
+from fedwarm.settings.fields import CHOSEN, Group, SettingError, setting
 from fedwarm.settings.kinds import PARTITIONS, SETS
 
 G = TypeVar("G", bound="Group")
 READING = (
     "name", "image_column", "label_column", "background", "bits", "missing_labels", "skip_broken", "image_size", "targets",
-    "own_settings",
+    "feature_columns", "missing_values", "length", "alphabet", "own_settings",
 )  # fmt: skip
 CLASSES, LABELS, NUMBERS, TOKENS = "classes", "labels", "numbers", "tokens"  # what targets can be
 WHOLE = ""  # of `data.partition` at a node: nothing is dealt, and one client holds all
@@ -23,13 +24,31 @@ def _read(run: Any) -> bool:
     return not SETS.takes(run["data.name"])
 
 
+def _columns(run: Any) -> bool:
+    """Whether the inputs may be columns of numbers."""
+    return _read(run) or "data.standardise" in _uses(run)
+
+
+def _texts(run: Any) -> bool:
+    """Whether the inputs may be texts."""
+    return _read(run) or "data.length" in _uses(run)
+
+
+def _uses(run: Any) -> tuple[str, ...]:
+    """The settings that the chosen data set says it takes."""
+    with suppress(SettingError):  # one that cannot be loaded is refused where it is to be read
+        found: tuple[str, ...] = getattr(SETS.load(run["data.name"]), "uses", ())
+        return found
+    return ()
+
+
 @dataclass(frozen=True)
 class Data(Group, prefix="data"):
     """What the clients hold."""
 
     name: str = setting(
         "digits",
-        "`digits` (embedded), a name on the Hub, a folder (parquet, CSV, one folder a class); own: each node's own",
+        "`digits` (embedded), a Hub name, a file or folder (pictures, tables, texts), module:attribute; own: each node's own",
         choices=SETS,
         path=True,
     )
@@ -50,7 +69,28 @@ class Data(Group, prefix="data"):
         when=lambda r: r["data.name"] == OWN,
     )
     image_column: str = setting("", "column of the images; empty: found", when=_read)
-    label_column: str = setting("", "column of the labels; empty: found", when=_read)
+    label_column: str = setting(
+        "", "column of the labels or other targets, with commas where a task has several; empty: found", when=_read
+    )
+    feature_columns: str = setting(
+        "", "columns of a table that are the inputs, with commas; empty: all of numbers that are no target and no id", when=_read
+    )
+    standardise: str = setting(
+        "auto",
+        "columns of a table to mean 0 and deviation 1; train: by the training examples; none; a CSV file: column, mean, std; "
+        "auto: train",
+        path=True, when=_columns,
+    )  # fmt: skip
+    missing_values: str = setting(
+        "refuse",
+        "missing values of a table's inputs; drop: such rows are left out; mean: filled by the column's mean in training",
+        choices=("refuse", "drop", "mean"),
+        when=_read,
+    )
+    length: int = setting(32, "characters of an example of text", low=1, high=4096, when=_texts)
+    alphabet: str = setting(
+        "", "characters of a text that are told apart; empty: line end and the 95 printable ones of ASCII", when=_texts
+    )
     background: str = setting("white", "what transparent pictures are laid on: a colour's name, or #rrggbb", when=_read)
     bits: int = setting(
         0,

@@ -19,6 +19,7 @@ from fedwarm.core.seeds import numpy_generator
 from fedwarm.data.opening import kept_table
 from fedwarm.data.partitions import client_rows, own_clients, partition_of
 from fedwarm.data.rotation import angle_of, rotated
+from fedwarm.data.scaling import Scale, scale_of, scaled
 from fedwarm.data.settings import Data
 from fedwarm.data.tables import Rows, Table
 from fedwarm.data.testing import CENTRAL, HELD_OUT, SPLIT, dealt, split_table
@@ -40,6 +41,7 @@ class Shard:
         vocabulary: of inputs that are tokens, how many different ones there are.
         classed: whether targets are classes.
         validation: training inputs and targets that are held back (`data.validation-fraction`); None where none are.
+        fitted: whether inputs were scaled by statistics of training examples.
     """
 
     train_images: Tensor
@@ -50,6 +52,7 @@ class Shard:
     vocabulary: int = 0
     classed: bool = True
     validation: tuple[Tensor, Tensor] | None = None
+    fitted: bool = False
 
     @property
     def form(self) -> Form:
@@ -79,7 +82,7 @@ def load_shard(data: Data, seed: int, partition: int, partitions: int) -> Shard:
     """
     if not 0 <= partition < max(partitions, 1):
         raise SettingError(f"there is no partition {partition}: {partitions} clients have the partitions 0 to {partitions - 1}")
-    shard = _gathered(data, [_splits(data, seed, partitions)[partition]])
+    shard = _gathered(data, [_splits(data, seed, partitions)[partition]], _scale(data, seed, partitions))
     if data.rotation and not shard.form.pictures:
         raise SettingError(
             f"data.rotation = {data.rotation:g} turns pictures, and {open_table(data).name} has {shard.form}; set it to 0"
@@ -91,7 +94,7 @@ def load_pooled(data: Data, seed: int, partitions: int) -> Shard:
     """The union of all clients' shards, in the order of the partitions: what federated learning does without."""
     if data.rotation:
         return _united([load_shard(data, seed, partition, partitions) for partition in range(partitions)])
-    return _gathered(data, _splits(data, seed, partitions))
+    return _gathered(data, _splits(data, seed, partitions), _scale(data, seed, partitions))
 
 
 def default_clients(data: Data) -> int:
@@ -216,13 +219,26 @@ def draw(labels: Rows, take: int, draws: np.random.Generator) -> NDArray[np.bool
     return taken
 
 
-def _gathered(data: Data, splits: list[tuple[Rows, Rows, Rows]]) -> Shard:
+@lru_cache(maxsize=4)
+def _scale(data: Data, seed: int, partitions: int) -> Scale | None:
+    """How columns of numbers are scaled, by all training examples."""
     table = open_table(data)
+    return scale_of(table, data, lambda: np.concatenate([train for train, *_ in _splits(data, seed, partitions)]))
+
+
+def central_tests(data: Data, seed: int, partitions: int) -> tuple[Table, Rows]:
+    """The test split at the server, as a model sees it; and its rows."""
+    table, rows = all_tests(data, seed, partitions)
+    return scaled(table, _scale(data, seed, partitions)), rows
+
+
+def _gathered(data: Data, splits: list[tuple[Rows, Rows, Rows]], scale: Scale | None) -> Shard:
+    table, tests = scaled(open_table(data), scale), scaled(table_tested(data), scale)
     train, test, back = (np.concatenate([split[i] for split in splits]) for i in range(3))
-    form, tests = table.form_at(data.image_size), table_tested(data)
+    form, fitted = table.form_at(data.image_size), scale is not None and scale.learned
     validation = _labelled(table, back, form) if data.validation_fraction else None
     examples = (*_labelled(table, train, form), *_labelled(tests, test, form))
-    return Shard(*examples, table.label.names, form.vocabulary, table.classed, validation)
+    return Shard(*examples, table.label.names, form.vocabulary, table.classed, validation, fitted)
 
 
 def _turned(shard: Shard, degrees: float) -> Shard:

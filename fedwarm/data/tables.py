@@ -43,6 +43,7 @@ class Table:
         images: gives the inputs of rows (k,): uint8 (k, 3, S, S) of pictures, else (k, *form.shape) of the form's dtype.
         remarks: what a reader of the record should know of how it was read.
         form: what one input looks like; None: a picture of the side `data.image-size`.
+        features: of a table of numbers, the names of its columns, which `data.standardise` is about.
         targets: (n, ..) what a model is to answer, where that is no class: float32 numbers, or int64 tokens; None: the labels.
     """
 
@@ -54,6 +55,7 @@ class Table:
     remarks: Callable[[], list[str]] = list
     form: Form | None = None
     targets: Tensor | None = None
+    features: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.label.codes)

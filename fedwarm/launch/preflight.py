@@ -137,7 +137,9 @@ def _check_data(config: Config, count: int) -> tuple[str, ...]:
     from fedwarm.data.checks import check_pictures
     from fedwarm.data.provenance import marks
     from fedwarm.data.shards import all_tests
+    from fedwarm.relevance import Run
     from fedwarm.rounds.artefacts import refuse_seen_tests
+    from fedwarm.rounds.gate import level_of, refuse_fitted
     from fedwarm.rounds.odd import held, refuse_one_class
 
     for text in check_pictures(config.of(Data), config.run.seed, count, _say):
@@ -147,6 +149,7 @@ def _check_data(config: Config, count: int) -> tuple[str, ...]:
     all_tests(config.of(Data), config.run.seed, count)
     marks(config.of(Data), read=True)
     _check_pictures_alone(config, shard.form)
+    refuse_fitted(shard.fitted, level_of(Run.of(config)))
     _build(config, len(shard.classes))
     refuse_seen_tests(config, count)
     return shard.classes

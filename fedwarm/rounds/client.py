@@ -28,7 +28,7 @@ from fedwarm.privacy.limits import Limits
 from fedwarm.relevance import Run
 from fedwarm.rounds.chosen import parts_of
 from fedwarm.rounds.fleet import described
-from fedwarm.rounds.gate import DESCRIBED, Gate, level_of, refuse_uncovered
+from fedwarm.rounds.gate import DESCRIBED, Gate, level_of, refuse_fitted, refuse_uncovered
 from fedwarm.rounds.measuring import GLOBAL, VALIDATION, measuring, names_of, reasons, together, told
 from fedwarm.rounds.measuring import PERSONAL as OWN
 from fedwarm.settings.config import Config
@@ -61,8 +61,14 @@ class BaseClient:
 
     @cached_property
     def real(self) -> Shard:
-        """This client's own data."""
-        return self.holding.shard()
+        """This client's own data.
+
+        Raises:
+            SettingError: they were scaled by statistics of theirs, which the run's account does not cover.
+        """
+        found = self.holding.shard()
+        refuse_fitted(found.fitted, self.level)
+        return found
 
     @cached_property
     def shard(self) -> Shard:

@@ -167,6 +167,19 @@ def uncovered(config: Config) -> Iterator[str]:
             yield text
 
 
+def refuse_fitted(fitted: bool, level: Level) -> None:
+    """Refuse inputs that were scaled by statistics of private examples, of which every input would tell.
+
+    Raises:
+        SettingError: they were.
+    """
+    if fitted and level != Level.OPEN:
+        raise SettingError(
+            "columns are standardised by the training examples, which no epsilon covers; set data.standardise='none', or to a "
+            "CSV file of public statistics (column, mean, std)"
+        )
+
+
 def refuse_uncovered(config: Config) -> None:
     """Refuse before the run what its account does not cover.
 

@@ -25,7 +25,7 @@ from fedwarm.core.payload import Payload
 from fedwarm.core.seeds import numpy_generator
 from fedwarm.core.stages import Stage
 from fedwarm.data.settings import Data
-from fedwarm.data.shards import all_tests
+from fedwarm.data.shards import central_tests
 from fedwarm.data.testing import CENTRAL
 from fedwarm.methods import refuse
 from fedwarm.models import Model, build_model, device_of
@@ -233,7 +233,7 @@ class Method(Staged):
         config = self.config
         model = build_model(config.of(Model), self.width, self.fleet.form, config.run.seed, state)
         model = self.predicting(model.to(device_of(config.run.device)))
-        table, rows = all_tests(config.of(Data), config.run.seed, len(self.fleet.members))
+        table, rows = central_tests(config.of(Data), config.run.seed, len(self.fleet.members))
         return measuring(config, self.width).rows(model, table, rows)
 
     def predicting(self, model: Any) -> Any:

@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fedwarm.core.inputs import Form
 from fedwarm.models import Model, build_model
+from fedwarm.settings.fields import SettingError
 from fedwarm.settings.kinds import MODELS
 from fedwarm.settings.registry import Kind
 
@@ -17,19 +19,31 @@ Check = Callable[[Kind[Any], str], None]
 CLASSES, SIZE = 4, 32
 
 
+def form_of(name: str) -> Form:
+    """Inputs that a model takes: pictures, or tokens of a text."""
+    try:
+        build_model(Model(name=name), CLASSES, SIZE, 0)
+    except SettingError:
+        return Form((12,), "int64", 40)
+    return Form.picture(SIZE)
+
+
 def made(name: str, seed: int = 5) -> nn.Module:
-    return build_model(Model(name=name), CLASSES, SIZE, seed)
+    return build_model(Model(name=name), CLASSES, form_of(name), seed)
 
 
-def pixels(count: int) -> Tensor:
-    return torch.randn(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+def pixels(count: int, name: str = "") -> Tensor:
+    form, draws = form_of(name) if name else Form.picture(SIZE), torch.Generator().manual_seed(0)
+    if form.pictures:
+        return torch.randn(count, *form.shape, generator=draws)
+    return torch.randint(form.vocabulary, (count, *form.shape), generator=draws)
 
 
 def check_shapes(kind: Kind[Any], name: str) -> None:
-    """Images (n, 3, S, S) give logits (n, classes), finite, for any number of classes."""
+    """Inputs (n, ..) give logits (n, classes), finite, for any number of classes."""
     for classes in (2, CLASSES):
         with torch.no_grad():
-            logits = build_model(Model(name=name), classes, SIZE, 0)(pixels(2))
+            logits = build_model(Model(name=name), classes, form_of(name), 0)(pixels(2, name))
         assert logits.shape == (2, classes) and logits.dtype == torch.float32 and logits.isfinite().all()
 
 
@@ -39,9 +53,9 @@ def check_state(kind: Kind[Any], name: str) -> None:
     state = model.state_dict()
     assert state.keys() == dict(model.named_parameters()).keys(), "buffers do not travel"
     assert all(tensor.dtype == torch.float32 and tensor.numel() for tensor in state.values())
-    twin = build_model(Model(name=name), CLASSES, SIZE, 99, {key: tensor.clone() for key, tensor in state.items()})
+    twin = build_model(Model(name=name), CLASSES, form_of(name), 99, {key: tensor.clone() for key, tensor in state.items()})
     with torch.no_grad():
-        assert torch.equal(twin(pixels(2)), model(pixels(2)))
+        assert torch.equal(twin(pixels(2, name)), model(pixels(2, name)))
 
 
 def check_seed(kind: Kind[Any], name: str) -> None:
@@ -55,7 +69,7 @@ def check_seed(kind: Kind[Any], name: str) -> None:
 
 def check_alone(kind: Kind[Any], name: str) -> None:
     """No batch statistics: an image is judged alone in training mode, too."""
-    model, images = made(name).train(), pixels(3)
+    model, images = made(name).train(), pixels(3, name)
     assert not [part for part in model.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
     with torch.no_grad():
         torch.testing.assert_close(model(images)[:1], model(images[:1]), rtol=1e-4, atol=1e-5)
@@ -63,7 +77,7 @@ def check_alone(kind: Kind[Any], name: str) -> None:
 
 def check_trains(kind: Kind[Any], name: str) -> None:
     """Every parameter gets a gradient, and a few steps along it lower the loss."""
-    model, images, labels = made(name).train(), pixels(4), torch.arange(4) % CLASSES
+    model, images, labels = made(name).train(), pixels(4, name), torch.arange(4) % CLASSES
     optimiser = torch.optim.SGD(model.parameters(), lr=1e-3)
     losses = []
     for _ in range(3):

@@ -16,14 +16,20 @@ from fedwarm.settings.fields import SettingError
 from fedwarm.settings.registry import component
 
 
+def domain_name(table: Table, data: Data | None = None) -> str:
+    """The name of the column of domains, `domain` or else `site`; SettingError where there is none."""
+    for name in ("domain", "site"):
+        if name in table.columns:
+            return name
+    raise SettingError(
+        f"data.partition = 'domain' needs a column `domain`; {table.name} has {', '.join(table.columns)}; "
+        "choose iid, dirichlet, pathological, or natural with data.partition-by"
+    )
+
+
 def domain_column(table: Table) -> Column:
-    """The column `domain`; SettingError where there is none."""
-    if "domain" not in table.columns:
-        raise SettingError(
-            f"data.partition = 'domain' needs a column `domain`; {table.name} has {', '.join(table.columns)}; "
-            "choose iid, dirichlet, pathological, or natural with data.partition-by"
-        )
-    return table.column("domain")
+    """The column of domains; SettingError where there is none."""
+    return table.column(domain_name(table))
 
 
 def domains_of(table: Table, data: Data) -> int:
@@ -34,7 +40,7 @@ def domains_of(table: Table, data: Data) -> int:
 
 @component(
     clients=domains_of,
-    tests=lambda table, data: "domain",
+    tests=domain_name,
     summary="Domain j goes to client j modulo their number.",
 )
 def domain(table: Table, data: Data, seed: int, partitions: int) -> list[Rows]:

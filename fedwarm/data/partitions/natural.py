@@ -14,7 +14,8 @@ from fedwarm.data.tables import Column, Rows, Table
 from fedwarm.settings.fields import SettingError, near
 from fedwarm.settings.registry import component
 
-ID_COLUMNS = ("writer_id", "user_id", "client_id", "domain", "speaker_id", "subject_id", "author_id", "hospital", "center")
+ID_COLUMNS = ("writer_id", "user_id", "client_id", "domain", "speaker_id", "subject_id", "author_id", "hospital", "center",
+              "site", "author")  # fmt: skip
 
 
 def id_column(table: Table, data: Data) -> Column:

@@ -1,0 +1,52 @@
+"""A small recurrent network that reads a text token by token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from fedwarm.settings.fields import Group, setting
+from fedwarm.settings.registry import component
+
+
+@dataclass(frozen=True)
+class Gru(Group, prefix="gru"):
+    """Settings of the model `gru`."""
+
+    width: int = setting(64, "units of the recurrent layer", low=1, high=4096)
+    embedding: int = setting(24, "numbers that a token becomes", low=1, high=4096)
+    answers: str = setting(
+        "auto",
+        "what is answered; places: logits at every place of the text; text: one for the whole; auto: places where there are as "
+        "many outputs as tokens",
+        choices=("auto", "places", "text"),
+    )
+
+
+class Reader(nn.Module):
+    """Tokens int64 (b, T) to logits (b, T, outputs) at every place, or (b, outputs) by the mean over the places.
+
+    The cells are those of Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", EMNLP 2014, arXiv 1406.1078.
+    """
+
+    def __init__(self, outputs: int, vocabulary: int, settings: Gru) -> None:
+        super().__init__()
+        self.places = settings.answers == "places" or (settings.answers == "auto" and outputs == vocabulary)
+        self.embedding = nn.Embedding(vocabulary, settings.embedding)
+        self.gru = nn.GRU(settings.embedding, settings.width, batch_first=True)
+        self.head = nn.Linear(settings.width, outputs)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        states, _ = self.gru(self.embedding(tokens))
+        found: Tensor = self.head(states if self.places else states.mean(dim=1))
+        return found
+
+
+@component(settings=Gru)
+def gru(outputs: int, vocabulary: int, settings: Gru | None = None) -> nn.Module:
+    """A GRU that reads tokens and answers at each place or for the whole text; 25,913 parameters for 97 tokens and outputs."""
+    return Reader(outputs, vocabulary, settings or Gru())
+
+
+COMPONENT = gru
