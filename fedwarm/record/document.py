@@ -10,7 +10,7 @@ from fedwarm.core.inputs import Form
 from fedwarm.data.settings import Data
 from fedwarm.metrics import metric
 from fedwarm.record.gaps import read_augment
-from fedwarm.record.measure import Measure
+from fedwarm.record.measure import PERSONAL, Measure
 from fedwarm.record.run import Best, Json, Round, Run
 from fedwarm.record.versions import commit, versions
 
@@ -112,7 +112,8 @@ def _metrics(record: Record, last: Measure | None) -> Json:
         name: {"title": m.title, "better": "lower" if m.lower else "higher", "share": m.share, "pooled": m.pooled}
         for name, m in known.items()
     }
-    return {"metrics": words}
+    counted = last.accuracy is not None or any(right is not None for right in last.right_personal)
+    return {"metrics": words, "counted": counted}
 
 
 def _bits_up(record: Record) -> float | None:
@@ -217,7 +218,8 @@ def parsed(folder: Path, raw: Json, ledger: list[Json], unread: int) -> Run:
         accuracy=_number((final.get("global") or {}).get("accuracy")),
         personal_mean=_number(personal.get("mean")),
         personal_worst=_number(personal.get("worst")),
-        best=_best(raw.get("best")),
+        best=_best(raw.get("best"), raw.get("evaluation") or {}),
+        tables=dict(final.get("tables") or {}),
         bit_widths={str(name): float(share) for name, share in (final.get("bit_widths") or {}).items()},
         augment=read_augment(raw.get("augment")),
         up=int(raw["totals"]["bytes_up"]),
@@ -249,11 +251,19 @@ def _read_round(entry: Json) -> Round:
         seconds=float(entry["seconds"]),
         train_loss=_number(entry.get("train_loss")),
         failures=[str(f) for f in entry.get("failures") or []],
+        metrics=dict(shared.get("metrics") or {}),
+        own_metrics=dict(personal.get("metrics") or {}),
+        validation=dict(entry.get("validation") or {}),
     )
 
 
-def _best(entry: Json | None) -> Best | None:
-    return Best(int(entry["round"]), str(entry["watch"]), float(entry["value"])) if entry else None
+def _best(entry: Json | None, evaluation: Json) -> Best | None:
+    if not entry:
+        return None
+    words, watch = evaluation.get("metrics") or {}, str(entry["watch"])
+    counted = watch not in words and not (watch in PERSONAL and not evaluation.get("counted", True))
+    main: Json = words.get(watch) or next(iter(words.values()), {})
+    return Best(int(entry["round"]), watch, float(entry["value"]), counted or bool(main.get("share", True)))
 
 
 def _number(value: Any) -> float | None:

@@ -26,15 +26,26 @@ class Best:
     round: int
     watch: str
     value: float
+    share: bool = True
 
     @property
     def text(self) -> str:
         return WATCHED.get(self.watch, self.watch)
 
+    @property
+    def form(self) -> str:
+        """How its value is written: shares in percent, others as numbers."""
+        return "percent" if self.share else "number"
+
 
 @dataclass(frozen=True)
 class Round:
-    """What one round reached and cost; `clients` and `personal` are per client, `up` and `down` bytes per client."""
+    """What one round reached and cost; `clients` and `personal` are per client, `up` and `down` bytes per client.
+
+    Attributes:
+        metrics, own_metrics: metrics beside accuracy, of the global model and of the clients' own, as results.json has them.
+        validation: what examples that clients hold back came to, as results.json has it.
+    """
 
     number: int
     accuracy: float | None
@@ -46,6 +57,9 @@ class Round:
     seconds: float
     train_loss: float | None
     failures: list[str]
+    metrics: Json = field(default_factory=dict)
+    own_metrics: Json = field(default_factory=dict)
+    validation: Json = field(default_factory=dict)
 
     @property
     def personal_mean(self) -> float | None:
@@ -67,6 +81,7 @@ class Run:
     Attributes:
         bit_widths: the final model's accuracies by `w4`, `w4a4`, ...
         measured: what measures found, by name.
+        tables: of the last round's metrics that are tables, by name: `all` and `per_client`.
         inputs: what one input looks like.
         held: where data are the nodes' own, which classes each says it has; None of one that does not tell.
     """
@@ -101,6 +116,7 @@ class Run:
     evaluation: Json = field(default_factory=dict)
     held: list[list[str] | None] | None = None
     measured: Json = field(default_factory=dict)
+    tables: Json = field(default_factory=dict)
     inputs: Form = field(default_factory=lambda: Form.picture(0))
 
     @property

@@ -72,14 +72,16 @@ def curves(
     of_bytes: bool = False,
     of_seconds: bool = False,
     span: tuple[float, float] | None = None,
+    share: bool = True,
 ) -> str:
     """`curve_figure` as SVG; `alt` says what the chart shows, for those who cannot see it."""
-    return inline_svg(curve_figure(lines, of_bytes=of_bytes, of_seconds=of_seconds, span=span), alt)
+    return inline_svg(curve_figure(lines, of_bytes=of_bytes, of_seconds=of_seconds, span=span, share=share), alt)
 
 
 def curve_figure(
-    lines: Sequence[Line], *, of_bytes: bool = False, of_seconds: bool = False, span: tuple[float, float] | None = None
-) -> Figure:
+    lines: Sequence[Line], *, of_bytes: bool = False, of_seconds: bool = False, span: tuple[float, float] | None = None,
+    share: bool = True,
+) -> Figure:  # fmt: skip
     """Accuracies over rounds, or over what was spent (logarithmic where it differs by more than a factor of 30).
 
     Args:
@@ -87,6 +89,7 @@ def curve_figure(
         of_bytes: x is in bytes sent.
         of_seconds: x is in seconds; without either it counts rounds.
         span: limits of the accuracy axis; None: from the values.
+        share: whether values are shares, in percent; else they are numbers of any size.
     """
     label = "bytes sent by all clients so far" if of_bytes else "round"
     if of_seconds:
@@ -103,8 +106,11 @@ def curve_figure(
     for line in lines:
         _draw(axes, line)
     seen = [v for line in lines for row in (line.y, line.low, line.high, *line.members) for v in row if v is not None]
-    axes.set_ylim(*(span or accuracy_range(seen)))
     frame(axes)
+    if span or share:
+        axes.set_ylim(*(span or accuracy_range(seen)))
+    if not share:
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.4g}"))
     axes.set_xlabel(label, color=INK)
     if of_bytes or of_seconds:
         _spent_axis(axes, spent, logarithmic, _short_byte_text if of_bytes else "{:g}".format)
