@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedwarm.data.settings import LABELS, NUMBERS
 from fedwarm.record.reading import Json, Run, read_run, worst_tenth
+from fedwarm.settings.fields import SettingError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor, nn
 
     from fedwarm.launch.finished import Finished
+    from fedwarm.tasks import Task
+
+
+def _values(entry: Json | None) -> dict[str, float]:
+    """The global model's metrics beside accuracy, by name, of a round's entry or the final one."""
+    found = ((entry or {}).get("metrics") or {}).items()
+    return {name: told["value"] if isinstance(told, dict) else told for name, told in found}
 
 
 class Result:
@@ -25,6 +35,7 @@ class Result:
     Attributes:
         folder: its absolute path.
         run: the record `results.json` as `fedwarm.record.run.Run`, with all that has no attribute here.
+        document: the same as JSON.
 
     Raises:
         SettingError: the folder holds no run, or one that cannot be read.
@@ -33,6 +44,7 @@ class Result:
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
         self.run: Run = read_run(self.folder)
+        self.document: Json = json.loads((self.folder / "results.json").read_text(encoding="utf-8"))
 
     def __repr__(self) -> str:
         reached = "" if self.accuracy is None else f", accuracy {self.accuracy:.4f}"
@@ -85,11 +97,15 @@ class Result:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The last value of every measure that the run has, by name: `accuracy`, `personal`, `worst-tenth`, and the like."""
+        """The last value of every measure that the run has, by name.
+
+        `accuracy` and the task's other metrics (`auroc`, `mae`, ..) are of the global model; `worst-tenth` is its mean accuracy
+        on the tenth of the clients where it is lowest; `personal` and `personal-worst` are of the clients' own models.
+        """
         run = self.run
         found = {
-            "accuracy": run.accuracy, "worst-tenth": run.worst_tenth, "personal": run.personal_mean,
-            "personal-worst": run.personal_worst, "epsilon": run.epsilon, **run.bit_widths,
+            "accuracy": run.accuracy, **_values(self.document["final"].get("global")), "worst-tenth": run.worst_tenth,
+            "personal": run.personal_mean, "personal-worst": run.personal_worst, "epsilon": run.epsilon, **run.bit_widths,
         }  # fmt: skip
         return {name: value for name, value in found.items() if value is not None}
 
@@ -103,9 +119,9 @@ class Result:
             {
                 "round": r.number, "accuracy": r.accuracy, "worst-tenth": worst_tenth(r.clients), "personal": r.personal_mean,
                 "train-loss": r.train_loss, "bytes-up": sum(r.up), "bytes-down": sum(r.down), "seconds": r.seconds,
-                "failures": len(r.failures),
+                "failures": len(r.failures), **_values(entry.get("global")),
             }
-            for r in self.run.rounds
+            for r, entry in zip(self.run.rounds, self.document["rounds"], strict=True)
         ]  # fmt: skip
 
     @property
@@ -171,8 +187,14 @@ class Result:
 
         return personal(self.run, client).model.eval()
 
+    @cached_property
+    def _task(self) -> Task:
+        from fedwarm.launch.finished import task_of
+
+        return task_of(self.run)
+
     def outputs(self, inputs: Tensor | Sequence[Any] | Any, model: nn.Module | None = None) -> Tensor:
-        """What the model gives for examples: logits (n, classes) of a classifier, float32, on the CPU.
+        """The model's outputs for examples, on the CPU: logits (n, classes), numbers (n, k), or logits (n, T, tokens).
 
         Args:
             inputs: a tensor (n, ...) as the model was trained on: uint8 (n, 3, size, size) for images; or images of any size as
@@ -186,23 +208,41 @@ class Result:
         from fedwarm.training.evaluate import predict
 
         model = self.model if model is None else model
-        form = self.run.inputs
-        if not form.pictures:
-            return predict(model, like(form, inputs))
-        return predict(model, as_inputs(inputs, form.side, str(self.settings["data.background"])))
+        form, background = self.run.inputs, str(self.settings["data.background"])
+        given = as_inputs(inputs, form.side, background) if form.pictures else like(form, inputs)
+        return predict(model, given, task=self._task)
+
+    def probabilities(self, inputs: Tensor | Sequence[Any] | Any, model: nn.Module | None = None) -> Tensor:
+        """Probabilities of classes (n, classes), of labels (n, labels) or of tokens (n, T, tokens), as of `outputs`.
+
+        Raises:
+            SettingError: as of `outputs`; or the task predicts numbers.
+        """
+        if self._task.targets == NUMBERS:
+            raise SettingError(f"task = {self.settings['task']!r} predicts numbers, which have no probabilities; use `predict`")
+        return self._task.predicted(self.outputs(inputs, model))
 
     def predict(self, inputs: Tensor | Sequence[Any] | Any, model: nn.Module | None = None) -> Tensor:
-        """Predictions for examples: indices into `classes`, int64 (n,), of a classifier. Arguments and errors as of `outputs`."""
-        return self.outputs(inputs, model).argmax(1)
+        """Predictions for examples, by the run's task; arguments and errors as of `outputs`.
+
+        Returns:
+            classes: indices into `classes`, int64 (n,); labels: whether each is there, bool (n, labels); numbers: float32 (n,) or
+            (n, k); tokens: the next one at each place, int64 (n, T).
+        """
+        outputs = self.outputs(inputs, model)
+        if self._task.targets == NUMBERS:
+            return self._task.predicted(outputs)
+        return outputs > 0 if self._task.targets == LABELS else outputs.argmax(-1)
 
     # Its plots
 
     def plots(self) -> dict[str, Figure]:
-        """Charts as matplotlib figures by name, those that the run has numbers for: `rounds`, `bytes`, `clients`.
+        """Charts as matplotlib figures by name, those that the run has numbers for.
 
         `rounds`: accuracy by round, thin lines for single clients. `bytes`: accuracy by bytes uploaded. `clients`: last accuracy
-        of each client. A notebook shows a figure that is a cell's last value; `figure.savefig("curve.pdf")` writes it.
+        of each client. Other metrics by round are under their names. A notebook shows a figure that is a cell's last value;
+        `figure.savefig("curve.pdf")` writes it.
         """
         from fedwarm.api.charts import charts
 
-        return charts(self.run)
+        return charts(self.run, self.history, self.document["evaluation"].get("metrics") or {})

@@ -11,7 +11,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -119,11 +119,6 @@ class Log:
 
 
 log = Log()
-
-
-def unheard() -> AbstractContextManager[None]:
-    """Let the ticks of the block go nowhere, not even to the log."""
-    return listening(lambda _: None, "server")
 
 
 @contextmanager

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
+import fedwarm.flower.wire  # noqa: F401  # imports Flower, which gives its logger a handler: that must be before `one_style`
 from fedwarm.core.logs import one_style
 from fedwarm.core.progress import Listener, Pace, Tick, listening
 from fedwarm.core.terminal import lively, say
@@ -21,6 +23,22 @@ def shown(title: str) -> Iterator[None]:
     bars = lively(sys.stderr, LEAST_COLUMNS)
     with _bars(title) if bars else nullcontext(_lines()) as listener, one_style(), listening(listener, "server"):
         yield
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Show nothing of what goes well in the block: neither ticks nor Flower's notes."""
+    log = logging.getLogger("flwr")
+    log.addFilter(_weighty)
+    try:
+        with one_style(), listening(lambda _: None, "server"):
+            yield
+    finally:
+        log.removeFilter(_weighty)
+
+
+def _weighty(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING
 
 
 @contextmanager

@@ -12,8 +12,10 @@ from fedwarm.models import Model, build_model, model_of
 from fedwarm.objectives import is_learned
 from fedwarm.record.reading import Run
 from fedwarm.settings.config import General
-from fedwarm.settings.fields import SettingError
-from fedwarm.tasks import made
+from fedwarm.settings.fields import SettingError, read
+from fedwarm.settings.kinds import TASKS
+from fedwarm.settings.registry import settings_of
+from fedwarm.tasks import Task, made
 
 WEIGHTS, BEST = "model.safetensors", "best.safetensors"
 
@@ -53,6 +55,12 @@ def finished(run: Run, weights: str = WEIGHTS) -> Finished:
     return _opened(run, path)
 
 
+def task_of(run: Run) -> Task:
+    """The task of a run, with its settings."""
+    name = str(run.settings.get("task", General.task))
+    return made(name, tuple(read(group, run.settings) for group in settings_of(TASKS.load(name))))
+
+
 def personal(run: Run, client: int) -> Finished:
     """The newest personal model of a client that keeps its state in the run's folder, as it does on the local engine.
 
@@ -82,7 +90,7 @@ def _opened(run: Run, path: Path) -> Finished:
 
 
 def _built(run: Run, path: Path, state: Mapping[str, Tensor], learned: dict[str, Tensor]) -> Finished:
-    width = made(str(run.settings.get("task", General.task))).width(len(run.classes))
+    width = task_of(run).width(len(run.classes))
     settings = model_of({**run.settings, "model.name": _told(run, "model.name")})
     try:
         model = build_model(settings, width, run.inputs, run.seed, state)

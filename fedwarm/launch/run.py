@@ -12,7 +12,6 @@ from typing import Any
 
 from fedwarm.core.failures import RunError
 from fedwarm.core.files import DiskError
-from fedwarm.core.progress import unheard
 from fedwarm.core.terminal import put, say
 from fedwarm.data.settings import Data
 from fedwarm.engines import Asked, Engine
@@ -78,7 +77,7 @@ def completed(request: Request) -> Path:
         flat.setdefault("client-folder", str(folder.path / "clients"))
     place = chosen(request.engine, engine, known)
     wanted = replace(known, clients=clients, again=command(out, place))
-    progress = _shown(config.run.method, engine, wanted) if request.progress else unheard()
+    progress = _shown(config.run.method, engine, wanted) if request.progress else _silent()
     try:
         with _named(request.engine), interruptible(lambda: how_to_go_on(out, place)), progress:
             _guarded(lambda: engine.run(flat, wanted))
@@ -157,6 +156,12 @@ def _shown(what: str, engine: Engine, asked: Asked) -> AbstractContextManager[No
 
     title = engine.title(asked)
     return shown(f"{what}: {title}") if title else nullcontext()
+
+
+def _silent() -> AbstractContextManager[None]:
+    from fedwarm.launch.display import silent
+
+    return silent()
 
 
 def _guarded(work: Callable[[], None]) -> None:

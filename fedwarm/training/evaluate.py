@@ -27,9 +27,9 @@ def _outputs(model: nn.Module, images: Tensor, batch_size: int, task: Task) -> l
 
 
 @torch.no_grad()
-def predict(model: nn.Module, images: Tensor, batch_size: int = BATCH) -> Tensor:
-    """The model's outputs, e.g. logits (n, classes), on the CPU of inputs (n, *shape), in evaluation mode."""
-    return torch.cat(_outputs(model, images, batch_size, Task()))
+def predict(model: nn.Module, images: Tensor, batch_size: int = BATCH, task: Task | None = None) -> Tensor:
+    """The model's outputs in a task, e.g. logits (n, classes), on the CPU of inputs (n, *shape), in evaluation mode."""
+    return torch.cat(_outputs(model, images, batch_size, task or Task()))
 
 
 @torch.no_grad()

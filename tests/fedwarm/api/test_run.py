@@ -186,3 +186,66 @@ def test_importing_the_package_takes_no_time() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=os.environ)
     version = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]["version"]
     assert done.stdout.split() == ["light", version, "True"]
+
+
+def test_flower_s_log_is_in_one_style_from_the_first_run_on(tmp_path: Path) -> None:
+    """In a fresh process, where Flower is imported by the run: each of its lines once, and without colours."""
+    script = (
+        "import fedwarm; fedwarm.run('fedavg', {'data': {'max-examples': 16, 'image-size': 16}, 'batch-size': 8}, rounds=1, "
+        f"clients=2, workers=1, out={str(tmp_path / 'run')!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=os.environ)
+    assert done.stderr.count("FedAvg: 1 round") == 1 and "INFO" not in done.stderr and not done.stdout
+
+
+# Other tasks
+
+NUMBERS = np.random.default_rng(0).normal(size=(64, 5)).astype(np.float32)
+
+
+def prices() -> tuple[Any, Any]:
+    return NUMBERS, 3 * NUMBERS[:, 0] + 1
+
+
+def signs() -> tuple[Any, Any]:
+    return NUMBERS, (NUMBERS[:, :3] > 0).astype(np.float32)
+
+
+def letters() -> tuple[Any, Any]:
+    tokens = np.random.default_rng(1).integers(0, 6, (32, 9))
+    return tokens[:, :-1], tokens[:, 1:]
+
+
+def affine(outputs: int, shape: tuple[int, ...]) -> nn.Module:
+    return nn.Linear(shape[0], outputs)
+
+
+def bigrams(outputs: int, vocabulary: int) -> nn.Module:
+    return nn.Embedding(vocabulary, outputs)
+
+
+@pytest.mark.parametrize(
+    ("task", "data", "model", "metric", "shape", "dtype"),
+    [
+        ("regression", prices, affine, "mae", (2,), torch.float32),
+        ("multilabel", signs, affine, "auroc", (2, 3), torch.bool),
+        ("language", letters, bigrams, "perplexity", (2, 8), torch.int64),
+    ],
+)
+def test_every_task_has_its_metrics_predictions_and_plots(
+    task: str, data: Any, model: Any, metric: str, shape: tuple[int, ...], dtype: torch.dtype, tmp_path: Path
+) -> None:
+    given = {"task": task, "data.name": data, "data.partition": "iid", "model.name": model, "batch-size": 8, "local-epochs": 1}
+    done = fedwarm.run("fedavg", given, out=tmp_path / "run", rounds=2, clients=2, workers=1, progress=False)
+    assert done.metrics[metric] == done.history[-1][metric] != done.history[-2][metric]
+    inputs = data()[0][:2]
+    found = done.predict(inputs)
+    assert found.shape == shape and found.dtype == dtype
+    assert torch.equal(done.outputs(inputs), done.model(torch.from_numpy(inputs)).detach())
+    (axes,) = done.plots()[metric].axes
+    assert axes.get_xlabel() == "round" and axes.get_title(loc="left") == done.document["evaluation"]["metrics"][metric]["title"]
+    if task == "regression":
+        with pytest.raises(fedwarm.SettingError, match="predicts numbers, which have no probabilities; use `predict`"):
+            done.probabilities(inputs)
+    else:
+        assert bool(((probabilities := done.probabilities(inputs)) >= 0).all()) and bool((probabilities <= 1).all())
