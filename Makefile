@@ -12,7 +12,7 @@ COVERED = $(if $(ALL),$(BIN)/python -m slipcover --merge .coverage.json --out .c
 CORES = -n auto --maxprocesses 8 --dist worksteal
 FEDERATIONS = -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: run test docs test-proofs test-docker test-lowest test-newest check clean
+.PHONY: run test docs test-gpu test-proofs test-docker test-lowest test-newest check clean
 run: $(VENV)/.installed
 	$(BIN)/fedwarm run warmfed --out $(OUT) --fresh
 
@@ -31,6 +31,10 @@ docs: $(VENV)/.installed
 # What happens to machines: nodes that are killed, paused, full, refused, twenty of them. A quarter of an hour.
 test-proofs: $(VENV)/.installed
 	$(BIN)/python -m pytest -p no:randomly -v -m proof tests/test_proofs.py
+
+# On a machine with a CUDA GPU: what only a GPU can show. Everything else is tested on the CPU, there as well.
+test-gpu: $(VENV)/.installed
+	FEDWARM_TEST_GPU=1 $(BIN)/python -m pytest -p no:randomly -v -m gpu
 
 # On a machine with a Docker engine: builds the images (unless FEDWARM_IMAGE names one) and runs the federation of docker/.
 test-docker: $(VENV)/.installed

@@ -11,7 +11,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedwarm.catalogue import flagged, parse
-from fedwarm.core.compute import torch_threads
+from fedwarm.core.compute import repeatable, torch_threads
 from fedwarm.core.payload import Fact, Payload, PayloadError
 from fedwarm.core.progress import listening
 from fedwarm.core.progress import log as log_progress
@@ -22,6 +22,7 @@ from fedwarm.data.checks import remarks
 from fedwarm.data.node import Node
 from fedwarm.data.settings import Data
 from fedwarm.flower.wire import from_records, to_records, unusable
+from fedwarm.models import on_gpu
 from fedwarm.rounds.client import BaseClient
 from fedwarm.rounds.faulty import faulty
 from fedwarm.rounds.gate import WithheldError, public
@@ -69,7 +70,8 @@ def answered(message: Message, context: Context, payload: Payload, action: str) 
     node = Node(partition, partitions, store, told.of(Data).own, agreed(told, payload, action))
     trainer: BaseClient = trainer_class(config.run.method)(config, node)
     heard = listening(log_progress, f"client {partition}", only_if_nobody_listens=True)
-    with torch_threads(config.run.client_threads), heard:  # in this process the server may go on
+    exact = repeatable(on_gpu(config.run.device) and config.run.deterministic)
+    with torch_threads(config.run.client_threads), exact, heard:  # in this process the server may go on
         reply = worked(trainer, action, payload)
     facts = {**reply.facts, **site_of(context.node_config, action), "ticket": payload.text("ticket")}
     if action == "evaluate" and open_handed(config):

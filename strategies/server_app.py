@@ -10,8 +10,10 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedwarm.catalogue import parse
+from fedwarm.core.compute import repeatable
 from fedwarm.core.progress import listening
 from fedwarm.core.progress import log as log_progress
+from fedwarm.models import on_gpu
 from fedwarm.record.folder import RunFolder, runs_root
 from fedwarm.rounds.attendance import on_real_nodes
 
@@ -28,7 +30,8 @@ def main(grid: Grid, context: Context) -> None:
     folder = RunFolder(Path(config.run.out) if config.run.out else runs_root() / f"{config.run.method}-{context.run_id}")
     if on_real_nodes(grid):
         logging.getLogger("flwr").info("the run is recorded on this machine, in %s", folder.path)
-    with folder.lock.held(), listening(log_progress, "server", only_if_nobody_listens=True):
+    heard = listening(log_progress, "server", only_if_nobody_listens=True)
+    with folder.lock.held(), heard, repeatable(on_gpu(config.run.device) and config.run.deterministic):
         if not config.run.resume:
             folder.refuse_other()
         strategy = strategy_class(config.run.method)(config, folder)

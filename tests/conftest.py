@@ -9,7 +9,10 @@ import os
 import random
 from collections.abc import Iterator
 
+GPU = "FEDWARM_TEST_GPU"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded; sums of more threads have other last bits
+if GPU not in os.environ:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # what tests expect are a CPU's numbers, on any machine
 
 import numpy as np
 import pytest
@@ -48,3 +51,7 @@ def pytest_pyfunc_call() -> Iterator[None]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest test begins first: begun last, it keeps one process busy while the others have nothing left to do."""
     items.sort(key=lambda item: item.path.name != "test_readme.py")
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason=f"needs a CUDA GPU, and {GPU}=1 (`make test-gpu`)"))

@@ -63,13 +63,11 @@ class Foundation:
         return torch.cat(rows)
 
     @torch.no_grad()
-    def encode(self, images: Tensor, batch_size: int = 32) -> Tensor:
-        """Latents (n, c, h, w) at unit scale of images (n, 3, H, W) in [-1, 1]."""
-        vae, parts = self.pipe.vae, []
-        for part in images.split(batch_size):
-            latents = vae.encode(part.to(self.device, vae.dtype)).latent_dist.mean
-            parts.append(latents * vae.config.scaling_factor)
-        return torch.cat(parts)
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents (n, c, h, w) at unit scale of images (n, 3, H, W) in [-1, 1], all at once."""
+        vae = self.pipe.vae
+        latents: Tensor = vae.encode(images.to(self.device, vae.dtype)).latent_dist.mean
+        return latents * float(vae.config.scaling_factor)
 
 
 def asset_folder(name: str) -> Path | None:

@@ -70,11 +70,29 @@ def attached(unet: Any, settings: Diffusion, seed: int, *keys: str | int) -> Ite
     parameters = [p for p in unet.parameters() if p.requires_grad]
     for parameter in parameters:
         parameter.data = parameter.data.float()
+    if unet.dtype != torch.float32:
+        with initialisation(seed, *keys):
+            _draw_exactly(targeted_by_adapter(unet))
     try:
         yield parameters
     finally:
         unet.delete_adapters(ADAPTER)
         _unwrap(unet)
+
+
+def _draw_exactly(layers: list[Any]) -> None:
+    """Draw each A as peft does, without rounding it to the net's precision: so it is the same whatever that is."""
+    for layer in layers:
+        first, second = layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
+        exact = nn.Linear(first.in_features, first.out_features, bias=False)
+        nn.Linear(second.in_features, second.out_features, bias=False)  # peft draws it and sets it to zero
+        nn.init.kaiming_uniform_(exact.weight, a=5**0.5)
+        first.weight.data = exact.weight.data.to(first.weight.device)
+
+
+def targeted_by_adapter(unet: nn.Module) -> list[Any]:
+    """The layers that hold matrices of the attached adapter, in the net's order."""
+    return [module for module in unet.modules() if ADAPTER in getattr(module, "lora_A", {})]
 
 
 def _unwrap(unet: Any) -> None:

@@ -16,17 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from fedwarm.core.progress import tick
 from fedwarm.core.seeds import generator
 from fedwarm.diffusion.foundation import Foundation
 from fedwarm.diffusion.lora import FIRST, adapter_state, attached, check_finite, trainable
 from fedwarm.diffusion.offload import apart
 from fedwarm.diffusion.settings import Diffusion
+from fedwarm.diffusion.steps import Scaling, descend, factor_of, minimise
 from fedwarm.models import to_input
 from fedwarm.training.private import Mechanism
 
 CAPTION_DROPOUT = 0.1
-HALF_SCALE = 1024.0
 Noised = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -67,8 +66,9 @@ class Tuning:
         return self.foundation.embed([*self.prompts, ""])
 
     def latents(self, images: Tensor, batch_size: int = 32) -> Tensor:
-        """What the foundation makes of some images: (n, c, h, w)."""
-        return self.foundation.encode(to_foundation(images, self.foundation.image_size), batch_size)
+        """Latents (n, c, h, w) of some images, which are scaled and encoded `batch_size` at a time."""
+        size = self.foundation.image_size
+        return torch.cat([self.foundation.encode(to_foundation(part, size)) for part in images.split(batch_size)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,23 +119,6 @@ def to_foundation(images: Tensor, size: int) -> Tensor:
     return inputs.clamp(-1, 1)
 
 
-def schedule_of(optimiser: torch.optim.Optimizer, settings: Diffusion) -> torch.optim.lr_scheduler.LRScheduler:
-    """The step size over `lora_steps` steps, by `lora_schedule`."""
-    if settings.lora_schedule == "constant":
-        return torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1.0)
-    return torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.lora_steps)
-
-
-def minimise(optimiser: torch.optim.Optimizer, settings: Diffusion, gradient: Callable[[int], None]) -> None:
-    """`lora_steps` steps, each with the gradient that `gradient` puts into the parameters for the step of that number."""
-    schedule = schedule_of(optimiser, settings)
-    for step in range(settings.lora_steps):
-        gradient(step)
-        optimiser.step()
-        schedule.step()
-        tick("adapter", step + 1, settings.lora_steps)
-
-
 def tune_adapter(tuning: Tuning, private: Mechanism | None = None) -> dict[str, Tensor]:
     """Train a LoRA adapter on a client's images; latents are encoded once, only the adapter's parameters change.
 
@@ -158,10 +141,12 @@ def tune_adapter(tuning: Tuning, private: Mechanism | None = None) -> dict[str, 
         try:
             optimiser = torch.optim.AdamW(parameters, lr=settings.lora_learning_rate)
             if private is None:
-                gradient = _plain_gradient(tuning, examples, optimiser)
+                draws = generator(tuning.seed, "lora", tuning.client)
+                scaling = Scaling(tuning.foundation.device, tuning.foundation.dtype)
+                descend(optimiser, settings, lambda step: examples.loss(unet, settings.lora_batch_size, draws), scaling)
             else:
                 gradient = private_gradient(unet, examples, optimiser, settings, tuning.foundation.dtype, private)
-            minimise(optimiser, settings, gradient)
+                minimise(optimiser, settings, gradient)
         finally:
             unet.eval()
             unet.disable_gradient_checkpointing()
@@ -170,24 +155,11 @@ def tune_adapter(tuning: Tuning, private: Mechanism | None = None) -> dict[str, 
     return state
 
 
-def _plain_gradient(tuning: Tuning, examples: Examples, optimiser: torch.optim.Optimizer) -> Callable[[int], None]:
-    """Puts the gradient of one batch into the adapter."""
-    unet, draws = tuning.unet, generator(tuning.seed, "lora", tuning.client)
-    parameters = list(trainable(unet).values())
-
-    def gradient(step: int) -> None:
-        loss = examples.loss(unet, tuning.settings.lora_batch_size, draws)
-        optimiser.zero_grad()
-        backward(loss, parameters, tuning.foundation.dtype)
-
-    return gradient
-
-
 def private_gradient(
     unet: Any, examples: Examples, optimiser: torch.optim.Optimizer, settings: Diffusion, dtype: torch.dtype, mechanism: Mechanism
 ) -> Callable[[int], None]:
     """Puts a private gradient into the adapter; with checkpoints, which vmap cannot do, of one image after another."""
-    n, scale, draws = len(examples), _scale(dtype), mechanism.generator()
+    n, scale, draws = len(examples), factor_of(dtype), mechanism.generator()
     expected, together = mechanism.expected(n, settings.lora_batch_size), not settings.gradient_checkpointing
     into = mechanism.gradient(unet, optimiser, trainable(unet), expected, scale, together)
 
@@ -196,16 +168,3 @@ def private_gradient(
         return F.mse_loss(predicted.float(), target.float()) * scale
 
     return lambda step: into(loss, examples.noised(mechanism.rows(n, settings.lora_batch_size), draws))
-
-
-def _scale(dtype: torch.dtype) -> float:
-    """What a loss is multiplied by so that float16 gradients do not sink below its smallest number."""
-    return HALF_SCALE if dtype == torch.float16 else 1.0
-
-
-def backward(loss: Tensor, parameters: list[torch.nn.Parameter], dtype: torch.dtype) -> None:
-    """Gradients of the loss, by way of a larger one under float16."""
-    scale = _scale(dtype)
-    (loss * scale).backward()
-    if scale != 1.0:
-        torch._foreach_div_([p.grad for p in parameters if p.grad is not None], scale)

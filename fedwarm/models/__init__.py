@@ -236,4 +236,9 @@ def device_of(name: str) -> torch.device:
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise SettingError("device = 'cuda', but torch finds no CUDA device here; use device = 'auto' or 'cpu'")
-    return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))
+    return torch.device("cuda" if on_gpu(name) else "cpu")
+
+
+def on_gpu(name: str) -> bool:
+    """Whether the setting `device` means a GPU of this machine."""
+    return name == "cuda" or (name == "auto" and torch.cuda.is_available())

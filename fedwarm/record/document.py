@@ -12,7 +12,7 @@ from fedwarm.metrics import metric
 from fedwarm.record.gaps import read_augment
 from fedwarm.record.measure import PERSONAL, Measure
 from fedwarm.record.run import Best, Json, Round, Run
-from fedwarm.record.versions import commit, versions
+from fedwarm.record.versions import commit, device, versions
 
 if TYPE_CHECKING:
     from fedwarm.record.record import Record
@@ -36,6 +36,7 @@ def written(record: Record) -> Json:
         "complete": record.complete,
         "settings": flat,
         "versions": versions(),
+        "device": device(record.config.run.device, record.config.run.deterministic),
         "commit": commit(),
         "partition": {"clients": record.clients, "classes": list(record.classes), "counts": record.counts, **_sites(record)},
         **_inputs(record),

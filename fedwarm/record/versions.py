@@ -28,6 +28,20 @@ def _versions() -> dict[str, str]:
     return found
 
 
+def device(name: str, deterministic: bool) -> dict[str, str | bool]:
+    """What this process computes on (`name`: `cpu`, or the GPU's model), and whether the same run gives the same bits there again.
+
+    Args:
+        name, deterministic: the settings of these names.
+    """
+    import torch
+
+    from fedwarm.models import on_gpu
+
+    gpu = on_gpu(name)
+    return {"name": torch.cuda.get_device_name() if gpu else "cpu", "repeats": deterministic or not gpu}
+
+
 @lru_cache(maxsize=1)
 def commit() -> str | None:
     """The commit of the checkout that this code lies in, with `+` where it was changed; None outside a checkout."""

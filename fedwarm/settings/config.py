@@ -78,6 +78,11 @@ class General(Group):
         choices=("auto", "cpu", "cuda"),
         node=True,
     )
+    deterministic: bool = setting(
+        True,
+        "use algorithms that give the same numbers twice on a CUDA GPU, at about a tenth more time; a CPU gives them in any case",
+        when=lambda r: r["device"] != "cpu",
+    )
     client_threads: int = setting(1, "torch threads of a client; changes the last bits of the result", low=1)
     server_threads: int = setting(2, "torch threads of the server; changes the last bits of the result", low=1)
     min_replies: int = setting(

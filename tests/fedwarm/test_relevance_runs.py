@@ -150,7 +150,7 @@ def other(key: str, value: Value) -> Value:
     return more if meta["high"] is None or more <= meta["high"] else type(value)((value + meta["high"]) / 2)
 
 
-TOLD = ("settings", "versions", "commit", "engine", "trained_on")  # what was asked, and by what it was done
+TOLD = ("settings", "versions", "device", "commit", "engine", "trained_on")  # what was asked, and by what it was done
 
 
 def numbers(outcome: Outcome) -> str:

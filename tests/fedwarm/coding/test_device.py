@@ -13,7 +13,7 @@ from fedwarm.coding.streams import Stream, normals
 STREAM = Stream(2**64 - 1, 7, 11, nonce=b"secret")
 DEVICES = [
     "cpu",
-    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")),
+    pytest.param("cuda", marks=pytest.mark.gpu),
 ]
 
 
@@ -48,7 +48,7 @@ def test_weights_do_not_depend_on_the_chunk(monkeypatch: pytest.MonkeyPatch) -> 
         np.testing.assert_allclose(device.log_weights(STREAM.key(1), v, 5, torch.device("cpu")), whole, rtol=0, atol=1e-10)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.gpu
 def test_encoded_on_a_gpu_and_decoded_on_the_cpu() -> None:
     v = np.random.default_rng(0).normal(size=5000) / 50
     starts = fixed_size(5000, 512).starts

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from fedwarm.core.seeds import generator
-from fedwarm.diffusion.foundation import Foundation
+from fedwarm.diffusion.foundation import Foundation, load_foundation
 from fedwarm.diffusion.lora import (
     adapter_size,
     adapter_state,
     attached,
     check_finite,
+    first_matrices,
     load_adapter,
     save_adapter,
     targeted,
@@ -260,3 +261,10 @@ def test_numbers_that_are_none_are_refused(value: float) -> None:
     good["b"][1, 0] = value
     with pytest.raises(FloatingPointError, match=r"^b holds NaN or infinity"):
         check_finite(good)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_first_matrices_are_the_same_in_every_precision(settings: Diffusion, foundation: Foundation, precision: str) -> None:
+    exact = first_matrices(foundation, settings, 5, 2)
+    half = first_matrices(load_foundation(dataclasses.replace(settings, precision=precision), "cpu"), settings, 5, 2)
+    assert exact.keys() == half.keys() and all(torch.equal(exact[name], half[name]) for name in exact)

@@ -17,7 +17,8 @@ from fedwarm.core.seeds import generator
 from fedwarm.diffusion.foundation import Foundation, load_foundation
 from fedwarm.diffusion.lora import adapter_size, adapter_state, attached, load_adapter
 from fedwarm.diffusion.settings import Diffusion
-from fedwarm.diffusion.tuning import Examples, Tuning, backward, to_foundation, tune_adapter
+from fedwarm.diffusion.steps import Scaling, factor_of
+from fedwarm.diffusion.tuning import Examples, Tuning, to_foundation, tune_adapter
 
 Pictures = tuple[Tensor, Tensor]
 Swap = Callable[[Foundation, Any], Foundation]
@@ -232,8 +233,9 @@ def test_small_gradients_survive_float16(settings: Diffusion, foundation: Founda
             latents = torch.randn(2, 4, 32, 32, generator=generator(0, "half")).to(on.dtype)
             noise = torch.randn(latents.shape, generator=generator(1, "half"))
             said = unet(latents, torch.tensor([200, 700]), on.embed(["one", "two"])).sample
-            backward(1e-2 * F.mse_loss(said.float(), noise), parameters, on.dtype)
-            gradients[on.dtype] = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+            Scaling(on.device, on.dtype).backward(1e-2 * F.mse_loss(said.float(), noise))
+            found = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+            gradients[on.dtype] = found / factor_of(on.dtype)
     exact, small = gradients[torch.float32], gradients[torch.float16]
     assert F.cosine_similarity(exact, small, dim=0) > 0.9999
 

@@ -64,6 +64,7 @@ def test_the_documents_keys_are_the_documented_ones(monkeypatch: pytest.MonkeyPa
         "engine",
         "settings",
         "versions",
+        "device",
         "partition",
         "rounds",
         "final",

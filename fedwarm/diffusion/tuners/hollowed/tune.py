@@ -23,12 +23,13 @@ from fedwarm.core.seeds import generator
 from fedwarm.diffusion.lora import FIRST, adapter_state, attached, check_finite, first_matrices, load_adapter
 from fedwarm.diffusion.offload import apart, away
 from fedwarm.diffusion.settings import Diffusion
+from fedwarm.diffusion.steps import Scaling, descend
 from fedwarm.diffusion.tuners.hollowed.cache import Draws, Rows, check_room, draw_tuples, private_folder
 from fedwarm.diffusion.tuners.hollowed.cuts import Cut, kept_layers
 from fedwarm.diffusion.tuners.hollowed.net import HollowedUNet, core_output
 from fedwarm.diffusion.tuners.hollowed.plan import cut_of
 from fedwarm.diffusion.tuners.hollowed.settings import Hollowed
-from fedwarm.diffusion.tuning import Noised, Tuning, backward, minimise, noised, tune_adapter
+from fedwarm.diffusion.tuning import Noised, Tuning, noised, tune_adapter
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
@@ -171,13 +172,11 @@ class Job:
         optimiser = torch.optim.AdamW(parameters, lr=self.settings.lora_learning_rate)
         batch, scheduler = self.settings.lora_batch_size, self.tuning.scheduler()
 
-        def gradient(step: int) -> None:
+        def loss(step: int) -> Tensor:
+            self._alive()
             which = [i % self.count for i in range(step * batch, (step + 1) * batch)]
             noisy, time_steps, captions, target = self.noised(cache, which, scheduler)
             predicted = net(noisy, time_steps, captions, cache.said.read(which).to(noisy))
-            loss = F.mse_loss(predicted.float(), target.float())
-            optimiser.zero_grad()
-            backward(loss, parameters, self.tuning.foundation.dtype)
-            self._alive()
+            return F.mse_loss(predicted.float(), target.float())
 
-        minimise(optimiser, self.settings, gradient)
+        descend(optimiser, self.settings, loss, Scaling(self.tuning.foundation.device, self.tuning.foundation.dtype))

@@ -79,7 +79,7 @@ def test_elsewhere_workers_are_spawned(monkeypatch: pytest.MonkeyPatch, platform
     assert starting.start_method() == "spawn"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.gpu
 def test_clients_of_a_gpu_machine_all_train(tmp_path: Path) -> None:
     """By the command line, whose checks look for the GPU before workers begin; then from a process that has computed on it."""
     program = (

@@ -358,7 +358,7 @@ def test_a_full_disk_is_told_before_the_work(tune: Tune, tmp_path: Path, monkeyp
         (Hollowed(), 9, "depth 9 is out of range"),
         (Hollowed(), 3, ""),
         (Hollowed(cache="residual"), 1, "set hollowed.cache = 'output'"),
-        (Hollowed(depths="0,a"), 0, "no list of depths"),
+        (Hollowed(depths="0,a"), 0, "not a list of depths"),
         (Hollowed(memory_budget_mb=1), AUTO, "hollowed.memory-budget-mb = 1 is less than"),
     ],
 )

@@ -1,0 +1,97 @@
+"""Steps of an adapter's optimiser: its step size, and losses in float16 that neither sink nor overflow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fedwarm.core.progress import tick
+from fedwarm.diffusion.settings import Diffusion
+
+HALF_SCALE = 1024.0
+LEAST_SCALE = 2.0**-14
+"""Below it float16 gradients are lost: a loss that still overflows is not finite at any scale."""
+LOOKED_AT = 50
+
+
+class Scaling:
+    """The factor that a loss is multiplied by, so that its float16 gradients do not sink below float16's smallest number.
+
+    A step whose gradient overflowed is left out, and the factor halved for the next ones (Micikevicius et al., arXiv 1710.03740,
+    section 3.2; `torch.amp.GradScaler`). In other precisions it is 1, and nothing is left out.
+
+    Args:
+        device, dtype: where and in what precision the loss is computed; the trained parameters are float32.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self._scaler = torch.amp.GradScaler(device.type, init_scale=factor_of(dtype), enabled=dtype == torch.float16)
+
+    @property
+    def on(self) -> bool:
+        """Whether losses are multiplied at all."""
+        return bool(self._scaler.is_enabled())
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of the loss, times the factor."""
+        self._scaler.scale(loss).backward()
+
+    def step(self, optimiser: torch.optim.Optimizer) -> bool:
+        """A step along the gradients without the factor, and whether it was made: it is left out where they are not finite.
+
+        Raises:
+            FloatingPointError: gradients overflow at any factor.
+        """
+        before = self._scaler.get_scale()
+        self._scaler.step(optimiser)
+        self._scaler.update()
+        after = self._scaler.get_scale()
+        if after < LEAST_SCALE:
+            raise FloatingPointError("every gradient overflows in fp16; set diffusion.precision='bf16' or 'fp32'")
+        return bool(after >= before)
+
+
+def factor_of(dtype: torch.dtype) -> float:
+    """What a loss of this precision is multiplied by at first."""
+    return HALF_SCALE if dtype == torch.float16 else 1.0
+
+
+def schedule_of(optimiser: torch.optim.Optimizer, settings: Diffusion) -> torch.optim.lr_scheduler.LRScheduler:
+    """The step size over `lora_steps` steps, by `lora_schedule`."""
+    if settings.lora_schedule == "constant":
+        return torch.optim.lr_scheduler.ConstantLR(optimiser, factor=1.0)
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.lora_steps)
+
+
+def minimise(optimiser: torch.optim.Optimizer, settings: Diffusion, gradient: Callable[[int], None]) -> None:
+    """`lora_steps` steps, each with the gradient that `gradient` puts into the parameters for the step of that number."""
+    schedule = schedule_of(optimiser, settings)
+    for step in range(settings.lora_steps):
+        gradient(step)
+        optimiser.step()
+        schedule.step()
+        tick("adapter", step + 1, settings.lora_steps)
+
+
+def descend(optimiser: torch.optim.Optimizer, settings: Diffusion, loss_of: Callable[[int], Tensor], scaling: Scaling) -> None:
+    """`lora_steps` steps along the gradient of a loss; one that overflows in float16 leaves the step size where it was.
+
+    Args:
+        loss_of: the scalar loss of the step of that number.
+        scaling: the factor that it is multiplied by.
+
+    Raises:
+        FloatingPointError: the loss is not finite, which is seen within `LOOKED_AT` steps, or overflows at any factor.
+    """
+    schedule = schedule_of(optimiser, settings)
+    for step in range(settings.lora_steps):
+        loss = loss_of(step)
+        optimiser.zero_grad()
+        scaling.backward(loss)
+        if scaling.step(optimiser):
+            schedule.step()
+        if step % LOOKED_AT == 0 and not scaling.on and not bool(torch.isfinite(loss.detach())):
+            raise FloatingPointError(f"the loss is NaN or infinite at step {step + 1}; lower diffusion.lora-learning-rate")
+        tick("adapter", step + 1, settings.lora_steps)

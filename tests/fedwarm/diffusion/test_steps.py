@@ -1,0 +1,53 @@
+"""Steps of an adapter's optimiser: what overflows is left out, what diverges ends at once."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fedwarm.diffusion.settings import Diffusion
+from fedwarm.diffusion.steps import LOOKED_AT, Scaling, descend
+
+CPU = torch.device("cpu")
+
+
+def descended(losses: list[float], dtype: torch.dtype) -> tuple[nn.Parameter, list[float]]:
+    """A parameter at 1, after a step along each of some slopes; and the learning rates of the steps that were made."""
+    parameter = nn.Parameter(torch.ones(3))
+    optimiser = torch.optim.SGD([parameter], lr=0.25)
+    rates: list[float] = []
+    optimiser.register_step_post_hook(lambda *_: rates.append(optimiser.param_groups[0]["lr"]))
+    settings = dataclasses.replace(Diffusion(), lora_steps=len(losses))
+
+    def loss_of(step: int) -> Tensor:
+        return losses[step] * parameter.sum()
+
+    descend(optimiser, settings, loss_of, Scaling(CPU, dtype))
+    return parameter, rates
+
+
+def test_a_step_that_overflows_in_float16_is_left_out_and_the_others_are_made() -> None:
+    finite, rates = descended([1.0, 2.0, 1.0], torch.float16)
+    mixed, some = descended([1.0, float("inf"), 1.0], torch.float16)
+    assert len(rates) == 3 and len(some) == 2
+    assert bool(torch.isfinite(mixed).all()) and bool((mixed > finite).all())
+    assert torch.allclose(mixed, 1 - torch.tensor(sum(some)))
+
+
+def test_the_factor_of_float16_changes_no_exact_gradient() -> None:
+    slopes = [1.0, 0.5, 2.0]
+    assert torch.equal(descended(slopes, torch.float16)[0], descended(slopes, torch.float32)[0])
+
+
+def test_what_overflows_at_any_factor_ends_with_what_to_set() -> None:
+    with pytest.raises(FloatingPointError, match=r"set diffusion\.precision='bf16'"):
+        descended([float("inf")] * 60, torch.float16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_loss_that_is_not_finite_ends_the_tuning_within_fifty_steps(dtype: torch.dtype) -> None:
+    with pytest.raises(FloatingPointError, match=rf"at step {LOOKED_AT + 1}; lower diffusion\.lora-learning-rate"):
+        descended([1.0] + [float("nan")] * (2 * LOOKED_AT), dtype)
