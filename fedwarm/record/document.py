@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from fedwarm.core.inputs import Form
 from fedwarm.data.settings import Data
-from fedwarm.metrics import metric
 from fedwarm.record.gaps import read_augment
-from fedwarm.record.measure import PERSONAL, Measure
-from fedwarm.record.run import Best, Json, Round, Run
+from fedwarm.record.run import PERSONAL, Best, Json, Round, Run
 from fedwarm.record.versions import commit, device, versions
 
 if TYPE_CHECKING:
+    from fedwarm.record.measure import Measure
     from fedwarm.record.record import Record
 
 SCHEMA = 1
@@ -108,6 +107,8 @@ def _metrics(record: Record, last: Measure | None) -> Json:
     """What the metrics are that were measured beside accuracy: in words, which way is better, how they are pooled."""
     if last is None or not last.metrics:
         return {}
+    from fedwarm.metrics import metric  # loads numpy, which reading a run does not
+
     known = {name: metric(name) for name in last.metrics}
     words = {
         name: {"title": m.title, "better": "lower" if m.lower else "higher", "share": m.share, "pooled": m.pooled}

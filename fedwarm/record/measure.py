@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from fedwarm.core.payload import Payload
-
-PERSONAL = ("personal", "worst")
+from fedwarm.record.run import PERSONAL
 
 
 @dataclass(frozen=True)

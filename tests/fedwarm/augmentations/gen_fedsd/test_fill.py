@@ -249,7 +249,7 @@ def check(config: Config, classes: tuple[str, ...]) -> None:
         ({"diffusion__foundation": "nowhere"}, "diffusion.foundation = 'nowhere' is neither a folder nor a Hub name"),
         ({"prompts_file": "/nowhere/p.txt"}, "gen-fedsd.prompts-file = '/nowhere/p.txt' cannot be read"),
         ({"phrases": "cat=x"}, "gen-fedsd.phrases: 'cat' is not a class"),
-        ({"judge": "/nowhere/j"}, "gen-fedsd.judge = '/nowhere/j' does not exist"),
+        ({"judge": "/nowhere/j"}, "gen-fedsd.judge = '/nowhere/j' is no file"),
         ({"provider": "file", "file": "digits"}, "is the clients' own data set"),
         ({"provider": "transforms", "transforms": "blur"}, "gen-fedsd.transforms = 'blur' is not a list"),
     ],

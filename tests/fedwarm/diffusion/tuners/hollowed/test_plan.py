@@ -131,7 +131,7 @@ def test_a_net_that_wants_to_know_more_than_a_sentence_is_refused(pipeline_folde
     shutil.copytree(pipeline_folder, tmp_path / "own")
     config = json.loads((tmp_path / "own" / "unet" / "config.json").read_text())
     (tmp_path / "own" / "unet" / "config.json").write_text(json.dumps({**config, **more}))
-    with pytest.raises(SettingError, match=f"tells a U-Net noise, time and a sentence; this one has {next(iter(more))}, too"):
+    with pytest.raises(SettingError, match=f"more inputs than noise, time and a prompt: {next(iter(more))}; use"):
         check(planned(tmp_path / "own"), 2)
 
 
