@@ -28,7 +28,7 @@ def _silent(text: str) -> None:
 
 @dataclass(frozen=True)
 class Known:
-    """What is known before a run.
+    """Facts that are known before a run.
 
     Attributes:
         clients: how many there are.
@@ -42,18 +42,18 @@ class Known:
 
 
 class Trainer(Protocol):
-    """What a client's half may ask of its client."""
+    """The client as its halves of parts see it."""
 
     @property
     def real(self) -> Shard:
-        """What it holds."""
+        """The client's own data."""
 
     def model(self, payload: Payload | None = None) -> Any:
         """The classifier with the payload's weights."""
 
 
 class Noted(Protocol):
-    """What a server's half may put into the run's record."""
+    """The run's record as the server halves of parts see it."""
 
     def note(self, text: str) -> None:
         """A sentence for readers."""
@@ -87,11 +87,11 @@ class ServerPart:
         return clients
 
     def late(self, labels: Mapping[int, str]) -> Iterator[str]:
-        """What the record should say of those clients, by what they are called, that cannot."""
+        """Notes for the record about clients that cannot train, by their names."""
         yield from ()
 
     def instruct(self, stage: Stage, client: int, arrays: Arrays) -> Payload:
-        """What a client is sent in a stage of this part; `arrays` are the model."""
+        """The message to a client in a stage of this part; `arrays` are the model."""
         return Payload(metrics={"round": stage.round})
 
     def absorb(self, stage: Stage, client: int, payload: Payload, classes: int) -> None:
@@ -105,7 +105,7 @@ class ServerPart:
         """All replies of a stage of this part are in; `counts` are each client's own images by class, where it tells them."""
 
     def statement(self, epsilon: float) -> dict[str, Any] | None:
-        """What is said of examples' privacy where clients told this epsilon; None where this part has nothing to say."""
+        """The privacy statement for examples at the epsilon that clients reported; None if this part makes none."""
         return None
 
     def promised(self) -> float:
@@ -113,11 +113,11 @@ class ServerPart:
         return 0.0
 
     def facts(self) -> dict[str, Any]:
-        """What a checkpoint keeps, as JSON."""
+        """State for the checkpoint, as JSON."""
         return {}
 
     def restore(self, facts: Mapping[str, Any]) -> None:
-        """Take up what `facts` gave."""
+        """Restore what `facts` returned."""
 
 
 class ClientPart:
@@ -130,11 +130,11 @@ class ClientPart:
     actions: ClassVar[tuple[str, ...]] = ()
 
     def tells(self, level: Level) -> Reasons:
-        """What this half has a client send that may leave in a private run, by name and with the reason (see `rounds.gate`)."""
+        """Names sent by this half that may leave a client in a private run, each with its reason (see `rounds.gate`)."""
         return {}
 
     def withholds(self, level: Level) -> frozenset[str]:
-        """What of it is left out there."""
+        """Names of it that are removed from replies in a private run."""
         return frozenset()
 
     def answer(self, action: str, payload: Payload, client: Trainer) -> Payload:
@@ -142,15 +142,15 @@ class ClientPart:
         raise NotImplementedError(action)
 
     def data(self, real: Shard) -> Shard:
-        """What the client trains on, out of what it holds."""
+        """The data that the client trains on, made from its own."""
         return real
 
     def weight(self, real: Shard, held: Shard) -> int | None:
-        """What the client counts for in an average, in images; None: as many as it trains on."""
+        """The weight of the client in an average, in images; None: the number that it trains on."""
         return None
 
     def mechanism(self, planned: Planned, purpose: str, number: int) -> Mechanism | None:
-        """What makes the steps of a training private; None: nothing.
+        """The privacy mechanism of a training's steps; None without one.
 
         Args:
             planned: all that the client trains and sends of in a run, at most: (examples, batch size, steps) each.
@@ -160,10 +160,10 @@ class ClientPart:
         return None
 
     def spend(self, receipt: Receipt, number: int) -> None:
-        """Book what a training took."""
+        """Enter the cost of a training into the account."""
 
     def spent(self) -> dict[str, float]:
-        """Metrics that tell what was spent so far."""
+        """The privacy spent so far, as metrics."""
         return {}
 
 
@@ -177,14 +177,14 @@ class Part:
     settings: ClassVar[type[Group] | tuple[type[Group], ...] | None] = None
 
     def check(self, config: Config, known: Known) -> None:
-        """Refuse before any work starts what cannot be.
+        """Refuse impossible runs before any work starts.
 
         Raises:
             SettingError: why.
         """
 
     def uncovered(self, run: Any, level: Level) -> str:
-        """What it would have clients tell that the account of a private run does not cover, and what to do; empty: nothing.
+        """Information that clients would reveal without cover by a private run's account, and what to do; empty: none.
 
         Args:
             run: the `relevance.Run`, which gives settings by key.
@@ -193,11 +193,11 @@ class Part:
         return ""
 
     def fixed_rounds(self, config: Config) -> str:
-        """Why the number of rounds cannot be another once a run has begun; empty where it can."""
+        """Reason why the number of rounds cannot change once a run has started; empty if it can."""
         return ""
 
     def outlook(self, config: Config, clients: int) -> Iterator[str]:
-        """Lines before the run: what it will take."""
+        """Lines to print before the run, e.g. about its cost."""
         yield from ()
 
     def server(self, config: Config) -> ServerPart:

@@ -26,14 +26,14 @@ WORDS = "words"
 
 @dataclass(frozen=True)
 class Upload:
-    """What a stage's clients upload: the reference's names and shapes, and most times that one client does so in a run."""
+    """Uploads of a stage: names and shapes of the reference, and the largest number of uploads of one client in a run."""
 
     reference: Arrays
     times: int
 
 
 class Codec:
-    """A codec, which as it stands changes nothing.
+    """Base class of codecs; itself the identity.
 
     Attributes:
         settings: its group of settings; None: it has none.
@@ -58,54 +58,54 @@ class Codec:
     # The server's half
 
     def open(self, uploads: Mapping[str, Upload], population: int, cohort: int) -> None:
-        """Settle what depends on the run: called once, before anything is sent."""
+        """Prepare for the run; called once, before anything is sent."""
 
     def told(self) -> dict[str, float]:
-        """Metrics that clients need to encode."""
+        """Metrics that clients need for encoding."""
         return {}
 
     def expected(self, reference: Arrays) -> Arrays:
-        """Names, shapes and dtypes of what a client sends."""
+        """Arrays with the names, shapes and dtypes that a client sends."""
         return reference
 
     def decode(self, payload: Payload, reference: Arrays, place: Place) -> Payload:
-        """The payload as the method knows it.
+        """Decode a reply to the payload that the method expects.
 
         Raises:
-            PayloadError: it is none that `encode` makes.
+            PayloadError: not the output of `encode`.
         """
         return payload
 
     def book(self, stage: str, clients: tuple[int, ...], number: int = 0) -> None:
-        """Account for what a stage of round `number` is about to release; of one that is run again, for who is new in it."""
+        """Account for the release of a stage in round `number`; where it is repeated, for its new clients alone."""
 
     def statement(self) -> dict[str, Any] | None:
-        """What is said of privacy; None where nothing is accounted for."""
+        """The privacy statement; None without an account."""
         return None
 
     def notes(self) -> list[str]:
-        """What a reader of the record should know."""
+        """Notes for the record."""
         return []
 
     def facts(self) -> dict[str, Any]:
-        """What a checkpoint keeps, as JSON."""
+        """State for the checkpoint, as JSON."""
         return {}
 
     def restore(self, facts: Mapping[str, Any]) -> None:
-        """Take up what `facts` gave."""
+        """Restore what `facts` returned."""
 
     # The client's half
 
     def tells(self, level: Level) -> Reasons:
-        """What this codec has a client send that may leave in a private run, by name and with the reason (see `rounds.gate`)."""
+        """Names sent by this codec that may leave a client in a private run, each with its reason (see `rounds.gate`)."""
         return {}
 
     def withholds(self, level: Level) -> frozenset[str]:
-        """What of it is left out there."""
+        """Names of it that are removed from replies in a private run."""
         return frozenset()
 
     def encode(self, reply: Payload, sent: Payload, reference: Arrays, place: Place, device: torch.device) -> Payload:
-        """The reply as it travels.
+        """Encode a reply.
 
         Args:
             reply: what the method answers.

@@ -1,4 +1,4 @@
-"""A stage of a run, and whose message of it a message is."""
+"""Stages of a run, and the identity of a message within them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ USUAL = {"query": "describe", "train": "round", "evaluate": "evaluate"}
 
 @dataclass(frozen=True)
 class Place:
-    """Whose message of which exchange; no two of a run are alike."""
+    """Identity of a message in a run: exchange and client; unique."""
 
     seed: int
     stage: str

@@ -1,4 +1,4 @@
-"""What runs a federation: everything in this process, Flower's simulation, or real nodes, behind one small interface.
+"""Engines that run a federation, behind one interface: this machine, Flower's simulation, or real nodes.
 
 An engine is told settings and how many clients there shall be, and returns when the run is done. The same settings and seed give
 the same model on all of them.
@@ -18,7 +18,7 @@ FEDERATION = "default"
 
 @dataclass(frozen=True)
 class Asked:
-    """What a run asks of its engine.
+    """Options of a run for its engine.
 
     Attributes:
         clients: how many there are; 0: as many as the engine has, or as the data set suggests.
@@ -36,7 +36,7 @@ class Asked:
 
     @property
     def given(self) -> tuple[str, ...]:
-        """The options that only some engines take, as they are written on the command line."""
+        """Given options that only some engines support, as on the command line."""
         return ("--keep-going",) * self.keep_going + ("--federation",) * (self.federation != FEDERATION)
 
 
@@ -54,7 +54,7 @@ class Engine:
     takes: ClassVar[tuple[str, ...]] = ()
 
     def clients(self, asked: Asked) -> int:
-        """How many clients there are before the settings are looked at; 0: as many as the data set suggests.
+        """Number of clients that the engine determines; 0: as many as the data set suggests.
 
         Raises:
             SettingError: there cannot be as many as are asked for.
@@ -62,15 +62,15 @@ class Engine:
         return asked.clients
 
     def words(self, asked: Asked) -> str:
-        """The options that the command line needs beside the engine's name, a blank before each."""
+        """Further options for the command line, each with a blank before it."""
         return ""
 
     def here(self, asked: Asked) -> bool:
-        """Whether clients may keep their states in the run's folder, as they run on this machine."""
+        """Whether clients run on this machine, so that they can keep their state in the run's folder."""
         return True
 
     def title(self, asked: Asked) -> str:
-        """What is shown above the progress of a run; empty where the engine shows it by itself."""
+        """Heading of the progress display; empty if the engine has its own display."""
         return ""
 
     def run(self, settings: Mapping[str, Value], asked: Asked) -> None:
@@ -102,7 +102,7 @@ class Engine:
 
 
 def refuse(engine: Engine, asked: Asked, takers: Mapping[str, Engine]) -> None:
-    """See that the engine takes all options that were given.
+    """Refuse options that the engine does not support.
 
     Args:
         takers: the engines by name, of which those that take an option are named where this one does not.

@@ -1,4 +1,4 @@
-"""What methods are made of: formulas, settings and what a method says of itself; pure functions and frozen dataclasses.
+"""Methods: their formulas, settings and declarations, as pure functions and frozen dataclasses.
 
 Each file is one method and binds `COMPONENT`, a `Method`. Its server side is the file of the same stem in `strategies`, its
 client side that in `clients`; a side with nothing of its own has no file.
@@ -19,7 +19,7 @@ Preset = Mapping[str, Value] | Callable[[Callable[[str], Value]], Mapping[str, V
 
 @dataclass(frozen=True)
 class Method:
-    """A method, declared.
+    """Declaration of a method.
 
     Attributes:
         title: the name of its strategy's class, e.g. `FedProx`.
@@ -67,7 +67,7 @@ class Method:
     client: str = ""
 
     def presets(self, get: Callable[[str], Value], filled: bool = False) -> Mapping[str, Value]:
-        """What it sets where a setting has its default.
+        """The settings that the method presets, where they have their default.
 
         Args:
             get: gives a run's settings by key.
@@ -77,12 +77,12 @@ class Method:
         return {**more, **own}
 
     def local_hooks(self, config: Config) -> list[Any]:
-        """The hooks of a client's local training."""
+        """Hooks of the client's local training."""
         return [make(None if self.settings is None else config.of(self.settings)) for make in self.hooks]
 
 
 def refuse(config: Config) -> None:
-    """See that the settings leave alone what the method refuses.
+    """Refuse settings that the method excludes.
 
     Raises:
         SettingError: one of them does not.

@@ -188,7 +188,7 @@ class SparsePrior(Hook):
 
 
 def fixed_rounds(config: Config) -> str:
-    """Why the number of rounds cannot be another once a run has begun; empty where it can."""
+    """Reason why the number of rounds cannot change once a run has started; empty if it can."""
     settings = config.of(FedSparse)
     if settings.gates == "on" or settings.prune_start:
         return ""

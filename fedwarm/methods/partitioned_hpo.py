@@ -212,7 +212,7 @@ def check(config: Config, known: Any) -> None:
 
 
 def fixed_rounds(config: Config) -> str:
-    """Why the number of rounds cannot be another once a run has begun; empty where it can."""
+    """Reason why the number of rounds cannot change once a run has started; empty if it can."""
     settings, rounds = config.of(PartitionedHpo), config.run.num_server_rounds
     if settings.whole_from(rounds) > rounds:
         return ""

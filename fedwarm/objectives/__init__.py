@@ -51,7 +51,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Objective:
-    """What clients train a classifier for: as it stands, the task's loss with the terms and transforms of its hooks.
+    """Base class of local objectives: the task's loss with the terms and transforms of its hooks.
 
     Attributes:
         summary: one line for lists.
@@ -79,7 +79,7 @@ class Objective:
         return [make(*map(config.of, groups)) for make in self.hooks]
 
     def begins(self, config: Config) -> int:
-        """The first round that it works in, from 1; before it clients train plainly, and nothing that it learns travels."""
+        """First round of the objective, from 1; before it clients train without, and send nothing that it learns."""
         return 1
 
     def learns(self, config: Config) -> bool:
@@ -87,7 +87,7 @@ class Objective:
         return False
 
     def scheme(self, config: Config) -> Scheme:
-        """How the model is quantized when training is done."""
+        """Quantization scheme of the final model."""
         return config.of(QuantizationRobust).scheme
 
     def learned(self, config: Config, arrays: Mapping[str, Tensor]) -> Learned | None:
@@ -133,7 +133,7 @@ def hooks_of(config: Config, number: int, draws: torch.Generator, start: Mapping
 
 
 def learned_state(hooks: Sequence[Hook]) -> dict[str, Tensor]:
-    """What the objective learned beside the weights: arrays `quantizer/..` whose mean over clients makes sense."""
+    """Arrays `quantizer/..` that the objective learned beside the weights, whose mean over clients is meaningful."""
     found: dict[str, Tensor] = {}
     for hook in hooks:
         found |= getattr(hook, "state", {})

@@ -25,7 +25,7 @@ class Attendance:
 
     @property
     def partitions(self) -> range:
-        """All partitions, whether they are here or not."""
+        """All partitions, connected or not."""
         return range(len(self.fleet.members))
 
     def look(self) -> None:

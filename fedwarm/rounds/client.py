@@ -1,4 +1,4 @@
-"""What every client does: describe itself, build the model, measure it, and train it by the one loop with the method's hooks."""
+"""The client's side of a run: describe its data, build the model, train it with the method's hooks, and measure it."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class BaseClient:
 
     @cached_property
     def shard(self) -> Shard:
-        """What this client trains on: its own data, as the run's parts have them."""
+        """The data that this client trains on: its own, as changed by the run's parts."""
         return reduce(lambda shard, part: part.data(shard), self.halves, self.real)
 
     @cached_property
@@ -90,12 +90,12 @@ class BaseClient:
 
     @cached_property
     def facts(self) -> Run:
-        """What the run's settings come to."""
+        """Facts that follow from the run's settings."""
         return Run.of(self.config)
 
     @cached_property
     def level(self) -> Level:
-        """What the run's account of privacy covers."""
+        """The level of privacy that the run's account covers."""
         return level_of(self.facts)
 
     @property
@@ -108,18 +108,18 @@ class BaseClient:
         return next((part for part in self.halves if action in part.actions), None)
 
     def tells(self, level: Level) -> Reasons:
-        """What may leave in a private run, by name and with the reason (see `rounds.gate`)."""
+        """Names that may leave this client in a private run, each with its reason (see `rounds.gate`)."""
         shared = reasons(self.config, GLOBAL)
         return {ARRAYS: f"{PRICED}trained by private steps", **shared} if level == Level.EXAMPLE else shared
 
     def withholds(self, level: Level) -> frozenset[str]:
-        """What is left out there: what no account covers, and nobody needs."""
+        """Names that are removed from replies in a private run, as no account covers them and nobody needs them."""
         sizes = {"num-examples"} if level == Level.CLIENT else set()
         own = names_of(self.config, OWN)
         return frozenset({"train-loss", "correct-personal", *own, *sizes} if level >= Level.EXAMPLE else {"counts"})
 
     def gate(self, action: str) -> Gate:
-        """What of an answer may leave."""
+        """The gate that decides which parts of an answer may leave."""
         part = self.part(action)
         if part is not None:
             return Gate.of(self.level, part)
@@ -127,7 +127,7 @@ class BaseClient:
         return Gate.of(self.level, self, self.codec, *self.halves, *described)
 
     def answer(self, action: str, payload: Payload) -> Payload:
-        """Do what the message asks for.
+        """Perform the action that a message asks for.
 
         Raises:
             NotImplementedError: this method has no such action.
@@ -144,7 +144,7 @@ class BaseClient:
         return self.coded(action, payload, do) if self.codec.codes else do(payload)
 
     def coded(self, action: str, payload: Payload, do: Callable[[Payload], Payload]) -> Payload:
-        """The answer through the run's codec.
+        """Perform an action and encode its answer with the run's codec.
 
         A private one's is kept, and what is asked for again is answered by the same bytes: a second draw would tell more than
         the account knows of.
@@ -163,7 +163,7 @@ class BaseClient:
         return self.codec.guarded(self.node, place, payload, reference, encode, share)
 
     def reference(self, action: str, payload: Payload) -> Arrays:
-        """What the server knows beforehand of the arrays that an action answers with."""
+        """Arrays that the server knows before the answer to an action."""
         return payload.arrays
 
     def model(self, payload: Payload | None = None) -> nn.Module:
@@ -216,7 +216,7 @@ class BaseClient:
 
     @property
     def weight(self) -> int:
-        """What this client counts for in an average, in images."""
+        """The weight of this client in an average, in images."""
         said = (part.weight(self.real, self.shard) for part in self.halves)
         return next((weight for weight in said if weight is not None), len(self.shard.train_labels))
 
@@ -242,22 +242,22 @@ class BaseClient:
         return done.loss
 
     def privately(self) -> list[tuple[int, int, int]]:
-        """All that this client trains and sends of in a run, at most: (examples, batch size, steps) each."""
+        """Upper bound of this client's trainings in a run: (examples, batch size, steps) each."""
         run, n = self.config.run, len(self.shard.train_labels)
         return [(n, run.batch_size, run.num_server_rounds * steps_of(n, run.batch_size, run.local_epochs))]
 
     def mechanism(self, purpose: str, number: int) -> Mechanism | None:
-        """What makes the steps of a training private; None where nothing does."""
+        """The privacy mechanism of a training's steps; None without one."""
         return next(filter(None, (part.mechanism(self.privately, purpose, number) for part in self.halves)), None)
 
     def spend(self, receipt: Receipt, number: int) -> None:
-        """Book what a private training took."""
+        """Enter the cost of a private training into the account."""
         for part in self.halves:
             part.spend(receipt, number)
 
     @property
     def spent(self) -> dict[str, float]:
-        """What was spent of privacy so far, as metrics."""
+        """The privacy spent so far, as metrics."""
         return {name: value for part in self.halves for name, value in part.spent().items()}
 
     def evaluate(self, payload: Payload) -> Payload:

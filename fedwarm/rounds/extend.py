@@ -89,7 +89,7 @@ def _check(checkpoint: Checkpoint, config: Config, found: Mapping[str, tuple[Val
 
 
 def planned(config: Config) -> str:
-    """Why the number of rounds cannot be another once a run has begun; empty where it can."""
+    """Reason why the number of rounds cannot change once a run has started; empty if it can."""
     asked = (getattr(component, "fixed_rounds", None) for component in Run.of(config).chosen)
     return next((why for ask in asked if ask is not None and (why := ask(config))), "")
 

@@ -1,4 +1,4 @@
-"""What a method is to the round loop: a few hooks with sensible defaults, and the blocks that methods use in them.
+"""The interface between a method and the round loop: hooks with defaults, and building blocks for them.
 
 Four hooks say what is special: `plan` (its stages), `instruct` (what a client is sent), `absorb` (what its reply does) and
 `finish` (what the server does when all have replied).
@@ -95,7 +95,7 @@ class Method(Staged):
     # What a method says of itself
 
     def plan(self) -> Iterator[Stage]:
-        """The stages in order, as settings, fleet and measurements have it: a resumed run goes through them again."""
+        """Stages of the run in order; a function of settings, clients and measurements, so that a resumed run repeats it."""
         for number in range(1, self.config.run.num_server_rounds + 1):
             yield Stage(number, "round", MessageType.TRAIN, self.sampled(number))
             yield self.evaluation(number)
@@ -103,18 +103,18 @@ class Method(Staged):
                 return
 
     def instruct(self, stage: Stage, client: int) -> Payload:
-        """What a client is sent."""
+        """The message to a client."""
         return Payload("weights", self.arrays, {"round": stage.round})
 
     def expected(self, stage: Stage) -> Arrays:
-        """Names, shapes and dtypes that a reply's arrays must have; its update is measured from these values."""
+        """Arrays with the names, shapes and dtypes that a reply must have; its update is the difference to their values."""
         if stage.name != "round":
             return {}
         begun = stage.round >= objective_of(self.config).begins(self.config)
         return {**self.learned, **self.arrays} if begun else self.arrays
 
     def expected_of(self, stage: Stage, client: int, payload: Payload, expected: Arrays) -> Arrays:
-        """What of a stage's expected arrays this client's reply must hold: all, where clients are alike.
+        """The part of a stage's expected arrays that this client's reply must hold; all of them unless clients differ.
 
         Raises:
             ValueError: it cannot be this client's reply.
@@ -122,22 +122,22 @@ class Method(Staged):
         return expected
 
     def reference(self, stage: Stage, client: int) -> Arrays:
-        """What the client and the server both know of a reply's arrays beforehand: a codec codes the difference to it."""
+        """Arrays that client and server both know before the reply; a codec encodes the difference to them."""
         return self.expected(stage)
 
     def numbers(self, expected: Arrays) -> int:
-        """How many numbers the arrays of a reply stand for."""
+        """Number of values that the arrays of a reply represent."""
         return sum(expected[name].size for name in floats(expected))
 
     def sends(self) -> dict[str, int]:
-        """Most times that one client uploads arrays in a run, by the name of the stage; each round, where clients come and go."""
+        """Largest number of uploads of one client in a run, by name of the stage; every round where clients come and go."""
         rounds = range(1, self.config.run.num_server_rounds + 1)
         if not self.fleet.steady:
             return {"round": len(rounds)}
         return {"round": int(np.bincount(np.concatenate([self.sampled(n) for n in rounds])).max())}
 
     def check(self, stage: Stage, payload: Payload) -> None:
-        """Refuse a reply that cannot be used, before it is absorbed.
+        """Validate a reply before it is absorbed.
 
         Raises:
             PayloadError: why.
@@ -148,23 +148,23 @@ class Method(Staged):
             payload.count("num-examples", 1)
 
     def begin(self, stage: Stage) -> None:
-        """Before the replies of a stage are absorbed."""
+        """Called before the replies of a stage are absorbed."""
 
     def absorb(self, stage: Stage, client: int, payload: Payload) -> None:
-        """What one valid reply does; called in the order of the partitions."""
+        """Take in one valid reply; called in the order of the partitions."""
 
     def finish(self, stage: Stage) -> None:
-        """What the server does when a stage's replies are in."""
+        """Called when all replies of a stage are absorbed."""
 
     def close(self) -> None:
-        """What the server does when all stages are done."""
+        """Called when all stages are done."""
 
     def privacy(self) -> dict[str, Any] | None:
-        """What is said of privacy so far; None where nothing is accounted for."""
+        """The privacy statement so far; None without an account."""
         return self.wire_codec.statement()
 
     def statement(self) -> dict[str, Any] | None:
-        """All that is said of privacy: the method's, the codec's, and that of clients' private training."""
+        """The whole privacy statement: of the method, the codec and the clients' private training."""
         told, example = self.privacy(), self.record.ledger.epsilon()
         if self.hidden and told is not None:
             example = max((part.promised() for part in self.halves.values()), default=0.0)
@@ -177,16 +177,16 @@ class Method(Staged):
 
     @cached_property
     def hidden(self) -> bool:
-        """Whether clients do not tell how many images they hold."""
+        """Whether clients keep their number of images secret."""
         return level_of(Run.of(self.config)) == Level.CLIENT
 
     def before(self) -> Iterator[Stage]:
-        """What comes before training, by the run's parts."""
+        """Stages before training, from the run's parts."""
         for part in self.halves.values():
             yield from part.before(self.everyone)
 
     def after(self) -> Iterator[Stage]:
-        """What comes after training, by the run's parts, which are shown the model where there is one for all."""
+        """Stages after training, from the run's parts, which get the model where there is one for all clients."""
         arrays = self.arrays if Run.of(self.config).shares else {}
         for part in self.halves.values():
             yield from part.after(self.everyone, max(0, self.record.newest()), arrays)
@@ -195,12 +195,12 @@ class Method(Staged):
 
     @property
     def everyone(self) -> tuple[int, ...]:
-        """The partitions that are here now: all in simulation."""
+        """Partitions that are connected now; all of them in simulation."""
         return self.fleet.here
 
     @property
     def partitions(self) -> range:
-        """All partitions, whether they are here or not."""
+        """All partitions, connected or not."""
         return range(len(self.fleet.members))
 
     def evaluation(self, number: int) -> Stage:
@@ -237,11 +237,11 @@ class Method(Staged):
         return measuring(config, self.width).rows(model, table, rows)
 
     def predicting(self, model: Any) -> Any:
-        """What the server measures where the model's outputs alone are not the predictions."""
+        """The module that the server measures, where predictions are not the model's outputs alone."""
         return model
 
     def sampled(self, number: int) -> tuple[int, ...]:
-        """The cohort of a round: a seeded share of the partitions that are here and can train, ascending."""
+        """The cohort of a round: a seeded sample of the connected partitions that can train, in ascending order."""
         able = reduce(lambda clients, part: part.able(clients), self.halves.values(), self.everyone) or self.everyone
         size = max(1, round(self.config.run.fraction_train * len(able)))
         if size == len(able):
@@ -250,11 +250,11 @@ class Method(Staged):
         return tuple(able[int(i)] for i in np.sort(chosen))
 
     def initial_arrays(self) -> Arrays:
-        """The shared initialisation of the classifier; what an objective learns beside it joins in the first round."""
+        """The shared initial weights; what an objective learns beside them joins in the first round."""
         return from_module(self.new_model())
 
     def aggregator(self) -> Aggregator:
-        """What makes one model of a round's: the mean, or a robust rule by setting."""
+        """A new aggregator of a round's models: the mean, or the robust rule of the settings."""
         return aggregator(self.config.of(Robust), self.arrays)
 
     def enough(self, number: int) -> bool:
@@ -266,28 +266,28 @@ class Method(Staged):
 
     @cached_property
     def learned(self) -> Arrays:
-        """Names and shapes of what clients learn beside the weights."""
+        """Names and shapes of the arrays that clients learn beside the weights."""
         if not self.arrays:
             return {}
         return from_tensors(learned_template(self.config, self.new_model(), self.fleet.form))
 
     def new_model(self) -> Any:
-        """The classifier with its shared initialisation."""
+        """The model with its shared initial weights."""
         config = self.config
         return build_model(config.of(Model), self.width, self.fleet.form, config.run.seed, say=self.record.remark)
 
     # What a checkpoint holds
 
     def state(self) -> dict[str, Arrays]:
-        """The method's own arrays, by part; they are not changed in place, and those that stay the same are not written again."""
+        """The method's own arrays for the checkpoint, by part; never changed in place: unchanged ones are not written again."""
         return {"model": self.arrays}
 
     def facts(self) -> dict[str, Any]:
-        """What else the method must know to go on, as JSON."""
+        """The method's other state for the checkpoint, as JSON."""
         return {}
 
     def restore(self, parts: Mapping[str, Arrays], facts: Mapping[str, Any]) -> None:
-        """Take up what `state` and `facts` gave."""
+        """Restore what `state` and `facts` returned."""
         self.arrays = dict(parts["model"])
 
     def summary(self) -> None:

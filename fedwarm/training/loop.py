@@ -26,7 +26,7 @@ from fedwarm.training.private import Mechanism, Receipt
 
 @dataclass(frozen=True)
 class Batch:
-    """What a loss term may look at: inputs (b, *shape), targets (b, ..), rows (b,), and the task's outputs, e.g. (b, classes)."""
+    """A batch for a loss term: inputs (b, *shape), targets (b, ..), rows (b,), and the task's outputs, e.g. (b, classes)."""
 
     model: nn.Module
     inputs: Tensor
@@ -36,7 +36,7 @@ class Batch:
 
 
 class Hook:
-    """A place in the loop for each thing a local objective may do; the defaults do nothing.
+    """Extension points of the local training loop; the defaults do nothing.
 
     `uses` says what a hook looks at beside what was public before the round; private training refuses what it cannot cover.
     `weights`: the model alone. Its loss term's gradient is added after the noise, unclipped, and it is shown no example.
@@ -47,32 +47,32 @@ class Hook:
     uses: ClassVar[str] = "batch"
 
     def prepare(self, model: nn.Module) -> None:
-        """Once before the first step: model surgery, reference copies."""
+        """Called once before the first step, e.g. to change the model or copy its weights."""
 
     def epoch(self, model: nn.Module, number: int) -> None:
-        """Before each epoch, counted from 0."""
+        """Called before each epoch; `number` counts from 0."""
 
     def loss(self, batch: Batch, loss: Tensor) -> Tensor:
-        """The loss with this hook's term."""
+        """Return the loss with this hook's term."""
         return loss
 
     def again(self, model: nn.Module, retake: Callable[[], Tensor]) -> None:
-        """After the backward pass, before all hooks' `gradient`: a place for a second pass.
+        """Called after the backward pass, before all hooks' `gradient`, e.g. for a second pass.
 
         `retake()` puts the gradients in place that the loss of the same examples, with all terms, has at the model's weights of
         that moment, and gives that loss. Private training does not call this, so a hook that has it says `uses = "batch"`.
         """
 
     def gradient(self, model: nn.Module) -> None:
-        """After the backward pass, before the step."""
+        """Called after the backward pass, before the optimiser's step."""
 
     def finish(self, model: nn.Module) -> None:
-        """Once after the last step."""
+        """Called once after the last step."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What training did.
+    """Outcome of a local training.
 
     Attributes:
         loss: mean training loss of the last epoch; NaN where training was private, as no noise would cover it.

@@ -143,7 +143,7 @@ class GenFedSdServer(ServerPart):
         return {"target": self.target, **({} if self.filled is None else {"filled": sorted(self.filled)})}
 
     def restore(self, facts: Mapping[str, Any]) -> None:
-        """Take up what `facts` gave."""
+        """Restore what `facts` returned."""
         self.target = int(facts.get("target", 0))
         self.filled = {int(client) for client in facts["filled"]} if "filled" in facts else None
 

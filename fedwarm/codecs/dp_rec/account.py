@@ -112,14 +112,14 @@ class Account:
         return {**statement(self.settings, self.terms, self.sigma, epsilon), "mechanism": self.settings.mechanism}
 
     def notes(self) -> Iterator[str]:
-        """What a reader of the record should know."""
+        """Notes for the record."""
         seeded = self.settings.entropy == "seeded"
         for text, holds in ((NO_PRIVACY, seeded), (COHORTS, self.terms.central), (ESTIMATE, not self.terms.certified)):
             if holds and self.private:
                 yield text
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps, as JSON."""
+        """State for the checkpoint, as JSON."""
         return {"account": self.spent.state(), "sigma": self.sigma, "wire": CENTRAL_WIRE}
 
     def restore(self, facts: Mapping[str, Any]) -> None:

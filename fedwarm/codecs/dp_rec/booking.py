@@ -33,7 +33,7 @@ class Open:
         self.clients |= {*new}
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps, as JSON."""
+        """State for the checkpoint, as JSON."""
         return {"open": {"stage": self.stage, "clients": sorted(self.clients)}}
 
     def restore(self, facts: Mapping[str, Any]) -> None:

@@ -165,7 +165,7 @@ def validated(settings: DpRec) -> DpRec:
 
 
 def fixed_rounds(config: Config) -> str:
-    """Why the number of rounds cannot be another once a run has begun; empty where it can."""
+    """Reason why the number of rounds cannot change once a run has started; empty if it can."""
     settings = config.of(DpRec)
     if settings.mechanism == "none":
         return ""
