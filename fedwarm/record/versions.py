@@ -29,7 +29,7 @@ def _versions() -> dict[str, str]:
 
 
 def device(name: str, deterministic: bool) -> dict[str, str | bool]:
-    """What this process computes on (`name`: `cpu`, or the GPU's model), and whether the same run gives the same bits there again.
+    """What this process computes on (`name`: `cpu`, or the GPU's model), and whether the same run gives the same bits again.
 
     Args:
         name, deterministic: the settings of these names.
