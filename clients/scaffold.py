@@ -10,10 +10,10 @@ from torch import Tensor
 
 from fedwarm.core.arrays import from_tensors, to_tensors
 from fedwarm.core.payload import Payload
-from fedwarm.methods.scaffold import ControlVariate, control_after, joined, path_length, split
+from fedwarm.methods.scaffold import ControlVariate, control_after, joined, split
 from fedwarm.rounds.client import BaseClient
 from fedwarm.training.loop import Hook, steps_of
-from fedwarm.training.plan import rate_of
+from fedwarm.training.plan import path_of
 
 OWN = "control"
 Tensors = dict[str, Tensor]
@@ -31,7 +31,7 @@ class ScaffoldClient(BaseClient):
         reply = super().round(Payload(payload.kind, before, payload.metrics))
         run = self.config.run
         steps = steps_of(len(self.shard.train_labels), run.batch_size, run.local_epochs)
-        path = path_length(steps, rate_of(run, number), run.momentum)
+        path = path_of(run, number, steps)
         new = self.control(control, shared, to_tensors(before), to_tensors(reply.arrays), path)
         self.node.store.save(OWN, new, number)
         sent = {name: shared[name] + new[name] - control[name] for name in shared}

@@ -19,7 +19,7 @@ from fedwarm.models import Model
 from fedwarm.privacy.limits import Limits
 from fedwarm.settings.config import Config, General
 from fedwarm.settings.fields import Group, SettingError, Value, checked, defaults, keys, near
-from fedwarm.settings.kinds import FAULTS, KINDS, METHODS, MODELS, NORMS, OPTIMISERS, PARTITIONS, RULES, SETS, TASKS
+from fedwarm.settings.kinds import FAULTS, KINDS, METHODS, MODELS, NORMS, OPTIMISERS, PARTITIONS, RULES, SCHEDULES, SETS, TASKS
 from fedwarm.settings.registry import Kind, is_reference, settings_of
 from fedwarm.settings.text import literal, parse_overrides
 
@@ -35,7 +35,8 @@ class Owned:
 
 ROOMS: tuple[type[Group], ...] = (General, Data, Model, Diffusion, Robust, Faults, Nodes, Limits)
 HANDED: Mapping[type[Group], tuple[Kind[Any], ...]] = {
-    General: (OPTIMISERS, TASKS), Data: (SETS, PARTITIONS), Model: (MODELS, NORMS), Robust: (RULES,), Faults: (FAULTS,),
+    General: (OPTIMISERS, SCHEDULES, TASKS), Data: (SETS, PARTITIONS), Model: (MODELS, NORMS), Robust: (RULES,),
+    Faults: (FAULTS,),
 }  # fmt: skip
 ABSOLUTE = ("out", "client-folder")
 

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from fedwarm.aggregators import Robust, aggregator, clipped
 from fedwarm.core.arrays import Arrays
-from fedwarm.core.norms import floats
 from fedwarm.core.payload import Payload
 from fedwarm.core.told import joined
 from fedwarm.methods.fedavg_m import FedAvgM as Settings
+from fedwarm.norms import weights
 from fedwarm.rounds.server import BaseStrategy, Stage
 from fedwarm.training.directions import DIRECTION, STEPS, Mixture
-from fedwarm.training.plan import rate_of
+from fedwarm.training.plan import path_of
 
 from .fedavg import FedAvg
 
@@ -35,7 +35,7 @@ class Directed(BaseStrategy):
     def direction(self) -> Arrays:
         """g, zero before the first round."""
         if self.moved is None:
-            self.moved = {name: np.zeros_like(self.arrays[name]) for name in floats(self.arrays)}
+            self.moved = {name: np.zeros_like(self.arrays[name]) for name in weights(self.arrays)}
         return self.moved
 
     def instruct(self, stage: Stage, client: int) -> Payload:
@@ -56,7 +56,7 @@ class Directed(BaseStrategy):
     def absorb(self, stage: Stage, client: int, payload: Payload) -> None:
         super().absorb(stage, client, payload)
         if stage.name == "round":
-            path = rate_of(self.config.run, stage.round) * payload.number(STEPS)
+            path = path_of(self.config.run, stage.round, payload.count(STEPS, 1))
             model = {name: array for name, array in payload.arrays.items() if name in self.arrays}
             ends = clipped(model, self.arrays, self.config.of(Robust).clip_norm)
             self.directions.add({name: _along(self.arrays[name], ends[name], path) for name in self.direction}, 1.0)

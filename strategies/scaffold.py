@@ -9,11 +9,11 @@ import numpy as np
 
 from fedwarm.aggregators import Robust, aggregator
 from fedwarm.core.arrays import Arrays
-from fedwarm.core.norms import floats
 from fedwarm.core.payload import Payload
 from fedwarm.core.steps import stepped
 from fedwarm.methods.scaffold import Scaffold as Settings
 from fedwarm.methods.scaffold import joined, split
+from fedwarm.norms import weights
 from fedwarm.rounds.server import BaseStrategy, Stage
 
 
@@ -36,7 +36,7 @@ class Scaffold(BaseStrategy):
     def shared(self) -> Arrays:
         """c, zero before the first round."""
         if not hasattr(self, "control"):
-            self.control = {name: np.zeros_like(self.arrays[name]) for name in floats(self.arrays)}
+            self.control = {name: np.zeros_like(self.arrays[name]) for name in weights(self.arrays)}
         return self.control
 
     def expected(self, stage: Stage) -> Arrays:
@@ -56,7 +56,9 @@ class Scaffold(BaseStrategy):
         if stage.name != "round":
             return
         rate, share = self.settings.server_learning_rate, self.replies / len(self.fleet.members)
-        self.arrays, _ = stepped(self.arrays, self.models.result(), rate)
+        mean = self.models.result()
+        moved, _ = stepped(self.arrays, mean, rate)
+        self.arrays = {name: moved[name] if name in self.shared else array for name, array in mean.items()}
         self.control, _ = stepped(self.shared, self.controls.result(), share)
 
     def state(self) -> dict[str, Arrays]:

@@ -33,12 +33,13 @@ ALL = {
     "fedavg -c robust.rule='middle'": "data.partition='iid'",
     "fedavg -c tracker='lines'": "",
     "fedavg -c objective='confident'": "confident.weight=0.2",
+    "fedavg -c optimiser='signed'": "signed.power=0.5",
 }
 TOGETHER = (
     "codec='largest' model.name='narrow' data.name='stripes' data.partition='uneven' robust.rule='middle' tracker='lines' "
-    "objective='confident' near-start.weight=0.01 uneven.factor=0.8 largest.share=0.5"
+    "objective='confident' optimiser='signed' near-start.weight=0.01 uneven.factor=0.8 largest.share=0.5"
 )
-NAMES = ("near_start", "lazy_server", "largest", "narrow", "stripes", "uneven", "middle", "lines", "confident")
+NAMES = ("near_start", "lazy_server", "largest", "narrow", "stripes", "uneven", "middle", "lines", "confident", "signed")
 Command = Callable[..., str]
 
 

@@ -24,4 +24,5 @@ COMPONENT = Method(
     preset={"momentum": 0.0, "learning-rate": 0.1},
     does=lambda run: {"weighs": False},
     validate=directed,
+    refuses={"optimiser": "works its direction out of steps of SGD"},
 )

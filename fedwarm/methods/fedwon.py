@@ -10,14 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fedwarm.methods import Method
+from fedwarm.norms import mixing
 from fedwarm.norms.standardised_weights import StandardisedConv2d, standardised
-from fedwarm.settings.fields import Group, setting
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import Group, SettingError, setting
 from fedwarm.training.loop import Hook
+from fedwarm.training.sizes import layers_of
 
 LEAST = 1e-3
 
@@ -79,10 +83,24 @@ class Used(Hook):
                 part.weight.copy_(standardised(part.weight))
 
 
+def check(config: Config, known: Any) -> None:
+    """Refuse batch normalisation, without which the method is to do.
+
+    Raises:
+        SettingError: the classifier has it.
+    """
+    for name, _ in mixing(layers_of(config, known)):
+        raise SettingError(
+            f"layer {name!r} of the classifier is batch normalisation, and method {config.run.method!r} trains without; leave "
+            "model.norm at 'standardised-weights'"
+        )
+
+
 COMPONENT = Method(
     "FedWon",
     "FedAvg without normalisation, on standardised weights, for clients of unlike domains (Zhuang and Lyu, 2024)",
     FedWon,
     hooks=(AdaptiveClip, Used),
     preset={"model.norm": "standardised-weights"},
+    check=check,
 )

@@ -62,15 +62,9 @@ def control_after(
         control: c_k by name.
         shared: c.
         before, after: the received model x and the trained one y_k.
-        path: how far a constant gradient of length 1 moves, `path_length`.
+        path: how far a constant gradient of length 1 moves, `training.plan.path_of`.
     """
     return {name: c - shared[name] + (before[name] - after[name]) / path for name, c in control.items()}
-
-
-def path_length(steps: int, learning_rate: float, momentum: float) -> float:
-    """K eta; with momentum m, whose buffer is empty at first, eta times the sum over k = 1..K of (1 - m^k) / (1 - m)."""
-    lost = momentum * (1 - momentum**steps) / (1 - momentum)
-    return learning_rate * (steps - lost) / (1 - momentum)
 
 
 def split(arrays: Arrays) -> tuple[Arrays, Arrays]:

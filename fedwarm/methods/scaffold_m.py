@@ -40,4 +40,5 @@ COMPONENT = Method(
     averages=False,
     does=lambda run: {"weighs": False},
     validate=directed,
+    refuses={"optimiser": "works its control variates out of steps of SGD"},
 )

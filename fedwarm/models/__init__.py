@@ -7,46 +7,64 @@ number of different tokens of a text (b, T) of int64. Who asks for `image_size` 
 the image size in that order.
 
 The setting `model.norm` changes how any of them is normalised (see `fedwarm.norms`). The head is the last layer with parameters,
-or the one that the component names as its fact `head`; its first axis counts classes.
+or the one that the component names as its fact `head`; its first axis counts classes. Its facts `mean` and `deviation` (by
+channel, of pixels in [0, 1]) say which input its weights expect, where that is not [-1, 1].
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from inspect import signature
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fedwarm.core.inputs import Form
 from fedwarm.core.seeds import initialisation
+from fedwarm.norms import AVERAGED, FROZEN, floored, prepare
+from fedwarm.pretrained.fitting import Say, fitting
+from fedwarm.pretrained.inputs import colours, expect
+from fedwarm.pretrained.reading import tensors_of
 from fedwarm.settings.fields import Group, SettingError, Value, keys, read, setting
 from fedwarm.settings.kinds import MODELS, NORMS
 from fedwarm.settings.registry import own_of, settings_of
 
 PIXEL_MEAN, PIXEL_STD = 127.5, 127.5
-Say = Callable[[str], object]
 
 
 @dataclass(frozen=True)
 class Model(Group, prefix="model"):
     """The classifier."""
 
-    name: str = setting("cnn", "the classifier's architecture", choices=MODELS)
+    name: str = setting(
+        "cnn", "the classifier's architecture: a component's name, LIBRARY:NAME (e.g. torchvision:resnet18), or module:attribute",
+        choices=MODELS,
+    )  # fmt: skip
     norm: str = setting(
         "own", "how activations are normalised: own: as the architecture has it; group, batch: such layers in place of its own; "
         "none: no such layers; standardised-weights: none, and convolutions with standardised weights",
         choices=NORMS,
     )  # fmt: skip
+    statistics: str = setting(
+        "averaged", "running statistics of batch normalisation; averaged: clients update them, and the server averages them like "
+        "weights; frozen: training normalises by those of model.weights and leaves them as they are",
+        choices=(AVERAGED, FROZEN),
+    )  # fmt: skip
     weights: str = setting(
         "",
-        "safetensors file of a shared initialisation; a head for other classes is left out; empty: random from the seed",
+        "shared initialisation: a file of safetensors or of torch.save, or hub:OWNER/NAME[/FILE], read at the server; a head for "
+        "other classes is left out; empty: random from the seed",
         path=True,
     )
+    mean: str = setting(
+        "", "mean of red, green, blue in [0, 1] that the weights expect, e.g. 0.485,0.456,0.406; empty: the model's own"
+    )
+    std: str = setting("", "their standard deviations, e.g. 0.229,0.224,0.225; empty: the model's own")
+    input_size: int = setting(0, "pixels to which pictures are resized before the model; 0: data.image-size", low=0, high=4096)
     train: str = setting(
         "all", "what is trained; all: every layer; head: the head alone, on what the others give (a linear probe)",
         choices=("all", "head"),
@@ -60,9 +78,9 @@ def model_of(flat: Mapping[str, Value]) -> Model:
     Raises:
         SettingError: a setting of it has another type or is out of its range.
     """
-    name, norm = str(flat.get("model.name", Model.name)), str(flat.get("model.norm", Model.norm))
-    groups = (*settings_of(MODELS.load(name)), *settings_of(NORMS.load(norm)))
-    return Model(name, norm, own_settings=tuple(read(group, flat) for group in groups))
+    known = read(Model, flat)
+    groups = (*settings_of(MODELS.load(known.name)), *settings_of(NORMS.load(known.norm)))
+    return replace(known, weights="", train=Model.train, own_settings=tuple(read(group, flat) for group in groups))
 
 
 def own_settings_of(settings: Model) -> dict[str, Value]:
@@ -102,6 +120,7 @@ def build_model(
     form = Form.at(inputs)
     if state is not None:
         empty, shapes = _empty(settings, classes, form)
+        state = floored(state)
         if {name: tensor.shape for name, tensor in state.items()} == shapes:
             return _twin(empty, state)
         model = _twin(empty)
@@ -110,7 +129,7 @@ def build_model(
     with initialisation(seed, "model"):
         model = _built(settings, classes, form)
     if settings.weights:
-        _load_weights(model, Path(settings.weights), head_of(settings, model), say)
+        _load_weights(model, settings, say)
     return model
 
 
@@ -134,14 +153,29 @@ def behead(settings: Model, model: nn.Module) -> tuple[str, nn.Module]:
 
 def _built(settings: Model, classes: int, form: Form) -> nn.Module:
     architecture, norm = MODELS.load(settings.name), NORMS.load(settings.norm)
-    asked = arguments(architecture, settings.name, classes, form)
+    resized = Form.at(settings.input_size) if settings.input_size and form.pictures else form
+    asked = arguments(architecture, settings.name, classes, resized)
     module: nn.Module = architecture(*asked, *own_of(architecture, settings.own_settings))
     norm(module, *own_of(norm, settings.own_settings))
+    prepare(module, settings.statistics)
+    _expect(settings, module, architecture, form)
     if settings.train == "head":
         kept = head_of(settings, module)
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(name in kept)
     return module
+
+
+def _expect(settings: Model, module: nn.Module, architecture: Any, form: Form) -> None:
+    """Have pictures brought to what the weights expect."""
+    if form.pictures:
+        mean = colours("model.mean", settings.mean, getattr(architecture, "mean", None))
+        deviation = colours("model.std", settings.std, getattr(architecture, "deviation", None))
+        expect(module, mean, deviation, settings.input_size)
+    elif settings.mean or settings.std or settings.input_size:
+        raise SettingError(
+            f"model.mean, model.std and model.input-size are of pictures, and the data set has {form}; leave them out"
+        )
 
 
 def arguments(architecture: Callable[..., nn.Module], name: str, outputs: int, form: Form) -> list[object]:
@@ -201,31 +235,11 @@ def _twin(module: nn.Module, state: Mapping[str, Tensor] | None = None, prefix: 
     return twin
 
 
-def _load_weights(model: nn.Module, path: Path, head: tuple[str, ...], say: Say | None) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise SettingError(f"model.weights = {str(path)!r} is no file; give a safetensors file of the classifier's state")
+def _load_weights(model: nn.Module, settings: Model, say: Say | None) -> None:
     try:
-        model.load_state_dict(_fitting(load_file(path), model.state_dict(), head, say))
-    except (RuntimeError, ValueError, SafetensorError) as error:
-        reason = " ".join(line.strip() for line in str(error).splitlines())[:600]
-        raise SettingError(f"model.weights = {str(path)!r} does not fit the classifier: {reason}") from error
-
-
-def _fitting(found: dict[str, Tensor], own: Mapping[str, Tensor], head: tuple[str, ...], say: Say | None) -> dict[str, Tensor]:
-    """The tensors found, with the model's own head where theirs differs from it in the number of classes alone."""
-    if say is None or not all(name in found and found[name].shape[1:] == own[name].shape[1:] for name in head):
-        return found
-    many, wanted = ({state[name].shape[:1] for name in head} for state in (found, own))
-    if many == wanted or len(many) > 1:
-        return found
-    say(
-        f"model.weights has a head for {many.pop()[0]} classes, and this run has {wanted.pop()[0]}: "
-        f"all is taken from it but {' and '.join(head)}, which start at random"
-    )
-    return {**found, **{name: own[name] for name in head}}
+        model.load_state_dict(fitting(tensors_of(settings.weights), model.state_dict(), head_of(settings, model), say))
+    except SettingError as error:
+        raise SettingError(f"model.weights = {settings.weights!r} {error}") from error
 
 
 def device_of(name: str) -> torch.device:

@@ -5,17 +5,27 @@ weights of a run. It draws nothing, and the tensors that remain keep names and n
 know them as before. `own` leaves the architecture as it is.
 
 A kind, and not a list of choices, because methods live on it: FedWon (Zhuang and Lyu, arXiv 2306.05879) is plain FedAvg on
-`standardised-weights`, and the next of them takes no more than one such function. FedBN (Li et al., arXiv 2102.07623) is `batch`
-under a method that does not send the tensors `normalising(model)`; under others running statistics are averaged like weights.
+`standardised-weights`, and the next of them takes no more than one such function. FedBN (Li et al., arXiv 2102.07623) is a method
+that does not send the tensors `normalising(model)`; under others running statistics are averaged like weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from typing import Any
 
 from torch import Tensor, nn
 
-LAYERS = (nn.GroupNorm, nn.LayerNorm, nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+from fedwarm.core.arrays import Arrays
+from fedwarm.core.norms import floats
+from fedwarm.settings.ranges import SettingError
+
+BATCH = nn.modules.batchnorm._BatchNorm
+LAYERS = (nn.GroupNorm, nn.LayerNorm, BATCH, nn.modules.instancenorm._InstanceNorm)
+COUNTER, VARIANCE = "num_batches_tracked", "running_var"
+STATISTICS = ("running_mean", VARIANCE)
+AVERAGED, FROZEN = "averaged", "frozen"
 
 
 def normalising(model: nn.Module) -> tuple[str, ...]:
@@ -64,3 +74,60 @@ def without(model: nn.Module, branch: float = 1.0) -> None:
     for part in model.modules():
         if isinstance(part, nn.Conv2d) and part.bias is None:
             part.bias = nn.Parameter(part.weight.new_zeros(part.out_channels))
+
+
+def weights(arrays: Arrays) -> list[str]:
+    """The names of the float arrays of a model that are trained: running statistics have no gradient, and are no weights."""
+    return [name for name in floats(arrays) if name.rpartition(".")[2] not in STATISTICS]
+
+
+def mixing(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The layers, by name, whose output for an example depends, in training, on the other examples of its batch."""
+    return ((name, part) for name, part in model.named_modules() if isinstance(part, BATCH) and not isinstance(part, Still))
+
+
+def prepare(model: nn.Module, kept: str = AVERAGED) -> None:
+    """Make batch normalisation's state floats alone, which have a mean; `kept` is `averaged` or `frozen` (see `Still`).
+
+    Counters of steps (`num_batches_tracked`) are taken out, and are passed over where a state that is loaded has them: an average
+    with a momentum needs none.
+
+    Raises:
+        SettingError: a layer averages over all batches (momentum None), which no mean of clients' models continues.
+    """
+    for name, layer in [(name, part) for name, part in model.named_modules() if isinstance(part, LAYERS)]:
+        if getattr(layer, COUNTER, None) is not None:
+            if layer.momentum is None:
+                raise SettingError(
+                    f"layer {name!r} of the classifier averages its statistics over all batches (momentum=None), which cannot be "
+                    "continued from a mean of clients' models; give it a momentum, or use model.norm='group'"
+                )
+            layer.num_batches_tracked = None
+            layer._register_load_state_dict_pre_hook(_pass_over)  # type: ignore[no-untyped-call]
+        if kept == FROZEN and isinstance(layer, BATCH) and layer.track_running_stats:
+            vars(layer)["training"] = False
+            kind: Any = type(layer)
+            object.__setattr__(layer, "__class__", _still(kind))
+
+
+def floored(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The state with variances of 0 where noise, or a step past the mean, brought them below."""
+    low = [name for name, tensor in state.items() if name.endswith(VARIANCE) and bool((tensor < 0).any())]
+    return {**state, **{name: state[name].clamp(min=0) for name in low}} if low else state
+
+
+class Still(nn.Module):
+    """A layer that stays in evaluation mode: it normalises by the statistics that it has, in training, too, and keeps them."""
+
+    def train(self, mode: bool = True) -> Any:
+        """Evaluation mode, whatever is asked for."""
+        return super().train(False)
+
+
+@lru_cache
+def _still(kind: Any) -> Any:
+    return type(kind.__name__, (Still, kind), {})
+
+
+def _pass_over(state: dict[str, Tensor], prefix: str, *rest: object) -> None:
+    state.pop(f"{prefix}{COUNTER}", None)

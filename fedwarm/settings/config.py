@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from fedwarm.settings.fields import Group, SettingError, Value, checked, keys, near, setting
-from fedwarm.settings.kinds import AUGMENTATIONS, CODECS, METHODS, OBJECTIVES, OPTIMISERS, PRIVACY, TASKS, TRACKERS
+from fedwarm.settings.kinds import AUGMENTATIONS, CODECS, METHODS, OBJECTIVES, OPTIMISERS, PRIVACY, SCHEDULES, TASKS, TRACKERS
 
 G = TypeVar("G", bound="Group")
 
@@ -69,6 +69,20 @@ class General(Group):
         high=1.0,
         when=lambda r: r.trains or r.steps,
     )
+    schedule: str = setting(
+        "constant", "how the step size changes, beside learning-rate-decay; constant: not; cosine: falls by half a cosine "
+        "(cosine.least); step: falls every so often (step.every, step.factor)",
+        choices=SCHEDULES, when=lambda r: r.trains or r.steps,
+    )  # fmt: skip
+    schedule_over: str = setting(
+        "rounds", "what schedule and schedule-warmup count; rounds: those of the run; steps: local steps, anew in each round",
+        choices=("rounds", "steps"),
+        when=lambda r: (r.trains or r.steps) and (r["schedule"] != SCHEDULES.first or r["schedule-warmup"] > 0),
+    )  # fmt: skip
+    schedule_warmup: int = setting(
+        0, "rounds or local steps (schedule-over) in which the step size rises in equal parts to its full size; 0: none",
+        low=0, when=lambda r: r.trains or r.steps,
+    )  # fmt: skip
     momentum: float = setting(0.9, "momentum of local training; with adamw its first beta", low=0.0, high=0.9999)
     weight_decay: float = setting(0.0, "weight decay of local training", low=0.0)
     batch_size: int = setting(32, "examples in a training step", low=1)

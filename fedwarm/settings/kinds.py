@@ -17,9 +17,11 @@ PROVIDERS: Kind[Any] = Kind("image provider", "fedwarm.augmentations.gen_fedsd.p
 RULES: Kind[Any] = Kind("robust rule", "fedwarm.aggregators", "robust.rule", first="mean")
 SETS: Kind[Any] = Kind("data set", "fedwarm.data.sets", "data.name", open=True)
 PARTITIONS: Kind[Any] = Kind("partition", "fedwarm.data.partitions", "data.partition")
-MODELS: Kind[Any] = Kind("model", "fedwarm.models", "model.name")
+LIBRARIES: Kind[Any] = Kind("model library", "fedwarm.libraries")
+MODELS: Kind[Any] = Kind("model", "fedwarm.models", "model.name", libraries=LIBRARIES)
 NORMS: Kind[Any] = Kind("normalisation", "fedwarm.norms", "model.norm", first="own", hyphens=True)
 OPTIMISERS: Kind[Any] = Kind("optimiser", "fedwarm.optimisers", "optimiser", first="sgd")
+SCHEDULES: Kind[Any] = Kind("schedule", "fedwarm.schedules", "schedule", first="constant")
 TASKS: Kind[Any] = Kind("task", "fedwarm.tasks", "task", first="classification")
 METRICS: Kind[Any] = Kind("metric", "fedwarm.metrics", "metrics", hyphens=True)
 TUNERS: Kind[Any] = Kind("tuner", "fedwarm.diffusion.tuners", "diffusion.trainer")
@@ -34,7 +36,7 @@ KINDS: dict[str, Kind[Any]] = {
     kind.name: kind
     for kind in (
         METHODS, OBJECTIVES, CODECS, PRIVACY, AUGMENTATIONS, PROVIDERS, RULES, SETS,
-        PARTITIONS, MODELS, NORMS, OPTIMISERS, TASKS, METRICS, FAULTS, MEASURES, TRACKERS,
+        PARTITIONS, MODELS, LIBRARIES, NORMS, OPTIMISERS, SCHEDULES, TASKS, METRICS, FAULTS, MEASURES, TRACKERS,
         TUNERS, SAMPLERS, SECTIONS, ENGINES,
     )
 }  # fmt: skip

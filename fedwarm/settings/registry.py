@@ -51,14 +51,15 @@ class Kind(Generic[C]):
         hyphens: whether names are written with hyphens; either way `-` and `_` count as the same.
         open: whether the setting takes other text, too (a path, a name elsewhere).
         every: whether all that there are take part in every run.
+        libraries: the kind whose components give components of this one by name, as `library:name`.
     """
 
     def __init__(
         self, name: str, package: str, key: str = "", *, group: str = "", first: str = "", hyphens: bool = False,
-        open: bool = False, option: str = "", every: bool = False,
+        open: bool = False, option: str = "", every: bool = False, libraries: Kind[Any] | None = None,
     ) -> None:  # fmt: skip
         self.name, self.package, self.key, self.first, self.hyphens, self.open = name, package, key, first, hyphens, open
-        self.option, self.every = option, every
+        self.option, self.every, self.libraries = option, every, libraries
         self.group = group or f"fedwarm.{package.rpartition('.')[2]}"
 
     def __repr__(self) -> str:
@@ -132,12 +133,15 @@ class Kind(Generic[C]):
         return next((name for name in self.names() if name.replace("_", "").replace("-", "") == title.lower()), None)
 
     def load(self, name: str) -> C:
-        """The component of a name, or of `module:attribute`.
+        """The component of a name, of `library:name`, or of `module:attribute`.
 
         Raises:
             SettingError: there is none, two have the name, or it cannot be imported.
         """
         name = self.canonical(name)
+        library, _, rest = name.partition(":")
+        if rest and self.libraries is not None and library in self.libraries:
+            return cast(C, self.libraries.load(library)(rest))
         if is_reference(name):
             return cast(C, referred(name, f"{self.name} {name!r}"))
         return cast(C, _loaded(self.owners()[name][0], f"{self.name} {name!r}"))

@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from fedwarm.aggregators import Robust
 from fedwarm.codecs import codec_for
 from fedwarm.codecs.stochastic_rounding import Rounded
-from fedwarm.data.settings import Data
-from fedwarm.data.shards import form_of
-from fedwarm.models import Model, build_model
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
 from fedwarm.settings.kinds import CODECS, RULES
+from fedwarm.training.sizes import layers_of
 
 
 def bits_of(config: Config) -> int:
@@ -54,9 +50,7 @@ def check(config: Config, known: Any) -> None:
     Raises:
         SettingError: it has.
     """
-    with torch.device("meta"):
-        model = build_model(config.of(Model), max(2, len(known.classes)), form_of(config.of(Data)), 0)
-    refuse_statistics(dict(model.named_buffers()))
+    refuse_statistics(dict(layers_of(config, known).named_buffers()))
 
 
 def refuse_statistics(buffers: Mapping[str, object]) -> None:

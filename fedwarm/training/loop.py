@@ -19,6 +19,7 @@ from fedwarm.core.progress import tick
 from fedwarm.models import to_input
 from fedwarm.settings.fields import SettingError
 from fedwarm.tasks import Task, made
+from fedwarm.training.dropout import own_draws
 from fedwarm.training.plan import Plan as Plan
 from fedwarm.training.plan import steps_of as steps_of
 from fedwarm.training.private import Mechanism, Receipt
@@ -87,6 +88,7 @@ class Fit:
     spent: Receipt | None = None
 
 
+@own_draws
 def fit(
     model: nn.Module,
     images: Tensor,
@@ -104,7 +106,8 @@ def fit(
         images: inputs, uint8 (n, 3, S, S) of pictures, else (n, *shape) as the data set has them.
         labels: targets, int64 (n,) of classes, else (n, ..) as the task wants them.
         plan: epochs, batch size, optimiser and task.
-        generator: draws the order of the examples, and what the task draws; classification nothing.
+        generator: draws the order of the examples, and what the task draws; classification nothing. Its seed is that of what
+            layers draw, as dropout does.
         hooks: terms and transforms of the local objective.
         stage: the name under which progress is told.
         private: makes each step private at the level of examples: as many steps, on Poisson samples of `plan.batch_size` examples
@@ -117,7 +120,7 @@ def fit(
     spent = None if private is None else _spent(private, plan, n, task, hooks)
     for hook in hooks:
         hook.prepare(model)
-    optimiser = plan.optimiser_of(model.parameters())
+    optimiser = plan.optimiser_of(model.parameters(), steps_of(n, plan.batch_size, plan.epochs))
     model.train()
     steps, mean = 0, 0.0
     images, labels = images.to(device), labels.to(device)

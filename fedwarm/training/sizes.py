@@ -1,6 +1,12 @@
-"""How many numbers the classifier of a run has, before there is a run."""
+"""The classifier of a run before there is a run: its layers, without numbers, and how many numbers they have."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
 
 from fedwarm.data.classes import listed
 from fedwarm.data.settings import Data
@@ -8,6 +14,13 @@ from fedwarm.data.shards import form_of, open_table
 from fedwarm.models import Model, build_model
 from fedwarm.settings.config import Config
 from fedwarm.tasks import task_of
+
+
+def layers_of(config: Config, known: Any) -> nn.Module:
+    """The classifier without numbers, for who looks at its layers; `known` is `parts.Known`."""
+    width = task_of(config.run).width(max(2, len(known.classes)))
+    with torch.device("meta"):
+        return build_model(replace(config.of(Model), weights=""), width, form_of(config.of(Data)), config.run.seed)
 
 
 def sizes_of(config: Config) -> tuple[int, ...]:

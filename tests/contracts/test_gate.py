@@ -49,6 +49,9 @@ FAST: dict[str, Value] = {
     "warmfed.protocol": "five-round", "warmfed.teacher-epochs": 1, "warmfed.distill-epochs": 1,
     "fedmix.norm": "per_client", "fedmix.gate-warmup": 0, "ifca.clusters": 1,
 }  # fmt: skip
+MODELS: dict[str, dict[str, Value]] = {
+    "fedbn": {"model.name": "resnet8", "model.norm": "group"}
+}  # what it is about must be there
 NOISY: dict[str, Value] = {
     "augment": "gen-fedsd", "gen-fedsd.rule": "global", "gen-fedsd.histogram-epsilon": 1.0, "data.share-class-counts": False
 }  # fmt: skip
@@ -132,7 +135,7 @@ def instructed(strategy: Any, stage: Stage) -> Payload:
 
 def allowed(chosen: dict[str, Value]) -> Config | None:
     """The settings of a private run that may begin; None where it is refused, or nothing is private."""
-    flat: dict[str, Value] = {**FAST, **chosen}
+    flat: dict[str, Value] = {**FAST, **MODELS.get(str(chosen["method"]), {}), **chosen}
     try:
         config = check_run(flat, 2)[0]
     except SettingError:

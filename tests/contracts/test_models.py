@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fedwarm.core.inputs import Form
 from fedwarm.models import Model, build_model
+from fedwarm.norms import STATISTICS, mixing, normalising
 from fedwarm.settings.fields import SettingError
 from fedwarm.settings.kinds import MODELS
 from fedwarm.settings.registry import Kind
@@ -48,14 +49,15 @@ def check_shapes(kind: Kind[Any], name: str) -> None:
 
 
 def check_state(kind: Kind[Any], name: str) -> None:
-    """All that a model knows is its parameters, of float32 under names of their own, and it is built from them alone."""
+    """All that a model knows is its parameters and running statistics, of float32, and it is built from them alone."""
     model = made(name)
     state = model.state_dict()
-    assert state.keys() == dict(model.named_parameters()).keys(), "buffers do not travel"
+    learned = {key for key in normalising(model) if key.rpartition(".")[2] in STATISTICS}
+    assert state.keys() == dict(model.named_parameters()).keys() | learned, "other buffers do not travel"
     assert all(tensor.dtype == torch.float32 and tensor.numel() for tensor in state.values())
     twin = build_model(Model(name=name), CLASSES, form_of(name), 99, {key: tensor.clone() for key, tensor in state.items()})
     with torch.no_grad():
-        assert torch.equal(twin(pixels(2, name)), model(pixels(2, name)))
+        assert torch.equal(twin.eval()(pixels(2, name)), model.eval()(pixels(2, name)))
 
 
 def check_seed(kind: Kind[Any], name: str) -> None:
@@ -68,9 +70,9 @@ def check_seed(kind: Kind[Any], name: str) -> None:
 
 
 def check_alone(kind: Kind[Any], name: str) -> None:
-    """No batch statistics: an image is judged alone in training mode, too."""
-    model, images = made(name).train(), pixels(3, name)
-    assert not [part for part in model.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    """An image is judged alone, in training mode, too, but for layers of batch normalisation."""
+    model, images = made(name), pixels(3, name)
+    model.train(not [*mixing(model)])
     with torch.no_grad():
         torch.testing.assert_close(model(images)[:1], model(images[:1]), rtol=1e-4, atol=1e-5)
 

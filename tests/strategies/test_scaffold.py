@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from fedwarm.flower.wire import from_records
-from fedwarm.methods.scaffold import ControlVariate, control_after, joined, path_length, split
+from fedwarm.methods.scaffold import ControlVariate, control_after, joined, split
+from fedwarm.optimisers.sgd import SgdSettings, path
 from fedwarm.settings.fields import Value
 from tests.runs import run, same
 
@@ -98,7 +99,7 @@ def test_the_path_is_as_long_as_a_constant_gradient_moves(steps: int, momentum: 
     for _ in range(steps):
         weight.grad = torch.tensor([1.0])
         optimiser.step()
-    assert path_length(steps, 0.1, momentum) == pytest.approx(-weight.item(), rel=1e-5)
+    assert path([0.1] * steps, momentum, SgdSettings()) == pytest.approx(-weight.item(), rel=1e-5)
 
 
 def test_what_is_joined_comes_apart() -> None:

@@ -11,11 +11,12 @@ from torch import nn
 
 from fedwarm.catalogue import parse
 from fedwarm.core.seeds import generator
+from fedwarm.launch.preflight import check_run
 from fedwarm.methods.fedwon import AdaptiveClip, FedWon, Used, unit_norms
 from fedwarm.models import Model, build_model, to_input
 from fedwarm.norms import normalising
 from fedwarm.norms.standardised_weights import GAMMA, StandardisedConv2d
-from fedwarm.settings.fields import Value
+from fedwarm.settings.fields import SettingError, Value
 from fedwarm.training.loop import fit
 from fedwarm.training.plan import Plan
 from tests.runs import run, same
@@ -106,3 +107,10 @@ def test_it_is_fedavg_on_standardised_weights_bit_for_bit(tmp_path: Path) -> Non
     ours = run("fedwon", tmp_path / "ours", SMALL)
     plain = run("fedavg", tmp_path / "plain", {**SMALL, "model.norm": "standardised-weights"})
     assert same(ours.model, plain.model) and ours.results["totals"]["bytes_up"] == plain.results["totals"]["bytes_up"]
+
+
+def test_batch_normalisation_is_refused_and_other_kinds_are_not() -> None:
+    for given in ({"model.name": "resnet20", "model.norm": "own"}, {"model.name": "resnet8", "model.norm": "batch"}):
+        with pytest.raises(SettingError, match=r"layer '.*' of the classifier is batch normalisation, and method 'fedwon'"):
+            check_run({"method": "fedwon", "data.image-size": 16, **given}, 2)
+    check_run({"method": "fedwon", "data.image-size": 16, "model.name": "resnet20"}, 2)

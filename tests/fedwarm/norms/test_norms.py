@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fedwarm.core.arrays import from_module
 from fedwarm.models import Model, build_model
-from fedwarm.norms import LAYERS, Scaled, blocks, normalising
+from fedwarm.norms import LAYERS, Scaled, blocks, floored, mixing, normalising, prepare, weights
 from fedwarm.norms.standardised_weights import GAMMA, StandardisedConv2d, StandardisedWeights, standardised
 from fedwarm.quantize.export import export, load_exported
 from fedwarm.settings.fields import SettingError
@@ -158,3 +159,49 @@ def test_a_gain_multiplies_a_channel_and_travels() -> None:
     with torch.no_grad():
         model[0].gain.mul_(2)
         torch.testing.assert_close(model[0](image), 2 * plain[0](image))  # biases are 0 at first
+
+
+def net() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 8 * 8, 3))
+
+
+def test_counters_of_steps_are_taken_out_and_passed_over() -> None:
+    model, plain = net(), net().state_dict()
+    prepare(model)
+    assert "1.num_batches_tracked" in plain and model.state_dict().keys() == plain.keys() - {"1.num_batches_tracked"}
+    for state in (plain, {name: tensor for name, tensor in plain.items() if "tracked" not in name}):
+        model.load_state_dict(state)
+        assert all(torch.equal(model.state_dict()[name], state[name]) for name in model.state_dict())
+    with pytest.raises(RuntimeError, match="1.running_mean"):
+        model.load_state_dict({name: tensor for name, tensor in plain.items() if "running_mean" not in name})
+
+
+def test_an_average_over_all_batches_is_refused() -> None:
+    with pytest.raises(SettingError, match=r"layer '0' of the classifier averages its statistics over all batches"):
+        prepare(nn.Sequential(nn.BatchNorm2d(4, momentum=None)))
+
+
+def test_frozen_statistics_stay_and_are_what_training_normalises_by() -> None:
+    model, images = net(), torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    prepare(model, "frozen")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items() if "running" in name}
+    model.train()
+    assert model.training and not model[1].training and model[3].training and not [*mixing(model)]
+    with torch.no_grad():
+        assert torch.equal(model(images), model.eval()(images)), "no batch decides"
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
+    model.train()(images).sum().backward()
+    assert model[1].weight.grad is not None, "its scale and shift are trained as ever"
+
+
+def test_variances_below_nought_count_as_nought() -> None:
+    state = {name: tensor.clone() for name, tensor in build_model(Model(name="resnet20"), 3, 16, 0).state_dict().items()}
+    assert floored(state) is state
+    state["bn1.running_var"][0] = -1.0
+    model = build_model(Model(name="resnet20"), 3, 16, 0, state)
+    assert model.state_dict()["bn1.running_var"][0] == 0.0 and state["bn1.running_var"][0] == -1.0
+
+
+def test_statistics_are_no_weights() -> None:
+    arrays = from_module(build_model(Model(name="resnet20"), 3, 16, 0))
+    assert len(arrays) - len(weights(arrays)) == 2 * 19

@@ -176,8 +176,9 @@ def test_no_epochs_change_nothing() -> None:
 
 def test_the_plan_of_a_runs_settings() -> None:
     run = parse({"local-epochs": 3, "batch-size": 7, "learning-rate": 0.5, "momentum": 0.25, "weight-decay": 0.125}).run
-    assert Plan.of(run) == Plan(3, 7, 0.5, 0.25, 0.125)
-    assert Plan.of(run, 0) == Plan(0, 7, 0.5, 0.25, 0.125)
+    own = run.own_settings
+    assert Plan.of(run) == Plan(3, 7, 0.5, 0.25, 0.125, own_settings=own)
+    assert Plan.of(run, 0) == Plan(0, 7, 0.5, 0.25, 0.125, own_settings=own)
     assert Plan.of(run, 9).epochs == 9
 
 

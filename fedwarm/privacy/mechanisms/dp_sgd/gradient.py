@@ -21,6 +21,7 @@ from torch.func import grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fedwarm.core.seeds import Key, numpy_generator
+from fedwarm.norms import Still, mixing
 from fedwarm.privacy.mechanisms.dp_sgd.account import COVERS, DpSgd, Steps, noise_of, opacus_part, rate_of
 from fedwarm.privacy.randomness import SYSTEM, Source, normals
 from fedwarm.privacy.sampling import poisson_cohort
@@ -182,11 +183,15 @@ def example_gradients(
 
 
 def refuse_statistics(module: nn.Module) -> None:
-    """Refuse a module whose layers mix examples.
+    """Refuse a module whose layers mix examples, as Opacus' validator does; those whose statistics are frozen do not.
 
     Raises:
         SettingError: a layer keeps statistics of examples.
     """
-    for name, part in module.named_modules():
-        if getattr(part, "track_running_stats", False):
-            raise SettingError(f"dp-sgd cannot train layer {name!r}, which keeps statistics of examples; use model.norm='group'")
+    kept = ((name, part) for name, part in module.named_modules() if getattr(part, "track_running_stats", False))
+    for name, part in (*mixing(module), *kept):
+        if not isinstance(part, Still):
+            raise SettingError(
+                f"dp-sgd cannot train layer {name!r}, which keeps statistics of examples; use model.norm='group', or "
+                "model.statistics='frozen' with model.weights"
+            )

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedwarm.core.seeds import generator, initialisation
+from fedwarm.models import Model, build_model
 from fedwarm.privacy.accountant import Accountant
 from fedwarm.privacy.mechanisms.dp_sgd.account import ORDERS, DpSgd, Steps, example_epsilon, noise_of, rate_of
 from fedwarm.privacy.mechanisms.dp_sgd.gradient import Loss, Mechanism, PrivateGradient, example_gradients, source_of
@@ -183,6 +184,20 @@ def test_a_layer_that_keeps_statistics_is_refused() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 8), nn.BatchNorm1d(8))
     with pytest.raises(SettingError, match="'2', which keeps statistics of examples"):
         private_gradient(model, examples_of(), 1.0)
+
+
+def test_frozen_statistics_are_none_of_examples() -> None:
+    """With them an example's gradient is its own, and the private one is the sum of these where nothing is clipped."""
+    model, (inputs, labels) = build_model(Model(name="resnet20", statistics="frozen"), CLASSES, 16, 0).train(), examples_of()
+    found = private_gradient(model, (inputs, labels), 1e6)
+    wanted = torch.autograd.grad(F.cross_entropy(model(inputs), labels, reduction="sum"), list(model.parameters()))
+    for gradient, (name, _) in zip(wanted, model.named_parameters(), strict=True):
+        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-4)
+    with pytest.raises(SettingError, match=r"'bn1', which keeps statistics of examples; .* model.statistics='frozen'"):
+        private_gradient(build_model(Model(name="resnet20"), CLASSES, 16, 0), (inputs, labels), 1.0)
+    loose = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, CLASSES), nn.BatchNorm1d(CLASSES, track_running_stats=False))
+    with pytest.raises(SettingError, match="'2', which keeps statistics"):
+        private_gradient(loose, (inputs, labels), 1.0)
 
 
 # Noise

@@ -1,0 +1,87 @@
+"""FedBN: Li, Jiang, Zhang, Kamp, Dou, "FedBN: Federated Learning on Non-IID Features via Local Batch Normalization", ICLR 2021,
+arXiv 2102.07623.
+
+FedAvg of all tensors but those of normalisation layers: each client keeps its own, and is measured with them. With
+`fedbn.keep = statistics` only running means and variances stay, and scales and shifts are averaged, as in SiloBN (Andreux, Ogier
+du Terrail, Beguier, Tramel, arXiv 2008.07424).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from fedwarm.methods import Method
+from fedwarm.models import Model
+from fedwarm.norms import STATISTICS, normalising
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import Group, SettingError, Value, setting
+from fedwarm.settings.kinds import CODECS
+from fedwarm.training.sizes import layers_of
+
+FIRST, LAYERS = "first", "layers"
+
+
+@dataclass(frozen=True)
+class FedBn(Group, prefix="fedbn"):
+    """Settings of FedBN."""
+
+    keep: str = setting(
+        "layers", "tensors of normalisation that stay at each client; layers: all; statistics: running means and variances",
+        choices=(LAYERS, "statistics"),
+    )  # fmt: skip
+
+    def kept(self, model: nn.Module) -> frozenset[str]:
+        """Names of the model's tensors that do not travel.
+
+        Raises:
+            SettingError: it has none.
+        """
+        found = frozenset(n for n in normalising(model) if self.keep == LAYERS or n.rpartition(".")[2] in STATISTICS)
+        if not found:
+            raise SettingError(
+                f"fedbn.keep = {self.keep!r} finds no such tensors in the classifier, so that all would be averaged; set "
+                "model.norm = 'batch', or take a model.name with batch normalisation"
+            )
+        return found
+
+
+def validate(config: Config) -> None:
+    """Refuse a codec that hides what clients hold: nothing could be told of how good their models are.
+
+    Raises:
+        SettingError: it does.
+    """
+    if getattr(CODECS.load(config.run.codec), "private", False):
+        raise SettingError(
+            f"method {config.run.method!r} measures clients' own models, and codec = {config.run.codec!r} hides what they hold; "
+            "take another of them"
+        )
+
+
+def check(config: Config, known: Any) -> None:
+    """Refuse a classifier without layers of normalisation.
+
+    Raises:
+        SettingError: it has none.
+    """
+    config.of(FedBn).kept(layers_of(config, known))
+
+
+def plain(get: Callable[[str], Value]) -> bool:
+    """Whether nobody chose a classifier or a normalisation; the usual ones have no layers that could stay."""
+    return get("model.name") == Model.name and get("model.norm") == Model.norm
+
+
+COMPONENT = Method(
+    "FedBn",
+    "FedAvg whose normalisation layers stay with each client (Li et al., 2021)",
+    FedBn,
+    preset=lambda get: {"model.name": "resnet8", "model.norm": "batch"} if plain(get) else {},
+    does=lambda run: {"shares": False, "personal": True},
+    validate=validate,
+    check=check,
+)
