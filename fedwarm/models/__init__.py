@@ -34,6 +34,7 @@ from fedwarm.settings.kinds import MODELS, NORMS
 from fedwarm.settings.registry import own_of, settings_of
 
 PIXEL_MEAN, PIXEL_STD = 127.5, 127.5
+APART = ("model.name", "model.norm", "model.weights", "model.train")  # told by themselves, or of no matter to what it predicts
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,10 @@ def model_of(flat: Mapping[str, Value]) -> Model:
 
 
 def own_settings_of(settings: Model) -> dict[str, Value]:
-    """The architecture's own settings that are not at their default, by their keys, as `model_of` takes them."""
-    found = ((key, getattr(group, f.name), f.default) for group in settings.own_settings for key, _, f in keys((type(group),)))
-    return {key: value for key, value, default in found if value != default}
+    """What else the architecture hangs on: settings that are not at their default, by their keys, as `model_of` takes them."""
+    groups = (settings, *settings.own_settings)
+    found = ((key, getattr(group, f.name), f.default) for group in groups for key, _, f in keys((type(group),)))
+    return {key: value for key, value, default in found if value != default and key not in APART}
 
 
 def to_input(images: Tensor) -> Tensor:

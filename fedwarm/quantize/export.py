@@ -163,7 +163,7 @@ def load_exported(
             raise SettingError(f"{path} has version {header['version']!r}; this fedwarm reads version {VERSION}")
         state = _unpacked(tensors, header["shapes"], int(header["bits"]), int(header["low"]))
         name = settings.name if settings else header["model"]
-        if name not in MODELS:
+        if not MODELS.takes(name):
             raise SettingError(f"{path} holds a model {name!r}; there are {', '.join(MODELS.names())}")
         named = {"model.name": name, "model.norm": header.get("norm", Model.norm)}
         architecture = settings or model_of({**header.get("settings", {}), **named})

@@ -116,9 +116,14 @@ class Kind(Generic[C]):
             known, by = self.names(), f"{key or self.key} = " if key or self.key else f"{self.option} " if self.option else ""
             raise SettingError(
                 f"{by}{name!r} is not a known {self.name}{near(wanted, list(known))}; "
-                f"choose one of {', '.join(known)}, or give module:attribute"
+                f"choose one of {', '.join(known)}, or give {self._others}module:attribute"
             )
         return wanted
+
+    @property
+    def _others(self) -> str:
+        """What else names a component, for errors."""
+        return "" if self.libraries is None else f"LIBRARY:NAME ({', '.join(self.libraries)}) or "
 
     def takes(self, text: object) -> bool:
         """Whether a setting's text names a component; of an open kind, a folder or file of that name is meant before it."""

@@ -187,3 +187,12 @@ def test_a_third_partys_warning_does_not_end_an_export(tmp_path: Path, monkeypat
         monkeypatch.setattr(place, name, warning)
     model = build_model(Model(name="logistic"), 3, 8, 0)
     assert export(model, 2, "onnx", tmp_path / "m.onnx", Model(name="logistic"), 3, 8).bits == 2
+
+
+def test_an_exported_file_knows_what_input_its_model_expects(tmp_path: Path) -> None:
+    settings = Model(name="resnet20", mean="0.5", std="0.25", input_size=12)
+    net, path = build_model(settings, 3, 16, 0).eval(), tmp_path / "w.safetensors"
+    export(net, 32, "torch", path, settings, 3, 16)
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(load_exported(path).eval()(images), net(images))
