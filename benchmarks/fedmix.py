@@ -99,7 +99,8 @@ def ablations(channels: int) -> list[Arm]:
         "threshold": {"fedmix.select": "threshold"}, "top 1 of 4": {"fedmix.select": "top_m"},
         "2 experts": {"fedmix.experts": 2}, "8 experts": {"fedmix.experts": 8}, "noise": {"fedmix.init": "noise"},
         "alike": {"fedmix.init": "noise", "fedmix.init-scale": 0.0}, "warm-up 10": {"fedmix.gate-warmup": 10},
-        "no entropy": {"fedmix.usage-entropy-global": 0.0},
+        "no entropy": {"fedmix.usage-entropy-global": 0.0}, "entropy 1": {"fedmix.usage-entropy-global": 1.0},
+        "few a client": {"fedmix.usage-entropy-global": 1.0, "fedmix.usage-entropy-client": 0.3},
     }  # fmt: skip
     found = [Arm(name, "fedmix", {**base, **change}) for name, change in changes.items()]
     return [Arm("fedavg", "fedavg", {"cnn.channels": channels}), *found]
@@ -180,7 +181,7 @@ def main() -> None:
     steps = {name: float(rate) for name, _, rate in (told.rpartition("=") for told in given.steps)}
     fixed = {arm.name: steps.get(arm.name, given.rates[0]) for arm in chosen if arm.name in steps or len(given.rates) == 1}
     tuned = [_at(arm, fixed[arm.name]) if arm.name in fixed else made.tuned(arm, given.rates, mean) for arm in chosen]
-    rows = made.all(tuned, given.seeds)
+    rows = made.all(tuned, given.seeds, given.first)
     if given.picture is not None:
         picture(next(results[-1] for name, results in rows.items() if name.startswith("fedmix")), given.picture)
     print("\n" + table(rows, columns(given.groups)))  # type: ignore[arg-type]

@@ -1,13 +1,15 @@
 """FedSparse: accuracy, density and bytes beside FedAvg, over five seeds; and a sweep of lambda_0 beside other ways to be sparse.
 
+    python benchmarks/fedsparse.py tune --data path/to/mnist --prices 0.03 0.04 0.05
     python benchmarks/fedsparse.py claim --data path/to/mnist
     python benchmarks/fedsparse.py claim --data path/to/femnist --writers
     python benchmarks/fedsparse.py curve --data path/to/mnist --seeds 3 --picture curve.png
 
 All arms train the same CNN from the same weights on the same images with the same step size, chosen for FedAvg at seed 101;
-`lambda_0` is chosen there, too. Bytes are those on the wire in both directions, masks, probabilities and headers included, but
-not what only measures models. `density` is the share of the final model's numbers that are not zero: for FedSparse whole units
-are gone, for SSFL and what is pruned by magnitude at the end, without training after it, single weights (easier on accuracy).
+`lambda_0` is chosen by `tune` at the seeds 101 to 103: the least that ends at a density of at most .2 at each of them. Bytes
+are those on the wire in both directions, masks, probabilities and headers included, but not what only measures models.
+`density` is the share of the final model's numbers that are not zero: for FedSparse whole units are gone, for SSFL and what is
+pruned by magnitude at the end, without training after it, single weights (easier on accuracy).
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from paired import Arm, Bench, Results, accuracy, bench, parser, spread, table
+from paired import TUNING_SEED, Arm, Bench, Results, accuracy, bench, parser, spread, table
 
+from fedwarm.models import Model, build_model
 from fedwarm.settings.fields import Value
 
 COMMON: dict[str, Value] = {
@@ -31,6 +34,7 @@ WRITERS: dict[str, Value] = {"data.partition": "natural", "data.partition-by": "
 MIXED: dict[str, Value] = {"data.partition": "iid", "data.test-fraction": 0.02}
 DENSITY = "0.2"
 LAMBDAS = (0.035, 0.05, 0.08)
+MAPS = (3, 4, 6)
 ROUNDS, KEEPS, SHARES, DENSITIES = (8, 15, 30), (0.25, 0.4, 0.6), (0.02, 0.05, 0.2), (0.2, 0.1, 0.05)
 
 
@@ -46,11 +50,14 @@ def seconds(results: Results) -> float:
 
 
 def density(results: Results) -> float:
-    """Of the final model, 1 where it is not sparse."""
+    """Of the final model, 1 where it is not sparse; a network that was small at first has a share of the numbers of others."""
     found = results.get("measures", {}).get("gates")
     if found:
         return float(found["density"][-1])
-    return float(results["settings"]["ssfl.density"]) if results["method"] == "ssfl" else 1.0
+    if results["method"] == "ssfl":
+        return float(results["settings"]["ssfl.density"])
+    whole = build_model(Model(name="cnn"), len(results["partition"]["classes"]), int(results["settings"]["data.image-size"]), 0)
+    return float(results["totals"]["parameters"]) / sum(p.numel() for p in whole.parameters())
 
 
 def sparse_accuracy(results: Results) -> float:
@@ -58,13 +65,27 @@ def sparse_accuracy(results: Results) -> float:
     return accuracy(results) if density(results) < 1 else 100 * float(results["measures"]["pruned"][DENSITY])
 
 
-def fedsparse(price: float) -> Arm:
-    return Arm(f"fedsparse {price:g}", "fedsparse", {"fedsparse.lambda0": price})
+def fedsparse(price: float, given: Any) -> Arm:
+    """At a lambda_0, with what the options change beside it."""
+    more = {"warmup": given.warmup, "up": given.up}
+    changed = {name: value for name, value in more.items() if value}
+    name = " ".join(["fedsparse", f"{price:g}", *(f"{name} {value}" for name, value in changed.items())])
+    return Arm(name, "fedsparse", {"fedsparse.lambda0": price, **{f"fedsparse.{name}": v for name, v in changed.items()}})
+
+
+def tune(made: Bench, given: Any) -> None:
+    """FedAvg and each lambda_0 at seeds that are in no other table."""
+    arms = [Arm("fedavg", "fedavg"), *(fedsparse(price, given) for price in given.prices)]
+    rows = made.all(arms, given.seeds, TUNING_SEED)
+    columns = {"accuracy, %": accuracy, "density": density, "MB, both ways": megabytes, "s a round": seconds}
+    print("\n" + table(rows, columns))
+    for name, results in rows.items():
+        print(f"{name}: density at most {max(map(density, results)):.3f}, accuracies {[round(accuracy(r), 1) for r in results]}")
 
 
 def claim(made: Bench, given: Any) -> None:
     """FedAvg and FedSparse at one lambda_0, seed by seed."""
-    rows = made.all([Arm("fedavg", "fedavg"), fedsparse(given.price)], given.seeds)
+    rows = made.all([Arm("fedavg", "fedavg"), fedsparse(given.price, given)], given.seeds)
     columns = {"accuracy, %": accuracy, "density": density, "MB, both ways": megabytes, "s a round": seconds}
     print("\n" + table(rows, columns))
     first, ours = rows.values()
@@ -79,8 +100,9 @@ def claim(made: Bench, given: Any) -> None:
 def curve(made: Bench, given: Any) -> None:
     """Each way to a density of at most .2, at three settings."""
     arms = {
-        "fedsparse": [(made, fedsparse(price)) for price in given.prices],
+        "fedsparse": [(made, fedsparse(price, given)) for price in given.prices],
         "ssfl": [(made, Arm(f"ssfl {d:g}", "ssfl", {"ssfl.density": d})) for d in DENSITIES],
+        "small from the start": [(made, Arm(f"fedavg, {c} maps", "fedavg", {"cnn.channels": c})) for c in MAPS],
         "fedavg, pruned": [
             (replace(made, rounds=n), Arm(f"fedavg {n} rounds", "fedavg")) for n in (*given.shorter, made.rounds)
         ],
@@ -151,10 +173,12 @@ def draw(found: Mapping[str, Mapping[str, Sequence[Results]]], path: Path) -> No
 
 def main() -> None:
     options = parser(__doc__, 10, 60)
-    options.add_argument("part", choices=("claim", "curve"))
+    options.add_argument("part", choices=("tune", "claim", "curve"))
     options.add_argument("--writers", action="store_true", help="a client a writer, half of them a round")
     options.add_argument("--price", type=float, default=LAMBDAS[0], help="lambda_0 of the claim")
     options.add_argument("--prices", type=float, nargs="+", default=LAMBDAS, help="those of the curve")
+    options.add_argument("--warmup", type=int, default=0, help="rounds over which it grows; 0: as many as FedSparse has")
+    options.add_argument("--up", default="", help="what FedSparse's clients send; empty: masks")
     options.add_argument("--shorter", type=int, nargs="+", default=ROUNDS, help="rounds of FedAvg beside --rounds")
     options.add_argument("--rate", type=float, default=0.0, help="step size, where it is another than that of the table")
     options.add_argument("--picture", type=Path, default=None, help="where to draw it")
@@ -163,7 +187,7 @@ def main() -> None:
     if given.rate:
         own["learning-rate"] = given.rate
     made = bench(given, "fedsparse-writers" if given.writers else "fedsparse", own)
-    (claim if given.part == "claim" else curve)(made, given)
+    {"tune": tune, "claim": claim, "curve": curve}[given.part](made, given)
 
 
 if __name__ == "__main__":

@@ -80,10 +80,10 @@ class Bench:
         print(f"{arm.name}: " + ", ".join(f"{rate:g} gives {value:.1f}" for rate, value in found.items()), flush=True)
         return Arm(f"{arm.name}, step size {best:g}", arm.method, {**arm.settings, "learning-rate": best})
 
-    def all(self, arms: Sequence[Arm], seeds: int) -> dict[str, list[Results]]:
-        """The results of all arms at the seeds 1 to `seeds`, seed by seed."""
+    def all(self, arms: Sequence[Arm], seeds: int, first: int = 1) -> dict[str, list[Results]]:
+        """The results of all arms at `seeds` seeds from the first one on, seed by seed."""
         rows: dict[str, list[Results]] = {arm.name: [] for arm in arms}
-        for seed in range(1, seeds + 1):
+        for seed in range(first, first + seeds):
             for arm in arms:
                 rows[arm.name].append(self.one(arm, seed))
         return rows
@@ -129,6 +129,7 @@ def parser(text: str | None, clients: int, rounds: int) -> argparse.ArgumentPars
     made = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--data", default="digits", help="digits, a folder of parquet files, or a Hub name")
     made.add_argument("--seeds", type=int, default=5)
+    made.add_argument("--first", type=int, default=1, help="the first seed; from 101 on they are in no table")
     made.add_argument("--clients", type=int, default=clients)
     made.add_argument("--rounds", type=int, default=rounds)
     made.add_argument("--examples", type=int, default=0, help="most training images of a client; 0: all")

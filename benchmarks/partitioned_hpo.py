@@ -40,6 +40,7 @@ from fedwarm.partitioned.psi import Floats, Psi, text_of
 from fedwarm.settings.fields import Value
 
 Make = Callable[[], nn.Module]
+ROTATED, UPRIGHT = "rotated", "upright"
 
 
 @dataclass(frozen=True)
@@ -168,11 +169,11 @@ def digits(given: argparse.Namespace, count: int, seed: int, test: bool, turned:
 def rotated(given: argparse.Namespace) -> None:
     """The table of rotated and upright digits."""
     plain = Search(steps=given.steps)
-    arms = [Way("C = 3", 3, plain), Way("by the training loss", 1, replace(plain, trained=True)), Way("fixed", 0, plain)]
+    ways = [Way("C = 3", 3, plain), Way("by the training loss", 1, replace(plain, trained=True)), Way("fixed", 0, plain)]
     print("| digits | arm | half-width, rad | full, % | retrained, % | s |\n" + "|---" * 6 + "|", flush=True)
     psi = Psi(["affine"], (3, given.pixels, given.pixels))
-    for arm in arms:
-        for turned in (True, False):
+    for arm in ways[: given.arms]:
+        for turned in [kind == ROTATED for kind in given.digits]:
             figures: dict[str, list[float]] = {name: [] for name in ("width", "full", "retrained", "s")}
             for seed in range(given.first, given.first + given.seeds):
                 train, test = (digits(given, n, seed, t, turned) for n, t in ((given.images, False), (2000, True)))
@@ -189,7 +190,7 @@ def rotated(given: argparse.Namespace) -> None:
                     f"seed {seed}, {arm.name}, turned {turned}: {np.round(row.psi, 3)}, {row.full:.1f}, {row.retrained:.1f}",
                     flush=True,
                 )
-            print(shown(f"{'rotated' if turned else 'upright'} | {arm.name}", figures), flush=True)
+            print(shown(f"{ROTATED if turned else UPRIGHT} | {arm.name}", figures), flush=True)
 
 
 # A federation
@@ -242,7 +243,8 @@ def main() -> None:
     made.add_argument("--seeds", type=int, default=5)
     made.add_argument("--first", type=int, default=1, help="the first seed")
     made.add_argument("--steps", type=int, default=1000)
-    made.add_argument("--arms", type=int, default=None, help="how many of the toy's arms; all where none is said")
+    made.add_argument("--arms", type=int, default=None, help="how many of the toy's or the digits' arms; all if not said")
+    made.add_argument("--digits", nargs="+", default=[ROTATED, UPRIGHT], choices=(ROTATED, UPRIGHT))
     made.add_argument("--picture", type=Path, default=None, help="where to draw the toy's masks by steps")
     made.add_argument("--images", type=int, default=1250)
     made.add_argument("--pixels", type=int, default=16)
