@@ -210,7 +210,7 @@ def federated(given: argparse.Namespace) -> None:
         "model.name": "cnn", "cnn.channels": 8, "server-threads": 1,
     }  # fmt: skip
     folder = (given.runs or ROOT / "runs" / "partitioned_hpo").absolute()
-    made, own = Bench(settings, given.clients, given.rounds, folder), "partitioned-hpo."
+    made, own = Bench(settings, given.clients, given.rounds, folder, given.workers), "partitioned-hpo."
     base = made.tuned(Arm("FedAvg", "fedavg"), given.rates, right)
     rate = base.settings["learning-rate"]
     found = Arm("B", "partitioned_hpo", {"learning-rate": rate, f"{own}rate": given.psi_rate})
@@ -254,6 +254,7 @@ def main() -> None:
     made.add_argument("--psi-rate", type=float, default=0.1, help="step size of psi in the federation")
     made.add_argument("--tries", type=int, default=8, help="runs of the random search")
     made.add_argument("--rates", nargs="+", type=float, default=[0.03, 0.1])
+    made.add_argument("--workers", type=int, default=0, help="worker processes; 0: as many as there are cores")
     made.add_argument("--runs", type=Path, default=None, help="folder of the runs")
     given = made.parse_args()
     torch.set_num_threads(1)
