@@ -82,6 +82,11 @@ def one(arm: Way, make: Make, train: Examples, test: Examples, psi: Psi, seed: i
     return Row(found.psi, shares[0], shares[1], seconds, found.trajectory)
 
 
+def chosen(ways: Sequence[Way], given: argparse.Namespace) -> Sequence[Way]:
+    """The arms that are asked for."""
+    return [way for way in ways if way.name in given.only] if given.only else ways
+
+
 def shown(arm: str, figures: dict[str, list[float]]) -> str:
     """A line of a table; it is printed as soon as it is known."""
     return f"| {arm} | " + " | ".join(spread(values) for values in figures.values()) + " |"
@@ -125,7 +130,7 @@ def toys(given: argparse.Namespace) -> None:
     ]  # fmt: skip
     print("| arm | informative | noise | full, % | retrained, % | retrained - no mask | s |\n" + "|---" * 7 + "|", flush=True)
     psi, seeds, base, shown_rows = Psi(["mask"], (20,)), range(given.first, given.first + given.seeds), [], {}
-    for way in ways[: given.arms]:
+    for way in chosen(ways, given):
         rows = [one(way, small(s), toy(500, s, "train"), toy(4000, s, "test"), psi, s, 1) for s in seeds]
         base, shown_rows[way.name] = base or rows, rows
         masks = [1 / (1 + np.exp(-row.psi)) for row in rows]
@@ -172,7 +177,7 @@ def rotated(given: argparse.Namespace) -> None:
     ways = [Way("C = 3", 3, plain), Way("by the training loss", 1, replace(plain, trained=True)), Way("fixed", 0, plain)]
     print("| digits | arm | half-width, rad | full, % | retrained, % | s |\n" + "|---" * 6 + "|", flush=True)
     psi = Psi(["affine"], (3, given.pixels, given.pixels))
-    for arm in ways[: given.arms]:
+    for arm in chosen(ways, given):
         for turned in [kind == ROTATED for kind in given.digits]:
             figures: dict[str, list[float]] = {name: [] for name in ("width", "full", "retrained", "s")}
             for seed in range(given.first, given.first + given.seeds):
@@ -243,7 +248,7 @@ def main() -> None:
     made.add_argument("--seeds", type=int, default=5)
     made.add_argument("--first", type=int, default=1, help="the first seed")
     made.add_argument("--steps", type=int, default=1000)
-    made.add_argument("--arms", type=int, default=None, help="how many of the toy's or the digits' arms; all if not said")
+    made.add_argument("--only", nargs="*", default=[], help="the arms of the toy or of the digits; all if not said")
     made.add_argument("--digits", nargs="+", default=[ROTATED, UPRIGHT], choices=(ROTATED, UPRIGHT))
     made.add_argument("--picture", type=Path, default=None, help="where to draw the toy's masks by steps")
     made.add_argument("--images", type=int, default=1250)
