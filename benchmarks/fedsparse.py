@@ -33,7 +33,7 @@ COMMON: dict[str, Value] = {
 WRITERS: dict[str, Value] = {"data.partition": "natural", "data.partition-by": "writer_id", "fraction-train": 0.5}
 MIXED: dict[str, Value] = {"data.partition": "iid", "data.test-fraction": 0.02}
 DENSITY = "0.2"
-LAMBDAS = (0.035, 0.05, 0.08)
+LAMBDAS = (0.046, 0.06, 0.08)
 MAPS = (3, 4, 6)
 ROUNDS, KEEPS, SHARES, DENSITIES = (8, 15, 30), (0.25, 0.4, 0.6), (0.02, 0.05, 0.2), (0.2, 0.1, 0.05)
 

@@ -45,7 +45,7 @@ class FedSparse(Group, prefix="fedsparse"):
         1.0, "lambda, pull of a client's weights to the server's, for a loss summed over its images; 0: none", low=0.0
     )
     lambda0: float = setting(
-        0.035, "lambda_0, penalty of each open gate, for a summed loss; larger values give sparser models", low=0.0, when=_learned
+        0.046, "lambda_0, penalty of each open gate, for a summed loss; larger values give sparser models", low=0.0, when=_learned
     )
     warmup: int = setting(
         8, "rounds over which the penalty lambda_0 grows from 0 to its value", low=0,
