@@ -102,7 +102,7 @@ def curve(made: Bench, given: Any) -> None:
     arms = {
         "fedsparse": [(made, fedsparse(price, given)) for price in given.prices],
         "ssfl": [(made, Arm(f"ssfl {d:g}", "ssfl", {"ssfl.density": d})) for d in DENSITIES],
-        "small from the start": [(made, Arm(f"fedavg, {c} maps", "fedavg", {"cnn.channels": c})) for c in MAPS],
+        "small from the start": [(made, Arm(f"fedavg, {c} maps", "fedavg", {"cnn.channels": c})) for c in given.maps],
         "fedavg, pruned": [
             (replace(made, rounds=n), Arm(f"fedavg {n} rounds", "fedavg")) for n in (*given.shorter, made.rounds)
         ],
@@ -113,6 +113,7 @@ def curve(made: Bench, given: Any) -> None:
             (made, Arm(f"top-k {s:g}", "fedavg", {"codec": "top-k", "top-k.share": s})) for s in SHARES
         ],
     }  # fmt: skip
+    arms = {way: pairs for way, pairs in arms.items() if way in given.only or not given.only}
     found: dict[str, dict[str, list[Results]]] = {way: {arm.name: [] for _, arm in pairs} for way, pairs in arms.items()}
     for seed in range(1, given.seeds + 1):
         for way, pairs in arms.items():
@@ -179,6 +180,8 @@ def main() -> None:
     options.add_argument("--prices", type=float, nargs="+", default=LAMBDAS, help="those of the curve")
     options.add_argument("--warmup", type=int, default=0, help="rounds over which it grows; 0: as many as FedSparse has")
     options.add_argument("--up", default="", help="what FedSparse's clients send; empty: masks")
+    options.add_argument("--only", nargs="*", default=[], help="the ways of the curve; all if not said")
+    options.add_argument("--maps", type=int, nargs="+", default=MAPS, help="of networks that are small from the start")
     options.add_argument("--shorter", type=int, nargs="+", default=ROUNDS, help="rounds of FedAvg beside --rounds")
     options.add_argument("--rate", type=float, default=0.0, help="step size, where it is another than that of the table")
     options.add_argument("--picture", type=Path, default=None, help="where to draw it")
