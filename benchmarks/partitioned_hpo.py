@@ -229,7 +229,7 @@ def federated(given: argparse.Namespace) -> None:
         later = Arm("FedAvg at the psi of B", found.method, {**psi, "learning-rate": rate})
         rows.setdefault(later.name, []).append(made.one(later, seed))
         print(f"seed {seed}, B: {psi[f'{own}psi']}\n{table(rows, {'accuracy, %': right})}", flush=True)
-    for seed in range(1, given.seeds + 1):
+    for seed in range(1, given.seeds + 1) if given.tries else ():
         for arm in (control, half):
             rows.setdefault(arm.name, []).append(made.one(arm, seed))
         fixed = {"learning-rate": rate, f"{own}chunks": 1}
@@ -257,7 +257,7 @@ def main() -> None:
     made.add_argument("--examples", type=int, default=100, help="training images of a client")
     made.add_argument("--rounds", type=int, default=40)
     made.add_argument("--psi-rate", type=float, default=0.1, help="step size of psi in the federation")
-    made.add_argument("--tries", type=int, default=8, help="runs of the random search")
+    made.add_argument("--tries", type=int, default=8, help="runs of the random search; 0: no control either")
     made.add_argument("--rates", nargs="+", type=float, default=[0.03, 0.1])
     made.add_argument("--workers", type=int, default=0, help="worker processes; 0: as many as there are cores")
     made.add_argument("--runs", type=Path, default=None, help="folder of the runs")
