@@ -92,10 +92,9 @@ def _as_caller_expects() -> Iterator[None]:
     threads = torch.get_num_threads()
     try:
         yield
-    except SettingError as error:
-        raise SettingError(in_python(str(error))) from error
-    except RunError as error:
-        raise RunError(in_python(str(error)), error.lines) from error
+    except (SettingError, RunError) as error:
+        error.args = (in_python(str(error)), *error.args[1:])
+        raise
     except Interrupted as error:
         if error.number != signal.SIGINT:
             raise
