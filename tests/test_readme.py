@@ -34,7 +34,7 @@ def test_the_worked_example_runs(tmp_path: Path) -> None:
     assert results["method"] == "smoothed:COMPONENT" and results["complete"] and results["settings"]["smoothed.share"] == 0.2
 
 
-TRAINING, QUICK = "fedwarm foundation train", " --vae-steps 2 --unet-steps 2 --images 8"
+TRAINING, QUICK = "fedwarm foundation train", " --vae-steps 2 --unet-steps 2 --images 8 --judged 4"
 APP = """
 from flwr.app import Message
 from flwr.clientapp import ClientApp

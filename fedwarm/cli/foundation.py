@@ -34,6 +34,9 @@ def foundation_train(
     vae_steps: Annotated[int, typer.Option(min=0, help="training steps of the autoencoder; 0: as in the recipe")] = 0,
     unet_steps: Annotated[int, typer.Option(min=0, help="training steps of the denoiser; 0: as in the recipe")] = 0,
     images: Annotated[int, typer.Option(min=0, help="pictures that the denoiser is trained on; 0: as in the recipe")] = 0,
+    judged: Annotated[
+        int, typer.Option(min=1, help="images drawn in the end at each of two guidance scales, for a judge; with --data alone")
+    ] = 400,
     batch_size: Annotated[int, typer.Option(min=0, help="pictures in a training step; 0: as in the recipe")] = 0,
     vae_learning_rate: Annotated[float, typer.Option(min=0, help="learning rate of the autoencoder; 0: as in the recipe")] = 0.0,
     unet_learning_rate: Annotated[float, typer.Option(min=0, help="learning rate of the denoiser; 0: as in the recipe")] = 0.0,
@@ -55,4 +58,4 @@ def foundation_train(
     recipe |= {"seed": seed, "threads": threads or cores()}
     options = ("public_share", "from_", "jitter", "image_column", "label_column")
     public = {key.rstrip("_").replace("_", "-"): given[key] for key in options if given[key] is not None}
-    train_foundation(Training(name, out, recipe, data, public, tuple(run_config or ())))
+    train_foundation(Training(name, out, recipe, data, public, tuple(run_config or ()), judged))

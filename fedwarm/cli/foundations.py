@@ -24,6 +24,7 @@ class Training:
         data: of a foundation of one's own: the data set, or nothing.
         public: what was given of share, start, jitter and columns; cannot be used without data.
         read: `data.*` settings of how pictures are read, as `-c` takes them; mean nothing without data.
+        judged: images that are drawn at each guidance scale, for the judge; means nothing without data.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Training:
     data: str = ""
     public: Mapping[str, Value] = field(default_factory=dict)
     read: Sequence[str] = ()
+    judged: int = 400
 
 
 def train_foundation(request: Training) -> None:
@@ -112,7 +114,7 @@ def _trained_public(request: Training, folder: Path) -> dict[str, Any]:
     recipe = replace(PUBLIC_RECIPE, **request.recipe)  # type: ignore[arg-type]
     with shown(f"foundation {request.name}: {len(public.labels):,} public images of {request.data}"):
         record = pretrain_public(folder, public, recipe, start, tick)
-        quality = judged_public(folder, public, recipe.seed)
+        quality = judged_public(folder, public, recipe.seed, drawn=request.judged)
     if quality["judge_on_drawn"] < AGREES:
         say(
             f"fedwarm: a judge agrees with the prompt on {quality['judge_on_drawn']:.0%} of the drawn images only "

@@ -110,6 +110,7 @@ def test_warmfed_composes(tmp_path: Path) -> None:
     assert told.results["totals"]["bits_per_parameter_up"] < 0.01
 
 
+@pytest.mark.long
 def test_an_adapter_is_decoded_from_its_own_first_matrices(tmp_path: Path) -> None:
     """Without noise and clip only (`none`), what the server holds is what the client tuned: first matrices plus the update."""
     settings: dict[str, Value] = {**SMALL_WARMFED, "data.max-examples": 12, "diffusion.sample-steps": 2, "server-threads": 1}
@@ -128,6 +129,7 @@ def _tensors(path: Path) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
     return load_file(path)
 
 
+@pytest.mark.long
 def test_stochastic_rounding_costs_its_bits_and_learns_like_dense(tmp_path: Path) -> None:
     settings: dict[str, Value] = {"num-server-rounds": 8, "data.max-examples": 120, "learning-rate": 0.02}
     dense = run("fedavg", tmp_path / "dense", settings)

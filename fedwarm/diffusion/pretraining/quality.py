@@ -53,14 +53,17 @@ def judged(folder: Path, seed: int, pictures: int = 20_000) -> dict[str, float]:
     }
 
 
-def judged_public(folder: Path, public: PublicPart, seed: int, guidances: Sequence[float] = GUIDANCES) -> dict[str, Any]:
+def judged_public(
+    folder: Path, public: PublicPart, seed: int, guidances: Sequence[float] = GUIDANCES, drawn: int = DRAWN
+) -> dict[str, Any]:
     """Accuracies of a small CNN, trained on public images, on others of them and on what the foundation draws of every class.
 
     Args:
         folder: a pipeline.
         public: the images; up to 2,000 of them, and a sixth at most, are kept from the judge's training.
         seed: of the judge and of the drawn images, whose captions take the templates in turn.
-        guidances: classifier-free guidance scales; with each 40 images of a class are drawn, fewer where that makes over 400.
+        guidances: classifier-free guidance scales, with each of which images are drawn.
+        drawn: how many at each of them, as many of every class, and at most 40 of one.
 
     Returns:
         shares of right answers: `judge_on_real`; `judge_on_drawn`, the best of `drawn_by_guidance`, and `worst_class` there.
@@ -72,7 +75,7 @@ def judged_public(folder: Path, public: PublicPart, seed: int, guidances: Sequen
     images, labels = public.images[train], public.labels[train]
     judge = trained_judge(images, labels, classes, seed)
     fit(judge, images, labels, Plan(1, 64, 0.002, 0.9), generator(seed, "judge-end"), stage="judge, to its end")
-    right = {guidance: _right_by_class(judge, folder, public, seed, guidance) for guidance in guidances}
+    right = {guidance: _right_by_class(judge, folder, public, seed, guidance, drawn) for guidance in guidances}
     shares = {f"{guidance:g}": round(sum(some) / classes, 4) for guidance, some in right.items()}
     best = max(right.values(), key=sum)
     return {
@@ -83,11 +86,11 @@ def judged_public(folder: Path, public: PublicPart, seed: int, guidances: Sequen
     }
 
 
-def _right_by_class(judge: nn.Module, folder: Path, public: PublicPart, seed: int, guidance: float) -> list[float]:
+def _right_by_class(judge: nn.Module, folder: Path, public: PublicPart, seed: int, guidance: float, count: int) -> list[float]:
     """Of each class the share of drawn images that the judge takes for it."""
     classes = len(public.phrases)
     settings = Diffusion(foundation=str(folder.absolute()), guidance=guidance)
-    asked = torch.arange(classes).repeat(min(PER_CLASS, -(-DRAWN // classes)))
+    asked = torch.arange(classes).repeat(min(PER_CLASS, -(-count // classes)))
     sentences = [public.caption(c, i // classes) for i, c in enumerate(asked.tolist())]
     seeds = [derive(seed, "judge-image", i) for i in range(len(asked))]
     foundation = load_foundation(settings, "cpu")

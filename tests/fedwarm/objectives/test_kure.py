@@ -85,6 +85,7 @@ def test_the_penalty_is_the_mean_over_layers() -> None:
     assert Kure(settings()).loss(batch_of(nn.Sequential(nn.ReLU())), rest) is rest
 
 
+@pytest.mark.long
 def test_kurtosis_really_falls() -> None:
     """From heavy tails, and further than without the penalty."""
     start = small()

@@ -72,7 +72,7 @@ def test_settings_have_the_defaults_that_are_stated() -> None:
 # On a model
 
 
-@pytest.mark.parametrize("build", [cnn, lenet5, resnet18])
+@pytest.mark.parametrize("build", [cnn, lenet5, pytest.param(resnet18, marks=pytest.mark.long)])
 def test_a_model_is_as_it_was_when_they_are_off(build: Any) -> None:
     net = build(CLASSES, 32)
     before, kinds = copy.deepcopy(net), [type(part) for part in net.modules()]
@@ -149,6 +149,7 @@ def quantizer_state_of_weights(net: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in quantizer_state(net).items() if "weight" in name}
 
 
+@pytest.mark.long
 def test_it_learns_what_the_quantized_model_needs() -> None:
     images, labels = data()
     net, hook = trained(settings(bits_weights=3, bits_activations=3), plan=Plan(25, 8, 0.05, 0.9))

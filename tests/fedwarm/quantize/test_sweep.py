@@ -114,6 +114,7 @@ def test_learned_steps_are_taken_at_their_width_alone(trained: nn.Module) -> Non
     assert torch.equal(other.state_dict()["3.weight"], quantized(trained, 4).state_dict()["3.weight"])
 
 
+@pytest.mark.long
 def test_a_residual_network_with_group_norm() -> None:
     torch.manual_seed(0)
     model, (images, labels) = resnet18(3, 8), data(12)

@@ -285,21 +285,21 @@ def test_clients_may_not_hold_what_the_foundation_saw(made: Made, tmp_path: Path
 # How good it is
 
 
-def test_the_judge_agrees_with_what_was_asked_for(digits: PublicPart, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.long
+def test_the_judge_agrees_with_what_was_asked_for(digits: PublicPart) -> None:
     """The embedded foundation before a judge of its own kind of digits, and before one that calls them otherwise."""
     folder = asset_folder("glyph")
     assert folder is not None
-    monkeypatch.setattr("fedwarm.diffusion.pretraining.quality.DRAWN", 20)
     images, _, labels = glyph_batch(font_masks(), 3000, generator(0, "rendered"))
     drawn = ((images + 1) * 127.5).round().to(torch.uint8)
     rendered = dataclasses.replace(digits, images=drawn, labels=labels, templates=("a photo of a {class}",))
-    good = judged_public(folder, rendered, 0, [1.5])
+    good = judged_public(folder, rendered, 0, [1.5], 20)
     assert good["judge_on_real"] > 0.5 and good["judge_on_drawn"] > 0.4
     assert good["drawn_by_guidance"] == {"1.5": good["judge_on_drawn"]}
     ((worst, share),) = good["worst_class"].items()
     assert worst in WORDS and share <= good["judge_on_drawn"]
     turned = dataclasses.replace(rendered, phrases=(*WORDS[5:], *WORDS[:5]))
-    assert judged_public(folder, turned, 0, [1.5])["judge_on_drawn"] < 0.2
+    assert judged_public(folder, turned, 0, [1.5], 20)["judge_on_drawn"] < 0.2
 
 
 @pytest.fixture(autouse=True)

@@ -87,6 +87,7 @@ def test_weights_alone_and_a_plain_objective_leave_columns_and_marks_out(tmp_pat
     assert "Bit-widths" not in bare.tables and "Accuracy by bits" not in bare.source
 
 
+@pytest.mark.long
 def test_methods_and_objectives_stand_side_by_side_over_seeds(tmp_path: Path) -> None:
     folders = []
     for seed, drop in enumerate((0.0, 0.04)):
