@@ -1,4 +1,7 @@
-"""A federation of real processes whose sites bring their own pictures: cat and dog here, dog and fox there."""
+"""A federation of real processes whose sites bring their own pictures: cat and dog here, dog and fox there.
+
+On the same nodes: somebody's own data and model, two files of a few lines, whose model is that of the other engines.
+"""
 
 from __future__ import annotations
 
@@ -50,3 +53,33 @@ def test_sites_with_other_classes_train_one_model(
     assert all(share is not None for share in results["rounds"][-1]["global"]["per_client"])
     page = (folder / "report.html").read_text()
     assert "woods (1)" in page and "fox" in page
+
+
+DATA = """import numpy as np
+
+
+def load():
+    inputs = np.random.default_rng(7).normal(size=(40, 5))
+    return inputs, inputs @ np.array([1, -2, 3, 0, 1])
+"""
+NETS = """from torch import nn
+
+
+def make(outputs, shape):
+    return nn.Sequential(nn.Linear(shape[0], 8), nn.Tanh(), nn.Linear(8, outputs))
+"""
+
+
+def test_two_files_of_ones_own_give_one_model_on_every_engine(
+    federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mydata.py").write_text(DATA)
+    (tmp_path / "mynets.py").write_text(NETS)
+    monkeypatch.chdir(tmp_path)
+    settings = ("model.name='mynets:make' data.name='mydata:load' task='regression' num-server-rounds=1 local-epochs=1",)
+    found = {}
+    for engine, where in (("local", {}), ("ray", {}), ("deployment", {"federation": str(federation.folder)})):
+        clients = {} if where else {"clients": 2}
+        folder = run_method(Request("fedavg", engine, tmp_path / engine, 3, run_config=settings, **clients, **where))
+        found[engine] = (folder / "model.safetensors").read_bytes()
+    assert found["local"] == found["ray"] == found["deployment"]

@@ -20,11 +20,13 @@ class Form:
         shape: e.g. (3, S, S) of pictures, (30,) of a table's row, (T,) of T tokens of a text.
         dtype: `uint8`, brought to -1 .. 1 before a model sees it; `float32` and `int64`, which it sees as they are.
         vocabulary: of int64, how many different values there are, 0 and up; 0: not told.
+        columns: of a table's row, what its numbers are called.
     """
 
     shape: tuple[int, ...]
     dtype: str = PICTURE
     vocabulary: int = 0
+    columns: tuple[str, ...] = ()
 
     @classmethod
     def picture(cls, size: int) -> Form:
@@ -37,9 +39,9 @@ class Form:
         return cls.picture(inputs) if isinstance(inputs, int) else inputs
 
     @classmethod
-    def of(cls, inputs: Tensor, vocabulary: int = 0) -> Form:
+    def of(cls, inputs: Tensor, vocabulary: int = 0, columns: tuple[str, ...] = ()) -> Form:
         """Of a batch (n, *shape)."""
-        return cls(tuple(inputs.shape[1:]), str(inputs.dtype).removeprefix("torch."), vocabulary)
+        return cls(tuple(inputs.shape[1:]), str(inputs.dtype).removeprefix("torch."), vocabulary, columns)
 
     @property
     def pictures(self) -> bool:

@@ -59,6 +59,11 @@ def shown(broken: Sequence[Broken]) -> str:
     return ", ".join([*map(str, first), *rest])
 
 
+def nameless() -> bool:
+    """Whether what is told travels: then no file is named, and no value of anybody's."""
+    return _unnamed.get()
+
+
 @contextmanager
 def unnamed() -> Iterator[None]:
     """Tell of broken pictures by their rows, and name their files in this machine's log alone: what is told travels."""

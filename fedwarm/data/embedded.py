@@ -73,5 +73,5 @@ def embedded_table(
     def images(rows: Rows) -> torch.Tensor:
         return seen[torch.from_numpy(rows)]
 
-    form = Form.of(seen)
-    return Table(name, label, tuple(columns), column, images, form=form, targets=answers, features=tuple(features))
+    form = Form.of(seen, columns=tuple(features))
+    return Table(name, label, tuple(columns), column, images, form=form, targets=answers)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedwarm.data.broken import nameless
 from fedwarm.data.folders import NAMED, TRAIN, listed
 from fedwarm.data.named import ENDS, SEPARATORS, named_pictures
 from fedwarm.settings.fields import SettingError
@@ -91,7 +92,8 @@ def read_filed(name: str, split: str = TRAIN) -> Rows:
 
     def place(row: int) -> str:
         file = splits[split][int(np.searchsorted(starts, row, "right")) - 1]
-        return f"{file.name}, {'row' if file.suffix == PARQUET else 'line'} {lines[row]}"
+        named = "" if nameless() else f"{file.name}, "
+        return f"{named}{'row' if file.suffix == PARQUET else 'line'} {lines[row]}"
 
     return Rows(rows, place)
 

@@ -56,7 +56,10 @@ class Holding:
             return load_shard(self.data, self.seed, self.partition, self.partitions)
         with _in_own_words(self.data.name):
             found = load_shard(self.data, self.seed, 0, 1)
+            found = found if self.data.feature_columns else ordered(found)
             agreed, codes = self._numbers()
+        if not found.classed:
+            return found
         train, test = (torch.tensor(codes)[labels] for labels in (found.train_labels, found.test_labels))
         back = None if found.validation is None else (found.validation[0], torch.tensor(codes)[found.validation[1]])
         return replace(found, train_labels=train, test_labels=test, classes=agreed, validation=back)
@@ -75,7 +78,15 @@ class Holding:
 
     def _numbers(self) -> tuple[tuple[str, ...], list[int]]:
         """The run's classes, and the place among them of each class of the folder (0 for those it has no image of)."""
-        names, held = open_table(self.data).label.names, self._held()
+        table, held = open_table(self.data), self._held()
+        names = table.label.names
+        if not table.classed:
+            if self.classes and names != self.classes:
+                raise SettingError(
+                    f"{FOLDER} = {self.data.name!r} answers {shown(names)}, and the run {shown(self.classes)}; name the column "
+                    "in data.label-column"
+                )
+            return names, [*range(len(names))]
         known = listed(self.data.classes)
         agreed = known or self.classes or union([[names[code] for code in held]])
         codes = places(names, agreed)
@@ -87,6 +98,16 @@ class Holding:
         """The classes, by the folder's own numbers, that it has images of, for training or for testing."""
         tables = (open_table(self.data), table_tested(self.data))
         return [int(code) for code in np.unique(np.concatenate([table.label.codes for table in tables]))]
+
+
+def ordered(shard: Shard) -> Shard:
+    """With its columns by their names, as they may stand in another order in another site's table."""
+    order = sorted(range(len(shard.columns)), key=shard.columns.__getitem__)
+    if order == [*range(len(order))]:
+        return shard
+    back = None if shard.validation is None else (shard.validation[0][:, order], shard.validation[1])
+    train, test, columns = shard.train_images[:, order], shard.test_images[:, order], tuple(shard.columns[k] for k in order)
+    return replace(shard, train_images=train, test_images=test, validation=back, columns=columns)
 
 
 def _stranger(data: Data, name: str, agreed: tuple[str, ...], given: bool) -> str:

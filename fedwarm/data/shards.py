@@ -41,6 +41,7 @@ class Shard:
         vocabulary: of inputs that are tokens, how many different ones there are.
         classed: whether targets are classes.
         validation: training inputs and targets that are held back (`data.validation-fraction`); None where none are.
+        columns: of a table of numbers, what they are called.
         fitted: whether inputs were scaled by statistics of training examples.
     """
 
@@ -53,11 +54,12 @@ class Shard:
     classed: bool = True
     validation: tuple[Tensor, Tensor] | None = None
     fitted: bool = False
+    columns: tuple[str, ...] = ()
 
     @property
     def form(self) -> Form:
         """What one input looks like."""
-        return Form.of(self.train_images, self.vocabulary)
+        return Form.of(self.train_images, self.vocabulary, self.columns)
 
     def counts(self) -> list[int]:
         """Training examples of each class; none where there are no classes."""
@@ -238,7 +240,7 @@ def _gathered(data: Data, splits: list[tuple[Rows, Rows, Rows]], scale: Scale | 
     form, fitted = table.form_at(data.image_size), scale is not None and scale.learned
     validation = _labelled(table, back, form) if data.validation_fraction else None
     examples = (*_labelled(table, train, form), *_labelled(tests, test, form))
-    return Shard(*examples, table.label.names, form.vocabulary, table.classed, validation, fitted)
+    return Shard(*examples, table.label.names, form.vocabulary, table.classed, validation, fitted, form.columns)
 
 
 def _turned(shard: Shard, degrees: float) -> Shard:

@@ -43,7 +43,6 @@ class Table:
         images: gives the inputs of rows (k,): uint8 (k, 3, S, S) of pictures, else (k, *form.shape) of the form's dtype.
         remarks: what a reader of the record should know of how it was read.
         form: what one input looks like; None: a picture of the side `data.image-size`.
-        features: of a table of numbers, the names of its columns, which `data.standardise` is about.
         targets: (n, ..) what a model is to answer, where that is no class: float32 numbers, or int64 tokens; None: the labels.
     """
 
@@ -55,7 +54,6 @@ class Table:
     remarks: Callable[[], list[str]] = list
     form: Form | None = None
     targets: Tensor | None = None
-    features: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.label.codes)
@@ -64,6 +62,11 @@ class Table:
     def classed(self) -> bool:
         """Whether the targets are classes."""
         return self.targets is None
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Of a table of numbers, the names of its columns, which `data.standardise` is about."""
+        return self.form.columns if self.form else ()
 
     @property
     def pictured(self) -> bool:

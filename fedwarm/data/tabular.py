@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedwarm.core.inputs import Form
+from fedwarm.data.broken import nameless
 from fedwarm.data.frames import Rows as Read
 from fedwarm.data.frames import row_values
 from fedwarm.data.given import DOMAIN, SPLIT, one_domain
@@ -60,10 +61,10 @@ def row_table(read: Read, name: str, data: Data) -> Table:
         told = [f"rows left out for missing values: {len(rows) - len(kept):,}"] if not every else []
         return told + ([f"columns of text are no inputs: {', '.join(left)}"] if left else [])
 
+    given = None if answers is None else answers[torch.from_numpy(kept)]
     return Table(
         name, Column(label.codes[kept], label.names), (*columns, DOMAIN) if alone else columns, column,
-        lambda k: seen[torch.from_numpy(k)], remarks, Form.of(seen), None if answers is None else answers[torch.from_numpy(kept)],
-        tuple(features),
+        lambda k: seen[torch.from_numpy(k)], remarks, Form.of(seen, columns=tuple(features)), given,
     )  # fmt: skip
 
 
@@ -192,9 +193,9 @@ def _parsed(values: Any, read: Read, column: str, name: str) -> Any:
     parsed = to_numeric(values.astype("object").where(values.notna(), None).astype(str).where(values.notna()), errors="coerce")
     broken = np.flatnonzero((values.notna() & parsed.isna()).to_numpy())
     if len(broken):
-        value = str(values.iloc[int(broken[0])])[:40]
+        value = "a text" if nameless() else repr(str(values.iloc[int(broken[0])])[:40])
         raise SettingError(
-            f"{name}: {read.place(int(broken[0]))}, column {column!r} holds {value!r}, which is no number; mend it, or name the "
+            f"{name}: {read.place(int(broken[0]))}, column {column!r} holds {value}, which is no number; mend it, or name the "
             "columns of numbers in data.feature-columns"
         )
     return parsed

@@ -35,6 +35,7 @@ from fedwarm.settings.registry import own_of, settings_of
 
 PIXEL_MEAN, PIXEL_STD = 127.5, 127.5
 APART = ("model.name", "model.norm", "model.weights", "model.train")  # told by themselves, or of no matter to what it predicts
+KNOWN = frozenset({"classes", "outputs", "shape", "image_size", "vocabulary"})  # what parameters of factories may be called
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ def arguments(architecture: Callable[..., nn.Module], name: str, outputs: int, f
     """
     known: dict[str, object] = {"classes": outputs, "outputs": outputs, "shape": form.shape}
     known |= {"image_size": form.side, "vocabulary": form.vocabulary}
-    asked = _asked(architecture, frozenset(known))
+    asked = _asked(architecture, KNOWN)
     if not form.pictures and "image_size" in asked:
         raise SettingError(
             f"model.name = {name!r} takes pictures, and the data set has {form}; take another model, e.g. mlp of numbers, or "
@@ -199,6 +200,11 @@ def arguments(architecture: Callable[..., nn.Module], name: str, outputs: int, f
             f"model.name = {name!r} reads texts of tokens, and the data set has {form}; take a model of such inputs, e.g. mlp"
         )
     return [known[name] for name in asked]
+
+
+def takes_pictures(settings: Model) -> bool:
+    """Whether an architecture is made for a given size of pictures."""
+    return "image_size" in _asked(MODELS.load(settings.name), KNOWN)
 
 
 @lru_cache(maxsize=64)

@@ -1,4 +1,4 @@
-"""Whether a site's folder of pictures is one that a client can train on, read as a client reads it."""
+"""Whether a site's folder of pictures, tables or texts is one that a client can train on, read as a client reads it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from fedwarm.data.hub import IMAGE_COLUMNS, found, read
 from fedwarm.data.own import Holding
 from fedwarm.data.pictures import ALPHA, opened
 from fedwarm.data.settings import Data
-from fedwarm.data.shards import load_shard, open_table
+from fedwarm.data.shards import Shard, load_shard, open_table
+from fedwarm.data.tables import Table
 from fedwarm.node.finding import Finding, fault, ok, warning
 from fedwarm.settings.fields import SettingError
 
@@ -39,6 +40,9 @@ def look_at_data(data: Data) -> Iterator[Finding]:
     except SettingError as error:
         yield fault(TOPIC, str(error))
         return
+    if not table.pictured:
+        yield from _looked(table, shard, data)
+        return
     counts = np.bincount(table.label.codes, minlength=len(table.label.names))
     yield ok(TOPIC, f"{len(table):,} pictures of {len(counts)} classes: {_listed(table.label.names, counts)}")
     if few := [name for name, count in zip(table.label.names, counts, strict=True) if count < 2]:
@@ -51,6 +55,24 @@ def look_at_data(data: Data) -> Iterator[Finding]:
         if text != odd:
             yield ok(TOPIC, text)
     yield from _looks(data)
+
+
+def _looked(table: Table, shard: Shard, data: Data) -> Iterator[Finding]:
+    """What a table of numbers or a text holds."""
+    form, n = table.form_at(data.image_size), len(table)
+    columns = f" of {len(form.columns)} columns: {', '.join(form.columns[:NAMED])}" if form.columns else ""
+    more = f" and {len(form.columns) - NAMED} more" if len(form.columns) > NAMED else ""
+    what = f"texts of {form.shape[0]} characters" if form.vocabulary else f"rows{columns}{more}" if columns else str(form)
+    yield ok(TOPIC, f"{n:,} {what}")
+    if table.targets is None:
+        counts = np.bincount(table.label.codes, minlength=len(table.label.names))
+        yield ok(TOPIC, f"{len(counts)} classes: {_listed(table.label.names, counts)}")
+    elif table.targets.is_floating_point():
+        low, high = (table.targets.amin(0).flatten(), table.targets.amax(0).flatten())
+        told = [f"{name} {a:g} to {b:g}" for name, a, b in zip(table.label.names, low.tolist(), high.tolist(), strict=True)]
+        yield ok(TOPIC, f"to answer: {', '.join(told[:NAMED])}")
+    for text in remarks(data, shard):
+        yield (warning if text.startswith("the training") else ok)(TOPIC, text)
 
 
 def _listed(names: tuple[str, ...], counts: np.ndarray[tuple[int], np.dtype[np.int64]]) -> str:

@@ -76,7 +76,9 @@ def _inputs(record: Record) -> Json:
     form = record.inputs
     if form is None or form.pictures:
         return {}
-    return {"inputs": {"shape": list(form.shape), "dtype": form.dtype, "vocabulary": form.vocabulary}}
+    return {
+        "inputs": {"shape": list(form.shape), "dtype": form.dtype, "vocabulary": form.vocabulary, "columns": list(form.columns)}
+    }
 
 
 def _form(raw: Json) -> Form:
@@ -84,7 +86,12 @@ def _form(raw: Json) -> Form:
     told = raw.get("inputs")
     if told is None:
         return Form.picture(int(raw["settings"].get("data.image-size", Data.image_size)))
-    return Form(tuple(int(n) for n in told["shape"]), str(told["dtype"]), int(told["vocabulary"]))
+    return Form(
+        tuple(int(n) for n in told["shape"]),
+        str(told["dtype"]),
+        int(told["vocabulary"]),
+        tuple(map(str, told.get("columns", ()))),
+    )
 
 
 def _privacy(record: Record) -> Json | None:

@@ -16,7 +16,7 @@ from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
 from fedwarm.core.inputs import DTYPES, Form
-from fedwarm.core.payload import Fact, Payload, PayloadError
+from fedwarm.core.payload import Fact, Payload, PayloadError, short
 from fedwarm.data.classes import FEWEST, places, plain, shown, union
 from fedwarm.flower.wire import from_records, is_unusable, to_records
 from fedwarm.record.ledger import called
@@ -178,7 +178,15 @@ def agreed(answers: Sequence[Payload], own: bool = False, known: Sequence[str] =
         raise FederationError("the nodes disagree on the size of images; give all of them the same data.image-size")
     form = form_of(first)
     if other := next((told for each in answers if (told := form_of(each)) != form), None):
-        raise FederationError(f"the nodes disagree on their inputs, {form} and {other}; give all of them the same columns")
+        odd = sorted({*form.columns} ^ {*other.columns})
+        what = f"column {short(odd[0])} is not in all tables" if odd else f"{form} and {other}"
+        raise FederationError(
+            f"the nodes disagree on their inputs: {what}; give all the same columns, or name them in data.feature-columns"
+        )
+    if any("answers" in answer.facts for answer in answers) and any(each != lists[0] for each in lists):
+        raise FederationError(
+            f"the nodes disagree on what is to be answered, {_odd(lists)}; name the column in data.label-column"
+        )
     classes = tuple(known) or (lists[0] if all(each == lists[0] for each in lists) else union(lists))
     if own and len(classes) < FEWEST and not any("answers" in answer.facts for answer in answers):
         raise FederationError(
@@ -188,11 +196,16 @@ def agreed(answers: Sequence[Payload], own: bool = False, known: Sequence[str] =
     return classes, form
 
 
+def _odd(lists: Sequence[tuple[str, ...]]) -> str:
+    """Two lists that differ."""
+    return f"{shown(lists[0])} and {shown(next(each for each in lists if each != lists[0]))}"
+
+
 def described(form: Form) -> tuple[dict[str, int | float], dict[str, Fact]]:
     """Metrics and facts by which a client tells what its inputs look like; of pictures their side alone."""
     if form.pictures:
         return {"image-size": form.side}, {}
-    return {"vocabulary": form.vocabulary}, {"shape": list(form.shape), "dtype": form.dtype}
+    return {"vocabulary": form.vocabulary}, {"shape": list(form.shape), "dtype": form.dtype, "columns": list(form.columns)}
 
 
 def form_of(answer: Payload) -> Form:
@@ -206,7 +219,7 @@ def form_of(answer: Payload) -> Form:
     shape, dtype = _list(answer, "shape", int), answer.text("dtype")
     if dtype not in DTYPES or len(shape) > AXES_AT_MOST or min(shape, default=1) < 1:
         raise PayloadError(f"inputs of shape {shape} and dtype {dtype!r} cannot be")
-    return Form(tuple(shape), dtype, answer.count("vocabulary"))
+    return Form(tuple(shape), dtype, answer.count("vocabulary"), tuple(_list(answer, "columns", str)))
 
 
 def member_of(partition: int, node: int, answer: Payload, classes: Sequence[str], name: str = "") -> Member:

@@ -33,6 +33,7 @@ ENVELOPE: Reasons = {
     "shape": "what one input looks like is in the clear, as the model tells it",
     "dtype": "what one input looks like is in the clear, as the model tells it",
     "vocabulary": "what one input looks like is in the clear, as the model tells it",
+    "columns": "the names of a table's columns are in the clear",
     "answers": "whether targets are classes follows from the task",
     "classes": "classes of the run are public",
     "present": "all classes of the run, whichever the client has",

@@ -94,3 +94,20 @@ def test_the_runs_settings_say_how_it_is_read(tmp_path: Path) -> None:
     folder(tmp_path, mode="RGBA")
     found = [each.text for each in look(Site(data=tmp_path, reading=Data(background="black", image_size=16)))]
     assert any("data.background = 'black'" in text for text in found) and any("brought to 16 x 16" in text for text in found)
+
+
+def test_a_table_and_a_text_are_told_by_what_they_hold(tmp_path: Path) -> None:
+    (tmp_path / "table").mkdir()
+    rows = "".join(f"{i},{i % 3},{i / 2},{'ab'[i % 2]}\n" for i in range(12))
+    (tmp_path / "table" / "rows.csv").write_text("age,stage,price,kind\n" + rows)
+    found = told(tmp_path / "table", Data(label_column="price", targets="numbers"))
+    assert (OK, "12 rows of 2 columns: age, stage") in found and (OK, "to answer: price 0 to 5.5") in found
+    assert (OK, "columns of text are no inputs: kind") in found
+    assert (OK, "2 classes: a 6, b 6") in told(tmp_path / "table", Data(label_column="kind"))
+    (tmp_path / "gaps").mkdir()
+    (tmp_path / "gaps" / "rows.csv").write_text("age,stage,price,kind\n" + rows.replace("3,0,", "3,,", 1))
+    ((level, text),) = told(tmp_path / "gaps", Data(label_column="kind"))
+    assert level == FAULT and "rows.csv, line 5, column 'stage'; fill them in" in text
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "log.txt").write_text("a short text of some words " * 5)
+    assert told(tmp_path / "texts", Data(targets="tokens"))[0] == (OK, "4 texts of 32 characters")

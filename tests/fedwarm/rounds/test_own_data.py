@@ -214,3 +214,59 @@ def test_names_that_differ_in_spelling_are_remarked(sets: Path, tmp_path: Path) 
     assert outcome.results["notes"] == [
         "classes 'One' and 'one' differ in spelling alone and count as different; if they are one, rename them"
     ]
+
+
+# Tables
+
+TABLES: dict[str, Value] = {
+    "data.name": "own", "data.label-column": "price", "task": "regression", "model.name": "mlp", "data.standardise": "none",
+    "data.test": "split", "num-server-rounds": 2, "local-epochs": 1, "learning-rate": 0.001, "server-threads": 1,
+    "nodes.gather-timeout": 30.0,
+}  # fmt: skip
+
+
+def lines(site: int, order: str = "xz") -> str:
+    """A site's rows, its columns in an order of its own."""
+    rows = [{"x": (i % 7) / 7, "z": ((3 * i + site) % 5) / 5, "price": i / 9 + site} for i in range(9)]
+    columns = [*order, "price"]
+    return "\n".join([",".join(columns), *(",".join(str(row[column]) for column in columns) for row in rows)]) + "\n"
+
+
+def tables(folder: Path, machines: Machines, *texts: str) -> None:
+    for i, text in enumerate(texts):
+        (folder / f"site-{i}").mkdir(parents=True)
+        (folder / f"site-{i}" / "rows.csv").write_text(text)
+        (folder / f"site-{i}" / "test.csv").write_text(text)
+    machines.node_config = {i: {"site": f"site-{i}", "data-folder": str(folder / f"site-{i}")} for i in range(len(texts))}
+
+
+def test_tables_of_sites_are_the_run_on_all_rows_dealt_by_site(tmp_path: Path) -> None:
+    with world(2) as machines:
+        tables(tmp_path, machines, lines(0), lines(1, "zx"))
+        here = machines.federate("fedavg", tmp_path / "own", TABLES)
+    (tmp_path / "all").mkdir()
+    for i in range(2):
+        (tmp_path / "all" / f"s{i}.csv").write_text(lines(i))
+    (tmp_path / "all" / "test.csv").write_text("x,z,price,site\n0.1,0.2,0.5,s0\n0.4,0.2,1.5,s1\n")
+    settings = {**TABLES, "data.name": str(tmp_path / "all"), "data.partition": "natural"}
+    there = run("fedavg", tmp_path / "dealt", settings, clients=2)
+    assert same(here.model, there.model) and here.results["partition"]["classes"] == ["price"]
+    assert here.results["inputs"] == {"shape": [2], "dtype": "float32", "vocabulary": 0, "columns": ["x", "z"]}
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (lines(1).replace("x", "size", 1), "the nodes disagree on their inputs: column 'size' is not in all tables"),
+        (lines(1).replace("0.2,", "secret,", 1), "line 2, column 'z' holds a text, which is no number"),
+        (lines(1).replace("0.2,", ",", 1), "1 values are missing, first line 2, column 'z'"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_told_without_what_it_holds(other: str, said: str, tmp_path: Path) -> None:
+    with world(2) as machines:
+        tables(tmp_path, machines, lines(0), other)
+        try:
+            told = " ".join(machines.federate("fedavg", tmp_path / "own", {**TABLES, "nodes.least": 1}).results["notes"])
+        except FederationError as error:
+            told = str(error)
+    assert said in told and "secret" not in told and "rows.csv" not in told
