@@ -46,7 +46,8 @@ class IfcaClient(BaseClient):
 
     def loss(self, model: nn.Module) -> float:
         """The task's mean loss on this client's training images."""
-        return float(task_of(self.config.run).loss(predict(model, self.shard.train_images), self.shard.train_labels))
+        task = task_of(self.config.run)
+        return float(task.loss(predict(model, self.shard.train_images, task=task), self.shard.train_labels))
 
     def evaluate(self, payload: Payload) -> Payload:
         """What comes of the model that suits this client best."""

@@ -62,9 +62,24 @@ def _rows(kind: Kind[Any], name: str) -> Iterator[tuple[str, str]]:
         yield name, str(error)
         yield "", whence
         return
-    facts = [whence, *needs(found), *(f"settings {group.prefix}.*" for group in groups_of(kind, name))]
+    facts = [whence, *needs(found), *covered(found), *(f"settings {group.prefix}.*" for group in groups_of(kind, name))]
     yield name, summary(found)
     yield "", "; ".join(facts)
+
+
+def covered(component: object) -> Iterator[str]:
+    """What a component says of the tasks, inputs and layers that it works on, where these are not all."""
+    yield from (
+        f"{what} alone" for fact, what in (("classed", "tasks with classes"), ("pictures", "pictures")) if states(component, fact)
+    )
+    if layers := getattr(component, "layers", ""):
+        yield f"layers: {layers}"
+
+
+def states(component: object, fact: str) -> bool:
+    """Whether a component states a fact, for some runs at least."""
+    said = getattr(component, fact, False)
+    return callable(said) or bool(said)
 
 
 def needs(component: object) -> Iterator[str]:

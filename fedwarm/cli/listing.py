@@ -19,11 +19,19 @@ def methods() -> None:
 
 def components(
     kind: Annotated[str, typer.Argument(help="a kind, such as codec or models, or the setting that chooses; empty: all")] = "",
+    coverage: Annotated[
+        bool, typer.Option("--coverage", help="print which tasks, inputs and layers each covers, in Markdown")
+    ] = False,
 ) -> None:
     """List the components of each kind: origin, required packages, settings."""
     from fedwarm.cli.components import components_table
 
-    components_table(kind)
+    if coverage:
+        from fedwarm.cli.coverage import coverage as table
+
+        put(table().removesuffix("\n"))
+    else:
+        components_table(kind)
 
 
 def settings(

@@ -67,6 +67,7 @@ def check_run(flat: Mapping[str, Value], clients: int, real: bool = False) -> tu
     from fedwarm.record.trackers import require
     from fedwarm.relevance import Run
     from fedwarm.rounds.central import check_measured
+    from fedwarm.rounds.fits import refuse_unfit
     from fedwarm.rounds.gate import refuse_uncovered
     from fedwarm.rounds.home import check_own
     from fedwarm.rounds.measuring import check_metrics
@@ -89,6 +90,7 @@ def check_run(flat: Mapping[str, Value], clients: int, real: bool = False) -> tu
     bound(config.of(Nodes), count)
     _check_cohort(config, count)
     check_measured(config)
+    refuse_unfit(config)
     check_metrics(config)
     classes = _classes_told(config) if config.of(Data).own else _check_data(config, count)
     _check_components(config, Known(count, classes, _say))

@@ -90,6 +90,12 @@ class Densities(Part):
     """Accuracy of the final model pruned to several densities."""
 
     settings = Prune
+    layers = "Linear and Conv2d; those of other kinds are not pruned"
+
+    @staticmethod
+    def classed(run: Any) -> bool:
+        """Right answers are counted where a density is measured."""
+        return bool(run.shares and run[KEY])
 
     def validate(self, config: Config) -> None:
         """Refuse settings that cannot be, before data are looked for.

@@ -110,6 +110,11 @@ class Probes(Part):
 
     settings = Probe
 
+    @staticmethod
+    def classed(run: Any) -> bool:
+        """Probes and neighbours answer with classes."""
+        return bool(run.shares and (run["probe.linear"] or run["probe.neighbours"]))
+
     def uncovered(self, run: Any, level: Level) -> str:
         if not (run.shares and (run["probe.linear"] or run["probe.neighbours"])):
             return ""

@@ -98,6 +98,12 @@ class Widths(Part):
     """Accuracies of the final model quantized to several bit-widths, without any tuning."""
 
     settings = (Evaluate, QuantizationRobust)
+    layers = "Linear and Conv; those of other kinds are not quantized"
+
+    @staticmethod
+    def classed(run: Any) -> bool:
+        """Right answers are counted where a width is measured."""
+        return bool(run.shares and run[WIDTHS])
 
     @staticmethod
     def uses(run: Any) -> tuple[str, ...]:

@@ -233,6 +233,7 @@ COMPONENT = Method(
     "SimCLR at clients, with a head that tells them apart, so that views are alike over all clients (Louizos et al., 2024)",
     FedSimClr,
     pictures=True,
+    classed=True,
     preset=lambda get: {
         "task": "contrast",
         "model.name": "conv4",

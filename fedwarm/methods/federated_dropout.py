@@ -73,4 +73,5 @@ COMPONENT = Method(
         "objective": "trains parts of networks",
         "privacy": "sends parts of networks, whose bytes no account covers",
     },
+    layers="Linear and Conv2d",
 )

@@ -148,6 +148,8 @@ COMPONENT = Method(
     FedMix,
     defaults={"learning-rate": 0.05, "local-epochs": 1},
     averages=False,
+    classed=True,
+    layers="a linear head, where the gate looks at features",
     does=lambda run: {"shares": False, "personal": True},
     validate=validate,
     pictures=lambda run: _several(run) and run["fedmix.gate"] == OWN_NET,

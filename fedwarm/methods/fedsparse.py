@@ -208,4 +208,5 @@ COMPONENT = Method(
         "objective": "trains gates with the weights",
         "privacy": "tells which groups a client wants, which no account covers",
     },
+    layers="Linear and Conv2d",
 )

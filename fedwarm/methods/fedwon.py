@@ -103,4 +103,5 @@ COMPONENT = Method(
     hooks=(AdaptiveClip, Used),
     preset={"model.norm": "standardised-weights"},
     check=check,
+    layers="Conv2d, whose gradients are clipped; others train as they are",
 )

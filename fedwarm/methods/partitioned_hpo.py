@@ -225,6 +225,7 @@ COMPONENT = Method(
     PartitionedHpo,
     averages=False,
     pictures=True,
+    classed=True,
     validate=validated,
     check=check,
     fixed_rounds=fixed_rounds,

@@ -249,6 +249,7 @@ COMPONENT = Method(
     WarmFed,
     averages=False,
     pictures=True,
+    classed=True,
     does=does,
     check=check,
     fixed_rounds=lambda config: "" if config.of(WarmFed).protocol != "one-shot" else ONE_SHOT,

@@ -60,6 +60,8 @@ class Objective:
         uses: keys of settings of other groups that it takes, or a function of `relevance.Run` that gives them.
         delays: settings that put off its first round.
         scheme_uses: settings that its `scheme` takes.
+        classed: whether targets must be classes, see `methods.Method`.
+        layers: the layers that it works on, in words; empty: any.
     """
 
     summary: str
@@ -68,6 +70,8 @@ class Objective:
     uses: tuple[str, ...] | Callable[[Any], Sequence[str]] = ()
     delays: tuple[str, ...] = ()
     scheme_uses: tuple[str, ...] = SCHEME
+    classed: bool = False
+    layers: str = ""
 
     def local_hooks(self, config: Config, now: Round) -> list[Hook]:
         """The hooks of a client's local training; they stand before a method's, since they may change which parameters there are.

@@ -81,4 +81,5 @@ COMPONENT = ApqnObjective(
     settings=QuantizationRobust,
     uses=uses,
     delays=(START,),
+    layers="Linear and Conv",
 )

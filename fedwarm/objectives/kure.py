@@ -68,4 +68,5 @@ COMPONENT = KureObjective(
     settings=QuantizationRobust,
     uses=USES,
     delays=DELAYS,
+    layers="Linear and Conv",
 )

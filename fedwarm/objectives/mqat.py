@@ -47,4 +47,5 @@ COMPONENT = MqatObjective(
     settings=QuantizationRobust,
     uses=USES,
     delays=(START,),
+    layers="Linear and Conv",
 )

@@ -78,4 +78,5 @@ COMPONENT = QatObjective(
     settings=QuantizationRobust,
     uses=USES,
     delays=(START,),
+    layers="Linear and Conv",
 )

@@ -153,4 +153,5 @@ COMPONENT = RqObjective(
     uses=(START,),
     delays=(START,),
     scheme_uses=SCHEME[:2],
+    layers="Linear and Conv",
 )

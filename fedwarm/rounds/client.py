@@ -29,7 +29,7 @@ from fedwarm.relevance import Run
 from fedwarm.rounds.chosen import parts_of
 from fedwarm.rounds.fleet import described
 from fedwarm.rounds.gate import DESCRIBED, Gate, level_of, refuse_fitted, refuse_uncovered
-from fedwarm.rounds.measuring import GLOBAL, VALIDATION, measuring, names_of, reasons, together, told
+from fedwarm.rounds.measuring import GLOBAL, VALIDATION, Measures, measuring, together, told
 from fedwarm.rounds.measuring import PERSONAL as OWN
 from fedwarm.settings.config import Config
 from fedwarm.settings.kinds import PRIVACY
@@ -109,14 +109,12 @@ class BaseClient:
 
     def tells(self, level: Level) -> Reasons:
         """Names that may leave this client in a private run, each with its reason (see `rounds.gate`)."""
-        shared = reasons(self.config, GLOBAL)
-        return {ARRAYS: f"{PRICED}trained by private steps", **shared} if level == Level.EXAMPLE else shared
+        return {ARRAYS: f"{PRICED}trained by private steps"} if level == Level.EXAMPLE else {}
 
     def withholds(self, level: Level) -> frozenset[str]:
         """Names that are removed from replies in a private run, as no account covers them and nobody needs them."""
         sizes = {"num-examples"} if level == Level.CLIENT else set()
-        own = names_of(self.config, OWN)
-        return frozenset({"train-loss", "correct-personal", *own, *sizes} if level >= Level.EXAMPLE else {"counts"})
+        return frozenset({"train-loss", "correct-personal", *sizes} if level >= Level.EXAMPLE else {"counts"})
 
     def gate(self, action: str) -> Gate:
         """The gate that decides which parts of an answer may leave."""
@@ -124,7 +122,7 @@ class BaseClient:
         if part is not None:
             return Gate.of(self.level, part)
         described = [DESCRIBED] if action == "describe" else []
-        return Gate.of(self.level, self, self.codec, *self.halves, *described)
+        return Gate.of(self.level, Measures(self.config), self, self.codec, *self.halves, *described)
 
     def answer(self, action: str, payload: Payload) -> Payload:
         """Perform the action that a message asks for.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from fedwarm.core.payload import Fact, Payload, PayloadError
 from fedwarm.data.settings import Data
 from fedwarm.metrics import Metric, Numbers, metrics_of
-from fedwarm.privacy.levels import Reasons
+from fedwarm.privacy.levels import Level, Reasons
 from fedwarm.relevance import Run
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
@@ -52,6 +53,23 @@ def names_of(config: Config, whose: str) -> tuple[str, ...]:
     """The names of what clients tell of a model beside `correct-<whose>`."""
     sums = [f"{SUMS}{before}{whose}-{name}" for name in _parts(config) for before in ("", VALIDATION)]
     return (*sums, f"correct-{VALIDATION}{whose}")
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What clients tell of models on their own examples, as the gate knows it: of the global one, as that was released."""
+
+    config: Config
+
+    def tells(self, level: Level) -> Reasons:
+        return reasons(self.config, GLOBAL) if level >= Level.EXAMPLE else {**reasons(self.config, GLOBAL), **self.own}
+
+    def withholds(self, level: Level) -> frozenset[str]:
+        return frozenset(self.own) if level >= Level.EXAMPLE else frozenset()
+
+    @property
+    def own(self) -> Reasons:
+        return reasons(self.config, PERSONAL)
 
 
 def reasons(config: Config, whose: str) -> Reasons:

@@ -38,6 +38,7 @@ from fedwarm.record.record import Record
 from fedwarm.relevance import Run
 from fedwarm.rounds.central import check_measured
 from fedwarm.rounds.chosen import parts_of
+from fedwarm.rounds.fits import refuse_unfit
 from fedwarm.rounds.fleet import Fleet
 from fedwarm.rounds.gate import level_of, refuse_uncovered
 from fedwarm.rounds.measuring import VALIDATION, check_found, check_metrics, measured, measuring
@@ -81,6 +82,7 @@ class Method(Staged):
         self.config = config if config is not None and not given else parse({**flat, **given})
         check_measured(self.config)
         refuse(self.config)
+        refuse_unfit(self.config)
         check_metrics(self.config)
         refuse_uncovered(self.config)
         self.folder = folder

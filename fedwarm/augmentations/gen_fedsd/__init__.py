@@ -16,6 +16,7 @@ class GenFedSdPart(Part):
 
     settings = GenFedSD
     pictures = True
+    classed = True
 
     @staticmethod
     def does(run: Any) -> dict[str, bool]:

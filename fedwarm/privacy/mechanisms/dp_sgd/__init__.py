@@ -39,6 +39,7 @@ class DpSgdPart(Part):
 
     settings = DpSgd
     covers = COVERS
+    layers = "what Opacus' ModuleValidator passes: no BatchNorm, none of torch's own recurrent and attention layers"
 
     @staticmethod
     def does(run: Any) -> dict[str, bool]:
@@ -47,14 +48,15 @@ class DpSgdPart(Part):
 
     @staticmethod
     def refuse_model(model: Any) -> None:
-        """Refuse a classifier whose layers mix examples.
+        """Refuse a model with layers that mix examples, or that Opacus does not cover.
 
         Raises:
             SettingError: which layer, and what to do.
         """
-        from fedwarm.privacy.mechanisms.dp_sgd.gradient import refuse_statistics
+        from fedwarm.privacy.mechanisms.dp_sgd.gradient import refuse_statistics, refuse_uncovered
 
         refuse_statistics(model)
+        refuse_uncovered(model)
 
     def fixed_rounds(self, config: Config) -> str:
         target = config.of(DpSgd).target_epsilon

@@ -195,3 +195,15 @@ def refuse_statistics(module: nn.Module) -> None:
                 f"dp-sgd cannot train layer {name!r}, which keeps statistics of examples; use model.norm='group', or "
                 "model.statistics='frozen' with model.weights"
             )
+
+
+def refuse_uncovered(module: nn.Module) -> None:
+    """Refuse a module that Opacus' own validator refuses.
+
+    Raises:
+        SettingError: what it says of the first layer that is not covered.
+    """
+    errors = opacus_part("validators").ModuleValidator.validate(module, strict=False)
+    if errors:
+        text = " ".join(str(errors[0]).split())
+        raise SettingError(f"dp-sgd cannot train this model: {text}; take another layer in its place, or privacy = 'none'")
