@@ -44,6 +44,11 @@ def rows(outputs: int, shape: tuple[int, ...]) -> nn.Module:
     return nn.Sequential(nn.Linear(shape[0], 6), nn.Tanh(), nn.Linear(6, outputs))
 
 
+def normed(outputs: int, shape: tuple[int, ...]) -> nn.Module:
+    """Two layers on a row, with batch normalisation between them."""
+    return nn.Sequential(nn.Linear(shape[0], 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, outputs))
+
+
 def letters(outputs: int, vocabulary: int) -> nn.Module:
     """What follows a letter, by its embedding."""
     return nn.Sequential(nn.Embedding(vocabulary, 4), nn.Tanh(), nn.Linear(4, outputs))

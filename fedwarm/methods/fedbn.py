@@ -84,4 +84,5 @@ COMPONENT = Method(
     does=lambda run: {"shares": False, "personal": True},
     validate=validate,
     check=check,
+    layers="one with normalisation, which stays at the client",
 )

@@ -24,7 +24,9 @@ from tests.tabular import CASES
 CLIENTS = 3
 TABULAR, TEXT = CASES["regression"], CASES["language"]
 PRIVATE: dict[str, Value] = {"dp-rec.bits": 3, "dp-rec.entropy": "seeded", "dp-rec.view": "local", "dp-rec.clip": 1.0}
-OWN: dict[str, dict[str, Value]] = {"dp_rec": {**PRIVATE, "dp-rec.noise-multiplier": 2.0}}
+OWN: dict[str, dict[str, Value]] = {
+    "dp_rec": {**PRIVATE, "dp-rec.noise-multiplier": 2.0}, "fedbn": {"model.name": "tests.tabular:normed"}
+}  # fmt: skip
 
 
 def declared(name: str) -> bool:
