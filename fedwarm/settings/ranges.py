@@ -57,4 +57,4 @@ def allowed(f: dataclasses.Field[Value]) -> str:
 
 def _number(bound: float) -> str:
     """A bound with all its digits where it is whole."""
-    return str(bound) if isinstance(bound, int) else f"{bound:g}"
+    return f"{bound:.0f}" if isinstance(bound, int) or abs(bound) >= 1e5 else f"{bound:g}"
