@@ -57,4 +57,5 @@ def allowed(f: dataclasses.Field[Value]) -> str:
 
 def _number(bound: float) -> str:
     """A bound with all its digits where it is whole."""
-    return f"{bound:.0f}" if isinstance(bound, int) or abs(bound) >= 1e5 else f"{bound:g}"
+    whole = str(bound) if isinstance(bound, int) else f"{bound:.0f}"
+    return whole if isinstance(bound, int) or abs(bound) >= 1e5 else f"{bound:g}"
