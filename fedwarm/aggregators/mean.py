@@ -11,7 +11,7 @@ from fedwarm.core.arrays import WeightedMean
 
 
 class Mean(WeightedMean):
-    """The mean weighted by numbers of images, one running sum; a single liar moves it as far as it likes."""
+    """The mean weighted by numbers of images, as a running sum; not robust: a single client can change it arbitrarily."""
 
     def __init__(self, robust: Robust) -> None:
         super().__init__()

@@ -4,7 +4,7 @@ from fedwarm.parts import Part
 
 
 class Nothing(Part):
-    """Clients train on what they hold."""
+    """No augmentation: clients train on their own data."""
 
 
 COMPONENT = Nothing()

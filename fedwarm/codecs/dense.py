@@ -4,7 +4,7 @@ from fedwarm.codecs import Codec
 
 
 class Dense(Codec):
-    """Arrays travel as they are."""
+    """No compression: arrays are sent as they are."""
 
     codes = False
 

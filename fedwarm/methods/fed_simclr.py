@@ -230,7 +230,7 @@ def does(run: Any) -> Mapping[str, bool]:
 
 COMPONENT = Method(
     "FedSimClr",
-    "SimCLR at clients, with a head that tells them apart, so that views are alike over all clients (Louizos et al., 2024)",
+    "federated SimCLR with a head that identifies clients (Louizos et al., 2024)",
     FedSimClr,
     pictures=True,
     classed=True,

@@ -20,7 +20,7 @@ class FedAvgFt(Group, prefix="fedavg-ft"):
 
 COMPONENT = Method(
     "FedAvgFt",
-    "baseline: FedAvg, whose last model each client tunes for itself",
+    "baseline: FedAvg, whose last model each client fine-tunes for itself",
     FedAvgFt,
     does=lambda run: {"personal": True},
 )

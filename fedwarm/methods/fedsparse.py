@@ -197,7 +197,7 @@ def fixed_rounds(config: Config) -> str:
 
 COMPONENT = Method(
     "FedSparse",
-    "a sparse prior over clients' weights: groups are gated, sent in masks and dropped (Louizos et al., 2021)",
+    "sparse prior over clients' weights: gates drop groups of weights, only the others are sent (Louizos et al., 2021)",
     FedSparse,
     averages=False,
     validate=validated,

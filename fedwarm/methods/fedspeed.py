@@ -84,7 +84,7 @@ class Speed(Hook):
 
 COMPONENT = Method(
     "FedSpeed",
-    "corrected proximal steps, each along a gradient taken after an ascent step (Sun et al., 2023)",
+    "proximal local steps with gradients taken after an ascent step (Sun et al., 2023)",
     FedSpeed,
     preset={"momentum": 0.0, "learning-rate": 0.1, "learning-rate-decay": 0.998, "weight-decay": 1e-3},
     does=lambda run: {"weighs": False},

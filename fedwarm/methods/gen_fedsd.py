@@ -5,6 +5,6 @@ arXiv 2405.07925 (2024): FedAvg with the augmentation of this name.
 from fedwarm.methods import Method
 
 COMPONENT = Method(
-    "GenFedSd", "FedAvg after each client had the images drawn that its classes lack (Morafah et al., 2024)",
+    "GenFedSd", "FedAvg with generated images of the classes that each client lacks (Morafah et al., 2024)",
     preset={"augment": "gen-fedsd"},
 )  # fmt: skip

@@ -43,7 +43,7 @@ def validate(config: Config) -> None:
 
 COMPONENT = Method(
     "Ifca",
-    "several models, of which each client trains the one that suits it best (Ghosh et al., 2020)",
+    "several models; each client trains the one with the least loss on its data (Ghosh et al., 2020)",
     Ifca,
     averages=False,
     does=lambda run: {"shares": False, "personal": True},

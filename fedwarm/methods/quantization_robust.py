@@ -26,7 +26,7 @@ def uses(run: Any) -> tuple[str, ...]:
 
 COMPONENT = Method(
     "QuantizationRobust",
-    "FedAvg whose one model stays good at every bit-width (Gupta et al., 2022)",
+    "FedAvg of one model that stays accurate at every bit-width (Gupta et al., 2022)",
     preset=preset,
     uses=uses,
 )

@@ -77,7 +77,7 @@ def uses(run: Any) -> tuple[str, ...]:
 
 
 COMPONENT = ApqnObjective(
-    "noise as large as a rounding error is added to weights (Defossez et al., 2021)",
+    "adds noise of the size of rounding errors to the weights (Defossez et al., 2021)",
     settings=QuantizationRobust,
     uses=uses,
     delays=(START,),

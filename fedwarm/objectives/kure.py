@@ -64,7 +64,7 @@ class KureObjective(Objective):
 
 
 COMPONENT = KureObjective(
-    "a penalty draws the kurtosis of each layer's weights to the uniform law's (Shkolnik et al., 2020)",
+    "penalty that makes each layer's weights uniformly distributed, by their kurtosis (Shkolnik et al., 2020)",
     settings=QuantizationRobust,
     uses=USES,
     delays=DELAYS,

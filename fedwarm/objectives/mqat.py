@@ -43,7 +43,7 @@ class MqatObjective(Objective):
 
 
 COMPONENT = MqatObjective(
-    "weights are rounded to a width that is drawn for each batch or round (Gupta et al., 2022)",
+    "rounds weights to a bit-width drawn for each batch or round (Gupta et al., 2022)",
     settings=QuantizationRobust,
     uses=USES,
     delays=(START,),

@@ -74,7 +74,7 @@ class QatObjective(Objective):
 
 
 COMPONENT = QatObjective(
-    "weights are rounded to one width, with steps that may be learned",
+    "rounds weights to one bit-width, with fixed or learned steps",
     settings=QuantizationRobust,
     uses=USES,
     delays=(START,),

@@ -148,7 +148,7 @@ class RqObjective(Objective):
 
 
 COMPONENT = RqObjective(
-    "training through noisy quantizers whose grids are learned (Louizos et al., 2019)",
+    "trains with noisy quantizers and learned grids (Louizos et al., 2019)",
     settings=RelaxedQuantization,
     uses=(START,),
     delays=(START,),

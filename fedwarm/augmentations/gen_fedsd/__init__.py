@@ -12,7 +12,7 @@ from fedwarm.settings.config import Config
 
 
 class GenFedSdPart(Part):
-    """Images of the classes that a client lacks, drawn before training (Morafah et al., 2024)."""
+    """Generated images of the classes that a client lacks (Morafah et al., 2024)."""
 
     settings = GenFedSD
     pictures = True

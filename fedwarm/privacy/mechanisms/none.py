@@ -4,7 +4,7 @@ from fedwarm.parts import Part
 
 
 class Nothing(Part):
-    """Training steps are as they are."""
+    """No privacy mechanism in local training."""
 
 
 COMPONENT = Nothing()

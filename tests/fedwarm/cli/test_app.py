@@ -328,7 +328,7 @@ def test_a_sweep_with_an_unknown_key(refused: Refused, shell: Path) -> None:
 
 def test_a_resume_of_nothing(refused: Refused, shell: Path) -> None:
     assert "checkpoint" in refused("run", "--resume", "--out", shell / "none")
-    assert "which method" in refused("run", "--resume")
+    assert "no method is given" in refused("run", "--resume")
 
 
 def test_runs_below_no_folder(refused: Refused) -> None:

@@ -111,7 +111,7 @@ def test_steps_that_were_learned_are_taken(finished: Outcome, tmp_path: Path) ->
 
 
 def test_what_cannot_be_exported_is_refused(finished: Outcome, tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="no run folder"):
+    with pytest.raises(SettingError, match="not a run folder"):
         export_run(tmp_path, 4, "torch", tmp_path / "model")
     results = finished.results
     (tmp_path / "results.json").write_text(json.dumps(results))

@@ -159,7 +159,7 @@ def test_addresses() -> None:
 
 @pytest.mark.parametrize("said", ["", "a", "a:", ":1", "a:0", "a:65536", "https://a:1", "a:1/x", "::1:80"])
 def test_what_is_no_address(said: str) -> None:
-    with pytest.raises(SettingError, match="it is HOST:PORT"):
+    with pytest.raises(SettingError, match="it must be HOST:PORT"):
         place_of(said)
 
 

@@ -46,7 +46,7 @@ def uses(run: Any) -> list[str]:
 
 
 class Generated(Provider):
-    """Images that a foundation draws from sentences, each once for all runs that would draw it again."""
+    """Images that a foundation generates from prompts, cached for later runs."""
 
     draws = True
     uses = staticmethod(uses)
