@@ -46,9 +46,9 @@ def test_an_engine_says_what_it_is(name: str) -> None:
     assert engine.real or (engine.clients(Asked(3)) == 3 and engine.here(Asked()))
 
 
-def model(name: str, folder: Path, workers: int = 1) -> str:
+def model(name: str, folder: Path, workers: int = 1, settings: str = SMALL) -> str:
     """The digest of the final model of two rounds on an engine."""
-    run = run_method(Request("fedavg", name, folder, 3, clients=2, workers=workers, run_config=(SMALL,)))
+    run = run_method(Request("fedavg", name, folder, 3, clients=2, workers=workers, run_config=(settings,)))
     assert json.loads((run / "results.json").read_text())["engine"] == name
     return hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
 
@@ -61,6 +61,12 @@ def usual(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.parametrize("name", SIMULATED)
 def test_engines_without_nodes_give_the_same_model(name: str, usual: str, tmp_path: Path) -> None:
     assert model(name, tmp_path / "run", workers=2) == usual
+
+
+@pytest.mark.parametrize("name", SIMULATED)
+def test_a_text_gives_the_same_model_too(name: str, tmp_path: Path) -> None:
+    settings = "num-server-rounds=1 local-epochs=1 data.name='styles' data.max-examples=20 model.name='gru' gru.width=8"
+    assert model(name, tmp_path / "run", 2, settings) == model(ENGINES.first, tmp_path / "usual", 1, settings)
 
 
 def test_anybody_s_engine_is_chosen_by_name_and_by_place(usual: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
