@@ -1,6 +1,6 @@
 """A pre-trained network fine-tuned on PACS in a federation of its four domains, against the same from a random start.
 
-    python benchmarks/pacs.py --data path/to/pacs --weights path/to/cifar10_resnet20.safetensors --workers 1
+    python benchmarks/pacs.py --data path/to/pacs --weights path/to/cifar10_resnet20.safetensors --examples 96 --seeds 3
 
 The network is the CIFAR ResNet-20 (He et al., arXiv 1512.03385) at 32 pixels, its head new, as PACS has 7 classes; a client is a
 domain (photo, art painting, cartoon, sketch). A domain is measured by the model that its client would use: the global one, or its
@@ -17,7 +17,7 @@ from paired import Arm, Results, bench, parser, table
 from fedwarm.settings.fields import Value
 
 COMMON: dict[str, Value] = {
-    "data.partition": "domain", "data.image-size": 32, "model.name": "resnet20", "local-epochs": 1, "momentum": 0.9,
+    "data.partition": "domain", "data.image-size": 32, "model.name": "resnet20", "local-epochs": 2, "momentum": 0.9,
     "batch-size": 16, "data.test-fraction": 0.05,
 }  # fmt: skip
 PLAIN = 10.0  # how much longer steps without momentum are, for as long a way
@@ -50,7 +50,7 @@ def worst(results: Results) -> float:
 
 
 def main() -> None:
-    options = parser(__doc__, 4, 6)
+    options = parser(__doc__, 4, 8)
     options.add_argument("--weights", type=Path, required=True, help="of the CIFAR ResNet-20, safetensors")
     options.add_argument("--rates", nargs="+", type=float, default=[0.01, 0.03])
     options.add_argument("--scratch-rates", nargs="+", type=float, default=[0.03, 0.1])
