@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from fedwarm.core.arrays import from_tensors
 from fedwarm.flower.wire import from_records
@@ -109,3 +110,16 @@ def test_other_methods_and_codecs_take_statistics(name: str, tmp_path: Path) -> 
     told = [names for m in outcome.asked("round") for names in from_records(m.content).arrays]
     beside = [name for name in told if name.rpartition("/")[0] in ("control", "direction")]
     assert not [name for name in beside if "running" in name], "weights alone are corrected"
+
+
+@pytest.mark.parametrize("method", ["fedavg", "fedbn"])
+def test_a_pretrained_resnet20_is_tuned_on_domains_with_a_new_head(method: str, tmp_path: Path) -> None:
+    """The case of docs/models.md, small: weights of other classes, clients that are domains, each measured on its own."""
+    path = tmp_path / "resnet20.safetensors"
+    save_file(build_model(Model(name="resnet20"), 7, 12, 3).state_dict(), path)
+    given: dict[str, Value] = {**SMALL, "model.name": "resnet20", "model.weights": str(path), "num-server-rounds": 1}
+    outcome = run(method, tmp_path / "run", {**given, "data.partition": "domain", "data.max-examples": 16})
+    assert "a head for 7 classes, and this run has 10" in " ".join(outcome.results["notes"])
+    assert ("bn1.weight" in outcome.model) is (method == "fedavg") and outcome.model["linear.weight"].shape == (10, 64)
+    whose = "global" if method == "fedavg" else "personal"
+    assert len(outcome.results["rounds"][-1][whose]["per_client"]) == 4
