@@ -119,7 +119,14 @@ ONE_SHOT = {"num-server-rounds", "fraction-train", "local-epochs", "patience", "
 
 def general(method: str, **changed: Any) -> set[str]:
     flat = settings(method=method, **changed)
-    return {key for key in flat if "." not in key and not matters(key, flat, method)}
+    unused = {key for key in flat if "." not in key and not matters(key, flat, method)}
+    assert "schedule-over" in unused, "nothing is scheduled"
+    return unused - {"schedule-over"}
+
+
+def test_what_a_schedule_counts_matters_where_there_is_one() -> None:
+    for given in ({"schedule": "cosine"}, {"schedule-warmup": 2}):
+        assert matters("schedule-over", {**settings(method="fedavg"), **given}, "fedavg")
 
 
 def test_general_settings_that_a_method_does_not_use() -> None:
