@@ -46,7 +46,7 @@ def _called(kind: Kind[Any]) -> tuple[str, ...]:
 
 def _text(kind: Kind[Any], width: int | None) -> str:
     by = f"the setting {kind.key}" if kind.key else kind.option
-    chosen = f"chosen by {by}" if by else "all that there are can be used"
+    chosen = f"chosen by {by}" if by else "all that there are take part"
     head = paragraph(f"{kind.name}: {chosen}; entry points {kind.group}", width, hang=2)
     return head + "\n" + definitions([row for name in kind.names() for row in _rows(kind, name)], width, 2)
 

@@ -17,7 +17,7 @@ PROVIDERS: Kind[Any] = Kind("image provider", "fedwarm.augmentations.gen_fedsd.p
 RULES: Kind[Any] = Kind("robust rule", "fedwarm.aggregators", "robust.rule", first="mean")
 SETS: Kind[Any] = Kind("data set", "fedwarm.data.sets", "data.name", open=True)
 PARTITIONS: Kind[Any] = Kind("partition", "fedwarm.data.partitions", "data.partition")
-LIBRARIES: Kind[Any] = Kind("model library", "fedwarm.libraries")
+LIBRARIES: Kind[Any] = Kind("model library", "fedwarm.libraries", option="model.name = 'LIBRARY:NAME'")
 MODELS: Kind[Any] = Kind("model", "fedwarm.models", "model.name", libraries=LIBRARIES)
 NORMS: Kind[Any] = Kind("normalisation", "fedwarm.norms", "model.norm", first="own", hyphens=True)
 OPTIMISERS: Kind[Any] = Kind("optimiser", "fedwarm.optimisers", "optimiser", first="sgd")
