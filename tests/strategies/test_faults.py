@@ -20,7 +20,7 @@ from fedwarm.settings.kinds import FAULTS
 from strategies.fedavg import FedAvg
 from tests.runs import Outcome, run, same
 
-ROUNDS, CLIENTS, SEED = 20, 4, 1
+ROUNDS, CLIENTS, SEED = 10, 4, 1
 FAST: dict[str, Value] = {
     "seed": SEED,
     "num-server-rounds": ROUNDS,
