@@ -19,6 +19,9 @@ def near(name: str, known: list[str]) -> str:
     return f" (did you mean {', '.join(found)}?)" if found else ""
 
 
+WORDS = {str: "a text in quotes", bool: "true or false", int: "a whole number", float: "a number"}
+
+
 def checked(key: str, value: Value, f: dataclasses.Field[Value]) -> Value:
     """The value in its field's type and range, or a SettingError that names the key."""
     assert f.default is not MISSING
@@ -26,7 +29,7 @@ def checked(key: str, value: Value, f: dataclasses.Field[Value]) -> Value:
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) < 2**1023 else float("inf")
     if type(value) is not wanted:
-        raise SettingError(f"{key} = {value!r} is {type(value).__name__}; it must be {wanted.__name__}, e.g. {f.default!r}")
+        raise SettingError(f"{key} = {value!r} is {type(value).__name__}; it must be {WORDS[wanted]}")
     meta = f.metadata
     kind = getattr(meta["choices"], "canonical", None)
     if kind is not None:

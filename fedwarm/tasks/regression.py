@@ -22,7 +22,9 @@ class Regression(Group, prefix="regression"):
     loss: str = setting(
         "squared", "squared, absolute: of the error; huber: squared below 1 and absolute above", choices=tuple(LOSSES)
     )
-    offset: float = setting(0.0, "subtracted from targets in training, e.g. their known mean; metrics stay in the targets' unit")
+    offset: float = setting(
+        0.0, "subtracted from targets in training, e.g. their known mean; metrics stay in the targets' unit", low=-1e12, high=1e12
+    )
     scale: float = setting(1.0, "what targets are divided by in training, e.g. their known spread", low=1e-9)
 
 

@@ -79,11 +79,11 @@ def test_unknown_setting(refused: Refused, pair: str, near: str) -> None:
 @pytest.mark.parametrize(
     ("pairs", "words"),
     [
-        ("seed='x'", ["seed = 'x' is str", "int"]),
-        ("seed=1.5", ["seed = 1.5 is float", "int"]),
-        ("batch-size=true", ["batch-size = True is bool", "int"]),
-        ("learning-rate='fast'", ["learning-rate = 'fast' is str", "float"]),
-        ("save-pictures=1", ["save-pictures = 1 is int", "bool"]),
+        ("seed='x'", ["seed = 'x' is str", "a whole number"]),
+        ("seed=1.5", ["seed = 1.5 is float", "a whole number"]),
+        ("batch-size=true", ["batch-size = True is bool", "a whole number"]),
+        ("learning-rate='fast'", ["learning-rate = 'fast' is str", "a number"]),
+        ("save-pictures=1", ["save-pictures = 1 is int", "true or false"]),
         ("batch-size=0", ["batch-size = 0 is out of range", "at least 1"]),
         ("data.partition='even'", ["data.partition = 'even'", "dirichlet"]),
         ("seed=x", ["seed=x", "quotes"]),
