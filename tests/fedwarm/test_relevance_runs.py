@@ -109,6 +109,7 @@ OTHERS: dict[str, Value] = {
     "gen-fedsd.prompt": "one {class}",
 }  # fmt: skip
 LEFT = {
+    "data.standardise": "refused beside a data set that is no table",
     "faults.rate": "it and faults.kind switch faults on together",
     "dp-rec.block-size": "refused beside another block-rule than fixed_size",
     "gen-fedsd.histogram-epsilon": "refused beside another rule than global",

@@ -375,7 +375,7 @@ def test_clients_that_fail_are_left_out(tmp_path: Path) -> None:
         ({"codec": "dp-rec"}, "codec = 'dp-rec' takes uploads that are alike"),
         ({"privacy": "dp-sgd"}, "tells which groups a client wants"),
         ({"objective": "mqat"}, "trains gates with the weights"),
-        ({"model.norm": "batch", "model.name": "resnet8"}, "statistics of a part of a network"),
+        ({"model.norm": "batch", "model.name": "resnet8"}, "those of a part of a network"),
     ],
 )
 def test_refusals(own: dict[str, Value], why: str) -> None:

@@ -182,7 +182,7 @@ def test_what_cannot_be_is_refused_before_the_run(own: dict[str, Value], words: 
 def test_few_clients_statistics_and_robust_rules_are_refused() -> None:
     for more, clients, words in (
         ({}, 2, "3 chunks of clients"),
-        ({"model.name": "resnet8", "model.norm": "batch"}, 3, "statistics of a part"),
+        ({"model.name": "resnet8", "model.norm": "batch"}, 3, "those of a part"),
         ({"robust.rule": "median"}, 3, "different partitions"),
     ):
         with pytest.raises(SettingError, match=words):
