@@ -163,7 +163,7 @@ def test_what_does_not_go_together_is_refused(settings: dict[str, Value], why: s
 
 def test_a_run_that_would_pass_the_budget_does_not_begin(tmp_path: Path) -> None:
     settings: dict[str, Value] = {**FAST, **REC, "dp-rec.target-epsilon": 1.0}
-    with pytest.raises(SettingError, match="the planned run comes to"):
+    with pytest.raises(SettingError, match="the planned run reaches epsilon"):
         run("fedprox", tmp_path / "run", settings)
 
 
