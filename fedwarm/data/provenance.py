@@ -24,6 +24,7 @@ from fedwarm.settings.fields import SettingError, keys
 
 TRAIN, PUBLIC, WHOLE = "train", "public", "whole"
 LOOKED_AT = 64
+ELSEWHERE = ("feature_columns", "standardise", "missing_values", "length", "alphabet")  # of no picture: told where they are set
 _read: set[Data] = set()
 
 
@@ -54,7 +55,8 @@ class Source:
 
     def told(self) -> dict[str, Any]:
         """As JSON."""
-        data = {key: getattr(self.data, f.name) for key, _, f in keys((Data,))}
+        told = [(key, getattr(self.data, f.name), f) for key, _, f in keys((Data,))]
+        data = {key: value for key, value, f in told if f.name not in ELSEWHERE or value != f.default}
         return {"part": self.part, "seed": self.seed, "clients": self.clients, "sha256": asdict(self.marks), "data": data}
 
     @staticmethod
