@@ -22,7 +22,8 @@ class Plan:
 
     Attributes:
         own_settings: those of the run's components of training.
-        run: the settings that a schedule over local steps follows; None: steps are alike.
+        run: the settings that a schedule over local steps follows; None: steps are alike, as where a training has a step size of
+            its own.
     """
 
     epochs: int
@@ -47,7 +48,7 @@ class Plan:
             run.optimiser,
             run.task,
             run.own_settings,
-            run,
+            None if learning_rate else run,
         )
 
     def optimiser_of(self, parameters: Iterable[nn.Parameter], steps: int = 0) -> torch.optim.Optimizer:
