@@ -1,4 +1,8 @@
-"""Foundations by their name on the Hugging Face Hub: out of its cache, or downloaded once."""
+"""Foundations by their name on the Hugging Face Hub: out of its cache, or downloaded once.
+
+`owner/model` is the newest version, `owner/model@revision` that of a branch, a tag or a commit. Models that ask for consent are
+downloaded with the token of `hf auth login` or of the variable HF_TOKEN, by huggingface_hub's own rules.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,12 @@ REPLACED = {
 HALF = "fp16"
 
 
+def version_of(name: str) -> tuple[str, str | None]:
+    """A Hub name without its revision, and the revision, if it has one."""
+    model, _, revision = name.partition("@")
+    return model, revision or None
+
+
 def require(name: str) -> None:
     """See that a model can be had by its Hub name, without loading it.
 
@@ -24,10 +34,11 @@ def require(name: str) -> None:
     """
     from huggingface_hub import try_to_load_from_cache
 
-    if isinstance(try_to_load_from_cache(name, "model_index.json"), str):
+    model, revision = version_of(name)
+    if isinstance(try_to_load_from_cache(model, "model_index.json", revision=revision), str):
         return
-    if name in REPLACED:
-        raise SettingError(f"diffusion.foundation = {name!r} is no longer on the Hub; there is {REPLACED[name]!r} instead")
+    if model in REPLACED:
+        raise SettingError(f"diffusion.foundation = {name!r} is no longer on the Hub; there is {REPLACED[model]!r} instead")
     if not hub_answers():
         raise SettingError(
             f"diffusion.foundation = {name!r} could not be loaded: the Hub does not answer, and no copy is kept on this machine; "
@@ -45,15 +56,16 @@ def fetched(name: str) -> Path:
     from diffusers import StableDiffusionPipeline
 
     require(name)
-    how = {"use_safetensors": True, "local_files_only": not hub_answers(), **LEFT_OUT}
+    model, revision = version_of(name)
+    how = {"revision": revision, "use_safetensors": True, "local_files_only": not hub_answers(), **LEFT_OUT}
     try:
-        folder = Path(StableDiffusionPipeline.download(name, **how))
+        folder = Path(StableDiffusionPipeline.download(model, **how))
         if all(variant_of(folder, part) is not None for part in MODELS):
             return folder
         reason = None
     except OSError as error:
         reason = error
     try:
-        return Path(StableDiffusionPipeline.download(name, variant=HALF, **how))
+        return Path(StableDiffusionPipeline.download(model, variant=HALF, **how))
     except OSError as error:
         raise reason or error from error

@@ -23,6 +23,7 @@ from fedwarm.diffusion.settings import Diffusion
 from fedwarm.settings.kinds import SAMPLERS
 
 EXACT_ROWS = 16
+DECODED = 8  # images that a GPU decodes together
 Through = Callable[[int, Callable[[], Tensor]], Tensor]
 
 
@@ -127,6 +128,12 @@ def _denoise(
 
 
 def _decode(foundation: Foundation, latents: Tensor, size: int, resize: str) -> Tensor:
+    """uint8 images (n, 3, size, size); on a GPU a few at a time, as the autoencoder takes more room for one than the net does."""
+    together = len(latents) if foundation.device.type == "cpu" else DECODED
+    return torch.cat([_decoded(foundation, part, size, resize) for part in latents.split(together)])
+
+
+def _decoded(foundation: Foundation, latents: Tensor, size: int, resize: str) -> Tensor:
     vae = foundation.pipe.vae
     images = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample.float()
     if images.shape[-1] != size:

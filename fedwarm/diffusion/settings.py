@@ -13,7 +13,9 @@ class Diffusion(Group, prefix="diffusion", used=lambda r: r.generates or r.draws
     """The text-to-image foundation, its adapters and its sampler."""
 
     foundation: str = setting(
-        "glyph", "`glyph` (embedded), a Stable Diffusion model's Hub name, or a pipeline's folder", path=True
+        "glyph",
+        "`glyph` (embedded), a Stable Diffusion model's Hub name (owner/model, or owner/model@revision), or a pipeline's folder",
+        path=True,
     )
     trainer: str = setting(
         "lora",

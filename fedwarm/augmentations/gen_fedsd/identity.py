@@ -16,6 +16,7 @@ from typing import Any
 from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD
 from fedwarm.data.settings import Data
 from fedwarm.diffusion.foundation import EMBEDDED, PARTS, load_foundation, locate
+from fedwarm.diffusion.hub import version_of
 from fedwarm.diffusion.sentences import Wording, sentences
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.models import Model, device_of
@@ -98,14 +99,15 @@ def foundation_folder(diffusion: Diffusion, device: str) -> Path:
     where = locate(diffusion.foundation)
     if Path(where).is_dir():
         return Path(where)
+    model, revision = version_of(where)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(where, local_files_only=True))
+        return Path(snapshot_download(model, revision=revision, local_files_only=True))
     except LocalEntryNotFoundError:
         load_foundation(diffusion, device)
-        return Path(snapshot_download(where, local_files_only=True))
+        return Path(snapshot_download(model, revision=revision, local_files_only=True))
 
 
 def pipeline_digest(folder: Path) -> str:

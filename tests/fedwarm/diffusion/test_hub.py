@@ -47,12 +47,15 @@ def test_names_that_are_gone_are_told_with_what_to_take(
         require(name)
 
 
+COMMIT = "1234" * 10
+
+
 def kept(hub: Path, name: str, pipeline: Path) -> Path:
     """Put a pipeline into the cache as the Hub's library does."""
     place = hub / f"models--{name.replace('/', '--')}"
     (place / "refs").mkdir(parents=True)
-    (place / "refs" / "main").write_text("1234")
-    return Path(shutil.copytree(pipeline, place / "snapshots" / "1234"))
+    (place / "refs" / "main").write_text(COMMIT)
+    return Path(shutil.copytree(pipeline, place / "snapshots" / COMMIT))
 
 
 def test_what_is_kept_is_used_whatever_became_of_the_name(own_hub: Path, pipeline_folder: Path, foundation: Foundation) -> None:
@@ -60,6 +63,16 @@ def test_what_is_kept_is_used_whatever_became_of_the_name(own_hub: Path, pipelin
     folder = kept(own_hub, name, pipeline_folder)
     assert fetched(name) == folder
     assert load_foundation(Diffusion(foundation=name), "cpu").fingerprint == foundation.fingerprint
+
+
+@pytest.mark.parametrize("revision", ["v1", COMMIT])
+def test_a_version_by_its_tag_or_commit(own_hub: Path, pipeline_folder: Path, foundation: Foundation, revision: str) -> None:
+    folder = kept(own_hub, "owner/model", pipeline_folder)
+    (own_hub / "models--owner--model" / "refs" / "v1").write_text(COMMIT)
+    assert fetched(f"owner/model@{revision}") == folder
+    assert load_foundation(Diffusion(foundation=f"owner/model@{revision}"), "cpu").fingerprint == foundation.fingerprint
+    with pytest.raises(SettingError, match="'owner/model@other' could not be loaded: the Hub does not answer"):
+        fetched("owner/model@other")
 
 
 class Hub:
