@@ -52,6 +52,11 @@ def test_maps_that_a_shortcut_adds_up_stay() -> None:
     assert sites[-1] == Site("8", True, 64)
 
 
+def numbers(model: nn.Module) -> int:
+    """Of a model's state: parameters and statistics."""
+    return sum(tensor.numel() for tensor in model.state_dict().values())
+
+
 @pytest.mark.parametrize("name", [n for n in MODELS.own() if n not in ("resnet18", "gru")])
 def test_the_small_network_is_the_masked_one(name: str) -> None:
     """Gates in the forward pass, plain weights with them, and the network without their units; its size is what is left."""
@@ -67,7 +72,7 @@ def test_the_small_network_is_the_masked_one(name: str) -> None:
     small = shrunk(plain, kept_of(plain))
     torch.testing.assert_close(outputs(small), masked, rtol=0, atol=1e-6)
     left = sum(int(part.sum()) for part in groups.live(groups.closed(mask)).values())
-    assert sum(p.numel() for p in small.parameters()) == left < sum(p.numel() for p in model.parameters())
+    assert numbers(small) == left < numbers(model)
     assert multiply_adds(small.float(), SIZE) < multiply_adds(plain.float(), SIZE)
 
 
