@@ -189,7 +189,10 @@ def _print_results(folder: Path) -> None:
     final, totals = results["final"], results["totals"]
     if final["global"]["accuracy"] is not None:
         print(f"global accuracy    {final['global']['accuracy']:.4f}{_on(results.get('evaluation') or {})}")
-    if final["personal"]:
+    for name, value in (final["global"].get("metrics") or {}).items():
+        if value is not None:
+            print(f"{name:<18} {value:.4f}")
+    if final["personal"] and final["personal"]["mean"] is not None:
         print(f"personal accuracy  {final['personal']['mean']:.4f} mean, {final['personal']['worst']:.4f} worst client")
     for what, told in privacy_lines(results.get("privacy")):
         print(f"{what:<18} {told}")

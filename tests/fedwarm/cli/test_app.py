@@ -430,12 +430,12 @@ def test_what_was_asked_reaches_the_sweep(shell: Path, monkeypatch: pytest.Monke
 
 
 def test_a_small_run_leaves_its_record(shell: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--clients", "2", "--rounds", "1", "--workers", "1", "--out", "run", "-c", "data.max-examples=8 seed=5"]
+    options = ["--clients", "2", "--rounds", "1", "--workers", "1", "--out", "run", "-c", "data.max-examples=8 seed=5 metrics='f1'"]
     assert call(monkeypatch, "run", "FedAvg", *options) == 0
     results = json.loads((shell / "run" / "results.json").read_text())
     assert (results["method"], results["seed"], results["complete"]) == ("fedavg", 5, True)
     out = capsys.readouterr().out
-    assert "global accuracy" in out and str(shell / "run") in out
+    assert "global accuracy" in out and "\nf1 " in out and str(shell / "run") in out
     assert [p.name for p in shell.iterdir()] == ["run"]
 
 
