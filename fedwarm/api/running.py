@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Any
 from fedwarm.api.given import Given, in_python, reference, settings_of
 from fedwarm.api.result import Result
 from fedwarm.core.failures import Interrupted, RunError
+from fedwarm.engines.local.starting import imports_its_starter
 from fedwarm.launch.request import Request
 from fedwarm.launch.run import completed
 from fedwarm.settings.fields import SettingError
@@ -109,7 +109,7 @@ def _refuse_import() -> None:
     Raises:
         RunError: the script lacks its guard.
     """
-    if getattr(multiprocessing.current_process(), "_inheriting", False):
+    if imports_its_starter():
         raise RunError(
             'fedwarm.run was called while a worker process imported this script; put it below `if __name__ == "__main__":`, '
             "or give workers=1"

@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 from contextlib import suppress
-from multiprocessing.process import BaseProcess
+from multiprocessing.process import BaseProcess, current_process
 from pathlib import Path
 
 FORK, SPAWN = "fork", "spawn"
@@ -48,6 +48,11 @@ def begin(process: BaseProcess, method: str) -> None:
     thread.join()
     if failures:
         raise failures[0]
+
+
+def imports_its_starter() -> bool:
+    """Whether this is a spawned process that still imports the script which started it."""
+    return bool(getattr(current_process(), "_inheriting", False))
 
 
 def _sees_gpu() -> bool:

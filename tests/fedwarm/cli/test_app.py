@@ -430,7 +430,8 @@ def test_what_was_asked_reaches_the_sweep(shell: Path, monkeypatch: pytest.Monke
 
 
 def test_a_small_run_leaves_its_record(shell: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--clients", "2", "--rounds", "1", "--workers", "1", "--out", "run", "-c", "data.max-examples=8 seed=5 metrics='f1'"]
+    options = ["--clients", "2", "--rounds", "1", "--workers", "1", "--out", "run", "-c"]
+    options += ["data.max-examples=8 seed=5 metrics='f1'"]
     assert call(monkeypatch, "run", "FedAvg", *options) == 0
     results = json.loads((shell / "run" / "results.json").read_text())
     assert (results["method"], results["seed"], results["complete"]) == ("fedavg", 5, True)

@@ -415,7 +415,8 @@ def pickling(path: Path) -> list[str]:
             found += [name for name in names if name.split(".")[0] in PICKLING]
         if isinstance(node, ast.Call):
             called, given_names = ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
-            if called in ("eval", "exec", "torch.load", "pd.read_pickle") or given_names.get("allow_pickle", "False") != "False":
+            code = called == "torch.load" and given_names.get("weights_only") != "True"
+            if code or called in ("eval", "exec", "pd.read_pickle") or given_names.get("allow_pickle", "False") != "False":
                 found.append(called)
             if called.endswith(".from_pretrained") and given_names.get("use_safetensors") != "True":
                 found.append(called)
