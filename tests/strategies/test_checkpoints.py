@@ -52,12 +52,12 @@ def index(folder: Path, **changes: Any) -> None:
 SPOILS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a truncated model": (lambda f: cut(part(f)), r"model\..*safetensors is truncated or changed"),
     "a missing model": (lambda f: part(f).unlink(), r"model\..*safetensors is missing"),
-    "a truncated index": (lambda f: cut(f / FOLDER / INDEX), r"checkpoint.json is truncated or no checkpoint"),
+    "a truncated index": (lambda f: cut(f / FOLDER / INDEX), r"checkpoint.json is truncated or not a checkpoint"),
     "no index": (lambda f: (f / FOLDER / INDEX).unlink(), "holds no checkpoint to resume from"),
     "another schema": (lambda f: index(f, schema=99), "has schema 99"),
-    "another file": (lambda f: (f / FOLDER / INDEX).write_text("[1, 2]"), "is truncated or no checkpoint"),
-    "keys of another": (lambda f: index(f, color="red"), "is truncated or no checkpoint"),
-    "wrong types": (lambda f: index(f, done="three"), "is truncated or no checkpoint"),
+    "another file": (lambda f: (f / FOLDER / INDEX).write_text("[1, 2]"), "is truncated or not a checkpoint"),
+    "keys of another": (lambda f: index(f, color="red"), "is truncated or not a checkpoint"),
+    "wrong types": (lambda f: index(f, done="three"), "is truncated or not a checkpoint"),
     "a short ledger": (lambda f: cut(f / "ledger.jsonl"), r"ledger.jsonl is shorter than its checkpoint says"),
     "another seed": (lambda f: index(f, settings={**load(f).settings, "seed": 5}), "seed = 0, but the run in .* has 5"),
     "a path outside": (

@@ -159,7 +159,7 @@ def test_the_run_stops_before_its_budget_is_passed(usual: Outcome, tmp_path: Pat
     assert [r["epsilon"] for r in results["rounds"]] == [first, second] and results["complete"]
     assert len(sent(stopped)) == 2 * CLIENTS and sent(stopped) == sent(usual)[: 2 * CLIENTS]
     assert results["notes"][-1].startswith(f"stopped before round 3: epsilon would be {third:.4g}")
-    with pytest.raises(SettingError, match="one round alone comes to"):
+    with pytest.raises(SettingError, match="one round alone reaches epsilon"):
         run("dp_rec", tmp_path / "none", {**FAST, "dp-rec.target-epsilon": first * 0.99})
 
 

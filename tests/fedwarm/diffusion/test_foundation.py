@@ -170,7 +170,7 @@ def test_folders_and_hub_names_stand_for_themselves(pipeline_folder: Path) -> No
 
 
 def test_a_folder_without_pipeline_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=r"no Stable Diffusion pipeline: it has no model_index\.json"):
+    with pytest.raises(SettingError, match=r"not a Stable Diffusion pipeline: it has no model_index\.json"):
         load(tmp_path)
 
 
@@ -192,7 +192,7 @@ def test_a_pipeline_without_one_of_its_parts_is_refused(copy_of: Path, part: str
 def test_another_kind_of_pipeline_is_refused(copy_of: Path, name: str | None) -> None:
     index = json.loads((copy_of / "model_index.json").read_text())
     (copy_of / "model_index.json").write_text(json.dumps({**index, "_class_name": name}))
-    with pytest.raises(SettingError, match="no Stable Diffusion pipeline"):
+    with pytest.raises(SettingError, match="not a Stable Diffusion pipeline"):
         load(copy_of)
 
 
