@@ -17,6 +17,7 @@ class Mlp(Group, prefix="mlp"):
 
     width: int = setting(32, "units of each hidden layer", low=1, high=8192)
     layers: int = setting(1, "hidden layers; 0: a linear model", low=0, high=16)
+    norm: str = setting("none", "normalisation of each hidden layer before its ReLU", choices=("none", "batch"))
 
 
 @component(settings=Mlp)
@@ -25,7 +26,8 @@ def mlp(outputs: int, shape: tuple[int, ...], settings: Mlp | None = None) -> nn
     own, width = settings or Mlp(), prod(shape)
     layers: list[nn.Module] = [nn.Flatten()]
     for _ in range(own.layers):
-        layers += [nn.Linear(width, own.width), nn.ReLU()]
+        norm = [nn.BatchNorm1d(own.width)] if own.norm == "batch" else []
+        layers += [nn.Linear(width, own.width), *norm, nn.ReLU()]
         width = own.width
     return nn.Sequential(*layers, nn.Linear(width, outputs))
 

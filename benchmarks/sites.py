@@ -1,0 +1,96 @@
+"""Other data than pictures in a federation: a medical table at four planted sites, and a model of characters by author.
+
+    python benchmarks/sites.py table      # scikit-learn's breast-cancer data: accuracy, AUROC, calibration, the worst site
+    python benchmarks/sites.py text       # the next character of three styles: perplexity
+
+A site is measured by the model that it would use: the global one, or its own where the method gives it one. Every arm has the
+step size of the grid that suits it best at another seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from paired import Arm, Results, bench, parser, table
+
+from fedwarm.settings.fields import Value
+
+PLAIN = 10.0  # how much longer steps without momentum are, for as long a way
+METHODS: Mapping[str, tuple[str, dict[str, Value]]] = {
+    "FedAvg": ("fedavg", {}),
+    "FedProx": ("fedprox", {"fedprox.mu": 0.01}),
+    "SCAFFOLD": ("scaffold", {"momentum": 0.0}),
+    "local only": ("local_only", {}),
+    "centralized": ("centralized", {}),
+}
+NORMED: Mapping[str, tuple[str, dict[str, Value]]] = {
+    "FedAvg, batch normalisation": ("fedavg", {"mlp.norm": "batch"}),
+    "FedBN": ("fedbn", {"mlp.norm": "batch"}),
+}
+TABLE: dict[str, Value] = {
+    "model.name": "mlp", "metrics": "auroc,calibration-error", "local-epochs": 1, "batch-size": 16, "momentum": 0.9,
+}  # fmt: skip
+TEXT: dict[str, Value] = {
+    "task": "language", "model.name": "gru", "data.partition": "domain", "local-epochs": 2, "batch-size": 8, "momentum": 0.9,
+}  # fmt: skip
+
+
+def last(results: Results) -> dict[str, Any]:
+    """What was measured last of the models that sites would use."""
+    found = results["rounds"][-1]
+    told: dict[str, Any] = found["personal"] or found["global"]
+    return told
+
+
+def by_site(name: str) -> Callable[[Results], list[float]]:
+    """A metric of each site."""
+    return lambda results: [float(value) for value in last(results)["metrics"][name]["per_client"]]
+
+
+def mean(values: list[float]) -> float:
+    """Of the sites."""
+    return sum(values) / len(values)
+
+
+def accuracies(results: Results) -> list[float]:
+    """Right answers of each site, in percent."""
+    return [100 * float(share) for share in last(results)["per_client"]]
+
+
+def columns(case: str) -> dict[str, Callable[[Results], float]]:
+    """What the table shows, the deciding metric first."""
+    if case == "text":
+        perplexity = by_site("perplexity")
+        return {"perplexity, mean of authors": lambda r: mean(perplexity(r)), "worst author": lambda r: max(perplexity(r))}
+    auroc, error = by_site("auroc"), by_site("calibration-error")
+    return {
+        "accuracy, mean of sites, %": lambda r: mean(accuracies(r)),
+        "worst site, %": lambda r: min(accuracies(r)),
+        "AUROC, mean of sites, %": lambda r: 100 * mean(auroc(r)),
+        "worst site's, %": lambda r: 100 * min(auroc(r)),
+        "calibration error, %": lambda r: 100 * mean(error(r)),
+    }
+
+
+def main() -> None:
+    options = parser(__doc__, 0, 20)
+    options.add_argument("case", choices=("table", "text"))
+    options.add_argument("--rates", nargs="+", type=float, default=[0.01, 0.03, 0.1, 0.3])
+    given = options.parse_args()
+    text = given.case == "text"
+    given.data, shown = ("styles" if text else "breast-cancer"), columns(given.case)
+    made, deciding = bench(given, f"sites-{given.case}", TEXT if text else TABLE), next(iter(shown.values()))
+
+    def better(results: Results) -> float:
+        return -deciding(results) if text else deciding(results)
+
+    arms = []
+    for name, (method, own) in {**METHODS, **({} if text else NORMED)}.items():
+        rates = [rate if own.get("momentum") != 0.0 else PLAIN * rate for rate in given.rates]
+        arms.append(made.tuned(Arm(name, method, own), rates, better))
+    print("\n" + table(made.all(arms, given.seeds), shown))
+
+
+if __name__ == "__main__":
+    main()
