@@ -1,7 +1,7 @@
 """DP-REC and its rivals at equal certified epsilon and equal rounds, over five seeds; prints a table a view and draws its page.
 
-    python benchmarks/dp_rec.py mnist --data ../shared/data/mnist [--views central,local] [--seeds 1,2] [--jobs 2] [--quick]
-    python benchmarks/dp_rec.py femnist --data ../shared/data/femnist
+    python benchmarks/dp_rec.py mnist --data path/to/mnist [--views central,local] [--seeds 1,2] [--jobs 2] [--quick]
+    python benchmarks/dp_rec.py femnist --data path/to/femnist
 
 All arms share model, clients, rounds, clip, step sizes and equal weights; they differ in what leaves a client: the clipped
 update (no privacy), the same with Gaussian noise (32 bits a number), code words of b bits a block, code words of exactly the

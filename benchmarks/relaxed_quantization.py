@@ -1,6 +1,6 @@
 """Relaxed quantization against its paper: LeNet-5 on MNIST, centralised, at 8/8, 4/4 and 2/2 bits (weights/activations).
 
-    python benchmarks/relaxed_quantization.py --data ../shared/data/mnist [--out runs/relaxed-quantization] [--threads 1]
+    python benchmarks/relaxed_quantization.py --data path/to/mnist [--out runs/relaxed-quantization] [--threads 1]
         [--cells float,rq_st-4-4,rq_st-2-2] [--quick]
 
 The paper's network, 32C5-MP2-64C5-MP2-512FC-10, and its table are public; its optimiser, epochs and first values are not. The
@@ -185,7 +185,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/mnist"), help="folder of MNIST's parquet files")
+    parser.add_argument("--data", type=Path, required=True, help="folder of MNIST's parquet files")
     parser.add_argument("--out", type=Path, default=Path("runs/relaxed-quantization"))
     parser.add_argument("--cells", default=",".join(ORDER), help="which, in this order; float comes first anyway")
     parser.add_argument("--threads", type=int, default=1)
