@@ -60,7 +60,7 @@ def ran(folder: Path, data: Path, settings: dict[str, Value], caplog: pytest.Log
     with caplog.at_level(logging.INFO, "fedwarm"), caplog.at_level(logging.INFO, "flwr"):
         outcome = run(str(settings["method"]), folder, {**COMMON, **settings, "data.name": str(data)}, clients=2)
     lines = [record.getMessage() for record in caplog.records if record.name in ("flwr", "fedwarm")]
-    return outcome, [re.sub(r"\d+(\.\d+)? s\b", "", line).replace(str(folder), "") for line in lines]
+    return outcome, [re.sub(r"(, )?\d+(\.\d+)? s\b( left)?", "", line).replace(str(folder), "") for line in lines]
 
 
 def travelled(message: Message) -> dict[str, Any]:
