@@ -181,7 +181,7 @@ def main() -> None:
     steps = {name: float(rate) for name, _, rate in (told.rpartition("=") for told in given.steps)}
     fixed = {arm.name: steps.get(arm.name, given.rates[0]) for arm in chosen if arm.name in steps or len(given.rates) == 1}
     tuned = [_at(arm, fixed[arm.name]) if arm.name in fixed else made.tuned(arm, given.rates, mean) for arm in chosen]
-    rows = made.all(tuned, given.seeds, given.first)
+    rows = made.all(tuned, given.seeds)
     if given.picture is not None:
         picture(next(results[-1] for name, results in rows.items() if name.startswith("fedmix")), given.picture)
     print("\n" + table(rows, columns(given.groups)))  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from paired import Arm, Results, bench, parser, table
+from paired import RIVALS, Arm, Results, accuracies, bench, grid, parser, table
 
 from fedwarm.settings.fields import Value
 
@@ -20,33 +20,19 @@ COMMON: dict[str, Value] = {
     "data.partition": "domain", "data.image-size": 32, "model.name": "resnet20", "local-epochs": 2, "momentum": 0.9,
     "batch-size": 16, "data.test-fraction": 0.05,
 }  # fmt: skip
-PLAIN = 10.0  # how much longer steps without momentum are, for as long a way
-METHODS: Mapping[str, tuple[str, dict[str, Value]]] = {
-    "FedAvg": ("fedavg", {}),
-    "FedProx": ("fedprox", {"fedprox.mu": 0.01}),
-    "SCAFFOLD": ("scaffold", {"momentum": 0.0}),
-    "FedBN": ("fedbn", {}),
-    "local only": ("local_only", {}),
-    "centralized": ("centralized", {}),
-}
+METHODS: Mapping[str, tuple[str, dict[str, Value]]] = {**RIVALS, "FedBN": ("fedbn", {})}
 SCRATCH = ("FedAvg", "FedBN", "local only", "centralized")
-
-
-def domains(results: Results) -> list[float]:
-    """Accuracy of each client's last model on its own test images, in percent."""
-    last = results["rounds"][-1]
-    return [100 * float(share) for share in (last["personal"] or last["global"])["per_client"]]
 
 
 def mean(results: Results) -> float:
     """Over the domains."""
-    found = domains(results)
+    found = accuracies(results)
     return sum(found) / len(found)
 
 
 def worst(results: Results) -> float:
     """Of the domain with the least."""
-    return min(domains(results))
+    return min(accuracies(results))
 
 
 def main() -> None:
@@ -62,7 +48,7 @@ def main() -> None:
     scratch = {f"{n} from random": METHODS[n] for n in SCRATCH} | {"FedWon from random": ("fedwon", {})}
 
     def best(name: str, method: str, own: Mapping[str, Value], rates: list[float]) -> Arm:
-        return made.tuned(Arm(name, method, own), [r if own.get("momentum") != 0.0 else PLAIN * r for r in rates], mean)
+        return made.tuned(Arm(name, method, own), grid(rates, own), mean)
 
     arms = [best(n, m, own, given.rates) for n, (m, own) in tuned.items()]
     arms += [best(n, m, own, given.scratch_rates) for n, (m, own) in scratch.items()]

@@ -23,6 +23,14 @@ from fedwarm.settings.fields import Value
 
 ROOT = Path(__file__).parents[1]
 TUNING_SEED = 101
+PLAIN = 10.0  # how much longer steps without momentum are, for as long a way
+RIVALS: Mapping[str, tuple[str, dict[str, Value]]] = {
+    "FedAvg": ("fedavg", {}),
+    "FedProx": ("fedprox", {"fedprox.mu": 0.01}),
+    "SCAFFOLD": ("scaffold", {"momentum": 0.0}),
+    "local only": ("local_only", {}),
+    "centralized": ("centralized", {}),
+}
 Results = dict[str, Any]
 
 
@@ -43,13 +51,14 @@ class Arm:
 
 @dataclass(frozen=True)
 class Bench:
-    """What all arms of a comparison share: settings, clients, rounds, the folder of the runs, and worker processes."""
+    """What all arms of a comparison share: settings, clients, rounds, folder of the runs, worker processes, first seed."""
 
     settings: Mapping[str, Value]
     clients: int
     rounds: int
     folder: Path
     workers: int = 0
+    first: int = 1
 
     def one(self, arm: Arm, seed: int) -> Results:
         """The results of one run."""
@@ -80,13 +89,30 @@ class Bench:
         print(f"{arm.name}: " + ", ".join(f"{rate:g} gives {value:.1f}" for rate, value in found.items()), flush=True)
         return Arm(f"{arm.name}, step size {best:g}", arm.method, {**arm.settings, "learning-rate": best})
 
-    def all(self, arms: Sequence[Arm], seeds: int, first: int = 1) -> dict[str, list[Results]]:
-        """The results of all arms at `seeds` seeds from the first one on, seed by seed."""
+    def all(self, arms: Sequence[Arm], seeds: int, first: int = 0) -> dict[str, list[Results]]:
+        """The results of all arms at `seeds` seeds from a first one on, seed by seed; 0: the comparison's own."""
+        first = first or self.first
         rows: dict[str, list[Results]] = {arm.name: [] for arm in arms}
         for seed in range(first, first + seeds):
             for arm in arms:
                 rows[arm.name].append(self.one(arm, seed))
         return rows
+
+
+def grid(rates: Sequence[float], settings: Mapping[str, Value]) -> list[float]:
+    """The step sizes that an arm of these settings is tried at, by those of arms with momentum."""
+    return [rate if settings.get("momentum") != 0.0 else PLAIN * rate for rate in rates]
+
+
+def used(results: Results) -> dict[str, Any]:
+    """What was measured last of the models that clients would use: their own where a method gives these, else the global one."""
+    last = results["rounds"][-1]
+    return dict(last["personal"] or last["global"])
+
+
+def accuracies(results: Results) -> list[float]:
+    """Of the models that clients would use on their own test examples, in percent."""
+    return [100 * float(share) for share in used(results)["per_client"]]
 
 
 def accuracy(results: Results) -> float:
@@ -142,4 +168,4 @@ def bench(given: argparse.Namespace, name: str, settings: Mapping[str, Value]) -
     """The comparison that the options ask for; `name` is its folder below ./runs where none is given."""
     own: dict[str, Value] = {"data.name": given.data, "data.max-examples": given.examples}
     folder = (given.runs or ROOT / "runs" / name).absolute()
-    return Bench({**settings, **own}, given.clients, given.rounds, folder, given.workers)
+    return Bench({**settings, **own}, given.clients, given.rounds, folder, given.workers, given.first)

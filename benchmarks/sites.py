@@ -10,20 +10,11 @@ step size of the grid that suits it best at another seed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
-from paired import Arm, Results, bench, parser, table
+from paired import RIVALS, Arm, Results, accuracies, bench, grid, parser, table, used
 
 from fedwarm.settings.fields import Value
 
-PLAIN = 10.0  # how much longer steps without momentum are, for as long a way
-METHODS: Mapping[str, tuple[str, dict[str, Value]]] = {
-    "FedAvg": ("fedavg", {}),
-    "FedProx": ("fedprox", {"fedprox.mu": 0.01}),
-    "SCAFFOLD": ("scaffold", {"momentum": 0.0}),
-    "local only": ("local_only", {}),
-    "centralized": ("centralized", {}),
-}
 NORMED: Mapping[str, tuple[str, dict[str, Value]]] = {
     "FedAvg, batch normalisation": ("fedavg", {"mlp.norm": "batch"}),
     "FedBN": ("fedbn", {"mlp.norm": "batch"}),
@@ -36,26 +27,14 @@ TEXT: dict[str, Value] = {
 }  # fmt: skip
 
 
-def last(results: Results) -> dict[str, Any]:
-    """What was measured last of the models that sites would use."""
-    found = results["rounds"][-1]
-    told: dict[str, Any] = found["personal"] or found["global"]
-    return told
-
-
 def by_site(name: str) -> Callable[[Results], list[float]]:
     """A metric of each site."""
-    return lambda results: [float(value) for value in last(results)["metrics"][name]["per_client"]]
+    return lambda results: [float(value) for value in used(results)["metrics"][name]["per_client"]]
 
 
 def mean(values: list[float]) -> float:
     """Of the sites."""
     return sum(values) / len(values)
-
-
-def accuracies(results: Results) -> list[float]:
-    """Right answers of each site, in percent."""
-    return [100 * float(share) for share in last(results)["per_client"]]
 
 
 def columns(case: str) -> dict[str, Callable[[Results], float]]:
@@ -85,10 +64,8 @@ def main() -> None:
     def better(results: Results) -> float:
         return -deciding(results) if text else deciding(results)
 
-    arms = []
-    for name, (method, own) in {**METHODS, **({} if text else NORMED)}.items():
-        rates = [rate if own.get("momentum") != 0.0 else PLAIN * rate for rate in given.rates]
-        arms.append(made.tuned(Arm(name, method, own), rates, better))
+    chosen = {**RIVALS, **({} if text else NORMED)}
+    arms = [made.tuned(Arm(name, method, own), grid(given.rates, own), better) for name, (method, own) in chosen.items()]
     print("\n" + table(made.all(arms, given.seeds), shown))
 
 

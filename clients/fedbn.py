@@ -11,7 +11,7 @@ from fedwarm.methods.fedbn import FIRST, FedBn
 from fedwarm.privacy.levels import Level, Reasons
 from fedwarm.rounds.client import PERSONAL, BaseClient
 from fedwarm.rounds.measuring import PERSONAL as OWN
-from fedwarm.rounds.measuring import reasons, together
+from fedwarm.rounds.measuring import own_reasons, together
 
 KEPT = "norms"
 
@@ -20,8 +20,7 @@ class FedBnClient(BaseClient):
     """Trains and measures the received tensors with its own ones of normalisation; a new client has those of the first model."""
 
     def tells(self, level: Level) -> Reasons:
-        trained = {"correct-personal": "of a model trained by private steps, on test images, which are outside the account"}
-        return {**super().tells(level), **({**trained, **reasons(self.config, OWN)} if level == Level.EXAMPLE else {})}
+        return {**super().tells(level), **(own_reasons(self.config) if level == Level.EXAMPLE else {})}
 
     def round(self, payload: Payload) -> Payload:
         number, whole = payload.count("round", 1), self.whole(payload, payload.count("round", 1))

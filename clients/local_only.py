@@ -3,16 +3,14 @@
 from fedwarm.core.payload import Payload
 from fedwarm.privacy.levels import Level, Reasons
 from fedwarm.rounds.client import PERSONAL, BaseClient
-from fedwarm.rounds.measuring import PERSONAL as OWN
-from fedwarm.rounds.measuring import reasons
+from fedwarm.rounds.measuring import own_reasons
 
 
 class LocalOnlyClient(BaseClient):
     """Keeps its model in its own store."""
 
     def tells(self, level: Level) -> Reasons:
-        trained = {"correct-personal": "of a model trained by private steps, on test images, which are outside the account"}
-        return {**super().tells(level), **({**trained, **reasons(self.config, OWN)} if level == Level.EXAMPLE else {})}
+        return {**super().tells(level), **(own_reasons(self.config) if level == Level.EXAMPLE else {})}
 
     def round(self, payload: Payload) -> Payload:
         number, model = payload.count("round", 1), self.model()

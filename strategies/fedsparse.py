@@ -33,7 +33,6 @@ from fedwarm.sparse.history import History
 from fedwarm.sparse.mean import GroupMean
 from fedwarm.sparse.packing import PACKED, Reader, from_rounded, from_values, to_mask, to_numbers, to_values
 from fedwarm.sparse.replies import bits_of, refuse_statistics, validated
-from fedwarm.tasks import task_of
 
 THETA, ALIVE, SHARED = "theta", "alive", "server"
 
@@ -80,8 +79,7 @@ class Grouped(BaseStrategy):
 
     @cached_property
     def groups(self) -> Groups:
-        width = task_of(self.config.run).width(len(self.fleet.classes))
-        return groups_of(self.config.of(Model), width, self.fleet.form)
+        return groups_of(self.config.of(Model), self.width, self.fleet.form)
 
     def plan(self) -> Iterator[Stage]:
         refuse_statistics(dict(self.new_model().named_buffers()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedwarm.core.inputs import Form
 from fedwarm.core.seeds import numpy_generator
-from fedwarm.data.given import DOMAIN, targets_of
+from fedwarm.data.given import DOMAIN, targets_of, tensor_table
 from fedwarm.data.settings import Data
-from fedwarm.data.tables import Column, Rows, Table
-from fedwarm.settings.fields import SettingError, near
+from fedwarm.data.tables import Column, Table
+from fedwarm.settings.fields import SettingError
 
 SITES, NOISE, SEED = 4, 0.7, 569
 SITE = "site"
@@ -62,16 +62,6 @@ def embedded_table(
 ) -> Table:
     """An embedded table of numbers, its sites planted by feature number `by`."""
     label, answers = targets_of(targets, len(inputs), classes, data)
-    seen, sites = torch.from_numpy(inputs.astype(np.float32)), planted_sites(inputs[:, by])
-    columns = {DOMAIN: sites, SITE: sites}
-
-    def column(wanted: str) -> Column:
-        if wanted not in columns:
-            raise SettingError(f"data.name = {name!r} has no column {wanted!r}{near(wanted, list(columns))}; it has domain, site")
-        return columns[wanted]
-
-    def images(rows: Rows) -> torch.Tensor:
-        return seen[torch.from_numpy(rows)]
-
-    form = Form.of(seen, columns=tuple(features))
-    return Table(name, label, tuple(columns), column, images, form=form, targets=answers)
+    sites = planted_sites(inputs[:, by])
+    table = tensor_table(name, torch.from_numpy(inputs.astype(np.float32)), label, answers, {DOMAIN: sites, SITE: sites})
+    return replace(table, form=replace(table.form_at(0), columns=tuple(features)))

@@ -65,13 +65,24 @@ def schedule_of(optimiser: torch.optim.Optimizer, settings: Diffusion) -> torch.
     return torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.lora_steps)
 
 
-def minimise(optimiser: torch.optim.Optimizer, settings: Diffusion, gradient: Callable[[int], None]) -> None:
-    """`lora_steps` steps, each with the gradient that `gradient` puts into the parameters for the step of that number."""
+def minimise(
+    optimiser: torch.optim.Optimizer,
+    settings: Diffusion,
+    gradient: Callable[[int], None],
+    step_by: Callable[[torch.optim.Optimizer], bool] | None = None,
+) -> None:
+    """`lora_steps` steps, each with the gradient that `gradient` puts into the parameters for the step of that number.
+
+    Args:
+        step_by: makes a step and says whether it did; one that it left out leaves the step size where it was. None: all are made.
+    """
     schedule = schedule_of(optimiser, settings)
     for step in range(settings.lora_steps):
         gradient(step)
-        optimiser.step()
-        schedule.step()
+        if step_by is None:
+            optimiser.step()
+        if step_by is None or step_by(optimiser):
+            schedule.step()
         tick("adapter", step + 1, settings.lora_steps)
 
 
@@ -85,13 +96,12 @@ def descend(optimiser: torch.optim.Optimizer, settings: Diffusion, loss_of: Call
     Raises:
         FloatingPointError: the loss is not finite, which is seen within `LOOKED_AT` steps, or overflows at any factor.
     """
-    schedule = schedule_of(optimiser, settings)
-    for step in range(settings.lora_steps):
+
+    def gradient(step: int) -> None:
         loss = loss_of(step)
-        optimiser.zero_grad()
-        scaling.backward(loss)
-        if scaling.step(optimiser):
-            schedule.step()
         if step % LOOKED_AT == 0 and not scaling.on and not bool(torch.isfinite(loss.detach())):
             raise FloatingPointError(f"the loss is NaN or infinite at step {step + 1}; lower diffusion.lora-learning-rate")
-        tick("adapter", step + 1, settings.lora_steps)
+        optimiser.zero_grad()
+        scaling.backward(loss)
+
+    minimise(optimiser, settings, gradient, scaling.step)

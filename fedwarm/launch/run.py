@@ -30,7 +30,6 @@ from fedwarm.settings.fields import SettingError, Value, near
 from fedwarm.settings.kinds import ENGINES
 from fedwarm.settings.text import parse_overrides
 
-PAGE = "report.html"
 LEAST = 2  # clients of an app that does not say how many
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
@@ -185,6 +184,8 @@ def _reported(folder: Path) -> Path:
 
 
 def _print_results(folder: Path) -> None:
+    from fedwarm.report.page import PAGE
+
     results = json.loads((folder / "results.json").read_text())
     final, totals = results["final"], results["totals"]
     if final["global"]["accuracy"] is not None:

@@ -7,7 +7,8 @@ library's name in `module:attribute`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NoReturn
+from functools import cached_property
+from typing import Any, NoReturn
 
 from torch import nn
 
@@ -16,17 +17,29 @@ from fedwarm.settings.fields import SettingError, near
 
 
 class Named:
-    """A factory of a library's model: (classes, image size) -> module with weights drawn at random.
-
-    Attributes:
-        mean, deviation: of the input that its published weights expect, by channel, of pixels in [0, 1].
-    """
-
-    mean: Colours | None = None
-    deviation: Colours | None = None
+    """A factory of a library's model: (classes, image size) -> module with weights drawn at random."""
 
     def __init__(self, name: str) -> None:
         self.name = name
+
+    @cached_property
+    def expected(self) -> Any:
+        """What the library says that its published weights expect, with `mean` and `std` of colours; None: nothing.
+
+        Raises:
+            SettingError: the library has no such model, or is not installed.
+        """
+        return None
+
+    @property
+    def mean(self) -> Colours | None:
+        """Of the input that its published weights expect, by channel, of pixels in [0, 1]; None: the project's own."""
+        return None if self.expected is None else tuple(self.expected.mean)
+
+    @property
+    def deviation(self) -> Colours | None:
+        """As `mean`, the standard deviation."""
+        return None if self.expected is None else tuple(self.expected.std)
 
     def __call__(self, classes: int, image_size: int) -> nn.Module:
         """The model for so many classes and RGB pictures of that side.

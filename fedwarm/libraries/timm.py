@@ -8,7 +8,6 @@ from typing import Any
 from torch import nn
 
 from fedwarm.libraries import Named, build, unknown
-from fedwarm.pretrained.inputs import Colours
 from fedwarm.settings.fields import SettingError
 
 
@@ -16,22 +15,13 @@ class Timm(Named):
     """A classifier of timm, without weights; these come by `model.weights`."""
 
     @cached_property
-    def _expected(self) -> Any:
-        library = self._library()
-        return library.models.get_pretrained_cfg(self.name)
-
-    @property
-    def mean(self) -> Colours:  # type: ignore[override]
-        return tuple(self._expected.mean)
-
-    @property
-    def deviation(self) -> Colours:  # type: ignore[override]
-        return tuple(self._expected.std)
+    def expected(self) -> Any:
+        return self._library().models.get_pretrained_cfg(self.name)
 
     @property
     def head(self) -> str:
         """The name of the last layer; empty where timm names several or none."""
-        named = self._expected.classifier
+        named = self.expected.classifier
         return named if isinstance(named, str) else ""
 
     def __call__(self, classes: int, image_size: int) -> nn.Module:

@@ -8,7 +8,6 @@ from typing import Any
 from torch import nn
 
 from fedwarm.libraries import Named, build, unknown
-from fedwarm.pretrained.inputs import Colours
 
 SIZED = {"vision_transformer": "image_size", "maxvit": "input_size"}  # whose layers depend on the pictures' size
 BRANCHED = ("googlenet", "inception")  # which answer by several outputs in training
@@ -18,19 +17,11 @@ class Torchvision(Named):
     """A classifier of torchvision, without weights; these come by `model.weights`."""
 
     @cached_property
-    def _expected(self) -> Any:
+    def expected(self) -> Any:
         from torchvision import models
 
         self._builder()
         return models.get_model_weights(self.name).DEFAULT.transforms()
-
-    @property
-    def mean(self) -> Colours:  # type: ignore[override]
-        return tuple(self._expected.mean)
-
-    @property
-    def deviation(self) -> Colours:  # type: ignore[override]
-        return tuple(self._expected.std)
 
     def __call__(self, classes: int, image_size: int) -> nn.Module:
         builder = self._builder()

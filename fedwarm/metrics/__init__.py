@@ -19,13 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedwarm.metrics._foreign import foreign
-from fedwarm.settings.config import General
+from fedwarm.settings.config import PERSONAL, General
 from fedwarm.settings.fields import SettingError
 from fedwarm.settings.kinds import METRICS, TASKS
 
 ANY = ""  # of a metric's sums: whatever the targets are
 SUMMED, WEIGHED = "sums over all test examples", "mean over clients, weighed by test examples"
-PERSONAL = ("personal", "worst")  # of `watch`: mean and worst value of the clients' own models
 COUNTED = "accuracy"  # what a task has that counts right answers
 Numbers = NDArray[np.float64]
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from fedwarm.core.inputs import Form
 from fedwarm.data.settings import Data
 from fedwarm.record.gaps import read_augment
-from fedwarm.record.run import PERSONAL, Best, Json, Round, Run
+from fedwarm.record.run import Best, Json, Round, Run
 from fedwarm.record.versions import commit, device, versions
+from fedwarm.settings.config import PERSONAL
 
 if TYPE_CHECKING:
     from fedwarm.record.measure import Measure
@@ -292,8 +293,7 @@ def summary(record: Record, number: int) -> dict[str, float]:
         "personal": measure.value("personal") if entry["personal"] else None,
         "personal_worst": measure.value("worst") if entry["personal"] else None,
         "train_loss": entry["train_loss"],
-        "bytes_up": sum(entry["bytes_up"]),
-        "bytes_down": sum(entry["bytes_down"]),
+        **{key: sum(entry[key]) for key in ("bytes_up", "bytes_down")},
         "failures": len(entry["failures"]),
         "seconds": entry["seconds"],
     }

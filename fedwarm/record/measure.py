@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from fedwarm.core.payload import Payload
-from fedwarm.record.run import PERSONAL
+from fedwarm.settings.config import PERSONAL
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from fedwarm.settings.kinds import METHODS
 from fedwarm.settings.registry import summary
 
 WATCHED = {"accuracy": "global accuracy", "personal": "personal accuracy", "worst": "worst personal accuracy"}
-PERSONAL = ("personal", "worst")  # values of `watch` that are of the clients' own models
 Json = dict[str, Any]
 
 

@@ -26,6 +26,7 @@ from fedwarm.settings.fields import SettingError, allowed, keys
 
 MOST_ROWS, MOST_BARS = 100, 40
 PLACES = ("rounds", "clients", "data", "stages", "settings", "record")
+PAGE = "report.html"  # of one run, in its folder
 
 
 def make_report(runs: Sequence[Path], out: Path | None = None) -> Path:
@@ -42,7 +43,7 @@ def make_report(runs: Sequence[Path], out: Path | None = None) -> Path:
     if not folders:
         raise SettingError("no run folder given; name at least one, e.g. runs/warmfed")
     read = [read_run(folder) for folder in folders]
-    path = Path(out) if out is not None else folders[0] / "report.html" if len(read) == 1 else Path("fedwarm-report.html")
+    path = Path(out) if out is not None else folders[0] / PAGE if len(read) == 1 else Path("fedwarm-report.html")
     if len(read) == 1:
         page = filled("run.html.j2", s=section(read[0]))
     else:

@@ -28,8 +28,8 @@ from fedwarm.privacy.limits import Limits
 from fedwarm.relevance import Run
 from fedwarm.rounds.chosen import parts_of
 from fedwarm.rounds.fleet import described
-from fedwarm.rounds.gate import DESCRIBED, Gate, level_of, refuse_fitted, refuse_uncovered
-from fedwarm.rounds.measuring import GLOBAL, VALIDATION, Measures, measuring, together, told
+from fedwarm.rounds.gate import DESCRIBED, HELD, TESTS, VALIDATION, Gate, level_of, refuse_fitted, refuse_uncovered
+from fedwarm.rounds.measuring import GLOBAL, Measures, measuring, together, told
 from fedwarm.rounds.measuring import PERSONAL as OWN
 from fedwarm.settings.config import Config
 from fedwarm.settings.kinds import PRIVACY
@@ -272,8 +272,8 @@ class BaseClient:
 
     def sizes(self) -> Payload:
         """How many examples this client measures on."""
-        held = {} if self.real.validation is None else {"num-validation": len(self.real.validation[1])}
-        return Payload(metrics={"num-test": len(self.real.test_labels), **held})
+        held = {} if self.real.validation is None else {HELD: len(self.real.validation[1])}
+        return Payload(metrics={TESTS: len(self.real.test_labels), **held})
 
     def measured(self, model: nn.Module, whose: str) -> Payload:
         """What a model comes to on this client's own test examples, and on those that it holds back."""

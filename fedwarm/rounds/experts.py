@@ -22,7 +22,6 @@ from fedwarm.models import Model, build_model
 from fedwarm.record.ledger import EVALUATE
 from fedwarm.rounds.server import BaseStrategy, Stage
 from fedwarm.settings.config import Config
-from fedwarm.tasks import task_of
 
 EXPERT, SHARED, MASS, PRIOR, TRAINED, EXPERTS, SPEED = "expert", "trunk", "mass", "prior", "trained", "experts", "speed"
 USAGE, FULL, DIVERGENCE = "usage", "full", "divergence"
@@ -54,8 +53,7 @@ class Experts(BaseStrategy):
 
     def drawn(self, seed: int) -> Arrays:
         """A model with first weights of another seed."""
-        config, width = self.config, task_of(self.config.run).width(len(self.fleet.classes))
-        return from_module(build_model(config.of(Model), width, self.fleet.form, seed, say=self.record.remark))
+        return from_module(build_model(self.config.of(Model), self.width, self.fleet.form, seed, say=self.record.remark))
 
     def __init__(self, config: Config | None = None, folder: Any = None, **settings: Any) -> None:
         super().__init__(config, folder, **settings)

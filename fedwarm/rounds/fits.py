@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from fedwarm.data.settings import CLASSES, LABELS, NUMBERS, TOKENS
 from fedwarm.relevance import Run
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
 from fedwarm.tasks import task_of
 
-CLASSES = "classes"
-WORDS = {CLASSES: "classes", "labels": "several labels an example", "numbers": "numbers", "tokens": "tokens of texts"}
+WORDS = {CLASSES: "classes", LABELS: "several labels an example", NUMBERS: "numbers", TOKENS: "tokens of texts"}
 
 
 def refuse_unfit(config: Config) -> None:

@@ -19,14 +19,13 @@ from fedwarm.data.settings import Data
 from fedwarm.metrics import Metric, Numbers, metrics_of
 from fedwarm.privacy.levels import Level, Reasons
 from fedwarm.relevance import Run
+from fedwarm.rounds.gate import HELD, SUMS, TESTS, VALIDATION
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
 from fedwarm.tasks import Task, task_of
 from fedwarm.training.evaluate import Found, Measuring
 
-SUMS = "sums-"
 GLOBAL, PERSONAL = WHOSE = ("global", "personal")
-VALIDATION = "validation-"
 TABLES_AT_MOST = 20_000  # numbers of clients' tables that a round's record keeps
 OUTSIDE = "sums over examples that nothing trains on, which are outside the account"
 
@@ -77,6 +76,12 @@ def reasons(config: Config, whose: str) -> Reasons:
     return dict.fromkeys(names_of(config, whose), OUTSIDE)
 
 
+def own_reasons(config: Config) -> Reasons:
+    """Why right answers of a client's own model, which private steps trained, may leave, and what else is told of it."""
+    trained = {f"correct-{PERSONAL}": "of a model trained by private steps, on test images, which are outside the account"}
+    return {**trained, **reasons(config, PERSONAL)}
+
+
 def check_found(config: Config, payload: Payload, width: int) -> None:
     """Refuse counts that cannot be, and sums that cannot be added.
 
@@ -84,8 +89,8 @@ def check_found(config: Config, payload: Payload, width: int) -> None:
         PayloadError: more answers are right than there are examples, there are other sums than the run's, or one is not of
             numbers, of another length, or not finite.
     """
-    tests = payload.count("num-test")
-    held = payload.count("num-validation") if "num-validation" in payload.metrics else 0
+    tests = payload.count(TESTS)
+    held = payload.count(HELD) if HELD in payload.metrics else 0
     for whose in WHOSE:
         for name, most in ((f"correct-{whose}", tests), (f"correct-{VALIDATION}{whose}", held)):
             if name in payload.metrics:

@@ -40,8 +40,8 @@ from fedwarm.rounds.central import check_measured
 from fedwarm.rounds.chosen import parts_of
 from fedwarm.rounds.fits import refuse_unfit
 from fedwarm.rounds.fleet import Fleet
-from fedwarm.rounds.gate import level_of, refuse_uncovered
-from fedwarm.rounds.measuring import VALIDATION, check_found, check_metrics, measured, measuring
+from fedwarm.rounds.gate import VALIDATION, level_of, refuse_uncovered
+from fedwarm.rounds.measuring import check_found, check_metrics, measured, measuring
 from fedwarm.rounds.objectives import learned_template
 from fedwarm.rounds.staged import Staged
 from fedwarm.settings.config import Config

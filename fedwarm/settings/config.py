@@ -11,6 +11,7 @@ from fedwarm.settings.fields import Group, SettingError, Value, checked, keys, n
 from fedwarm.settings.kinds import AUGMENTATIONS, CODECS, METHODS, OBJECTIVES, OPTIMISERS, PRIVACY, SCHEDULES, TASKS, TRACKERS
 
 G = TypeVar("G", bound="Group")
+PERSONAL = ("personal", "worst")  # values of `watch` of the clients' own models: their mean, and the worst of them
 
 
 @dataclass(frozen=True)
