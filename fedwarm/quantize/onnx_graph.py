@@ -73,6 +73,7 @@ def _write(model: nn.Module, coded: Mapping[str, Coded], bits: int, path: Path, 
 
 def _traced(model: nn.Module, image_size: int) -> Any:
     """The float graph, with any number of pictures."""
+    torch.zeros(1, requires_grad=True).sum().backward()  # before the exporter makes a device known
     twin = _Pictures(copy.deepcopy(model).cpu()).eval()
     example = (torch.zeros(2, 3, image_size, image_size, dtype=torch.uint8),)
     shapes = ({0: torch.export.Dim("n")},)

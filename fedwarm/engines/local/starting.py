@@ -1,8 +1,10 @@
 """How worker processes start: forked where that is safe, which takes no time, and else spawned.
 
-Two things do not survive a fork. A GPU's driver, once it was spoken to: where there is a GPU, workers are spawned. And the OpenMP
-threads that a thread of this process has computed with: they are gone in the child, which waits for them for ever (GCC's libgomp
-keeps them with the thread that began them). So workers are forked by a new thread, which has none, whatever its caller did.
+Three things do not survive a fork. A GPU's driver, once it was spoken to: where there is a GPU, workers are spawned. The threads
+of torch's automatic differentiation, which it starts at its first backward pass where anything (an export to ONNX, a package of
+another device) has made a device other than the CPU known: a trial fork finds that out. And the OpenMP threads that a thread of
+this process has computed with: they are gone in the child, which waits for them for ever (GCC's libgomp keeps them with the
+thread that began them). So workers are forked by a new thread, which has none, whatever its caller did.
 """
 
 from __future__ import annotations
@@ -11,17 +13,19 @@ import os
 import sys
 import threading
 from contextlib import suppress
+from multiprocessing.context import ForkContext
 from multiprocessing.process import BaseProcess, current_process
 from pathlib import Path
 
 FORK, SPAWN = "fork", "spawn"
 OPEN_FILES = Path("/proc/self/fd")
 DRIVERS = ("/dev/nvidia", "/dev/kfd", "/dev/dxg")
+TRIAL_SECONDS = 20.0
 
 
 def start_method() -> str:
     """`fork` or `spawn`, as it is safe in this process now."""
-    if sys.platform != "linux" or _sees_gpu() or _speaks_to_driver():
+    if sys.platform != "linux" or _sees_gpu() or _speaks_to_driver() or not _fork_can_train():
         return SPAWN
     return FORK
 
@@ -59,6 +63,32 @@ def _sees_gpu() -> bool:
     """Whether torch, where it is loaded, could use a GPU here; asking it may speak to the driver, which then cannot be forked."""
     torch = sys.modules.get("torch")
     return torch is not None and bool(torch.cuda.is_available())
+
+
+def _fork_can_train() -> bool:
+    """Whether a child forked now can compute gradients: tried in one, some hundredths of a second."""
+    if "torch" not in sys.modules:
+        return True
+    trial = ForkContext().Process(target=_one_backward_pass)
+    try:
+        begin(trial, FORK)
+    except OSError:
+        return True  # whoever starts the workers meets the same error, and tells it
+    trial.join(TRIAL_SECONDS)
+    if trial.exitcode is None:
+        trial.kill()
+        trial.join()
+    return trial.exitcode == 0
+
+
+def _one_backward_pass() -> None:
+    import torch
+
+    try:
+        torch.ones(1, requires_grad=True).sum().backward()
+    except RuntimeError:
+        os._exit(1)
+    os._exit(0)
 
 
 def _speaks_to_driver() -> bool:

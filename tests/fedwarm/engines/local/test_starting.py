@@ -49,6 +49,25 @@ def test_a_fork_after_torch_computed_with_threads_computes_with_threads() -> Non
     assert process.exitcode == 0
 
 
+@LINUX
+@pytest.mark.skipif(torch.cuda.is_available(), reason="beside a GPU workers are spawned in any case")
+def test_where_a_fork_could_not_train_workers_are_spawned() -> None:
+    """An export to ONNX before the first backward pass makes a device known, and the pass then starts torch's threads."""
+    program = (
+        "import torch\n"
+        "from fedwarm.engines.local.starting import start_method\n"
+        "if __name__ == '__main__':\n"
+        "    torch.set_num_threads(1)\n"
+        "    print(start_method())\n"
+        "    torch.onnx.export(torch.nn.Linear(3, 2).eval(), (torch.ones(1, 3),), dynamo=True, verbose=False)\n"
+        "    print(start_method())\n"
+        "    torch.ones(1, requires_grad=True).sum().backward()\n"
+        "    print(start_method())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert done.stdout.split() == ["fork", "fork", "spawn"], done.stderr
+
+
 def test_a_process_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def full() -> int:
         raise OSError("no more processes")
