@@ -12,7 +12,7 @@ from fedwarm.quantize.settings import QuantizationRobust
 from fedwarm.record.reading import Run, read_run
 from fedwarm.relevance import Run as Relevant
 from fedwarm.settings.config import Config
-from fedwarm.settings.fields import SettingError, keys
+from fedwarm.settings.fields import keys
 from fedwarm.settings.kinds import OBJECTIVES
 from fedwarm.sparse.export import KEPT, beside
 from fedwarm.sparse.shrink import kept_of, shrunk
@@ -30,24 +30,22 @@ def export_run(folder: Path, bits: int, form: str, out: Path) -> tuple[Exported,
         out: the file.
 
     Raises:
-        SettingError: the folder holds no run or no classifier, or it cannot be written like this.
+        SettingError: the folder holds no run or no global model, or it cannot be written like this.
     """
     from fedwarm.rounds.artefacts import KEY, sources
 
     run = read_run(folder, ledger=False)
-    if not run.inputs.pictures:
-        raise SettingError(f"{folder} holds a model of {run.inputs}; models of pictures alone are exported, its own is {WEIGHTS}")
     done = finished(run)
     config = _quantization(run)
     told = {KEY: [source.told() for source in sources(folder / WEIGHTS) or []]}
     objective = objective_of(config)
-    place = done.settings, done.width, done.image_size
+    place = done.settings, done.width, done.inputs
     how = objective.scheme(config), objective.learned(config, done.learned)
     if done.learned or not (kept := kept_of(done.model)):
         return export(done.model, bits, form, out, *place, *how, told), ""
     small = shrunk(done.model, kept)
     exported = export(small, bits, form, out, *place, *how, {**told, KEPT: kept})
-    return exported, beside(done.model, small, done.image_size)
+    return exported, beside(done.model, small, done.inputs)
 
 
 def _quantization(run: Run) -> Config:

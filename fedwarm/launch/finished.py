@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from fedwarm.core.inputs import Form
 from fedwarm.models import Model, build_model, model_of
 from fedwarm.objectives import is_learned
 from fedwarm.record.reading import Run
@@ -28,14 +29,14 @@ class Finished:
         model: the module, on the CPU.
         settings: its architecture.
         width: outputs of its head.
-        image_size: pixels of a side of its input; 0 where it takes no pictures.
+        inputs: what it takes.
         learned: what the run's objective learned beside the weights, by name.
     """
 
     model: nn.Module
     settings: Model
     width: int
-    image_size: int
+    inputs: Form
     learned: dict[str, Tensor]
 
 
@@ -99,7 +100,7 @@ def _built(run: Run, path: Path, state: Mapping[str, Tensor], learned: dict[str,
             f"{path} does not fit model {settings.name!r} with {len(run.classes)} classes; the file is of another run "
             f"or holds several models"
         ) from error
-    return Finished(model, settings, width, run.inputs.side, learned)
+    return Finished(model, settings, width, run.inputs, learned)
 
 
 def _told(run: Run, key: str) -> str | int:

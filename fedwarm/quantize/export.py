@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from fedwarm.coding.packing import CodeError, pack, unpack
 from fedwarm.core.files import replacing
+from fedwarm.core.inputs import Form
 from fedwarm.models import Model, build_model, model_of, own_settings_of
 from fedwarm.quantize.coded import Coded
 from fedwarm.quantize.learned import Learned
@@ -67,7 +68,7 @@ def export(
     path: Path,
     settings: Model,
     classes: int,
-    image_size: int,
+    inputs: Form | int,
     scheme: Scheme = PLAIN,
     learned: Learned | None = None,
     told: Mapping[str, Any] | None = None,
@@ -75,12 +76,12 @@ def export(
     """Write the model with its weights quantized; what a device would load.
 
     Args:
-        model: the float classifier; not changed.
+        model: the float model; not changed.
         bits: 2 to 16, or 32 for float.
         form: `torch` or `onnx`.
         path: the file.
         settings: the architecture's name, as `build_model` knows it.
-        classes, image_size: what the architecture was built with.
+        classes, inputs: what the architecture was built with.
         scheme: how weights are quantized.
         learned: steps to take at the width they belong to.
         told: what else a `torch` file should say in its header.
@@ -94,16 +95,30 @@ def export(
     if form == "onnx":
         from fedwarm.quantize.onnx_graph import write_onnx
 
-        stored_bits = write_onnx(model, coded, bits, path, image_size)
+        stored_bits = write_onnx(model, coded, bits, path, Form.at(inputs))
     else:
         stored_bits = bits
-        own = {"model": settings.name, "norm": settings.norm, "classes": classes, "image_size": image_size}
+        own = {"model": settings.name, "norm": settings.norm, "classes": classes, **_shape(Form.at(inputs))}
         special = own_settings_of(settings)
         _write_packed(model, coded, bits, path, {**(told or {}), **own, **({"settings": special} if special else {})})
     sizes = [layer.get_parameter("weight").numel() for layer in layers(model, scheme.skip_first_last).values()]
     weight_bytes = sum(-(-size * stored_bits // 8) for size in sizes)
     file_bytes = path.stat().st_size
     return Exported(bits, stored_bits, sum(sizes), weight_bytes, file_bytes - weight_bytes, file_bytes)
+
+
+def _shape(form: Form) -> dict[str, Any]:
+    """What a header says of one input."""
+    if form.pictures:
+        return {"image_size": form.side}
+    return {"inputs": {"shape": list(form.shape), "dtype": form.dtype, "vocabulary": form.vocabulary}}
+
+
+def _form(header: Mapping[str, Any]) -> Form:
+    told = header.get("inputs")
+    if told is None:
+        return Form.picture(int(header["image_size"]))
+    return Form(tuple(int(n) for n in told["shape"]), str(told["dtype"]), int(told["vocabulary"]))
 
 
 @torch.no_grad()
@@ -143,7 +158,7 @@ def _write_packed(model: nn.Module, coded: Mapping[str, Coded], bits: int, path:
 def load_exported(
     path: Path, settings: Model | None = None, fit: Callable[[nn.Module, Mapping[str, Any]], nn.Module] | None = None
 ) -> nn.Module:
-    """The classifier out of a file that `export` wrote as `torch`, its weights the float values of the grid.
+    """The model out of a file that `export` wrote as `torch`, its weights the float values of the grid.
 
     Args:
         path: the file.
@@ -167,7 +182,7 @@ def load_exported(
             raise SettingError(f"{path} holds a model {name!r}; there are {', '.join(MODELS.names())}")
         named = {"model.name": name, "model.norm": header.get("norm", Model.norm)}
         architecture = settings or model_of({**header.get("settings", {}), **named})
-        sizes = int(header["classes"]), int(header["image_size"])
+        sizes = int(header["classes"]), _form(header)
         if fit is None:
             return build_model(architecture, *sizes, 0, state)
         model = fit(build_model(architecture, *sizes, 0), header)

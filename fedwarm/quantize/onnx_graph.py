@@ -1,6 +1,7 @@
-"""A classifier as an ONNX graph whose weights are whole numbers with a DequantizeLinear behind each.
+"""A model as an ONNX graph whose weights are whole numbers with a DequantizeLinear behind each.
 
-The graph takes pictures as they are, `images` uint8 (n, 3, S, S), and gives `logits` (n, classes).
+The graph takes pictures as they are, `images` uint8 (n, 3, S, S), other inputs as `inputs` (n, *shape) in the data set's own
+type, and gives `logits` (n, outputs), as the model does.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from fedwarm.coding.packing import pack
 from fedwarm.core.files import replacing
+from fedwarm.core.inputs import Form
 from fedwarm.models import to_input
 from fedwarm.settings.fields import SettingError
 
@@ -28,18 +30,18 @@ STORED_BITS = (2, 4, 8, 16)
 PREFIX = "classifier."
 
 
-class _Pictures(nn.Module):
-    """A classifier that takes pictures as bytes."""
+class _Whole(nn.Module):
+    """A model that takes inputs as data sets hold them, pictures as bytes."""
 
     def __init__(self, classifier: nn.Module) -> None:
         super().__init__()
         self.classifier = classifier
 
-    def forward(self, images: Tensor) -> Any:
-        return self.classifier(to_input(images))
+    def forward(self, inputs: Tensor) -> Any:
+        return self.classifier(to_input(inputs))
 
 
-def write_onnx(model: nn.Module, coded: Mapping[str, Coded], bits: int, path: Path, image_size: int) -> int:
+def write_onnx(model: nn.Module, coded: Mapping[str, Coded], bits: int, path: Path, form: Form) -> int:
     """Write the graph; the bits that a quantized weight is stored in.
 
     What torch, onnx and onnxscript warn of is no user's business, and ends no export where warnings are errors.
@@ -49,17 +51,19 @@ def write_onnx(model: nn.Module, coded: Mapping[str, Coded], bits: int, path: Pa
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return _write(model, coded, bits, path, image_size)
+        return _write(model, coded, bits, path, form)
 
 
-def _write(model: nn.Module, coded: Mapping[str, Coded], bits: int, path: Path, image_size: int) -> int:
+def _write(model: nn.Module, coded: Mapping[str, Coded], bits: int, path: Path, form: Form) -> int:
     try:
         import onnx
         import onnxscript  # noqa: F401 (torch.onnx needs it)
     except ImportError as error:
         raise SettingError(f"format 'onnx' needs the packages onnx and onnxscript: {error}") from error
     stored = next((width for width in STORED_BITS if width >= bits), bits)
-    graph = _traced(model, image_size)
+    graph = _traced(model, form)
+    if {PREFIX + name for name in coded} - {each.name for each in graph.graph.initializer}:  # turned over: what optimising does
+        graph = _traced(model, form, optimise=False)
     if stored == STORED_BITS[0]:
         graph = onnx.version_converter.convert_version(graph, OPSET_OF_TWO_BITS)
         graph.ir_version = max(graph.ir_version, onnx.helper.find_min_ir_version_for(list(graph.opset_import)))
@@ -71,15 +75,16 @@ def _write(model: nn.Module, coded: Mapping[str, Coded], bits: int, path: Path, 
     return stored
 
 
-def _traced(model: nn.Module, image_size: int) -> Any:
-    """The float graph, with any number of pictures."""
+def _traced(model: nn.Module, form: Form, optimise: bool = True) -> Any:
+    """The float graph, with any number of inputs."""
     torch.zeros(1, requires_grad=True).sum().backward()  # before the exporter makes a device known
-    twin = _Pictures(copy.deepcopy(model).cpu()).eval()
-    example = (torch.zeros(2, 3, image_size, image_size, dtype=torch.uint8),)
+    twin = _Whole(copy.deepcopy(model).cpu()).eval()
+    example = (form.empty(2),)
     shapes = ({0: torch.export.Dim("n")},)
+    names = ["images" if form.pictures else "inputs"], ["logits"]
     program = torch.onnx.export(
-        twin, example, dynamo=True, input_names=["images"], output_names=["logits"], dynamic_shapes=shapes,
-        opset_version=OPSET, verbose=False,
+        twin, example, dynamo=True, input_names=names[0], output_names=names[1], dynamic_shapes=shapes,
+        opset_version=OPSET, verbose=False, optimize=optimise,
     )  # fmt: skip
     assert program is not None
     return _plain(program.model_proto)

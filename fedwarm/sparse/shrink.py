@@ -14,20 +14,22 @@ import torch
 from torch import Tensor, nn
 
 from fedwarm.core.arrays import Arrays, from_module
+from fedwarm.core.inputs import Form
+from fedwarm.models import to_input
 from fedwarm.sparse.groups import Groups, Mask
 
 Kept = dict[str, list[int]]
 
 
 class Selected(nn.Module):
-    """Some of the inputs (n, d) of a linear layer: (n, k)."""
+    """Some of the inputs (.., d) of a linear layer: (.., k)."""
 
     def __init__(self, kept: Tensor) -> None:
         super().__init__()
         self.register_buffer("kept", kept, persistent=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return inputs[:, self.get_buffer("kept")]
+        return inputs[..., self.get_buffer("kept")]
 
 
 def used(groups: Groups, arrays: Arrays) -> Mask:
@@ -150,8 +152,8 @@ def _cut(part: nn.Module, axis: int, keep: Tensor, bias: bool = True) -> None:
             setattr(part, name, nn.Parameter(tensor.detach().index_select(axis, keep).clone(), tensor.requires_grad))
 
 
-def multiply_adds(model: nn.Module, image_size: int) -> int:
-    """Multiplications with additions of convolutions and linear layers for one image (3, S, S)."""
+def multiply_adds(model: nn.Module, inputs: Form | int) -> int:
+    """Multiplications with additions of convolutions and linear layers for one input; of a number, a picture of that side."""
     counts: list[int] = []
 
     def count(layer: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
@@ -162,7 +164,7 @@ def multiply_adds(model: nn.Module, image_size: int) -> int:
     layers = [part for part in model.modules() if isinstance(part, (nn.Conv2d, nn.Linear))]
     handles = [part.register_forward_hook(count) for part in layers]
     with torch.no_grad():
-        model.eval()(torch.zeros(1, 3, image_size, image_size))
+        model.eval()(to_input(Form.at(inputs).empty(1)))
     for handle in handles:
         handle.remove()
     return sum(counts)

@@ -10,15 +10,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fedwarm.cli.export import export_run
+from fedwarm.launch.finished import finished as finished_run
 from fedwarm.models import Model, build_model
 from fedwarm.quantize.export import load_exported
 from fedwarm.quantize.learned import Learned
 from fedwarm.quantize.sweep import quantized
-from fedwarm.quantize.uniform import Scheme
+from fedwarm.quantize.uniform import PLAIN, Scheme
+from fedwarm.record.reading import read_run
 from fedwarm.settings.fields import SettingError, Value
 from fedwarm.sparse.export import load_small
 from fedwarm.training.evaluate import predict
 from tests.runs import Outcome, run
+from tests.tabular import CASES, numbers, text
 
 PICTURES = torch.randint(0, 256, (30, 3, 16, 16), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
 
@@ -127,3 +130,27 @@ def test_what_cannot_be_exported_is_refused(finished: Outcome, tmp_path: Path) -
     (tmp_path / "results.json").write_text(json.dumps(results))
     with pytest.raises(SettingError, match=r"does not say model\.name"):
         export_run(tmp_path, 4, "torch", tmp_path / "model")
+
+
+OTHERS: dict[str, dict[str, Value]] = {
+    "rows": CASES["regression"],
+    "places of a text": {**CASES["language"], "model.name": "gru", "gru.width": 6, "gru.embedding": 4},
+}
+
+
+@pytest.mark.parametrize("given", OTHERS.values(), ids=OTHERS.keys())
+def test_models_of_other_inputs(given: dict[str, Value], tmp_path: Path) -> None:
+    """onnxruntime without its own optimising, which computes a product behind a DequantizeLinear in whole numbers."""
+    runtime = pytest.importorskip("onnxruntime", reason="ONNX models are run by onnxruntime")
+    folder = run("fedavg", tmp_path / "run", {**given, "num-server-rounds": 1}, clients=2).folder
+    done = finished_run(read_run(folder))
+    inputs = (numbers() if done.inputs.dtype == "float32" else text())[0]
+    expected = predict(quantized(done.model, 8, PLAIN), inputs)
+    export_run(folder, 8, "torch", tmp_path / "model")
+    assert torch.equal(predict(load_exported(tmp_path / "model"), inputs), expected)
+    export_run(folder, 8, "onnx", tmp_path / "model.onnx")
+    options = runtime.SessionOptions()
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = runtime.InferenceSession((tmp_path / "model.onnx").read_bytes(), options, providers=["CPUExecutionProvider"])
+    found = torch.from_numpy(session.run(None, {"inputs": inputs.numpy()})[0])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
