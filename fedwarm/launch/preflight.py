@@ -126,10 +126,11 @@ def _classes_told(config: Config) -> tuple[str, ...]:
 def _build(config: Config, classes: int) -> None:
     """See that the model can be built; where nodes bring their own data, one of pictures, as others' shapes are not known."""
     from fedwarm.data.shards import form_of
-    from fedwarm.models import build_model, takes_pictures
+    from fedwarm.models import build_model
     from fedwarm.tasks import task_of
+    from fedwarm.training.sizes import untold
 
-    if config.of(Data).own and not takes_pictures(config.of(Model)):
+    if untold(config):
         return
     width = task_of(config.run).width(classes)
     build_model(config.of(Model), width, form_of(config.of(Data)), config.run.seed, say=_say)

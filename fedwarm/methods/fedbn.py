@@ -68,7 +68,8 @@ def check(config: Config, known: Any) -> None:
     Raises:
         SettingError: it has none.
     """
-    config.of(FedBn).kept(layers_of(config, known))
+    if (layers := layers_of(config, known)) is not None:
+        config.of(FedBn).kept(layers)
 
 
 def plain(get: Callable[[str], Value]) -> bool:

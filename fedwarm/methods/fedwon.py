@@ -89,7 +89,8 @@ def check(config: Config, known: Any) -> None:
     Raises:
         SettingError: the classifier has it.
     """
-    for name, _ in mixing(layers_of(config, known)):
+    layers = layers_of(config, known)
+    for name, _ in () if layers is None else mixing(layers):
         raise SettingError(
             f"layer {name!r} of the classifier is batch normalisation, and method {config.run.method!r} trains without; leave "
             "model.norm at 'standardised-weights'"

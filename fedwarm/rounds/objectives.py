@@ -12,13 +12,14 @@ from fedwarm.core.inputs import Form
 from fedwarm.data.settings import Data
 from fedwarm.data.shards import form_of
 from fedwarm.methods import method_of
-from fedwarm.models import Model, build_model, takes_pictures, to_input
+from fedwarm.models import Model, build_model, to_input
 from fedwarm.objectives import hooks_of, learned_state, objective_of
 from fedwarm.relevance import Run
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
 from fedwarm.settings.kinds import CODECS, METHODS, OBJECTIVES, PRIVACY
 from fedwarm.training.loop import Hook
+from fedwarm.training.sizes import untold
 
 
 def learned_template(config: Config, model: nn.Module, inputs: Form | int) -> dict[str, Tensor]:
@@ -73,8 +74,7 @@ def check_private_model(config: Config, classes: int) -> None:
         SettingError: the run trains one, and its mechanism refuses it.
     """
     refuse = getattr(PRIVACY.load(config.run.privacy), "refuse_model", None)
-    unknown = config.of(Data).own and not takes_pictures(config.of(Model))
-    if refuse is not None and Run.of(config).trains and not unknown:
+    if refuse is not None and Run.of(config).trains and not untold(config):
         refuse(build_model(replace(config.of(Model), weights=""), classes, form_of(config.of(Data)), config.run.seed))
 
 

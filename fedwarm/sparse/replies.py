@@ -50,7 +50,8 @@ def check(config: Config, known: Any) -> None:
     Raises:
         SettingError: it has.
     """
-    refuse_statistics(dict(layers_of(config, known).named_buffers()))
+    layers = layers_of(config, known)
+    refuse_statistics({} if layers is None else dict(layers.named_buffers()))
 
 
 def refuse_statistics(buffers: Mapping[str, object]) -> None:

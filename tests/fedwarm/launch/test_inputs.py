@@ -72,3 +72,15 @@ def test_what_needs_pictures_is_refused_before_a_run(settings: dict[str, Value],
     with pytest.raises(SettingError, match=said) as caught:
         check_run({**TABLE, **settings}, 4)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("method", ["fedsparse", "federated_dropout", "ssfl", "fedwon", "fedbn"])
+def test_what_looks_at_layers_waits_for_nodes_that_alone_know_the_inputs(method: str) -> None:
+    """Their data are their own, and a network of texts is built when they have told what a text is."""
+    known, _ = check_run({"method": method, "data.name": "own", "task": "language", "model.name": "gru"}, 3, real=True)
+    assert known.run.method == method
+
+
+def test_what_takes_pictures_is_looked_at_before_nodes_tell() -> None:
+    with pytest.raises(SettingError, match="keeps statistics beside its weights"):
+        check_run({"method": "fedsparse", "data.name": "own", "model.name": "resnet8", "model.norm": "batch"}, 3, real=True)
