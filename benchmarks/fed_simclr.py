@@ -14,6 +14,7 @@ left out as public, which keeps a run short.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 
@@ -42,20 +43,32 @@ SHARES = (0.01, 0.1, 1.0)
 BETA: Mapping[str, Settings] = {WITHOUT: {"fed-simclr.beta": 0.0}, WITH: {"fed-simclr.beta": 1.0}}
 
 
-def probe(results: Results) -> float:
-    """Accuracy of the pooled linear probe in percent."""
-    return 100 * float(results["measures"]["probes"]["pooled"]["linear"])
+def probe(results: Results, kind: str = "linear") -> float:
+    """Accuracy of the pooled linear probe in percent; NaN where clients share no encoder."""
+    found = results["measures"].get("probes")
+    return 100 * float(found["pooled"][kind]) if found else math.nan
 
 
 def neighbours(results: Results) -> float:
     """The same of pooled nearest neighbours."""
-    return 100 * float(results["measures"]["probes"]["pooled"]["neighbours"])
+    return probe(results, "neighbours")
 
 
-def by_client(results: Results) -> float:
-    """The mean accuracy of clients' own probes, in percent."""
-    known = [v for v in results["measures"]["probes"]["by_client"]["linear"] if v is not None]
-    return 100 * statistics.mean(known)
+def by_client(results: Results, kind: str = "linear") -> float:
+    """The mean accuracy of clients' own probes, in percent; NaN where clients share no encoder."""
+    found = results["measures"].get("probes")
+    return 100 * statistics.mean(v for v in found["by_client"][kind] if v is not None) if found else math.nan
+
+
+def near_by_client(results: Results) -> float:
+    """The same of nearest neighbours among a client's own images; of its own encoder where none is shared."""
+    own = results["rounds"][-1]["personal"]
+    return 100 * statistics.mean(v for v in own["per_client"] if v is not None) if own else by_client(results, "neighbours")
+
+
+def classifier(results: Results) -> float:
+    """Accuracy in percent of the model that was trained with labels, as it is; NaN of an encoder that saw none."""
+    return math.nan if results["method"] == "fed_simclr" else accuracy(results)
 
 
 def last(results: Results, name: str) -> float:
@@ -88,7 +101,8 @@ def baselines(kind: str, labelled: int) -> list[Arm]:
     few = Arm(f"{kind} fedavg on a tenth", "fedavg", {**KINDS[kind], "data.max-examples": labelled})
     none = Arm(f"{kind} random encoder", "fedavg", {**KINDS[kind], "learning-rate": 1e-9})
     semi = Arm(f"{kind} a tenth labelled", "fed_simclr", {**KINDS[kind], "fed-simclr.labelled": 0.1})
-    return [*arms, few, Arm(f"{kind} fedavg on all", "fedavg", dict(KINDS[kind])), semi, none]
+    alone = Arm(f"{kind} each for itself", "fed_simclr", {**KINDS[kind], "fed-simclr.alone": True})
+    return [*arms, alone, few, Arm(f"{kind} fedavg on all", "fedavg", dict(KINDS[kind])), semi, none]
 
 
 def ablations(kind: str) -> list[Arm]:
@@ -152,10 +166,14 @@ def main() -> None:
         print(f"| {kind} | " + " | ".join(cells) + " |")
     if len(given.kinds) > 2:
         print(f"\nrank correlation of gain and telling apart over {len(gains)} kinds: {correlation(gains, known):.2f}")
-    print("\n| arm | probe, % | neighbours, % | probe by client, % | MB up | s |\n" + "|---" * 6 + "|")
+    shown = {
+        "probe, %": probe, "neighbours, %": neighbours, "probe by client, %": by_client,
+        "neighbours by client, %": near_by_client, "classifier, %": classifier,
+    }  # fmt: skip
+    print("\n| arm | " + " | ".join(shown) + " | MB up | s |\n" + "|---" * (len(shown) + 3) + "|")
     for name, found in rows.items():
         totals = (statistics.mean(r["totals"][key] for r in found) for key in ("bytes_up", "seconds"))
-        cells = [spread([*map(measure, found)]) for measure in (probe, neighbours, by_client)]
+        cells = [spread([*map(measure, found)]) for measure in shown.values()]
         up, seconds = totals
         print(f"| {name} | " + " | ".join(cells) + f" | {up * 1e-6:.1f} | {seconds:.0f} |")
     for kind in given.kinds if given.finetune else ():

@@ -19,6 +19,8 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from paired import Arm, Bench, Results, bench, parser, table
@@ -124,7 +126,7 @@ def joined_late(made: Bench, rate: float, seeds: int, channels: int) -> None:
     }  # fmt: skip
     settings: dict[str, Value] = {"cnn.channels": channels, **SPREAD, "learning-rate": rate}
     found: dict[str, list[float]] = {"before": [], "first round": [], "second": [], "end, late": [], "end, others": []}
-    for seed in range(1, seeds + 1):
+    for seed in range(made.first, made.first + seeds):
         arm = Arm("late", "fedmix", {**settings, **struck})
         results = made.one(arm, seed)
         ledger = [json.loads(line) for line in (made.folder / f"late-seed-{seed}" / "ledger.jsonl").read_text().splitlines()]
@@ -143,9 +145,14 @@ def joined_late(made: Bench, rate: float, seeds: int, channels: int) -> None:
         print(f"{name}: {statistics.mean(values):.1f} of {len(values)}" if values else f"{name}: none")
 
 
-def columns(groups: str) -> dict[str, object]:
+def columns(groups: str) -> dict[str, Callable[[Results], float]]:
     """What the table shows."""
-    found: dict[str, object] = {"clients, %": mean, "tenth, %": tenth, "global, %": shared, "s a round": seconds}
+    found: dict[str, Callable[[Results], float]] = {
+        "clients, %": mean,
+        "tenth, %": tenth,
+        "global, %": shared,
+        "s a round": seconds,
+    }
     return found if groups in ("iid", "writers") else {**found, "groups": recovered}
 
 
@@ -173,7 +180,7 @@ def main() -> None:
     options.add_argument("--only", nargs="*", default=[], help="the arms to run, FedAvg first; empty: all")
     given = options.parse_args()
     made = bench(given, f"fedmix-{given.groups}", {**COMMON, "data.test-fraction": given.tests})
-    made = Bench({**made.settings, **dealt(given)}, given.clients, given.rounds, made.folder, given.workers)
+    made = replace(made, settings={**made.settings, **dealt(given)})
     if given.groups == "late":
         return joined_late(made, given.rates[0], given.seeds, given.channels)
     chosen = ablations(given.channels) if given.groups == "ablations" else arms(given.channels, given.large, given.experts)
@@ -184,7 +191,11 @@ def main() -> None:
     rows = made.all(tuned, given.seeds)
     if given.picture is not None:
         picture(next(results[-1] for name, results in rows.items() if name.startswith("fedmix")), given.picture)
-    print("\n" + table(rows, columns(given.groups)))  # type: ignore[arg-type]
+    shown = columns(given.groups)
+    for name, results in rows.items():
+        told = {column: [round(shown[column](r), 2) for r in results] for column in ("clients, %", "groups") if column in shown}
+        print(f"{name}, seed by seed: " + ", ".join(f"{column} {values}" for column, values in told.items()))
+    print("\n" + table(rows, shown))
 
 
 def _at(arm: Arm, rate: float) -> Arm:

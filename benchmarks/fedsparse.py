@@ -115,7 +115,7 @@ def curve(made: Bench, given: Any) -> None:
     }  # fmt: skip
     arms = {way: pairs for way, pairs in arms.items() if way in given.only or not given.only}
     found: dict[str, dict[str, list[Results]]] = {way: {arm.name: [] for _, arm in pairs} for way, pairs in arms.items()}
-    for seed in range(1, given.seeds + 1):
+    for seed in range(made.first, made.first + given.seeds):
         for way, pairs in arms.items():
             for own, arm in pairs:
                 found[way][arm.name].append(own.one(arm, seed))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kept import kept
+from scipy import stats
 
 from fedwarm.core.failures import RunError
 from fedwarm.launch.run import Request, run_method
@@ -74,7 +75,7 @@ class Bench:
         return dict(found)
 
     def tuned(self, arm: Arm, rates: Sequence[float], better: Callable[[Results], float]) -> Arm:
-        """The arm at the step size of the grid for which `better` is largest at the tuning seed; 0 where a run breaks."""
+        """The arm at the step size of the grid for which `better` is largest at the tuning seed; one that breaks is the worst."""
 
         def value(rate: float) -> float:
             settings = {**arm.settings, "learning-rate": rate}
@@ -82,7 +83,7 @@ class Bench:
                 return better(self.one(Arm(f"{arm.name} at {rate:g}", arm.method, settings), TUNING_SEED))
             except RunError as error:
                 print(f"{arm.name} at {rate:g}: {error}", flush=True)
-                return 0.0
+                return -math.inf
 
         found = {rate: value(rate) for rate in rates}
         best = max(found, key=found.__getitem__)
@@ -134,10 +135,18 @@ def spread(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.2f}{error}"
 
 
+def interval(values: Sequence[float]) -> str:
+    """The mean's 95 % interval by Student's t; empty for fewer than three values, or where there is nothing to measure."""
+    if len(values) < 3 or any(map(math.isnan, values)):
+        return ""
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{statistics.mean(values) - half:.2f} to {statistics.mean(values) + half:.2f}"
+
+
 def table(rows: Mapping[str, Sequence[Results]], columns: Mapping[str, Callable[[Results], float]]) -> str:
-    """A line an arm: each column's mean, and the first column's difference to the first arm, seed by seed."""
+    """A line an arm: each column's mean, and the first column's difference to the first arm, seed by seed, with its interval."""
     first, base = next(iter(columns.values())), [*next(iter(rows.values()))]
-    heads = ["arm", *columns, "difference to the first arm", "MB up", "MB down", "s"]
+    heads = ["arm", *columns, "difference to the first arm", "95 % interval", "MB up", "MB down", "s"]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for name, results in rows.items():
         gaps = [first(r) - first(b) for r, b in zip(results, base, strict=True)]
@@ -145,8 +154,8 @@ def table(rows: Mapping[str, Sequence[Results]], columns: Mapping[str, Callable[
             [r["totals"][key] * scale for r in results]
             for key, scale in (("bytes_up", 1e-6), ("bytes_down", 1e-6), ("seconds", 1))
         ]
-        cells = [spread([column(r) for r in results]) for column in columns.values()]
-        lines.append("| " + " | ".join([name, *cells, spread(gaps), *(f"{statistics.mean(t):.1f}" for t in totals)]) + " |")
+        cells = [*(spread([column(r) for r in results]) for column in columns.values()), spread(gaps), interval(gaps)]
+        lines.append("| " + " | ".join([name, *cells, *(f"{statistics.mean(t):.1f}" for t in totals)]) + " |")
     return "\n".join(lines)
 
 

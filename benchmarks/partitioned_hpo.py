@@ -3,6 +3,7 @@
     python benchmarks/partitioned_hpo.py toy                                    # a mask of 20 inputs, 10 of which are noise
     python benchmarks/partitioned_hpo.py rotated --data path/to/mnist           # the width of a rotation, on one machine
     python benchmarks/partitioned_hpo.py federated --data path/to/mnist         # 20 clients of 100 rotated images each
+    python benchmarks/partitioned_hpo.py federated --data path/to/femnist --writers
 
 Toy: labels are the sign of a random ReLU network of the first 10 inputs around its median, and 10 % of those for training are
 flipped. `informative` and `noise` are the mean mask of those inputs; `retrained` is a fresh network at the psi found.
@@ -215,21 +216,29 @@ def federated(given: argparse.Namespace) -> None:
         "model.name": "cnn", "cnn.channels": 8, "server-threads": 1,
     }  # fmt: skip
     folder = (given.runs or ROOT / "runs" / "partitioned_hpo").absolute()
-    made, own = Bench(settings, given.clients, given.rounds, folder, given.workers), "partitioned-hpo."
+    if given.writers:
+        settings |= {
+            "data.partition": "natural",
+            "data.partition-by": "writer_id",
+            "data.rotation": 0.0,
+            "data.test-fraction": 0.25,
+        }
+    made = Bench(settings, given.clients, given.rounds, folder, given.workers, given.first)
+    own, seeds = "partitioned-hpo.", range(given.first, given.first + given.seeds)
     base = made.tuned(Arm("FedAvg", "fedavg"), given.rates, right)
     rate = base.settings["learning-rate"]
     found = Arm("B", "partitioned_hpo", {"learning-rate": rate, f"{own}rate": given.psi_rate})
     half = Arm("B, half the rounds, then a fresh network", "partitioned_hpo", {**found.settings, f"{own}final": "retrain"})
     control = Arm("by the training loss", "partitioned_hpo", {**found.settings, f"{own}chunks": 1, f"{own}score": "trained"})
     rows: dict[str, list[Results]] = {}
-    for seed in range(1, given.seeds + 1):
+    for seed in seeds:
         for arm in (base, found):
             rows.setdefault(arm.name, []).append(made.one(arm, seed))
         psi = rows[found.name][-1]["measures"]["psi"]["settings"]
         later = Arm("FedAvg at the psi of B", found.method, {**psi, "learning-rate": rate})
         rows.setdefault(later.name, []).append(made.one(later, seed))
         print(f"seed {seed}, B: {psi[f'{own}psi']}\n{table(rows, {'accuracy, %': right})}", flush=True)
-    for seed in range(1, given.seeds + 1) if given.tries else ():
+    for seed in seeds if given.tries else ():
         for arm in (control, half):
             rows.setdefault(arm.name, []).append(made.one(arm, seed))
         fixed = {"learning-rate": rate, f"{own}chunks": 1}
@@ -256,6 +265,7 @@ def main() -> None:
     made.add_argument("--clients", type=int, default=20)
     made.add_argument("--examples", type=int, default=100, help="training images of a client")
     made.add_argument("--rounds", type=int, default=40)
+    made.add_argument("--writers", action="store_true", help="a client a writer, no image turned, in place of turned iid ones")
     made.add_argument("--psi-rate", type=float, default=0.1, help="step size of psi in the federation")
     made.add_argument("--tries", type=int, default=8, help="runs of the random search; 0: no control either")
     made.add_argument("--rates", nargs="+", type=float, default=[0.03, 0.1])

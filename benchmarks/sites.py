@@ -15,9 +15,15 @@ from paired import RIVALS, Arm, Results, accuracies, bench, grid, parser, table,
 
 from fedwarm.settings.fields import Value
 
-NORMED: Mapping[str, tuple[str, dict[str, Value]]] = {
-    "FedAvg, batch normalisation": ("fedavg", {"mlp.norm": "batch"}),
-    "FedBN": ("fedbn", {"mlp.norm": "batch"}),
+NORMED: Mapping[str, Mapping[str, tuple[str, dict[str, Value]]]] = {
+    "table": {
+        "FedAvg, batch normalisation": ("fedavg", {"mlp.norm": "batch"}),
+        "FedBN": ("fedbn", {"mlp.norm": "batch"}),
+    },
+    "text": {
+        "FedAvg, layer normalisation": ("fedavg", {"gru.norm": "layer"}),
+        "FedBN": ("fedbn", {"gru.norm": "layer"}),
+    },
 }
 TABLE: dict[str, Value] = {
     "model.name": "mlp", "metrics": "auroc,calibration-error", "local-epochs": 1, "batch-size": 16, "momentum": 0.9,
@@ -64,7 +70,7 @@ def main() -> None:
     def better(results: Results) -> float:
         return -deciding(results) if text else deciding(results)
 
-    chosen = {**RIVALS, **({} if text else NORMED)}
+    chosen = {**RIVALS, **NORMED[given.case]}
     arms = [made.tuned(Arm(name, method, own), grid(given.rates, own), better) for name, (method, own) in chosen.items()]
     print("\n" + table(made.all(arms, given.seeds), shown))
 

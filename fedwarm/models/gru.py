@@ -22,10 +22,17 @@ class Gru(Group, prefix="gru"):
         "many outputs as tokens",
         choices=("auto", "places", "text"),
     )
+    norm: str = setting(
+        "none",
+        "normalisation of what the head reads; layer: LayerNorm, which FedBN keeps at each client",
+        choices=("none", "layer"),
+    )
 
 
 class Reader(nn.Module):
     """Tokens int64 (b, T) to logits (b, T, outputs) at every place, or (b, outputs) by the mean over the places.
+
+    With `gru.norm = layer` the head reads LayerNorm (Ba, Kiros, Hinton, arXiv 1607.06450) of its input.
 
     The cells are those of Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder", EMNLP 2014, arXiv 1406.1078.
     """
@@ -35,11 +42,12 @@ class Reader(nn.Module):
         self.places = settings.answers == "places" or (settings.answers == "auto" and outputs == vocabulary)
         self.embedding = nn.Embedding(vocabulary, settings.embedding)
         self.gru = nn.GRU(settings.embedding, settings.width, batch_first=True)
+        self.norm = nn.LayerNorm(settings.width) if settings.norm == "layer" else nn.Identity()
         self.head = nn.Linear(settings.width, outputs)
 
     def forward(self, tokens: Tensor) -> Tensor:
         states, _ = self.gru(self.embedding(tokens))
-        found: Tensor = self.head(states if self.places else states.mean(dim=1))
+        found: Tensor = self.head(self.norm(states if self.places else states.mean(dim=1)))
         return found
 
 

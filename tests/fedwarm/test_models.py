@@ -12,6 +12,8 @@ from torch import nn
 
 from fedwarm.core.inputs import Form
 from fedwarm.models import Model, arguments, build_model, device_of, head_of, to_input
+from fedwarm.models.gru import Gru
+from fedwarm.norms import normalising
 from fedwarm.settings.fields import SettingError
 from fedwarm.settings.kinds import MODELS
 
@@ -94,6 +96,17 @@ def test_the_head_is_what_knows_the_number_of_classes(name: str) -> None:
     few, many = (build_model(Model(name=name), classes, form, 0) for classes in (3, 4))
     differ = [key for key, value in few.state_dict().items() if value.shape != many.state_dict()[key].shape]
     assert list(head_of(Model(name=name), few)) == differ
+
+
+def test_a_reader_normalises_what_its_head_reads_where_that_is_asked_for() -> None:
+    form = Form((8,), "int64", 20)
+    plain, normed = (build_model(Model(name="gru", own_settings=(Gru(norm=norm),)), 20, form, 0) for norm in ("none", "layer"))
+    assert normalising(plain) == () and normalising(normed) == ("norm.weight", "norm.bias")
+    assert [*plain.state_dict()] == [name for name in normed.state_dict() if not name.startswith("norm.")]
+    normed.get_submodule("head").register_forward_pre_hook(lambda _, given: read.append(given[0]))
+    read: list[torch.Tensor] = []
+    normed(torch.arange(16).reshape(2, 8))
+    assert read[0].mean(-1).abs().max() < 1e-5 and (read[0].var(-1, unbiased=False) - 1).abs().max() < 1e-2
 
 
 def test_a_component_may_name_its_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
