@@ -18,7 +18,7 @@ def kept(folder: Path, asked: Mapping[str, Value], clients: int) -> dict[str, An
     Args:
         folder: of the run.
         asked: the settings that it should have; those that name files are not compared, as files may have moved.
-        clients: how many it should have.
+        clients: how many it should have; 0: as many as the data set's own number, whatever that was.
 
     Raises:
         SystemExit: it is complete, and has others.
@@ -28,7 +28,7 @@ def kept(folder: Path, asked: Mapping[str, Value], clients: int) -> dict[str, An
     if not results.get("complete"):
         return None
     found = {**results["settings"], "clients": results["partition"]["clients"]}
-    for key, value in {**asked, "clients": clients}.items():
+    for key, value in {**asked, **({"clients": clients} if clients else {})}.items():
         if key not in PLACES and found.get(key) != value:
             raise SystemExit(f"{folder} holds a run with {key} = {found.get(key)!r}, not {value!r}; give another --runs")
     return results

@@ -21,7 +21,7 @@ def test_a_kept_run_is_taken_refused_or_not_there(tmp_path: Path, monkeypatch: p
     (tmp_path / "results.json").write_text(json.dumps({**results, "complete": False}))
     assert kept(tmp_path, {**asked, "seed": 2}, 4) is None
     (tmp_path / "results.json").write_text(json.dumps(results))
-    assert kept(tmp_path, asked, 4) == results
+    assert kept(tmp_path, asked, 4) == kept(tmp_path, asked, 0) == results
     with pytest.raises(SystemExit, match=r"holds a run with momentum = 0.9, not 0.0; give another --runs"):
         kept(tmp_path, {**asked, "momentum": 0.0}, 4)
     with pytest.raises(SystemExit, match="clients = 4, not 10"):
