@@ -74,9 +74,9 @@ def test_a_method_that_says_so_refuses_other_tasks_before_the_run(name: str) -> 
 OTHERS: list[dict[str, Value]] = [
     *({"codec": codec} for codec in kinds.CODECS.own() if codec != "dp-rec"),
     {"codec": "dp-rec", **PRIVATE, "dp-rec.noise-multiplier": 2.0},
-    *({"robust.rule": rule} for rule in kinds.RULES.own() if rule != "krum"),
+    *({"robust.rule": rule, "robust.byzantine": 0} for rule in kinds.RULES.own()),
     {"privacy": "dp-sgd", "dp-sgd.noise-multiplier": 1.0, "dp-sgd.entropy": "seeded"},
-    *({"objective": name} for name in ("kure", "apqn", "qat")),
+    *({"objective": name} for name in kinds.OBJECTIVES.own() if name != "plain"),
     {"data.validation-fraction": 0.25, "watch": "personal", "method": "fedavg_ft"},
 ]
 
