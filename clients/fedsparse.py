@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedwarm.coding.packing import pack_mask
 from fedwarm.core.arrays import Arrays, from_module
 from fedwarm.core.payload import Payload
 from fedwarm.core.seeds import numpy_generator
@@ -17,7 +18,7 @@ from fedwarm.methods.fedsparse import FedSparse, SparsePrior
 from fedwarm.models import Model
 from fedwarm.rounds.client import BaseClient
 from fedwarm.sparse.groups import Floats, Groups, Mask, Masks, groups_of
-from fedwarm.sparse.packing import PACKED, Bytes, Reader, from_values, joined, to_mask, to_numbers, to_rounded, to_values
+from fedwarm.sparse.packing import PACKED, Bytes, Reader, from_values, joined, to_numbers, to_rounded, to_values
 from fedwarm.sparse.replies import bits_of
 from fedwarm.tasks import task_of
 from fedwarm.training.loop import Hook
@@ -77,8 +78,8 @@ class GroupedClient(BaseClient):
         chosen = got.groups.chosen(got.live, gates)
         if bits:
             draws = numpy_generator(self.config.run.seed, self.config.run.method, "rounding", number, self.node.partition)
-            return joined([to_mask(kept), numbers, to_rounded(arrays, got.arrays, chosen, bits, draws)])
-        return joined([to_mask(kept), numbers, to_values(arrays, chosen)])
+            return joined([pack_mask(kept), numbers, to_rounded(arrays, got.arrays, chosen, bits, draws)])
+        return joined([pack_mask(kept), numbers, to_values(arrays, chosen)])
 
 
 class FedSparseClient(GroupedClient):

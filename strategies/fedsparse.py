@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedwarm.aggregators import Robust, clipped
+from fedwarm.coding.packing import pack_mask
 from fedwarm.core.arrays import Arrays
 from fedwarm.core.payload import Payload, PayloadError, check_arrays
 from fedwarm.core.seeds import numpy_generator
@@ -31,7 +32,7 @@ from fedwarm.sparse import packing
 from fedwarm.sparse.groups import Floats, Groups, Mask, Masks, groups_of
 from fedwarm.sparse.history import History
 from fedwarm.sparse.mean import GroupMean
-from fedwarm.sparse.packing import PACKED, Reader, from_rounded, from_values, to_mask, to_numbers, to_values
+from fedwarm.sparse.packing import PACKED, Reader, from_rounded, from_values, to_numbers, to_values
 from fedwarm.sparse.replies import bits_of, refuse_statistics, validated
 
 THETA, ALIVE, SHARED = "theta", "alive", "server"
@@ -105,7 +106,7 @@ class Grouped(BaseStrategy):
         mask, pruned = self.drawn(stage.round, client), not self.alive.all()
         theta = to_numbers(self.theta[mask]) if self.tells_theta else b""
         values = to_values(self.shared, self.groups.chosen(self.live, mask))
-        packed = packing.joined([to_mask(mask), to_mask(~self.alive) if pruned else b"", theta, values])
+        packed = packing.joined([pack_mask(mask), pack_mask(~self.alive) if pruned else b"", theta, values])
         return Payload("words", {PACKED: packed}, {"round": stage.round, "pruned": int(pruned)})
 
     @property

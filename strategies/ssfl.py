@@ -9,6 +9,7 @@ import numpy as np
 from flwr.app import MessageType
 
 from fedwarm.aggregators import Robust, aggregator
+from fedwarm.coding.packing import pack_mask
 from fedwarm.core.arrays import Arrays, WeightedMean
 from fedwarm.core.payload import Payload
 from fedwarm.methods.ssfl import MASK, salient
@@ -19,7 +20,7 @@ from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Value
 from fedwarm.settings.kinds import CODECS
 from fedwarm.sparse.groups import Masks
-from fedwarm.sparse.packing import PACKED, Reader, from_rounded, from_values, joined, to_mask, to_values, values_bytes
+from fedwarm.sparse.packing import PACKED, Reader, from_rounded, from_values, joined, to_values, values_bytes
 from fedwarm.sparse.replies import bits_of, refuse_statistics, validated
 
 SALIENCY = "saliency"
@@ -48,7 +49,7 @@ class Ssfl(BaseStrategy):
             return super().instruct(stage, client)
         first = client not in self.told
         mask = np.concatenate([mask.reshape(-1) for mask in self.masks.values()])
-        packed = joined([to_mask(mask) if first else b"", to_values(self.arrays, self.masks)])
+        packed = joined([pack_mask(mask) if first else b"", to_values(self.arrays, self.masks)])
         return Payload("words", {PACKED: packed}, {"round": stage.round, MASK: int(first)})
 
     def expected(self, stage: Stage) -> Arrays:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fedwarm.codecs import WORDS, Codec
 from fedwarm.coding.layout import Layout
-from fedwarm.coding.packing import CodeError
+from fedwarm.coding.packing import CodeError, mask_bytes, pack_mask, unpack_mask
 from fedwarm.core.arrays import Arrays
 from fedwarm.core.payload import Payload, PayloadError
 from fedwarm.core.stages import Place
@@ -84,7 +84,7 @@ class Largest(Codec):
         self.left[picked] -= numbers.astype(np.float64)
         mask = np.zeros(layout.total, np.bool_)
         mask[picked] = True
-        where = np.packbits(mask, bitorder="little").tobytes()
+        where = pack_mask(mask)
         if len(where) > 4 * len(picked):
             where = picked.astype("<u4").tobytes()
         rest = {name: array for name, array in reply.arrays.items() if name not in dict(layout.entries)}
@@ -109,10 +109,10 @@ class Largest(Codec):
         """
         k = self.count(total)
         where = data[: len(data) - 4 * k]
-        if len(where) == 4 * k and -(-total // 8) > 4 * k:
+        if len(where) == 4 * k and mask_bytes(total) > 4 * k:
             places = np.frombuffer(where, "<u4").astype(np.int64)
         else:
-            places = np.flatnonzero(np.unpackbits(np.frombuffer(where, np.uint8), bitorder="little"))
+            places = np.flatnonzero(unpack_mask(where, total))
         if len(places) != k or (np.diff(places) <= 0).any() or (k and int(places[-1]) >= total):
             raise CodeError(f"the places of an update's largest numbers are not {k} different ones below {total}")
         return places

@@ -1,4 +1,4 @@
-"""Indices of b bits <-> a byte string of exactly ceil(B b / 8) bytes."""
+"""Masks, and indices of b bits <-> byte strings of exactly ceil(n / 8) and ceil(B b / 8) bytes."""
 
 from __future__ import annotations
 
@@ -46,3 +46,27 @@ def unpack(data: bytes, count: int, bits: int) -> NDArray[np.uint16]:
     planes = np.zeros((count, MOST_BITS), np.uint8)
     planes[:, :bits] = flat[: count * bits].reshape(count, bits)
     return np.packbits(planes, axis=1, bitorder="little").view("<u2").reshape(count).astype(np.uint16)
+
+
+def mask_bytes(count: int) -> int:
+    """Bytes of a mask of `count` bits: ceil(count / 8)."""
+    return -(-count // 8)
+
+
+def pack_mask(mask: NDArray[np.bool_]) -> bytes:
+    """A mask (n,) as bytes, the first bit the least significant; the rest is zero."""
+    return np.packbits(mask, bitorder="little").tobytes()
+
+
+def unpack_mask(data: bytes, count: int) -> NDArray[np.bool_]:
+    """The mask (count,) of a byte string that `pack_mask` wrote.
+
+    Raises:
+        CodeError: the length is not exactly ceil(count / 8), or a bit behind the last is set.
+    """
+    if len(data) != mask_bytes(count):
+        raise CodeError(f"{len(data)} bytes of a mask; {count} bits take {mask_bytes(count)}")
+    bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
+    if bits[count:].any():
+        raise CodeError("bits behind a mask's last are set")
+    return bits[:count].astype(np.bool_)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedwarm.coding import stochastic
-from fedwarm.coding.packing import CodeError
+from fedwarm.coding.packing import CodeError, mask_bytes, unpack_mask
 from fedwarm.core.arrays import Arrays
 from fedwarm.sparse.groups import Mask, Masks
 
@@ -24,19 +24,9 @@ VALUE_BYTES, NUMBER_BYTES = 4, 2
 PACKED = "groups"  # how the array is called that travels
 
 
-def mask_bytes(count: int) -> int:
-    """Bytes of a mask of `count` bits."""
-    return -(-count // 8)
-
-
 def most_bytes(count: int, numbers: int, tensors: int) -> int:
     """The most bytes that a model of so many groups, numbers and tensors takes."""
     return mask_bytes(count) + NUMBER_BYTES * count + VALUE_BYTES * (numbers + tensors)
-
-
-def to_mask(mask: Mask) -> bytes:
-    """A mask (n,) as ceil(n / 8) bytes, the first bit the least significant."""
-    return np.packbits(mask, bitorder="little").tobytes()
 
 
 class Reader:
@@ -64,10 +54,7 @@ class Reader:
         Raises:
             CodeError: it is cut short, or a bit behind its last is set.
         """
-        bits = np.unpackbits(np.frombuffer(self.take(mask_bytes(count)), np.uint8), bitorder="little")
-        if bits[count:].any():
-            raise CodeError("bits behind a mask's last are set")
-        return bits[:count].astype(np.bool_)
+        return unpack_mask(self.take(mask_bytes(count)), count)
 
     def numbers(self, count: int) -> NDArray[np.float64]:
         """The next float16 numbers (count,)."""

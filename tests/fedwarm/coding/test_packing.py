@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedwarm.coding.packing import CodeError, pack, packed_bytes, unpack
+from fedwarm.coding.packing import CodeError, mask_bytes, pack, pack_mask, packed_bytes, unpack, unpack_mask
 
 QUICK = settings(deadline=None, derandomize=True)
 
@@ -44,3 +44,16 @@ def test_foreign_bytes_are_refused() -> None:
         unpack(bytes(87), 100, 7)
     with pytest.raises(CodeError, match="behind the last index"):
         unpack(b"\x00\x00\x00\x80", 4, 7)
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 65])
+def test_a_mask_comes_back_and_is_what_indices_of_one_bit_are(count: int) -> None:
+    mask = np.random.default_rng(count).random(count) < 0.5
+    data = pack_mask(mask)
+    assert len(data) == mask_bytes(count) and data == pack(mask.astype(np.uint16), 1)
+    assert (unpack_mask(data, count) == mask).all()
+    with pytest.raises(CodeError, match="bytes of a mask"):
+        unpack_mask(data + b"\0", count)
+    if count % 8:
+        with pytest.raises(CodeError, match="behind a mask's last"):
+            unpack_mask(data[:-1] + bytes([data[-1] | 128]), count)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedwarm.catalogue import parse
+from fedwarm.coding.packing import mask_bytes, pack_mask
 from fedwarm.core.payload import Payload, PayloadError
 from fedwarm.core.stages import Stage
 from fedwarm.flower.wire import from_records, to_records
@@ -23,7 +24,7 @@ from fedwarm.rounds.fleet import Fleet, Member
 from fedwarm.settings.fields import SettingError, Value
 from fedwarm.sparse.groups import Groups
 from fedwarm.sparse.hard_concrete import active, log_alpha_of
-from fedwarm.sparse.packing import PACKED, Reader, from_values, joined, mask_bytes, to_mask, to_values, values_bytes
+from fedwarm.sparse.packing import PACKED, Reader, from_values, joined, to_values, values_bytes
 from fedwarm.sparse.penalty import Penalty, Prior
 from fedwarm.sparse.sites import Site
 from fedwarm.strategies import strategy_class
@@ -224,7 +225,7 @@ def reply(made: Any, client: int, mask: Any, values: Any = None) -> Payload:
     """A client's, which sends what it was sent back."""
     had = made.drawn(1, client)
     chosen = made.groups.chosen(made.live, mask)
-    packed = joined([to_mask(mask[had]), to_values(made.shared if values is None else values, chosen)])
+    packed = joined([pack_mask(mask[had]), to_values(made.shared if values is None else values, chosen)])
     return Payload("words", {PACKED: packed}, {"num-examples": 2})
 
 

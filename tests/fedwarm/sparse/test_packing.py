@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedwarm.coding.packing import CodeError
+from fedwarm.coding.packing import CodeError, mask_bytes, pack_mask
 from fedwarm.core.arrays import Arrays, WeightedMean
 from fedwarm.sparse.groups import Groups
 from fedwarm.sparse.mean import GroupMean
@@ -14,8 +14,6 @@ from fedwarm.sparse.packing import (
     from_rounded,
     from_values,
     joined,
-    mask_bytes,
-    to_mask,
     to_numbers,
     to_rounded,
     to_values,
@@ -41,7 +39,7 @@ def test_bytes_are_those_of_the_formula(seed: int) -> None:
     mask = np.random.default_rng(seed).random(13) < (0.0 if seed == 0 else 0.5)
     chosen = groups.chosen(groups.live(np.ones(13, np.bool_)), mask)
     theta = np.full(int(mask.sum()), 0.25)
-    packed = joined([to_mask(mask), to_numbers(theta), to_values(arrays, chosen)])
+    packed = joined([pack_mask(mask), to_numbers(theta), to_values(arrays, chosen)])
     assert len(packed) == 2 + 4 * int(np.arange(1, 14)[mask].sum()) + 2 * int(mask.sum()) + 8
     assert len(packed) == mask_bytes(13) + 2 * int(mask.sum()) + values_bytes(chosen)
     reader = Reader(packed)
