@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fedwarm.core.arrays import Arrays, from_module, from_tensors, to_tensors
 from fedwarm.core.files import DiskError
 from fedwarm.core.payload import Fact, Payload
+from fedwarm.data.originals import Originals
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.methods.warmfed import CLASSIFIER, SelfDistillation, WarmFed, best_of
 from fedwarm.privacy.levels import Level, Reasons
@@ -84,17 +85,25 @@ class WarmFedClient(BaseClient):
     def _tuned(self, foundation: Foundation, sentences: list[str]) -> dict[str, Tensor]:
         """The adapter's matrices, by the tuner of the settings."""
         from fedwarm.diffusion.tuning import Tuning
+        from fedwarm.diffusion.views import Views
 
         shard, diffusion, tuner = self.shard, self.config.of(Diffusion), self.tuner
         tuner.check_settings()
         private = self.mechanism("adapt", 0)
-        images, labels, seed = shard.train_images, shard.train_labels, self.config.run.seed
-        tuning = Tuning(foundation, images, labels, sentences, diffusion, seed, self.node.partition)
+        labels, draws = shard.train_labels, self.draws("views")
+        views = Views(shard.train_images, self._originals(), foundation.image_size, diffusion, draws, private is not None)
+        images, told = views.whole, labels.repeat_interleave(views.each)
+        tuning = Tuning(foundation, images, told, sentences, diffusion, self.config.run.seed, self.node.partition)
         steps = None if private is None else private.steps(len(labels), diffusion.lora_batch_size, diffusion.lora_steps)
         state = tuner.tune(tuning, private, self.node.store.folder)
         if steps is not None:
             self.spend(steps, 0)
         return state
+
+    def _originals(self) -> Originals | None:
+        """This client's pictures as they came; None where there are none but the shard's."""
+        found = self.holding.originals()
+        return found if found is not None and len(found) == len(self.shard.train_labels) else None
 
     def privately(self) -> list[tuple[int, int, int]]:
         diffusion, settings = self.config.of(Diffusion), self.settings

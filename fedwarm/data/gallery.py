@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from fedwarm.data.broken import Broken, refuse
 from fedwarm.data.depth import SAMPLE, Depth
-from fedwarm.data.pictures import Picture, Reading, opened, pixels
+from fedwarm.data.pictures import Picture, Reading, opened, pixels, proportioned
 from fedwarm.data.tables import Rows
 from fedwarm.settings.fields import SettingError
 
@@ -85,22 +86,41 @@ class Gallery:
             found += broken
         return found
 
+    def originals(self, rows: Rows, side: int) -> list[Tensor]:
+        """The pictures of the rows (k,) in their own proportions, the shorter side `side` pixels long: uint8 (3, h, w) each.
+
+        Raises:
+            SettingError: as `images`.
+        """
+        made = [each for _, each in self._made(rows, partial(proportioned, side=side))]
+        if broken := [each for each in made if isinstance(each, Broken)]:
+            refuse(broken, self.name, self.column)
+        return [each for each in made if isinstance(each, Tensor)]
+
     def _decoded(self, rows: Rows) -> tuple[Tensor, list[Broken]]:
         """The rows' images, black where they are broken, and what is broken."""
         images = torch.zeros(len(rows), 3, self.size, self.size, dtype=torch.uint8)
         broken = []
+        for i, made in self._made(rows, partial(pixels, size=self.size)):
+            if isinstance(made, Broken):
+                broken.append(made)
+            else:
+                images[i] = made
+        return images, broken
+
+    def _made(self, rows: Rows, make: Callable[..., Tensor]) -> Iterator[tuple[int, Tensor | Broken]]:
+        """What `make` makes of the rows' pictures, with their places among them, or why one is broken."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for i, (row, value) in enumerate(zip(rows.tolist(), _values(self.encoded, rows, self.column), strict=True)):
                 try:
                     picture = opened(value or {"bytes": None, "path": None})
                     top = self.depth.top(picture, row)
-                    images[i] = pixels(picture.image, self.size, self.reading.background, top)
+                    yield i, make(picture.image, background=self.reading.background, top=top)
                 except (SettingError, MemoryError):
                     raise
                 except Exception as error:  # PIL's readers raise whatever a broken file makes them stumble over
-                    broken.append(Broken(row, str((value or {}).get("path") or ""), reason(error, value)))
-        return images, broken
+                    yield i, Broken(row, str((value or {}).get("path") or ""), reason(error, value))
 
     def _sample(self) -> Iterator[Picture]:
         """Up to SAMPLE pictures at even distances over the whole data set, without broken ones."""

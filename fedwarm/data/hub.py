@@ -85,6 +85,7 @@ def hub_table(
         gallery.images if every else lambda k: gallery.images(kept[k]),
         remarks,
         targets=answers,
+        originals=gallery.originals if every else lambda k, side: gallery.originals(kept[k], side),
     )
 
 

@@ -18,10 +18,11 @@ import torch
 
 from fedwarm.data.broken import unnamed
 from fedwarm.data.classes import listed, places, plain, shown, union
+from fedwarm.data.originals import Originals
 from fedwarm.data.rows import FEWEST
 from fedwarm.data.settings import DATA_FOLDER as FOLDER
 from fedwarm.data.settings import Data
-from fedwarm.data.shards import Shard, held_counts, load_shard, open_table, table_tested
+from fedwarm.data.shards import Shard, held_counts, load_shard, open_table, originals_of, table_tested
 from fedwarm.settings.fields import SettingError, near
 
 GIVE = f"give its absolute path in --node-config, e.g. \"{FOLDER}='/data/site'\""
@@ -63,6 +64,13 @@ class Holding:
         train, test = (torch.tensor(codes)[labels] for labels in (found.train_labels, found.test_labels))
         back = None if found.validation is None else (found.validation[0], torch.tensor(codes)[found.validation[1]])
         return replace(found, train_labels=train, test_labels=test, classes=agreed, validation=back)
+
+    def originals(self) -> Originals | None:
+        """The training pictures of the shard as they came, in its order; None where there are none but the shard's."""
+        if not self.own:
+            return originals_of(self.data, self.seed, self.partition, self.partitions)
+        with _in_own_words(self.data.name):
+            return originals_of(self.data, self.seed, 0, 1)
 
     def counts(self) -> list[int]:
         """All images by class, those that are tested on or left out among them (see `held_counts`)."""

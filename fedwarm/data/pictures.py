@@ -107,6 +107,15 @@ def pixels(image: Image, size: int, background: tuple[int, int, int] = WHITE, to
     return torch.from_numpy(np.array(small)).permute(2, 0, 1)
 
 
+def proportioned(image: Image, side: int, background: tuple[int, int, int] = WHITE, top: float = 65535.0) -> Tensor:
+    """As `pixels`, in its own proportions with the shorter side `side` pixels long: uint8 (3, h, w)."""
+    from PIL.Image import Resampling
+
+    width, height = (max(side, round(side * length / min(image.size))) for length in image.size)
+    small = flat(image, background, top).resize((width, height), Resampling.BILINEAR)
+    return torch.from_numpy(np.array(small)).permute(2, 0, 1)
+
+
 def flat(image: Image, background: tuple[int, int, int], top: float) -> Image:
     """The picture in RGB, without transparency and with 8 bits."""
     from PIL import Image as Images

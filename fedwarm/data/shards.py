@@ -17,6 +17,7 @@ from torch import Tensor
 from fedwarm.core.inputs import Form
 from fedwarm.core.seeds import numpy_generator
 from fedwarm.data.opening import kept_table
+from fedwarm.data.originals import Originals
 from fedwarm.data.partitions import client_rows, own_clients, partition_of
 from fedwarm.data.rotation import angle_of, rotated
 from fedwarm.data.scaling import Scale, scale_of, scaled
@@ -97,6 +98,12 @@ def load_pooled(data: Data, seed: int, partitions: int) -> Shard:
     if data.rotation:
         return _united([load_shard(data, seed, partition, partitions) for partition in range(partitions)])
     return _gathered(data, _splits(data, seed, partitions), _scale(data, seed, partitions))
+
+
+def originals_of(data: Data, seed: int, partition: int, partitions: int) -> Originals | None:
+    """A client's training pictures as they came, in the order of its shard; None where its data set has none but the shard's."""
+    read, rows = open_table(data).originals, _splits(data, seed, partitions)[partition][0]
+    return None if read is None else Originals(read, rows, angle_of(data, seed, partition) if data.rotation else 0.0)
 
 
 def default_clients(data: Data) -> int:

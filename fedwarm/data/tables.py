@@ -44,6 +44,8 @@ class Table:
         remarks: what a reader of the record should know of how it was read.
         form: what one input looks like; None: a picture of the side `data.image-size`.
         targets: (n, ..) what a model is to answer, where that is no class: float32 numbers, or int64 tokens; None: the labels.
+        originals: gives the pictures of rows in their own proportions, the shorter side that many pixels long: uint8 (3, h, w)
+            each; None: there are no others than `images`.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Table:
     remarks: Callable[[], list[str]] = list
     form: Form | None = None
     targets: Tensor | None = None
+    originals: Callable[[Rows, int], list[Tensor]] | None = None
 
     def __len__(self) -> int:
         return len(self.label.codes)
@@ -115,9 +118,11 @@ def private_part(table: Table, share: float) -> tuple[Table, Rows]:
     def part(column: Column) -> Column:
         return Column(column.codes[rows], column.names)
 
+    whole = table.originals
     private = replace(
         table, name=f"{table.name} without its public part", label=part(table.label),
         column=lambda column: part(table.column(column)), images=lambda k: table.images(rows[k]), remarks=list,
         targets=None if table.targets is None else table.targets[torch.from_numpy(rows)],
+        originals=None if whole is None else lambda k, side: whole(rows[k], side),
     )  # fmt: skip
     return private, rows

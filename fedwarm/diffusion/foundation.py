@@ -39,17 +39,24 @@ class Foundation:
         pipe: diffusers' StableDiffusionPipeline.
         device, dtype: where and in what precision it computes.
         fingerprint: a digest of all parts and their weights, the same on every machine and in every precision.
+        side: height and width of its images in pixels, where that is not its own; 0: it is.
     """
 
     pipe: Any
     device: torch.device
     dtype: torch.dtype
     fingerprint: str
+    side: int = 0
 
     @property
     def image_size(self) -> int:
-        """Height and width of the images that it draws, in pixels."""
-        return int(self.pipe.unet.config.sample_size) * int(self.pipe.vae_scale_factor)
+        """Height and width in pixels of the images that it learns from and draws."""
+        return self.side or int(self.pipe.unet.config.sample_size) * int(self.pipe.vae_scale_factor)
+
+    @property
+    def latent_size(self) -> int:
+        """Height and width of a latent."""
+        return self.image_size // int(self.pipe.vae_scale_factor)
 
     @torch.no_grad()
     def embed(self, prompts: list[str]) -> Tensor:
@@ -143,11 +150,11 @@ def load_foundation(settings: Diffusion, device: str) -> Foundation:
     precision = settings.precision
     if precision == "auto":
         precision = "fp16" if where.type == "cuda" and settings.foundation not in EMBEDDED else "fp32"
-    return _load(locate(settings.foundation), where, PRECISIONS[precision])
+    return _load(locate(settings.foundation), where, PRECISIONS[precision], settings.image_size)
 
 
 @lru_cache(maxsize=1)
-def _load(source: str, device: torch.device, dtype: torch.dtype) -> Foundation:
+def _load(source: str, device: torch.device, dtype: torch.dtype, side: int) -> Foundation:
     pipe = _quietly_read(source)
     words, known = len(pipe.tokenizer), pipe.text_encoder.config.vocab_size
     if words != known:
@@ -159,7 +166,15 @@ def _load(source: str, device: torch.device, dtype: torch.dtype) -> Foundation:
     mark = fingerprint(pipe)
     for part in (pipe.unet, pipe.vae, pipe.text_encoder):
         part.to(device, dtype).requires_grad_(False).eval()
-    return Foundation(pipe, device, dtype, mark)
+    check_side(side, pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1))
+    return Foundation(pipe, device, dtype, mark, side)
+
+
+def check_side(side: int, step: int) -> None:
+    """Refuse a side of images that the net cannot halve as often as it does; `step` is what it must be a multiple of."""
+    if side % step:
+        near = max(step, round(side / step) * step)
+        raise SettingError(f"diffusion.image-size = {side} is no multiple of {step}, as this foundation needs; set it to {near}")
 
 
 def _quietly_read(source: str) -> Any:

@@ -101,7 +101,7 @@ def padded(rows: list[int], device: torch.device) -> list[int]:
 def start_latents(foundation: Foundation, seed: int) -> Tensor:
     """Pure noise (1, c, h, w) of one image, from its seed alone."""
     config = foundation.pipe.unet.config
-    shape = (1, config.in_channels, config.sample_size, config.sample_size)
+    shape = (1, config.in_channels, foundation.latent_size, foundation.latent_size)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     return noise.to(foundation.device, foundation.dtype)
 

@@ -24,6 +24,23 @@ class Diffusion(Group, prefix="diffusion", used=lambda r: r.generates or r.draws
         choices=TUNERS,
         when=lambda r: r.adapts,
     )
+    image_size: int = setting(
+        0,
+        "height and width at which originals are read for tuning and images are drawn; 0: the foundation's own",
+        low=0,
+        high=4096,
+    )
+    crop: str = setting(
+        "center",
+        "the square that is taken of an original; center: its middle; random: four of it at random places, with privacy one",
+        choices=("center", "random"),
+        when=lambda r: r.adapts,
+    )
+    flip: bool = setting(
+        False,
+        "tune on mirrored originals, too (with privacy on one of both); not for digits, letters and other signs",
+        when=lambda r: r.adapts,
+    )
     rank: int = setting(8, "rank r of the LoRA matrices", low=1, when=lambda r: r.adapts)
     alpha: float = setting(8.0, "LoRA scale; the product BA is multiplied by alpha / rank", low=1e-6, when=lambda r: r.adapts)
     targets: str = setting(

@@ -22,6 +22,7 @@ from fedwarm.diffusion.lora import FIRST, adapter_state, attached, check_finite,
 from fedwarm.diffusion.offload import apart
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.steps import Scaling, descend, factor_of, minimise
+from fedwarm.diffusion.views import Views
 from fedwarm.models import to_input
 from fedwarm.training.private import Mechanism
 
@@ -35,7 +36,7 @@ class Tuning:
 
     Attributes:
         foundation: frozen; as before afterwards.
-        images: uint8 (n, 3, S, S), the client's own.
+        images: uint8 (n, 3, S, S), the client's own, or what reads them a few at a time.
         labels: int64 (n,), indices into `prompts`.
         prompts: one sentence per class.
         settings: rank, steps, batch size and step size.
@@ -43,7 +44,7 @@ class Tuning:
     """
 
     foundation: Foundation
-    images: Tensor
+    images: Tensor | Views
     labels: Tensor
     prompts: Sequence[str]
     settings: Diffusion
@@ -65,7 +66,7 @@ class Tuning:
         """Text embeddings (prompts + 1, tokens, width): a row for each prompt, and one of none."""
         return self.foundation.embed([*self.prompts, ""])
 
-    def latents(self, images: Tensor, batch_size: int = 32) -> Tensor:
+    def latents(self, images: Tensor | Views, batch_size: int = 32) -> Tensor:
         """Latents (n, c, h, w) of some images, which are scaled and encoded `batch_size` at a time."""
         size = self.foundation.image_size
         return torch.cat([self.foundation.encode(to_foundation(part, size)) for part in images.split(batch_size)])

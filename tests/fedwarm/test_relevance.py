@@ -32,7 +32,7 @@ PROVIDED = {
     "file": ("file",),
     "transforms": ("transforms",),
 }  # fmt: skip
-GENERATING = ("foundation", "precision", "scheduler", "sample-steps", "guidance", "resize", "sample-batch-size")
+GENERATING = ("foundation", "image-size", "precision", "scheduler", "sample-steps", "guidance", "resize", "sample-batch-size")
 
 
 def used(method: str = "fedavg", **changed: Any) -> set[str]:

@@ -54,7 +54,9 @@ def identity(config: Config, classes: Sequence[str]) -> dict[str, Any]:
     judge = None
     if own.judge:
         judge = {"file": file_digest(Path(own.judge)), "model": config.of(Model).name, "least": own.judge_least}
-    resize = {} if diffusion.resize == RESIZE else {"resize": diffusion.resize}
+    resize: dict[str, Any] = {} if diffusion.resize == RESIZE else {"resize": diffusion.resize}
+    if diffusion.image_size:
+        resize["image-size"] = diffusion.image_size
     return {
         "format": FORMAT,
         "foundation": pipeline_digest(folder),

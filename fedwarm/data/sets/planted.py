@@ -10,7 +10,7 @@ Ghosh, Chung, Yin, Ramchandran, "An Efficient Framework for Clustered Federated 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -71,16 +71,25 @@ def exchanges(classes: int, groups: int) -> Rows:
 def _turned(base: Table, group: Rows, groups: int) -> Table:
     step = QUARTERS // groups
 
-    def images(rows: Rows) -> Tensor:
-        found, turns = base.images(rows), torch.from_numpy(group[rows]) * step
-        return torch.stack([torch.rot90(image, int(turn), (1, 2)) for image, turn in zip(found, turns, strict=True)])
+    def turned(found: Iterable[Tensor], rows: Rows) -> list[Tensor]:
+        turns = (torch.from_numpy(group[rows]) * step).tolist()
+        return [torch.rot90(image, turn, (1, 2)) for image, turn in zip(found, turns, strict=True)]
 
-    return _table(base, base.label, group, tuple(f"{90 * step * g} degrees" for g in range(groups)), images)
+    whole = base.originals
+    table = _table(
+        base,
+        base.label,
+        group,
+        tuple(f"{90 * step * g} degrees" for g in range(groups)),
+        lambda rows: torch.stack(turned(base.images(rows), rows)),
+    )
+    return table if whole is None else replace(table, originals=lambda rows, side: turned(whole(rows, side), rows))
 
 
 def _exchanged(base: Table, group: Rows, groups: int) -> Table:
     label = Column(exchanges(len(base.label.names), groups)[group, base.label.codes], base.label.names)
-    return _table(base, label, group, tuple(f"order {g}" for g in range(groups)), base.images)
+    table = _table(base, label, group, tuple(f"order {g}" for g in range(groups)), base.images)
+    return replace(table, originals=base.originals)
 
 
 def _table(base: Table, label: Column, group: Rows, names: tuple[str, ...], images: Callable[[Rows], Tensor]) -> Table:

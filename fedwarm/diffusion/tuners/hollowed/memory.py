@@ -73,7 +73,14 @@ def twin(unet: Any, dtype: torch.dtype) -> Any:
 
 
 def footprint(
-    unet: Any, settings: Diffusion, cut: Cut | None, dtype: torch.dtype, *, full: bool = False, tokens: int = TOKENS
+    unet: Any,
+    settings: Diffusion,
+    cut: Cut | None,
+    dtype: torch.dtype,
+    *,
+    full: bool = False,
+    tokens: int = TOKENS,
+    side: int = 0,
 ) -> Footprint:
     """Bytes that a step takes.
 
@@ -84,6 +91,7 @@ def footprint(
         dtype: of the frozen weights; adapters are float32.
         full: all weights train instead of an adapter.
         tokens: length of the context.
+        side: of a latent; 0: the net's own.
     """
     net = twin(unet, dtype)
     with ExitStack() as stack:
@@ -95,10 +103,12 @@ def footprint(
         used = net if cut is None else HollowedUNet(net, cut)
         moving = sum(p.numel() * p.itemsize for p in used.parameters() if p.requires_grad)
         still = sum(p.numel() * p.itemsize for p in used.parameters() if not p.requires_grad)
-        return Footprint(still, (2 + ADAM_STATES) * moving, _activations(used, net.config, cut, settings.lora_batch_size, tokens))
+        size = side or net.config.sample_size
+        kept = _activations(used, net.config, cut, settings.lora_batch_size, tokens, size)
+        return Footprint(still, (2 + ADAM_STATES) * moving, kept)
 
 
-def _activations(net: nn.Module, config: Any, cut: Cut | None, batch: int, tokens: int) -> int:
+def _activations(net: nn.Module, config: Any, cut: Cut | None, batch: int, tokens: int, size: int) -> int:
     """Bytes of the distinct tensors that a forward pass keeps, parameters left out."""
     weights = {p.untyped_storage()._cdata for p in net.parameters()}
     kept: dict[int, Tensor] = {}
@@ -108,7 +118,7 @@ def _activations(net: nn.Module, config: Any, cut: Cut | None, batch: int, token
             kept[tensor.untyped_storage()._cdata] = tensor
         return tensor
 
-    dtype, size = next(p.dtype for p in net.parameters()), config.sample_size
+    dtype = next(p.dtype for p in net.parameters())
     with torch.device("meta"):
         noisy = torch.empty(batch, config.in_channels, size, size, dtype=dtype)
         width = config.cross_attention_dim
@@ -121,7 +131,9 @@ def _activations(net: nn.Module, config: Any, cut: Cut | None, batch: int, token
     return sum(t.untyped_storage().nbytes() for t in kept.values())
 
 
-def affordable_depth(unet: Any, settings: Diffusion, dtype: torch.dtype, budget_mb: int, tokens: int = TOKENS) -> int:
+def affordable_depth(
+    unet: Any, settings: Diffusion, dtype: torch.dtype, budget_mb: int, tokens: int = TOKENS, side: int = 0
+) -> int:
     """The least depth whose count fits the budget; without a budget (0) the balanced one.
 
     Raises:
@@ -136,7 +148,7 @@ def affordable_depth(unet: Any, settings: Diffusion, dtype: torch.dtype, budget_
         )
     least = 0.0
     for cut in cuts(unet, settings.targets):
-        least = footprint(unet, settings, cut, dtype, tokens=tokens).total / MB
+        least = footprint(unet, settings, cut, dtype, tokens=tokens, side=side).total / MB
         if least <= budget_mb:
             return cut.depth
     raise SettingError(

@@ -27,17 +27,19 @@ def cut_of(foundation: Foundation, settings: Diffusion, hollowed: Hollowed, clie
         SettingError: the foundation's backbone cannot be cut, or not so; nothing has been done then.
     """
     tokens = int(foundation.pipe.tokenizer.model_max_length)
-    return planned_cut(foundation.pipe.unet, settings, hollowed, client, foundation.dtype, min(tokens, TOKENS))
+    unet, side = foundation.pipe.unet, foundation.latent_size
+    return planned_cut(unet, settings, hollowed, client, foundation.dtype, min(tokens, TOKENS), side)
 
 
 def planned_cut(
-    unet: Any, settings: Diffusion, hollowed: Hollowed, client: int, dtype: torch.dtype, tokens: int = TOKENS
+    unet: Any, settings: Diffusion, hollowed: Hollowed, client: int, dtype: torch.dtype, tokens: int = TOKENS, side: int = 0
 ) -> Cut | None:
     """As `cut_of`, on a U-Net that may be without numbers.
 
     Args:
         dtype: of the frozen weights; a budget of memory is counted in it.
         tokens: of a sentence, of which it is counted.
+        side: of a latent; 0: the net's own.
     """
     depth = depth_of(hollowed, client)
     if depth == NONE:
@@ -45,7 +47,7 @@ def planned_cut(
     check_cuttable(unet)
     _check_inputs(unet.config)
     if depth == AUTO:
-        depth = affordable_depth(unet, settings, dtype, hollowed.memory_budget_mb, tokens)
+        depth = affordable_depth(unet, settings, dtype, hollowed.memory_budget_mb, tokens, side)
     cut = cut_at(unet, depth)
     kept_layers(unet, cut, settings.targets)
     if hollowed.cache == "residual" and cut.channels_in != cut.channels_out:

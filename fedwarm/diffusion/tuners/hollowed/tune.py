@@ -132,9 +132,10 @@ class Job:
         config, dtype = self.unet.config, self.tuning.foundation.dtype
         narrow = "float32" if dtype == torch.float32 else "float16"
         stored = DTYPES[narrow if self.hollowed.cache_dtype == "auto" else self.hollowed.cache_dtype]
-        size = (config.in_channels, config.sample_size, config.sample_size)
+        side = self.tuning.foundation.latent_size
+        size = (config.in_channels, side, side)
         latents = Rows(self.where / "latents.safetensors", "latents", len(self.tuning.images), size, dtype)
-        said = Rows(self.where / "core.safetensors", "core", self.count, self.cut.shape(config.sample_size), stored)
+        said = Rows(self.where / "core.safetensors", "core", self.count, self.cut.shape(side), stored)
         weights = sum(t.numel() * t.itemsize for module in self.unneeded for t in module.parameters())
         check_room(self.where, latents.data_bytes + said.data_bytes, weights, self.count)
         return latents, said
