@@ -23,6 +23,7 @@ from fedwarm.data.node import Node
 from fedwarm.data.settings import Data
 from fedwarm.flower.wire import from_records, to_records, unusable
 from fedwarm.models import on_gpu
+from fedwarm.rounds import cohorts
 from fedwarm.rounds.client import BaseClient
 from fedwarm.rounds.faulty import faulty
 from fedwarm.rounds.gate import WithheldError, public
@@ -32,7 +33,16 @@ from fedwarm.settings.fields import SettingError, Value
 
 from . import trainer_class
 
-app = ClientApp(mods=[faulty])
+
+class App(ClientApp):
+    """Flower's app, whose clients can train together."""
+
+    def cohort(self, flat: Mapping[str, Value], clients: int) -> int:
+        """How many of so many clients train together in one process; 0: none. An engine that can have them do so asks this."""
+        return cohorts.size(settings(tuple(flat.items())), clients)
+
+
+app = App(mods=[faulty])
 SITE = ("site", "name")
 CAUSE = "failure.txt"
 

@@ -35,6 +35,8 @@ class Method:
         validate: refuses settings that do not go together, from them alone.
         check: refuses before a run what cannot be, from the settings and what is known (`parts.Known`).
         fixed_rounds: why the number of rounds cannot be another once a run has begun; an empty text where it can.
+        stacks: whether clients train one model by the run's settings alone and with its hooks, so that they can train together
+            where hooks, objective and optimiser allow it (see `training.cohort`).
         averages: whether what an objective learns beside the weights is averaged like them.
         refuses: settings that must keep their default, and why.
         hides: whether what leaves a client is accounted for, so that nothing else may tell of what it holds.
@@ -59,6 +61,7 @@ class Method:
     validate: Callable[[Config], Any] | None = None
     check: Callable[[Config, Any], None] | None = None
     fixed_rounds: Callable[[Config], str] | None = None
+    stacks: bool = False
     averages: bool = True
     refuses: Mapping[str, str] = field(default_factory=dict)
     reference: bool = False

@@ -2,4 +2,4 @@
 
 from fedwarm.methods import Method
 
-COMPONENT = Method("FedAvg", "weighted average of locally trained weights (McMahan et al., 2017)")
+COMPONENT = Method("FedAvg", "weighted average of locally trained weights (McMahan et al., 2017)", stacks=True)

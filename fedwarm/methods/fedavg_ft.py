@@ -23,4 +23,5 @@ COMPONENT = Method(
     "baseline: FedAvg, whose last model each client fine-tunes for itself",
     FedAvgFt,
     does=lambda run: {"personal": True},
+    stacks=True,
 )

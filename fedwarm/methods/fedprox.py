@@ -23,6 +23,7 @@ class ProximalTerm(Hook):
     """Adds mu/2 ||w - w^t||^2, the distance to the weights the round began with (arXiv 1812.06127, eq. 2)."""
 
     uses = "weights"
+    stacked = ("_start",)
 
     def __init__(self, settings: FedProx) -> None:
         self.mu = settings.mu
@@ -38,4 +39,6 @@ class ProximalTerm(Hook):
         return loss + self.mu / 2 * torch.stack(distances).sum()
 
 
-COMPONENT = Method("FedProx", "FedAvg with a proximal term in the local loss (Li et al., 2020)", FedProx, hooks=(ProximalTerm,))
+COMPONENT = Method(
+    "FedProx", "FedAvg with a proximal term in the local loss (Li et al., 2020)", FedProx, hooks=(ProximalTerm,), stacks=True
+)

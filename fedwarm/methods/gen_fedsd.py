@@ -6,5 +6,5 @@ from fedwarm.methods import Method
 
 COMPONENT = Method(
     "GenFedSd", "FedAvg with generated images of the classes that each client lacks (Morafah et al., 2024)",
-    preset={"augment": "gen-fedsd"},
+    preset={"augment": "gen-fedsd"}, stacks=True,
 )  # fmt: skip

@@ -26,7 +26,7 @@ class AdamW(Light, torch.optim.AdamW):
     """`torch.optim.AdamW` without torch's compiler."""
 
 
-@component(settings=AdamWSettings)
+@component(settings=AdamWSettings, elementwise=True)
 def adamw(parameters: Iterable[nn.Parameter], plan: Plan, settings: AdamWSettings) -> torch.optim.Optimizer:
     """Adam with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101); its first beta is `momentum`."""
     betas = (plan.momentum, settings.beta2)

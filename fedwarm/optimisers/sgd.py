@@ -48,7 +48,7 @@ def path(rates: Sequence[float], momentum: float, settings: SgdSettings) -> floa
     return sum(rate * (1 - momentum ** (k + ahead)) / (1 - momentum) for k, rate in enumerate(rates, 1))
 
 
-@component(settings=SgdSettings, validate=validate, path=path)
+@component(settings=SgdSettings, validate=validate, path=path, elementwise=True)
 def sgd(parameters: Iterable[nn.Parameter], plan: Plan, settings: SgdSettings) -> torch.optim.Optimizer:
     """Stochastic gradient descent: v <- m v + g + d w, w <- w - r v."""
     return Sgd(

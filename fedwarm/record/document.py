@@ -36,7 +36,7 @@ def written(record: Record) -> Json:
         "complete": record.complete,
         "settings": flat,
         "versions": versions(),
-        "device": device(record.config.run.device, record.config.run.deterministic),
+        "device": device(record.config.run.device, record.config.run.deterministic, record.cohort),
         "commit": commit(),
         "partition": {"clients": record.clients, "classes": list(record.classes), "counts": record.counts, **_sites(record)},
         **_inputs(record),

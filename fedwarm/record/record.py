@@ -30,7 +30,7 @@ class Record:
         self.classes: tuple[str, ...] = ()
         self.inputs: Form | None = None
         self.counts: list[list[int]] | None = None
-        self.clients = 0
+        self.clients = self.cohort = 0
         self.sites: list[str] = []
         self.held: list[list[str] | None] | None = None
         self.events: list[dict[str, Any]] = []

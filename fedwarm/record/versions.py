@@ -28,18 +28,19 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def device(name: str, deterministic: bool) -> dict[str, str | bool]:
+def device(name: str, deterministic: bool, cohort: int) -> dict[str, str | bool | int]:
     """What this process computes on (`name`: `cpu`, or the GPU's model), and whether the same run gives the same bits again.
 
     Args:
         name, deterministic: the settings of these names.
+        cohort: how many clients trained together; 0: none.
     """
     import torch
 
     from fedwarm.models import on_gpu
 
     gpu = on_gpu(name)
-    return {"name": torch.cuda.get_device_name() if gpu else "cpu", "repeats": deterministic or not gpu}
+    return {"name": torch.cuda.get_device_name() if gpu else "cpu", "repeats": deterministic or not gpu, "cohort": cohort}
 
 
 @lru_cache(maxsize=1)

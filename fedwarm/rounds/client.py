@@ -34,8 +34,9 @@ from fedwarm.rounds.measuring import PERSONAL as OWN
 from fedwarm.settings.config import Config
 from fedwarm.settings.kinds import PRIVACY
 from fedwarm.tasks import task_of
+from fedwarm.training.cohort import fit
 from fedwarm.training.evaluate import Found
-from fedwarm.training.loop import Hook, Plan, fit, steps_of
+from fedwarm.training.loop import Hook, Plan, steps_of
 from fedwarm.training.private import Mechanism, Receipt
 
 PERSONAL = "personal"

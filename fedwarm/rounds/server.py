@@ -30,7 +30,7 @@ from fedwarm.record.document import summary
 from fedwarm.record.trackers import tracker
 from fedwarm.record.versions import versions
 from fedwarm.relevance import Run
-from fedwarm.rounds import measuring, own_data
+from fedwarm.rounds import cohorts, measuring, own_data
 from fedwarm.rounds.artefacts import header, refuse_seen_tests, trained_on
 from fedwarm.rounds.exchange import Exchange
 from fedwarm.rounds.extend import changed
@@ -76,6 +76,7 @@ class BaseStrategy(Method):
         self.record.config = self.config
         before = self.folder.resume(self.record, changed) if run.resume and self.folder is not None else None
         self.attendance = attend(grid, self.config, None if before is None else before.facts)
+        self.record.cohort = getattr(grid, "cohort", 0)
         self._meet()
         self._trace(before is None)
         self._begin(before, initial_arrays)
@@ -166,7 +167,7 @@ class BaseStrategy(Method):
                 self._keep()
             return
         notes = (*own_data.notes(self.config, self.fleet), remark(self.config, self.fleet.classes), measuring.remark(self.config))
-        for told in filter(None, notes):
+        for told in filter(None, (*notes, cohorts.remark(self.config, self.record.cohort, self.new_model))):
             self.record.note(told)
         self.arrays = {n: a.numpy() for n, a in initial_arrays.items()} if initial_arrays else self.initial_arrays()
         if self.folder is not None:

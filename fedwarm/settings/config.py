@@ -98,6 +98,11 @@ class General(Group):
         "use algorithms that give the same numbers twice on a CUDA GPU, at about a tenth more time; a CPU gives them in any case",
         when=lambda r: r["device"] != "cpu",
     )
+    cohort: int = setting(
+        -1, "clients of a round that train together as one program over stacked weights, where method and model allow it, on the "
+        "local engine with one worker; part of the result; 0: one after another; -1: 50 on a GPU, 0 on a CPU",
+        low=-1, high=10_000, when=lambda r: r.trains,
+    )  # fmt: skip
     client_threads: int = setting(1, "torch threads of a client; changes the last bits of the result", low=1)
     server_threads: int = setting(2, "torch threads of the server; changes the last bits of the result", low=1)
     min_replies: int = setting(

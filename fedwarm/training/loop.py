@@ -43,9 +43,12 @@ class Hook:
     `weights`: the model alone. Its loss term's gradient is added after the noise, unclipped, and it is shown no example.
     `example`: its loss term is a mean over the batch of something of each example alone, and is clipped with it.
     `batch`: more than that, e.g. examples together, or a teacher that learned from them; not with private training.
+    `stacked` says that clients with this hook can train together (see `training.cohort`): its use is `weights`, it has no say in
+    single steps, and these attributes, tensors or lists of them, are all that differs between clients; None: it cannot.
     """
 
     uses: ClassVar[str] = "batch"
+    stacked: ClassVar[tuple[str, ...] | None] = None
 
     def prepare(self, model: nn.Module) -> None:
         """Called once before the first step, e.g. to change the model or copy its weights."""

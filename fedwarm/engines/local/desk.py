@@ -13,15 +13,16 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import dropwhile
 from pathlib import Path
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MessageType, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedwarm.core import progress
+from fedwarm.core import meeting, progress
 from fedwarm.flower.app import load
 from fedwarm.settings.fields import SettingError, Value
 
@@ -156,6 +157,10 @@ class Desk:
         """The clients' app; a SettingError where it cannot be loaded."""
         return self._clients.app()
 
+    def together(self, jobs: Sequence[Job], size: int, listener: progress.Listener | None) -> list[tuple[Message, str]]:
+        """What `answer` gives for several clients that may meet, `size` at a time (see `core.meeting`)."""
+        return meeting.together([partial(self.answer, job.index, fresh(job.message), listener) for job in jobs], size)
+
     def answer(self, index: int, message: Message, listener: progress.Listener | None) -> tuple[Message, str]:
         """The client's reply, or one with an error; and the traceback, empty where all went well."""
         try:
@@ -180,14 +185,18 @@ def _checked(reply: object, message: Message) -> Message:
 
 
 class InProcess:
-    """Runs clients one after the other in this process, when their replies are asked for."""
+    """Runs clients one after the other in this process, when their replies are asked for.
 
-    width = 1
+    Where `cohort` is not 0, that many that wait for a training are run together: a reply is asked for, and those of the messages
+    that came after its own are kept until their turn. Each is said to have taken an equal share of the time.
+    """
 
-    def __init__(self, clients: Clients) -> None:
+    def __init__(self, clients: Clients, cohort: int = 0) -> None:
         self._desk = Desk(clients)
         self._jobs: dict[str, Job] = {}
+        self._replies: dict[str, tuple[Message, float]] = {}
         self._turn = threading.RLock()
+        self.cohort, self.width = cohort, max(1, cohort)
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Take messages in."""
@@ -202,13 +211,14 @@ class InProcess:
         replies = list(self._run(ids, lambda: deadline is not None and time.monotonic() >= deadline))
         for message_id in ids:
             self._jobs.pop(message_id, None)
+            self._replies.pop(message_id, None)
         return replies
 
     def take(self, message_id: str, seconds: float) -> Message | None:
         """One client's reply, run now; None where it took longer than `seconds`, for it is not interrupted."""
-        begun = time.monotonic()
-        replies = list(self._run([message_id], lambda: time.monotonic() - begun > seconds))
-        return replies[0] if replies else None
+        with self._turn:
+            found = self._found(message_id)
+        return found[0] if found is not None and found[1] <= seconds else None
 
     def close(self) -> None:
         """Nothing to end."""
@@ -216,14 +226,40 @@ class InProcess:
     def _run(self, ids: Iterable[str], over: Callable[[], bool]) -> Iterable[Message]:
         for message_id in ids:
             with self._turn:
-                if over() or (job := self._jobs.pop(message_id, None)) is None:
+                if over() or (found := self._found(message_id)) is None:
                     continue
-                reply = expired(job.message) or self._answer(job)
             if not over():
-                yield reply
+                yield found[0]
 
-    def _answer(self, job: Job) -> Message:
-        reply, trace = self._desk.answer(job.index, fresh(job.message), progress.current())
-        if trace:
-            LOG.error("client %d failed:\n%s", job.index, trace)
-        return reply
+    def _found(self, message_id: str) -> tuple[Message, float] | None:
+        """A reply and the seconds that it took; None of a message that is not known, or was answered."""
+        if message_id in self._jobs:
+            begun, jobs = time.monotonic(), self._fellows(self._jobs[message_id])
+            replies = self._answered(jobs)
+            took = (time.monotonic() - begun) / len(jobs)
+            self._replies.update((job.id, (reply, took)) for job, reply in zip(jobs, replies, strict=True))
+        return self._replies.pop(message_id, None)
+
+    def _fellows(self, job: Job) -> list[Job]:
+        """A job and those that are run with it, taken off the list."""
+        alike: list[Job] = []
+        if self.cohort and job.message.metadata.message_type == MessageType.TRAIN:
+            after = dropwhile(lambda other: other is not job, [*self._jobs.values()])
+            alike = [other for other in after if other.message.metadata.message_type == MessageType.TRAIN]
+        found = alike[: self.cohort] or [job]
+        for each in found:
+            del self._jobs[each.id]
+        return found
+
+    def _answered(self, jobs: Sequence[Job]) -> list[Message]:
+        refused = {job.id: said for job in jobs if (said := expired(job.message)) is not None}
+        left = [job for job in jobs if job.id not in refused]
+        found = self._desk.together(left, self.cohort, progress.current()) if self.cohort and left else self._alone(left)
+        for job, (reply, trace) in zip(left, found, strict=True):
+            refused[job.id] = reply
+            if trace:
+                LOG.error("client %d failed:\n%s", job.index, trace)
+        return [refused[job.id] for job in jobs]
+
+    def _alone(self, jobs: Sequence[Job]) -> list[tuple[Message, str]]:
+        return [self._desk.answer(job.index, fresh(job.message), progress.current()) for job in jobs]

@@ -39,6 +39,7 @@ class Runner(Protocol):
     """What runs clients: takes messages in, and gives replies in the order in which they are asked for."""
 
     width: int
+    cohort: int
 
     def submit(self, jobs: Sequence[Job]) -> None: ...
     def take(self, message_id: str, seconds: float) -> Message | None: ...
@@ -55,13 +56,13 @@ class LocalGrid(Grid):
     """Flower's grid over the clients of `runner`; client i is on node `node_ids[i]`.
 
     It may be used from several threads. Replies come in the order of their messages, whoever was first. Who listens is told of
-    every message before it goes, and of every reply as it is handed on.
+    every message before it goes, and of every reply as it is handed on. `cohort`: how many clients train together; 0: none.
     """
 
     def __init__(self, node_ids: Sequence[int], runner: Runner, run_id: int, listen: Listener = _deaf) -> None:
         self._listen = listen
         self._index = {node_id: index for index, node_id in enumerate(node_ids)}
-        self._runner = runner
+        self._runner, self.cohort = runner, runner.cohort
         self._run = Run.create_empty(run_id)
         self._numbers = count(1)
         self._refused: dict[str, Message] = {}
@@ -208,5 +209,6 @@ def run_local(
 
 
 def _runner(crowd: Clients, workers: int) -> Runner:
-    crowd.app()
-    return InProcess(crowd) if workers == 1 else Pool(crowd, workers, threads_of(workers), start_method())
+    ask: Callable[[Mapping[str, Value], int], int] | None = getattr(crowd.app(), "cohort", None)
+    cohort = ask(crowd.run_config, len(crowd.node_ids)) if workers == 1 and ask is not None else 0
+    return InProcess(crowd, cohort) if workers == 1 else Pool(crowd, workers, threads_of(workers), start_method())

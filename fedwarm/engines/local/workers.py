@@ -55,7 +55,7 @@ class Pool:
 
     def __init__(self, clients: Clients, size: int, threads: int, method: str) -> None:
         self._clients, self._threads, self._number = clients, threads, next(_pools)
-        self.width = size + 1
+        self.width, self.cohort = size + 1, 0
         self._changed = threading.Condition()
         self._replies: dict[str, Message] = {}
         self._took: dict[str, float] = {}

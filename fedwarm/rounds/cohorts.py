@@ -1,0 +1,60 @@
+"""Which runs can have their clients train together on one device, how many at a time, and why others cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from fedwarm.methods import method_of
+from fedwarm.models import on_gpu
+from fedwarm.objectives import hooks_of
+from fedwarm.relevance import Run
+from fedwarm.settings.config import Config
+from fedwarm.settings.kinds import PRIVACY
+from fedwarm.training import cohort
+from fedwarm.training.plan import Plan
+
+USUAL = 50  # on every card alike, since it is part of the result
+LEAST = 2
+
+
+def asked(config: Config) -> int:
+    """How many clients are to train together by the settings; 0: none."""
+    wanted = config.run.cohort
+    if wanted < 0:
+        return USUAL if on_gpu(config.run.device) else 0
+    return wanted if wanted >= LEAST else 0
+
+
+def size(config: Config, clients: int) -> int:
+    """How many of so many clients train together, where an engine has them in one process; 0: one after another."""
+    found = min(asked(config), clients)
+    return found if found >= LEAST and not obstacle(config) else 0
+
+
+def obstacle(config: Config) -> str:
+    """Why clients of these settings cannot train together, as part of a sentence; empty where nothing speaks against it."""
+    if not Run.of(config).trains or not method_of(config).stacks:
+        return f"method = {config.run.method!r} does more in a round than to train the run's model by its settings"
+    if config.run.privacy != PRIVACY.first:
+        return f"privacy = {config.run.privacy!r} makes steps of one client's examples"
+    last = config.run.num_server_rounds
+    hooks = [*hooks_of(config, last, torch.Generator()), *method_of(config).local_hooks(config)]
+    return cohort.obstacle(Plan.of(config.run), hooks)
+
+
+def remark(config: Config, together: int, make: Callable[[], nn.Module]) -> str:
+    """Why clients train one after another though the settings ask for more; empty where they do not ask, or get it.
+
+    Args:
+        together: what the engine has train together, 0 where it cannot.
+        make: the run's model.
+    """
+    if not asked(config):
+        return ""
+    why = obstacle(config) or cohort.model_obstacle(make())
+    if not why and not together:
+        why = "this engine has each in a process of its own" if config.run.cohort > 0 else ""
+    return f"clients train one after another (cohort = {config.run.cohort}): {why}" if why else ""

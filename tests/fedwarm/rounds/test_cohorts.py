@@ -1,0 +1,93 @@
+"""Runs whose clients train together on the local engine, and those that say why theirs do not."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import Message
+
+from fedwarm.catalogue import parse
+from fedwarm.rounds import cohorts
+from fedwarm.settings.fields import Value
+from tests.runs import Outcome, run, same, ticket_of
+
+SMALL: dict[str, Value] = {
+    "data.partition": "iid", "data.max-examples": 12, "batch-size": 8, "num-server-rounds": 2, "local-epochs": 1,
+    "server-threads": 1, "cnn.channels": 4,
+}  # fmt: skip
+
+
+def small(folder: Path, method: str = "fedavg", clients: int = 5, **settings: Value) -> Outcome:
+    return run(method, folder, {**SMALL, **{name.replace("_", "-"): value for name, value in settings.items()}}, clients=clients)
+
+
+def apart(one: Outcome, other: Outcome) -> float:
+    pairs = [(one.model[name].astype(float), other.model[name].astype(float)) for name in one.model]
+    return math.sqrt(sum(np.square(a - b).sum() for a, b in pairs) / sum(np.square(a).sum() for a, _ in pairs))
+
+
+def test_a_run_together_is_the_run_one_after_another_and_the_same_bits_twice(tmp_path: Path) -> None:
+    alone = small(tmp_path / "alone")
+    first, second = (small(tmp_path / name, cohort=3) for name in ("first", "second"))
+    assert apart(alone, first) < 1e-5
+    assert same(first.model, second.model)
+    assert [o.results["device"]["cohort"] for o in (alone, first)] == [0, 3]
+    assert [o.results["settings"]["cohort"] for o in (alone, first)] == [-1, 3]
+    assert [e["client"] for e in first.ledger] == [e["client"] for e in alone.ledger]
+    assert [e["wire_bytes_up"] for e in first.ledger] == [e["wire_bytes_up"] for e in alone.ledger]
+
+
+def test_who_is_in_a_stack_does_not_change_what_becomes_of_a_client(tmp_path: Path) -> None:
+    """Where one fails, the others' stacks are made up otherwise, and what they send is the same bit for bit."""
+    given: dict[str, Value] = {**SMALL, "cohort": 3, "num-server-rounds": 1}
+    crash: dict[str, Value] = {"faults.kind": "crash", "faults.rate": 1.0, "faults.clients": "1", "min-replies": 4}
+    whole, less = (run("fedavg", tmp_path / name, {**given, **own}, clients=5) for name, own in (("all", {}), ("less", crash)))
+    assert [e["client"] for e in less.ledger if e["failure"]] == [1]
+    sent, kept = ({ticket_of(r): weights(r) for r in o.answered("round")} for o in (whole, less))
+    assert len(sent) == 5
+    assert kept == {ticket: arrays for ticket, arrays in sent.items() if ticket in kept}
+    assert len(kept) == 4
+
+
+def weights(reply: Message) -> dict[str, bytes]:
+    return {name: array.numpy().tobytes() for name, array in reply.content.array_records["arrays"].items()}
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"method": "scaffold"}, "method = 'scaffold' does more in a round"),
+        ({"privacy": "dp-sgd"}, "privacy = 'dp-sgd' makes steps of one client's examples"),
+        ({"objective": "kure"}, "takes one model at a time"),
+        ({"quantization-robust.clip": 1.0}, "ClipGradient takes one model at a time"),
+        ({"method": "fedprox"}, ""),
+        ({"method": "local_only"}, ""),
+    ],
+)
+def test_what_cannot_train_together_says_why(settings: dict[str, Value], why: str) -> None:
+    config = parse({"method": "fedavg", "cohort": 4, **settings})
+    assert why in cohorts.obstacle(config)
+    assert bool(cohorts.obstacle(config)) == bool(why)
+    assert cohorts.size(config, 10) == (0 if why else 4)
+
+
+@pytest.mark.parametrize(("cohort", "clients", "size"), [(-1, 9, 0), (0, 9, 0), (1, 9, 0), (4, 9, 4), (4, 3, 3), (4, 1, 0)])
+def test_a_stack_is_as_large_as_asked_and_no_larger_than_the_run(cohort: int, clients: int, size: int) -> None:
+    """On a CPU the default is one after another."""
+    assert cohorts.size(parse({"method": "fedavg", "device": "cpu", "cohort": cohort}), clients) == size
+
+
+def test_on_a_gpu_the_default_is_the_same_on_every_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cohorts, "on_gpu", lambda name: True)
+    assert cohorts.size(parse({"method": "fedavg"}), 100) == cohorts.USUAL == 50
+
+
+def test_a_run_says_once_that_its_clients_train_one_after_another(tmp_path: Path) -> None:
+    found = small(tmp_path / "scaffold", "scaffold", clients=2, cohort=2)
+    told = [note for note in found.results["notes"] if "one after another" in note]
+    assert len(told) == 1
+    assert told[0].startswith("clients train one after another (cohort = 2): method = 'scaffold' does more in a round")
+    assert found.results["device"]["cohort"] == 0
