@@ -50,6 +50,7 @@ class WarmFedClient(BaseClient):
         They are kept here, so that a client that is asked again, as by a run that was ended meanwhile, does not tune again.
         """
         from fedwarm.diffusion.foundation import load_foundation
+        from fedwarm.diffusion.midway import forget
 
         shard, run, diffusion = self.shard, self.config.run, self.config.of(Diffusion)
         foundation = load_foundation(diffusion, run.device)
@@ -61,6 +62,7 @@ class WarmFedClient(BaseClient):
             arrays = self._adapted(foundation)
             with suppress(SettingError, DiskError):  # without room for it the run goes on
                 self.node.store.save(ADAPTED, {f"{i:06d} {n}": t for i, (n, t) in enumerate(to_tensors(arrays).items())}, 0)
+            forget(self.node.store.folder)
         else:
             arrays = {name.partition(" ")[2]: array for name, array in sorted(from_tensors(kept).items())}
         return Payload("adapter", arrays, {"num-examples": len(shard.train_labels), **self.spent}, facts)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fedwarm.core.progress import tick
+from fedwarm.diffusion.midway import Midway
 from fedwarm.diffusion.settings import Diffusion
 
 HALF_SCALE = 1024.0
@@ -28,6 +29,11 @@ class Scaling:
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         self._scaler = torch.amp.GradScaler(device.type, init_scale=factor_of(dtype), enabled=dtype == torch.float16)
+
+    @property
+    def scaler(self) -> torch.amp.GradScaler:
+        """What holds the factor."""
+        return self._scaler
 
     @property
     def on(self) -> bool:
@@ -70,28 +76,39 @@ def minimise(
     settings: Diffusion,
     gradient: Callable[[int], None],
     step_by: Callable[[torch.optim.Optimizer], bool] | None = None,
+    midway: Midway | None = None,
 ) -> None:
     """`lora_steps` steps, each with the gradient that `gradient` puts into the parameters for the step of that number.
 
     Args:
         step_by: makes a step and says whether it did; one that it left out leaves the step size where it was. None: all are made.
+        midway: keeps the state on the way, and has it of a tuning that was ended there.
     """
     schedule = schedule_of(optimiser, settings)
-    for step in range(settings.lora_steps):
+    for step in range(0 if midway is None else midway.restore(optimiser, schedule), settings.lora_steps):
         gradient(step)
         if step_by is None:
             optimiser.step()
         if step_by is None or step_by(optimiser):
             schedule.step()
         tick("adapter", step + 1, settings.lora_steps)
+        if midway is not None and midway.due():
+            midway.keep(step + 1, optimiser, schedule)
 
 
-def descend(optimiser: torch.optim.Optimizer, settings: Diffusion, loss_of: Callable[[int], Tensor], scaling: Scaling) -> None:
+def descend(
+    optimiser: torch.optim.Optimizer,
+    settings: Diffusion,
+    loss_of: Callable[[int], Tensor],
+    scaling: Scaling,
+    midway: Midway | None = None,
+) -> None:
     """`lora_steps` steps along the gradient of a loss; one that overflows in float16 leaves the step size where it was.
 
     Args:
         loss_of: the scalar loss of the step of that number.
         scaling: the factor that it is multiplied by.
+        midway: see `minimise`.
 
     Raises:
         FloatingPointError: the loss is not finite, which is seen within `LOOKED_AT` steps, or overflows at any factor.
@@ -104,4 +121,4 @@ def descend(optimiser: torch.optim.Optimizer, settings: Diffusion, loss_of: Call
         optimiser.zero_grad()
         scaling.backward(loss)
 
-    minimise(optimiser, settings, gradient, scaling.step)
+    minimise(optimiser, settings, gradient, scaling.step, midway)

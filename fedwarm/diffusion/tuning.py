@@ -7,8 +7,9 @@ says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch.func import functional_call
 from fedwarm.core.seeds import generator
 from fedwarm.diffusion.foundation import Foundation
 from fedwarm.diffusion.lora import FIRST, adapter_state, attached, check_finite, trainable
+from fedwarm.diffusion.midway import Midway, mark_of
 from fedwarm.diffusion.offload import apart
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.steps import Scaling, descend, factor_of, minimise
@@ -61,6 +63,14 @@ class Tuning:
         from diffusers import DDPMScheduler
 
         return DDPMScheduler.from_config(self.foundation.pipe.scheduler.config)
+
+    def midway(self, folder: Path | None, draws: torch.Generator, scaling: Scaling, tensors: Iterable[Tensor]) -> Midway | None:
+        """What keeps the state in a folder; `tensors` are what is learned from."""
+        if folder is None:
+            return None
+        found = self.foundation
+        facts = (self.settings, self.seed, self.client, found.fingerprint, found.device.type, found.dtype)
+        return Midway(folder, mark_of(facts, tensors), draws, scaling.scaler)
 
     def context(self) -> Tensor:
         """Text embeddings (prompts + 1, tokens, width): a row for each prompt, and one of none."""
@@ -120,13 +130,15 @@ def to_foundation(images: Tensor, size: int) -> Tensor:
     return inputs.clamp(-1, 1)
 
 
-def tune_adapter(tuning: Tuning, private: Mechanism | None = None) -> dict[str, Tensor]:
+def tune_adapter(tuning: Tuning, private: Mechanism | None = None, folder: Path | None = None) -> dict[str, Tensor]:
     """Train a LoRA adapter on a client's images; latents are encoded once, only the adapter's parameters change.
 
     Args:
         tuning: the client's.
         private: makes each step private at the level of images; the account needs
             `private.steps(n, settings.lora_batch_size, settings.lora_steps)`.
+        folder: the client's own, where the state is kept on the way, and is found after a crash; None: it is not. Private
+            training begins anew, as its random numbers must not lie on a disk.
 
     Returns:
         the adapter's matrices (see `adapter_state`).
@@ -144,7 +156,8 @@ def tune_adapter(tuning: Tuning, private: Mechanism | None = None) -> dict[str, 
             if private is None:
                 draws = generator(tuning.seed, "lora", tuning.client)
                 scaling = Scaling(tuning.foundation.device, tuning.foundation.dtype)
-                descend(optimiser, settings, lambda step: examples.loss(unet, settings.lora_batch_size, draws), scaling)
+                midway = tuning.midway(folder, draws, scaling, [examples.latents, examples.labels, examples.context])
+                descend(optimiser, settings, lambda step: examples.loss(unet, settings.lora_batch_size, draws), scaling, midway)
             else:
                 gradient = private_gradient(unet, examples, optimiser, settings, tuning.foundation.dtype, private)
                 minimise(optimiser, settings, gradient)

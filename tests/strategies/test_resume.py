@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
+from fedwarm.diffusion.midway import NAME
 from fedwarm.record.checkpoint import load
 from fedwarm.settings.fields import Value
 from tests.runs import LOCAL, SMALL_WARMFED, run, same
@@ -58,9 +59,9 @@ if __name__ == "__main__":
 """
 
 
-def killed(place: str, nth: int, method: str, folder: Path, settings: dict[str, Value]) -> None:
-    """Run a method in a process that is killed (SIGKILL) when `place` is called the nth time."""
-    command = [sys.executable, "-c", PROGRAM, place, str(nth), method, str(folder), json.dumps(settings)]
+def killed(place: str, nth: int, method: str, folder: Path, settings: dict[str, Value], before: str = "") -> None:
+    """Run a method in a process that is killed (SIGKILL) when `place` is called the nth time; `before` comes first."""
+    command = [sys.executable, "-c", before + PROGRAM, place, str(nth), method, str(folder), json.dumps(settings)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[2], check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
 
@@ -141,6 +142,19 @@ CHOSEN = [
     for place in PLACES
     for name in [f"{place[0]}: {place[3]}"]
 ]
+
+
+@pytest.mark.long
+def test_an_adapter_goes_on_between_its_steps(unbroken: Any, tmp_path: Path) -> None:
+    """Killed in the second of a client's two steps: the first one's state is there, and the end is the same bytes."""
+    method, settings = CASES["warmfed"]
+    at_once = "import fedwarm.diffusion.midway as midway\nmidway.EVERY_SECONDS = 0.0\n"
+    killed("fedwarm.diffusion.steps.tick", 4, method, tmp_path / "run", settings, at_once)
+    assert len([*(tmp_path / "run").rglob(NAME)]) == 1
+    run(method, tmp_path / "run", {**settings, "resume": True})
+    assert same(model(tmp_path / "run"), model(unbroken("warmfed")))
+    assert same(personal(tmp_path / "run"), personal(unbroken("warmfed")))
+    assert not [*(tmp_path / "run").rglob(NAME)]
 
 
 @pytest.mark.parametrize(("case", "place", "nth", "when"), CHOSEN)

@@ -120,7 +120,8 @@ class Tuner:
         Args:
             tuning: the foundation, the client's images and what decides every draw.
             private: makes each step private; None: they are not.
-            folder: the client's own, for what does not fit into memory; None: the system's temporary place.
+            folder: the client's own, for what does not fit into memory and for the state on the way; None: the system's temporary
+                place, and no state is kept.
 
         Returns:
             the matrices that travel, float32, by peft's names: lora_A (r, in), lora_B (out, r).
@@ -128,7 +129,7 @@ class Tuner:
         Raises:
             FloatingPointError: training diverged.
         """
-        return tune_adapter(tuning, private)
+        return tune_adapter(tuning, private, folder)
 
     def reference(self, foundation: Foundation, client: int) -> Arrays:
         """The matrices that a client sends, before its training: both sides can draw them."""

@@ -50,9 +50,9 @@ def tune_hollowed(tuning: Tuning, hollowed: Hollowed, folder: Path | None = None
     """
     cut = cut_of(tuning.foundation, tuning.settings, hollowed, tuning.client)
     if cut is None:
-        return tune_adapter(tuning)
+        return tune_adapter(tuning, folder=folder)
     with private_folder(folder, f"hollowed-{tuning.client}", hollowed.keep_cache) as where, apart():
-        job = Job(tuning, hollowed, cut, tuning.context(), where)
+        job = Job(tuning, hollowed, cut, tuning.context(), where, folder)
         state = job.train(job.precompute())
     check_finite(state)
     return state
@@ -69,13 +69,20 @@ class Cache:
 
 @dataclass(frozen=True)
 class Job:
-    """One client's tuning: stage 1 is `precompute`, stage 2 `train`; `context` has a row for each prompt and one for none."""
+    """One client's tuning: stage 1 is `precompute`, stage 2 `train`.
+
+    Attributes:
+        context: a row for each prompt and one for none.
+        where: the folder of this tuning's files, gone afterwards.
+        kept: the client's own folder, for the state of stage 2 on its way; stage 1 is done anew after a crash.
+    """
 
     tuning: Tuning
     hollowed: Hollowed
     cut: Cut
     context: Tensor
     where: Path
+    kept: Path | None = None
 
     @property
     def unet(self) -> Any:
@@ -180,4 +187,8 @@ class Job:
             predicted = net(noisy, time_steps, captions, cache.said.read(which).to(noisy))
             return F.mse_loss(predicted.float(), target.float())
 
-        descend(optimiser, self.settings, loss, Scaling(self.tuning.foundation.device, self.tuning.foundation.dtype))
+        scaling = Scaling(self.tuning.foundation.device, self.tuning.foundation.dtype)
+        held = (cache.latents.read([row]) for row in range(cache.latents.count))
+        facts = [*vars(cache.draws).values(), self.context, *held, *parameters]
+        midway = self.tuning.midway(self.kept, torch.Generator(), scaling, facts)
+        descend(optimiser, self.settings, loss, scaling, midway)
