@@ -1,7 +1,8 @@
 """Arms of a comparison at the same seeds: each seed's difference to the first arm is one number, and their mean has an error.
 
 Step sizes are chosen for each arm alone, from the same grid and at a seed that is not among those of the table. A run that is
-complete in the folder is not run again.
+complete in the folder is not run again. What a comparison says (arms, differences and their errors) is the package's own, see
+`fedwarm study`, which needs no script.
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kept import kept
-from scipy import stats
 
 from fedwarm.core.failures import RunError
 from fedwarm.launch.run import Request, run_method
+from fedwarm.launch.study_file import Arm as Arm
+from fedwarm.report.paired import difference
+from fedwarm.report.paired import spread_text as spread
 from fedwarm.settings.fields import Value
 
 ROOT = Path(__file__).parents[1]
@@ -33,21 +36,6 @@ RIVALS: Mapping[str, tuple[str, dict[str, Value]]] = {
     "centralized": ("centralized", {}),
 }
 Results = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One way to train.
-
-    Attributes:
-        name: in the table.
-        method: as `fedwarm run` takes it.
-        settings: what it has beside what all arms have.
-    """
-
-    name: str
-    method: str
-    settings: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -127,20 +115,12 @@ def rounds_to(results: Results, percent: float) -> float:
     return float(next(reached, len(results["rounds"]) + 1))
 
 
-def spread(values: Sequence[float]) -> str:
-    """Mean ± standard error; empty where there is nothing to measure, which is NaN."""
-    if any(map(math.isnan, values)):
-        return ""
-    error = f" ± {statistics.stdev(values) / math.sqrt(len(values)):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{error}"
-
-
 def interval(values: Sequence[float]) -> str:
     """The mean's 95 % interval by Student's t; empty for fewer than three values, or where there is nothing to measure."""
     if len(values) < 3 or any(map(math.isnan, values)):
         return ""
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{statistics.mean(values) - half:.2f} to {statistics.mean(values) + half:.2f}"
+    found = difference(values, [0.0] * len(values))
+    return f"{found.low:.2f} to {found.high:.2f}"
 
 
 def table(rows: Mapping[str, Sequence[Results]], columns: Mapping[str, Callable[[Results], float]]) -> str:

@@ -18,6 +18,7 @@ from fedwarm.cli.making import augment, export
 from fedwarm.cli.node import app as node_app
 from fedwarm.cli.privacy import privacy
 from fedwarm.cli.run import run
+from fedwarm.cli.study import study
 from fedwarm.core.failures import Interrupted, RunError
 from fedwarm.core.files import DiskError
 from fedwarm.core.terminal import CLOSED_PIPE, closed, flush, forget, prepare, put, say
@@ -100,8 +101,8 @@ def options(
 
 
 COMMANDS = {
-    "run": run, "list": list_, "show": show, "state": state, "methods": methods, "components": components, "settings": settings,
-    "report": report, "privacy": privacy, "augment": augment, "export": export,
+    "run": run, "study": study, "list": list_, "show": show, "state": state, "methods": methods, "components": components,
+    "settings": settings, "report": report, "privacy": privacy, "augment": augment, "export": export,
 }  # fmt: skip
 for name, command in COMMANDS.items():
     app.command(name)(command)

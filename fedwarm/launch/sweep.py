@@ -8,38 +8,30 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
-from fedwarm.catalogue import flagged, parse
 from fedwarm.core.failures import RunError
 from fedwarm.core.files import write_text
 from fedwarm.core.forms import second_text
-from fedwarm.core.terminal import lively, put, say, show
+from fedwarm.core.terminal import put, say, show
 from fedwarm.engines import FEDERATION
 from fedwarm.launch.interrupt import interruptible
 from fedwarm.launch.request import Request, engine_of
-from fedwarm.launch.run import QUIET, run_method
+from fedwarm.launch.several import announce, check_all, completed_run, is_done, run_one
 from fedwarm.launch.sweep_file import Job, Sweep, jobs, read_sweep
-from fedwarm.record.checkpoint import exists, load
 from fedwarm.record.folder import runs_root
 from fedwarm.record.lock import Lock, refuse_busy
-from fedwarm.record.reading import Run, read_run
-from fedwarm.report.compare import concerns
+from fedwarm.record.reading import Run
 from fedwarm.report.measured import COST, REACHED, known, spread
 from fedwarm.report.render import FORMS
 from fedwarm.report.sections import Measure
-from fedwarm.rounds.extend import CHANGEABLE, changed
 from fedwarm.settings.fields import SettingError, Value
 from fedwarm.settings.kinds import ENGINES, METHODS
 from fedwarm.settings.text import parse_overrides
 
-BAR = 20
 COLUMNS = (
     "accuracy",
     "worst_tenth",
@@ -83,11 +75,11 @@ def run_sweep(
     sweep = _asked(read_sweep(path), path, method, clients, parse_overrides(list(overrides)))
     folder = out or runs_root() / f"sweep-{path.stem}"
     listed = jobs(sweep, str(path))
-    done = {job.name for job in listed if not fresh and _done(job, folder / job.name, sweep.clients)}
+    done = {job.name for job in listed if not fresh and is_done(job, folder / job.name, sweep.clients)}
     missing = [job for job in listed if job.name not in done]
     common = Request("", engine, clients=sweep.clients, workers=workers, federation=federation, keep_going=keep_going)
     chosen = engine_of(engine, common.asked)
-    _check(missing, chosen.clients(common.asked) if missing else sweep.clients, chosen.real)
+    check_all(missing, chosen.clients(common.asked) if missing else sweep.clients, chosen.real)
     for place in (folder, *(folder / job.name for job in missing)):
         refuse_busy(place)
     with Lock(folder.absolute()).held(), interruptible(lambda: "interrupted; the same command goes on with the sweep"):
@@ -111,36 +103,6 @@ def _asked(sweep: Sweep, path: Path, method: str, clients: int, overrides: Mappi
     return replace(sweep, methods=named, clients=clients or sweep.clients, settings=settings)
 
 
-def _done(job: Job, folder: Path, clients: int) -> bool:
-    """Whether a run is complete; a SettingError where its folder holds one with other settings that it cannot go on with."""
-    if not (folder / "results.json").is_file():
-        return False
-    run = read_run(folder, ledger=False)
-    other: dict[str, Value] = {}
-    free = flagged("free")
-    for key, value in parse(job.flat).flat().items():
-        if key not in free and concerns(key, job.method, job.flat) and run.settings.get(key, value) != value:
-            if key not in CHANGEABLE or not exists(folder):
-                raise SettingError(
-                    f"{folder} holds a run with {key} = {run.settings[key]!r}, and the sweep wants {value!r}; "
-                    "give another --out, or --fresh to start all its runs over"
-                )
-            other[key] = value
-    if clients and run.clients not in (0, clients):
-        raise SettingError(f"{folder} holds a run with {run.clients} clients, and the sweep wants {clients}; give another --out")
-    return run.complete and not (other and changed(load(folder), other, folder))
-
-
-def _check(missing: Sequence[Job], clients: int, real: bool = False) -> None:
-    """Check settings, data and foundation of all runs before the first begins; runs that differ in the seed alone once."""
-    from fedwarm.launch.preflight import check_run
-
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    for job in {job.cell: job for job in reversed(missing)}.values():
-        check_run(job.flat, clients, real)
-
-
 def _run_all(missing: Sequence[Job], folder: Path, common: Request, fresh: bool, total: int) -> dict[str, str]:
     """Run one after the other; what the failed ones ended with, by name."""
     failures: dict[str, str] = {}
@@ -149,19 +111,8 @@ def _run_all(missing: Sequence[Job], folder: Path, common: Request, fresh: bool,
         say(f"sweep: {before} of {total} runs are complete already")
     for i, job in enumerate(missing):
         _announce(job, before + i, total, time.monotonic() - begun, i)
-        place = folder / job.name
-        held = (place / "results.json").is_file()
-        resume = not fresh and exists(place)
-        request = replace(common, method=job.method, out=place, seed=job.seed, run_config=job.pairs)
-        request = replace(request, resume=resume, fresh=held and not resume)
-        try:
-            with redirect_stdout(sys.stderr):
-                run_method(request)
-        except Exception as error:
-            if os.environ.get("FEDWARM_DEBUG"):
-                raise
-            failures[job.name] = (str(error).strip() or type(error).__name__).splitlines()[0]
-            say(f"failed: {job.name}: {failures[job.name]}")
+        if line := run_one(job, folder / job.name, common, fresh):
+            failures[job.name] = line
     return failures
 
 
@@ -171,9 +122,7 @@ def _announce(job: Job, done: int, total: int, gone_seconds: float, finished: in
     if finished:
         left = gone_seconds / finished * (total - done)
         text += f" ({second_text(gone_seconds)} gone, about {second_text(left)} left)"
-    if lively(sys.stderr, BAR + 2 * len("sweep: ")):
-        text = f"{'━' * (BAR * done // total):·<{BAR}} {text}"
-    say(f"sweep: {text}")
+    announce("sweep", text, done, total)
 
 
 def finish(listed: Sequence[Job], folder: Path) -> None:
@@ -183,7 +132,7 @@ def finish(listed: Sequence[Job], folder: Path) -> None:
     cells: dict[str, list[Job]] = {}
     for job in listed:
         cells.setdefault(job.cell, []).append(job)
-    runs = {cell: [run for job in members if (run := _complete(folder / job.name))] for cell, members in cells.items()}
+    runs = {cell: [run for job in members if (run := completed_run(folder / job.name))] for cell, members in cells.items()}
     every = [run for found in runs.values() for run in found]
     if not every:
         return
@@ -197,11 +146,6 @@ def finish(listed: Sequence[Job], folder: Path) -> None:
     page = make_report([run.folder for run in every], folder / "report.html")
     show(["run", "seeds", *(measure.heading for measure in measures)], rows)
     put(f"table   {folder / 'sweep.csv'}\nreport  {page}")
-
-
-def _complete(folder: Path) -> Run | None:
-    run = read_run(folder, ledger=False) if (folder / "results.json").is_file() else None
-    return run if run is not None and run.complete else None
 
 
 def _spread_text(runs: Sequence[Run], measure: Measure) -> str:

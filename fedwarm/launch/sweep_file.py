@@ -51,23 +51,27 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a sweep: `varied` are its values of the grid, `settings` all that its file and the command line set."""
+    """One run of several: `varied` are its values of the grid, `settings` all that its file and the command line set.
+
+    `label` is what it is called; empty: by its method.
+    """
 
     method: str
     seed: int
     varied: dict[str, Value]
     settings: dict[str, Value]
+    label: str = ""
 
     @property
     def name(self) -> str:
-        """The folder's name, which depends on the method, the values of the grid and the seed alone."""
+        """The folder's name, which depends on the label or method, the values of the grid and the seed alone."""
         parts = [f"{key.removeprefix(f'{self.method}.')}-{_slug(value)}" for key, value in self.varied.items()]
-        return "-".join([self.method, *parts, f"seed-{self.seed}"])
+        return "-".join([named(self.label) if self.label else self.method, *parts, f"seed-{self.seed}"])
 
     @property
     def cell(self) -> str:
         """What the runs that differ in the seed alone have in common, in words."""
-        return ", ".join([self.method, *(f"{key}={literal(value)}" for key, value in self.varied.items())])
+        return ", ".join([self.label or self.method, *(f"{key}={literal(value)}" for key, value in self.varied.items())])
 
     @property
     def flat(self) -> dict[str, Value]:
@@ -78,6 +82,11 @@ class Job:
     def pairs(self) -> tuple[str, ...]:
         """The settings as `-c` takes them."""
         return tuple(pair(key, value) for key, value in self.settings.items())
+
+
+def named(label: str) -> str:
+    """A label as part of a folder's name: letters, digits and single dashes."""
+    return re.sub(r"[^a-z0-9.]+", "-", label.lower()).strip("-.")
 
 
 def _slug(value: Value) -> str:
@@ -108,15 +117,15 @@ def read_sweep(path: Path) -> Sweep:
             raise SettingError(f"{path}: {key} = {value!r} is {type(value).__name__}; it must be {KINDS[key].__name__}")
     if table.get("clients", 0) < 0:
         raise SettingError(f"{path}: clients = {table['clients']} is out of range; it must be at least 0")
-    seeds = _values(path, "seeds", table.get("seeds", [0]), (int,))
-    methods = _values(path, "methods", table["methods"], (str,)) if "methods" in table else ()
+    seeds = values_of(path, "seeds", table.get("seeds", [0]), (int,))
+    methods = values_of(path, "methods", table["methods"], (str,)) if "methods" in table else ()
     settings = flat(table.get("settings", {}), str(path))
     names = tuple(dict.fromkeys(METHODS.canonical(str(name)) for name in methods))
-    grid = _grid(path, table.get("grid", {}))
+    grid = grid_of(path, table.get("grid", {}))
     return Sweep(names, tuple(int(seed) for seed in seeds), table.get("clients", 0), settings, grid)
 
 
-def _values(path: Path, key: str, values: Any, kinds: tuple[type, ...]) -> tuple[Any, ...]:
+def values_of(path: Path, key: str, values: Any, kinds: tuple[type, ...]) -> tuple[Any, ...]:
     """The values of a list, or a SettingError that names what is wrong with it."""
     names = " or ".join(kind.__name__ for kind in kinds)
     if not isinstance(values, list):
@@ -131,14 +140,14 @@ def _values(path: Path, key: str, values: Any, kinds: tuple[type, ...]) -> tuple
     return tuple(values)
 
 
-def _grid(path: Path, table: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Value, ...]]:
+def grid_of(path: Path, table: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Value, ...]]:
     """Lists of values by dotted key."""
     found: dict[str, tuple[Value, ...]] = {}
     for name, value in table.items():
         if isinstance(value, dict):
-            found.update(_grid(path, value, f"{prefix}{name}."))
+            found.update(grid_of(path, value, f"{prefix}{name}."))
         else:
-            found[f"{prefix}{name}"] = _values(path, f"{prefix}{name}", value, (str, int, float, bool))
+            found[f"{prefix}{name}"] = values_of(path, f"{prefix}{name}", value, (str, int, float, bool))
     return found
 
 

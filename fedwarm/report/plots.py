@@ -73,14 +73,16 @@ def curves(
     of_seconds: bool = False,
     span: tuple[float, float] | None = None,
     share: bool = True,
+    x_label: str = "",
 ) -> str:
     """`curve_figure` as SVG; `alt` says what the chart shows, for those who cannot see it."""
-    return inline_svg(curve_figure(lines, of_bytes=of_bytes, of_seconds=of_seconds, span=span, share=share), alt)
+    figure = curve_figure(lines, of_bytes=of_bytes, of_seconds=of_seconds, span=span, share=share, x_label=x_label)
+    return inline_svg(figure, alt)
 
 
 def curve_figure(
     lines: Sequence[Line], *, of_bytes: bool = False, of_seconds: bool = False, span: tuple[float, float] | None = None,
-    share: bool = True,
+    share: bool = True, x_label: str = "",
 ) -> Figure:  # fmt: skip
     """Accuracies over rounds, or over what was spent (logarithmic where it differs by more than a factor of 30).
 
@@ -90,12 +92,13 @@ def curve_figure(
         of_seconds: x is in seconds; without either it counts rounds.
         span: limits of the accuracy axis; None: from the values.
         share: whether values are shares, in percent; else they are numbers of any size.
+        x_label: what x is, in the place of the usual words; of seconds their unit is put behind it.
     """
-    label = "bytes sent by all clients so far" if of_bytes else "round"
+    label = x_label or ("bytes sent by all clients so far" if of_bytes else "round")
     if of_seconds:
         seconds, unit = _time_unit(max((x for line in lines for x in line.x), default=0.0))
         lines = [dataclasses.replace(line, x=[x / seconds for x in line.x]) for line in lines]
-        label = f"{unit} since the start"
+        label = f"{x_label}, {unit}" if x_label else f"{unit} since the start"
     spent = [x for line in lines if (of_bytes or of_seconds) and not line.level for x in line.x if x > 0]
     logarithmic = bool(spent) and max(spent) > 30 * min(spent)
     lines = [_above_zero(line) for line in lines] if logarithmic else lines

@@ -19,7 +19,7 @@ from fedwarm.core.arrays import Arrays
 from fedwarm.core.nodes import Patience
 from fedwarm.core.payload import Fact, Payload, PayloadError
 from fedwarm.core.stages import Stage
-from fedwarm.flower.wire import Encoded, Size, from_records, size_of, to_records
+from fedwarm.flower.wire import TOOK, Encoded, Size, from_records, size_of, to_records
 from fedwarm.record.ledger import Entry, Ledger
 from fedwarm.record.pieces import Pieces
 from fedwarm.rounds.arrivals import Contacts
@@ -159,7 +159,8 @@ class _Call:
             except (PayloadError, ValueError) as error:
                 failure = _line(error)
             sizes = (down[client].payload_bytes, down[client].wire_bytes, up.payload_bytes, up.wire_bytes)
-            entry = self._book(client, sizes, time.monotonic() - begun, failure, tickets[client], epsilon)
+            seconds = getattr(reply, TOOK, time.monotonic() - begun)
+            entry = self._book(client, sizes, seconds, failure, tickets[client], epsilon)
             self.kept.booked(entry, None if failure else payload)
             if failure:
                 yield client

@@ -29,6 +29,7 @@ from fedwarm.core import progress
 from fedwarm.engines.local.desk import LOG, Clients, Job, crashed, expired, spoilt
 from fedwarm.engines.local.starting import FORK, SPAWN, begin
 from fedwarm.engines.local.worker_process import Start, work
+from fedwarm.flower.wire import TOOK
 
 GRACE_SECONDS = 3.0
 KEPT_TICKS = 1000
@@ -130,7 +131,9 @@ class Pool:
                 ticks = [self._ticks.popleft() for _ in range(len(self._ticks))]
                 if message_id in self._replies:
                     reply = self._replies.pop(message_id)
-                    return reply if self._took.pop(message_id, 0.0) <= seconds else None
+                    took = self._took.pop(message_id, 0.0)
+                    reply.__dict__[TOOK] = took
+                    return reply if took <= seconds else None
                 left = self._left(message_id, seconds)
                 if left <= 0:
                     self._unwanted.add(message_id)

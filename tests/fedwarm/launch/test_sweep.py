@@ -259,7 +259,7 @@ def test_a_complete_sweep_runs_nothing_and_fresh_runs_all(
     document = results([0.5], seed=0) | {"complete": True}
     document["settings"] = {key: v for key, v in settings(method="fedavg", seed=0).items() if not key.startswith("robust.")}
     place = write(Path("out/fedavg-seed-0"), document)
-    monkeypatch.setattr("fedwarm.launch.sweep.run_method", asked.append)
+    monkeypatch.setattr("fedwarm.launch.several.run_method", asked.append)
     run_sweep(path, Path("out"), workers=1)
     assert asked == [] and "1 of 1 runs are complete already" in capsys.readouterr().err
     run_sweep(path, Path("out"), workers=1, engine="ray", fresh=True)
@@ -269,14 +269,14 @@ def test_a_complete_sweep_runs_nothing_and_fresh_runs_all(
 def test_a_run_without_a_checkpoint_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[launch.Request] = []
     write(Path("out/fedavg-seed-0"), results([0.5], seed=0) | {"complete": False})
-    monkeypatch.setattr("fedwarm.launch.sweep.run_method", asked.append)
+    monkeypatch.setattr("fedwarm.launch.several.run_method", asked.append)
     run_sweep(file("methods = ['fedavg']\nclients = 2"), Path("out"), workers=1)
     assert [(r.fresh, r.resume) for r in asked] == [(True, False)]
 
 
 def test_what_the_command_line_says_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[launch.Request] = []
-    monkeypatch.setattr("fedwarm.launch.sweep.run_method", asked.append)
+    monkeypatch.setattr("fedwarm.launch.several.run_method", asked.append)
     path = file("methods = ['fedavg', 'fedprox']\nclients = 3\n[settings]\nbatch-size = 8\nlocal-epochs = 1")
     run_sweep(path, method="fedprox", clients=2, overrides=["batch-size=4", "data.name='digits'"])
     (request,) = asked
@@ -298,7 +298,7 @@ def test_a_terminal_is_shown_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
 
     terminal = Terminal()
     monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.setattr("fedwarm.launch.sweep.run_method", lambda request: monkeypatch.setattr(sys, "stderr", terminal))
+    monkeypatch.setattr("fedwarm.launch.several.run_method", lambda request: monkeypatch.setattr(sys, "stderr", terminal))
     run_sweep(file("methods = ['fedavg']\nclients = 2\nseeds = [0, 1]"), workers=1)
     (line,) = [line for line in terminal.getvalue().splitlines() if line.strip()]
     assert "━" in line and "run 2 of 2: fedavg, seed 1 (" in line
@@ -308,7 +308,7 @@ def test_debugging_shows_where_a_run_failed(monkeypatch: pytest.MonkeyPatch) -> 
     def fail(request: launch.Request) -> None:
         raise ZeroDivisionError("x\ny")
 
-    monkeypatch.setattr("fedwarm.launch.sweep.run_method", fail)
+    monkeypatch.setattr("fedwarm.launch.several.run_method", fail)
     path = file("methods = ['fedavg']\nclients = 2")
     with pytest.raises(RunError, match="1 of 1 runs failed"):
         run_sweep(path, workers=1)

@@ -477,6 +477,25 @@ def test_workers_do_not_share_their_random_streams(make: Make, monkeypatch: pyte
         assert (runs[0] == runs[1]) == bool(seeding)
 
 
+@pytest.mark.processes
+def test_a_reply_says_how_long_its_client_worked(make: Make) -> None:
+    """Two that work at once took as long each, though the server waits for the first alone."""
+    client = """
+@app.train()
+def train(message, context):
+    time.sleep(0.2)
+    return say(message, context, 0)
+"""
+    server = """
+sent = [Message(RecordDict({"config": ConfigRecord({})}), node, "train") for node in sorted(grid.get_node_ids())]
+took = [reply.took_seconds for reply in grid.stream(sent, 60.0)]
+state["took"] = ConfigRecord({"seconds": took})
+"""
+    context = run_local(make(server, client), {}, clients=2, workers=2)
+    seconds = found(context, "took")["seconds"]
+    assert len(seconds) == 2 and min(seconds) >= 0.2
+
+
 def test_workers_have_their_share_of_the_threads(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     client = """
     from threadpoolctl import threadpool_info

@@ -1,0 +1,222 @@
+"""What a study's file says: arms, seeds, and how each arm's settings are chosen.
+
+title = "FedAvg and FedProx"
+seeds = [1, 2, 3, 4, 5]       # of the table; the same for every arm, so that differences are paired
+clients = 4
+baseline = "FedAvg"           # what the others are compared with; the first arm if it is not named
+watch = "global"              # or "own": the model that each client would use
+rounds = [1, 5]               # rounds that the table shows beside the last
+[settings]                    # of every run
+num-server-rounds = 10
+data.validation-fraction = 0.2
+[tuning]                      # settings are chosen here, on examples that clients hold back, before a test example is seen
+seeds = [101]
+grid = { learning-rate = [0.01, 0.05] }
+[[arms]]
+name = "FedAvg"
+method = "fedavg"
+[[arms]]
+name = "FedProx"
+method = "fedprox"
+settings = { local-epochs = 2 }
+grid = { learning-rate = [0.01, 0.05], fedprox.mu = [0.01, 0.1] }   # in the place of the one above
+start = "FedAvg"              # begins with that arm's last model of the same seed, whose cost counts, too
+vary = { local-epochs = [2, 10] }                                   # makes one arm of each value
+"""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fedwarm.catalogue import parse
+from fedwarm.data.settings import Data
+from fedwarm.launch.sweep_file import Job, grid_of, named, values_of
+from fedwarm.report.compare import concerns
+from fedwarm.report.studied import WATCHED
+from fedwarm.settings.fields import SettingError, Value, near
+from fedwarm.settings.kinds import METHODS
+from fedwarm.settings.text import flat, literal
+
+KINDS: dict[str, type] = {
+    "title": str, "seeds": list, "clients": int, "baseline": str, "watch": str, "rounds": list, "settings": dict,
+    "tuning": dict, "arms": list,
+}  # fmt: skip
+ARM: dict[str, type] = {"name": str, "method": str, "settings": dict, "grid": dict, "vary": dict, "start": str}
+TUNING: dict[str, type] = {"seeds": list, "grid": dict}
+ELSEWHERE = {
+    "method": "each arm has its method", "seed": "seeds stand in `seeds`", "out": "the folder is given by --out",
+    "resume": "a study always goes on with what is there",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train.
+
+    Attributes:
+        name: in the table.
+        settings: what it has beside what all arms have.
+        grid: values to choose from, by setting.
+        start: the arm with whose last model of the same seed it begins; empty: with the shared initialisation.
+    """
+
+    name: str
+    method: str
+    settings: Mapping[str, Value] = field(default_factory=dict)
+    grid: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
+    start: str = ""
+
+    def choices(self) -> list[dict[str, Value]]:
+        """Every combination of the grid; one that sets nothing where there is none."""
+        return [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study's file says; `tuning` are the seeds at which settings are chosen."""
+
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...]
+    title: str = ""
+    clients: int = 0
+    baseline: str = ""
+    watch: str = WATCHED[0]
+    rounds: tuple[int, ...] = ()
+    settings: Mapping[str, Value] = field(default_factory=dict)
+    tuning: tuple[int, ...] = ()
+
+    def arm(self, name: str) -> Arm:
+        """The arm of a name."""
+        return next(arm for arm in self.arms if arm.name == name)
+
+    def job(self, arm: Arm, seed: int, chosen: Mapping[str, Value], weights: Path | None = None) -> Job:
+        """One run of an arm; `weights` are those that it begins with."""
+        first = {} if weights is None else {"model.weights": str(weights.absolute())}
+        return Job(arm.method, seed, dict(chosen), {**self.settings, **arm.settings, **chosen, **first}, arm.name)
+
+
+def read_study(path: Path, overrides: Mapping[str, Value] | None = None) -> Study:
+    """A study's file, checked; `overrides` are settings of every run that win over the file's, but not over an arm's own.
+
+    Raises:
+        SettingError: it cannot be read, holds an unknown key or a wrong type, or its arms, seeds or settings do not go together.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingError(f"the study {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise SettingError(f"the study {path} is not valid TOML: {error}") from error
+    where = str(path)
+    _check_kinds(table, KINDS, where, "a study")
+    if not table.get("arms"):
+        raise SettingError(f"{where} has no arms; add [[arms]] with name = '...' and method = '...'")
+    tuning = table.get("tuning", {})
+    _check_kinds(tuning, TUNING, where, "[tuning]")
+    seeds = values_of(path, "seeds", table.get("seeds", [1, 2, 3, 4, 5]), (int,))
+    tuned = values_of(path, "tuning.seeds", tuning.get("seeds", [101]), (int,))
+    rounds = values_of(path, "rounds", table["rounds"], (int,)) if "rounds" in table else ()
+    settings = {**flat(table.get("settings", {}), where), **(overrides or {})}
+    common = grid_of(path, tuning.get("grid", {}))
+    arms = tuple(arm for entry in table["arms"] for arm in _arms(path, entry, settings, common))
+    facts = {"title": path.stem, "clients": 0, "watch": WATCHED[0], "baseline": arms[0].name}
+    told = {key: table.get(key, usual) for key, usual in facts.items()}
+    study = Study(arms, seeds, rounds=rounds, settings=settings, tuning=tuned, **told)
+    check_study(study, where)
+    return study
+
+
+def _check_kinds(table: Mapping[str, Any], kinds: Mapping[str, type], where: str, what: str) -> None:
+    for key, value in table.items():
+        if key not in kinds:
+            raise SettingError(f"{where}: unknown key {key!r}{near(key, list(kinds))}; {what} has {', '.join(kinds)}")
+        if type(value) is not kinds[key]:
+            raise SettingError(f"{where}: {key} = {value!r} is {type(value).__name__}; it must be {kinds[key].__name__}")
+
+
+def _arms(path: Path, entry: Any, settings: Mapping[str, Value], common: Mapping[str, tuple[Value, ...]]) -> list[Arm]:
+    """The arms of one entry, one for each combination of `vary`, each with the values that it is chosen from."""
+    if not isinstance(entry, dict):
+        raise SettingError(f"{path}: arms holds {entry!r}; write each arm as [[arms]] with name and method")
+    _check_kinds(entry, ARM, str(path), "an arm")
+    if not entry.get("method"):
+        raise SettingError(f"{path}: the arm {entry.get('name', '')!r} names no method; add method = '...'")
+    try:
+        method = METHODS.canonical(entry["method"])
+    except SettingError as error:
+        raise SettingError(f"{path}: {error}") from error
+    own = flat(entry.get("settings", {}), str(path))
+    bare = Arm(entry.get("name") or method, method, own, start=entry.get("start", ""))
+    vary = grid_of(path, entry.get("vary", {}))
+    found = []
+    for values in itertools.product(*vary.values()):
+        varied = dict(zip(vary, values, strict=True))
+        name = ", ".join([bare.name, *(f"{key.rpartition('.')[2]} {_plain(value)}" for key, value in varied.items())])
+        held = {**own, **varied}
+        usual = {k: v for k, v in common.items() if k not in held and concerns(k, method, {**settings, **held})}
+        grid = grid_of(path, entry["grid"]) if "grid" in entry else usual
+        found.append(replace(bare, name=name, settings=held, grid=grid))
+    return found
+
+
+def _plain(value: Value) -> str:
+    return value if isinstance(value, str) else literal(value)
+
+
+def check_study(study: Study, where: str) -> None:
+    """See that arms, seeds and settings go together.
+
+    Raises:
+        SettingError: they do not; `where` names the file.
+    """
+    names = [arm.name for arm in study.arms]
+    _check_names(names, where)
+    if study.watch not in WATCHED:
+        raise SettingError(f"{where}: watch = {study.watch!r} is unknown; choose one of {', '.join(WATCHED)}")
+    if study.baseline not in names:
+        raise SettingError(
+            f"{where}: the baseline {study.baseline!r} is no arm{near(study.baseline, names)}; name one of its arms"
+        )
+    if study.clients < 0:
+        raise SettingError(f"{where}: clients = {study.clients} is out of range; it must be at least 0")
+    if both := sorted({*study.seeds} & {*study.tuning}) if any(arm.grid for arm in study.arms) else []:
+        raise SettingError(f"{where}: seed {both[0]} is for tuning and for the table; settings are chosen at seeds of their own")
+    for i, arm in enumerate(study.arms):
+        if arm.start and arm.start not in names[:i]:
+            raise SettingError(f"{where}: {arm.name!r} starts from {arm.start!r}, which is no arm before it; put that arm first")
+        _check_arm(study, arm, where)
+
+
+def _check_names(names: Sequence[str], where: str) -> None:
+    seen: dict[str, str] = {}
+    for name in names:
+        if not named(name):
+            raise SettingError(f"{where}: an arm's name {name!r} has no letters; its runs' folders are called by it")
+        if named(name) in seen:
+            other = seen[named(name)]
+            raise SettingError(f"{where}: the arms {other!r} and {name!r} would share a folder; give one another name")
+        seen[named(name)] = name
+
+
+def _check_arm(study: Study, arm: Arm, where: str) -> None:
+    for key in (*study.settings, *arm.settings, *arm.grid):
+        if key in ELSEWHERE:
+            raise SettingError(f"{where}: {key} cannot stand in a study's file: {ELSEWHERE[key]}")
+    if arm.start and "model.weights" in {**study.settings, **arm.settings, **arm.grid}:
+        raise SettingError(f"{where}: {arm.name!r} has start and model.weights; leave one of them out")
+    for chosen in arm.choices():
+        job = study.job(arm, study.seeds[0], chosen)
+        try:
+            config = parse(job.flat)
+        except SettingError as error:
+            raise SettingError(f"{where}: {arm.name}: {error}") from error
+        if arm.grid and not config.of(Data).validation_fraction:
+            raise SettingError(
+                f"{where}: the settings of {arm.name!r} are chosen by examples that clients hold back, and there are none; "
+                "set data.validation-fraction, e.g. 0.2"
+            )

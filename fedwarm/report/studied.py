@@ -1,0 +1,94 @@
+"""What one run of a study came to, round by round, and what it had cost by then: bytes up and client work.
+
+Two accuracies are followed: that of the global model on all test examples, and that of the model which each client would use
+(its own where a method gives these, else the global one) on the client's own, each client counting the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedwarm.record.ledger import measuring
+from fedwarm.record.reading import Round, Run, mean
+
+WATCHED = ("global", "own")
+HEADINGS = {"global": "global accuracy", "own": "model that a client would use"}
+
+
+@dataclass(frozen=True)
+class At:
+    """What a run had reached after a round, and what it had cost by then.
+
+    Attributes:
+        number: the round.
+        found: test accuracies in [0, 1] by `WATCHED`; None where nothing was measured.
+        held: the same on examples that clients hold back.
+        up: bytes up, of a client in the mean.
+        work: seconds that a client worked, in the mean.
+    """
+
+    number: int
+    found: dict[str, float | None]
+    held: dict[str, float | None]
+    up: float
+    work: float
+
+
+def course(run: Run, before: At | None = None) -> list[At]:
+    """A run's rounds in their order; `before` is what it began with, whose cost counts, too."""
+    clients = max(1, run.clients)
+    up, work = (before.up, before.work) if before is not None else (0.0, 0.0)
+    worked: dict[int, float] = {}
+    for entry in run.ledger:
+        if not measuring(str(entry["stage"])):
+            worked[int(entry["round"])] = worked.get(int(entry["round"]), 0.0) + entry["seconds"]
+    found = []
+    for r in run.rounds:
+        up, work = up + sum(r.up) / clients, work + worked.get(r.number, 0.0) / clients
+        found.append(At(r.number, _tested(r), _held(r.validation), up, work))
+    return found
+
+
+def _tested(r: Round) -> dict[str, float | None]:
+    return {"global": r.accuracy, "own": used(r.personal, r.clients)}
+
+
+def _held(told: dict[str, Any]) -> dict[str, float | None]:
+    shared, own = told.get("global") or {}, told.get("personal") or {}
+    return {"global": shared.get("accuracy"), "own": used(own.get("per_client") or [], shared.get("per_client") or [])}
+
+
+def used(own: Sequence[float | None], shared: Sequence[float | None]) -> float | None:
+    """The mean over clients of what their models come to: their own where there are any, else the global one."""
+    return mean(own if any(value is not None for value in own) else shared)
+
+
+def followed(found: dict[str, float | None], watch: str) -> float | None:
+    """What is watched of a model's accuracies; of methods without a global model, that of the clients' own."""
+    return found[watch] if found[watch] is not None else found["own"]
+
+
+def last(rounds: Sequence[At]) -> At:
+    """The last round in which something was measured, with all that the run cost.
+
+    Raises:
+        ValueError: nothing was.
+    """
+    seen = [at for at in rounds if any(value is not None for value in at.found.values())]
+    if not seen:
+        raise ValueError("nothing was measured")
+    return At(seen[-1].number, seen[-1].found, seen[-1].held, rounds[-1].up, rounds[-1].work)
+
+
+def at_round(rounds: Sequence[At], number: int) -> At | None:
+    """A round by its number; None where it was not measured."""
+    return next((at for at in rounds if at.number == number and any(v is not None for v in at.found.values())), None)
+
+
+def server_seconds(run: Run) -> float:
+    """What the server worked by itself: stages that ask no client."""
+    asked = {str(entry["stage"]) for entry in run.ledger}
+    return math.fsum(seconds for name, seconds in run.stages if name not in asked)
