@@ -6,6 +6,7 @@ Feng et al., arXiv 2503.03110. The personal model and its teachers stay in the c
 from __future__ import annotations
 
 from contextlib import suppress
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,12 +17,13 @@ from fedwarm.core.files import DiskError
 from fedwarm.core.payload import Fact, Payload
 from fedwarm.data.originals import Originals
 from fedwarm.diffusion.settings import Diffusion
-from fedwarm.methods.warmfed import CLASSIFIER, SelfDistillation, WarmFed, best_of
+from fedwarm.methods.warmfed import CLASSIFIER, SCORED, SELECTED, SelfDistillation, WarmFed, best_of
 from fedwarm.privacy.levels import Level, Reasons
 from fedwarm.rounds.client import PERSONAL, BaseClient
 from fedwarm.rounds.measuring import GLOBAL, together
 from fedwarm.rounds.measuring import PERSONAL as OWN
 from fedwarm.settings.fields import SettingError
+from fedwarm.training.evaluate import predict
 from fedwarm.training.loop import Hook, Plan, fit
 
 if TYPE_CHECKING:
@@ -43,6 +45,9 @@ class WarmFedClient(BaseClient):
         """The foundation and the adapter's settings; not how often the personal model is right, as its training has no noise."""
         known = dict.fromkeys(("fingerprint", "rank", "alpha"), "settings of the run, and the foundation that all have")
         return {**super().tells(level), **known}
+
+    def withholds(self, level: Level) -> frozenset[str]:
+        return super().withholds(level) | ({SELECTED} if level > Level.OPEN else set())
 
     def adapt(self, payload: Payload) -> Payload:
         """Tune LoRA matrices on this client's images; they are all that leaves (and a classifier, by setting).
@@ -141,14 +146,32 @@ class WarmFedClient(BaseClient):
         images, labels, held = self._split()
         hooks: list[Hook] = []
         if settings.selection != "never":
-            teacher = self._teacher(warm, number)
-            if settings.selection == "model_best" and held is not None:
-                teacher = best_of([teacher, self._local(number), warm], *held)
-            hooks = [SelfDistillation(teacher, settings, images, labels, held)]
+            hooks = [SelfDistillation(self._teaching(warm, number, held), settings, images, labels, held)]
         plan = Plan.of(self.config.run, settings.distill_epochs, settings.distill_learning_rate)
         fit(student, images, labels, plan, self.draws("distill", number), hooks, "personal model")
         self.node.store.save(PERSONAL, student.state_dict(), number)
-        return together(self.sizes(), self.measured(warm, GLOBAL), self.measured(student, OWN))
+        shares = [share for hook in hooks if isinstance(hook, SelfDistillation) for share in hook.shares]
+        told = Payload(metrics={SELECTED: fmean(shares)} if shares else {})
+        return together(self.sizes(), self.measured(warm, GLOBAL), self.measured(student, OWN), told)
+
+    def _teaching(self, warm: nn.Module, number: int, held: tuple[Tensor, Tensor] | None) -> nn.Module | Tensor:
+        """Who teaches, or what it says of this client's images where no part of them is to be judged by who learned from it."""
+        settings = self.settings
+        if settings.selection in SCORED and settings.teacher_first == "local" and settings.teacher_folds > 1:
+            return self._unseen(settings.teacher_folds)
+        teacher = self._teacher(warm, number)
+        if settings.selection == "model_best" and held is not None:
+            teacher = best_of([teacher, self._local(number), warm], *held)
+        return teacher
+
+    def _unseen(self, folds: int) -> Tensor:
+        """Logits (n, classes) of each image by a first teacher that learned from the other parts; parts are drawn once."""
+        images, labels, _ = self._split()
+        rows = torch.randperm(len(labels), generator=self.draws("folds"))
+        parts = [part for part in rows.tensor_split(min(folds, len(labels))) if len(part)]
+        said = [(part, predict(self._local(0, rows[~torch.isin(rows, part)]), images[part])) for part in parts]
+        logits = torch.cat([told for _, told in said])
+        return logits[torch.argsort(torch.cat([part for part, _ in said]))]
 
     def _split(self) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
         """Images and labels to learn from, and a held-out fifth of them for the rules that compare models."""
@@ -168,10 +191,12 @@ class WarmFedClient(BaseClient):
             return teacher
         return warm if self.settings.teacher_first == "synth" else self._local(number)
 
-    def _local(self, number: int) -> nn.Module:
-        """A model trained on this client's data alone, from the shared start."""
+    def _local(self, number: int, rows: Tensor | None = None) -> nn.Module:
+        """A model trained on this client's data alone, or on some rows of them, from the shared start."""
         model = self.model()
         images, labels, _ = self._split()
+        if rows is not None:
+            images, labels = images[rows], labels[rows]
         plan = Plan.of(self.config.run, self.settings.teacher_epochs)
         fit(model, images, labels, plan, self.draws("teacher", number), (), "teacher")
         return model

@@ -21,7 +21,7 @@ from fedwarm.core.progress import tick
 from fedwarm.core.seeds import generator
 from fedwarm.diffusion.pool import Pool, join
 from fedwarm.diffusion.settings import Diffusion
-from fedwarm.methods.warmfed import CLASSIFIER, quota
+from fedwarm.methods.warmfed import CLASSIFIER, SELECTED, SELECTION, quota, tuning_factor
 from fedwarm.methods.warmfed import WarmFed as Settings
 from fedwarm.models import device_of
 from fedwarm.record.folder import RunFolder
@@ -117,17 +117,23 @@ class WarmFed(BaseStrategy):
 
     def begin(self, stage: Stage) -> None:
         self.mean = self.aggregator()
+        self.shares: dict[int, float] = {}
 
     def absorb(self, stage: Stage, client: int, payload: Payload) -> None:
+        if SELECTED in payload.metrics:
+            self.shares[client] = payload.number(SELECTED)
         if stage.name == "adapt":
             self.uploads.update({f"{client}/{name}": array for name, array in payload.arrays.items()})
         elif stage.name == "round":
             local = payload.arrays
             if self.settings.finetune_targets == "local_and_aggregate":
-                local = self._tuned(local, self._of(client), self.settings.epochs_local, f"local {stage.round} {client}")
+                factor, purpose = self._factor(stage.round), f"local {stage.round} {client}"
+                local = self._tuned(local, self._of(client), self.settings.epochs_local, purpose, factor)
             self.mean.add(local, payload.number("num-examples"))
 
     def finish(self, stage: Stage) -> None:
+        if self.shares:
+            self._note_shares(stage.measures)
         if stage.name == "adapt":
             self._save_adapters()
             self.record.upload(stage.name, self._numbers_sent())
@@ -136,10 +142,17 @@ class WarmFed(BaseStrategy):
         elif stage.name == "warm start":
             self._warm_start()
         elif stage.name == "round":
-            self.draw += self.settings.regenerate_each_round and self.generates
-            if self.draw:
-                self._draw_pool()
-            self.arrays = self._tuned(self.mean.result(), self._all(), self.settings.epochs_aggregate, f"aggregate {stage.round}")
+            self._finish_round(stage.round)
+
+    def _finish_round(self, number: int) -> None:
+        factor = self._factor(number)
+        self.draw += self.settings.regenerate_each_round and self.generates and factor > 0
+        if self.draw and factor:
+            self._draw_pool()
+        self.arrays = self._tuned(self.mean.result(), self._all(), self.settings.epochs_aggregate, f"aggregate {number}", factor)
+
+    def _factor(self, number: int) -> float:
+        return tuning_factor(self.settings, number, self.config.run.num_server_rounds)
 
     def state(self) -> dict[str, Arrays]:
         return {**super().state(), "uploads": self.uploads, "pool": self.drawn}
@@ -239,19 +252,26 @@ class WarmFed(BaseStrategy):
             self.arrays = mean.result()
         self.arrays = self._tuned(self.arrays, self._all(), self.settings.epochs_warm, "aggregate 0")
 
-    def _tuned(self, arrays: Arrays, data: tuple[Tensor, Tensor], epochs: int, purpose: str) -> Arrays:
-        """The weights after some epochs on generated images; unchanged where there are none."""
-        if not epochs or not len(data[1]):
+    def _tuned(self, arrays: Arrays, data: tuple[Tensor, Tensor], epochs: int, purpose: str, factor: float = 1.0) -> Arrays:
+        """The weights after some epochs on generated images, at a part of the step size; unchanged where there are none."""
+        if not epochs or not len(data[1]) or not factor:
             return arrays
         model = self.new_model()
         load_module(model, arrays)
         model.to(device_of(self.config.run.device))
-        plan = Plan.of(self.config.run, epochs, self.settings.server_learning_rate)
+        rate = self.settings.server_learning_rate or (self.config.run.learning_rate if factor != 1 else 0.0)
+        plan = Plan.of(self.config.run, epochs, factor * rate)
         draws = generator(self.config.run.seed, "server", purpose)
         fit(model, *data, plan, draws, (), "server model")
         return from_module(model)
 
     # The record
+
+    def _note_shares(self, number: int) -> None:
+        """Which share of its images each client's rule selected for distillation, in the mean over epochs, by model."""
+        known = dict(self.record.others.get(SELECTION, {}).get("models", {}))
+        known[str(number)] = [self.shares.get(client) for client in self.partitions]
+        self.record.found(SELECTION, {"rule": self.settings.selection, "models": known})
 
     def _save_adapters(self) -> None:
         """Each client's own matrices, as it sent them."""

@@ -1,7 +1,7 @@
 """WarmFed: Feng, Zhang, Li, Huang, Liu, Wang, "WarmFed: Federated Learning with Warm-Start for Globalization and Personalization
 Via Personalized Diffusion Models", arXiv 2503.03110 (2025).
 
-Here are the settings, the number of images to generate, the rules of dynamic selection and the distillation loss. Where the
+Here are the settings, the number of images to generate, the rules of dynamic selection and their term of the loss. Where the
 paper's public text states no value, the setting is a choice of ours and its alternatives stay settings.
 """
 
@@ -18,10 +18,14 @@ from torch import Tensor, nn
 from fedwarm.methods import Method
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Group, setting
+from fedwarm.training.distill import distillation_term as distillation_term
 from fedwarm.training.evaluate import predict
 from fedwarm.training.loop import Batch, Hook
 
 CLASSIFIER = "classifier."
+SELECTION, SELECTED = "selection", "selected"  # of the record; of a reply: the share of its images that a client's rule selected
+TUNING, EVERY, START, FADING = "warmfed.server-tuning", "every", "start", "fading"
+SCORED = ("sample_better", "sample_correct", "always")  # rules that look at training images
 RULES = ("sample_better", "sample_correct", "class_better", "model_best", "always", "never")
 
 
@@ -62,8 +66,18 @@ class WarmFed(Group, prefix="warmfed"):
         low=0,
         when=lambda r: r.generates and r["warmfed.finetune-targets"] == "local_and_aggregate",
     )
+    server_tuning: str = setting(
+        "every",
+        "when the server trains on generated images; every: before the first round and after each; start: before the first "
+        "alone; fading: after round r of R at 1 - r/R of the step size",
+        choices=(EVERY, START, FADING),
+        when=lambda r: r.generates and r.rounds,
+    )
     epochs_aggregate: int = setting(
-        2, "server epochs over all generated images (average), after a round", low=0, when=lambda r: r.generates and r.rounds
+        2,
+        "server epochs over all generated images (average), after a round",
+        low=0,
+        when=lambda r: r.generates and r.rounds and r[TUNING] != START,
     )
     epochs_warm: int = setting(
         30, "server epochs over all generated images (average), in the warm start", low=0, when=lambda r: r.generates
@@ -72,7 +86,9 @@ class WarmFed(Group, prefix="warmfed"):
         0.005, "step size of the server's tuning; 0: learning-rate", low=0.0, when=lambda r: r.generates
     )
     regenerate_each_round: bool = setting(
-        False, "draw a new pool for each round instead of the first one", when=lambda r: r.generates and r.rounds
+        False,
+        "draw a new pool for each round instead of the first one",
+        when=lambda r: r.generates and r.rounds and r[TUNING] != START,
     )
     selection: str = setting(
         "sample_better",
@@ -87,6 +103,12 @@ class WarmFed(Group, prefix="warmfed"):
         when=lambda r: r["warmfed.selection"] != "never",
     )
     teacher_epochs: int = setting(20, "epochs of the first teacher on the client's data", low=1, when=lambda r: r.taught)
+    teacher_folds: int = setting(
+        1,
+        "parts of a client's images, each scored by a first teacher that learned from the others, which then teaches in all "
+        "rounds; 1: a teacher scores the images that it learned from",
+        low=1, high=20, when=lambda r: r.taught and r["warmfed.selection"] in SCORED and r["warmfed.teacher-first"] == "local",
+    )  # fmt: skip
     distill_epochs: int = setting(10, "epochs of a personal model on the client's data", low=1)
     distill_learning_rate: float = setting(0.005, "step size of a personal model's SGD; 0: learning-rate", low=0.0)
     distill_weight: float = setting(
@@ -97,6 +119,11 @@ class WarmFed(Group, prefix="warmfed"):
     )
 
 
+def tuning_factor(settings: WarmFed, number: int, rounds: int) -> float:
+    """What the server's step size is multiplied by after round `number` of `rounds`, from 0 (no training) to 1."""
+    return {EVERY: 1.0, START: 0.0, FADING: max(0.0, 1 - number / rounds)}[settings.server_tuning]
+
+
 def quota(settings: WarmFed, examples: int, classes_present: int) -> int:
     """Images to generate per present class: `synthetic_ratio` times the client's examples, balanced over its classes.
 
@@ -105,14 +132,6 @@ def quota(settings: WarmFed, examples: int, classes_present: int) -> int:
     if settings.synthetic_ratio == 0 or classes_present == 0:
         return 0
     return max(settings.min_per_class, round(settings.synthetic_ratio * examples / classes_present))
-
-
-def distillation_term(student: Tensor, teacher: Tensor, selected: Tensor, temperature: float) -> Tensor:
-    """mean_x s(x) T^2 KL(softmax(g(x)/T) || softmax(f(x)/T)); logits (b, classes), selected (b,) in {0, 1}."""
-    log_student = F.log_softmax(student / temperature, dim=1)
-    log_teacher = F.log_softmax(teacher / temperature, dim=1)
-    divergence = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(1)
-    return (selected * divergence).mean() * temperature**2
 
 
 def sample_better(teacher: Tensor, student: Tensor, labels: Tensor) -> Tensor:
@@ -168,19 +187,25 @@ class SelfDistillation(Hook):
     """Dynamic self-distillation: adds lambda s(x) T^2 KL(teacher || student), with s recomputed before each epoch.
 
     Args:
-        teacher: the personal model that teaches; it is not changed.
+        teacher: the personal model that teaches, which is not changed; or its logits (n, classes) on the images.
         settings: rule, lambda and T.
         images, labels: the training examples, uint8 (n, 3, S, S) and (n,), as `fit` gets them.
         held: a held-out local split (images, labels) for `class_better`.
     """
 
     def __init__(
-        self, teacher: nn.Module, settings: WarmFed, images: Tensor, labels: Tensor, held: tuple[Tensor, Tensor] | None = None
+        self,
+        teacher: nn.Module | Tensor,
+        settings: WarmFed,
+        images: Tensor,
+        labels: Tensor,
+        held: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         self.settings, self.images, self.labels, self.held = settings, images, labels, held
-        self.teacher_logits = predict(teacher, images)
-        self._held_logits = predict(teacher, held[0]) if held else None
+        self.teacher_logits = teacher if isinstance(teacher, Tensor) else predict(teacher, images)
+        self._held_logits = predict(teacher, held[0]) if held and not isinstance(teacher, Tensor) else None
         self.selected = torch.zeros(len(labels))
+        self.shares: list[float] = []
 
     def epoch(self, model: nn.Module, number: int) -> None:
         rule = self.settings.selection
@@ -191,6 +216,7 @@ class SelfDistillation(Hook):
             self.selected = class_better(self._held_logits, student, self.held[1], self.labels)
         else:
             self.selected = SAMPLE_RULES[rule](self.teacher_logits, predict(model, self.images), self.labels)
+        self.shares.append(float(self.selected.double().mean()) if len(self.selected) else 0.0)
 
     def loss(self, batch: Batch, loss: Tensor) -> Tensor:
         weight, rows = self.settings.distill_weight, batch.rows.cpu()

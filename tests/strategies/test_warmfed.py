@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
+import clients.warmfed
+import strategies.warmfed
 from fedwarm.catalogue import parse
+from fedwarm.data import load_shard
+from fedwarm.data.settings import Data
 from fedwarm.diffusion.foundation import load_foundation
 from fedwarm.diffusion.lora import adapter_size, targeted
 from fedwarm.diffusion.settings import Diffusion
+from fedwarm.methods.warmfed import RULES, SelfDistillation
+from fedwarm.training.evaluate import predict
 from tests.runs import SMALL_WARMFED, run, same
 
 
@@ -137,7 +146,125 @@ def test_local_models_may_be_uploaded_with_the_adapter(one_shot, tmp_path: Path)
     assert not same(outcome.model, one_shot.model)
 
 
-@pytest.mark.parametrize("rule", ["sample_correct", "class_better", "model_best", "always", "never"])
-def test_every_selection_rule_runs(rule: str, tmp_path: Path) -> None:
-    settings = {**SMALL_WARMFED, "warmfed.selection": rule, "warmfed.synthetic-ratio": 0.0}
-    assert run("warmfed", tmp_path / "run", settings, clients=2).results["final"]["personal"]["mean"] > 0
+class Seen:
+    """What a client's trainings were given and gave: its teachers, and the student with its hook before and after its epoch."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.teachers: list[torch.nn.Module] = []
+        self.warm: list[torch.nn.Module] = []
+        self.given: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.hooks: list[list[SelfDistillation]] = []
+        true = clients.warmfed.fit
+
+        def fit(model, images, labels, plan, draws, hooks=(), stage="train", private=None):
+            if stage == "personal model":
+                self.warm.append(copy.deepcopy(model))
+                self.given.append((images, labels))
+                self.hooks.append(list(hooks))
+            found = true(model, images, labels, plan, draws, hooks, stage, private)
+            if stage == "teacher":
+                self.teachers.append(copy.deepcopy(model))
+            return found
+
+        monkeypatch.setattr(clients.warmfed, "fit", fit)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_selects_what_it_says(rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One epoch, so that the student is the received model; all is worked out again from the models that were trained."""
+    seen = Seen(monkeypatch)
+    settings = {**SMALL_WARMFED, "warmfed.selection": rule, "warmfed.synthetic-ratio": 0.0, "warmfed.distill-epochs": 1}
+    settings |= {"warmfed.teacher-epochs": 4, "data.max-examples": 60, "server-threads": 1}
+    outcome = run("warmfed", tmp_path / "run", settings, clients=1)
+    ((images, labels),), (warm,) = seen.given, seen.warm
+    told = outcome.results.get("measures", {}).get("selection")
+    if rule == "never":
+        assert seen.hooks == [[]] and not seen.teachers and told is None
+        return
+    ((hook,),) = seen.hooks
+    shard = load_shard(parse({**settings}).of(Data), 0, 0, 1)
+    held = torch.tensor([not any(torch.equal(image, one) for one in images) for image in shard.train_images])
+    teacher, rest, truth = seen.teachers[0], shard.train_images[held], shard.train_labels[held]
+    theirs, own = predict(teacher, images), predict(warm, images)
+    assert len(rest) == (12 if rule in ("class_better", "model_best") else 0)
+    if rule == "sample_better":
+        loss = [torch.nn.functional.cross_entropy(logits, labels, reduction="none") for logits in (theirs, own)]
+        wanted = (loss[0] < loss[1]).float().tolist()
+    elif rule == "sample_correct":
+        wanted = [float(row.argmax() == y) for row, y in zip(theirs, labels, strict=True)]
+    elif rule == "class_better":
+        right = [{c: int((predict(m, rest).argmax(1) == truth)[truth == c].sum()) for c in range(10)} for m in (teacher, warm)]
+        wanted = [float(right[0][int(y)] > right[1][int(y)]) for y in labels]
+    else:
+        wanted = [1.0] * len(labels)
+    if rule == "model_best":
+        models = [teacher, warm]
+        losses = [float(torch.nn.functional.cross_entropy(predict(m, rest), truth)) for m in models]
+        theirs = predict(models[losses.index(min(losses))], images)
+    assert torch.equal(hook.teacher_logits, theirs)
+    assert hook.selected.tolist() == wanted and told == {"rule": rule, "models": {"0": [sum(wanted) / len(wanted)]}}
+
+
+def test_a_teacher_may_score_what_it_has_not_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three parts, three teachers: each image's logits are those of the one that was trained without its part."""
+    seen, given = Seen(monkeypatch), list[torch.Tensor]()
+    recorded = clients.warmfed.fit
+
+    def fit(model, images, labels, *rest):
+        given.append(images)
+        return recorded(model, images, labels, *rest)
+
+    monkeypatch.setattr(clients.warmfed, "fit", fit)
+    settings = {**SMALL_WARMFED, "warmfed.teacher-folds": 3, "warmfed.synthetic-ratio": 0.0, "server-threads": 1}
+    outcome = run("warmfed", tmp_path / "run", settings, clients=1)
+    ((images, _),), ((hook,),) = seen.given, seen.hooks
+    assert [len(part) for part in given] == [16, 16, 16, 24] and len(seen.teachers) == 3
+    for image, logits in zip(images, hook.teacher_logits, strict=True):
+        strangers = [not any(torch.equal(image, one) for one in part) for part in given[:3]]
+        assert sum(strangers) == 1
+        assert torch.allclose(logits, predict(seen.teachers[strangers.index(True)], image[None])[0], atol=1e-5)
+    (share,) = outcome.results["measures"]["selection"]["models"]["0"]
+    assert 0 < share < 1
+    assert torch.equal(seen.warm[0].state_dict()["0.weight"], torch.from_numpy(outcome.model["0.weight"]))
+
+
+@pytest.mark.parametrize(("tuning", "factors"), [("every", [1.0, 1.0]), ("start", [0.0, 0.0]), ("fading", [0.5, 0.0])])
+def test_the_server_s_tuning_may_end_or_fade(
+    tuning: str, factors: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step sizes of the server's trainings, by round; without any the rounds are FedAvg's from the warm start."""
+    plans: list[tuple[str, float]] = []
+    true = strategies.warmfed.fit
+
+    def fit(model, images, labels, plan, draws, *rest):
+        plans.append((len(labels), plan.learning_rate))
+        return true(model, images, labels, plan, draws, *rest)
+
+    monkeypatch.setattr(strategies.warmfed, "fit", fit)
+    settings = {
+        **SMALL_WARMFED, "warmfed.protocol": "five-round", "num-server-rounds": 2, "local-epochs": 1, "warmfed.adapt": False,
+        "warmfed.server-tuning": tuning, "warmfed.epochs-warm": 1, "server-threads": 1, "warmfed.selection": "never",
+    }  # fmt: skip
+    outcome = run("warmfed", tmp_path / "run", settings, clients=2)
+    rates = [rate for _, rate in plans]
+    first, later = rates[:3], rates[3:]
+    assert first == [0.005] * 3  # two local models, then their average
+    assert later == [pytest.approx(0.005 * factor) for factor in factors for _ in range(3) if factor]
+    if tuning == "start":
+        warm = tmp_path / "warm.safetensors"
+        shot = {**settings, "warmfed.protocol": "one-shot", "warmfed.server-tuning": "every"}
+        save_file(run("warmfed", tmp_path / "shot", shot, clients=2).model, warm)
+        plain = {key: value for key, value in settings.items() if not key.startswith(("warmfed.", "diffusion."))}
+        assert same(outcome.model, run("fedavg", tmp_path / "plain", {**plain, "model.weights": str(warm)}, clients=2).model)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", [11, 12, 13])
+def test_the_warm_start_knows_digits_before_any_round(seed: int, tmp_path: Path) -> None:
+    """Above one half on held-out scans, where chance is a tenth, at seeds that no table has."""
+    settings = {
+        "seed": seed, "diffusion.lora-steps": 150, "diffusion.sample-steps": 4, "warmfed.synthetic-ratio": 0.5,
+        "warmfed.min-per-class": 10, "warmfed.selection": "never", "warmfed.distill-epochs": 1,
+    }  # fmt: skip
+    outcome = run("warmfed", tmp_path / "run", settings, workers=0)
+    assert outcome.results["rounds"][0]["global"]["accuracy"] > 0.5
