@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedwarm.catalogue import flagged, parse
+from fedwarm.core.chain import add as add_event
 from fedwarm.core.compute import repeatable, torch_threads
 from fedwarm.core.payload import Fact, Payload, PayloadError
+from fedwarm.core.policy import Policy, policy_of
 from fedwarm.core.progress import listening
 from fedwarm.core.progress import log as log_progress
 from fedwarm.core.refusals import RefusalError, reason_of
 from fedwarm.core.stages import USUAL
 from fedwarm.core.store import Store, cache_home
+from fedwarm.core.version import VERSION
 from fedwarm.data.checks import remarks
 from fedwarm.data.node import Node
 from fedwarm.data.settings import Data
-from fedwarm.flower.wire import from_records, to_records, unusable
+from fedwarm.flower.wire import from_records, size_of, to_records, unusable
 from fedwarm.models import on_gpu
+from fedwarm.privacy.limits import Limits
 from fedwarm.rounds import cohorts
 from fedwarm.rounds.client import BaseClient
 from fedwarm.rounds.faulty import faulty
 from fedwarm.rounds.gate import WithheldError, public
 from fedwarm.rounds.home import at_home, guarded
+from fedwarm.rounds.policies import accounted, enforce
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError, Value
 
@@ -44,7 +51,7 @@ class App(ClientApp):
 
 app = App(mods=[faulty])
 SITE = ("site", "name")
-CAUSE = "failure.txt"
+CAUSE, AUDIT = "failure.txt", "audit"
 
 
 @lru_cache(maxsize=4)
@@ -58,11 +65,32 @@ def handle(message: Message, context: Context) -> Message:
     payload = from_records(message.content)
     action = payload.text("action") if "action" in payload.facts else USUAL[message.metadata.message_type]
     try:
-        return answered(message, context, payload, action)
+        with audited(message, context, action) as told:
+            told.append(answered(message, context, payload, action))
+        return told[0]
     except SettingError as error:
         own = context.node_config.get("partition-id")
         who = "" if own is None or action != "describe" else f"client {own}: "
         return unusable(message, f"{who}{error}")
+
+
+@contextmanager
+def audited(message: Message, context: Context, action: str) -> Iterator[list[Message]]:
+    """What becomes of a message, as a line in the site's audit log, where it has one; the block adds its answer."""
+    place, answers = str(context.node_config.get(AUDIT, "")), []  # type: str, list[Message]
+    asked = {"run": str(context.run_id), "method": str(context.run_config.get("method", "")), "action": action}
+    asked["round"] = message.metadata.group_id
+    try:
+        yield answers
+    except Exception as error:
+        kind = "refused" if isinstance(error, SettingError) and reason_of(str(error)) else "failed"
+        if place:
+            add_event(Path(place), {"event": kind, **asked, "why": str(error).partition("\n")[0]})
+        raise
+    if place:
+        told: Mapping[str, Any] = answers[0].content.metric_records.get("metrics", {})
+        epsilon = {"epsilon": told["epsilon"]} if "epsilon" in told else {}
+        add_event(Path(place), {"event": "answered", **asked, "bytes-up": size_of(answers[0].content).wire_bytes, **epsilon})
 
 
 def answered(message: Message, context: Context, payload: Payload, action: str) -> Message:
@@ -72,6 +100,10 @@ def answered(message: Message, context: Context, payload: Payload, action: str) 
         SettingError: a setting, this node's configuration or its data cannot be used.
     """
     own = {key: context.node_config[key] for key in flagged("node") if key in context.node_config}
+    policy = policy_of(context.node_config)
+    if policy != Policy():
+        enforce(policy, settings(tuple(context.run_config.items())), action)
+    own |= policy.limits(own)
     told = settings(tuple({**context.run_config, **own}.items())).changed(own)  # whatever the run's key `set` says
     config = at_home(told, context.node_config)
     partition, partitions = place(context.node_config)
@@ -81,13 +113,17 @@ def answered(message: Message, context: Context, payload: Payload, action: str) 
     trainer: BaseClient = trainer_class(config.run.method)(config, node)
     heard = listening(log_progress, f"client {partition}", only_if_nobody_listens=True)
     exact = repeatable(on_gpu(config.run.device) and config.run.deterministic)
-    with torch_threads(config.run.client_threads), exact, heard:  # in this process the server may go on
+    alone = accounted(root, config.of(Limits).most_epsilon > 0)
+    with torch_threads(config.run.client_threads), exact, heard, alone, policy.in_time():  # the server may go on in this process
         reply = worked(trainer, action, payload)
-    facts = {**reply.facts, **site_of(context.node_config, action), "ticket": payload.text("ticket")}
+    metrics, told_facts = policy.shared(reply.metrics, reply.facts)
+    facts = {**told_facts, **site_of(context.node_config, action), "ticket": payload.text("ticket")}
     if action == "evaluate" and open_handed(config):
         facts["remarks"] = remarks(config.of(Data), trainer.real)
-    answer = trainer.gate(action).passed(Payload(reply.kind, reply.arrays, reply.metrics, facts))
-    return Message(content=to_records(answer), reply_to=message)
+    answer = trainer.gate(action).passed(Payload(reply.kind, reply.arrays, metrics, facts))
+    content = to_records(answer)
+    policy.check_reply(size_of(content).wire_bytes)
+    return Message(content=content, reply_to=message)
 
 
 def worked(trainer: BaseClient, action: str, payload: Payload) -> Payload:
@@ -148,9 +184,9 @@ def place(node: Mapping[str, Value]) -> tuple[int, int]:
 
 
 def site_of(node: Mapping[str, Value], action: str) -> dict[str, Fact]:
-    """The name of this node's site, where its node config has one; a node says it with who it is."""
+    """The name of this node's site and its version, where its node config has a name; a node says them with who it is."""
     name = next((str(node[key]) for key in SITE if key in node), "")
-    return {"site": name} if name and action == "describe" else {}
+    return {"site": name, "fedwarm": VERSION} if name and action == "describe" else {}
 
 
 @app.query()

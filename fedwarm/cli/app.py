@@ -9,6 +9,7 @@ from typing import Annotated
 import click
 import typer
 
+from fedwarm.cli.audit import app as audit_app
 from fedwarm.cli.federation import app as federation_app
 from fedwarm.cli.foundation import app as foundation_app
 from fedwarm.cli.help import App
@@ -29,6 +30,7 @@ app = App("Federated learning on top of Flower: methods, privacy, compression an
 app.add_typer(foundation_app, name="foundation")
 app.add_typer(federation_app, name="federation")
 app.add_typer(node_app, name="node")
+app.add_typer(audit_app, name="audit")
 
 
 def main() -> None:

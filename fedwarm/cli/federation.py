@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedwarm.cli.help import App
+from fedwarm.cli.metrics import metrics
 from fedwarm.cli.options import Named
 from fedwarm.cli.parties import connect, keys
+from fedwarm.cli.sites import kit, new, register, renew, revoke
 from fedwarm.core.terminal import flush, put, say, show
 from fedwarm.data.settings import OWN
 
@@ -65,6 +67,9 @@ def usage(found: Federation, said: str) -> list[str]:
     from fedwarm.flower.processes import LOOPBACK
 
     how = "without TLS and keys" if found.insecure else "TLS and node keys"
+    if found.outside:
+        started = f"federation {found.name}: up, SuperLink at {found.address}, sites call {found.outside}, folder {found.folder}"
+        return [started, f"  fedwarm federation kit SITE{flag(said)}", f"  fedwarm run fedavg --engine deployment{flag(said)}"]
     own = f' -c "data.name={OWN!r}"' if found.data else ""
     direct = f"NO_PROXY={found.reach} " if _behind_proxy() else ""
     lines = [
@@ -83,8 +88,8 @@ def _behind_proxy(environment: Mapping[str, str] | None = None) -> bool:
     return any(name.lower() in PROXIES and value for name, value in (environment or os.environ).items())
 
 
-app.command()(keys)
-app.command()(connect)
+for each in (keys, connect, new, kit, register, revoke, renew, metrics):
+    app.command()(each)
 
 
 @app.command()

@@ -11,7 +11,28 @@ from fedwarm.cli.help import App
 from fedwarm.core.terminal import flush, put
 from fedwarm.node.heartbeat import WITHIN_SECONDS
 
-app = App("On a site's machine: check it before it joins, run its SuperNode, and test its connection to the SuperLink.")
+app = App("On a site's machine: join by a kit, check it, run its SuperNode, and test its connection to the SuperLink.")
+
+
+@app.command()
+def join(
+    kit: Annotated[Path, typer.Argument(help="the site's kit, a zip file")],
+    folder: Annotated[Path | None, typer.Option(help="folder of the site; default: the site's name, here")] = None,
+    data: Annotated[Path | None, typer.Option(help="the folder of the site's data; default as before")] = None,
+    fingerprint: Annotated[str, typer.Option(help="the CA's fingerprint, as you were told it by another way")] = "",
+) -> None:
+    """Unpack a kit and make the site's private key; print the line that lets the site in. A newer kit goes over an older."""
+    from fedwarm.node.kit import join as unpack
+    from fedwarm.node.kit import skew
+
+    place = folder or Path(kit.name.split(".")[0])
+    told, line = unpack(kit, place, data, fingerprint)
+    put(f"{place}: {told.site}, client {told.partition} of federation {told.federation} at {told.superlink}")
+    put(f"  CA {told.fingerprint}")
+    if wrong := skew(told):
+        put(f"  {wrong}")
+    put(f"send this line to whoever runs the federation (the private key, {place / 'key'}, stays here):")
+    put(line)
 
 
 @app.command()
@@ -20,6 +41,7 @@ def check(
     ca: Annotated[Path | None, typer.Option(help="the federation's ca.crt (--root-certificates of the SuperNode)")] = None,
     key: Annotated[Path | None, typer.Option(help="the node's private key; its public half is KEY.pub")] = None,
     data: Annotated[Path | None, typer.Option(help="the folder of the site's pictures")] = None,
+    kit: Annotated[Path | None, typer.Option(help="the site's folder, in place of --superlink, --ca, --key and --data")] = None,
     run_config: Annotated[
         list[str] | None, typer.Option("-c", "--run-config", help="settings of the run, by which the data are read")
     ] = None,
@@ -39,7 +61,7 @@ def check(
 
         reading = parse(parse_overrides(run_config)).of(Data)
     found = []
-    for each in look(Site(superlink, ca, key, data, reading)):
+    for each in look(Site(superlink, ca, key, data, reading, kit)):
         put(each.line)
         flush()
         found.append(each)
@@ -52,11 +74,13 @@ def check(
 def run(context: typer.Context) -> None:
     """Run Flower's SuperNode with any options of `flower-supernode`; `fedwarm node alive` then knows its heartbeats.
 
+    `--kit FOLDER` takes all that the site's kit says, `--data FOLDER` after it other data than `join` was told.
     Where the SuperLink no longer hears it, it ends with exit code 1, so that a restart policy can act.
     """
+    from fedwarm.node.starting import started_with
     from fedwarm.node.supernode import main
 
-    main(context.args)
+    main(started_with(context.args))
 
 
 @app.command()

@@ -26,6 +26,13 @@ class Nodes(Group, prefix="nodes", used=lambda r: r.real):
         low=0,
         free=True,
     )
+    expected: int = setting(
+        0,
+        "number of real nodes that a run waits for at its start; 0: one for each partition, or those of a federation of sites "
+        "that are online",
+        low=0,
+        free=True,
+    )
     gather_timeout: float = setting(
         300.0,
         "seconds that a run waits for real nodes: at the start for all of them, later for nodes.least",

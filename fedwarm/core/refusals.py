@@ -6,9 +6,9 @@ import re
 
 from fedwarm.settings.fields import SettingError
 
-NOISE, ROUNDS, REPEATED, EPSILON, OPEN = "noise", "rounds", "repeated", "epsilon", "not-private"
-REASONS = (NOISE, ROUNDS, REPEATED, EPSILON, OPEN)
-_SAID = re.compile(r"refused \(([a-z-]+)\): ")
+NOISE, ROUNDS, REPEATED, EPSILON, OPEN, POLICY = "noise", "rounds", "repeated", "epsilon", "not-private", "policy"
+REASONS = (NOISE, ROUNDS, REPEATED, EPSILON, OPEN, POLICY)
+_SAID = re.compile(r"(?:client \d+: )?refused \(([a-z-]+)\): ")
 
 
 class RefusalError(SettingError):

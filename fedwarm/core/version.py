@@ -14,3 +14,8 @@ def _installed() -> str:
 
 
 VERSION = _installed()
+
+
+def fits(one: str, other: str) -> bool:
+    """Whether two versions have the same major and minor number; one that is not known fits to all."""
+    return UNKNOWN in (one, other) or one.split(".")[:2] == other.split(".")[:2]

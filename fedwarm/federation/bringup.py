@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 
 from fedwarm.federation.control import Unreachable, control
+from fedwarm.federation.kits import let_sites_in
 from fedwarm.federation.nodes import Nodes, Tell, register, watch
 from fedwarm.federation.preparing import Wanted, prepare
 from fedwarm.federation.processes import end, living, start
@@ -52,7 +53,9 @@ def _bring_up(federation: Federation, present: Sequence[str], tell: Tell, patien
         end(federation, [SUPEREXEC])
         start(federation, SUPEREXEC)
     with control(federation) as link:
-        if not federation.insecure:
+        if federation.outside:
+            let_sites_in(federation, link, tell)
+        elif not federation.insecure:
             register(federation, link, tell)
         Nodes(federation, link, tell, end_at).wait()
 

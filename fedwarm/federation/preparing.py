@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedwarm.federation.kits import equip
 from fedwarm.federation.processes import SECRET, living, write_clientapp
 from fedwarm.federation.settings import (
     ANYWHERE,
@@ -75,6 +76,10 @@ def _sites(federation: Federation, wanted: Wanted) -> list[tuple[str, str]]:
     Raises:
         SettingError: there can be no such nodes.
     """
+    if federation.outside:
+        if wanted.nodes or wanted.data or wanted.host or wanted.insecure:
+            raise SettingError("its nodes are at their sites; leave out --nodes, --data, --host and --insecure")
+        return []
     data = str(Path(wanted.data).expanduser().absolute()) if wanted.data else ""
     if data or federation.data:
         found = [(each.name, str(each)) for each in site_folders(data)] if data else [(n.name, n.data) for n in federation.nodes]
@@ -94,6 +99,8 @@ def _assign(federation: Federation, sites: Sequence[tuple[str, str]]) -> None:
     """Give everybody that does not run a port that is free; one that was had before stays if it can."""
     present = {member for member in federation.members if living(federation, member) is not None}
     if SUPERLINK not in present and not _free(federation.host, federation.port):
+        if federation.outside and federation.host != LOOPBACK:
+            raise SettingError(f"port {federation.port}, by which sites call, is taken by another process; end that process")
         if federation.port and present - {SUPEREXEC}:
             raise SettingError(
                 f"port {federation.port} of the SuperLink is taken by another process, and nodes that run look for it there; "
@@ -132,6 +139,9 @@ def _equip(federation: Federation) -> None:
     write_clientapp(federation)
     ensure_secret(federation.folder / "keys" / SECRET)
     if federation.insecure:
+        return
+    if federation.outside:
+        equip(federation)
         return
     own = [socket.gethostname()] if federation.host in ANYWHERE else []
     addresses = list(dict.fromkeys([LOOPBACK, "localhost", federation.reach, *own]))

@@ -21,9 +21,9 @@ from fedwarm.core.progress import LOG_SECONDS_VARIABLE
 from fedwarm.core.version import VERSION
 from fedwarm.data.settings import DATA_FOLDER
 from fedwarm.federation.settings import CLIENTS, SUPEREXEC, SUPERLINK, Federation, Node, Process
-from fedwarm.federation.sites import quoted
 from fedwarm.flower.family import end_family, lives
 from fedwarm.flower.processes import LOOPBACK, Daemon, environment, executable, plain
+from fedwarm.node.kit import quoted
 from fedwarm.record.record import ENGINE_VARIABLE
 
 ENGINE = "deployment"

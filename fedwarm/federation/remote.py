@@ -46,7 +46,7 @@ def connect(
     federation.save()
     with control(federation) as link:
         seen = _answering(link, federation, patience_seconds, tell)
-        _let_in(link, pems, seen, tell)
+        let_in(link, pems, seen, tell)
         federation.nodes = _nodes(link.nodes())
     federation.save()
     return federation
@@ -96,7 +96,12 @@ def _answering(link: Control, federation: Federation, patience_seconds: float, t
         time.sleep(POLL_SECONDS)
 
 
-def _let_in(link: Control, pems: Mapping[str, bytes], seen: list[Seen], tell: Tell) -> None:
+def let_in(link: Control, pems: Mapping[str, bytes], seen: list[Seen], tell: Tell) -> None:
+    """Register the keys (PEM) of nodes by name; a new key of a known name replaces the old one.
+
+    Raises:
+        RunError: the SuperLink refused one.
+    """
     by_key = {each.key: each for each in seen}
     by_name = {each.name: each for each in seen}
     for name, pem in pems.items():
@@ -132,11 +137,13 @@ def reached(federation: Federation, said: str, tell: Tell) -> None:
             seen = link.nodes()
     except Unreachable as error:
         raise SettingError(f"federation {said!r}: {error} at {federation.address}; {LOOK}") from None
-    federation.nodes = _nodes(seen)
+    here = [each for each in seen if each.status == ONLINE]
+    federation.nodes = _nodes(here if federation.outside else seen)
     if not seen:
-        raise SettingError(
-            f"federation {said!r} has no nodes; `fedwarm federation connect{flag(said)} --node NAME=KEY.pub` lets one in"
-        )
+        how = "register" if federation.outside else f"connect{flag(said)} --node NAME=KEY.pub"
+        raise SettingError(f"federation {said!r} has no nodes; `fedwarm federation {how}` lets one in")
+    if federation.outside and not here:
+        raise SettingError(f"no site of federation {said!r} is online; `fedwarm node run --kit FOLDER` starts one, at the site")
     away = sorted(each.name for each in seen if each.status != ONLINE)
     if away:
         tell(f"not online: {', '.join(away)}")

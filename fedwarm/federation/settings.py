@@ -9,6 +9,7 @@ The folder holds
     clients/          sockets and logs of the templates that messages' processes are forked from, while there are any
     database/         what the SuperLink knows: registered keys, runs, messages that are on their way
     logs/             one file a process, the one before as NAME.log.1
+    sites/            public keys of sites that were let in, one file a site; proxy.conf: for nginx in front of the SuperLink
     runs/             of runs that name no folder of their own
 """
 
@@ -78,6 +79,9 @@ class Federation:
         nodes: in the order of their partitions.
         processes: those that were started last, by name.
         data: holds the folders of the nodes' own data; empty where they have none.
+        outside: HOST:PORT by which sites call it, which run its nodes; empty: nodes are processes of this machine.
+        sites: the names of sites that have a kit, in the order of their partitions.
+        most_sites: how many there may be.
     """
 
     name: str
@@ -91,6 +95,9 @@ class Federation:
     nodes: list[Node] = field(default_factory=list)
     processes: dict[str, Process] = field(default_factory=dict)
     data: str = ""
+    outside: str = ""
+    sites: list[str] = field(default_factory=list)
+    most_sites: int = 0
 
     @property
     def members(self) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedwarm.federation.settings import SUPEREXEC, SUPERLINK, checked_name
+from fedwarm.node.kit import quoted
 from fedwarm.settings.fields import SettingError
 
 
@@ -29,14 +30,3 @@ def site_folders(data: str) -> list[Path]:
             raise SettingError(f"--data {data}: each folder there names a node, and {error}") from None
         quoted(str(each))
     return found
-
-
-def quoted(text: str) -> str:
-    """A path as Flower takes it in a node's configuration, which knows no way to write both kinds of quotes.
-
-    Raises:
-        SettingError: it cannot be written there.
-    """
-    if not text.isprintable() or "'" in text:
-        raise SettingError(f"--data: the path {text!r} cannot stand in a node's configuration; take one that prints, without '")
-    return f"'{text}'"

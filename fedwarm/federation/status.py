@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedwarm.core.version import VERSION
 from fedwarm.federation.processes import home, living, tail
 from fedwarm.federation.settings import SUPEREXEC, SUPERLINK, Federation
+from fedwarm.flower.certificates import ends
 from fedwarm.node.heartbeat import look, place
 
 if TYPE_CHECKING:
     from fedwarm.federation.control import Listed, Seen
 
+SOON = timedelta(days=60)
 ENDED, ONLINE, UP = "ended", "online", "up"
 
 
@@ -67,7 +70,7 @@ def status(federation: Federation) -> Status:
         try:
             with control(federation) as link:
                 link_nodes, runs, answers = link.nodes(), link.runs(), True
-            seen = {} if federation.remote else sightings(federation, link_nodes)
+            seen = {} if federation.remote or federation.outside else sightings(federation, link_nodes)
         except Unreachable:
             pass
     going = [run for run in runs if not run.finished] or runs[-1:]
@@ -75,7 +78,10 @@ def status(federation: Federation) -> Status:
         return Status(_elsewhere(federation, link_nodes, answers), tuple(map(describe, going)), ())
     partitions = {node.name: node.partition for node in federation.nodes}
     members = tuple(_member(federation, name, partitions.get(name, -1), seen.get(name), answers) for name in federation.members)
+    if federation.outside:
+        members += _sites(federation, link_nodes)
     notes = [f"{each.name} ended; its log ends: {_last_line(federation, each.name)}" for each in members if each.state == ENDED]
+    notes += _certificate(federation)
     return Status(members, tuple(map(describe, going)), tuple(notes))
 
 
@@ -84,6 +90,26 @@ def _elsewhere(federation: Federation, seen: list[Seen], answers: bool) -> tuple
     link = Member(SUPERLINK, -1, UP if answers else f"does not answer at {federation.address}", None, 0, "")
     nodes = [Member(each.name or str(each.node_id), -1, each.status, each.last_seen, 0, "") for each in seen]
     return (link, *sorted(nodes, key=lambda node: node.name))
+
+
+def _sites(federation: Federation, seen: list[Seen]) -> tuple[Member, ...]:
+    """All sites that have a kit, as the SuperLink sees them."""
+    known = {each.name: each for each in seen}
+    return tuple(
+        Member(site, number, known[site].status, known[site].last_seen, 0, "")
+        if site in known
+        else Member(site, number, "no key is registered", None, 0, "")
+        for number, site in enumerate(federation.sites)
+    )
+
+
+def _certificate(federation: Federation) -> list[str]:
+    """A line where the SuperLink's certificate ends soon, and sites would be shut out."""
+    file = federation.folder / "certificates" / "server.crt"
+    if not federation.outside or not file.is_file():
+        return []
+    left = ends(file) - datetime.now(UTC)
+    return [f"the certificate ends in {left.days} days; `fedwarm federation renew` issues it anew"] if left < SOON else []
 
 
 def _member(federation: Federation, name: str, partition: int, seen: Seen | None, answers: bool) -> Member:

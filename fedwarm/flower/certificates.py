@@ -87,6 +87,11 @@ def lasts(certificate: x509.Certificate, now: datetime) -> bool:
     return certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc - timedelta(days=RENEW_DAYS)
 
 
+def ends(file: Path) -> datetime:
+    """When the certificate in a file ends."""
+    return x509.load_pem_x509_certificate(file.read_bytes()).not_valid_after_utc
+
+
 def ensure_certificates(folder: Path, name: str, addresses: Sequence[str], now: datetime | None = None) -> bool:
     """See that `folder` holds `ca.crt`, `ca.key`, `server.crt` and `server.key` for these addresses; whether any was made.
 
@@ -191,11 +196,20 @@ def read_public(file: Path) -> bytes:
         SettingError: it cannot be read, or is no public key on an elliptic curve.
     """
     try:
-        key = serialization.load_ssh_public_key(file.read_bytes())
-        if not isinstance(key, ec.EllipticCurvePublicKey):
-            raise ValueError("no key on an elliptic curve; `ssh-keygen -t ecdsa -b 384` makes one")
+        return public_of(file.read_bytes())
     except (OSError, ValueError, UnsupportedAlgorithm) as error:
         raise SettingError(f"{file} cannot be read as a public key ({error})") from None
+
+
+def public_of(line: bytes) -> bytes:
+    """A public key's line in OpenSSH's form, in PEM.
+
+    Raises:
+        ValueError, UnsupportedAlgorithm: it is none on an elliptic curve.
+    """
+    key = serialization.load_ssh_public_key(line)
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise ValueError("no key on an elliptic curve; `ssh-keygen -t ecdsa -b 384` makes one")
     return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 

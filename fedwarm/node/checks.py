@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedwarm.node.finding import FAULT, WARNING, Finding, unseen
 from fedwarm.node.key import TOPIC as KEY
 from fedwarm.node.key import look_at_key
+from fedwarm.node.kit import KEY as PRIVATE
+from fedwarm.node.kit import POLICY, TRUST, data_of, look_at_kit, read
 from fedwarm.node.machine import look_at_machine
 from fedwarm.node.network import look_at_network, parsed
 
@@ -29,6 +31,7 @@ class Site:
         key: the node's private key.
         data: the folder of its pictures.
         reading: how the runs that it will take part in read data; None: as by default.
+        kit: the site's folder, which says all of the above that is left out.
     """
 
     superlink: str = ""
@@ -36,6 +39,19 @@ class Site:
     key: Path | None = None
     data: Path | None = None
     reading: Data | None = None
+    kit: Path | None = None
+
+    def told(self) -> Site:
+        """With what its kit says.
+
+        Raises:
+            SettingError: there is none.
+        """
+        if self.kit is None:
+            return self
+        kit, own = read(self.kit), self.kit
+        authority, key, data = self.authority or own / TRUST, self.key or own / PRIVATE, self.data or data_of(own)
+        return replace(self, superlink=self.superlink or kit.superlink, authority=authority, key=key, data=data)
 
 
 def look(site: Site) -> Iterator[Finding]:
@@ -44,16 +60,22 @@ def look(site: Site) -> Iterator[Finding]:
     Raises:
         SettingError: the address is none; nothing was looked at.
     """
+    site = site.told()
     address = parsed(site.superlink) if site.superlink else None
     return _all(site, address)
 
 
 def _all(site: Site, address: tuple[str, int] | None) -> Iterator[Finding]:
-    if address is None:
-        yield from unseen("as --superlink is not given", "network")
-    else:
-        yield from look_at_network(*address, site.authority)
+    if site.kit is not None:
+        yield from look_at_kit(site.kit)
+    reached = address is not None
+    unasked = unseen("as --superlink is not given", "network")
+    for each in unasked if address is None else look_at_network(*address, site.authority):
+        reached &= each.level != FAULT
+        yield each
     yield from unseen("as --key is not given", KEY) if site.key is None else look_at_key(site.key)
+    if site.kit is not None:
+        yield from _joining(site, site.kit, reached)
     yield from look_at_machine()
     if site.data is None:
         yield from unseen("as --data is not given", "data")
@@ -62,6 +84,16 @@ def _all(site: Site, address: tuple[str, int] | None) -> Iterator[Finding]:
         from fedwarm.node.data import look_at_data
 
         yield from look_at_data((site.reading or Data()).at(str(site.data.expanduser().absolute())))
+
+
+def _joining(site: Site, kit: Path, reached: bool) -> Iterator[Finding]:
+    """What is tried for a site that joins by its kit."""
+    from fedwarm.node.trying import look_at_policy, look_at_registration, look_at_training
+
+    if reached and site.authority is not None and site.key is not None and site.key.is_file():
+        yield look_at_registration(site.superlink, site.authority, site.key)
+    yield look_at_policy(kit / POLICY)
+    yield from look_at_training()
 
 
 def verdict(found: Sequence[Finding]) -> str:

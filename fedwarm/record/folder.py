@@ -16,10 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedwarm.core.arrays import Arrays, to_tensors
+from fedwarm.core.chain import FILE, add
 from fedwarm.core.files import order_metadata, replacing, settle, write_text, writing
+from fedwarm.core.refusals import reason_of
 from fedwarm.record.checkpoint import FOLDER, Checkpoint, Keeper, load
 from fedwarm.record.document import written
-from fedwarm.record.ledger import Ledger
+from fedwarm.record.ledger import Entry, Ledger
 from fedwarm.record.lock import LOCK, Lock
 from fedwarm.record.pieces import Pieces
 from fedwarm.record.record import Record
@@ -94,6 +96,8 @@ class RunFolder:
         lines = "".join(json.dumps(event) + "\n" for event in record.events)
         record.events.clear()
         lengths = {LEDGER: self._add(LEDGER, ledger.lines(self._booked)), JOURNAL: self._add(JOURNAL, lines)}
+        if record.engine == "deployment" and (events := [_audited(each) for each in ledger.entries[self._booked :]]):
+            add(self.path / FILE, *events)
         self._booked = len(ledger.entries)
         return lengths
 
@@ -161,6 +165,14 @@ def _told(found: Mapping[str, tuple[Value, Value]], done: int) -> str:
     """What the record says of a run that went on with other settings."""
     changes = ", ".join(f"{key} = {new:g} (was {old:g})" for key, (old, new) in found.items())
     return f"continued after round {done} with {changes}"
+
+
+def _audited(entry: Entry) -> dict[str, object]:
+    """An exchange as the run's audit log tells it, which a resumed run only adds to."""
+    sizes = {"bytes-down": entry.wire_bytes_down, "bytes-up": entry.wire_bytes_up}
+    told = {"event": "refused" if reason_of(entry.failure) else "failed" if entry.failure else "answered", "site": entry.who}
+    rest = {"epsilon": entry.epsilon, "why": entry.failure}
+    return {**told, "round": entry.round, "stage": entry.stage, **sizes, **{name: each for name, each in rest.items() if each}}
 
 
 def save_tensors(path: Path, arrays: Arrays, notes: Mapping[str, str] | None = None) -> None:

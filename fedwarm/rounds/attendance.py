@@ -22,6 +22,8 @@ class Attendance:
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
         self.remarks: list[str] = []
+        self.refusals: dict[int, tuple[str, str]] = {}
+        """Clients that refused the run when they were asked who they are: their sites' names, and why."""
 
     @property
     def partitions(self) -> range:

@@ -130,7 +130,15 @@ class _Call:
         for client in self.stage.clients:
             if client not in able:
                 self._book(client, (0, 0, 0, 0), 0.0, "it is not here", "", 0.0)
+        self._book_refusals()
         return sorted(able & {*self.stage.clients, *answered})
+
+    def _book_refusals(self) -> None:
+        """Book clients that refused the run itself, once: the ledger counts them with those that refuse a message."""
+        booked = {(entry.client, entry.failure) for entry in self.exchange.ledger.entries if entry.failure}
+        for client, (site, why) in sorted(self.exchange.attendance.refusals.items()):
+            if client in self.exchange.attendance.partitions and (client, why) not in booked:
+                self._book(client, (0, 0, 0, 0), 0.0, why, "", 0.0, site)
 
     def ask(self, clients: Sequence[int], attempt: int = 0) -> Iterator[int]:
         """Send messages and take the replies one by one; the clients whose replies failed."""
@@ -176,9 +184,16 @@ class _Call:
             self.exchange.ledger.add(entry)
 
     def _book(
-        self, client: int, sizes: tuple[int, int, int, int], seconds: float, failure: str, ticket: str, epsilon: float
+        self,
+        client: int,
+        sizes: tuple[int, int, int, int],
+        seconds: float,
+        failure: str,
+        ticket: str,
+        epsilon: float,
+        site: str = "",
     ) -> Entry:
-        name = self.exchange.attendance.fleet.members[client].name
+        name = site or self.exchange.attendance.fleet.members[client].name
         entry = Entry(self.stage.round, self.stage.name, client, *sizes, round(seconds, 3), failure, ticket, epsilon, name)
         self.exchange.ledger.add(entry)
         return entry

@@ -28,6 +28,7 @@ ENVELOPE: Reasons = {
     "partition": "who answers is in the clear",
     "partitions": "how many clients there are is in the clear",
     "site": "who answers is in the clear",
+    "fedwarm": "the version of a node's program is in the clear",
     "ticket": "names the message that is answered",
     "image-size": "a setting of the run",
     "shape": "what one input looks like is in the clear, as the model tells it",

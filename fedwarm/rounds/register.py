@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from fedwarm.core.inputs import Form
-from fedwarm.core.payload import Payload
+from fedwarm.core.payload import Payload, short
+from fedwarm.core.version import VERSION, fits
 from fedwarm.record.ledger import called
 from fedwarm.rounds.bindings import Bindings
 from fedwarm.rounds.fleet import (
@@ -73,6 +74,7 @@ class Register:
         size = answer.count("partitions", 1, CLIENTS_AT_MOST)
         if self.size and size != self.size:
             raise FederationError(f"the nodes disagree on num-partitions: {self.size} and {size}; give all of them the same")
+        _check_version(answer)
         if self.own:
             check_names(answer)
         known = self.classes if self.facts is None else self.facts[0]
@@ -154,6 +156,13 @@ class Register:
     def label(self, partition: int) -> str:
         """How a client is called."""
         return self.members[partition].label if partition in self.members else called(partition)
+
+
+def _check_version(answer: Payload, own: str = VERSION) -> None:
+    """See that a node has this major and minor version of fedwarm; a node that tells none is taken as it is."""
+    told = answer.facts.get("fedwarm", own)
+    if not isinstance(told, str) or not fits(told, own):
+        raise UnfitError(f"it runs fedwarm {short(told)} and the server {own}; install fedwarm=={own} there")
 
 
 def remembered(fleet: Fleet, bindings: dict[str, int]) -> dict[str, Any]:

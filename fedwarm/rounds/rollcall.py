@@ -6,6 +6,7 @@ turns up, after it was away, and when it let a stage's time go by.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ from flwr.serverapp import Grid
 
 from fedwarm.core.nodes import Nodes, Patience, bound, half
 from fedwarm.core.payload import PayloadError
+from fedwarm.core.refusals import reason_of
 from fedwarm.data.classes import listed
 from fedwarm.data.settings import Data
 from fedwarm.flower.wire import from_records, is_unusable
@@ -30,6 +32,7 @@ from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
 
 ASK_SECONDS = 60.0
+CLIENT = re.compile(r"client (\d{1,6}): (.*)", re.DOTALL)
 NOT_HERE_YET = (ErrorCode.NODE_UNAVAILABLE, ErrorCode.CLIENT_APP_CRASHED, ErrorCode.MESSAGE_UNAVAILABLE)
 
 
@@ -71,6 +74,7 @@ class RollCall(Attendance):
     def __init__(self, grid: Grid, settings: Nodes, register: Register) -> None:
         self.grid, self.settings, self.register = grid, settings, register
         self.remarks: list[str] = []
+        self.refusals: dict[int, tuple[str, str]] = {}
         self.stamps: dict[int, object] = {}  # nodes that are there: when they came
         self.names: dict[int, str] = {}  # under which nodes are registered; no node chooses its own
         self.questions: dict[str, tuple[int, float]] = {}  # by message: the node asked, and until when it is waited for
@@ -225,7 +229,9 @@ class RollCall(Attendance):
         if unfit and not self.register.holders() and not self.questions:
             node, why = next(iter(unfit.items()))
             raise (SettingError if node in self.unusable else FederationError)(f"{self._node(node)} cannot take part: {why}")
-        return bool(self.register.size) and not self.register.missing()
+        size, expected = self.register.size, self.settings.expected
+        answered = len(self.register.holders()) + (len(self.unusable & unfit.keys()) if expected else 0)
+        return bool(size) and answered >= min(expected or size, size)
 
     def _pending(self) -> bool:
         """Whether a node that just turned up is about to say who it is, or a lost client may still be back."""
@@ -259,6 +265,8 @@ class RollCall(Attendance):
 
     def _refuse(self, node: int, why: str) -> None:
         self.failed[node] = why
+        if reason_of(why) and (said := CLIENT.match(why)):
+            self.refusals[int(said[1])] = (clean(self.names.get(node, "")), said[2])
         self._remark(f"{self._node(node)} cannot take part: {why}")
 
     def _note_rivals(self, partition: int) -> None:

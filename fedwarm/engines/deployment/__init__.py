@@ -36,13 +36,21 @@ class Deployment(Engine):
     def run(self, settings: Mapping[str, Value], asked: Asked) -> None:
         from fedwarm.engines.deployment.engine import run_here
 
-        run_here(asked.federation, settings, asked.again, asked.keep_going)
+        run_here(asked.federation, expecting(settings, asked), asked.again, asked.keep_going)
 
     def run_app(self, folder: Path, overrides: Mapping[str, Value], asked: Asked) -> None:
         from fedwarm.engines.deployment.engine import run_deployment
         from fedwarm.federation.settings import load
 
         run_deployment(load(asked.federation), folder.absolute(), overrides)
+
+
+def expecting(settings: Mapping[str, Value], asked: Asked) -> Mapping[str, Value]:
+    """The settings, by which a run on sites of their own waits for those that are online and not for all that may come."""
+    from fedwarm.federation.settings import load
+
+    key = "nodes.expected"
+    return {**settings, key: asked.clients} if load(asked.federation).outside and not settings.get(key) else settings
 
 
 COMPONENT = Deployment()

@@ -17,6 +17,7 @@ from fedwarm.core.failures import RunError
 from fedwarm.engines.deployment.following import AWAY_SECONDS, TELL_AWAY_SECONDS, Following, say
 from fedwarm.engines.deployment.retry import Stopped, persist
 from fedwarm.federation.control import Control, Unreachable, control
+from fedwarm.federation.noting import note
 from fedwarm.federation.processes import dead, living
 from fedwarm.federation.remote import reached
 from fedwarm.federation.settings import CONNECTION, SUPEREXEC, SUPERLINK, Federation, flag, load
@@ -47,7 +48,9 @@ def ready(said: str, clients: int = 0) -> Federation:
     if {SUPERLINK, SUPEREXEC} & set(missing):
         ended = ", ".join(missing)
         raise SettingError(f"federation {said!r} is not up ({ended} ended); `fedwarm federation up{flag(said)}` comes first")
-    if clients not in (0, len(federation.nodes)):
+    if federation.outside and not federation.remote:
+        reached(federation, said, say)
+    elif clients not in (0, len(federation.nodes)):
         raise SettingError(f"--clients {clients}, but federation {said!r} has {len(federation.nodes)} nodes; leave it out")
     if missing:
         say(f"{', '.join(missing)} ended; `fedwarm federation up{flag(said)}` brings back what is missing")
@@ -71,6 +74,7 @@ def run_deployment(federation: Federation, app_folder: Path, overrides: Mapping[
     before = {each.pid for each in serverapps(federation)}
     run_id = submit(federation, app_folder, overrides)
     say(f"run {run_id} on federation {federation.name}")
+    note(federation, "run", run=str(run_id), method=str(overrides.get("method", "")), out=str(folder))
     with control(federation) as link, ending_on_signals():
         following = Following(federation, link, run_id)
         try:

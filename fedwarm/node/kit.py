@@ -1,0 +1,204 @@
+"""What a site has of its federation: a kit, unpacked into a folder, with a private key that is made there and never leaves it.
+
+A kit is one zip file without secrets: `kit.json` (names, address, versions, the CA's fingerprint), `ca.crt`, `policy.toml`,
+`compose.yaml`, `fedwarm-node.service` and a README. Beside them the site has `key`, `key.pub` and `site.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+
+from fedwarm.core.chain import FILE
+from fedwarm.core.files import replacing, write_text
+from fedwarm.core.version import VERSION, fits
+from fedwarm.data.settings import DATA_FOLDER
+from fedwarm.flower.certificates import ensure_node_key, public_file
+from fedwarm.node.finding import Finding, fault, ok
+from fedwarm.settings.fields import SettingError
+
+TOPIC, SCHEMA = "kit", 1
+TELLS, TRUST, POLICY, KEY, SITE, STATE = "kit.json", "ca.crt", "policy.toml", "key", "site.json", "state"
+COMPOSE, SERVICE, README = "compose.yaml", "fedwarm-node.service", "README.md"
+PARTS = (TELLS, TRUST, POLICY, COMPOSE, SERVICE, README)
+LARGEST = 2**20
+
+
+@dataclass(frozen=True)
+class Kit:
+    """What a federation tells a site of itself.
+
+    Attributes:
+        federation, site: their names.
+        superlink: HOST:PORT.
+        partition, partitions: the site's number, counted from 0, and how many there may be.
+        fingerprint: SHA-256 of the CA's certificate.
+        fedwarm, flwr: the versions of the server.
+    """
+
+    federation: str
+    site: str
+    superlink: str
+    partition: int
+    partitions: int
+    fingerprint: str
+    fedwarm: str
+    flwr: str
+
+    @property
+    def text(self) -> str:
+        """As `kit.json` holds it."""
+        return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1) + "\n"
+
+
+def fingerprint(certificate: bytes) -> str:
+    """SHA-256 of a certificate (PEM), as `openssl x509 -fingerprint -sha256` prints it."""
+    digest = x509.load_pem_x509_certificate(certificate).fingerprint(hashes.SHA256())
+    return ":".join(f"{byte:02X}" for byte in digest)
+
+
+def read(folder: Path) -> Kit:
+    """The kit that was unpacked into a folder.
+
+    Raises:
+        SettingError: there is none, or it was changed.
+    """
+    path = folder / TELLS
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        if said.pop("schema") != SCHEMA:
+            raise SettingError(f"{path} is of another version of fedwarm; ask for a new kit")
+        kit = Kit(**said)
+        own = fingerprint((folder / TRUST).read_bytes())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SettingError(f"{folder} holds no kit that can be read ({error}); `fedwarm node join KIT.zip` unpacks one") from None
+    if own != kit.fingerprint:
+        raise SettingError(f"{folder / TRUST} is not the CA that {TELLS} names; ask for the kit again, by a way that you trust")
+    return kit
+
+
+def join(file: Path, folder: Path, data: Path | None, trusted: str = "") -> tuple[Kit, str]:
+    """Unpack a kit and make the site's key; a key and a policy that are there stay, so that a newer kit goes over an older.
+
+    Args:
+        file: the kit.
+        folder: of the site; made if need be.
+        data: the folder of its data; None: as before, or none.
+        trusted: the CA's fingerprint as the site was told it by another way; empty: not compared.
+
+    Returns:
+        The kit, and the line that the federation needs: the public key and the site's name.
+
+    Raises:
+        SettingError: it is no kit, is meant for another site than the folder's, or its CA is not the trusted one.
+        DiskError: the folder cannot be written to.
+    """
+    parts = _unpacked(file)
+    if trusted and fingerprint(parts[TRUST]).replace(":", "") != trusted.replace(":", "").upper():
+        raise SettingError(f"the CA in {file} has the fingerprint {fingerprint(parts[TRUST])}, not the one given; trust neither")
+    if (folder / TELLS).is_file() and json.loads(parts[TELLS])["site"] != (before := read(folder)).site:
+        raise SettingError(f"{folder} is the folder of the site {before.site!r}; take another one")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in PARTS:
+        if name != POLICY or not (folder / name).exists():
+            write_text(folder / name, parts[name].decode())
+    kit = read(folder)
+    if data is not None:
+        write_text(folder / SITE, json.dumps({"data": str(data.expanduser().absolute())}) + "\n")
+    ensure_node_key(folder / KEY)
+    return kit, line(folder, kit.site)
+
+
+def line(folder: Path, site: str) -> str:
+    """The public key of a site, and its name: what `fedwarm federation register` takes."""
+    return " ".join([*public_file(folder / KEY).read_text(encoding="utf-8").split()[:2], site])
+
+
+def _unpacked(file: Path) -> dict[str, bytes]:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return {name: archive.open(name).read(LARGEST) for name in PARTS}
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise SettingError(f"{file} is no kit ({why}); `fedwarm federation kit SITE` writes one") from None
+
+
+def data_of(folder: Path) -> Path | None:
+    """The folder of the site's data, as `join` was told it."""
+    try:
+        return Path(json.loads((folder / SITE).read_text(encoding="utf-8"))["data"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def arguments(folder: Path, data: Path | None = None) -> list[str]:
+    """What `flower-supernode` is started with for this site; `data` in place of the folder of data that `join` was told.
+
+    Raises:
+        SettingError: there is no kit, a path cannot stand in a node's configuration, or the versions do not fit.
+    """
+    place = folder.expanduser().absolute()
+    kit, data = read(place), data or data_of(place)
+    if wrong := skew(kit):
+        raise SettingError(wrong)
+    paths = {"policy": place / POLICY, "client-folder": place / STATE, "audit": place / STATE / FILE, DATA_FOLDER: data}
+    told = [f"{key}={quoted(str(path))}" for key, path in paths.items() if path is not None]
+    config = [f'site="{kit.site}"', f"partition-id={kit.partition}", f"num-partitions={kit.partitions}", *told]
+    trust = ["--root-certificates", str(place / TRUST), "--superlink", kit.superlink]
+    return [*trust, "--auth-supernode-private-key", str(place / KEY), "--node-config", " ".join(config)]
+
+
+def quoted(text: str) -> str:
+    """A path as Flower takes it in a node's configuration, which knows no way to write both kinds of quotes.
+
+    Raises:
+        SettingError: it cannot be written there.
+    """
+    if not text.isprintable() or "'" in text:
+        raise SettingError(f"the path {text!r} cannot stand in a node's configuration; take one that prints, without '")
+    return f"'{text}'"
+
+
+def skew(kit: Kit, fedwarm: str = VERSION, flwr: str = "") -> str:
+    """What to do where this machine's versions do not fit to the server's; empty where they do.
+
+    Flower's SuperLink refuses another major or minor version than its own; fedwarm's server does so, too.
+    """
+    from importlib.metadata import version
+
+    here = {"flwr": flwr or version("flwr"), "fedwarm": fedwarm}
+    odd = [name for name in here if not fits(here[name], getattr(kit, name))]
+    if not odd:
+        return ""
+    told = ", ".join(f"{name} {getattr(kit, name)} at the server and {here[name]} here" for name in odd)
+    install = " ".join(f"{name}=={getattr(kit, name)}" for name in odd)
+    return f"versions do not fit: {told}; install {install} here, or ask for a kit of the server as it is now"
+
+
+def look_at_kit(folder: Path) -> Iterator[Finding]:
+    """Whether a site's folder is whole and its versions fit."""
+    try:
+        kit = read(folder)
+    except SettingError as error:
+        yield fault(TOPIC, str(error))
+        return
+    wrong = skew(kit)
+    told = f"site {kit.site}, client {kit.partition} of {kit.partitions} of federation {kit.federation}"
+    yield fault(TOPIC, wrong) if wrong else ok(TOPIC, told)
+
+
+def packed(kit: Kit, files: Sequence[tuple[str, str]], out: Path) -> None:
+    """Write a kit as one zip file.
+
+    Raises:
+        DiskError: it cannot be written.
+    """
+    with replacing(out) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in [(TELLS, kit.text), *files]:
+            archive.writestr(name, text)

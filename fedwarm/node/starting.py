@@ -1,0 +1,28 @@
+"""The options of `fedwarm node run`: those of `flower-supernode`, and `--kit FOLDER`, which stands for most of them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedwarm.node.kit import arguments
+
+HOST, PORT = "127.0.0.1", "9094"
+
+
+def started_with(said: Sequence[str]) -> list[str]:
+    """The options of Flower's SuperNode; without `--kit` those that were said.
+
+    Raises:
+        SettingError: the kit cannot be read, or its versions do not fit.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--kit", type=Path)
+    parser.add_argument("--data", type=Path)
+    own, others = parser.parse_known_args([*said])
+    if own.kit is None:
+        return [*said]
+    place = [] if "--host" in others else ["--host", HOST]
+    place += [] if "--port" in others else ["--port", PORT]
+    return [*arguments(own.kit, own.data), *place, *others]

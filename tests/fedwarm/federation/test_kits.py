@@ -1,0 +1,234 @@
+"""Kits: what a site is given, the key that it makes itself, who is let in by it, and who is not."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import stat
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+from cryptography import x509
+
+from fedwarm.core.version import VERSION
+from fedwarm.federation import kits, status
+from fedwarm.federation.bringup import up
+from fedwarm.federation.control import Seen
+from fedwarm.federation.kits import found, make_kit, register, renew, revoke
+from fedwarm.federation.preparing import Wanted, prepare
+from fedwarm.federation.settings import Federation, load
+from fedwarm.flower.certificates import read_public
+from fedwarm.node import kit as node_kit
+from fedwarm.node.kit import arguments, fingerprint, join, read, skew
+from fedwarm.node.starting import started_with
+from fedwarm.settings.fields import SettingError
+
+
+class Link:
+    """A SuperLink's control."""
+
+    def __init__(self) -> None:
+        self.seen: list[Seen] = []
+
+    def nodes(self) -> list[Seen]:
+        return list(self.seen)
+
+    def register(self, key: bytes, name: str) -> None:
+        self.seen.append(Seen(len(self.seen) + 100, name, key, "online", 3.0, 20.0))
+
+    def unregister(self, node_id: int) -> None:
+        self.seen = [each for each in self.seen if each.node_id != node_id]
+
+
+@pytest.fixture
+def said(tmp_path: Path) -> str:
+    found(f"{tmp_path}/hospitals", "fed.example.org", 8443, 2, "")
+    return f"{tmp_path}/hospitals"
+
+
+@pytest.fixture
+def link(monkeypatch: pytest.MonkeyPatch) -> Link:
+    """A SuperLink that runs."""
+    made = Link()
+
+    @contextmanager
+    def control(federation: object) -> Iterator[Link]:
+        yield made
+
+    monkeypatch.setattr(kits, "control", control)
+    monkeypatch.setattr(kits, "living", lambda federation, member: object())
+    return made
+
+
+def joined(said: str, site: str, place: Path) -> str:
+    """The line of a site that unpacked its kit; a separate folder stands for its machine."""
+    make_kit(said, site, place / f"{site}.zip")
+    return join(place / f"{site}.zip", place / site, None)[1]
+
+
+def test_a_kit_has_no_secret_and_all_that_a_site_needs(said: str, tmp_path: Path) -> None:
+    made, file = make_kit(said, "hospital-a", tmp_path / "a.zip")
+    assert (made.partition, made.partitions, made.superlink) == (0, 2, "fed.example.org:8443")
+    with zipfile.ZipFile(file) as archive:
+        held = {name: archive.read(name).decode() for name in archive.namelist()}
+    assert set(held) == set(node_kit.PARTS) and not any("PRIVATE" in text for text in held.values())
+    assert made.fingerprint == fingerprint(held["ca.crt"].encode()) and made.fingerprint in held["README.md"]
+    assert len(held["README.md"].splitlines()) <= 12
+    service = yaml.safe_load(held["compose.yaml"])["services"]["node"]
+    assert service["command"][:4] == ["fedwarm", "node", "run", "--kit"] and "ports" not in service
+    unit = configparser.ConfigParser(strict=False, interpolation=None)
+    unit.read_string(held["fedwarm-node.service"])
+    assert unit["Service"]["ExecStart"].endswith("fedwarm node run --kit .") and unit["Service"]["Restart"] == "always"
+
+
+def test_the_key_is_made_at_the_site_and_stays_when_a_newer_kit_comes(said: str, tmp_path: Path) -> None:
+    place = tmp_path / "there"
+    line = joined(said, "hospital-a", place)
+    key = place / "hospital-a" / "key"
+    assert line.startswith("ecdsa-sha2-nistp384 ") and line.endswith(" hospital-a")
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600 and b"PRIVATE KEY" in key.read_bytes()
+    server = [path for path in Path(said).rglob("*") if path.is_file()]
+    assert not any(key.read_bytes() in path.read_bytes() for path in server)
+    (place / "hospital-a" / "policy.toml").write_text("most-seconds = 60\n")
+    assert joined(said, "hospital-a", place) == line
+    assert (place / "hospital-a" / "policy.toml").read_text() == "most-seconds = 60\n"
+
+
+def test_a_site_starts_its_node_by_its_folder_alone(said: str, tmp_path: Path) -> None:
+    make_kit(said, "hospital-a", tmp_path / "a.zip")
+    join(tmp_path / "a.zip", tmp_path / "a", tmp_path / "pictures")
+    words = started_with(["--kit", str(tmp_path / "a"), "--max-retries", "3"])
+    assert words[:4] == ["--root-certificates", str(tmp_path / "a/ca.crt"), "--superlink", "fed.example.org:8443"]
+    told = words[words.index("--node-config") + 1]
+    for part in ('site="hospital-a"', "partition-id=0", "num-partitions=2", f"policy='{tmp_path}/a/policy.toml'"):
+        assert part in told
+    assert f"data-folder='{tmp_path}/pictures'" in told and words[-2:] == ["--max-retries", "3"]
+    assert f"data-folder='{tmp_path}/b'" in " ".join(arguments(tmp_path / "a", tmp_path / "b"))
+    assert started_with(["--insecure"]) == ["--insecure"]
+
+
+def test_what_is_wrong_with_a_kit_is_said(said: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.zip").write_bytes(b"no zip")
+    with pytest.raises(SettingError, match=r"bad.zip is no kit"):
+        join(tmp_path / "bad.zip", tmp_path / "a", None)
+    joined(said, "hospital-a", tmp_path)
+    make_kit(said, "hospital-b", tmp_path / "b.zip")
+    with pytest.raises(SettingError, match="is the folder of the site 'hospital-a'"):
+        join(tmp_path / "b.zip", tmp_path / "hospital-a", None)
+    with pytest.raises(SettingError, match="trust neither"):
+        join(tmp_path / "b.zip", tmp_path / "b", None, "AA:BB")
+    found(f"{tmp_path}/other", "x.org", 1, 1, "")
+    other = (tmp_path / "other/certificates/ca.crt").read_bytes()
+    (tmp_path / "hospital-a/ca.crt").write_bytes(other)
+    with pytest.raises(SettingError, match=r"is not the CA that kit.json names"):
+        read(tmp_path / "hospital-a")
+
+
+def test_versions_that_do_not_fit_are_refused_by_the_site(said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    joined(said, "hospital-a", tmp_path)
+    kit = read(tmp_path / "hospital-a")
+    assert skew(kit) == "" and skew(kit, fedwarm=f"{VERSION}.9") == ""
+    assert f"fedwarm {VERSION} at the server and 9.1.0 here; install fedwarm=={VERSION} here" in skew(kit, fedwarm="9.1.0")
+    assert f"install flwr=={kit.flwr} here" in skew(kit, flwr="1.2.3")
+    told = json.loads((tmp_path / "hospital-a/kit.json").read_text())
+    (tmp_path / "hospital-a/kit.json").write_text(json.dumps({**told, "flwr": "0.1.0"}))
+    with pytest.raises(SettingError, match="versions do not fit"):
+        started_with(["--kit", str(tmp_path / "hospital-a")])
+
+
+def test_sites_are_let_in_by_name_and_shut_out(said: str, link: Link, tmp_path: Path) -> None:
+    told: list[str] = []
+    lines = [joined(said, site, tmp_path) for site in ("hospital-a", "hospital-b")]
+    for line in lines:
+        register(said, line, told.append)
+    assert [each.name for each in link.seen] == ["hospital-a", "hospital-b"]
+    with pytest.raises(SettingError, match=r"has 2 sites and may have no more"):
+        make_kit(said, "hospital-c", tmp_path / "c.zip")
+    assert make_kit(said, "hospital-c", tmp_path / "c.zip", sites=3)[0].partition == 2
+    with pytest.raises(SettingError, match="this key is the one of 'hospital-a'"):
+        register(said, lines[0].replace("hospital-a", "hospital-c"), told.append)
+    with pytest.raises(SettingError, match="'hospital-x' has no kit"):
+        register(said, lines[0].replace("hospital-a", "hospital-x"), told.append)
+    with pytest.raises(SettingError, match="quote all of it"):
+        register(said, "ecdsa-sha2-nistp384", told.append)
+    with pytest.raises(SettingError, match="cut short"):
+        register(said, lines[0].replace("AAAA", "AAA"), told.append)
+    revoke(said, "hospital-b", told.append)
+    assert [each.name for each in link.seen] == ["hospital-a"] and told[-1] == "hospital-b: its key is registered no more"
+    with pytest.raises(SettingError, match="has let in no 'hospital-b'"):
+        revoke(said, "hospital-b", told.append)
+    assert make_kit(said, "hospital-b", tmp_path / "b.zip")[0].partition == 1  # its number stays its own
+    for name in ("key", "key.pub"):
+        (tmp_path / "hospital-b" / name).unlink()
+    register(said, joined(said, "hospital-b", tmp_path), told.append)
+    assert link.seen[-1].key == read_public(tmp_path / "hospital-b/key.pub") and len(link.seen) == 2
+
+
+def test_keys_that_came_while_the_superlink_was_down_are_let_in_when_it_is_up(said: str, tmp_path: Path) -> None:
+    told: list[str] = []
+    register(said, joined(said, "hospital-a", tmp_path), told.append)
+    assert "is kept, and let in by `fedwarm federation up" in told[0]
+    link = Link()
+    kits.let_sites_in(load(said), link, told.append)  # type: ignore[arg-type]
+    kits.let_sites_in(load(said), link, told.append)  # type: ignore[arg-type]
+    assert [each.name for each in link.seen] == ["hospital-a"]
+
+
+def server_certificate(said: str) -> x509.Certificate:
+    return x509.load_pem_x509_certificate((Path(said) / "certificates/server.crt").read_bytes())
+
+
+def test_a_certificate_is_renewed_in_time_and_by_hand(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, told = server_certificate(said), []  # type: x509.Certificate, list[str]
+    names = before.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert "fed.example.org" in names.get_values_for_type(x509.DNSName)
+    authority = (Path(said) / "certificates/ca.crt").read_bytes()
+    monkeypatch.setattr(status, "living", lambda federation, member: None)
+    assert not any("certificate" in note for note in status.status(load(said)).notes)
+    monkeypatch.setattr(status, "ends", lambda file: datetime.now(UTC) + timedelta(days=20, hours=1))
+    assert "the certificate ends in 20 days; `fedwarm federation renew` issues it anew" in status.status(load(said)).notes
+    renew(said, told.append)
+    assert server_certificate(said).serial_number != before.serial_number
+    assert (Path(said) / "certificates/ca.crt").read_bytes() == authority and "issued anew" in told[0]
+
+
+def test_the_server_stands_behind_a_proxy_unless_it_is_asked_to_listen(said: str, tmp_path: Path) -> None:
+    proxy = (Path(said) / "proxy.conf").read_text()
+    federation = load(said)
+    assert f"https://{federation.address}" in proxy and "listen 8443 ssl" in proxy and "return 403" in proxy
+    open_ = found(f"{tmp_path}/open", "10.0.0.1", 8443, 2, "0.0.0.0")
+    assert (open_.host, open_.port) == ("0.0.0.0", 8443) and not (open_.folder / "proxy.conf").exists()
+    with pytest.raises(SettingError, match="there is a federation"):
+        found(said, "x.org", 1, 1, "")
+    with pytest.raises(SettingError, match="nodes are at their sites"):
+        up(said, Wanted(nodes=2), lambda line: None)
+    assert prepare(said, Wanted()).members == ["superlink", "superexec"]
+
+
+def test_the_state_tells_of_sites_with_and_without_a_key(said: str, link: Link, tmp_path: Path) -> None:
+    register(said, joined(said, "hospital-a", tmp_path), lambda line: None)
+    make_kit(said, "hospital-b", tmp_path / "b.zip")
+    rows = status._sites(load(said), link.nodes())
+    assert [(each.name, each.partition, each.state) for each in rows] == [
+        ("hospital-a", 0, "online"),
+        ("hospital-b", 1, "no key is registered"),
+    ]
+
+
+def test_a_kit_is_for_federations_of_sites(tmp_path: Path) -> None:
+    Federation("here", tmp_path / "here").save()
+    with pytest.raises(SettingError, match="`fedwarm federation new` founds another"):
+        make_kit(f"{tmp_path}/here", "a", tmp_path / "a.zip")
+    far = Federation("far", tmp_path / "far", remote=True, host="fed.example.org", port=8444)
+    far.save()
+    (tmp_path / "far/certificates").mkdir()
+    found(f"{tmp_path}/ca", "x.org", 1, 1, "")
+    (tmp_path / "far/certificates/ca.crt").write_bytes((tmp_path / "ca/certificates/ca.crt").read_bytes())
+    with pytest.raises(SettingError, match="give --address HOST:PORT"):
+        make_kit(f"{tmp_path}/far", "a", tmp_path / "a.zip")
+    assert make_kit(f"{tmp_path}/far", "a", tmp_path / "a.zip", "fed.example.org:8443", 3)[0].superlink == "fed.example.org:8443"
