@@ -42,11 +42,15 @@ from . import trainer_class
 
 
 class App(ClientApp):
-    """Flower's app, whose clients can train together."""
+    """Flower's app, which tells the local engine how its clients are best run."""
 
     def cohort(self, flat: Mapping[str, Value], clients: int) -> int:
-        """How many of so many clients train together in one process; 0: none. An engine that can have them do so asks this."""
+        """How many of so many clients train together in one process; 0: none."""
         return cohorts.size(settings(tuple(flat.items())), clients)
+
+    def workers(self, flat: Mapping[str, Value], clients: int) -> int:
+        """How many processes so many clients are good for; 0: as cores and memory allow."""
+        return cohorts.workers(settings(tuple(flat.items())), clients)
 
 
 app = App(mods=[faulty])

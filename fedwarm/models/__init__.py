@@ -23,7 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fedwarm.core import placement
 from fedwarm.core.inputs import Form
+from fedwarm.core.placement import on_gpu as on_gpu
 from fedwarm.core.seeds import initialisation
 from fedwarm.norms import AVERAGED, FROZEN, floored, prepare
 from fedwarm.pretrained.fitting import Say, fitting
@@ -251,16 +253,11 @@ def _load_weights(model: nn.Module, settings: Model, say: Say | None) -> None:
 
 
 def device_of(name: str) -> torch.device:
-    """The device of the setting `device`.
+    """The device of the setting `device` for this process (see `core.placement`).
 
     Raises:
         SettingError: CUDA is asked for and there is none.
     """
-    if name == "cuda" and not torch.cuda.is_available():
+    if name == "cuda" and not placement.cards():
         raise SettingError("device = 'cuda', but torch finds no CUDA device here; use device = 'auto' or 'cpu'")
-    return torch.device("cuda" if on_gpu(name) else "cpu")
-
-
-def on_gpu(name: str) -> bool:
-    """Whether the setting `device` means a GPU of this machine."""
-    return name == "cuda" or (name == "auto" and torch.cuda.is_available())
+    return placement.placed(name)

@@ -1,4 +1,4 @@
-"""Which runs can have their clients train together on one device, how many at a time, and why others cannot."""
+"""How many of a run's clients train together on one device, why others cannot, and how many processes are good for them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from fedwarm.core import placement
 from fedwarm.methods import method_of
-from fedwarm.models import on_gpu
 from fedwarm.objectives import hooks_of
 from fedwarm.relevance import Run
 from fedwarm.settings.config import Config
@@ -24,7 +24,7 @@ def asked(config: Config) -> int:
     """How many clients are to train together by the settings; 0: none."""
     wanted = config.run.cohort
     if wanted < 0:
-        return USUAL if on_gpu(config.run.device) else 0
+        return USUAL if placement.on_gpu(config.run.device) else 0
     return wanted if wanted >= LEAST else 0
 
 
@@ -32,6 +32,16 @@ def size(config: Config, clients: int) -> int:
     """How many of so many clients train together, where an engine has them in one process; 0: one after another."""
     found = min(asked(config), clients)
     return found if found >= LEAST and not obstacle(config) else 0
+
+
+def workers(config: Config, clients: int) -> int:
+    """How many processes clients on GPUs are good for: one a card; one in all where they train together; 0: they are on a CPU.
+
+    More processes on one card are slower (measured on one H100: in process 2.04 times a bare loop, with four 3.96).
+    """
+    if not placement.on_gpu(config.run.device):
+        return 0
+    return 1 if size(config, clients) else min(placement.cards(), clients)
 
 
 def obstacle(config: Config) -> str:

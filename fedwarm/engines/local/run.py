@@ -20,6 +20,7 @@ from itertools import count, islice
 from typing import Protocol
 
 from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
@@ -198,7 +199,7 @@ def run_local(
     settings = merged(app.config, config)
     run_id = secrets.randbits(63) if run_id is None else run_id
     crowd = Clients(app.client, app.folder, run_id, make_node_ids(clients), dict(node_config or {}), settings)
-    with closing(_runner(crowd, workers_for(clients, workers))) as runner:
+    with closing(_runner(crowd, workers)) as runner:
         server = load(app.server, app.folder)
         if not isinstance(server, ServerApp):
             raise SettingError(f"{app.server} is a {type(server).__name__}; the server's part must be a ServerApp")
@@ -208,7 +209,15 @@ def run_local(
         return context
 
 
-def _runner(crowd: Clients, workers: int) -> Runner:
-    ask: Callable[[Mapping[str, Value], int], int] | None = getattr(crowd.app(), "cohort", None)
-    cohort = ask(crowd.run_config, len(crowd.node_ids)) if workers == 1 and ask is not None else 0
-    return InProcess(crowd, cohort) if workers == 1 else Pool(crowd, workers, threads_of(workers), start_method())
+def _runner(crowd: Clients, asked: int) -> Runner:
+    app, clients = crowd.app(), len(crowd.node_ids)
+    workers = workers_for(clients, asked or _said(app, "workers", crowd))
+    if workers == 1:
+        return InProcess(crowd, _said(app, "cohort", crowd))
+    return Pool(crowd, workers, threads_of(workers), start_method())
+
+
+def _said(app: ClientApp, name: str, crowd: Clients) -> int:
+    """What an app says of its clients, where it says something: a function (settings, clients) of this name; else 0."""
+    say: Callable[[Mapping[str, Value], int], int] | None = getattr(app, name, None)
+    return 0 if say is None else say(crowd.run_config, len(crowd.node_ids))

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from flwr.app import RecordDict
 
-from fedwarm.core import logs, progress, terminal
+from fedwarm.core import logs, placement, progress, terminal
 from fedwarm.core.capacity import THREAD_VARIABLES
 from fedwarm.engines.local.desk import Clients, Desk, Job, identify, spoilt
 
@@ -69,6 +69,7 @@ def work(connection: Connection, clients: Clients, start: Start) -> None:
     if start.fork is not None:
         _part_ways(start.number, *start.fork)
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(start.threads)))
+    placement.settle(start.number)
     desk, line = Desk(clients), Line(connection)
     with suppress(Exception):
         _ = desk.app

@@ -10,6 +10,7 @@ import pytest
 from flwr.app import Message
 
 from fedwarm.catalogue import parse
+from fedwarm.core import placement
 from fedwarm.rounds import cohorts
 from fedwarm.settings.fields import Value
 from tests.runs import Outcome, run, same, ticket_of
@@ -81,8 +82,16 @@ def test_a_stack_is_as_large_as_asked_and_no_larger_than_the_run(cohort: int, cl
 
 
 def test_on_a_gpu_the_default_is_the_same_on_every_card(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cohorts, "on_gpu", lambda name: True)
+    monkeypatch.setattr(placement, "cards", lambda: 2)
     assert cohorts.size(parse({"method": "fedavg"}), 100) == cohorts.USUAL == 50
+
+
+def test_clients_that_train_together_have_one_process_and_others_one_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "cards", lambda: 3)
+    assert cohorts.workers(parse({"method": "fedavg"}), 100) == 1
+    assert [cohorts.workers(parse({"method": "scaffold"}), clients) for clients in (100, 2)] == [3, 2]
+    assert cohorts.workers(parse({"method": "scaffold", "device": "cpu"}), 100) == 0
+    assert cohorts.workers(parse({"method": "fedavg", "cohort": 0}), 100) == 3
 
 
 def test_a_run_says_once_that_its_clients_train_one_after_another(tmp_path: Path) -> None:

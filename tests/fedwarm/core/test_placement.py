@@ -1,0 +1,75 @@
+"""Which card who computes on: workers and clients in turn, everything else on the first."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedwarm.core import placement
+from fedwarm.engines.local.run import run_local
+from fedwarm.flower.app import FlowerApp
+from fedwarm.flower.writing import SERVER
+from fedwarm.models import device_of
+from fedwarm.settings.fields import SettingError
+from tests import cards
+
+
+@pytest.fixture
+def two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+
+def of_worker(number: int) -> str:
+    """The device of a worker, in a thread of its own."""
+    found: list[str] = []
+
+    def work() -> None:
+        placement.settle(number)
+        found.append(str(device_of("auto")))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def test_workers_go_over_the_cards_and_the_server_is_on_the_first(two: None) -> None:
+    assert [of_worker(number) for number in range(5)] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1", "cuda:0"]
+    assert str(device_of("cuda")) == "cuda:0"
+    assert [str(placement.placed("cuda", client)) for client in (0, 1, 2)] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert str(device_of("cpu")) == "cpu"
+
+
+def test_one_card_is_the_current_one_and_none_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert of_worker(3) == "cuda"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert of_worker(3) == "cpu"
+    with pytest.raises(SettingError, match="no CUDA device"):
+        device_of("cuda")
+
+
+@pytest.mark.processes
+def test_a_runs_workers_are_spread_over_two_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a number of workers there is one a card; the server, in this process, is on the first."""
+    place = tmp_path / "cards"
+    place.mkdir()
+    monkeypatch.setenv(cards.PLACE, str(place))
+    monkeypatch.setattr(placement, "cards", lambda: 2)
+    monkeypatch.setattr(placement, "card", cards.card)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *device: "none")
+    flat = {
+        "method": "fedavg", "device": "cuda", "deterministic": False, "cohort": 0, "num-server-rounds": 1, "local-epochs": 1,
+        "data.partition": "iid", "data.max-examples": 4, "out": str(tmp_path / "run"), "client-folder": str(tmp_path / "clients"),
+        "server-threads": 1,
+    }  # fmt: skip
+    run_local(FlowerApp(SERVER, "tests.cards:app", flat, None), {}, clients=4)
+    found = cards.asked(place)
+    assert found.pop(os.getpid(), {0}) == {0}
+    assert sorted(found.values(), key=min) == [{0}, {1}]
