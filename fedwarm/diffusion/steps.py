@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedwarm.core.progress import tick
 from fedwarm.diffusion.midway import Midway
@@ -62,6 +62,12 @@ class Scaling:
 def factor_of(dtype: torch.dtype) -> float:
     """What a loss of this precision is multiplied by at first."""
     return HALF_SCALE if dtype == torch.float16 else 1.0
+
+
+def adamw(parameters: Sequence[nn.Parameter], settings: Diffusion) -> torch.optim.AdamW:
+    """The optimiser of an adapter: on a GPU each step is one kernel, not several for each of many small matrices."""
+    fused = all(parameter.device.type == "cuda" for parameter in parameters)
+    return torch.optim.AdamW(parameters, lr=settings.lora_learning_rate, fused=fused)
 
 
 def schedule_of(optimiser: torch.optim.Optimizer, settings: Diffusion) -> torch.optim.lr_scheduler.LRScheduler:

@@ -23,7 +23,7 @@ from fedwarm.diffusion.lora import FIRST, adapter_state, attached, check_finite,
 from fedwarm.diffusion.midway import Midway, mark_of
 from fedwarm.diffusion.offload import apart
 from fedwarm.diffusion.settings import Diffusion
-from fedwarm.diffusion.steps import Scaling, descend, factor_of, minimise
+from fedwarm.diffusion.steps import Scaling, adamw, descend, factor_of, minimise
 from fedwarm.diffusion.views import Views
 from fedwarm.models import to_input
 from fedwarm.training.private import Mechanism
@@ -152,7 +152,7 @@ def tune_adapter(tuning: Tuning, private: Mechanism | None = None, folder: Path 
             unet.enable_gradient_checkpointing()
         unet.train()
         try:
-            optimiser = torch.optim.AdamW(parameters, lr=settings.lora_learning_rate)
+            optimiser = adamw(parameters, settings)
             if private is None:
                 draws = generator(tuning.seed, "lora", tuning.client)
                 scaling = Scaling(tuning.foundation.device, tuning.foundation.dtype)

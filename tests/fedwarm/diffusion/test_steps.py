@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from fedwarm.diffusion.settings import Diffusion
-from fedwarm.diffusion.steps import LOOKED_AT, Scaling, descend
+from fedwarm.diffusion.steps import LOOKED_AT, Scaling, adamw, descend
 
 CPU = torch.device("cpu")
 
@@ -51,3 +52,27 @@ def test_what_overflows_at_any_factor_ends_with_what_to_set() -> None:
 def test_a_loss_that_is_not_finite_ends_the_tuning_within_fifty_steps(dtype: torch.dtype) -> None:
     with pytest.raises(FloatingPointError, match=rf"at step {LOOKED_AT + 1}; lower diffusion\.lora-learning-rate"):
         descended([1.0] + [float("nan")] * (2 * LOOKED_AT), dtype)
+
+
+def test_an_adapters_optimiser_is_one_kernel_on_a_gpu_and_torchs_own_elsewhere() -> None:
+    """On a CPU bits stay as they are; the kernel, which a CPU has too, takes the same steps."""
+    draws = torch.Generator().manual_seed(0)
+    first, gradients = torch.randn(4, 5, generator=draws), torch.randn(6, 4, 5, generator=draws)
+    ours, kernel = torch.nn.Parameter(first.clone()), torch.nn.Parameter(first.clone())
+    settings = Diffusion(lora_learning_rate=1e-2)
+    mine, fused = adamw([ours], settings), torch.optim.AdamW([kernel], lr=1e-2, fused=True)
+    assert mine.defaults["fused"] is False
+    for gradient in gradients:
+        for parameter, optimiser in ((ours, mine), (kernel, fused)):
+            parameter.grad = gradient.clone()
+            optimiser.step()
+    torch.testing.assert_close(ours, kernel, rtol=1e-6, atol=1e-7)
+    assert not torch.allclose(ours, first, atol=1e-3)
+
+
+def test_on_a_gpu_it_asks_for_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(torch.optim, "AdamW", lambda parameters, lr, fused: asked.append(fused))
+    for kinds in (("cuda", "cuda"), ("cuda", "cpu"), ("cpu",)):
+        adamw([SimpleNamespace(device=SimpleNamespace(type=kind)) for kind in kinds], Diffusion())  # type: ignore[misc]
+    assert asked == [True, False, False]

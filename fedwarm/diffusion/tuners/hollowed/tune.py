@@ -23,7 +23,7 @@ from fedwarm.core.seeds import generator
 from fedwarm.diffusion.lora import FIRST, adapter_state, attached, check_finite, first_matrices, load_adapter
 from fedwarm.diffusion.offload import apart, away
 from fedwarm.diffusion.settings import Diffusion
-from fedwarm.diffusion.steps import Scaling, descend
+from fedwarm.diffusion.steps import Scaling, adamw, descend
 from fedwarm.diffusion.tuners.hollowed.cache import Draws, Rows, check_room, draw_tuples, private_folder
 from fedwarm.diffusion.tuners.hollowed.cuts import Cut, kept_layers
 from fedwarm.diffusion.tuners.hollowed.net import HollowedUNet, core_output
@@ -177,7 +177,7 @@ class Job:
 
     def _minimise(self, net: HollowedUNet, parameters: list[nn.Parameter], cache: Cache) -> None:
         """AdamW as in plain tuning; the tuples take turns in their order."""
-        optimiser = torch.optim.AdamW(parameters, lr=self.settings.lora_learning_rate)
+        optimiser = adamw(parameters, self.settings)
         batch, scheduler = self.settings.lora_batch_size, self.tuning.scheduler()
 
         def loss(step: int) -> Tensor:
