@@ -29,7 +29,6 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from fedwarm.coding import device as on_device
 from fedwarm.coding import rec
 from fedwarm.coding.blocks import fixed_size
 from fedwarm.coding.codec import RandomCodec
@@ -113,11 +112,7 @@ def parts(case: Case) -> dict[str, Part]:
     code = whole.encode(update, STREAM, device=case.where)
 
     def decode() -> object:
-        if case.where.type == "cpu":
-            return rec.decode(indices, starts, STREAM)
-        sizes = np.diff(starts).tolist()
-        rows = [torch.tensor([k], device=case.where) for k in indices.tolist()]
-        return torch.cat([on_device.normals(STREAM.key(j), k, sizes[j])[0] for j, k in enumerate(rows)])
+        return rec.decode(indices, starts, STREAM, case.where)
 
     found: dict[str, Part] = {
         DRAW: drawer(case.normals, case, case.threads if case.device == "cpu" else 1),

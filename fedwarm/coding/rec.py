@@ -88,8 +88,20 @@ def encode(
     return out
 
 
-def decode(indices: NDArray[np.integer], starts: NDArray[np.int64], stream: Stream) -> NDArray[np.float32]:
-    """The chosen candidates (d,), in units of sigma: multiples of 2^-20 below 8, so that float64 sums of them are exact."""
+def decode(
+    indices: NDArray[np.integer], starts: NDArray[np.int64], stream: Stream, device: torch.device = CPU
+) -> NDArray[np.float32]:
+    """The chosen candidates (d,), in units of sigma: multiples of 2^-20 below 8, so that float64 sums of them are exact.
+
+    Args:
+        indices: (B,), as `encode` gives them.
+        starts: where the blocks begin, and d (B + 1,).
+        stream: whose candidates.
+        device: where they are drawn, the same bits on each; those of secret candidates always on the processor.
+    """
+    if device.type != "cpu" and not stream.secret:
+        keys = [stream.key(j) for j in range(len(indices))]
+        return on_device.decode(keys, torch.from_numpy(indices.astype(np.int64)), np.diff(starts), device)
     words, codes = stream.words(), np.empty(int(starts[-1]), np.uint16)
     for j, index in enumerate(indices.tolist()):
         start, end = int(starts[j]), int(starts[j + 1])

@@ -57,3 +57,19 @@ def test_encoded_on_a_gpu_and_decoded_on_the_cpu() -> None:
     for j, index in enumerate(chosen[1].tolist()):
         on_gpu = device.normals(STREAM.key(j), torch.tensor([index], device="cuda"), int(starts[j + 1] - starts[j]))
         assert np.array_equal(on_gpu.cpu().numpy()[0], rec.decode(chosen[1], starts, STREAM)[starts[j] : starts[j + 1]])
+
+
+@pytest.mark.parametrize("name", DEVICES)
+@pytest.mark.parametrize("chunk", [64, 1000, 1 << 22])
+def test_decoding_many_blocks_at_once_gives_the_bits_of_one_after_another(
+    name: str, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "CHUNK", chunk)
+    sizes = np.array([1, 300, 17, 16, 64, 299, 5, 1024])
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    indices = np.random.default_rng(3).integers(1 << 16, size=len(sizes)).astype(np.uint16)
+    keys = [STREAM.key(j) for j in range(len(sizes))]
+    found = device.decode(keys, torch.from_numpy(indices.astype(np.int64)), sizes, torch.device(name))
+    wanted = rec.decode(indices, starts, STREAM)
+    assert found.dtype == wanted.dtype and np.array_equal(found, wanted)
+    assert np.array_equal(rec.decode(indices, starts, STREAM, torch.device(name)), wanted)
