@@ -61,7 +61,7 @@ class Robust(Group, prefix="robust"):
     keep: int = setting(1, "m of krum, the number of replies that are averaged; more than 1: multi-Krum", low=1, when=CHOSEN)
     limit: float = setting(
         100.0,
-        "an update whose norm is more than this many times the model's is left out; 0: no limit",
+        "a reply whose update has more than this many times the model's norm is left out; 0: no limit",
         low=0.0,
         when=lambda r: r.uploads and not r.hides,
     )

@@ -48,96 +48,126 @@ class Data(Group, prefix="data"):
 
     name: str = setting(
         "digits",
-        "`digits` (embedded), a Hub name, a file or folder (pictures, tables, texts), module:attribute; own: each node's own",
+        "data set: `digits` (embedded), a Hub name, a file or folder (pictures, tables, texts), or module:attribute; own: "
+        "each node reads its own folder",
         choices=SETS,
         path=True,
     )
     partition: str = setting(
         "domain",
-        "how examples are dealt to clients",
+        "rule that deals the examples to simulated clients; `fedwarm components partition` describes each",
         choices=PARTITIONS,
         when=lambda r: r["data.name"] != OWN,
     )
     alpha: float = setting(
         0.5, "concentration of the Dirichlet partition; the smaller, the more clients differ", low=1e-6, when=CHOSEN
     )
-    classes_per_client: int = setting(2, "classes a client holds in the pathological partition", low=1, when=CHOSEN)
-    partition_by: str = setting("", "column of the natural partition (`writer_id`, `domain`, ..); empty: found", when=CHOSEN)
+    classes_per_client: int = setting(
+        2, "number of classes that each client holds, in the pathological partition", low=1, when=CHOSEN
+    )
+    partition_by: str = setting(
+        "",
+        "column whose values say which client holds a row, e.g. `writer_id`, in the natural partition; empty: detected by "
+        "its name",
+        when=CHOSEN,
+    )
     classes: str = setting(
         "",
-        "classes of data.name = own in the run's order, with commas; empty: all that nodes hold, sorted",
+        "names of all classes in the run's order, separated by commas, for data.name = own; empty: all that nodes hold, sorted",
         when=lambda r: r["data.name"] == OWN,
     )
-    image_column: str = setting("", "column of the images; empty: found", when=_read)
+    image_column: str = setting("", "column of the images; empty: detected", when=_read)
     label_column: str = setting(
-        "", "column of the labels or other targets, with commas where a task has several; empty: found", when=_read
+        "", "column of the labels or other targets; several are separated by commas; empty: detected by its name", when=_read
     )
     feature_columns: str = setting(
-        "", "columns of a table that are the inputs, with commas; empty: all of numbers that are no target and no id", when=_read
+        "", "input columns of a table, separated by commas; empty: all numeric columns but targets and ids", when=_read
     )
     standardise: str = setting(
         "auto",
-        "columns of a table to mean 0 and deviation 1; train: by the training examples; none; a CSV file: column, mean, std; "
-        "auto: train",
+        "scaling of a table's input columns to mean 0 and standard deviation 1; train, auto: by statistics of the "
+        "training examples; none: no scaling; or a CSV file (column, mean, std)",
         path=True, when=_columns,
     )  # fmt: skip
     missing_values: str = setting(
         "refuse",
-        "missing values of a table's inputs; drop: such rows are left out; mean: filled by the column's mean in training",
+        "missing values among a table's inputs; refuse: an error; drop: such rows are left out; mean: filled with the "
+        "column's mean in training",
         choices=("refuse", "drop", "mean"),
         when=_read,
     )
-    length: int = setting(32, "characters of an example of text", low=1, high=4096, when=_texts)
+    length: int = setting(32, "characters in each example of text", low=1, high=4096, when=_texts)
     alphabet: str = setting(
-        "", "characters of a text that are told apart; empty: line end and the 95 printable ones of ASCII", when=_texts
+        "",
+        "characters of texts that the model distinguishes, as one string; empty: line end and the 95 printable ASCII characters",
+        when=_texts,
     )
-    background: str = setting("white", "what transparent pictures are laid on: a colour's name, or #rrggbb", when=_read)
+    background: str = setting("white", "colour behind transparent pictures: a name, e.g. white, or #rrggbb", when=_read)
     bits: int = setting(
         0,
-        "bits of a value where pictures have more than 8 a channel; 1: floats from 0 to 1; 0: found in the data set",
+        "bits per channel of pictures that have more than 8, e.g. 12; 1: floats from 0 to 1; 0: detected",
         low=0,
         high=32,
         when=_read,
     )
     missing_labels: str = setting(
         "refuse",
-        "rows whose label is missing (null, NaN, empty, -1 beside 0 and more); drop: left out; keep: -1 is a class",
+        "rows without a label (null, NaN, empty, or -1 beside labels from 0); refuse: an error; drop: left out; keep: -1 "
+        "is a class of its own",
         choices=("refuse", "drop", "keep"),
         when=_read,
     )
     skip_broken: bool = setting(
-        False, "leave out pictures that cannot be read, and say so in the record; else they are refused", when=_read
+        False,
+        "true: leave out pictures that cannot be read, and say so in the record; false: refuse to run with them",
+        when=_read,
     )
-    max_examples: int = setting(0, "most training examples of a client, a seeded subset; 0: all", low=0)
+    max_examples: int = setting(0, "limit on a client's training examples, a random subset by the seed; 0: no limit", low=0)
     test: str = setting(
         "held-out",
-        "what is tested on: images held out of each client's; the data set's test split, dealt to clients; that, at the server",
+        "test examples; held-out: a part of each client's own (data.test-fraction); split: the data set's test split, "
+        "dealt to clients; central: that split, at the server",
         choices=("held-out", "split", "central"),
     )  # fmt: skip
     test_split: str = setting(
-        "test", "the data set's split that data.test = split or central tests on", when=lambda r: r["data.test"] != "held-out"
+        "test",
+        "name of the data set's split to test on, with data.test = split or central",
+        when=lambda r: r["data.test"] != "held-out",
     )
     test_fraction: float = setting(
-        0.25, "share of a client's images held out for testing", low=0.01, high=0.9, when=lambda r: r["data.test"] == "held-out"
+        0.25,
+        "fraction of a client's images that is held out for testing",
+        low=0.01,
+        high=0.9,
+        when=lambda r: r["data.test"] == "held-out",
     )
     validation_fraction: float = setting(
-        0.0, "share of a client's training examples held back; `watch`, `patience`, `target` and the best model go by these; 0: "
-        "none, they go by test examples", low=0.0, high=0.9,
+        0.0,
+        "fraction of a client's training examples held back for validation, by which `watch`, `patience`, `target` and "
+        "the best model go; 0: none, they go by test examples", low=0.0, high=0.9,
     )  # fmt: skip
     public_share: float = setting(
-        0.0, "share of every class that no client holds, the same in all runs: a foundation may learn from it", low=0.0, high=0.9
+        0.0,
+        "fraction of every class that no client holds, the same in all runs, e.g. to train a foundation on; 0: none",
+        low=0.0,
+        high=0.9,
     )
-    image_size: int = setting(32, "images are brought to this height and width", low=8)
+    image_size: int = setting(32, "height and width in pixels to which images are resized", low=8)
     rotation: float = setting(
-        0.0, "each client's images, those for testing too, are turned by one angle below so many degrees; 0: by none",
+        0.0,
+        "each client's images, for training and testing, are turned by one random angle of its own from 0 up to so many "
+        "degrees; 0: not turned",
         low=0.0, high=360.0, when=lambda r: r["data.name"] != OWN,
     )  # fmt: skip
     rotation_bins: int = setting(
-        0, "angles to choose from, each half as likely as the one before; 0: any angle, uniformly", low=0, high=64,
+        0, "number of equally spaced angles to draw from, each half as likely as the one before; 0: any angle, uniformly",
+        low=0, high=64,
         when=lambda r: r["data.name"] != OWN and r["data.rotation"] > 0,
     )  # fmt: skip
     share_class_counts: bool = setting(
-        True, "clients tell the server how many images of each class they hold", when=lambda r: r.counts
+        True,
+        "true: clients tell the server their number of images of each class; false: only which classes they hold",
+        when=lambda r: r.counts,
     )
 
     targets: str = field(default=CLASSES, repr=False)  # what the task wants (see `tasks.Task`)

@@ -48,15 +48,21 @@ class Diffusion(Group, prefix="diffusion", used=lambda r: r.generates or r.draws
     )
     lora_steps: int = setting(600, "optimiser steps of a client's adapter", low=1, when=lambda r: r.adapts)
     lora_batch_size: int = setting(16, "images in a step of the adapter", low=1, when=lambda r: r.adapts)
-    lora_learning_rate: float = setting(1e-2, "step size of the adapter's AdamW", low=1e-12, when=lambda r: r.adapts)
+    lora_learning_rate: float = setting(1e-2, "learning rate of the adapter's AdamW", low=1e-12, when=lambda r: r.adapts)
     lora_schedule: str = setting(
         "cosine",
-        "step size over the steps: falling to 0 as a cosine, or constant",
+        "learning rate over the adapter's steps; cosine: falls to 0; constant",
         choices=("cosine", "constant"),
         when=lambda r: r.adapts,
     )
-    precision: str = setting("auto", "auto: fp16 on CUDA, else fp32", choices=("auto", "fp32", "fp16", "bf16"))
-    gradient_checkpointing: bool = setting(False, "recompute activations to save memory while tuning", when=lambda r: r.adapts)
+    precision: str = setting(
+        "auto",
+        "numeric precision of the foundation; auto: fp16 on a CUDA GPU, else fp32",
+        choices=("auto", "fp32", "fp16", "bf16"),
+    )
+    gradient_checkpointing: bool = setting(
+        False, "true: recompute activations while tuning, which saves memory and takes longer", when=lambda r: r.adapts
+    )
     scheduler: str = setting("dpm", "sampler for generated images; foundation: the one that comes with it", choices=SAMPLERS)
     sample_steps: int = setting(
         12, "denoising steps of a generated image", low=1, when=lambda r: r.generates or "diffusion.sample-steps" in r.taken
@@ -69,5 +75,8 @@ class Diffusion(Group, prefix="diffusion", used=lambda r: r.generates or r.draws
         choices=("bicubic", "area"),
     )  # fmt: skip
     sample_batch_size: int = setting(
-        64, "images that are denoised together on a GPU; does not change them", low=1, when=lambda r: r["device"] != "cpu"
+        64,
+        "generated images that are denoised together on a GPU; more need more memory; the images stay the same",
+        low=1,
+        when=lambda r: r["device"] != "cpu",
     )

@@ -34,7 +34,7 @@ class Faults(Group, prefix="faults"):
 
     kind: str = setting(
         "none",
-        "kind of fault to inject into training replies, for tests; none",
+        "kind of fault to inject into training replies, for tests of a run's robustness; none: no faults",
         choices=FAULTS,
         when=lambda r: r["faults.rate"] > 0,
     )

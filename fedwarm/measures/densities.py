@@ -29,7 +29,8 @@ class Prune(Group, prefix="prune", used=lambda r: r.shares):
 
     densities: str = setting("", "densities at which the pruned final model is measured, e.g. `0.5,0.2`; empty: none")
     by: str = setting(
-        "unit", "pruning; unit: whole units, which makes the network smaller; weight: single weights", choices=("unit", "weight"),
+        "unit", "what is pruned; unit: whole units, which makes the network smaller; weight: single weights",
+        choices=("unit", "weight"),
         when=lambda r: bool(r[KEY]),
     )  # fmt: skip
 

@@ -36,7 +36,7 @@ NAME = "probes"
 class Probe(Group, prefix="probe", used=lambda r: r.shares):
     """Settings of how the final encoder is measured."""
 
-    linear: bool = setting(False, "measure the final encoder by a linear probe: logistic regression on its features")
+    linear: bool = setting(False, "true: measure the final encoder by a linear probe, logistic regression on its features")
     iterations: int = setting(50, "L-BFGS iterations of the linear probe", low=1, when=lambda r: bool(r["probe.linear"]))
     neighbours: int = setting(0, "k of the nearest-neighbour classifier that measures the final encoder; 0: off", low=0)
 

@@ -31,11 +31,11 @@ class Evaluate(Group, prefix="evaluate", used=lambda r: r.shares):
 
     bit_widths: str = setting("", "bit-widths at which the quantized final model is measured, e.g. `8,6,4,3,2`; empty: none")
     activations: bool = setting(
-        True, "measure with quantized activations, too (`w4a4` beside `w4`)", when=lambda r: bool(r["evaluate.bit-widths"])
+        True, "true: also measure with quantized activations (`w4a4` beside `w4`)", when=lambda r: bool(r["evaluate.bit-widths"])
     )
     calibration_images: int = setting(
         512,
-        "training images of a client that set the ranges of activations",
+        "training images of each client from which the ranges of activations are set",
         low=1,
         when=lambda r: bool(r["evaluate.bit-widths"]) and r["evaluate.activations"],
     )

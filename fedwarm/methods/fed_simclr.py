@@ -56,8 +56,10 @@ class FedSimClr(Group, prefix="fed-simclr"):
         low=0.01, when=lambda r: not r["fed-simclr.alone"] and r["fed-simclr.verification"] == "cosine",
     )  # fmt: skip
     rows: str = setting(
-        "own_row", "the head's rows, one a client; own_row: all go down, a client sends its own alone; full: all both ways, a "
-        "client's is taken from it; average: all are averaged; sampled: those of the round's clients; codes: fixed, none travels",
+        "own_row",
+        "rows of the head that identifies clients, one for each client; own_row: clients receive all and send their own; "
+        "full: clients send all, and each client's own is used; average: all are averaged; sampled: only rows of the "
+        "round's clients; codes: fixed rows that are not sent",
         choices=("own_row", "full", "average", "sampled", "codes"), when=lambda r: not r["fed-simclr.alone"],
     )  # fmt: skip
     conditioned: str = setting(

@@ -41,9 +41,10 @@ class FedMix(Group, prefix="fedmix"):
 
     experts: int = setting(4, "K, number of shared models; 1: FedAvg", low=1, high=256)
     gate: str = setting(
-        "own_net", "what a client's gate looks at; own_net: the image, by a small network; bias: nothing, one prior for all of a "
-        "client's images; trunk: features of one trunk that all experts share; aligned: the mean of the experts' features, "
-        "which are pulled together", choices=GATES, when=_several,
+        "own_net",
+        "input of a client's gate; own_net: the image, by a small network; bias: none, the same weights of experts for "
+        "all of a client's images; trunk: features of one trunk that all experts share; aligned: the mean of the experts' "
+        "features, which are pulled together", choices=GATES, when=_several,
     )  # fmt: skip
     alignment: float = setting(
         0.01, "weight of the alignment loss: squared distances of the experts' features from their mean",
@@ -52,38 +53,51 @@ class FedMix(Group, prefix="fedmix"):
     gate_rate: float = setting(1.0, "learning rate of the gate, relative to that of the experts", low=1e-6, when=_several)
     gate_warmup: int = setting(10, "steps of the gate alone before the experts train, in each round", low=0, when=_several)
     norm: str = setting(
-        "per_expert", "an expert's local loss; per_expert: mean over its responsibilities, and its weight at the server is their "
-        "sum; per_client: mean over the client's images, whose number is the weight, as in FedEM",
+        "per_expert",
+        "loss of an expert at a client; per_expert: mean over its responsibilities, whose sum is its weight at the "
+        "server; per_client: mean over the client's images, whose number is the weight, as in FedEM",
         choices=(PER_EXPERT, PER_CLIENT), when=_several,
     )  # fmt: skip
     select: str = setting(
-        "all", "experts that a client receives and trains; threshold: those with a share of its images; top_m: those with most",
+        "all",
+        "experts that a client receives and trains; all; threshold: those that explain at least fedmix.tau of its images; "
+        "top_m: the fedmix.top that explain most",
         choices=(ALL, THRESHOLD, TOP), when=_several,
     )  # fmt: skip
     tau: float = setting(
         0.05,
-        "least fraction of a client's images for which it keeps an expert, with select = threshold; it always "
-        "keeps the best one",
+        "with select = threshold: least fraction of a client's images that an expert must explain to be kept; the best "
+        "expert is always kept",
         low=0.0, high=1.0, when=lambda r: _several(r) and r["fedmix.select"] == THRESHOLD,
     )  # fmt: skip
     top: int = setting(
-        1, "experts that a client keeps, with select = top_m", low=1, when=lambda r: _several(r) and r["fedmix.select"] == TOP
+        1,
+        "number of experts that a client keeps, with select = top_m",
+        low=1,
+        when=lambda r: _several(r) and r["fedmix.select"] == TOP,
     )
     refresh: int = setting(10, "rounds after which a client receives all experts again", low=1, when=_selects)
     init: str = setting(
-        "seeds", "how experts begin; seeds: each drawn by itself; noise: one model and noise; gates: one model, and gates at "
-        "random", choices=(SEEDS, NOISE, RANDOM_GATES), when=_several,
+        "seeds",
+        "initial experts; seeds: each drawn by itself; noise: one model plus noise; gates: one model, with random gates",
+        choices=(SEEDS, NOISE, RANDOM_GATES), when=_several,
     )  # fmt: skip
     init_scale: float = setting(
-        0.1, "standard deviation of that noise in units of each tensor's own, or of the gates' logits",
+        0.1,
+        "with init = noise: standard deviation of the noise in units of each tensor's own; with init = gates: of the "
+        "gates' logits",
         low=0.0, when=lambda r: _several(r) and r["fedmix.init"] != SEEDS,
     )  # fmt: skip
     usage_entropy_client: float = setting(
-        0.0, "weight of the entropy of a client's mean responsibilities, which gates make small: few experts a client",
+        0.0,
+        "weight of a penalty on the entropy of a client's use of experts; larger: fewer experts for each client; 0: no "
+        "penalty",
         low=0.0, when=_several,
     )  # fmt: skip
     usage_entropy_global: float = setting(
-        0.0, "weight of the entropy of all clients' use of the experts, which gates make large: no expert takes all",
+        0.0,
+        "weight of a reward for the entropy of all clients' use of experts; larger: no expert takes all images; 0: no "
+        "reward",
         low=0.0, when=_several,
     )  # fmt: skip
     least_mass: float = setting(1.0, "images that an expert must be responsible for in a round to be updated", low=0.0)
@@ -94,7 +108,8 @@ class FedMix(Group, prefix="fedmix"):
         choices=("mixture", "argmax"), when=_several,
     )  # fmt: skip
     new_client: str = setting(
-        "prior", "gate of the global model and of new clients; prior: the clients' mean use of each expert; uniform",
+        "prior",
+        "weights of experts in the global model and for new clients; prior: the clients' mean use of each expert; uniform",
         choices=(PRIOR, UNIFORM), when=_several,
     )  # fmt: skip
 

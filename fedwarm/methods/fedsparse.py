@@ -57,7 +57,7 @@ class FedSparse(Group, prefix="fedsparse"):
         choices=("weight", "gate"),
         when=_learned,
     )
-    theta: float = setting(0.9, "initial probability that a group of weights is kept", low=0.05, high=0.99, when=_learned)
+    theta: float = setting(0.9, "theta, initial probability that a group of weights is kept", low=0.05, high=0.99, when=_learned)
     gate_rate: float = setting(20.0, "learning rate of the gates", low=0.0, when=_learned)
     down: str = setting(
         "sampled", "groups that clients receive; sampled: drawn with probability theta; dense: all", choices=("sampled", "dense"),
@@ -77,20 +77,25 @@ class FedSparse(Group, prefix="fedsparse"):
     server_rate: float = setting(1.0, "eta_w, learning rate of the server for weights; 1: the clients' mean", low=1e-6, high=1.0)
     theta_rate: float = setting(
         0.5,
-        "eta_theta, learning rate of the server for gate probabilities; 1: the clients' mean",
+        "eta_theta, learning rate of the server for the probabilities theta; 1: the clients' mean",
         low=1e-6,
         high=1.0,
         when=_learned,
     )
     prune_start: int = setting(0, "round after which groups can be removed for good; 0: half of the rounds", low=0, when=_learned)
-    tau: float = setting(0.1, "threshold of theta below which a group is then removed", low=0.0, high=0.5, when=_learned)
+    tau: float = setting(
+        0.1,
+        "a group whose probability theta is below this is removed for good, after prune-start",
+        low=0.0,
+        high=0.5,
+        when=_learned,
+    )
     theta_min: float = setting(
-        0.05, "lower limit of theta before prune-start, so that a group can return", low=0.0, high=0.5,
+        0.05, "lower limit of the probabilities theta before prune-start, so that a group can return", low=0.0, high=0.5,
         when=lambda r: _learned(r) and (r["fedsparse.prune-start"] or r["num-server-rounds"] // 2) > 1,
     )  # fmt: skip
     final: str = setting(
-        "hard", "the model that is measured and kept; hard: groups with theta of at least 1/2; mean: each times its gate without "
-        "noise",
+        "hard", "final model; hard: groups with theta of at least 1/2; mean: all groups, each times its expected gate",
         choices=("hard", "mean"), when=_learned,
     )  # fmt: skip
 

@@ -40,8 +40,8 @@ class FedSpeed(Group, prefix="fedspeed"):
     clip: float = setting(10.0, "L2 norm to which each step's gradient is clipped; 0: no clipping", low=0.0)
     server: str = setting(
         "sent",
-        "whose drifts the mean gets; sent: those of the clients of a round, with their weights; memory: all clients', which the "
-        "server remembers: much better where few of unlike clients take part",
+        "drifts that the server adds to the mean; sent: those of the round's clients, by their weights; memory: those of "
+        "all clients, which the server keeps: much better where few of unlike clients take part",
         choices=("sent", "memory"), when=lambda r: bool(r["fedspeed.correction"]),
     )  # fmt: skip
 

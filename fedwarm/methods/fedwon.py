@@ -36,7 +36,9 @@ class FedWon(Group, prefix="fedwon"):
         low=0.0,
     )
     average: str = setting(
-        "raw", "weights of convolutions that clients send; raw: as they are trained; used: standardised, so that all weigh alike",
+        "raw",
+        "weights of convolutions that clients send; raw: as they are trained; used: standardised, so that every client's "
+        "have the same scale",
         choices=("raw", "used"),
     )  # fmt: skip
 

@@ -50,16 +50,18 @@ class PartitionedHpo(Group, prefix="partitioned-hpo"):
 
     learn: str = setting(
         "affine",
-        "what is learned, with + between: affine, rotation, shifts (half-widths of random maps of the images), mask (of pixels), "
-        "input-noise, temperature, noise-var; empty: nothing",
+        "hyperparameters to learn, joined by +: affine, rotation, shifts (half-widths of random maps of the images), mask "
+        "(of pixels), input-noise, temperature, noise-var; empty: none",
     )
     psi: str = setting(
         "",
-            "initial hyperparameters, separated by commas, as a run reports them; empty: built-in; with chunks = 1 "
-            "they stay fixed",
+            "initial values of the hyperparameters (psi), separated by commas, in the order in which a run reports them; "
+        "empty: built-in; with chunks = 1 they stay fixed",
         when=lambda r: bool(r["partitioned-hpo.learn"]),
     )  # fmt: skip
-    chunks: int = setting(3, "chunks of clients and partitions of weights; 1: plain FedAvg, at fixed psi", low=1, high=20)
+    chunks: int = setting(
+        3, "chunks of clients, and partitions of weights; 1: plain FedAvg with fixed hyperparameters", low=1, high=20
+    )
     shares: str = setting(
         "",
         "fraction of the weights in each partition, separated by commas; empty: built-in, e.g. 0.6,0.25,0.15 for 3",
@@ -72,17 +74,19 @@ class PartitionedHpo(Group, prefix="partitioned-hpo"):
     )  # fmt: skip
     defaults: str = setting(
         "initial",
-        "weights in place of missing partitions; initial: the first ones; zeros",
+        "weights of a subnetwork in place of later partitions; initial: those before training; zeros",
         choices=("initial", "zeros"),
         when=_several,
     )
     mode: str = setting(
-        "B", "B: a client trains the partition of its chunk; A: that and all behind it, for more bytes", choices=("A", "B"),
+        "B", "partitions that a client trains; B: that of its chunk; A: that and all later ones, for more bytes",
+        choices=("A", "B"),
         when=_several,
     )  # fmt: skip
     score: str = setting(
-        "unseen", "loss that psi is learned by; unseen: of subnetworks that have not seen the client's chunk; trained: of those "
-        "that were trained on it, a control that is known to fail",
+        "unseen",
+        "loss by which hyperparameters are learned; unseen: of subnetworks that have not seen the client's chunk; "
+        "trained: of those trained on it, a control that is known to fail",
         choices=("unseen", "trained"), when=lambda r: bool(r["partitioned-hpo.learn"]),
     )  # fmt: skip
     include_first: bool = setting(
@@ -111,8 +115,9 @@ class PartitionedHpo(Group, prefix="partitioned-hpo"):
         when=_drawn,
     )
     final: str = setting(
-        "full", "the model at the end; full: all partitions together; retrain: a fresh network, trained whole at the psi found; "
-        "finetune: all partitions, trained on as a whole",
+        "full",
+        "final model; full: all partitions together; retrain: a new network, trained whole with the learned "
+        "hyperparameters; finetune: all partitions, trained further as a whole",
         choices=("full", "retrain", "finetune"), when=_several,
     )  # fmt: skip
     final_rounds: int = setting(0, "last rounds in which the whole network trains; 0: half of all rounds", low=0, when=_ends)

@@ -56,7 +56,8 @@ class WarmFed(Group, prefix="warmfed"):
     )
     local_model_source: str = setting(
         "server_synth",
-        "local models of the warm start: trained at the server on generated images; or begun on the client's data and uploaded",
+        "local models of the warm start; server_synth: trained at the server on generated images; uploaded: trained on "
+        "the client's data, then uploaded",
         choices=("server_synth", "uploaded"),
         when=lambda r: r.adapts,
     )
@@ -83,22 +84,23 @@ class WarmFed(Group, prefix="warmfed"):
         30, "server epochs over all generated images (average), in the warm start", low=0, when=lambda r: r.generates
     )
     server_learning_rate: float = setting(
-        0.005, "step size of the server's tuning; 0: learning-rate", low=0.0, when=lambda r: r.generates
+        0.005, "learning rate of the server's training on generated images; 0: learning-rate", low=0.0, when=lambda r: r.generates
     )
     regenerate_each_round: bool = setting(
         False,
-        "draw a new pool for each round instead of the first one",
+        "true: generate new images for each round; false: reuse the first ones",
         when=lambda r: r.generates and r.rounds and r[TUNING] != START,
     )
     selection: str = setting(
         "sample_better",
-        "rule that selects the examples for distillation; never: no distillation; always: all; the others compare "
-        "teacher and student",
+        "examples that are distilled; sample_better: those with a lower loss of the teacher; sample_correct: those that "
+        "the teacher labels right; class_better: those of classes that the teacher labels better; model_best: all, from "
+        "the best earlier model; always: all; never: none",
         choices=RULES,
     )
     teacher_first: str = setting(
         "local",
-        "the first teacher: trained on the client's own data from the shared start, or the warm model",
+        "first teacher; local: trained on the client's own data from the shared start; synth: the warm model",
         choices=("local", "synth"),
         when=lambda r: r["warmfed.selection"] != "never",
     )
@@ -110,7 +112,7 @@ class WarmFed(Group, prefix="warmfed"):
         low=1, high=20, when=lambda r: r.taught and r["warmfed.selection"] in SCORED and r["warmfed.teacher-first"] == "local",
     )  # fmt: skip
     distill_epochs: int = setting(10, "epochs of a personal model on the client's data", low=1)
-    distill_learning_rate: float = setting(0.005, "step size of a personal model's SGD; 0: learning-rate", low=0.0)
+    distill_learning_rate: float = setting(0.005, "learning rate of a personal model's SGD; 0: learning-rate", low=0.0)
     distill_weight: float = setting(
         1.0, "lambda, weight of the distillation term", low=0.0, when=lambda r: r["warmfed.selection"] != "never"
     )

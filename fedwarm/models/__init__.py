@@ -49,8 +49,9 @@ class Model(Group, prefix="model"):
         choices=MODELS,
     )  # fmt: skip
     norm: str = setting(
-        "own", "how activations are normalised: own: as the architecture has it; group, batch: such layers in place of its own; "
-        "none: no such layers; standardised-weights: none, and convolutions with standardised weights",
+        "own",
+        "normalisation layers; own: the architecture's; group, batch: replaced by such layers; none: removed; "
+        "standardised-weights: removed, and convolutions with standardised weights",
         choices=NORMS,
     )  # fmt: skip
     statistics: str = setting(
@@ -60,17 +61,19 @@ class Model(Group, prefix="model"):
     )  # fmt: skip
     weights: str = setting(
         "",
-        "shared initialisation: a file of safetensors or of torch.save, or hub:OWNER/NAME[/FILE], read at the server; a head for "
-        "other classes is left out; empty: random from the seed",
+        "initial weights shared by all clients: a file of safetensors or of torch.save, or hub:OWNER/NAME[/FILE], read at "
+        "the server; a head for another number of classes is left out; empty: random from the seed",
         path=True,
     )
     mean: str = setting(
         "", "mean of red, green, blue in [0, 1] that the weights expect, e.g. 0.485,0.456,0.406; empty: the model's own"
     )
-    std: str = setting("", "their standard deviations, e.g. 0.229,0.224,0.225; empty: the model's own")
+    std: str = setting(
+        "", "standard deviations of red, green, blue that the weights expect, e.g. 0.229,0.224,0.225; empty: the model's own"
+    )
     input_size: int = setting(0, "pixels to which pictures are resized before the model; 0: data.image-size", low=0, high=4096)
     train: str = setting(
-        "all", "what is trained; all: every layer; head: the head alone, on what the others give (a linear probe)",
+        "all", "trained layers; all: every layer; head: the last layer alone, on fixed features (a linear probe)",
         choices=("all", "head"),
     )  # fmt: skip
     own_settings: tuple[Group, ...] = field(default=(), repr=False)

@@ -15,11 +15,11 @@ class Gru(Group, prefix="gru"):
     """Settings of the model `gru`."""
 
     width: int = setting(64, "units of the recurrent layer", low=1, high=4096)
-    embedding: int = setting(24, "numbers that a token becomes", low=1, high=4096)
+    embedding: int = setting(24, "length of the vector that stands for a token", low=1, high=4096)
     answers: str = setting(
         "auto",
-        "what is answered; places: logits at every place of the text; text: one for the whole; auto: places where there are as "
-        "many outputs as tokens",
+        "outputs of the model; places: one at every place of the text; text: one for the whole text; auto: places if "
+        "there are as many outputs as tokens",
         choices=("auto", "places", "text"),
     )
     norm: str = setting(

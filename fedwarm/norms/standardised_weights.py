@@ -21,10 +21,10 @@ FEW_BLOCKS, SMALL = 3, 0.2
 class StandardisedWeights(Group, prefix="ws"):
     """Settings of standardised weights."""
 
-    gain: bool = setting(False, "each output channel of a convolution has a learnable factor, 1 at first")
+    gain: bool = setting(False, "true: each output channel of a convolution has a learnable factor, initially 1")
     residual: float = setting(
         0.0,
-        "factor of a residual block's branch; 0: 1 in nets of up to 3 such blocks, 0.2 in deeper ones",
+        "factor of the branch of a residual block; 0: 1 in networks of up to 3 such blocks, 0.2 in deeper ones",
         low=0.0,
     )
 

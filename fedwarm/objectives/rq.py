@@ -30,24 +30,34 @@ class RelaxedQuantization(Group, prefix="relaxed-quantization", used=lambda r: r
     """Settings of relaxed quantization."""
 
     variant: str = setting(
-        "rq_st", "rq_st: grid values, relaxed gradient; rq: relaxed values; sr: stochastic rounding", choices=VARIANTS
+        "rq_st",
+        "numbers that the forward pass uses; rq_st: grid values, with a relaxed gradient; rq: relaxed values; sr: grid "
+        "values by stochastic rounding",
+        choices=VARIANTS,
     )
-    bits_weights: int = setting(4, "b of the weights, 1 to 16; 0: float", low=0, high=16)
-    bits_activations: int = setting(4, "b of the layers' inputs, 1 to 16; 0: float", low=0, high=16)
-    noise: str = setting("logistic", "noise whose bins are the law of a quantized number", choices=("logistic", "gaussian"))
-    temperature: float = setting(0.0, "lambda of the concrete relaxation; 0: 1 for rq_st, 2/3 for rq", low=0.0)
-    local_grid: bool = setting(True, "sample only the grid points near a number; off: time grows as 2^b")
+    bits_weights: int = setting(4, "bits of the weights, 1 to 16; 0: float", low=0, high=16)
+    bits_activations: int = setting(4, "bits of the inputs of layers, 1 to 16; 0: float", low=0, high=16)
+    noise: str = setting("logistic", "distribution of the noise before rounding", choices=("logistic", "gaussian"))
+    temperature: float = setting(0.0, "lambda, temperature of the concrete relaxation; 0: 1 for rq_st, 2/3 for rq", low=0.0)
+    local_grid: bool = setting(
+        True, "true: sample only the grid points near a number; false: all points, in a time that grows as 2^b"
+    )
     delta_w: float = setting(
-        3.0, "half width of the local grid in units of sigma", low=0.0, when=lambda r: bool(r["relaxed-quantization.local-grid"])
+        3.0,
+        "half width of the local grid in units of the noise sigma",
+        low=0.0,
+        when=lambda r: bool(r["relaxed-quantization.local-grid"]),
     )
     alpha_init: str = setting(
-        "mse", "first step of a grid; mse: least squared error of rounding; range: (max - min) / (2^b - 1)",
+        "mse", "initial step alpha of a grid; mse: least squared error of rounding; range: (max - min) / (2^b - 1)",
         choices=("mse", "range"),
     )  # fmt: skip
-    sigma_init: float = setting(1 / 3, "first sigma in units of alpha", low=1e-3, high=1e3)
-    floor: float = setting(1e-3, "least sigma in units of alpha", low=1e-3, high=1.0)
-    lr_factor: float = setting(0.1, "learning rate of log alpha and log sigma in units of the weights'", low=0.0)
-    layers: str = setting("all", "which layers are quantized", choices=("all", "skip_first_last"))
+    sigma_init: float = setting(1 / 3, "initial noise sigma in units of the step alpha", low=1e-3, high=1e3)
+    floor: float = setting(1e-3, "lower limit of the noise sigma in units of the step alpha", low=1e-3, high=1.0)
+    lr_factor: float = setting(0.1, "learning rate of log alpha and log sigma, relative to that of the weights", low=0.0)
+    layers: str = setting(
+        "all", "quantized layers; all; skip_first_last: all but the first and the last", choices=("all", "skip_first_last")
+    )
 
     def rule(self, bits: int) -> Rule | None:
         """How tensors of this width are quantized; None for 0."""

@@ -18,8 +18,8 @@ from fedwarm.training.plan import Plan
 class AdamWSettings(Group, prefix="adamw"):
     """Settings of AdamW; its first beta is `momentum`."""
 
-    beta2: float = setting(0.999, "memory of squared gradients", low=0.0, high=0.999999)
-    eps: float = setting(1e-8, "added to the root of squared gradients", low=1e-12)
+    beta2: float = setting(0.999, "decay of the running mean of squared gradients", low=0.0, high=0.999999)
+    eps: float = setting(1e-8, "added to the denominator of a step, for numerical stability", low=1e-12)
 
 
 class AdamW(Light, torch.optim.AdamW):

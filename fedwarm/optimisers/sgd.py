@@ -19,7 +19,11 @@ from fedwarm.training.plan import Plan
 class SgdSettings(Group, prefix="sgd"):
     """Settings of stochastic gradient descent."""
 
-    nesterov: bool = setting(False, "Nesterov's momentum: a step goes along g + m v, with v the momentum that has g in it")
+    nesterov: bool = setting(
+        False,
+        "true: Nesterov momentum, a step along g + m v, where v is the momentum that includes the gradient g; false: "
+        "plain momentum",
+    )
 
 
 class Sgd(Light, torch.optim.SGD):

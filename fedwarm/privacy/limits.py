@@ -14,7 +14,7 @@ class Limits(Group, prefix="limits"):
 
     least_noise: float = setting(
         0.0,
-        "a node's own limit: least noise under which it sends, as a standard deviation in units of the clipping "
+        "a node's own limit: it sends nothing with less noise than this, a standard deviation in units of the clipping "
         "norm; 0: no limit",
         low=0.0,
         node=True,

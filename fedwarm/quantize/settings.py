@@ -20,15 +20,18 @@ class QuantizationRobust(Group, prefix="quantization-robust"):
 
     variant: str = setting(
         "mqat",
-        "objective of method quantization_robust, where `objective` is not set: noise, a penalty on kurtosis, a drawn width, "
-        "one width, relaxed quantization",
+        "objective of method quantization_robust where `objective` is not set; mqat: rounds to a random bit-width; qat: "
+        "rounds to one; apqn: adds noise; kure: penalises kurtosis; rq: relaxed quantization",
         choices=tuple(name for name in OBJECTIVES.names() if name != OBJECTIVES.first),
         when=CHOSEN,
     )
     train_bits: str = setting("2,4,6,8", "bit-widths that mqat and apqn draw from; 32: float", when=CHOSEN)
     bits: int = setting(4, "bit-width of qat, and of apqn with a fixed width; 32: float", low=2, high=FLOAT_BITS, when=CHOSEN)
     granularity: str = setting(
-        "batch", "when mqat draws a width: for each batch, or once a round", choices=("batch", "round"), when=CHOSEN
+        "batch",
+        "how often mqat draws a bit-width; batch: for each batch; round: once a round",
+        choices=("batch", "round"),
+        when=CHOSEN,
     )
     kure_weight: float = setting(0.1, "lambda, weight of the kurtosis penalty; 0: FedAvg", low=0.0, when=CHOSEN)
     kure_target: float = setting(1.8, "target kurtosis of the weights; 1.8: a uniform distribution's", low=1.0, when=CHOSEN)
@@ -50,11 +53,17 @@ class QuantizationRobust(Group, prefix="quantization-robust"):
         choices=(*RULES, LEARNED),
         when=CHOSEN,
     )
-    per_channel: bool = setting(False, "separate quantization step for each output channel", when=CHOSEN)
-    full_range: bool = setting(False, "weights use -2^(b-1), too: 2^b values instead of 2^b - 1", when=CHOSEN)
+    per_channel: bool = setting(
+        False, "true: a separate quantization step for each output channel; false: one step for each layer", when=CHOSEN
+    )
+    full_range: bool = setting(
+        False, "true: the grid of weights has 2^b values, with -2^(b-1); false: 2^b - 1, symmetric", when=CHOSEN
+    )
     skip_first_last: bool = setting(False, "keep the first and the last layer in float", when=CHOSEN)
-    quantize_activations: bool = setting(False, "qat and mqat quantize the inputs of layers, too", when=CHOSEN)
-    start_round: int = setting(1, "first round with the objective; before it clients train without", low=1, when=CHOSEN)
+    quantize_activations: bool = setting(
+        False, "true: qat and mqat quantize the inputs of layers, too; false: weights alone", when=CHOSEN
+    )
+    start_round: int = setting(1, "first round with the objective; earlier rounds train without it", low=1, when=CHOSEN)
     clip: float = setting(
         0.0, "L2 norm to which each step's gradient is clipped; 0: no clipping", low=0.0, when=lambda r: r.trains
     )

@@ -15,7 +15,7 @@ from fedwarm.settings.registry import component
 class Cosine(Group, prefix="cosine"):
     """Settings of the cosine schedule."""
 
-    least: float = setting(0.0, "share of the step size that it falls to", low=0.0, high=1.0)
+    least: float = setting(0.0, "learning rate at the end, as a fraction of the full one", low=0.0, high=1.0)
 
 
 def fixed_rounds(config: Config) -> str:

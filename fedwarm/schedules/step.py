@@ -12,8 +12,10 @@ from fedwarm.settings.registry import component
 class Step(Group, prefix="step"):
     """Settings of the step schedule."""
 
-    every: int = setting(10, "rounds or local steps (schedule-over) after which step.factor multiplies the step size", low=1)
-    factor: float = setting(0.1, "what it is multiplied by", low=1e-6, high=1.0)
+    every: int = setting(
+        10, "rounds or local steps (schedule-over) after which the learning rate is multiplied by step.factor", low=1
+    )
+    factor: float = setting(0.1, "factor of the learning rate, applied every step.every rounds or steps", low=1e-6, high=1.0)
 
 
 @component(settings=Step)

@@ -71,17 +71,21 @@ class General(Group):
         when=lambda r: r.trains or r.steps,
     )
     schedule: str = setting(
-        "constant", "how the step size changes, beside learning-rate-decay; constant: not; cosine: falls by half a cosine "
-        "(cosine.least); step: falls every so often (step.every, step.factor)",
+        "constant",
+        "change of the learning rate, besides learning-rate-decay; constant: none; cosine: falls along half a cosine "
+        "(cosine.least); step: falls at regular intervals (step.every, step.factor)",
         choices=SCHEDULES, when=lambda r: r.trains or r.steps,
     )  # fmt: skip
     schedule_over: str = setting(
-        "rounds", "what schedule and schedule-warmup count; rounds: those of the run; steps: local steps, anew in each round",
+        "rounds",
+        "unit of schedule and schedule-warmup; rounds: rounds of the run; steps: local steps, restarting in each round",
         choices=("rounds", "steps"),
         when=lambda r: (r.trains or r.steps) and (r["schedule"] != SCHEDULES.first or r["schedule-warmup"] > 0),
     )  # fmt: skip
     schedule_warmup: int = setting(
-        0, "rounds or local steps (schedule-over) in which the step size rises in equal parts to its full size; 0: none",
+        0,
+        "rounds or local steps (schedule-over) over which the learning rate rises linearly to its full value; 0: no "
+        "warm-up",
         low=0, when=lambda r: r.trains or r.steps,
     )  # fmt: skip
     momentum: float = setting(0.9, "momentum of local training; with adamw its first beta", low=0.0, high=0.9999)
@@ -95,7 +99,8 @@ class General(Group):
     )
     deterministic: bool = setting(
         True,
-        "use algorithms that give the same numbers twice on a CUDA GPU, at about a tenth more time; a CPU gives them in any case",
+        "true: use algorithms that give the same numbers in every run on a CUDA GPU, about a tenth slower; false: the "
+        "fastest ones; a CPU repeats its numbers in any case",
         when=lambda r: r["device"] != "cpu",
     )
     cohort: int = setting(
@@ -129,11 +134,13 @@ class General(Group):
         when=lambda r: r.rounds,
     )
     target: float = setting(
-        0.0, "stop when `watch` is as good as this (a share of right answers, an error); 0: never", low=0.0,
+        0.0, "stop when `watch` reaches this value, e.g. an accuracy of 0.9; 0: never", low=0.0,
         when=lambda r: r.rounds,
     )  # fmt: skip
     tracker: str = setting(
-        "none", "experiment tracker that gets each round's measures, besides the run folder", choices=TRACKERS, neutral=True
+        "none",
+        "experiment tracker that receives each round's metrics, in addition to the run folder; none: the run folder only",
+        choices=TRACKERS, neutral=True
     )  # fmt: skip
     client_state_mb: int = setting(
         4096,
@@ -154,7 +161,10 @@ class General(Group):
         "they win over other settings and over a method's defaults",
     )
     save_pictures: bool = setting(
-        True, "keep samples of generated images in the run folder", neutral=True, when=lambda r: r.generates
+        True,
+        "true: keep samples of generated images in the run folder; false: keep none",
+        neutral=True,
+        when=lambda r: r.generates,
     )
     own_settings: tuple[Group, ...] = field(default=(), repr=False)
 

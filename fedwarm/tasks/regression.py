@@ -20,12 +20,17 @@ class Regression(Group, prefix="regression"):
     """Settings of how numbers are learned."""
 
     loss: str = setting(
-        "squared", "squared, absolute: of the error; huber: squared below 1 and absolute above", choices=tuple(LOSSES)
+        "squared", "loss of an error; squared; absolute; huber: squared below 1 and absolute above", choices=tuple(LOSSES)
     )
     offset: float = setting(
-        0.0, "subtracted from targets in training, e.g. their known mean; metrics stay in the targets' unit", low=-1e12, high=1e12
+        0.0,
+        "number subtracted from targets in training, e.g. their known mean; metrics stay in the targets' unit",
+        low=-1e12,
+        high=1e12,
     )
-    scale: float = setting(1.0, "what targets are divided by in training, e.g. their known spread", low=1e-9)
+    scale: float = setting(
+        1.0, "divisor of targets in training, e.g. their known standard deviation; metrics stay in the targets' unit", low=1e-9
+    )
 
 
 class Regressing(Task):

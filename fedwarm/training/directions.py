@@ -31,8 +31,8 @@ class Mixture(Group):
     )
     first: str = setting(
         "zero",
-            "direction in the first round; zero: none, steps are beta times as long; plain: none, steps have their "
-            "full length",
+        "direction of the server in the first round; zero: none, so that steps are beta times as long; plain: none, "
+        "with steps of full length",
         choices=("zero", "plain"),
     )  # fmt: skip
 

@@ -41,15 +41,16 @@ class DpRec(Group, prefix="dp-rec", used=lambda r: r.uploads):
     )
     block_rule: str = setting(
         "fixed_size",
-        "division of an update into blocks; fixed_size: equally many numbers; per_tensor: not across tensors; "
-        "kl_adaptive: equal information, from the last rounds",
+        "division of an update into blocks; fixed_size: the same number of values each; per_tensor: so that no block "
+        "crosses tensors; kl_adaptive: equal information, estimated from the last rounds",
         choices=RULES,
         when=lambda r: r["dp-rec.mechanism"] in BLOCKWISE,
     )
     block_norm: float = setting(
         0.6,
-        "c, most norm of a block over sigma, by which updates are cut; beside 0.6, with 0.5 code words are a third longer and "
-        "half as many candidates are weighed, with 0.7 they are a fifth shorter and twice as many are",
+        "c, largest norm of a block relative to sigma, for which the division into blocks is planned; compared with 0.6, "
+        "0.5 makes code words a third longer and halves the candidates, 0.7 makes them a fifth shorter and doubles the "
+        "candidates",
         low=0.05,
         high=1.5,
         when=lambda r: (
@@ -105,7 +106,7 @@ class DpRec(Group, prefix="dp-rec", used=lambda r: r.uploads):
     )
     magnitude: str = setting(
         "clip",
-        "norm of blocks; clip: at most a cap; scale: exactly the cap",
+        "norm of each block; clip: reduced to a cap where it is larger; scale: always set to the cap",
         choices=MAGNITUDES,
         when=lambda r: r["dp-rec.mechanism"] in BLOCKWISE,
     )
@@ -114,7 +115,11 @@ class DpRec(Group, prefix="dp-rec", used=lambda r: r.uploads):
         "correct the known shrinkage of random coding, so that the mean is unbiased",
         when=lambda r: r["dp-rec.mechanism"] == "coding",
     )
-    prior: str = setting("zero", "centre of the candidates; zero; last: the last public mean update", choices=("zero", "last"))
+    prior: str = setting(
+        "zero",
+        "centre of the candidates; zero; last: the mean update of the last round, which is public",
+        choices=("zero", "last"),
+    )
     downlink: str = setting(
         "dense",
         "what clients download; dense: the model; replay: the last rounds' code words where these are smaller "

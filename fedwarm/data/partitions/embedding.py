@@ -42,16 +42,20 @@ Points = NDArray[np.float64]
 class Embedding(Group, prefix="embedding"):
     """Settings of the partition by embeddings."""
 
-    clusters: int = setting(10, "groups that images are clustered into before they are dealt", low=2)
+    clusters: int = setting(10, "number of clusters of images, each of which is dealt to clients by itself", low=2)
     embedder: str = setting(
         PIXELS,
-        "pixels: 32 principal components of small images; or a safetensors file: what its classifier's head sees",
+        "features by which images are clustered; pixels: 32 principal components of small images; or a classifier's "
+        "safetensors file, whose head's inputs are the features",
         path=True,
     )
     model: str = setting(
-        "cnn", "architecture of the embedder's file", choices=MODELS, when=lambda r: r["embedding.embedder"] != PIXELS
+        "cnn",
+        "architecture of the classifier in embedding.embedder",
+        choices=MODELS,
+        when=lambda r: r["embedding.embedder"] != PIXELS,
     )
-    restarts: int = setting(10, "starts of k-means, of which the best is taken", low=1)
+    restarts: int = setting(10, "runs of k-means from other starts; the best one is used", low=1)
 
 
 def pieces(table: Table) -> Iterator[Tensor]:

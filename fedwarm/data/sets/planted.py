@@ -32,9 +32,11 @@ QUARTERS = 4
 class Planted(Group, prefix="planted"):
     """Settings of the data set `planted`."""
 
-    base: str = setting("digits", "the data set that groups are planted in: digits, a folder, or a name on the Hub", path=True)
+    base: str = setting(
+        "digits", "data set whose clients are divided into groups: digits, a folder, or a name on the Hub", path=True
+    )
     change: str = setting(
-        "rotations", "what is special about a group: its pictures are turned, or its labels stand for other classes",
+        "rotations", "difference between groups; rotations: pictures are turned; labels: labels stand for other classes",
         choices=("rotations", "labels"),
     )  # fmt: skip
     groups: int = setting(4, "number of groups; of rotations 2 (0 and 180 degrees) or 4 (0, 90, 180, 270)", low=2, high=64)

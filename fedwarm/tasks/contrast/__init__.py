@@ -26,16 +26,21 @@ class Contrast(Group, prefix="contrast"):
     """Settings of what is made of two views."""
 
     loss: str = setting(
-        "nt_xent", "nt_xent: SimCLR's; infonce: one direction of it; spectral: squared products; simsiam: no negatives",
+        "nt_xent",
+        "contrastive loss; nt_xent: SimCLR's; infonce: one direction of it; spectral: squared products; simsiam: without "
+        "negatives",
         choices=(*SCORED, "spectral", "simsiam"),
     )  # fmt: skip
     temperature: float = setting(
-        0.5, "what cosines are divided by in nt_xent and infonce; the smaller, the more near neighbours count", low=1e-3
+        0.5,
+        "temperature of nt_xent and infonce, by which cosines are divided; smaller values give near neighbours more weight",
+        low=1e-3,
     )
-    width: int = setting(128, "length of the vectors that are contrasted", low=1)
+    width: int = setting(128, "length of the vectors that are compared", low=1)
     labels: str = setting(
-        "ignored", "known labels; ignored: as if unknown; conditional: images are contrasted within a label alone; supcon: those "
-        "of a label are each other's positives (nt_xent alone)",
+        "ignored",
+        "use of known labels; ignored; conditional: images are contrasted with others of their label alone; supcon: "
+        "images of a label are each other's positives (nt_xent alone)",
         choices=("ignored", "conditional", "supcon"),
     )  # fmt: skip
 

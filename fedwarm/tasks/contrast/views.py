@@ -25,19 +25,23 @@ class Views(Group, prefix="views"):
     """Settings of the two views of an image."""
 
     crop: float = setting(
-        0.5, "least share of an image's area that a view shows, enlarged to the whole; 1: no crop", low=0.01, high=1.0
+        0.5, "smallest fraction of an image's area that a view shows, enlarged to the whole; 1: no crop", low=0.01, high=1.0
     )
     flip: str = setting(
-        "auto", "mirror half of the views; auto: not where classes are digits, letters or words for numbers, which it changes",
+        "auto",
+        "mirroring of half of the views; yes; no; auto: yes, unless classes are digits, letters or words for numbers, "
+        "which mirroring changes",
         choices=("auto", "yes", "no"),
     )  # fmt: skip
     jitter: float = setting(
-        0.4, "most that brightness, contrast and saturation are changed by, as a share; 0: not", low=0.0, high=1.0
+        0.4, "largest relative change of brightness, contrast and saturation in a view; 0: none", low=0.0, high=1.0
     )
-    hue: float = setting(0.0, "most that hue is changed by, in turns; 0: not", low=0.0, high=0.5)
-    jitter_share: float = setting(1.0, "share of the views whose colours are changed", low=0.0, high=1.0)
-    grey: float = setting(0.0, "share of the views without colour", low=0.0, high=1.0)
-    noise: float = setting(0.05, "standard deviation of noise, in shares of the range of a pixel; 0: none", low=0.0)
+    hue: float = setting(0.0, "largest change of hue in a view, in turns of the colour circle; 0: none", low=0.0, high=0.5)
+    jitter_share: float = setting(1.0, "fraction of the views whose colours are changed", low=0.0, high=1.0)
+    grey: float = setting(0.0, "fraction of the views that are turned to grey", low=0.0, high=1.0)
+    noise: float = setting(
+        0.05, "standard deviation of the noise added to a view, as a fraction of the range of a pixel; 0: none", low=0.0
+    )
 
 
 def view(images: Tensor, settings: Views, flips: bool, draws: torch.Generator) -> Tensor:

@@ -31,8 +31,8 @@ class Hollowed(Group, prefix="hollowed", used=lambda r: r.adapts):
 
     depth: int = setting(
         AUTO,
-        "pairs of U-Net layers taken out beside the middle block; -1: the least that fits memory-budget-mb, without a budget the "
-        "most that leaves 90 % of the adapter; -2: nothing, plain LoRA",
+        "pairs of U-Net layers removed from memory around the middle block; -1: the fewest that fit memory-budget-mb, or "
+        "without a budget the most that leave 90 % of the adapter; -2: none, plain LoRA",
         low=NONE,
         when=lambda r: not str(r["hollowed.depths"]).strip(),
     )
@@ -50,20 +50,21 @@ class Hollowed(Group, prefix="hollowed", used=lambda r: r.adapts):
     )
     memory_budget_mb: int = setting(
         0,
-        "most MB that training may take, by estimate; decides depth -1; 0: not set; a node may have its own by --node-config",
+        "limit in MB on the estimated memory of training, by which depth -1 is chosen; 0: no limit; a node may have its "
+        "own by --node-config",
         low=0,
         when=lambda r: str(AUTO) in depths_of(r),
         node=True,
     )
     mixed: str = setting(
         "union",
-        "what images are drawn from where depths differ: each adapter as it came; only the matrices that all clients "
-        "train; or each with zeros for the others, which draws as `union`",
+        "adapters that generate images where depths differ; union: each as it came; intersect: only the matrices that all "
+        "clients train; zero_fill: each with zeros for the missing ones, which draws as `union`",
         choices=RULES,
         when=lambda r: len(depths_of(r)) > 1 or str(AUTO) in depths_of(r),
     )
     keep_cache: bool = setting(
-        False, "keep the stored tensors on the client's disk after tuning; they reveal information about its images"
+        False, "true: keep the stored tensors on the client's disk after tuning; they reveal information about its images"
     )
 
 
