@@ -55,7 +55,10 @@ class DpRec(BaseStrategy):
         self.settings = validated(self.config.of(Settings))
         robust = self.config.of(Robust)
         if robust.rule != RULES.first or robust.clip_norm:
-            raise SettingError("robust.rule and robust.clip-norm need plain updates; dp_rec clips at its clients, by dp-rec.clip")
+            raise SettingError(
+                "robust.rule and robust.clip-norm need plain updates, and dp_rec clips at its clients, by "
+                "dp-rec.clip; leave both at their defaults"
+            )
         self.public = Public({})
         self.booked = 0
         self.open = Open()

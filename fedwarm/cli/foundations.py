@@ -53,7 +53,10 @@ def train_foundation(request: Training) -> None:
                 "and --data PATH trains one of your own by any name"
             )
         if request.public or request.read:
-            raise SettingError(f"--{next(iter(request.public), 'run-config')} needs --data")
+            raise SettingError(
+                f"--{next(iter(request.public), 'run-config')} needs --data, the images to train on; give it or leave "
+                "the option out"
+            )
     elif embedded:
         raise SettingError(f"{name!r} is the embedded foundation; take another name for one trained on --data {request.data}")
     folder = request.out or (Path("foundations") if request.data else Path(__file__).parents[1] / "assets") / name

@@ -60,9 +60,15 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
     try:
         found = [json.loads(line) for line in raw[: _whole(raw)].splitlines()]
     except ValueError as error:
-        raise SettingError(f"{path} is damaged: {error}; what it accounts for is unknown, so nothing more is sent") from error
+        raise SettingError(
+            f"{path} is damaged: {error}, so that the privacy already spent is unknown and nothing more is sent; "
+            "restore it from a backup, or start a new run"
+        ) from error
     if not all(isinstance(entry, dict) for entry in found):
-        raise SettingError(f"{path} is damaged: a line is no object; what it accounts for is unknown, so nothing more is sent")
+        raise SettingError(
+            f"{path} is damaged: a line is not a JSON object, so that the privacy already spent is unknown and "
+            "nothing more is sent; restore it from a backup, or start a new run"
+        )
     return found
 
 

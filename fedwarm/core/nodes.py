@@ -65,9 +65,11 @@ def bound(nodes: Nodes, count: int = 0) -> dict[str, int]:
         if not name or not (number.isascii() and number.isdigit()):
             raise SettingError(f"{where}: {part.strip()!r} must be a name and a partition, e.g. 'hospital-a=0,hospital-b=1'")
         if name in found or int(number) in found.values():
-            raise SettingError(f"{where}: {part.strip()!r} names a node or a partition a second time; a name has one partition")
+            raise SettingError(
+                f"{where}: {part.strip()!r} names a node or a partition a second time; give each node one partition of its own"
+            )
         if count and int(number) >= count:
-            raise SettingError(f"{where}: {number} is no partition; they are 0 to {count - 1}")
+            raise SettingError(f"{where}: {number} is not a partition; give 0 to {count - 1}")
         found[name] = int(number)
     return found
 

@@ -45,7 +45,9 @@ def given(function: Any, data: Data, split: str = TRAIN) -> Table:
         raise
     except Exception as error:  # whatever somebody's code does
         lines = str(error).splitlines() or [""]
-        raise SettingError(f"data.name = {data.name!r} fails: {type(error).__name__}: {lines[0]}; mend that function") from error
+        raise SettingError(
+            f"data.name = {data.name!r} fails: {type(error).__name__}: {lines[0]}; correct that function"
+        ) from error
     table = found if isinstance(found, Table) else table_of(found, data)
     return _split(table, split)
 
@@ -115,7 +117,9 @@ def input_tensor(values: Any, name: str) -> Tensor:
         found = torch.as_tensor(values if isinstance(values, Tensor) else np.asarray(values))
     except (TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise SettingError(f"the inputs of {name} are no array of numbers: {reason}; give numbers of one shape") from error
+        raise SettingError(
+            f"the inputs of {name} are not an array of numbers: {reason}; give numeric examples of one shape"
+        ) from error
     if not found.ndim or not len(found):
         raise SettingError(f"the inputs of {name} hold no example; give an array (n, ..) of at least one")
     if found.is_floating_point() or found.dtype == torch.bool:
@@ -133,7 +137,8 @@ def refuse_unfinite(found: Tensor, what: str) -> None:
         place = [int(i) for i in (~torch.isfinite(found)).nonzero()[0]]
         value = float(found[tuple(place)])
         raise SettingError(
-            f"{what} hold {value} in row {place[0]}{f', place {place[1:]}' if place[1:] else ''}; mend or leave it out"
+            f"{what} hold {value} in row {place[0]}{f', place {place[1:]}' if place[1:] else ''}; correct that "
+            "value or leave out the row"
         )
 
 
@@ -155,7 +160,7 @@ def targets_of(values: Any, count: int, classes: Sequence[Any] | None, data: Dat
         tokens = torch.from_numpy(array.astype(np.int64))
         return Column(np.zeros(count, dtype=np.int64), names or tuple(map(str, range(int(tokens.max()) + 1)))), tokens
     if array.ndim > 1:
-        raise SettingError(f"{name} gives targets of shape {array.shape} that are no numbers; give one class for each input")
+        raise SettingError(f"{name} gives targets of shape {array.shape} that are not numbers; give one class for each input")
     return class_column(array, names, name), None
 
 
@@ -171,7 +176,7 @@ def answers(targets: Tensor, names: tuple[str, ...] | None, name: str) -> tuple[
     many = 1 if targets.ndim == 1 else targets.shape[1]
     called = names or (("target",) if many == 1 else tuple(f"target {i}" for i in range(many)))
     if len(called) != many:
-        raise SettingError(f"{name} names {len(called)} targets and gives {many}; name each of them")
+        raise SettingError(f"{name} names {len(called)} targets and gives {many}; give one name for each target")
     return Column(np.zeros(len(targets), dtype=np.int64), called), targets
 
 

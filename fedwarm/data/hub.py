@@ -184,4 +184,4 @@ def found(kind: str, given: str, usual: tuple[str, ...], rows: Dataset, name: st
     typed = [column for column in columns if type(rows.features[column]).__name__ == wanted]
     if len(typed) == 1:
         return typed[0]
-    raise SettingError(f"{name} has no {kind} column that can be told by its name; it has {', '.join(columns)}; set {setting}")
+    raise SettingError(f"{name} has no {kind} column that is recognised by its name; it has {', '.join(columns)}; set {setting}")

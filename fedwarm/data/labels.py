@@ -65,7 +65,7 @@ def ids(rows: Dataset, column: str, name: str, kept: Rows | None = None) -> Colu
 def _values(rows: Dataset, column: str, name: str) -> tuple[list[Any], tuple[str, ...] | None]:
     """A column's values, None where there is none, floats as whole numbers; and the names of its classes, where it has them."""
     if column not in rows.column_names:
-        raise SettingError(f"{name} has no column {column!r}; it has {', '.join(rows.column_names)}")
+        raise SettingError(f"{name} has no column {column!r}; name one of its columns: {', '.join(rows.column_names)}")
     feature = rows.features[column]
     dtype = str(getattr(feature, "dtype", ""))
     if not dtype.startswith(TYPES):

@@ -107,7 +107,7 @@ def _columns(names: Names, name: str) -> dict[str, list[str | None]]:
     odd = next((number for number, row in enumerate(rows) if len(row) != len(rows[0])), None)
     if odd is not None:
         raise SettingError(
-            f"{what} has {len(rows[odd])} fields in row {odd}, and {len(rows[0])} in its first line; mend that row"
+            f"{what} has {len(rows[odd])} fields in row {odd}, and {len(rows[0])} in its first line; correct that row"
         )
     return {head.strip(): [value.strip() or None for value in values] for head, *values in zip(*rows, strict=True)}
 

@@ -91,8 +91,8 @@ class Holding:
         if not table.classed:
             if self.classes and names != self.classes:
                 raise SettingError(
-                    f"{FOLDER} = {self.data.name!r} answers {shown(names)}, and the run {shown(self.classes)}; name the column "
-                    "in data.label-column"
+                    f"{FOLDER} = {self.data.name!r} has targets {shown(names)}, and the run has {shown(self.classes)}; "
+                    "name the column in data.label-column"
                 )
             return names, [*range(len(names))]
         known = listed(self.data.classes)

@@ -82,6 +82,6 @@ def _told(path: str, table: Table) -> Scale:
         )
     values = frame.loc[list(table.features)].to_numpy()
     if not np.isfinite(values).all() or (values[:, 1] <= 0).any():
-        raise SettingError(f"data.standardise = {path!r} holds a mean or std that is no number, or a std below 0; mend it")
+        raise SettingError(f"data.standardise = {path!r} holds a mean or std that is not a number, or a std below 0; correct it")
     mean, spread = (torch.from_numpy(np.ascontiguousarray(values[:, k])) for k in (0, 1))
     return Scale(mean, spread, mean, False)

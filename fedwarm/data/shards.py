@@ -84,7 +84,10 @@ def load_shard(data: Data, seed: int, partition: int, partitions: int) -> Shard:
         SettingError: the data set cannot be read, the partition cannot be made, or there is no such client.
     """
     if not 0 <= partition < max(partitions, 1):
-        raise SettingError(f"there is no partition {partition}: {partitions} clients have the partitions 0 to {partitions - 1}")
+        raise SettingError(
+            f"there is no partition {partition}; {partitions} clients have the partitions 0 to {partitions - 1}: "
+            "correct partition-id or num-partitions"
+        )
     shard = _gathered(data, [_splits(data, seed, partitions)[partition]], _scale(data, seed, partitions))
     if data.rotation and not shard.form.pictures:
         raise SettingError(

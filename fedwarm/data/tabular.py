@@ -92,7 +92,7 @@ def target_columns(columns: Sequence[str], name: str, data: Data) -> list[str]:
         if usual in lower:
             return [lower[usual]]
     raise SettingError(
-        f"{name} has no label column that can be told by its name; it has {', '.join(columns)}; set data.label-column"
+        f"{name} has no label column that is recognised by its name; it has {', '.join(columns)}; set data.label-column"
     )
 
 
@@ -139,7 +139,7 @@ def feature_columns(rows: Dataset, targets: Sequence[str], name: str, data: Data
                 f"data.feature-columns: {column!r} is no column of {name}{near(column, columns)}; it has {', '.join(columns)}"
             )
         if column in targets:
-            raise SettingError(f"data.feature-columns: {column!r} is what a model of {name} is to answer; leave it out")
+            raise SettingError(f"data.feature-columns: {column!r} is the target of {name} and cannot be an input; leave it out")
     if given:
         return given, []
     apart = {*targets, *(column for column in columns if column.lower() in ID_COLUMNS), *filter(None, [data.partition_by])}
@@ -147,7 +147,10 @@ def feature_columns(rows: Dataset, targets: Sequence[str], name: str, data: Data
     text = [column for column in others if not numeric(rows.features[column]) and not _mostly_numbers(rows, column)]
     found = [column for column in others if column not in text]
     if not found:
-        raise SettingError(f"{name} has no column of numbers beside {', '.join(sorted(apart))}; it has {', '.join(columns)}")
+        raise SettingError(
+            f"{name} has no numeric column beside {', '.join(sorted(apart))}, only {', '.join(columns)}; write its "
+            "inputs as numbers"
+        )
     return found, text
 
 
@@ -195,8 +198,8 @@ def _parsed(values: Any, read: Read, column: str, name: str) -> Any:
     if len(broken):
         value = "a text" if nameless() else repr(str(values.iloc[int(broken[0])])[:40])
         raise SettingError(
-            f"{name}: {read.place(int(broken[0]))}, column {column!r} holds {value}, which is no number; mend it, or name the "
-            "columns of numbers in data.feature-columns"
+            f"{name}: {read.place(int(broken[0]))}, column {column!r} holds {value}, which is not a number; "
+            "correct it, or name the numeric columns in data.feature-columns"
         )
     return parsed
 

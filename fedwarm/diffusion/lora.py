@@ -41,7 +41,10 @@ def targeted(unet: nn.Module, targets: str) -> dict[str, nn.Linear]:
     found = {n: m for n, m in layers.items() if any(n == e or n.endswith(f".{e}") for e in ends)}
     for end in ends:
         if not any(n == end or n.endswith(f".{end}") for n in found):
-            raise SettingError(f"diffusion.targets names {end!r}, but the U-Net has no linear layer of that name")
+            raise SettingError(
+                f"diffusion.targets names {end!r}, but the U-Net has no linear layer of that name; the default is "
+                f"{Diffusion.targets!r}"
+            )
     return found
 
 

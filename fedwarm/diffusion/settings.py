@@ -26,19 +26,20 @@ class Diffusion(Group, prefix="diffusion", used=lambda r: r.generates or r.draws
     )
     image_size: int = setting(
         0,
-        "height and width at which originals are read for tuning and images are drawn; 0: the foundation's own",
+        "height and width in pixels at which originals are read for tuning and images are generated; 0: the foundation's own",
         low=0,
         high=4096,
     )
     crop: str = setting(
         "center",
-        "the square that is taken of an original; center: its middle; random: four of it at random places, with privacy one",
+        "square that is cut from an original; center: its middle; random: four squares at random places, one in private runs",
         choices=("center", "random"),
         when=lambda r: r.adapts,
     )
     flip: bool = setting(
         False,
-        "tune on mirrored originals, too (with privacy on one of both); not for digits, letters and other signs",
+        "true: also tune on mirrored originals (in private runs on one of the two, at random); leave it false for digits, "
+        "letters and other signs",
         when=lambda r: r.adapts,
     )
     rank: int = setting(8, "rank r of the LoRA matrices", low=1, when=lambda r: r.adapts)

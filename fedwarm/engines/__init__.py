@@ -113,4 +113,4 @@ def refuse(engine: Engine, asked: Asked, takers: Mapping[str, Engine]) -> None:
     for option in asked.given:
         if option not in engine.takes:
             named = " or ".join(name for name, each in takers.items() if option in each.takes)
-            raise SettingError(f"{option} works only with --engine {named}")
+            raise SettingError(f"{option} works only with --engine {named}; add that, or leave {option} out")

@@ -122,10 +122,12 @@ def _free(host: str, port: int) -> bool:
         try:
             probe.bind((host, port))
         except OverflowError as error:
-            raise SettingError(f"port {port} is out of range") from error
+            raise SettingError(f"port {port} is out of range; give 1 to 65535") from error
         except OSError as error:
             if isinstance(error, socket.gaierror) or "assign" in str(error):
-                raise SettingError(f"--host {host} is not an address of this machine ({error.strerror})") from None
+                raise SettingError(
+                    f"--host {host} is not an address of this machine ({error.strerror}); give one of its own, e.g. 127.0.0.1"
+                ) from None
             return False
     return port != 0
 

@@ -64,7 +64,7 @@ def _known(said: str, superlink: str, authority: Path | None) -> Federation:
         federation.host, federation.port = place_of(superlink)
     if authority is not None:
         if not authority.is_file():
-            raise SettingError(f"--ca {authority}: there is no such file")
+            raise SettingError(f"--ca {authority}: there is no such file; give the certificate of the federation's CA")
         copy_file(authority, folder / "certificates" / "ca.crt")
     folder.chmod(0o700)
     return federation

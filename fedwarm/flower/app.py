@@ -54,7 +54,9 @@ def refuse_unknown(folder: Path, overrides: Mapping[str, Value]) -> None:
     known = list(read_app(folder).config)
     for key in overrides:
         if key not in known:
-            raise SettingError(f"unknown setting {key!r} of the app {folder}{near(key, known)}")
+            raise SettingError(
+                f"unknown setting {key!r} of the app {folder}{near(key, known)}; its pyproject.toml lists its settings"
+            )
 
 
 def merged(config: Mapping[str, Value], overrides: Mapping[str, Value]) -> dict[str, Value]:
@@ -142,7 +144,9 @@ def _check_place(top: str, reference: str) -> None:
         return
     if not _lies_in(sys.modules[top], _entered.folder):
         taken = getattr(sys.modules[top], "__file__", None) or top
-        raise SettingError(f"{reference} of {_entered.folder} cannot be imported: the name {top!r} is taken by {taken}")
+        raise SettingError(
+            f"{reference} of {_entered.folder} cannot be imported: the name {top!r} is taken by {taken}; rename the app's module"
+        )
 
 
 def _table(table: dict[str, Any], key: str) -> dict[str, Any]:

@@ -198,7 +198,7 @@ def read_public(file: Path) -> bytes:
     try:
         return public_of(file.read_bytes())
     except (OSError, ValueError, UnsupportedAlgorithm) as error:
-        raise SettingError(f"{file} cannot be read as a public key ({error})") from None
+        raise SettingError(f"{file} cannot be read as a public key ({error}); give the node's file NAME.pub") from None
 
 
 def public_of(line: bytes) -> bytes:

@@ -52,7 +52,10 @@ def finished(run: Run, weights: str = WEIGHTS) -> Finished:
     """
     path = run.folder / weights
     if not path.is_file():
-        raise SettingError(f"{run.folder} holds no {weights}; {run.method} keeps no global model, or the run is not finished")
+        raise SettingError(
+            f"{run.folder} holds no {weights}; {run.method} keeps no global model, or the run is not finished: "
+            "continue it by --resume, or give another run"
+        )
     return _opened(run, path)
 
 
@@ -71,8 +74,8 @@ def personal(run: Run, client: int) -> Finished:
     found = sorted((run.folder / "clients").glob(f"*/{client}/personal.*.safetensors"), key=_step)
     if not found:
         raise SettingError(
-            f"{run.folder} holds no personal model of client {client}; {run.method} makes none, "
-            "or its clients keep their state elsewhere"
+            f"{run.folder} holds no personal model of client {client}; {run.method} makes none, or its clients "
+            "keep their state elsewhere: give a run of the local engine whose method makes personal models"
         )
     return _opened(run, found[-1])
 
@@ -97,14 +100,17 @@ def _built(run: Run, path: Path, state: Mapping[str, Tensor], learned: dict[str,
         model = build_model(settings, width, run.inputs, run.seed, state)
     except (KeyError, RuntimeError) as error:
         raise SettingError(
-            f"{path} does not fit model {settings.name!r} with {len(run.classes)} classes; the file is of another run "
-            f"or holds several models"
+            f"{path} does not fit model {settings.name!r} with {len(run.classes)} classes; the file is of another "
+            "run or holds several models: give a run with one model"
         ) from error
     return Finished(model, settings, width, run.inputs, learned)
 
 
 def _told(run: Run, key: str) -> str | int:
     if key not in run.settings:
-        raise SettingError(f"{run.folder / 'results.json'} does not say {key}")
+        raise SettingError(
+            f"{run.folder / 'results.json'} does not say {key}, so that its model cannot be rebuilt; give a run of "
+            "this version of fedwarm"
+        )
     value: str | int = run.settings[key]
     return value

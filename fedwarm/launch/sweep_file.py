@@ -136,7 +136,7 @@ def values_of(path: Path, key: str, values: Any, kinds: tuple[type, ...]) -> tup
         if type(value) not in kinds:
             raise SettingError(f"{path}: {key} holds {value!r}, which is {type(value).__name__}; it must be {names}")
         if values.count(value) > 1:
-            raise SettingError(f"{path}: {key} holds {value!r} more than once")
+            raise SettingError(f"{path}: {key} holds {value!r} more than once; list it once")
     return tuple(values)
 
 

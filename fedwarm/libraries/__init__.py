@@ -56,7 +56,7 @@ def unknown(library: str, name: str, known: Iterable[str], how: str) -> NoReturn
     Raises:
         SettingError: always, with the near names and `how` to list them.
     """
-    raise SettingError(f"model.name = '{library}:{name}' is no model of {library}{near(name, list(known))}; {how} lists them")
+    raise SettingError(f"model.name = '{library}:{name}' is not a model of {library}{near(name, list(known))}; {how} lists them")
 
 
 def build(told: str, size: int, make: Callable[[], nn.Module]) -> nn.Module:

@@ -69,8 +69,8 @@ class WarmFed(Group, prefix="warmfed"):
     )
     server_tuning: str = setting(
         "every",
-        "when the server trains on generated images; every: before the first round and after each; start: before the first "
-        "alone; fading: after round r of R at 1 - r/R of the step size",
+        "rounds in which the server trains on generated images; every: before the first round and after each; start: only "
+        "before the first; fading: after round r of R with 1 - r/R of the learning rate",
         choices=(EVERY, START, FADING),
         when=lambda r: r.generates and r.rounds,
     )
@@ -107,8 +107,8 @@ class WarmFed(Group, prefix="warmfed"):
     teacher_epochs: int = setting(20, "epochs of the first teacher on the client's data", low=1, when=lambda r: r.taught)
     teacher_folds: int = setting(
         1,
-        "parts of a client's images, each scored by a first teacher that learned from the others, which then teaches in all "
-        "rounds; 1: a teacher scores the images that it learned from",
+        "number of parts of a client's images; each is scored by a first teacher trained on the others, which then "
+        "teaches in all rounds; 1: one teacher scores the images that it was trained on",
         low=1, high=20, when=lambda r: r.taught and r["warmfed.selection"] in SCORED and r["warmfed.teacher-first"] == "local",
     )  # fmt: skip
     distill_epochs: int = setting(10, "epochs of a personal model on the client's data", low=1)

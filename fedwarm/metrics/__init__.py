@@ -124,7 +124,7 @@ def metrics_of(run: General) -> dict[str, Metric]:
     for name in map(METRICS.canonical, watched):
         if name in found and found[name].value is None:
             numbers = [each for each in known if each == COUNTED or metric(each).value is not None]
-            raise SettingError(f"watch = {name!r} is a table and no number; choose one of {', '.join([*numbers, *PERSONAL])}")
+            raise SettingError(f"watch = {name!r} is a table, not a number; choose one of {', '.join([*numbers, *PERSONAL])}")
     return found
 
 

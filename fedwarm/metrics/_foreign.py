@@ -33,7 +33,9 @@ def foreign(found: Any, name: str, metric: Callable[..., Any], sum_of: Callable[
         SettingError: it is no class of torchmetrics', or cannot be made.
     """
     if not (isinstance(found, type) and all(hasattr(found, part) for part in ("update", "compute", "add_state"))):
-        raise SettingError(f"metric {name!r} is neither a `fedwarm.metrics.Metric` nor a class of torchmetrics'")
+        raise SettingError(
+            f"metric {name!r} is neither a `fedwarm.metrics.Metric` nor a class of torchmetrics; name one of these"
+        )
 
     def made(width: int) -> Any:
         taken = {key: width for key in WIDTHS if key in inspect.signature(found).parameters}
@@ -42,7 +44,10 @@ def foreign(found: Any, name: str, metric: Callable[..., Any], sum_of: Callable[
                 warnings.simplefilter("ignore")  # of its memory, mostly
                 return found(**taken).set_dtype(torch.float64)
         except (TypeError, ValueError) as error:
-            raise SettingError(f"metric {name!r} cannot be made: {str(error).splitlines()[0]}") from error
+            raise SettingError(
+                f"metric {name!r} cannot be made: {str(error).splitlines()[0]}; give a class whose arguments have "
+                "defaults, or a function that makes it"
+            ) from error
 
     summed = all(getattr(each, "__name__", "") == "dim_zero_sum" for each in made(2)._reductions.values())
     one = sum_of(name.replace(":", "-").replace(".", "-"), lambda width: _size(made(width)) if summed else 2,

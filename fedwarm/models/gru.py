@@ -24,7 +24,7 @@ class Gru(Group, prefix="gru"):
     )
     norm: str = setting(
         "none",
-        "normalisation of what the head reads; layer: LayerNorm, which FedBN keeps at each client",
+        "normalisation of the head's input; none; layer: LayerNorm, which FedBN keeps at each client",
         choices=("none", "layer"),
     )
 

@@ -101,7 +101,10 @@ def join(file: Path, folder: Path, data: Path | None, trusted: str = "") -> tupl
     """
     parts = _unpacked(file)
     if trusted and fingerprint(parts[TRUST]).replace(":", "") != trusted.replace(":", "").upper():
-        raise SettingError(f"the CA in {file} has the fingerprint {fingerprint(parts[TRUST])}, not the one given; trust neither")
+        raise SettingError(
+            f"the CA in {file} has the fingerprint {fingerprint(parts[TRUST])}, not the one given; use neither, "
+            "and ask for both again by a way that you trust"
+        )
     if (folder / TELLS).is_file() and json.loads(parts[TELLS])["site"] != (before := read(folder)).site:
         raise SettingError(f"{folder} is the folder of the site {before.site!r}; take another one")
     folder.mkdir(parents=True, exist_ok=True)

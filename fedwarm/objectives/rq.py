@@ -54,7 +54,9 @@ class RelaxedQuantization(Group, prefix="relaxed-quantization", used=lambda r: r
     )  # fmt: skip
     sigma_init: float = setting(1 / 3, "initial noise sigma in units of the step alpha", low=1e-3, high=1e3)
     floor: float = setting(1e-3, "lower limit of the noise sigma in units of the step alpha", low=1e-3, high=1.0)
-    lr_factor: float = setting(0.1, "learning rate of log alpha and log sigma, relative to that of the weights", low=0.0)
+    lr_factor: float = setting(
+        0.1, "learning rate of the grids' steps and noise (log alpha, log sigma), as a multiple of that of the weights", low=0.0
+    )
     layers: str = setting(
         "all", "quantized layers; all; skip_first_last: all but the first and the last", choices=("all", "skip_first_last")
     )

@@ -29,7 +29,10 @@ def shares_of(given: Sequence[float], count: int) -> tuple[float, ...]:
     """
     usual = USUAL.get(count, (1.0,) * count)
     if given and (len(given) != count or min(given) <= 0):
-        raise SettingError(f"{count} chunks need as many shares above 0, and these are {len(given)}: {list(given)}")
+        raise SettingError(
+            f"partitioned-hpo.chunks = {count} needs {count} shares above 0, and these are {len(given)}: "
+            f"{list(given)}; give {count}, or none for the usual ones"
+        )
     found = tuple(given) or usual
     return tuple(share / sum(found) for share in found)
 
@@ -63,7 +66,8 @@ class Layout:
         layout = cls(codes, defaults, count)
         if (layout.sizes == 0).any():
             raise SettingError(
-                f"{sum(a.size for a in defaults.values())} weights are too few for {count} partitions of such shares"
+                f"{sum(a.size for a in defaults.values())} weights are too few for {count} partitions of such shares; "
+                "lower partitioned-hpo.chunks, or take a larger model"
             )
         return layout
 

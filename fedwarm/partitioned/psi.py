@@ -183,8 +183,8 @@ def refuse_unreachable(name: str) -> None:
     """
     if name in THROUGH_WEIGHTS:
         raise SettingError(
-            f"{name!r} acts through the weights alone, so that the loss of fixed weights has gradient 0 in it and nothing can be "
-            f"learned; learn some of {', '.join(KNOWN)}, and tune {name!r} by a sweep"
+            f"{name!r} acts through the weights alone, so that its gradient is 0 while the weights are fixed and "
+            f"nothing can be learned; learn some of {', '.join(KNOWN)}, and tune {name!r} by a sweep"
         )
     if name not in KNOWN:
         raise SettingError(f"there is no hyperparameter {name!r} to learn; there are {', '.join(KNOWN)}")

@@ -59,8 +59,8 @@ class Terms:
             raise SettingError(f"delta = {self.delta}; it must lie between 0 and 1")
         if not (1 <= self.cohort <= self.population and self.rounds >= 1 and 0 <= self.participations <= self.rounds):
             raise SettingError(
-                f"cohort = {self.cohort} of {self.population} clients, {self.rounds} rounds, {self.participations} for each: "
-                "needed are 1 <= cohort <= population, rounds >= 1, participations <= rounds"
+                f"cohort = {self.cohort} of {self.population} clients, {self.rounds} rounds, {self.participations} for "
+                "each is out of range; it must be 1 <= cohort <= population, rounds >= 1, participations <= rounds"
             )
         if self.central and self.adjacency != "zero_out":
             raise SettingError(f"adjacency = {self.adjacency!r} has no proven bound in the view {self.view}; choose zero_out")

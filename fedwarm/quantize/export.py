@@ -132,7 +132,10 @@ def codes_of(model: nn.Module, bits: int, scheme: Scheme = PLAIN, learned: Learn
     for layer, grid in weight_grids(model, bits, scheme, learned).items():
         weight = model.get_submodule(layer).get_parameter("weight").detach()
         if not bool(torch.isfinite(weight).all()):
-            raise SettingError(f"{tensor_of(layer)} holds NaN or infinity; such a model cannot be quantized")
+            raise SettingError(
+                f"{tensor_of(layer)} holds NaN or infinity; such a model cannot be quantized: train it again, e.g. "
+                "with a lower learning-rate"
+            )
         low = levels(bits, scheme.full_range)[0]
         codes = (grid.codes(weight) - low).cpu().numpy().astype(np.uint16)
         found[tensor_of(layer)] = Coded(codes, low, grid.step.reshape(-1).float().cpu())
@@ -175,11 +178,15 @@ def load_exported(
             header = json.loads((file.metadata() or {})[HEADER])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a safetensors file is no mapping)
         if header["version"] != VERSION:
-            raise SettingError(f"{path} has version {header['version']!r}; this fedwarm reads version {VERSION}")
+            raise SettingError(
+                f"{path} has version {header['version']!r}; this fedwarm reads version {VERSION}: export the run again"
+            )
         state = _unpacked(tensors, header["shapes"], int(header["bits"]), int(header["low"]))
         name = settings.name if settings else header["model"]
         if not MODELS.takes(name):
-            raise SettingError(f"{path} holds a model {name!r}; there are {', '.join(MODELS.names())}")
+            raise SettingError(
+                f"{path} holds a model {name!r}, which is not known here; the models are {', '.join(MODELS.names())}"
+            )
         named = {"model.name": name, "model.norm": header.get("norm", Model.norm)}
         architecture = settings or model_of({**header.get("settings", {}), **named})
         sizes = int(header["classes"]), _form(header)

@@ -59,7 +59,9 @@ def _write(model: nn.Module, coded: Mapping[str, Coded], bits: int, path: Path, 
         import onnx
         import onnxscript  # noqa: F401 (torch.onnx needs it)
     except ImportError as error:
-        raise SettingError(f"format 'onnx' needs the packages onnx and onnxscript: {error}") from error
+        raise SettingError(
+            f"format 'onnx' needs the packages onnx and onnxscript ({error}); pip install fedwarm[onnx]"
+        ) from error
     stored = next((width for width in STORED_BITS if width >= bits), bits)
     graph = _traced(model, form)
     if {PREFIX + name for name in coded} - {each.name for each in graph.graph.initializer}:  # turned over: what optimising does

@@ -115,7 +115,10 @@ def load(folder: Path) -> Checkpoint:
         schema = document.pop("schema")
         files: dict[str, dict[str, str]] = document.pop("parts")
         if schema != SCHEMA:
-            raise SettingError(f"{index} has schema {schema!r}; this version of fedwarm reads schema {SCHEMA}")
+            raise SettingError(
+                f"{index} has schema {schema!r}; this version of fedwarm reads schema {SCHEMA}: resume with the "
+                "version that wrote it, or start over with --fresh"
+            )
         parts = {str(name): _read_part(index.parent, entry) for name, entry in files.items()}
         return _checked(Checkpoint(**document, parts=parts))
     except SettingError:

@@ -30,10 +30,12 @@ def read_run(folder: Path, *, ledger: bool = True) -> Run:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise SettingError(f"{path} cannot be read as JSON: {error}") from error
+        raise SettingError(f"{path} cannot be read as JSON: {error}; the file is damaged, run again or restore it") from error
     schema = raw.get("schema") if isinstance(raw, dict) else None
     if schema != SCHEMA:
-        raise SettingError(f"{path} has schema {schema!r}; this fedwarm reads schema {SCHEMA}")
+        raise SettingError(
+            f"{path} has schema {schema!r}; this fedwarm reads schema {SCHEMA}: read it with the version that wrote it"
+        )
     try:
         return parsed(folder, raw, *(_ledger(folder / "ledger.jsonl") if ledger else ([], 0)))
     except (KeyError, TypeError, ValueError, AttributeError) as error:

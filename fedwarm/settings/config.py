@@ -104,8 +104,10 @@ class General(Group):
         when=lambda r: r["device"] != "cpu",
     )
     cohort: int = setting(
-        -1, "clients of a round that train together as one program over stacked weights, where method and model allow it, on the "
-        "local engine with one worker; part of the result; 0: one after another; -1: 50 on a GPU, 0 on a CPU",
+        -1,
+        "clients of a round that train together as one program over stacked weights, where method and model allow it "
+        "(local engine, one worker); changes the last bits of the result; 0: one after another; -1: 50 on a GPU, 0 on a "
+        "CPU",
         low=-1, high=10_000, when=lambda r: r.trains,
     )  # fmt: skip
     client_threads: int = setting(1, "torch threads of a client; changes the last bits of the result", low=1)

@@ -73,7 +73,9 @@ def literal(value: Value) -> str:
         return repr(value)
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    raise SettingError(f"{value!r} is {type(value).__name__}; Flower's run config takes str, int, float and bool")
+    raise SettingError(
+        f"{value!r} is {type(value).__name__}; Flower's run config takes str, int, float and bool: give one of these"
+    )
 
 
 def table(values: Mapping[str, Value]) -> str:

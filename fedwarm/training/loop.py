@@ -206,7 +206,8 @@ def _spent(mechanism: Mechanism, plan: Plan, examples: int, task: Task, hooks: S
     for part, scope in ((task, task.scope), *((hook, hook.uses) for hook in hooks)):
         if scope not in mechanism.covers:
             raise SettingError(
-                f"{mechanism.name} does not cover {type(part).__name__}, whose term looks at more than one example"
+                f"{mechanism.name} does not cover {type(part).__name__}, whose term looks at more than one example; "
+                "leave one of the two out"
             )
     return mechanism.steps(examples, plan.batch_size, steps_of(examples, plan.batch_size, plan.epochs))
 

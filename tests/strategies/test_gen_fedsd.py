@@ -211,7 +211,7 @@ def test_server_and_clients_refuse_it_too(changes: dict[str, Value], words: str,
 
 @pytest.mark.parametrize("changes", [{}, {"method": "dp_rec"}, {"augment": "none"}, {"data.share-class-counts": False}])
 def test_no_histogram_leaves_a_client_whose_rule_needs_none(changes: dict[str, Value]) -> None:
-    with pytest.raises(SettingError, match="tells no histogram, and the server asked for one"):
+    with pytest.raises(SettingError, match="sends no histogram, and the server asked for one"):
         histogram(parse({**TRANSFORMED, "method": "fedavg", **changes}), [1, 2])
     assert histogram(parse({**TRANSFORMED, **GLOBAL}), [1, 2]) == [1, 2]
 

@@ -70,7 +70,10 @@ def histogram(config: Config, counts: Sequence[int]) -> list[int]:
     """
     check_private(config)
     if not global_rule(config):
-        raise SettingError(f"gen-fedsd.rule = {config.of(GenFedSD).rule!r} tells no histogram, and the server asked for one")
+        raise SettingError(
+            f"gen-fedsd.rule = {config.of(GenFedSD).rule!r} sends no histogram, and the server asked for one; give "
+            "server and clients the same gen-fedsd settings"
+        )
     return noisy_histogram(counts, config.of(GenFedSD).histogram_epsilon)
 
 

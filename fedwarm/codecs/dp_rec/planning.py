@@ -108,7 +108,9 @@ def plans(given: Mapping[str, Any]) -> Plans:
         if not given.get(name):
             raise SettingError(f"--plan needs --{name.replace('_', '-')}: {meaning}")
     if unused := [name for name in REFUSED if given.get(name)]:
-        raise SettingError(f"--{unused[0].replace('_', '-')} cannot be used with --plan, which finds the noise of each plan")
+        raise SettingError(
+            f"--{unused[0].replace('_', '-')} cannot be used with --plan, which finds the noise of each plan; leave it out"
+        )
     wanted = {"view": "central_certified", **given}
     population = int(given.get("population") or 0)
     cohorts = [int(given.get("cohort") or 0)] if given.get("cohort") else [n for n in COHORTS if n <= (population or n)]

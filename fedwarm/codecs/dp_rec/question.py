@@ -59,7 +59,7 @@ class Question(DpRec):
         for key, _, f in keys((Question,)):
             object.__setattr__(self, f.name, checked(f"--{key}", getattr(self, f.name), f))
             if f.name not in OPTIONS[self.mechanism] and getattr(self, f.name) != f.default:
-                raise SettingError(f"--{key} cannot be used with --mechanism {self.mechanism}")
+                raise SettingError(f"--{key} cannot be used with --mechanism {self.mechanism}; leave it out")
         ways = [name for name in NOISE if name in OPTIONS[self.mechanism]]
         given = [name for name in ways if getattr(self, name)]
         if len(given) != 1:
@@ -76,9 +76,11 @@ class Question(DpRec):
             ("update_size", self.block_size > 0, "numbers in an update"),
         ):
             if needed and not getattr(self, name):
-                raise SettingError(f"{_options([name])} is missing: {meaning}")
+                raise SettingError(f"{_options([name])} is missing; give it: {meaning}")
         if central and self.participations:
-            raise SettingError(f"--participations counts in the local view; in {self.view} nobody sees who took part")
+            raise SettingError(
+                f"--participations works only in the local view, as in {self.view} nobody sees who took part; leave it out"
+            )
         if self.blocks and self.block_size:
             raise SettingError("give --blocks or --block-size, not both")
 
@@ -93,10 +95,11 @@ class Question(DpRec):
         count = self.blocks or dp_rec.block_count(self, self.update_size or ANY_SIZE, sigma)
         total = padded(self.update_size, dp_rec.rotation_of(self)) if self.update_size else count
         if count > total:
-            raise SettingError(f"--blocks {count} for {total} numbers; a block must hold at least one")
+            raise SettingError(f"--blocks {count} is more than the {total} numbers of an update; give at most {total}")
         if count > MOST_BLOCKS:
             raise SettingError(
-                f"{count} blocks in a message; at most {MOST_BLOCKS} can be priced: use more noise or larger blocks"
+                f"{count} blocks in a message; at most {MOST_BLOCKS} can be accounted for: give more noise (--sigma) "
+                "or larger blocks (--block-size)"
             )
         return even(total, count) if not self.block_size else dp_rec.blocks_of(self, (self.update_size,), sigma)
 

@@ -122,8 +122,8 @@ class DpRec(Group, prefix="dp-rec", used=lambda r: r.uploads):
     )
     downlink: str = setting(
         "dense",
-        "what clients download; dense: the model; replay: the last rounds' code words where these are smaller "
-        "(local view alone)",
+        "download of clients; dense: the model; replay: the code words of the last rounds, from which clients compute the "
+        "model, where these are smaller (local view alone)",
         choices=("dense", "replay"),
     )  # fmt: skip
     server_learning_rate: float = setting(1.0, "eta, learning rate of the server", low=0.0, when=lambda r: not r.averages)

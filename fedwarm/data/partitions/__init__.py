@@ -76,8 +76,8 @@ def _refuse_unlike(table: Table, data: Data, deal: Any) -> None:
     ):
         if getattr(deal, fact, False) and not has:
             raise SettingError(
-                f"data.partition = {data.partition!r} needs data whose {what}, and those of {table.name} are none; choose iid, "
-                "natural or domain"
+                f"data.partition = {data.partition!r} needs data whose {what}, and {table.name} has others; choose "
+                "iid, natural or domain"
             )
 
 

@@ -92,8 +92,9 @@ def features(table: Table, settings: Embedding) -> Points:
         model.load_state_dict(load_file(settings.embedder))
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise SettingError(
-            f"embedding.embedder = {settings.embedder!r} is no state of a {settings.model} for {len(table.label.names)} classes "
-            f"at {size} pixels ({type(error).__name__}); give its file, or set embedding.model"
+            f"embedding.embedder = {settings.embedder!r} does not hold the weights of a {settings.model} for "
+            f"{len(table.label.names)} classes at {size} pixels ({type(error).__name__}); give its file, or set "
+            "embedding.model"
         ) from error
     seen: list[Tensor] = []
     head = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
@@ -183,7 +184,9 @@ def clusters(table: Table, settings: Embedding, seed: int) -> Column:
         SettingError: there are more clusters than images.
     """
     if settings.clusters > len(table):
-        raise SettingError(f"embedding.clusters = {settings.clusters} is more than the {len(table)} images of {table.name}")
+        raise SettingError(
+            f"embedding.clusters = {settings.clusters} is more than the {len(table)} images of {table.name}; give at most that"
+        )
     codes = cached(mark(table, settings, seed), len(table), lambda: clustered(embedded(table, settings), settings, seed))
     return Column(codes, tuple(map(str, range(settings.clusters))))
 

@@ -47,9 +47,11 @@ def planted(data: Data) -> Table:
     """Another data set (planted.base) in groups with turned pictures or exchanged labels, each a domain of its own."""
     own = data.of(Planted)
     if own.base == data.name:
-        raise SettingError(f"planted.base = {own.base!r} plants groups in groups; name another data set")
+        raise SettingError(f"planted.base = {own.base!r} cannot be divided into groups again; name another data set")
     if own.change == "rotations" and QUARTERS % own.groups:
-        raise SettingError(f"planted.groups = {own.groups} are no quarter turns; take 2 or 4, or planted.change = 'labels'")
+        raise SettingError(
+            f"planted.groups = {own.groups} cannot be told apart by quarter turns; take 2 or 4, or planted.change = 'labels'"
+        )
     base = read_table(replace(data, name=own.base))
     group = dealt(base.label, own.groups)
     return _turned(base, group, own.groups) if own.change == "rotations" else _exchanged(base, group, own.groups)

@@ -98,7 +98,9 @@ def tracker(name: str, folder: Path | None, settings: Mapping[str, Value], resum
     except SettingError:
         raise
     except Exception as error:
-        raise SettingError(f"tracker = {name!r} cannot be opened: {_line(error)}") from error
+        raise SettingError(
+            f"tracker = {name!r} cannot be opened: {_line(error)}; correct its configuration, or set tracker = 'none'"
+        ) from error
 
 
 def require(name: str) -> None:

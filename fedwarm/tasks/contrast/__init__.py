@@ -39,7 +39,7 @@ class Contrast(Group, prefix="contrast"):
     width: int = setting(128, "length of the vectors that are compared", low=1)
     labels: str = setting(
         "ignored",
-        "use of known labels; ignored; conditional: images are contrasted with others of their label alone; supcon: "
+        "use of known labels; ignored: none; conditional: images are contrasted with others of their label alone; supcon: "
         "images of a label are each other's positives (nt_xent alone)",
         choices=("ignored", "conditional", "supcon"),
     )  # fmt: skip

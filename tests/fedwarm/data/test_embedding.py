@@ -159,7 +159,7 @@ def test_a_classifiers_features_can_be_clustered(weights: Path) -> None:
 
 def test_a_file_that_does_not_fit_is_refused(weights: Path, tmp_path: Path) -> None:
     for file, model in ((weights, "logistic"), (tmp_path / "none.safetensors", "cnn")):
-        with pytest.raises(SettingError, match="is no state of a"):
+        with pytest.raises(SettingError, match="does not hold the weights of a"):
             client_rows(table(), data(embedder=str(file), model=model), 0, 3)
 
 

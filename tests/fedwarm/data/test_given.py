@@ -70,10 +70,10 @@ def test_a_column_of_splits_parts_the_rows() -> None:
     [
         (X, r"gives ndarray; give \(inputs, targets\)"),
         ((X, [0, 1]), r"gives 12 inputs and targets of shape \(2,\); give one target for each input"),
-        ((np.array(["a", "b"]), [0, 1]), "are no array of numbers"),
+        ((np.array(["a", "b"]), [0, 1]), "are not an array of numbers"),
         (
             (np.where(X == 7, np.nan, X), [0, 1] * 6),
-            r"the inputs of mine:load hold nan in row 3, place \[1\]; mend or leave it out",
+            r"the inputs of mine:load hold nan in row 3, place \[1\]; correct that value",
         ),
         ((X, [-1, 1] * 6), "gives classes -1 to 1; count them from 0"),
         ((X, X[:, 0]), r"the task wants classes .*, and the targets of mine:load are numbers"),
@@ -87,7 +87,7 @@ def test_what_is_no_data_is_refused_in_a_line(found: Any, told: str) -> None:
 
 
 def test_numbers_that_are_not_finite_are_no_targets() -> None:
-    with pytest.raises(SettingError, match="the targets of mine:load hold inf in row 2; mend"):
+    with pytest.raises(SettingError, match="the targets of mine:load hold inf in row 2; correct that value"):
         table((X, np.where(np.arange(12) == 2, np.inf, 1.0)), "numbers")
 
 
@@ -95,7 +95,7 @@ def test_a_function_that_fails_is_named() -> None:
     def broken() -> None:
         raise KeyError("colour")
 
-    with pytest.raises(SettingError, match=r"data.name = 'mine:load' fails: KeyError: 'colour'; mend that function"):
+    with pytest.raises(SettingError, match=r"data.name = 'mine:load' fails: KeyError: 'colour'; correct that function"):
         given(broken, Data(name="mine:load"))
 
 
@@ -103,7 +103,7 @@ def test_examples_without_columns_are_one_domain_dealt_at_random() -> None:
     found, data = table((np.arange(80.0).reshape(40, 2), [0, 1] * 20)), Data(name="mine:load")
     parts = client_rows(found, data, 0, 4)
     assert [len(rows) for rows in parts] == [10] * 4 and sorted(np.concatenate(parts)) == list(range(40))
-    with pytest.raises(SettingError, match="needs data whose inputs are pictures, and those of mine:load are none; choose iid"):
+    with pytest.raises(SettingError, match="needs data whose inputs are pictures, and mine:load has others; choose iid"):
         client_rows(found, Data(name="mine:load", partition="embedding"), 0, 4)
 
 

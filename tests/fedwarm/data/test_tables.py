@@ -111,7 +111,7 @@ def test_statistics_may_be_given(tmp_path: Path) -> None:
     assert not shard.fitted
     for text, said in (
         ("column,mean,std\narea,40,2\n", "has no line of column 'rooms'; add it"),
-        ("column,mean,std\narea,40,0\nrooms,1,1\n", "mend it"),
+        ("column,mean,std\narea,40,0\nrooms,1,1\n", "correct it"),
         ("name,mean\na,1\n", "cannot be read"),
     ):
         write(told, text)
@@ -145,7 +145,11 @@ def test_missing_values_are_refused_dropped_or_filled(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "settings", "said"),
     [
-        (HOUSES.replace("3,46,", "3,4G,", 1), {}, r"houses.csv, line 4, column 'area' holds '4G', which is no number; mend it"),
+        (
+            HOUSES.replace("3,46,", "3,4G,", 1),
+            {},
+            r"houses.csv, line 4, column 'area' holds '4G', which is not a number; correct it",
+        ),
         (HOUSES.replace("3,46,", "3,inf,", 1), {}, r"houses.csv, line 4, column 'area' is infinite"),
         (
             HOUSES.replace(",114\n", ",\n", 1),
@@ -161,15 +165,15 @@ def test_missing_values_are_refused_dropped_or_filled(tmp_path: Path) -> None:
         (
             HOUSES,
             {"label_column": ""},
-            "has no label column that can be told by its name; it has rooms, area, colour, price; set",
+            "has no label column that is recognised by its name; it has rooms, area, colour, price; set",
         ),
         (HOUSES, {"feature_columns": "rooms,coluor"}, r"data.feature-columns: 'coluor' is no column of"),
         (
             HOUSES,
             {"feature_columns": "rooms,colour"},
-            r"line 2, column 'colour' holds 'blue', which is no number",
+            r"line 2, column 'colour' holds 'blue', which is not a number",
         ),
-        (HOUSES, {"feature_columns": "price"}, "'price' is what a model of .* is to answer; leave it out"),
+        (HOUSES, {"feature_columns": "price"}, "'price' is the target of .* and cannot be an input"),
         (HOUSES, {"background": "black"}, "data.background = 'black' is about pictures, and .* holds none; leave it out"),
         (HOUSES, {"targets": "classes", "label_column": "price,area"}, "names several columns; name the one of the classes"),
         (HOUSES, {"targets": "labels"}, r"houses.csv, line 2, column 'price' holds 100; labels are 0 or 1"),

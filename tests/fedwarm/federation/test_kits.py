@@ -120,7 +120,7 @@ def test_what_is_wrong_with_a_kit_is_said(said: str, tmp_path: Path) -> None:
     make_kit(said, "hospital-b", tmp_path / "b.zip")
     with pytest.raises(SettingError, match="is the folder of the site 'hospital-a'"):
         join(tmp_path / "b.zip", tmp_path / "hospital-a", None)
-    with pytest.raises(SettingError, match="trust neither"):
+    with pytest.raises(SettingError, match="use neither, and ask for both again"):
         join(tmp_path / "b.zip", tmp_path / "b", None, "AA:BB")
     found(f"{tmp_path}/other", "x.org", 1, 1, "")
     other = (tmp_path / "other/certificates/ca.crt").read_bytes()

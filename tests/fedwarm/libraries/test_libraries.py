@@ -63,10 +63,10 @@ def test_pretrained_weights_of_a_library_fit_but_for_the_head(tmp_path: Path) ->
 
 def test_names_that_a_library_lacks_are_refused_with_the_near_ones() -> None:
     assert "did you mean resnet18" in refusal("torchvision:resnt18")
-    assert "is no model of torchvision" in refusal("torchvision:fcn_resnet50"), "it is no classifier"
+    assert "is not a model of torchvision" in refusal("torchvision:fcn_resnet50"), "it is no classifier"
     assert "cannot be built for pictures of 20 pixels" in refusal("torchvision:vit_b_16", 20)
     pytest.importorskip("timm")
-    assert "is no model of timm" in refusal("timm:nothing")
+    assert "is not a model of timm" in refusal("timm:nothing")
 
 
 def test_a_library_that_is_not_installed_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -171,7 +171,7 @@ def test_the_network_is_trained_whole_at_the_end(tmp_path: Path) -> None:
         ({"learn": "learning-rate"}, "through the weights alone"),
         ({"learn": "colours"}, "no hyperparameter 'colours'"),
         ({"learn": "temperature", "psi": "1,2"}, "has 2 values, and temperature has 1"),
-        ({"shares": "1,2"}, "3 chunks need as many shares"),
+        ({"shares": "1,2"}, "needs 3 shares above 0"),
     ],
 )
 def test_what_cannot_be_is_refused_before_the_run(own: dict[str, Value], words: str) -> None:

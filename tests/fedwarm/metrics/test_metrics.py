@@ -179,7 +179,7 @@ def test_a_tasks_metrics_are_its_main_one_and_its_usual_ones_or_those_named() ->
         ({"task": "regression"}, r"watch = 'accuracy' is no metric of task 'regression'; it has rmse, loss, mae, r2, pers"),
         ({"metrics": "f1,speed"}, r"metrics = 'speed' is no metric of task 'classification'; it has accuracy, auroc"),
         ({"task": "contrast", "metrics": "f1"}, r"metrics = 'f1' is no metric of task 'contrast'; it has accuracy$"),
-        ({"watch": "confusion-matrix"}, r"watch = 'confusion-matrix' is a table and no number; choose one of accuracy, "),
+        ({"watch": "confusion-matrix"}, r"watch = 'confusion-matrix' is a table, not a number; choose one of accuracy, "),
     ],
 )  # fmt: skip
 def test_what_a_task_has_not_is_refused_with_the_list(given: dict[str, Any], text: str) -> None:

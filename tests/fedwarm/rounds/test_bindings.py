@@ -168,5 +168,5 @@ def test_a_list_that_is_none_is_refused_before_work_starts(text: str) -> None:
 def test_the_list_is_read_as_it_was_written() -> None:
     nodes = parse({"nodes.partitions": LISTED}).of(Nodes)
     assert bound(nodes, 2) == {"hospital-a": 0, "hospital-b": 1} and bound(Nodes()) == {}
-    with pytest.raises(SettingError, match="1 is no partition; they are 0 to 0"):
+    with pytest.raises(SettingError, match="1 is not a partition; give 0 to 0"):
         bound(nodes, 1)

@@ -258,7 +258,7 @@ def test_tables_of_sites_are_the_run_on_all_rows_dealt_by_site(tmp_path: Path) -
     ("other", "said"),
     [
         (lines(1).replace("x", "size", 1), "the nodes disagree on their inputs: column 'size' is not in all tables"),
-        (lines(1).replace("0.2,", "secret,", 1), "line 2, column 'z' holds a text, which is no number"),
+        (lines(1).replace("0.2,", "secret,", 1), "line 2, column 'z' holds a text, which is not a number"),
         (lines(1).replace("0.2,", ",", 1), "1 values are missing, first line 2, column 'z'"),
     ],
 )

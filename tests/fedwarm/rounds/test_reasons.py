@@ -73,7 +73,7 @@ def test_a_long_reason_is_cut() -> None:
         ({"partition-id": 0}, "client 0: the node's configuration has no num-partitions; start it with"),
         ({"partition-id": "first", "num-partitions": 2}, "has partition-id = 'first', which is no whole number; start it"),
         ({"partition-id": 0.5, "num-partitions": 2}, "has partition-id = 0.5, which is no whole number"),
-        ({"partition-id": 2, "num-partitions": 2}, "client 2: there is no partition 2: 2 clients have the partitions 0 to 1"),
+        ({"partition-id": 2, "num-partitions": 2}, "client 2: there is no partition 2; 2 clients have the partitions 0 to 1"),
     ],
 )
 def test_a_node_that_is_configured_wrongly_says_so(node: dict[str, Any], message: str) -> None:

@@ -164,7 +164,10 @@ def kept_layers(unet: nn.Module, cut: Cut | None, targets: str) -> dict[str, nn.
     """
     kept = {name: layer for name, layer in targeted(unet, targets).items() if cut is None or not cut.holds(name)}
     if not kept and cut is not None:
-        raise SettingError(f"hollowed depth {cut.depth} leaves no layer of diffusion.targets = {targets!r}; cut less deep")
+        raise SettingError(
+            f"hollowed depth {cut.depth} leaves no layer of diffusion.targets = {targets!r}; set hollowed.depth to "
+            "a smaller number"
+        )
     return kept
 
 

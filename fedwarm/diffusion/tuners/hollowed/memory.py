@@ -144,7 +144,8 @@ def affordable_depth(
     whole = sum(p.numel() for p in unet.parameters()) * dtype.itemsize
     if whole > budget_mb * MB:
         raise SettingError(
-            f"hollowed.memory-budget-mb = {budget_mb} is less than the whole U-Net takes without training, {whole / MB:,.0f} MB"
+            f"hollowed.memory-budget-mb = {budget_mb} is less than the whole U-Net takes without training, "
+            f"{whole / MB:,.0f} MB; raise it above that, or take a smaller foundation"
         )
     least = 0.0
     for cut in cuts(unet, settings.targets):

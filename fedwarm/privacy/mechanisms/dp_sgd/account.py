@@ -75,7 +75,10 @@ class Steps:
 
     def __post_init__(self) -> None:
         if not (0 < self.rate <= 1 and 0 <= self.noise_multiplier < inf and self.count >= 0):
-            raise SettingError(f"{self}: needed are 0 < rate <= 1, a finite noise multiplier and a count, none of them negative")
+            raise SettingError(
+                f"{self} is out of range; it must have 0 < rate <= 1, a finite noise multiplier of at least 0 and a "
+                "count of at least 0"
+            )
 
     @property
     def event(self) -> Sampled:
@@ -134,7 +137,7 @@ def rate_of(examples: int, batch_size: int) -> float:
         SettingError: there are no examples.
     """
     if examples < 1:
-        raise SettingError("dp-sgd needs at least one training example; this client has none")
+        raise SettingError("dp-sgd needs at least one training example; this client has none: give it data, or run without it")
     return min(1.0, batch_size / examples)
 
 

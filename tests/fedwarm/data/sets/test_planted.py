@@ -56,7 +56,11 @@ def test_a_client_of_the_domain_partition_is_of_one_group() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"), [({"groups": 3}, "no quarter turns; take 2 or 4"), ({"base": "planted"}, "plants groups in groups")]
+    ("given", "said"),
+    [
+        ({"groups": 3}, "cannot be told apart by quarter turns; take 2 or 4"),
+        ({"base": "planted"}, "cannot be divided into groups again"),
+    ],
 )
 def test_what_cannot_be_planted_is_refused(given: dict[str, Value], said: str) -> None:
     with pytest.raises(SettingError, match=said):

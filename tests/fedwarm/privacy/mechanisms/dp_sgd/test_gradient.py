@@ -355,7 +355,7 @@ def test_rates_and_steps() -> None:
 
 @pytest.mark.parametrize("wrong", [(0.0, 1.0, 1), (1.1, 1.0, 1), (float("nan"), 1.0, 1), (0.5, -1.0, 1), (0.5, 1.0, -1)])
 def test_steps_that_cannot_be_are_refused(wrong: tuple[float, float, int]) -> None:
-    with pytest.raises(SettingError, match="needed are 0 < rate <= 1"):
+    with pytest.raises(SettingError, match="it must have 0 < rate <= 1"):
         Steps(*wrong)
 
 
