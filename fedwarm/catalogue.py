@@ -12,6 +12,7 @@ from typing import Any
 from fedwarm.aggregators import Robust
 from fedwarm.core.nodes import Nodes
 from fedwarm.data.settings import CLASSES, Data
+from fedwarm.diffusion.presets import foundation_presets
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.faults import Faults
 from fedwarm.metrics import main_of
@@ -148,8 +149,10 @@ def _referred(flat: Mapping[str, Value]) -> Iterable[type[Group]]:
 
 
 def presets(method: str, get: Callable[[str], Value], filled: bool = False) -> Mapping[str, Value]:
-    """What a method sets where a setting has its default (see `methods.Method.presets`); a task has its metric watched."""
+    """What a method sets where a setting has its default (see `methods.Method.presets`), and a foundation of full size where no
+    run config names most settings; a task has its metric watched."""
     found: Mapping[str, Value] = METHODS.load(method).presets(get, filled) if method in METHODS or is_reference(method) else {}
+    found = found if filled else {**foundation_presets(str(get("diffusion.foundation"))), **found}
     task = str(found["task"] if "task" in found and get("task") == General.task else get("task"))
     if task == General.task or not TASKS.takes(task):
         return found

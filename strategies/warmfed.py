@@ -285,7 +285,8 @@ class WarmFed(BaseStrategy):
             if arrays:
                 place = self.folder.path / "adapters" / f"client-{client}"
                 with writing(place):
-                    save_adapter(place, to_tensors(arrays), d.rank, d.alpha, self.parts.attaching(arrays).targets)
+                    targets, family = self.parts.attaching(arrays).targets, self.foundation.family
+                    save_adapter(place, to_tensors(arrays), d.rank, d.alpha, targets, family)
 
     def _save_pool(self) -> None:
         if self.folder is None:

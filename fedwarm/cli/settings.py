@@ -10,6 +10,7 @@ from typing import Any
 from fedwarm.catalogue import ROOMS, all_groups
 from fedwarm.core.terminal import columns, put
 from fedwarm.core.text import INDENT, NARROW, NARROW_INDENT, cells, paragraph, table
+from fedwarm.diffusion.presets import FULL
 from fedwarm.relevance import Run
 from fedwarm.settings.config import General
 from fedwarm.settings.fields import Group, Row, SettingError, allowed, keys, near
@@ -93,7 +94,13 @@ def _of_kind(kind: Kind[Any], name: str) -> Part:
     run = Run({kind.key: name}, name if kind is METHODS else General.method) if kind.key else None
     uses = getattr(found, "uses", ())
     taken = uses(run) if callable(uses) and run is not None else () if callable(uses) else uses
-    return _component(f"{kind.name} {name}: ", found, taken, _of_method(name) if kind is METHODS else "")
+    return _component(f"{kind.name} {name}: ", found, taken, _of_method(name) if kind is METHODS else _of_others(found))
+
+
+def _of_others(found: Any) -> str:
+    """What a component sets that nobody chooses by a setting: a family of foundations does so for its full-size ones."""
+    own = ", ".join(f"{key} = {literal(value)}" for key, value in getattr(found, "usual", {}).items())
+    return f"Where a foundation of {FULL} pixels and more is of it, and nobody says otherwise: {own}." if own else ""
 
 
 def _of_method(name: str) -> str:

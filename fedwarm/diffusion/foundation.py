@@ -1,7 +1,6 @@
 """The pre-trained text-to-image model that everybody starts from: the embedded `glyph`, a Hub name or a local folder.
 
-Whatever the size, it is a Stable Diffusion pipeline of diffusers' own classes (Rombach et al., arXiv 2112.10752; Stable
-Diffusion 1.5 and 2.1-base are the full-size targets): the code path is one.
+Whatever the size, it is a pipeline of diffusers' own classes, of one of the families: the code path is one.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import hashlib
 import inspect
 import json
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,15 @@ from urllib.parse import unquote, urlparse
 import torch
 from torch import Tensor
 
-from fedwarm.diffusion.hub import fetched
-from fedwarm.diffusion.pipeline import MODELS, read_pipeline
+from fedwarm.diffusion.families import Family, Net, family_of, known_pipelines, usual_family
+from fedwarm.diffusion.hub import fetched, remedy
+from fedwarm.diffusion.pipeline import INDEX, read_index, read_pipeline
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.models import device_of
 from fedwarm.settings.fields import SettingError
+from fedwarm.settings.kinds import SAMPLERS
 
 EMBEDDED = ("glyph",)
-PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 TEXT = ("hidden_act", "layer_norm_eps", "num_attention_heads")  # of a text encoder: what its weights do not show
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -36,7 +36,7 @@ class Foundation:
     """A loaded pipeline, frozen, on its device.
 
     Attributes:
-        pipe: diffusers' StableDiffusionPipeline.
+        pipe: diffusers' pipeline.
         device, dtype: where and in what precision it computes.
         fingerprint: a digest of all parts and their weights, the same on every machine and in every precision.
         side: height and width of its images in pixels, where that is not its own; 0: it is.
@@ -48,10 +48,25 @@ class Foundation:
     fingerprint: str
     side: int = 0
 
+    @cached_property
+    def family(self) -> Family:
+        """Its family."""
+        return family_of(type(self.pipe).__name__) or usual_family()
+
+    @property
+    def net(self) -> Any:
+        """The part that denoises, which adapters are attached to."""
+        return getattr(self.pipe, self.family.net)
+
+    @property
+    def models(self) -> list[Any]:
+        """The parts with weights."""
+        return [getattr(self.pipe, part) for part in self.family.models]
+
     @property
     def image_size(self) -> int:
         """Height and width in pixels of the images that it learns from and draws."""
-        return self.side or int(self.pipe.unet.config.sample_size) * int(self.pipe.vae_scale_factor)
+        return self.side or int(self.net.config.sample_size) * int(self.pipe.vae_scale_factor)
 
     @property
     def latent_size(self) -> int:
@@ -61,20 +76,34 @@ class Foundation:
     @torch.no_grad()
     def embed(self, prompts: list[str]) -> Tensor:
         """Text embeddings (n, tokens, width), each computed alone so that it does not depend on its neighbours."""
-        tokenizer, encoder = self.pipe.tokenizer, self.pipe.text_encoder
-        length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
-        rows = []
-        for prompt in prompts:
-            ids = tokenizer(prompt, padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids
-            rows.append(encoder(ids.to(self.device))[0])
-        return torch.cat(rows)
+        return torch.cat([self.family.embed(self.pipe, prompt, self.device) for prompt in prompts])
+
+    def predict(self, noisy: Tensor, time: Tensor, context: Tensor, net: Net | None = None) -> Tensor:
+        """What the net says of noisy latents (n, c, h, w) at a time or at times (n,), by rows of `embed`.
+
+        Args:
+            net: another function with the net's arguments.
+        """
+        return self.family.predict(self.pipe, net or self.net, noisy, time, context, self.image_size)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Latents (n, c, h, w) at unit scale of images (n, 3, H, W) in [-1, 1], all at once."""
         vae = self.pipe.vae
-        latents: Tensor = vae.encode(images.to(self.device, vae.dtype)).latent_dist.mean
-        return latents * float(vae.config.scaling_factor)
+        latents: Tensor = vae.encode(images.to(self.device, vae.dtype)).latent_dist.mean.to(self.dtype)
+        return (latents - self.shift) * float(vae.config.scaling_factor)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images (n, 3, H, W), about in [-1, 1] and float32, of latents (n, c, h, w) at unit scale, all at once."""
+        vae = self.pipe.vae
+        images: Tensor = vae.decode((latents / vae.config.scaling_factor + self.shift).to(vae.dtype)).sample
+        return images.float()
+
+    @property
+    def shift(self) -> float:
+        """What the autoencoder's latents are about; 0 where they are about nothing."""
+        return float(self.pipe.vae.config.get("shift_factor") or 0.0)
 
 
 def asset_folder(name: str) -> Path | None:
@@ -96,7 +125,7 @@ def locate(name: str) -> str:
     """The folder or Hub name that a foundation setting stands for.
 
     Raises:
-        SettingError: the embedded one is not installed here, or the folder is no Stable Diffusion pipeline.
+        SettingError: the embedded one is not installed here, or the folder is no pipeline of a known family.
     """
     if name in EMBEDDED:
         folder = asset_folder(name)
@@ -113,31 +142,47 @@ def locate(name: str) -> str:
         if missing:
             raise SettingError(
                 f"diffusion.foundation = {name!r} is not a Stable Diffusion pipeline: {missing}; give a folder that "
-                "`StableDiffusionPipeline.save_pretrained` wrote"
+                "diffusers' `save_pretrained` wrote"
             )
     elif path.is_absolute() or name.startswith(".") or name.count("/") != 1:
         raise SettingError(
             f"diffusion.foundation = {name!r} is neither a folder nor a Hub name; use 'glyph', an existing folder, or "
-            "a name such as 'owner/model'"
+            "a name such as 'owner/model' (a pipeline in a repository's folder must be downloaded, and its folder given)"
         )
     return name
 
 
 def missing_parts(folder: Path) -> str:
-    """What a folder lacks to be a Stable Diffusion pipeline, in words; empty where it has all parts."""
-    index = folder / "model_index.json"
-    if not index.is_file():
-        return "it has no model_index.json"
-    try:
-        known = json.loads(index.read_text())
-    except (ValueError, OSError):
-        known = None
-    if not isinstance(known, dict):
-        return "its model_index.json cannot be read"
-    if known.get("_class_name") != "StableDiffusionPipeline":
-        return f"its model_index.json names {known.get('_class_name')!r}"
-    missing = [part for part in PARTS if part not in known or not (folder / part).is_dir()]
+    """What a folder lacks to be a pipeline of a known family, in words; empty where it has all parts."""
+    if not (folder / INDEX).is_file():
+        return f"it has no {INDEX}"
+    known = read_index(folder)
+    if known is None:
+        return f"its {INDEX} cannot be read"
+    family = family_of(known.get("_class_name"))
+    if family is None:
+        return f"its {INDEX} names {known.get('_class_name')!r}, and there are {', '.join(known_pipelines())}"
+    missing = [part for part in family.parts if part not in known or not (folder / part).is_dir()]
     return f"it lacks {', '.join(missing)}" if missing else ""
+
+
+def folder_family(folder: Path) -> Family:
+    """The family of a pipeline in a folder."""
+    return family_of((read_index(folder) or {}).get("_class_name")) or usual_family()
+
+
+def check_sampler(family: Family, settings: Diffusion) -> None:
+    """Refuse a sampler that a family cannot be drawn by.
+
+    Raises:
+        SettingError: it follows straight paths, which the sampler does not know.
+    """
+    if family.flow and not getattr(SAMPLERS.load(settings.scheduler), "flows", False):
+        good = [name for name in SAMPLERS if getattr(SAMPLERS.load(name), "flows", False)]
+        raise SettingError(
+            f"diffusion.scheduler = {settings.scheduler!r} knows no straight paths from noise, which diffusion.foundation = "
+            f"{settings.foundation!r} follows; choose one of {', '.join(good)}"
+        )
 
 
 def load_foundation(settings: Diffusion, device: str) -> Foundation:
@@ -147,34 +192,50 @@ def load_foundation(settings: Diffusion, device: str) -> Foundation:
         SettingError: it cannot be had, in one line that says what to install or set.
     """
     where = device_of(device)
-    precision = settings.precision
-    if precision == "auto":
-        precision = "fp16" if where.type == "cuda" and settings.foundation not in EMBEDDED else "fp32"
-    return _load(locate(settings.foundation), where, PRECISIONS[precision], settings.image_size)
+    precision = PRECISIONS[precision_of(settings, where.type)]
+    found = _load(locate(settings.foundation), where, precision, settings.image_size)
+    check_sampler(found.family, settings)
+    return found
+
+
+def precision_of(settings: Diffusion, device: str) -> str:
+    """The precision by its name: what `auto` stands for is that of a type of device, and of a foundation."""
+    if settings.precision != "auto":
+        return settings.precision
+    if device != "cuda" or settings.foundation in EMBEDDED:
+        return "fp32"
+    able = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if able else "fp16"
 
 
 @lru_cache(maxsize=1)
 def _load(source: str, device: torch.device, dtype: torch.dtype, side: int) -> Foundation:
     pipe = _quietly_read(source)
-    words, known = len(pipe.tokenizer), pipe.text_encoder.config.vocab_size
-    if words != known:
-        raise SettingError(
-            f"diffusion.foundation = {source!r} has a tokenizer of {words} tokens and a text encoder of {known}; "
-            "give a pipeline whose tokenizer folder is complete"
-        )
+    family = family_of(type(pipe).__name__) or usual_family()
+    for tokenizer, encoder in zip(family.tokenizers, family.encoders, strict=True):
+        words, known = len(getattr(pipe, tokenizer)), getattr(pipe, encoder).config.vocab_size
+        if words != known:
+            raise SettingError(
+                f"diffusion.foundation = {source!r} has a {tokenizer} of {words} tokens and a {encoder} of {known}; "
+                "give a pipeline whose tokenizer folder is complete"
+            )
     pipe.set_progress_bar_config(disable=True)
     mark = fingerprint(pipe)
-    for part in (pipe.unet, pipe.vae, pipe.text_encoder):
-        part.to(device, dtype).requires_grad_(False).eval()
-    check_side(side, pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1))
+    for name in family.models:
+        part = getattr(pipe, name)
+        wide = family.wide and name == "vae" and dtype == torch.float16 and part.config.get("force_upcast")
+        part.to(device, torch.float32 if wide else dtype).requires_grad_(False).eval()
+    check_side(side, family.step(pipe), family.largest(pipe))
     return Foundation(pipe, device, dtype, mark, side)
 
 
-def check_side(side: int, step: int) -> None:
-    """Refuse a side of images that the net cannot halve as often as it does; `step` is what it must be a multiple of."""
+def check_side(side: int, step: int, most: int = 0) -> None:
+    """Refuse a side of images that a foundation cannot have: no multiple of `step`, or above `most` where that is not 0."""
     if side % step:
         near = max(step, round(side / step) * step)
         raise SettingError(f"diffusion.image-size = {side} is no multiple of {step}, as this foundation needs; set it to {near}")
+    if most and side > most:
+        raise SettingError(f"diffusion.image-size = {side} is more than this foundation can draw; set it to at most {most}")
 
 
 def _quietly_read(source: str) -> Any:
@@ -194,17 +255,14 @@ def _quietly_read(source: str) -> Any:
         if isinstance(error, SettingError):
             raise
         reason = str(error).strip().splitlines()[0][:200]
-        raise SettingError(
-            f"diffusion.foundation = {source!r} could not be loaded ({reason}); on a machine without network, "
-            "give the folder of a downloaded Stable Diffusion pipeline"
-        ) from error
+        raise SettingError(f"diffusion.foundation = {source!r} could not be loaded ({reason}); {remedy(error)}") from error
 
 
 def fingerprint(pipe: Any) -> str:
     """SHA-256 over what draws an image: every model's configuration, names, shapes and first 256 values of its weights (an
     adapter's are left out), the words of the tokenizer and the scheduler's configuration."""
-    digest = hashlib.sha256()
-    for part in MODELS:
+    digest, family = hashlib.sha256(), family_of(type(pipe).__name__) or usual_family()
+    for part in family.models:
         model = getattr(pipe, part)
         for name, parameter in sorted(model.named_parameters()):
             if "lora_" in name:
@@ -212,8 +270,10 @@ def fingerprint(pipe: Any) -> str:
             own = name.replace(".base_layer", "").removeprefix("text_model.")  # a name of transformers' that comes and goes
             head = parameter.detach().flatten()[:256].float().cpu().numpy().tobytes()
             digest.update(f"{part}.{own}{tuple(parameter.shape)}".encode() + head)
-    text = {key: getattr(pipe.text_encoder.config, key) for key in TEXT}
-    told = [_told(pipe.unet), _told(pipe.vae), _told(pipe.scheduler), text, sorted(pipe.tokenizer.get_vocab().items())]
+    told: list[Any] = [_told(getattr(pipe, family.net)), _told(pipe.vae), _told(pipe.scheduler)]
+    for tokenizer, encoder in zip(family.tokenizers, family.encoders, strict=True):
+        told.append({key: getattr(getattr(pipe, encoder).config, key) for key in TEXT})
+        told.append(sorted(getattr(pipe, tokenizer).get_vocab().items()))
     digest.update(json.dumps(told, sort_keys=True).encode())
     return digest.hexdigest()
 

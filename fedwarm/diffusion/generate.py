@@ -72,8 +72,8 @@ def generate(
     if adapter is None:
         images = sample(foundation, wanted, seeds, settings, order.size, through=through)
     else:
-        with attached(foundation.pipe.unet, settings, order.seed, FIRST, order.client):
-            load_adapter(foundation.pipe.unet, adapter)
+        with attached(foundation.net, settings, order.seed, FIRST, order.client):
+            load_adapter(foundation.net, adapter)
             images = sample(foundation, wanted, seeds, settings, order.size, through=through)
     told, drawn = torch.tensor(labels, dtype=torch.int64), torch.tensor(seeds, dtype=torch.int64)
     return Pool(images, told, torch.full_like(told, order.client), drawn, tuple(order.prompts))

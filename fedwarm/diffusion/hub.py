@@ -7,9 +7,10 @@ downloaded with the token of `hf auth login` or of the variable HF_TOKEN, by hug
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from fedwarm.core.network import hub_answers
-from fedwarm.diffusion.pipeline import LEFT_OUT, MODELS, variant_of
+from fedwarm.diffusion.pipeline import ANEW, INDEX, family_in, read_index, variant_of
 from fedwarm.settings.fields import SettingError
 
 REPLACED = {
@@ -35,7 +36,7 @@ def require(name: str) -> None:
     from huggingface_hub import try_to_load_from_cache
 
     model, revision = version_of(name)
-    if isinstance(try_to_load_from_cache(model, "model_index.json", revision=revision), str):
+    if isinstance(try_to_load_from_cache(model, INDEX, revision=revision), str):
         return
     if model in REPLACED:
         raise SettingError(f"diffusion.foundation = {name!r} is no longer on the Hub; there is {REPLACED[model]!r} instead")
@@ -53,19 +54,53 @@ def fetched(name: str) -> Path:
         SettingError: as `require`.
         OSError, ValueError: as diffusers has it; the name is not on the Hub, or no pipeline.
     """
-    from diffusers import StableDiffusionPipeline
+    import diffusers
 
     require(name)
     model, revision = version_of(name)
-    how = {"revision": revision, "use_safetensors": True, "local_files_only": not hub_answers(), **LEFT_OUT}
+    index = index_of(name)
+    family = family_in(index, name)
+    how = {"revision": revision, "use_safetensors": True, "local_files_only": not hub_answers(), **family.without}
+    pipeline = getattr(diffusers, index["_class_name"])
     try:
-        folder = Path(StableDiffusionPipeline.download(model, **how))
-        if all(variant_of(folder, part) is not None for part in MODELS):
+        folder = Path(pipeline.download(model, **how))
+        if all(variant_of(folder, part) is not None for part in family.models):
             return folder
         reason = None
     except OSError as error:
         reason = error
     try:
-        return Path(StableDiffusionPipeline.download(model, variant=HALF, **how))
+        return Path(pipeline.download(model, variant=HALF, **how))
     except OSError as error:
         raise reason or error from error
+
+
+def index_of(name: str) -> dict[str, Any]:
+    """What the index of a model on the Hub says, out of the cache or downloaded.
+
+    Raises:
+        OSError, ValueError: it has none.
+    """
+    from huggingface_hub import hf_hub_download
+
+    model, revision = version_of(name)
+    path = hf_hub_download(model, INDEX, revision=revision, local_files_only=not hub_answers())
+    found = read_index(Path(path).parent)
+    if found is None:
+        raise ValueError(f"its {INDEX} cannot be read")
+    return found
+
+
+def remedy(error: Exception) -> str:
+    """What helps where a model could not be loaded."""
+    told = f"{type(error).__name__} {error}".lower()
+    if "gated" in told or "401" in told or "403" in told:
+        return "accept its terms on its page of the Hub, then `hf auth login`, or set HF_TOKEN to a token that may read it"
+    if "safetensors" in told and "could not find" in told:
+        return (
+            "its repository holds pickled weights only (.bin), which are not read, as they may run code; where you trust them, "
+            f"write them as safetensors by {ANEW}, and give NEW"
+        )
+    if INDEX in told:
+        return "name a repository whose top folder is a pipeline, or download the folder that is one, and give that"
+    return "on a machine without network, give the folder of a downloaded Stable Diffusion pipeline"

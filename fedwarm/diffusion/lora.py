@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fedwarm.core.files import order_metadata
 from fedwarm.core.seeds import initialisation
+from fedwarm.diffusion.families import Family, usual_family
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.settings.fields import SettingError
 
@@ -121,7 +122,7 @@ def adapter_state(unet: Any) -> dict[str, Tensor]:
 
 def first_matrices(foundation: Foundation, settings: Diffusion, seed: int, client: int) -> dict[str, Tensor]:
     """A client's adapter before its training (see `adapter_state`): both sides can draw it."""
-    unet = foundation.pipe.unet
+    unet = foundation.net
     with attached(unet, settings, seed, FIRST, client):
         return adapter_state(unet)
 
@@ -154,21 +155,28 @@ def load_adapter(unet: Any, state: Mapping[str, Tensor]) -> None:
     set_peft_model_state_dict(unet, dict(state), adapter_name=ADAPTER)
 
 
-def save_adapter(folder: Path, state: Mapping[str, Tensor], rank: int, alpha: float, targets: str) -> Path:
+def save_adapter(
+    folder: Path, state: Mapping[str, Tensor], rank: int, alpha: float, targets: str, family: Family | None = None
+) -> Path:
     """Write an adapter as the file that `pipe.load_lora_weights(folder)` reads, with its rank and alpha.
+
+    Args:
+        family: of the foundation that it was tuned on; None: the usual one.
 
     Returns:
         the path of `pytorch_lora_weights.safetensors`.
     """
-    from diffusers import StableDiffusionPipeline
-    from diffusers.utils import convert_state_dict_to_diffusers
+    import diffusers
 
+    family = family or usual_family()
     folder.mkdir(parents=True, exist_ok=True)
     names, path = [t.strip() for t in targets.split(",") if t.strip()], folder / "pytorch_lora_weights.safetensors"
-    StableDiffusionPipeline.save_lora_weights(
+    getattr(diffusers, family.pipelines[0]).save_lora_weights(
         folder,
-        unet_lora_layers=convert_state_dict_to_diffusers(dict(state)),
-        unet_lora_adapter_metadata={"r": rank, "lora_alpha": alpha, "target_modules": names},
+        **{
+            f"{family.net}_lora_layers": family.saved(state),
+            f"{family.net}_lora_adapter_metadata": {"r": rank, "lora_alpha": alpha, "target_modules": names},
+        },
     )
     order_metadata(path)
     return path

@@ -1,4 +1,4 @@
-"""A Stable Diffusion pipeline out of its folder, whole or not at all.
+"""A pipeline of a known family out of its folder, whole or not at all.
 
 A library that finds a weight under no name that it knows leaves the model's own at random and goes on. So every model of the
 pipeline is loaded by itself, and what its loader did not find, or found and did not use, is refused by name.
@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
+from fedwarm.diffusion.families import ENCODER, Family, family_of, known_pipelines
 from fedwarm.settings.fields import SettingError
 
-MODELS = ("unet", "vae", "text_encoder")
-LEFT_OUT = {"safety_checker": None, "feature_extractor": None, "image_encoder": None}  # parts that are neither loaded nor fetched
+INDEX = "model_index.json"
 LIBRARIES = ("diffusers", "transformers")
 LEAST_TRANSFORMERS = "5.6"  # the first that knows the names of a text encoder's weights which it writes itself from then on
 VARIANTS = ("", "fp16", "bf16", "fp32")  # in the order of preference; the first stands for the plain files
@@ -32,19 +32,44 @@ def read_pipeline(folder: Path, name: str) -> Any:
     """The pipeline in float32.
 
     Args:
-        folder: what `StableDiffusionPipeline.save_pretrained` writes, with all its parts.
+        folder: what `save_pretrained` of a family's pipeline writes, with all its parts.
         name: the foundation as the settings have it, for errors.
 
     Raises:
         SettingError: a model's files are missing or not the whole model.
         OSError, ValueError, RuntimeError, SafetensorError: as the libraries have it; a file is broken.
     """
-    from diffusers import StableDiffusionPipeline
+    import diffusers
 
-    index = json.loads((folder / "model_index.json").read_text())
-    parts = {part: _model(folder, part, index[part], name) for part in MODELS} | LEFT_OUT
-    given: dict[str, Any] = {**parts, "requires_safety_checker": False, "local_files_only": True}
-    return StableDiffusionPipeline.from_pretrained(folder, use_safetensors=True, **given)
+    index = json.loads((folder / INDEX).read_text())
+    family = family_in(index, name)
+    parts = {part: _model(folder, part, index[part], name) for part in family.models}
+    given: dict[str, Any] = {**parts, **family.without, **dict.fromkeys(family.arguments, False), "local_files_only": True}
+    return getattr(diffusers, index["_class_name"]).from_pretrained(folder, use_safetensors=True, **given)
+
+
+def read_index(folder: Path) -> dict[str, Any] | None:
+    """What a pipeline's index says; None where it cannot be read."""
+    try:
+        known = json.loads((folder / INDEX).read_text())
+    except (ValueError, OSError):
+        return None
+    return known if isinstance(known, dict) else None
+
+
+def family_in(index: Mapping[str, Any], name: str) -> Family:
+    """The family of a pipeline by its index.
+
+    Raises:
+        SettingError: it is of none.
+    """
+    family = family_of(index.get("_class_name"))
+    if family is None:
+        raise SettingError(
+            f"diffusion.foundation = {name!r} is a {index.get('_class_name')!r}; choose a foundation of one of the classes "
+            f"{', '.join(known_pipelines())}"
+        )
+    return family
 
 
 def _model(folder: Path, part: str, entry: Any, name: str) -> Any:
@@ -82,7 +107,7 @@ def variant_of(folder: Path, part: str) -> str | None:
 
 def stem_of(part: str) -> str:
     """What a model's file of weights is called before its first dot."""
-    return "model" if part == "text_encoder" else "diffusion_pytorch_model"
+    return "model" if part.startswith(ENCODER) else "diffusion_pytorch_model"
 
 
 def see_weights(folder: Path, part: str, name: str) -> str:

@@ -100,8 +100,7 @@ def padded(rows: list[int], device: torch.device) -> list[int]:
 
 def start_latents(foundation: Foundation, seed: int) -> Tensor:
     """Pure noise (1, c, h, w) of one image, from its seed alone."""
-    config = foundation.pipe.unet.config
-    shape = (1, config.in_channels, foundation.latent_size, foundation.latent_size)
+    shape = (1, foundation.net.config.in_channels, foundation.latent_size, foundation.latent_size)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     return noise.to(foundation.device, foundation.dtype)
 
@@ -112,14 +111,15 @@ def _denoise(
     """eps = eps(empty) + guidance (eps(prompt) - eps(empty)), step by step; a sampler that adds noise takes each image's own."""
     scheduler = make_scheduler(foundation, settings.scheduler)
     scheduler.set_timesteps(settings.sample_steps, device=foundation.device)
-    latents = latents * scheduler.init_noise_sigma
+    latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
+    scaled = getattr(scheduler, "scale_model_input", lambda values, _: values)
     noisy = "generator" in inspect.signature(scheduler.step).parameters
     noise = {"generator": [generator(seed, "sampler") for seed in seeds]} if noisy else {}
     guided = settings.guidance != 1.0
     both = torch.cat([empty.expand_as(context), context]) if guided else context
     for t in scheduler.timesteps:
-        inputs = scheduler.scale_model_input(torch.cat([latents, latents]) if guided else latents, t)
-        predicted = foundation.pipe.unet(inputs, t, both).sample
+        inputs = scaled(torch.cat([latents, latents]) if guided else latents, t)
+        predicted = foundation.predict(inputs, t, both)
         if guided:
             without, given = predicted.chunk(2)
             predicted = without + settings.guidance * (given - without)
@@ -134,8 +134,7 @@ def _decode(foundation: Foundation, latents: Tensor, size: int, resize: str) -> 
 
 
 def _decoded(foundation: Foundation, latents: Tensor, size: int, resize: str) -> Tensor:
-    vae = foundation.pipe.vae
-    images = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype)).sample.float()
+    images = foundation.decode(latents)
     if images.shape[-1] != size:
         cubic: dict[str, Any] = {"align_corners": False, "antialias": True} if resize == "bicubic" else {}
         images = F.interpolate(images, size=(size, size), mode=resize, **cubic)

@@ -58,7 +58,7 @@ class Diffusion(Group, prefix="diffusion", used=lambda r: r.generates or r.draws
     )
     precision: str = setting(
         "auto",
-        "numeric precision of the foundation; auto: fp16 on a CUDA GPU, else fp32",
+        "numeric precision of the foundation; auto: on a CUDA GPU bf16 where it has it, else fp16 (`glyph`: fp32); on a CPU fp32",
         choices=("auto", "fp32", "fp16", "bf16"),
     )
     gradient_checkpointing: bool = setting(

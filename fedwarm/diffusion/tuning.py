@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from fedwarm.core.seeds import generator
+from fedwarm.diffusion.families import Family, Net, usual_family
 from fedwarm.diffusion.foundation import Foundation
 from fedwarm.diffusion.lora import FIRST, adapter_state, attached, check_finite, trainable
 from fedwarm.diffusion.midway import Midway, mark_of
@@ -56,13 +57,11 @@ class Tuning:
     @property
     def unet(self) -> Any:
         """The net that the adapter is attached to."""
-        return self.foundation.pipe.unet
+        return self.foundation.net
 
     def scheduler(self) -> Any:
         """The foundation's noise schedule, whatever its sampler."""
-        from diffusers import DDPMScheduler
-
-        return DDPMScheduler.from_config(self.foundation.pipe.scheduler.config)
+        return self.foundation.family.noise_schedule(self.foundation.pipe)
 
     def midway(self, folder: Path | None, draws: torch.Generator, scaling: Scaling, tensors: Iterable[Tensor]) -> Midway | None:
         """What keeps the state in a folder; `tensors` are what is learned from."""
@@ -90,11 +89,24 @@ class Examples:
     latents: Tensor
     labels: Tensor
     context: Tensor
+    foundation: Foundation | None = None
 
     @classmethod
     def of(cls, tuning: Tuning) -> Examples:
         """Those of a client, encoded once."""
-        return cls(tuning.scheduler(), tuning.latents(tuning.images), tuning.labels, tuning.context())
+        return cls(tuning.scheduler(), tuning.latents(tuning.images), tuning.labels, tuning.context(), tuning.foundation)
+
+    @property
+    def family(self) -> Family:
+        """That of the foundation, or the usual one."""
+        return usual_family() if self.foundation is None else self.foundation.family
+
+    def predict(self, net: Net, noisy: Tensor, time_steps: Tensor, captions: Tensor) -> Tensor:
+        """What the net, or a function with its arguments, says of noisy latents (n, c, h, w)."""
+        if self.foundation is not None:
+            return self.foundation.predict(noisy, time_steps, captions, net)
+        said: Tensor = net(noisy, time_steps, captions).sample
+        return said
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -103,23 +115,16 @@ class Examples:
         """(noisy latents, time steps, captions, targets) of some rows; a tenth of the captions are dropped, for guidance."""
         dropped = torch.rand(len(rows), generator=draws) < CAPTION_DROPOUT
         captions = torch.where(dropped, torch.tensor(len(self.context) - 1), self.labels[rows])
-        time_steps = torch.randint(self.scheduler.config.num_train_timesteps, (len(rows),), generator=draws)
+        time_steps = self.family.times(self.scheduler, len(rows), draws)
         noise = torch.randn((len(rows), *self.latents.shape[1:]), generator=draws).to(self.latents)
         time_steps = time_steps.to(self.latents.device)
-        noisy, target = noised(self.scheduler, self.latents[rows.to(self.latents.device)], noise, time_steps)
+        noisy, target = self.family.noised(self.scheduler, self.latents[rows.to(self.latents.device)], noise, time_steps)
         return noisy, time_steps, self.context[captions.to(self.context.device)], target
 
     def loss(self, unet: torch.nn.Module, batch_size: int, draws: torch.Generator) -> Tensor:
         """Noise-prediction loss of one batch, drawn with replacement."""
         noisy, time_steps, captions, target = self.noised(torch.randint(len(self), (batch_size,), generator=draws), draws)
-        return F.mse_loss(unet(noisy, time_steps, captions).sample.float(), target.float())
-
-
-def noised(scheduler: Any, clean: Tensor, noise: Tensor, time_steps: Tensor) -> tuple[Tensor, Tensor]:
-    """Latents (n, c, h, w) with noise at their time steps (n,), and the net's target: the noise, or the velocity."""
-    velocity = scheduler.config.prediction_type == "v_prediction"
-    target = scheduler.get_velocity(clean, noise, time_steps) if velocity else noise
-    return scheduler.add_noise(clean, noise, time_steps), target
+        return F.mse_loss(self.predict(unet, noisy, time_steps, captions).float(), target.float())
 
 
 def to_foundation(images: Tensor, size: int) -> Tensor:
@@ -178,7 +183,10 @@ def private_gradient(
     into = mechanism.gradient(unet, optimiser, trainable(unet), expected, scale, together)
 
     def loss(weights: dict[str, Tensor], noisy: Tensor, time_steps: Tensor, captions: Tensor, target: Tensor) -> Tensor:
-        predicted = functional_call(unet, weights, (noisy, time_steps, captions)).sample
+        def net(*given: Any, **named: Any) -> Any:
+            return functional_call(unet, weights, given, named)
+
+        predicted = examples.predict(net, noisy, time_steps, captions)
         return F.mse_loss(predicted.float(), target.float()) * scale
 
     return lambda step: into(loss, examples.noised(mechanism.rows(n, settings.lora_batch_size), draws))

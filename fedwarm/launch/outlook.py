@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fedwarm.data.settings import Data
+from fedwarm.diffusion.settings import Diffusion
 from fedwarm.settings.config import Config
 
 
@@ -12,6 +13,7 @@ def outlook(config: Config, clients: int) -> Iterator[str]:
     """What a user should know before a run of so many clients, one line each."""
     from fedwarm.data.classes import listed
     from fedwarm.data.shards import open_table
+    from fedwarm.diffusion.terms import terms
     from fedwarm.relevance import Run
     from fedwarm.rounds.foundation_words import remark
 
@@ -19,6 +21,8 @@ def outlook(config: Config, clients: int) -> Iterator[str]:
     if text := remark(config, listed(data.classes) if data.own else open_table(data).label.names):
         yield text
     run = Run.of(config)
+    if (run.generates or run.draws) and (text := terms(config.of(Diffusion).foundation)):
+        yield text
     for component in run.chosen:
         if hasattr(component, "outlook"):
             yield from component.outlook(config, clients)

@@ -207,16 +207,18 @@ def _check_cohort(config: Config, clients: int) -> None:
 
 def _check_foundation(config: Config) -> None:
     """See, without loading it, that the foundation can be had whole and has seen no client's images."""
-    from fedwarm.diffusion.foundation import locate
+    from fedwarm.diffusion.foundation import check_sampler, folder_family, locate
     from fedwarm.diffusion.hub import require
-    from fedwarm.diffusion.pipeline import MODELS, see_weights
+    from fedwarm.diffusion.pipeline import see_weights
     from fedwarm.diffusion.pretraining.captions import refuse_seen
 
     name = locate(config.of(Diffusion).foundation)
     folder = Path(name)
     if not folder.is_dir():
         return require(name)
-    for part in MODELS:
+    family = folder_family(folder)
+    check_sampler(family, config.of(Diffusion))
+    for part in family.models:
         see_weights(folder, part, name)
     if not config.of(Data).own:
         refuse_seen(folder, config.of(Data))

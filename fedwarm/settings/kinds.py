@@ -25,6 +25,7 @@ SCHEDULES: Kind[Any] = Kind("schedule", "fedwarm.schedules", "schedule", first="
 TASKS: Kind[Any] = Kind("task", "fedwarm.tasks", "task", first="classification")
 METRICS: Kind[Any] = Kind("metric", "fedwarm.metrics", "metrics", hyphens=True)
 TUNERS: Kind[Any] = Kind("tuner", "fedwarm.diffusion.tuners", "diffusion.trainer")
+FAMILIES: Kind[Any] = Kind("foundation family", "fedwarm.diffusion.families", first="stable_diffusion")
 SAMPLERS: Kind[Any] = Kind("sampler", "fedwarm.diffusion.samplers", "diffusion.scheduler")
 FAULTS: Kind[Any] = Kind("fault", "fedwarm.faults", "faults.kind", first="none")
 MEASURES: Kind[Any] = Kind("measure", "fedwarm.measures", every=True)
@@ -37,6 +38,6 @@ KINDS: dict[str, Kind[Any]] = {
     for kind in (
         METHODS, OBJECTIVES, CODECS, PRIVACY, AUGMENTATIONS, PROVIDERS, RULES, SETS,
         PARTITIONS, MODELS, LIBRARIES, NORMS, OPTIMISERS, SCHEDULES, TASKS, METRICS, FAULTS, MEASURES, TRACKERS,
-        TUNERS, SAMPLERS, SECTIONS, ENGINES,
+        TUNERS, FAMILIES, SAMPLERS, SECTIONS, ENGINES,
     )
 }  # fmt: skip

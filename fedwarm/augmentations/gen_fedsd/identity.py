@@ -15,7 +15,7 @@ from typing import Any
 
 from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD
 from fedwarm.data.settings import Data
-from fedwarm.diffusion.foundation import EMBEDDED, PARTS, load_foundation, locate
+from fedwarm.diffusion.foundation import folder_family, load_foundation, locate, precision_of
 from fedwarm.diffusion.hub import version_of
 from fedwarm.diffusion.sentences import Wording, sentences
 from fedwarm.diffusion.settings import Diffusion
@@ -62,7 +62,7 @@ def identity(config: Config, classes: Sequence[str]) -> dict[str, Any]:
         "foundation": pipeline_digest(folder),
         "device": device,
         "threads": run.client_threads if device == "cpu" else 0,
-        "precision": diffusion.precision if diffusion.precision != "auto" else precision(diffusion, device),
+        "precision": precision_of(diffusion, device),
         "scheduler": diffusion.scheduler,
         "steps": diffusion.sample_steps,
         "guidance": diffusion.guidance,
@@ -85,11 +85,6 @@ def provenance(facts: Mapping[str, Any], config: Config, classes: Sequence[str],
     versions = {name: version(name) for name in ("torch", "diffusers")}
     own = {"prompts": facts["prompts"][label], "name": classes[label]}
     return {**facts, **own, "model": config.of(Diffusion).foundation, "versions": versions}
-
-
-def precision(diffusion: Diffusion, device: str) -> str:
-    """What `auto` stands for on a device, as `load_foundation` has it."""
-    return "fp16" if device == "cuda" and diffusion.foundation not in EMBEDDED else "fp32"
 
 
 def foundation_folder(diffusion: Diffusion, device: str) -> Path:
@@ -115,7 +110,7 @@ def foundation_folder(diffusion: Diffusion, device: str) -> Path:
 def pipeline_digest(folder: Path) -> str:
     """SHA-256 over a pipeline's configurations, vocabularies and weights; of each tensor its name, type, shape and first KiB."""
     digest = sha256()
-    for part in sorted(PARTS):
+    for part in sorted(folder_family(folder).parts):
         for path in sorted((folder / part).iterdir() if (folder / part).is_dir() else ()):
             if path.suffix in CONTENT:
                 digest.update(f"{part}/{path.name}\0".encode())

@@ -101,6 +101,7 @@ def test_half_precision_is_downloaded_where_there_is_nothing_else(
 ) -> None:
     hub = Hub(pipeline_folder, tmp_path / "there", says)
     monkeypatch.setattr(module, "hub_answers", lambda: True)
+    monkeypatch.setattr(module, "index_of", lambda name: {"_class_name": "StableDiffusionPipeline"})
     monkeypatch.setattr("diffusers.StableDiffusionPipeline.download", hub.download)
     assert load_foundation(Diffusion(foundation=f"owner/halves-{says}"), "cpu").fingerprint == foundation.fingerprint
     assert hub.asked == [(f"owner/halves-{says}", None), (f"owner/halves-{says}", "fp16")]
@@ -111,6 +112,7 @@ def test_the_first_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(f"no such model ({variant})")
 
     monkeypatch.setattr(module, "hub_answers", lambda: True)
+    monkeypatch.setattr(module, "index_of", lambda name: {"_class_name": "StableDiffusionPipeline"})
     monkeypatch.setattr("diffusers.StableDiffusionPipeline.download", download)
     with pytest.raises(SettingError, match=r"'owner/none' could not be loaded \(no such model \(None\)\)"):
         load_foundation(Diffusion(foundation="owner/none"), "cpu")

@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fedwarm.diffusion import pipeline as module
+from fedwarm.diffusion.families import usual_family
 from fedwarm.diffusion.foundation import Foundation, load_foundation
-from fedwarm.diffusion.pipeline import MODELS, refuse_partial, see_weights, variant_of
+from fedwarm.diffusion.pipeline import refuse_partial, see_weights, variant_of
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.settings.fields import SettingError
 
@@ -195,12 +196,12 @@ def test_positions_are_no_weights() -> None:
 def test_variants_are_loaded_where_there_are_no_others(
     copy_of: Path, foundation: Foundation, sentences: list[str], variant: str
 ) -> None:
-    for part in MODELS:
+    for part in usual_family().models:
         plain = copy_of / part / f"{module.stem_of(part)}.safetensors"
         half = {name: tensor.half() for name, tensor in load_file(plain).items()}
         save_file(half, plain.with_suffix(f".{variant}.safetensors"), {"format": "pt"})
         plain.unlink()
-    assert {variant_of(copy_of, part) for part in MODELS} == {variant}
+    assert {variant_of(copy_of, part) for part in usual_family().models} == {variant}
     loaded = load(copy_of)
     assert {p.dtype for p in loaded.pipe.unet.parameters()} == {torch.float32}
     torch.testing.assert_close(loaded.embed(sentences), foundation.embed(sentences), rtol=1e-2, atol=1e-2)
@@ -215,7 +216,7 @@ def test_plain_weights_come_before_others(copy_of: Path, foundation: Foundation)
 def test_pickled_weights_are_not_read_and_the_remedy_works(
     copy_of: Path, foundation: Foundation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for part in MODELS:
+    for part in usual_family().models:
         plain = copy_of / part / f"{module.stem_of(part)}.safetensors"
         torch.save(load_file(plain), copy_of / part / ("pytorch_model.bin" if part == "text_encoder" else f"{plain.stem}.bin"))
         plain.unlink()

@@ -58,7 +58,7 @@ class HollowedParts(Parts):
         return own
 
     def _at_depths(self) -> Iterator[tuple[int, Arrays]]:
-        for cut in cuts(self.foundation.pipe.unet, self.settings.targets):
+        for cut in cuts(self.foundation.net, self.settings.targets):
             yield cut.depth, outside(cut, self.whole)
 
     def used(self, sent: Mapping[int, Arrays]) -> dict[int, Arrays]:

@@ -11,6 +11,7 @@ import torch
 
 from fedwarm.diffusion.foundation import Foundation, locate
 from fedwarm.diffusion.settings import Diffusion
+from fedwarm.diffusion.tuners import INSTEAD
 from fedwarm.diffusion.tuners.hollowed.cuts import Cut, check_cuttable, cut_at, kept_layers, no_unet
 from fedwarm.diffusion.tuners.hollowed.memory import TOKENS, affordable_depth
 from fedwarm.diffusion.tuners.hollowed.settings import AUTO, NONE, Hollowed, depth_of
@@ -27,7 +28,7 @@ def cut_of(foundation: Foundation, settings: Diffusion, hollowed: Hollowed, clie
         SettingError: the foundation's backbone cannot be cut, or not so; nothing has been done then.
     """
     tokens = int(foundation.pipe.tokenizer.model_max_length)
-    unet, side = foundation.pipe.unet, foundation.latent_size
+    unet, side = foundation.net, foundation.latent_size
     return planned_cut(unet, settings, hollowed, client, foundation.dtype, min(tokens, TOKENS), side)
 
 
@@ -63,7 +64,7 @@ def _check_inputs(config: Any) -> None:
     more = [name for name in MORE_INPUTS if config.get(name) is not None]
     if more:
         raise SettingError(
-            f"this U-Net takes more inputs than noise, time and a prompt: {', '.join(more)}; use another foundation"
+            f"this U-Net takes more inputs than noise, time and a prompt: {', '.join(more)}; {INSTEAD}, or another foundation"
         )
 
 

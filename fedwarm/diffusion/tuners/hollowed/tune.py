@@ -29,7 +29,7 @@ from fedwarm.diffusion.tuners.hollowed.cuts import Cut, kept_layers
 from fedwarm.diffusion.tuners.hollowed.net import HollowedUNet, core_output
 from fedwarm.diffusion.tuners.hollowed.plan import cut_of
 from fedwarm.diffusion.tuners.hollowed.settings import Hollowed
-from fedwarm.diffusion.tuning import Noised, Tuning, noised, tune_adapter
+from fedwarm.diffusion.tuning import Noised, Tuning, tune_adapter
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
@@ -153,7 +153,7 @@ class Job:
         clean = cache.latents.read(draws.images[which].tolist()).to(device)
         noise = draws.noise(which, clean.shape[1:]).to(clean)
         time_steps = draws.time_steps[which].to(device)
-        noisy, target = noised(scheduler, clean, noise, time_steps)
+        noisy, target = self.tuning.foundation.family.noised(scheduler, clean, noise, time_steps)
         return noisy, time_steps, self.context[draws.captions[which].to(device)], target
 
     def train(self, cache: Cache) -> dict[str, Tensor]:

@@ -1,0 +1,65 @@
+"""Settings that do well with a foundation of full size: the defaults are those of the small embedded one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from fedwarm.diffusion.families import family_of, usual_family
+from fedwarm.diffusion.hub import version_of
+from fedwarm.diffusion.pipeline import INDEX
+from fedwarm.settings.fields import Value
+
+FULL = 256  # pixels of a side from which on a foundation is one of full size
+
+
+def foundation_presets(name: str) -> Mapping[str, Value]:
+    """What a foundation sets where nobody says otherwise, by key; nothing where it is small, or embedded.
+
+    Its files tell, in a folder or in the Hub's cache; a Hub name that is not on this machine yet counts as Stable Diffusion.
+    """
+    folder = _folder(name)
+    if folder is None:
+        return usual_family().usual if name.count("/") == 1 and not name.startswith((".", "/")) else {}
+    try:
+        return _presets(folder, (folder / INDEX).stat().st_mtime_ns)
+    except OSError:
+        return {}
+
+
+def _folder(name: str) -> Path | None:
+    """Where its files are on this machine."""
+    if Path(name).is_dir():
+        return Path(name)
+    if name.count("/") != 1:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    model, revision = version_of(name)
+    try:
+        found = try_to_load_from_cache(model, INDEX, revision=revision)
+    except HFValidationError:
+        return None
+    return Path(found).parent if isinstance(found, str) else None
+
+
+@lru_cache(maxsize=8)
+def _presets(folder: Path, changed: int) -> Mapping[str, Value]:
+    family = family_of(_read(folder / INDEX).get("_class_name"))
+    if family is None:
+        return {}
+    halvings = len(_read(folder / "vae" / "config.json").get("block_out_channels") or [0]) - 1
+    side = _read(folder / family.net / "config.json").get("sample_size")
+    return family.usual if isinstance(side, int) and side << halvings >= FULL else {}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
