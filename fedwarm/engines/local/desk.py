@@ -24,6 +24,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fedwarm.core import meeting, progress
 from fedwarm.flower.app import load
+from fedwarm.flower.wire import TOOK
 from fedwarm.settings.fields import SettingError, Value
 
 LOG = logging.getLogger("fedwarm")
@@ -218,7 +219,11 @@ class InProcess:
         """One client's reply, run now; None where it took longer than `seconds`, for it is not interrupted."""
         with self._turn:
             found = self._found(message_id)
-        return found[0] if found is not None and found[1] <= seconds else None
+        if found is None:
+            return None
+        reply, took = found
+        reply.__dict__[TOOK] = took
+        return reply if took <= seconds else None
 
     def close(self) -> None:
         """Nothing to end."""

@@ -37,6 +37,8 @@ def test_a_run_together_is_the_run_one_after_another_and_the_same_bits_twice(tmp
     assert same(first.model, second.model)
     assert [o.results["device"]["cohort"] for o in (alone, first)] == [0, 3]
     assert [o.results["settings"]["cohort"] for o in (alone, first)] == [-1, 3]
+    seconds = [[e["seconds"] for e in first.ledger if e["stage"] == "round"][start:end] for start, end in ((0, 3), (3, 5))]
+    assert [len(set(part)) for part in seconds] == [1, 1]  # those of a stack share its time in equal parts
     assert [e["client"] for e in first.ledger] == [e["client"] for e in alone.ledger]
     assert [e["wire_bytes_up"] for e in first.ledger] == [e["wire_bytes_up"] for e in alone.ledger]
 
