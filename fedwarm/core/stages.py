@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 USUAL = {"query": "describe", "train": "round", "evaluate": "evaluate"}
+TOOK = "took_seconds"  # what an engine notes on a reply: how long its client worked
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ SCALARS = (np.bool_, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16,
 DTYPES = {np.dtype(kind).name: np.dtype(kind) for kind in SCALARS}
 DIMENSIONS_AT_MOST = 32
 HEADER_BYTES_AT_MOST = 1024
-TOOK = "took_seconds"  # what an engine notes on a reply: how long its client worked
 UNUSABLE = 2405  # an error code of this app's own: Flower's end below 100
 
 

@@ -18,8 +18,8 @@ from flwr.serverapp import Grid
 from fedwarm.core.arrays import Arrays
 from fedwarm.core.nodes import Patience
 from fedwarm.core.payload import Fact, Payload, PayloadError
-from fedwarm.core.stages import Stage
-from fedwarm.flower.wire import TOOK, Encoded, Size, from_records, size_of, to_records
+from fedwarm.core.stages import TOOK, Stage
+from fedwarm.flower.wire import Encoded, Size, from_records, size_of, to_records
 from fedwarm.record.ledger import Entry, Ledger
 from fedwarm.record.pieces import Pieces
 from fedwarm.rounds.arrivals import Contacts

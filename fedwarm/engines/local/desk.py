@@ -23,8 +23,8 @@ from flwr.common.constant import ErrorCode
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedwarm.core import meeting, progress
+from fedwarm.core.stages import TOOK
 from fedwarm.flower.app import load
-from fedwarm.flower.wire import TOOK
 from fedwarm.settings.fields import SettingError, Value
 
 LOG = logging.getLogger("fedwarm")

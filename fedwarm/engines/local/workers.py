@@ -26,10 +26,10 @@ from typing import Any
 from flwr.app import Message, RecordDict
 
 from fedwarm.core import progress
+from fedwarm.core.stages import TOOK
 from fedwarm.engines.local.desk import LOG, Clients, Job, crashed, expired, spoilt
 from fedwarm.engines.local.starting import FORK, SPAWN, begin
 from fedwarm.engines.local.worker_process import Start, work
-from fedwarm.flower.wire import TOOK
 
 GRACE_SECONDS = 3.0
 KEPT_TICKS = 1000
