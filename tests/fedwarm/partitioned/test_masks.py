@@ -55,7 +55,7 @@ def test_shares_are_the_usual_or_those_given() -> None:
     assert shares_of([], 3) == pytest.approx(SHARES) and shares_of([], 7) == pytest.approx((1 / 7,) * 7)
     assert shares_of([2, 2], 2) == (0.5, 0.5)
     for wrong in ([0.5], [0.5, 0.0], [1, 1, 1]):
-        with pytest.raises(SettingError, match="2 chunks need"):
+        with pytest.raises(SettingError, match="= 2 needs 2 shares"):
             shares_of(wrong, 2)
     with pytest.raises(SettingError, match="too few"):
         Layout.drawn({"a": np.zeros(2)}, SHARES, 0)

@@ -247,7 +247,7 @@ def test_every_option_reaches_the_question(monkeypatch: pytest.MonkeyPatch, caps
         ("--sigma 1 --rounds 2 --participations 3", "2 rounds, 3 for each"),
         ("--sigma 1 --blocks 2 --block-size 3 --update-size 9", "not both"),
         ("--sigma 1 --block-size 3", "--update-size is missing"),
-        ("--sigma 1 --blocks 9 --update-size 5", "--blocks 9 for 8 numbers"),
+        ("--sigma 1 --blocks 9 --update-size 5", "--blocks 9 is more than the 8 numbers"),
         ("--sigma .0005 --bits 1", "blocks in a message; at most"),
         ("--target-epsilon 1e-9", "no sigma up to 10000 reaches it"),
     ],
