@@ -88,6 +88,23 @@ def away(modules: Iterable[nn.Module], path: Path) -> Iterator[int]:
             path.unlink()
 
 
+@contextmanager
+def resting(modules: Iterable[nn.Module], device: torch.device) -> Iterator[None]:
+    """The modules are in the host's memory for the block, and on their device again afterwards; on a CPU they stay there."""
+    if device.type == "cpu":
+        yield
+        return
+    moved = list(modules)
+    for module in moved:
+        module.to("cpu")
+    give_back()
+    try:
+        yield
+    finally:
+        for module in moved:
+            module.to(device)
+
+
 def _freed(tensors: list[Tensor]) -> int:
     """Empty the tensors and see that their memory is the system's again: bytes."""
     size, spans = sum(t.numel() * t.itemsize for t in tensors), _mapped_files()

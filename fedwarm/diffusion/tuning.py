@@ -18,11 +18,12 @@ from torch import Tensor
 from torch.func import functional_call
 
 from fedwarm.core.seeds import generator
+from fedwarm.diffusion.encoded import encoded
 from fedwarm.diffusion.families import Family, Net, usual_family
 from fedwarm.diffusion.foundation import Foundation
 from fedwarm.diffusion.lora import FIRST, adapter_state, attached, check_finite, trainable
 from fedwarm.diffusion.midway import Midway, mark_of
-from fedwarm.diffusion.offload import apart
+from fedwarm.diffusion.offload import apart, resting
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.steps import Scaling, adamw, descend, factor_of, minimise
 from fedwarm.diffusion.views import Views
@@ -67,9 +68,13 @@ class Tuning:
         """What keeps the state in a folder; `tensors` are what is learned from."""
         if folder is None:
             return None
+        return Midway(folder, mark_of(self.facts, tensors), draws, scaling.scaler)
+
+    @property
+    def facts(self) -> tuple[object, ...]:
+        """What tells it from other tunings, beside images, labels and prompts."""
         found = self.foundation
-        facts = (self.settings, self.seed, self.client, found.fingerprint, found.device.type, found.dtype)
-        return Midway(folder, mark_of(facts, tensors), draws, scaling.scaler)
+        return self.settings, self.seed, self.client, found.fingerprint, found.device.type, found.dtype
 
     def context(self) -> Tensor:
         """Text embeddings (prompts + 1, tokens, width): a row for each prompt, and one of none."""
@@ -92,9 +97,15 @@ class Examples:
     foundation: Foundation | None = None
 
     @classmethod
-    def of(cls, tuning: Tuning) -> Examples:
-        """Those of a client, encoded once."""
-        return cls(tuning.scheduler(), tuning.latents(tuning.images), tuning.labels, tuning.context(), tuning.foundation)
+    def of(cls, tuning: Tuning, folder: Path | None = None) -> Examples:
+        """Those of a client, encoded once: in this process, or ever where the client's own folder keeps them."""
+        first = next(iter(tuning.images.split(8)), torch.empty(0, dtype=torch.uint8))
+        mark = (
+            "" if folder is None else mark_of((*tuning.facts, list(tuning.prompts), len(tuning.images)), [tuning.labels, first])
+        )
+        latents, context = encoded(folder, mark, lambda: (tuning.latents(tuning.images), tuning.context()))
+        where = tuning.foundation.device
+        return cls(tuning.scheduler(), latents.to(where), tuning.labels, context.to(where), tuning.foundation)
 
     @property
     def family(self) -> Family:
@@ -151,8 +162,9 @@ def tune_adapter(tuning: Tuning, private: Mechanism | None = None, folder: Path 
     Raises:
         FloatingPointError: it diverged.
     """
-    settings, examples, unet = tuning.settings, Examples.of(tuning), tuning.unet
-    with apart(), attached(unet, settings, tuning.seed, FIRST, tuning.client) as parameters:
+    settings, examples, unet = tuning.settings, Examples.of(tuning, folder), tuning.unet
+    others, device = [model for model in tuning.foundation.models if model is not unet], tuning.foundation.device
+    with apart(), resting(others, device), attached(unet, settings, tuning.seed, FIRST, tuning.client) as parameters:
         if settings.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         unet.train()

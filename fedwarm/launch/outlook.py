@@ -13,7 +13,9 @@ def outlook(config: Config, clients: int) -> Iterator[str]:
     """What a user should know before a run of so many clients, one line each."""
     from fedwarm.data.classes import listed
     from fedwarm.data.shards import open_table
+    from fedwarm.diffusion.needs import plan
     from fedwarm.diffusion.terms import terms
+    from fedwarm.models import device_of
     from fedwarm.relevance import Run
     from fedwarm.rounds.foundation_words import remark
 
@@ -21,8 +23,9 @@ def outlook(config: Config, clients: int) -> Iterator[str]:
     if text := remark(config, listed(data.classes) if data.own else open_table(data).label.names):
         yield text
     run = Run.of(config)
-    if (run.generates or run.draws) and (text := terms(config.of(Diffusion).foundation)):
-        yield text
+    if run.generates or run.draws:
+        diffusion = config.of(Diffusion)
+        yield from filter(None, (terms(diffusion.foundation), plan(diffusion, device_of(config.run.device), run.adapts)))
     for component in run.chosen:
         if hasattr(component, "outlook"):
             yield from component.outlook(config, clients)

@@ -209,8 +209,11 @@ def _check_foundation(config: Config) -> None:
     """See, without loading it, that the foundation can be had whole and has seen no client's images."""
     from fedwarm.diffusion.foundation import check_sampler, folder_family, locate
     from fedwarm.diffusion.hub import require
+    from fedwarm.diffusion.needs import plan
     from fedwarm.diffusion.pipeline import see_weights
     from fedwarm.diffusion.pretraining.captions import refuse_seen
+    from fedwarm.models import device_of
+    from fedwarm.relevance import Run
 
     name = locate(config.of(Diffusion).foundation)
     folder = Path(name)
@@ -220,5 +223,6 @@ def _check_foundation(config: Config) -> None:
     check_sampler(family, config.of(Diffusion))
     for part in family.models:
         see_weights(folder, part, name)
+    plan(config.of(Diffusion), device_of(config.run.device), Run.of(config).adapts)
     if not config.of(Data).own:
         refuse_seen(folder, config.of(Data))

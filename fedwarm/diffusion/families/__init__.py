@@ -79,6 +79,11 @@ class Family:
         states: Tensor = encoder(tokens(tokenizer, encoder, prompt).to(device))[0]
         return states
 
+    def told(self, pipe: Any) -> tuple[int, int]:
+        """Tokens and width of what `embed` gives, by the configurations alone."""
+        config = pipe.text_encoder.config
+        return int(config.max_position_embeddings), int(config.hidden_size)
+
     def predict(self, pipe: Any, net: Net, noisy: Tensor, time: Tensor, context: Tensor, side: int) -> Tensor:
         """What the net says of noisy latents.
 
@@ -132,6 +137,12 @@ def pooled_states(pipe: Any, prompt: str, device: torch.device) -> tuple[Tensor,
         hidden.append(said.hidden_states[-2])
         whole.append(said[0])
     return torch.cat(hidden, -1), whole
+
+
+def side_by_side(pipe: Any) -> tuple[int, int]:
+    """Tokens of two encoders, and the width of their states side by side."""
+    first, second = pipe.text_encoder.config, pipe.text_encoder_2.config
+    return int(first.max_position_embeddings), int(first.hidden_size + second.hidden_size)
 
 
 def packed(hidden: Tensor, whole: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fedwarm.diffusion.families import Family, Net, packed, pooled_states, unpacked, widened
+from fedwarm.diffusion.families import Family, Net, packed, pooled_states, side_by_side, unpacked, widened
 from fedwarm.settings.fields import Value
 
 UNREAD = 256  # tokens of T5, as diffusers' own pipeline counts them
@@ -47,6 +47,10 @@ class StableDiffusion3(Family):
     def embed(self, pipe: Any, prompt: str, device: torch.device) -> Tensor:
         hidden, whole = pooled_states(pipe, prompt, device)
         return packed(hidden, torch.cat(whole, -1))
+
+    def told(self, pipe: Any) -> tuple[int, int]:
+        tokens, width = side_by_side(pipe)
+        return tokens + 1, max(width, int(pipe.transformer.config.pooled_projection_dim))
 
     def predict(self, pipe: Any, net: Net, noisy: Tensor, time: Tensor, context: Tensor, side: int) -> Tensor:
         config = pipe.transformer.config

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fedwarm.diffusion.families import Family, Net, packed, pooled_states, unpacked
+from fedwarm.diffusion.families import Family, Net, packed, pooled_states, side_by_side, unpacked
 from fedwarm.settings.fields import Value
 
 
@@ -38,6 +38,10 @@ class StableDiffusionXL(Family):
         found = packed(hidden, whole)
         nothing = not prompt and pipe.config.force_zeros_for_empty_prompt
         return torch.zeros_like(found) if nothing else found
+
+    def told(self, pipe: Any) -> tuple[int, int]:
+        tokens, width = side_by_side(pipe)
+        return tokens + 1, max(width, int(pipe.text_encoder_2.config.projection_dim))
 
     def predict(self, pipe: Any, net: Net, noisy: Tensor, time: Tensor, context: Tensor, side: int) -> Tensor:
         hidden, whole = unpacked(context, pipe.unet.config.cross_attention_dim, pipe.text_encoder_2.config.projection_dim)

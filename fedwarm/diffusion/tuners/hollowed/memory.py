@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
+from fedwarm.diffusion.counting import kept_bytes
 from fedwarm.diffusion.lora import attached
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.tuners.hollowed.cuts import Cut, balanced_depth, cuts, kept_layers
@@ -43,26 +42,6 @@ class Footprint:
     @property
     def total(self) -> int:
         return self.weights + self.trained + self.activations
-
-
-class _Fused(TorchFunctionMode):
-    """Counts attention as its fused kernels store it."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.scaled_dot_product_attention:
-            return _Attention.apply(*args[:3]) if args else _Attention.apply(*(kwargs[n] for n in ("query", "key", "value")))
-        return func(*args, **(kwargs or {}))
-
-
-class _Attention(torch.autograd.Function):
-    """Only its memory is right: it keeps query, key, value, result and one number a row."""
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        batch, heads, rows = query.shape[:3]
-        result = query.new_empty(batch, rows, heads, value.shape[-1]).transpose(1, 2)
-        ctx.save_for_backward(query, key, value, result, query.new_empty(query.shape[:-1], dtype=torch.float32))
-        return result
 
 
 def twin(unet: Any, dtype: torch.dtype) -> Any:
@@ -110,14 +89,6 @@ def footprint(
 
 def _activations(net: nn.Module, config: Any, cut: Cut | None, batch: int, tokens: int, size: int) -> int:
     """Bytes of the distinct tensors that a forward pass keeps, parameters left out."""
-    weights = {p.untyped_storage()._cdata for p in net.parameters()}
-    kept: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        if tensor.untyped_storage()._cdata not in weights:
-            kept[tensor.untyped_storage()._cdata] = tensor
-        return tensor
-
     dtype = next(p.dtype for p in net.parameters())
     with torch.device("meta"):
         noisy = torch.empty(batch, config.in_channels, size, size, dtype=dtype)
@@ -126,9 +97,7 @@ def _activations(net: nn.Module, config: Any, cut: Cut | None, batch: int, token
         inputs = [noisy, torch.zeros(batch, dtype=torch.int64), context]
         if cut is not None:
             inputs.append(torch.empty(batch, *cut.shape(size), dtype=dtype))
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), _Fused():
-            net(*inputs)
-    return sum(t.untyped_storage().nbytes() for t in kept.values())
+    return kept_bytes(net, lambda: net(*inputs))
 
 
 def affordable_depth(

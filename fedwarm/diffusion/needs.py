@@ -1,0 +1,135 @@
+"""What tuning and drawing take of memory, counted before a foundation is loaded, on its models without numbers.
+
+Weights and adapters are counted exactly, what is kept for gradients as in `counting`; what operations take for a moment is left
+out. So the count is a least: what it does not fit into cannot be done.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from fedwarm.core.capacity import free_bytes
+from fedwarm.diffusion.counting import kept_bytes
+from fedwarm.diffusion.families import Family
+from fedwarm.diffusion.foundation import EMBEDDED, PRECISIONS, folder_family, locate, precision_of
+from fedwarm.diffusion.lora import adapter_size, attached
+from fedwarm.diffusion.pipeline import read_index
+from fedwarm.diffusion.settings import Diffusion
+from fedwarm.settings.fields import SettingError
+
+GB = 1e9
+STATES = 4  # of a trained number: itself, its gradient and AdamW's two means, in float32
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes, at least.
+
+    Attributes:
+        net: weights of the part that denoises.
+        others: weights of the other parts, which rest in the host's memory while a GPU tunes.
+        adapter: its numbers, gradients and the optimiser's state.
+        kept: what is kept for the gradients of a batch; 0 where it is recomputed (`diffusion.gradient-checkpointing`).
+        side: of the images in pixels.
+    """
+
+    net: int
+    others: int
+    adapter: int
+    kept: int
+    side: int
+
+    def tuning(self, device: str) -> int:
+        """On a type of device, while an adapter is tuned."""
+        return self.net + self.adapter + self.kept + (self.others if device == "cpu" else 0)
+
+    @property
+    def drawing(self) -> int:
+        """While images are drawn."""
+        return self.net + self.others
+
+
+def needs(settings: Diffusion, device: str) -> Need | None:
+    """What a foundation in a folder takes on a type of device; None where it is embedded, or no folder tells.
+
+    Raises:
+        SettingError: there is no such foundation.
+    """
+    folder = Path(locate(settings.foundation))
+    if settings.foundation in EMBEDDED or not folder.is_dir():
+        return None
+    try:
+        return counted(folder, folder_family(folder), settings, PRECISIONS[precision_of(settings, device)])
+    except (OSError, ValueError, RuntimeError, AttributeError, TypeError):  # left to its loader, which says what is wrong
+        return None
+
+
+def counted(folder: Path, family: Family, settings: Diffusion, dtype: torch.dtype) -> Need:
+    """The count of a pipeline in a folder, in a precision of the frozen weights."""
+    pipe = bare(folder, family)
+    net = getattr(pipe, family.net).to(dtype).requires_grad_(False)
+    sizes = {part: dtype.itemsize * sum(p.numel() for p in getattr(pipe, part).parameters()) for part in family.models}
+    side = settings.image_size or int(net.config.sample_size) * pipe.vae_scale_factor
+    adapter = 4 * STATES * adapter_size(net, settings.rank, settings.targets)
+    own, batch, latent = sizes.pop(family.net), settings.lora_batch_size, side // pipe.vae_scale_factor
+    if settings.gradient_checkpointing:
+        return Need(own, sum(sizes.values()), adapter, 0, side)
+    with torch.device("meta"), attached(net, settings, 0, "needs"):
+        noisy = torch.empty(batch, net.config.in_channels, latent, latent, dtype=dtype)
+        context, time = torch.empty(batch, *family.told(pipe), dtype=dtype), torch.zeros(batch)
+        kept = kept_bytes(net, lambda: family.predict(pipe, net, noisy, time, context, side))
+    return Need(own, sum(sizes.values()), adapter, kept, side)
+
+
+def bare(folder: Path, family: Family) -> Any:
+    """The models of a pipeline by its configurations, without numbers."""
+    index, parts = read_index(folder) or {}, dict[str, Any]()
+    for part in family.models:
+        library, kind = index[part]
+        maker = getattr(importlib.import_module(library), kind)
+        if hasattr(maker, "load_config"):
+            config = maker.load_config(str(folder / part))
+            with torch.device("meta"):
+                parts[part] = maker.from_config(config)
+        else:
+            config = maker.config_class.from_pretrained(str(folder / part))
+            with torch.device("meta"):
+                parts[part] = maker(config)
+    return SimpleNamespace(**parts, vae_scale_factor=1 << (len(parts["vae"].config.block_out_channels) - 1))
+
+
+def room(device: torch.device) -> int:
+    """Bytes of memory that a device has: all of a GPU's, and what is free of the host's."""
+    return free_bytes() if device.type == "cpu" else int(torch.cuda.get_device_properties(device).total_memory)
+
+
+def plan(settings: Diffusion, device: torch.device, adapts: bool) -> str:
+    """What a run takes of memory in one line; empty where nothing tells.
+
+    Args:
+        settings: the foundation's and its adapters'.
+        device: where it computes.
+        adapts: whether adapters are tuned, beside images drawn.
+
+    Raises:
+        SettingError: it is more than the device has.
+    """
+    found = needs(settings, device.type)
+    if found is None:
+        return ""
+    most = max(found.drawing, found.tuning(device.type) if adapts else 0)
+    have, where = room(device), "of this machine are free" if device.type == "cpu" else f"has {device}"
+    start = f"diffusion.foundation = {settings.foundation!r} takes at least"
+    if most > have:
+        remedy = "set diffusion.gradient-checkpointing=true, lower diffusion.lora-batch-size or diffusion.image-size"
+        raise SettingError(f"{start} {most / GB:.1f} GB, and {have / GB:.1f} GB {where}; {remedy}, or take a smaller one")
+    parts = (
+        f"{found.tuning(device.type) / GB:.1f} GB for an adapter (batches of {settings.lora_batch_size}) and " if adapts else ""
+    )
+    return f"{start} {parts}{found.drawing / GB:.1f} GB for images, at {found.side} pixels; {have / GB:.1f} GB {where}"
