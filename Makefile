@@ -30,7 +30,7 @@ docs: $(VENV)/.installed
 
 # What happens to machines: nodes that are killed, paused, full, refused, twenty of them. A quarter of an hour.
 test-proofs: $(VENV)/.installed
-	$(BIN)/python -m pytest -p no:randomly -v -m proof tests/test_proofs.py
+	$(BIN)/python -m pytest -p no:randomly -v -m proof tests/test_proofs.py tests/test_sites.py
 
 # On a machine with a CUDA GPU: what only a GPU can show. Everything else is tested on the CPU, there as well.
 test-gpu: $(VENV)/.installed

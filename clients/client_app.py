@@ -15,6 +15,7 @@ from flwr.clientapp import ClientApp
 from fedwarm.catalogue import flagged, parse
 from fedwarm.core.chain import add as add_event
 from fedwarm.core.compute import repeatable, torch_threads
+from fedwarm.core.logs import structured
 from fedwarm.core.payload import Fact, Payload, PayloadError
 from fedwarm.core.policy import Policy, policy_of
 from fedwarm.core.progress import listening
@@ -69,7 +70,9 @@ def handle(message: Message, context: Context) -> Message:
     payload = from_records(message.content)
     action = payload.text("action") if "action" in payload.facts else USUAL[message.metadata.message_type]
     try:
-        with audited(message, context, action) as told:
+        here = str(context.node_config.get("site", context.node_config.get("partition-id", "")))
+        where = structured(run=str(context.run_id), round=message.metadata.group_id, node=here)
+        with where, audited(message, context, action) as told:
             told.append(answered(message, context, payload, action))
         return told[0]
     except SettingError as error:

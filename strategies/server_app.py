@@ -11,6 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedwarm.catalogue import parse
 from fedwarm.core.compute import repeatable
+from fedwarm.core.logs import structured
 from fedwarm.core.progress import listening
 from fedwarm.core.progress import log as log_progress
 from fedwarm.models import on_gpu
@@ -31,7 +32,8 @@ def main(grid: Grid, context: Context) -> None:
     if on_real_nodes(grid):
         logging.getLogger("flwr").info("the run is recorded on this machine, in %s", folder.path)
     heard = listening(log_progress, "server", only_if_nobody_listens=True)
-    with folder.lock.held(), heard, repeatable(on_gpu(config.run.device) and config.run.deterministic):
+    told = structured(run=str(context.run_id), node="server")
+    with told, folder.lock.held(), heard, repeatable(on_gpu(config.run.device) and config.run.deterministic):
         if not config.run.resume:
             folder.refuse_other()
         strategy = strategy_class(config.run.method)(config, folder)

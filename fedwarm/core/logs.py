@@ -6,16 +6,22 @@ of its own. While a run is on, both speak by `fedwarm.core.terminal.say`.
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
 
 from fedwarm.core.terminal import say
 from fedwarm.core.text import uncoloured
 
 NAMES = ("flwr", "fedwarm")
+FILE_VARIABLE = "FEDWARM_LOG_FILE"
+_where: dict[str, str | int] = {}
 _LEVEL = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL)\s*(?:\d[\d\-]* [\d:,]+)?\s*:\s{0,9}")
 
 
@@ -81,3 +87,46 @@ def undisplayed() -> None:
     """In a process that was forked below a display: print past it, as it belongs to the parent."""
     sys.stdout = getattr(sys.stdout, "rich_proxied_file", sys.stdout)
     sys.stderr = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+
+
+class Lines(logging.Handler):
+    """Writes a record as one JSON object a line: time, level, run, round and node as far as they are known, and the text."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(logging.INFO)
+        self.path = path
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Append; a record that cannot be written is told as logging does it."""
+        try:
+            when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+            told = {"time": when, "level": record.levelname.lower(), **_where, "text": uncoloured(self.format(record))}
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(told, ensure_ascii=False) + "\n")
+        except Exception:
+            self.handleError(record)
+
+
+def at(**facts: str | int) -> None:
+    """From here on lines of this process say so."""
+    _where.update(facts)
+
+
+@contextmanager
+def structured(**facts: str | int) -> Iterator[None]:
+    """Within, what both loggers say goes to the file that `FEDWARM_LOG_FILE` names, too, with these facts on each line."""
+    place, before = os.environ.get(FILE_VARIABLE, ""), dict(_where)
+    if not place:
+        yield
+        return
+    handler = Lines(Path(place))
+    at(**facts)
+    for name in NAMES:
+        logging.getLogger(name).addHandler(handler)
+    try:
+        yield
+    finally:
+        for name in NAMES:
+            logging.getLogger(name).removeHandler(handler)
+        _where.clear()
+        _where.update(before)

@@ -16,6 +16,7 @@ from fedwarm.core.terminal import put, say
 from fedwarm.data.settings import Data
 from fedwarm.engines import Asked, Engine
 from fedwarm.launch.interrupt import command, how_to_go_on, interruptible
+from fedwarm.launch.live import rebuilt
 from fedwarm.launch.request import DEFAULTS_VARIABLE as DEFAULTS_VARIABLE
 from fedwarm.launch.request import Request as Request
 from fedwarm.launch.request import asked as asked
@@ -78,7 +79,8 @@ def completed(request: Request) -> Path:
     wanted = replace(known, clients=clients, again=command(out, place))
     progress = _shown(config.run.method, engine, wanted) if request.progress else _silent()
     try:
-        with _named(request.engine), interruptible(lambda: how_to_go_on(out, place)), progress:
+        live = rebuilt(folder.path, engine.real)
+        with _named(request.engine), interruptible(lambda: how_to_go_on(out, place)), progress, live:
             _guarded(lambda: engine.run(flat, wanted))
     except DiskError as error:
         raise RunError(f"{error}; then continue with: {command(out, place)}") from error
@@ -202,8 +204,10 @@ def _print_results(folder: Path) -> None:
 
 
 def privacy_lines(told: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
-    """What a finished run has cost, by whose it is: epsilon with all that it is stated for."""
-    if told:
+    """What a finished run has cost, by whose it is: epsilon with all that it is stated for; and how often clients refused."""
+    if told and (refusals := told.get("refusals")):
+        yield "refused", ", ".join(f"{number} by {reason}" for reason, number in refusals.items())
+    if told and "certified" in told:
         kind = "certified" if told["certified"] else "not certified"
         yield "privacy", f"epsilon {told['epsilon']:.4g} at delta {told['delta']:g}, view {told['view']}, {kind}"
         yield from (("  of an image", text) for _, text in privacy_lines(told.get("example_level")))

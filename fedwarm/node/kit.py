@@ -114,6 +114,7 @@ def join(file: Path, folder: Path, data: Path | None, trusted: str = "") -> tupl
     kit = read(folder)
     if data is not None:
         write_text(folder / SITE, json.dumps({"data": str(data.expanduser().absolute())}) + "\n")
+    (folder / STATE).mkdir(exist_ok=True, mode=0o700)
     ensure_node_key(folder / KEY)
     return kit, line(folder, kit.site)
 

@@ -20,13 +20,17 @@ from typing import Any
 from fedwarm.node.heartbeat import VARIABLE, Pulse, place
 
 COMMAND, CONNECTION = "flower-supernode", "flwr.supernode.fleet_http_connection"
-UNAUTHORIZED, FAILED = 401, 1
+UNAUTHORIZED, TOO_LARGE, FAILED = 401, 413, 1
 GRACE_SECONDS = 4.0  # Flower ends its process by force after 5, with an exit code that says that all is well
 ENDED = "Flower's SuperNode has given the SuperLink up (its error stands above) and asks no more"
 SILENT = "the SuperLink no longer takes this node's heartbeats"
 REFUSED = (
     "the SuperLink refused this node (HTTP 401): it does not know its key, or this clock is more than 5 s ahead of its own, or "
     "5 minutes behind; `fedwarm node check` says whether it is the clock"
+)
+LIMITED = (
+    "a proxy on the way refuses bodies of this size (HTTP 413), so that a model cannot pass; whoever runs it has to raise its "
+    "limit, in nginx by `client_max_body_size 0;`"
 )
 
 
@@ -71,6 +75,8 @@ class Watch:
                 response = super().intercept(*given, **named)
                 if response.status_code == UNAUTHORIZED:
                     watch.ends(REFUSED)
+                if response.status_code == TOO_LARGE:
+                    watch.deaf(LIMITED)
                 return response
 
         return Signer

@@ -11,6 +11,7 @@ from fedwarm.node.finding import Finding, fault, ok, warning
 from fedwarm.settings.fields import SettingError
 
 KEY, TRAINING, POLICY = "registered", "training", "policy"
+HEARTBEAT_SECONDS = 30.0
 BATCH, SIDE, STEPS, SLOW_SECONDS = 32, 32, 3, 5.0
 
 
@@ -22,22 +23,38 @@ def look_at_registration(superlink: str, authority: Path, key: Path) -> Finding:
         authority: the CA's certificate.
         key: the node's private key.
     """
-    from cryptography.hazmat.primitives import serialization
-    from flwr.supernode.fleet_http_connection import http_request_response
+    import httpx
 
     try:
-        private = serialization.load_ssh_private_key(key.read_bytes(), None)
-        pair = (private, private.public_key())
-        with http_request_response(superlink, False, authority.read_bytes(), pair, max_retries=0) as told:  # type: ignore[arg-type]
-            return ok(KEY, f"the SuperLink knows this key, as node {told[0]}")
+        return ok(KEY, f"the SuperLink knows this key, as node {_signed_on(superlink, authority, key)}")
+    except httpx.HTTPStatusError as error:
+        said = " ".join(error.response.text.split())
     except Exception as error:
-        said = " ".join((getattr(getattr(error, "response", None), "text", "") or str(error)).split())
-        if "2004" in said or "activate" in said:
-            return fault(
-                KEY,
-                "the SuperLink does not know this key, or its node runs already; have the line of `node join` registered",
-            )
-        return fault(KEY, f"the SuperLink does not let this node in ({said[:200] or type(error).__name__})")
+        said = " ".join(str(error).split()) or type(error).__name__
+    if "2004" in said:
+        return fault(KEY, "it is not registered, or its node runs already; have the line of `node join` registered")
+    return fault(KEY, f"the SuperLink does not let this node in ({said[:200]})")
+
+
+def _signed_on(superlink: str, authority: Path, key: Path) -> int:
+    """Sign a node on and off; its number at the SuperLink."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest
+    from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+    from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+    from flwr.supernode.fleet_http_client import FleetHttpClient
+    from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+    private = serialization.load_ssh_private_key(key.read_bytes(), None)
+    assert isinstance(private, ec.EllipticCurvePrivateKey)
+    signer = NodeAuthHttpInterceptor(private, private.public_key())
+    version = RuntimeVersionHttpInterceptor(component_name="SuperNode")
+    with FleetHttpClient.from_server_address(superlink, False, authority.read_bytes(), interceptors=[version, signer]) as client:
+        public = public_key_to_bytes(private.public_key())
+        node = client.ActivateNode(ActivateNodeRequest(public_key=public, heartbeat_interval=HEARTBEAT_SECONDS)).node_id
+        client.DeactivateNode(DeactivateNodeRequest(node_id=node))
+    return int(node)
 
 
 def look_at_policy(path: Path) -> Finding:

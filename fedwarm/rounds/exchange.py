@@ -16,6 +16,7 @@ from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
 from fedwarm.core.arrays import Arrays
+from fedwarm.core.logs import at
 from fedwarm.core.nodes import Patience
 from fedwarm.core.payload import Fact, Payload, PayloadError
 from fedwarm.core.stages import TOOK, Stage
@@ -78,6 +79,7 @@ class Exchange:
         Raises:
             FederationError: fewer usable replies than wanted.
         """
+        at(round=stage.round)
         call = _Call(self, stage, index, instruct, expected, accept)
         asked = call.present()
         wanted = self.patience.wanted(len(asked))

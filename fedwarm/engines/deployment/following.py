@@ -24,10 +24,11 @@ from fedwarm.federation.processes import living
 from fedwarm.federation.settings import SUPERLINK, Federation, load
 from fedwarm.flower.outcome import KEPT_LINES
 from fedwarm.flower.processes import plain
+from fedwarm.record.signs import write_signs
 
 POLL_SECONDS, ASK_SECONDS = 0.2, 1.0
 AWAY_SECONDS, TELL_AWAY_SECONDS = 600.0, 30.0
-DRAIN_SECONDS = 10.0
+DRAIN_SECONDS, SIGNS_SECONDS = 10.0, 20.0
 LOUD = ("WARNING", "ERROR", "CRITICAL")
 
 
@@ -41,6 +42,8 @@ class Following:
         self._ended = threading.Event()
         self._nodes = [Tail(federation.log(node.name)) for node in federation.nodes]
         self._away: float | None = None
+        self.folder: Path | None = None  # of the run, where it is known
+        self._noted = -SIGNS_SECONDS
         self._told = 0.0
 
     def to_the_end(self) -> Listed:
@@ -72,7 +75,18 @@ class Following:
         if self._away is not None:
             say("the SuperLink answers again")
             self._away = None
+        self._note_signs()
         return run if run.finished else None
+
+    def _note_signs(self) -> None:
+        """Write down who was seen when, for the page of the run."""
+        if self.folder is None or time.monotonic() - self._noted < SIGNS_SECONDS:
+            return
+        self._noted = time.monotonic()
+        with suppress(RuntimeError):
+            write_signs(
+                self.folder, [(each.name or str(each.node_id), each.status, each.last_seen) for each in self.link.nodes()]
+            )
 
     def _wait_for_superlink(self) -> None:
         now = time.monotonic()

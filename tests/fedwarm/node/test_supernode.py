@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import psutil  # type: ignore[import-untyped]
 import pytest
@@ -121,6 +121,20 @@ def test_what_flower_has_is_what_is_watched(monkeypatch: pytest.MonkeyPatch, tmp
     assert not sender.heartbeat_fn() and look(tmp_path / "heartbeat").seconds is None
     assert sender.heartbeat_fn() and look(tmp_path / "heartbeat").alive(90)
     pulse.close()
+
+
+@pytest.mark.parametrize(("status", "said"), [(413, "client_max_body_size 0"), (401, "HTTP 401"), (200, "")])
+def test_an_answer_that_ends_a_node_is_told_for_what_it_is(status: int, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Base:
+        def intercept(self, *given: object) -> SimpleNamespace:
+            return SimpleNamespace(status_code=status)
+
+    ends: list[str] = []
+    watch = supernode.Watch(lambda: None)
+    monkeypatch.setattr(watch, "ends", lambda why: bool(ends.append(why)))
+    monkeypatch.setattr(supernode.signal, "getsignal", lambda number: supernode.signal.SIG_IGN)
+    assert watch.signers(Base)().intercept(None, None).status_code == status
+    assert said in "".join(ends) and bool(ends) == bool(said)
 
 
 def test_another_make_of_flower_runs_unwatched(

@@ -12,6 +12,7 @@ from fedwarm.catalogue import parse
 from fedwarm.core.policy import Policy
 from fedwarm.core.refusals import RefusalError
 from fedwarm.data import own
+from fedwarm.launch.run import privacy_lines
 from fedwarm.rounds.policies import accounted, differing, enforce
 from tests.machines import world
 from tests.runs import Outcome
@@ -51,6 +52,11 @@ def test_a_site_that_refuses_a_method_opens_no_data_and_the_run_goes_on(tmp_path
     assert [(e["client"], e["site"]) for e in failed] == [(1, "site-b")]
     assert failed[0]["failure"].startswith("refused (policy): this site's policy allows the methods scaffold")
     assert outcome.results["complete"] and outcome.results["privacy"]["refusals"] == {"policy": 1}
+
+
+def test_refusals_of_a_run_that_is_not_private_are_told() -> None:
+    assert list(privacy_lines({"refusals": {"policy": 2}})) == [("refused", "2 by policy")]
+    assert list(privacy_lines(None)) == []
 
 
 def test_a_site_keeps_its_measures_and_what_is_too_large(tmp_path: Path) -> None:

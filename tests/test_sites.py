@@ -1,0 +1,187 @@
+"""The whole way of a federation of sites, by its commands alone: kits, keys made at the sites, checks, policies, a third site
+that joins a run, one that is shut out, a certificate renewed, audit logs, metrics, and an upgrade that does not fit.
+
+Server and sites have folders of their own on one machine.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from fedwarm.cli.app import app
+from fedwarm.core.chain import verify
+from fedwarm.federation.bringup import down
+from fedwarm.federation.control import control
+from fedwarm.federation.metrics import registry_of
+from fedwarm.federation.settings import load
+from fedwarm.flower.processes import Daemon, environment, free_ports
+from fedwarm.record.checkpoint import exists
+from fedwarm.record.checkpoint import load as checkpoint
+from fedwarm.settings.fields import SettingError
+from tests.sets import write_site
+from tests.waiting import wait_until
+
+until = partial(wait_until, seconds=400, poll_seconds=0.3)
+pytestmark = [pytest.mark.alone, pytest.mark.proof]
+FEDWARM = str(Path(sys.executable).parent / "fedwarm")
+WORDS = ("cat", "dog")
+QUICK = " nodes.return-timeout=5 stage-timeout=240 "
+SETTINGS = "data.name='own' data.image-size=8 local-epochs=1 model.name='logistic' min-replies=1 "
+
+
+class Place:
+    """A federation's server and its sites, each in a folder of its own, and the command line."""
+
+    def __init__(self, root: Path, capsys: pytest.CaptureFixture[str], stack: ExitStack) -> None:
+        self.root, self.capsys, self.stack = root, capsys, stack
+        self.server = str(root / "server" / "hospitals")
+        self.nodes: dict[str, Daemon] = {}
+
+    def __call__(self, *words: str) -> str:
+        """What a command prints."""
+        self.capsys.readouterr()
+        code = app(list(words), standalone_mode=False)
+        told = "".join(self.capsys.readouterr())
+        assert not code, told
+        return told
+
+    def joins(self, site: str) -> str:
+        """A site gets its kit, makes its key and sends its line; the line."""
+        write_site(self.root / site / "pictures", "classes", [(word, i) for word in WORDS for i in range(12)], WORDS)
+        kit = self.root / site / f"{site}.zip"
+        self("federation", "kit", site, "--federation", self.server, "--out", str(kit))
+        line = self("node", "join", str(kit), "--folder", self.kit(site), "--data", str(self.root / site / "pictures"))
+        return line.strip().splitlines()[-1]
+
+    def kit(self, site: str) -> str:
+        return str(self.root / site / "kit")
+
+    def starts(self, site: str) -> None:
+        """A site's node, as a process at the site."""
+        (port,) = free_ports(1)
+        words = [FEDWARM, "node", "run", "--kit", self.kit(site), "--port", str(port)]
+        home = self.root / site / "flower"
+        home.mkdir(exist_ok=True)
+        env = {**environment(home, self.root / "bytecode", ["127.0.0.1"]), "FEDWARM_ENGINE": "deployment"}
+        node = Daemon(words, log=self.root / site / "node.log", folder=self.root / site, env=env)
+        self.nodes[site] = self.stack.enter_context(node)
+
+    def state(self, site: str) -> str:
+        """What the SuperLink says of a site."""
+        with control(load(self.server)) as link:
+            return next((each.status for each in link.nodes() if each.name == site), "")
+
+    def run(self, out: Path, rounds: int) -> list[str]:
+        where = ["--engine", "deployment", "--federation", self.server, "--out", str(out)]
+        return [FEDWARM, "run", "fedavg", *where, "-c", f"{SETTINGS}{QUICK}num-server-rounds={rounds}"]
+
+
+@pytest.fixture
+def place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Place]:
+    with ExitStack() as stack:
+        made = Place(tmp_path, capsys, stack)
+        (port,) = free_ports(1)
+        here = ["--host", "127.0.0.1", "--listen", "127.0.0.1", "--port", str(port), "--sites", "3"]
+        assert "fingerprint of the CA" in made("federation", "new", made.server, *here)
+        made("federation", "up", "--federation", made.server)
+        stack.callback(down, made.server, lambda line: None)
+        yield made
+
+
+def entries(out: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (out / "ledger.jsonl").read_text().splitlines()]
+
+
+def test_the_whole_way(place: Place, tmp_path: Path) -> None:
+    joined(place)
+    out = tmp_path / "runs" / "first"
+    a_site_refuses_and_the_run_goes_on(place, out)
+    out = tmp_path / "runs" / "second"
+    a_third_site_joins_a_run_and_one_is_shut_out(place, out)
+    registry = registry_of(place.server, tmp_path / "runs")
+    assert registry.get_sample_value("fedwarm_node_online", {"site": "lab-b"}) == 1
+    assert registry.get_sample_value("fedwarm_rounds_total", {"run": "first"}) == 1
+    refused = {"run": "first", "site": "lab-b (1)", "kind": "policy"}
+    assert registry.get_sample_value("fedwarm_failures_total", refused) == 1
+    a_certificate_is_renewed_while_nodes_stay(place)
+    logs_hold_together_until_a_byte_is_changed(place, out)
+    told = json.loads((Path(place.kit("lab-c")) / "kit.json").read_text())
+    (Path(place.kit("lab-c")) / "kit.json").write_text(json.dumps({**told, "flwr": "0.9.0"}))
+    with pytest.raises(SettingError, match=r"versions do not fit: flwr 0.9.0 at the server"):
+        place("node", "run", "--kit", place.kit("lab-c"))
+
+
+def joined(place: Place) -> None:
+    lines = [place.joins(site) for site in ("lab-a", "lab-b")]
+    with pytest.raises(AssertionError, match="registered: it is not registered"):
+        place("node", "check", "--kit", place.kit("lab-a"))
+    for line in lines:
+        assert "is registered" in place("federation", "register", line, "--federation", place.server)
+    told = place("node", "check", "--kit", place.kit("lab-a"))
+    assert told.strip().splitlines()[-1] == "ready", told
+    assert "24 pictures of 2 classes" in told and "the SuperLink knows this key" in told
+    (Path(place.kit("lab-b")) / "policy.toml").write_text("methods = ['scaffold']\n")
+    for site in ("lab-a", "lab-b"):
+        place.starts(site)
+    until(lambda: place.state("lab-a") == place.state("lab-b") == "online")
+
+
+def a_site_refuses_and_the_run_goes_on(place: Place, out: Path) -> None:
+    done = subprocess.run(place.run(out, 1), capture_output=True, text=True, timeout=580)
+    assert done.returncode == 0, done.stderr[-3000:]
+    failed = [each for each in entries(out) if each["failure"]]
+    assert {each["site"] for each in failed} == {"lab-b"}
+    assert str(failed[0]["failure"]).startswith("refused (policy): this site's policy allows the methods scaffold")
+    assert {each["site"] for each in entries(out) if not each["failure"]} == {"lab-a"}
+    assert json.loads((out / "results.json").read_text())["privacy"]["refusals"] == {"policy": 1}
+    (Path(place.kit("lab-b")) / "policy.toml").write_text("most-seconds = 600\n")
+
+
+def a_third_site_joins_a_run_and_one_is_shut_out(place: Place, out: Path) -> None:
+    with subprocess.Popen(place.run(out, 6), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as running:
+        until(lambda: exists(out) and checkpoint(out).done >= 1)
+        line = place.joins("lab-c")
+        place("federation", "register", line, "--federation", place.server)
+        place.starts("lab-c")
+        until(lambda: any(each["site"] == "lab-c" and not each["failure"] for each in entries(out)))
+        assert "registered no more" in place("federation", "revoke", "lab-a", "--federation", place.server)
+        _, told = running.communicate(timeout=900)
+    assert running.returncode == 0, told[-3000:]
+    until(lambda: not place.nodes["lab-a"].alive)
+    assert place.state("lab-a") == "" and "fedwarm: the SuperLink refused" in "\n".join(place.nodes["lab-a"].tail(100))
+    last = [each for each in entries(out) if each["round"] == 6 and not each["failure"]]
+    assert {each["site"] for each in last} == {"lab-b", "lab-c"}
+
+
+def a_certificate_is_renewed_while_nodes_stay(place: Place) -> None:
+    certificate = Path(place.server) / "certificates" / "server.crt"
+    before = certificate.read_bytes()
+    assert "issued anew" in place("federation", "renew", "--federation", place.server)
+    assert certificate.read_bytes() != before
+    until(lambda: place.state("lab-b") == place.state("lab-c") == "online")
+    assert place.nodes["lab-b"].alive
+
+
+def logs_hold_together_until_a_byte_is_changed(place: Place, out: Path) -> None:
+    logs: dict[str, Callable[[], Path]] = {
+        place.server: lambda: Path(place.server) / "audit.jsonl",
+        place.kit("lab-b"): lambda: Path(place.kit("lab-b")) / "state" / "audit.jsonl",
+        str(out): lambda: out / "audit.jsonl",
+    }
+    for where, log in logs.items():
+        assert re.search(r"[1-9]\d* lines hold together", place("audit", "verify", where))
+        raw = bytearray(log().read_bytes())
+        raw[len(raw) // 2] ^= 1
+        log().write_bytes(raw)
+        assert verify(log()).problem
+    events = [json.loads(line)["event"] for line in (Path(place.server) / "audit.jsonl").read_bytes().splitlines()[:6]]
+    assert events[0] == "founded" and {"kit", "registered"} <= {*events}
