@@ -1,4 +1,4 @@
-"""What every test has: one thread, draws that no other test decides, and a cache folder of its own.
+"""What every test has: one thread, draws that no other test decides, and folders for the user's data and cache of its own.
 
 The suite may run on several processes and in any order, so no test may hang on what ran before it.
 """
@@ -15,6 +15,14 @@ os.environ |= {} if "FEDWARM_TEST_GPU" in os.environ else {"CUDA_VISIBLE_DEVICES
 import numpy as np
 import pytest
 import torch
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A user's folder of federations for the whole session, as a test's processes may outlive it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -55,17 +55,17 @@ def test_each_folder_names_a_node_and_is_its_data(tmp_path: Path) -> None:
 
 def test_what_nodes_have_is_changed_only_while_they_are_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = folders(tmp_path / "data", "a", "b")
-    made = prepare("mine", Wanted(nodes=2))
-    own = prepare("mine", Wanted(data=data))
+    made = prepare("other", Wanted(nodes=2))
+    own = prepare("other", Wanted(data=data))
     assert [node.port for node in own.nodes] == [node.port for node in made.nodes]
     with pytest.raises(SettingError, match=r"--nodes 3, but .*/data has data for 2 nodes; leave --nodes out"):
-        prepare("mine", Wanted(nodes=3))
+        prepare("other", Wanted(nodes=3))
     monkeypatch.setattr(preparing, "living", lambda federation, member: psutil.Process())
-    assert prepare("mine", Wanted(data=data)).nodes == own.nodes
+    assert prepare("other", Wanted(data=data)).nodes == own.nodes
     folders(tmp_path / "data", "c")
-    assert prepare("mine", Wanted()).nodes == own.nodes
-    with pytest.raises(SettingError, match="`fedwarm federation down --federation mine` comes first"):
-        prepare("mine", Wanted(data=data))
+    assert prepare("other", Wanted()).nodes == own.nodes
+    with pytest.raises(SettingError, match="`fedwarm federation down --federation other` comes first"):
+        prepare("other", Wanted(data=data))
 
 
 def test_folders_that_cannot_be_nodes_are_refused(tmp_path: Path) -> None:
