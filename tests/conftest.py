@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded; sums of more threads have other last bits
 os.environ |= {} if "FEDWARM_TEST_GPU" in os.environ else {"CUDA_VISIBLE_DEVICES": ""}  # tests expect a CPU's numbers
@@ -31,26 +32,29 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.delenv("COLUMNS", raising=False)  # which xdist sets for its processes
 
 
-def _seed() -> None:
+@contextmanager
+def _on_its_own() -> Iterator[None]:
+    """Draws from the same seed, and as many threads after it as before: a run in this process sets its own number."""
     torch.manual_seed(0)
     np.random.seed(0)
     random.seed(0)
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_fixture_setup() -> Iterator[None]:
-    _seed()
-    return (yield)
+    with _on_its_own():
+        return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call() -> Iterator[None]:
-    _seed()
-    before = torch.get_num_threads()
-    try:
+    with _on_its_own():
         return (yield)
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.hookimpl(trylast=True)

@@ -18,7 +18,8 @@ from fedwarm.flower.writing import CLIENT, SERVER
 from fedwarm.settings.fields import Value
 
 SMALL_WARMFED: dict[str, Value] = {
-    "data.max-examples": 24,
+    "data.max-examples": 16,
+    "server-threads": 1,
     "diffusion.lora-steps": 2,
     "diffusion.lora-batch-size": 4,
     "diffusion.sample-steps": 2,
@@ -94,10 +95,12 @@ def run(
 ) -> Outcome:
     """Run a method, on nodes of a config of their own; the outcome holds its folder and its messages.
 
+    Where the settings say nothing else, the server computes on one thread: tests share the cores among themselves.
     `server` is another ServerApp than the project's, e.g. of `grids.served`; `listen` hears each message and may end the run.
     """
     outcome = Outcome(folder)
     flat: dict[str, Value] = {
+        "server-threads": 1,
         "method": method,
         "out": str(folder),
         "client-folder": str(folder / "clients"),

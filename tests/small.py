@@ -10,7 +10,13 @@ from fedwarm.settings import kinds
 from fedwarm.settings.fields import Value
 from tests.runs import SMALL_WARMFED
 
-FAST: dict[str, Value] = {"num-server-rounds": 2, "local-epochs": 1, "data.max-examples": 40}
+FAST: dict[str, Value] = {
+    "num-server-rounds": 2,
+    "local-epochs": 1,
+    "data.max-examples": 40,
+    "data.image-size": 16,
+    "server-threads": 1,
+}
 
 
 def text(settings: dict[str, Value]) -> str:

@@ -19,7 +19,7 @@ from tests.runs import run
 from tests.series import series_app
 from tests.small import METHODS, alike, text
 
-SHORT = ("fedavg", "warmfed")
+SHORT = ("fedavg",)
 
 
 @pytest.mark.processes

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field, fields
+from functools import cache
 from typing import Any, ClassVar, TypeVar
 
 from fedwarm.settings.ranges import SettingError as SettingError
@@ -68,10 +69,13 @@ def setting(
 def keys(groups: tuple[type[Group], ...]) -> Iterator[Row]:
     """Every setting of the groups as (key, group, field)."""
     for group in groups:
-        for f in fields(group):  # type: ignore[arg-type]
-            if "text" in f.metadata:
-                name = f.name.replace("_", "-")
-                yield (f"{group.prefix}.{name}" if group.prefix else name), group, f
+        yield from _rows(group)  # type: ignore[arg-type]
+
+
+@cache
+def _rows(group: type[Group]) -> tuple[Row, ...]:
+    told = [(f.name.replace("_", "-"), f) for f in fields(group) if "text" in f.metadata]  # type: ignore[arg-type]
+    return tuple((f"{group.prefix}.{name}" if group.prefix else name, group, f) for name, f in told)
 
 
 def read(group: type[G], flat: Mapping[str, Value]) -> G:

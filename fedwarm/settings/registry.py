@@ -11,7 +11,7 @@ import os
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module, metadata, util
@@ -89,15 +89,7 @@ class Kind(Generic[C]):
 
     def owners(self) -> dict[str, list[Owner]]:
         """Who has each name; more than one owner is a mistake that is told when the name is chosen."""
-        found: dict[str, list[Owner]] = {}
-        for module in _modules(self.package):
-            place = f"{self.package}.{module}"
-            found.setdefault(self.spelled(module), []).append(Owner(place, "COMPONENT", place))
-        for point in _entry_points(self.group):
-            module, _, attribute = point.value.partition(":")
-            place = f"{point.value} of package {point.dist.name if point.dist else '?'}"
-            found.setdefault(self.spelled(point.name), []).append(Owner(module.strip(), attribute.strip() or "COMPONENT", place))
-        return found
+        return _owners(self)
 
     def canonical(self, name: str, key: str = "") -> str:
         """The name as it is recorded; `key` is the setting that has it, where that is another than the kind's own.
@@ -205,12 +197,12 @@ def referred(reference: str, what: str) -> Any:
 
 def refresh() -> None:
     """Forget which components there are: packages that came or went in this process are found."""
-    _modules.cache_clear()
-    _all_entry_points.cache_clear()
+    for known in (_modules, _all_entry_points, _owners):
+        known.cache_clear()
 
 
 def _loaded(owner: Owner, what: str) -> Any:
-    with own_modules():
+    with nullcontext() if owner.module in sys.modules else own_modules():
         try:
             found: Any = import_module(owner.module)
         except Exception as error:  # whatever a foreign module does while it is imported
@@ -273,3 +265,16 @@ def _all_entry_points() -> dict[str, list[metadata.EntryPoint]]:
 
 def _entry_points(group: str) -> list[metadata.EntryPoint]:
     return _all_entry_points().get(group, [])
+
+
+@lru_cache(maxsize=64)
+def _owners(kind: Kind[Any]) -> dict[str, list[Owner]]:
+    found: dict[str, list[Owner]] = {}
+    for module in _modules(kind.package):
+        place = f"{kind.package}.{module}"
+        found.setdefault(kind.spelled(module), []).append(Owner(place, "COMPONENT", place))
+    for point in _entry_points(kind.group):
+        module, _, attribute = point.value.partition(":")
+        place = f"{point.value} of package {point.dist.name if point.dist else '?'}"
+        found.setdefault(kind.spelled(point.name), []).append(Owner(module.strip(), attribute.strip() or "COMPONENT", place))
+    return found

@@ -26,7 +26,9 @@ from fedwarm.settings.kinds import METHODS
 from fedwarm.settings.registry import Kind, settings_of, summary
 from tests.runs import SMALL_WARMFED, Outcome, action_of, run, same
 
-FAST: dict[str, Value] = {"num-server-rounds": 2, "local-epochs": 1, "data.max-examples": 24, "server-threads": 1}
+FAST: dict[str, Value] = {
+    "num-server-rounds": 2, "local-epochs": 1, "data.max-examples": 24, "data.image-size": 16, "server-threads": 1,
+}  # fmt: skip
 OWN: dict[str, dict[str, Value]] = {
     "gen_fedsd": {**FAST, "gen-fedsd.provider": "transforms"},
     "dp_rec": {**FAST, "dp-rec.bits": 3, "dp-rec.entropy": "seeded"},

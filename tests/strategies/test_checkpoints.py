@@ -18,7 +18,9 @@ from fedwarm.settings.fields import SettingError, Value
 from tests.engines import Heard
 from tests.runs import run, same
 
-FAST: dict[str, Value] = {"num-server-rounds": 2, "local-epochs": 1, "data.max-examples": 24}
+FAST: dict[str, Value] = {
+    "num-server-rounds": 2, "local-epochs": 1, "data.max-examples": 24, "data.image-size": 16, "server-threads": 1,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +117,7 @@ CUT = Heard(_cut)
 
 
 def test_the_command_takes_the_settings_of_the_run(tmp_path: Path) -> None:
-    text = 'num-server-rounds=2 local-epochs=1 data.max-examples=24 data.partition="iid"'
+    text = 'num-server-rounds=2 local-epochs=1 data.max-examples=24 data.image-size=8 data.partition="iid" server-threads=1'
     whole = run_method(Request("fedavg", out=tmp_path / "whole", clients=3, workers=1, run_config=(text,)))
     broken = tmp_path / "broken"
     with pytest.raises(RuntimeError, match="the power is gone"):

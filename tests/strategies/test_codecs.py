@@ -92,6 +92,7 @@ def test_workers_give_the_same_model(settings: dict[str, Value], tmp_path: Path)
     assert same(one.model, two.model) and one.results["privacy"] == two.results["privacy"]
 
 
+@pytest.mark.long
 def test_warmfed_composes(tmp_path: Path) -> None:
     """The adapter of each client and its model of each round, both as code words; one epsilon for all of it."""
     told = run("warmfed", tmp_path / "run", {**WARM, **REC})
@@ -131,7 +132,7 @@ def _tensors(path: Path) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
 
 @pytest.mark.long
 def test_stochastic_rounding_costs_its_bits_and_learns_like_dense(tmp_path: Path) -> None:
-    settings: dict[str, Value] = {"num-server-rounds": 8, "data.max-examples": 120, "learning-rate": 0.02}
+    settings: dict[str, Value] = {"num-server-rounds": 8, "data.max-examples": 120, "learning-rate": 0.02, "data.image-size": 16}
     dense = run("fedavg", tmp_path / "dense", settings)
     coarse = run("fedavg", tmp_path / "coarse", {**settings, **ROUNDED})
     said = uploads(coarse)[0]

@@ -19,7 +19,7 @@ from fedwarm.rounds.extend import changed
 from fedwarm.settings.fields import SettingError, Value
 from tests.runs import LOCAL, SMALL_WARMFED, run, same
 
-FAST: dict[str, Value] = {"local-epochs": 1, "data.max-examples": 12}
+FAST: dict[str, Value] = {"local-epochs": 1, "data.max-examples": 12, "data.image-size": 16, "server-threads": 1}
 FIVE: dict[str, Value] = {
     **SMALL_WARMFED, "data.max-examples": 12, "data.partition": "pathological", "diffusion.sample-steps": 1, "server-threads": 1,
     "warmfed.epochs-warm": 1, "warmfed.teacher-epochs": 1, "warmfed.distill-epochs": 1, "diffusion.lora-steps": 1,
@@ -75,7 +75,8 @@ def test_a_run_that_is_made_longer_is_the_long_run(case: str, tmp_path: Path) ->
 @pytest.fixture(scope="module")
 def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two rounds by the command, complete."""
-    text = "num-server-rounds=2 local-epochs=1 data.max-examples=8 data.partition='iid' tracker='tensorboard'"
+    light = "local-epochs=1 data.max-examples=8 data.image-size=16 server-threads=1"
+    text = f"num-server-rounds=2 {light} data.partition='iid' tracker='tensorboard'"
     return run_method(Request("fedavg", out=tmp_path_factory.mktemp("short") / "run", clients=2, workers=1, run_config=(text,)))
 
 
@@ -124,6 +125,7 @@ def test_a_sweep_goes_on_with_more_rounds(copy: Path, tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     copy.rename(tmp_path / "fedavg-seed-0")
     text = "methods = ['fedavg']\n[settings]\nlocal-epochs = 1\ndata.max-examples = 8\ndata.partition = 'iid'\n"
+    text += "data.image-size = 16\nserver-threads = 1\n"
     (tmp_path / "grid.toml").write_text(text + "tracker = 'tensorboard'\nnum-server-rounds = 3\n")
     run_sweep(Path("grid.toml"), tmp_path, clients=2, workers=1)
     assert json.loads(Path("fedavg-seed-0/results.json").read_text())["rounds"][-1]["round"] == 3

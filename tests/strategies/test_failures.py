@@ -17,7 +17,13 @@ from fedwarm.rounds.fleet import FederationError
 from fedwarm.settings.fields import Value
 from tests.runs import Outcome, run, same
 
-FAST: dict[str, Value] = {"num-server-rounds": 1, "local-epochs": 1, "data.max-examples": 20}
+FAST: dict[str, Value] = {
+    "num-server-rounds": 1,
+    "local-epochs": 1,
+    "data.max-examples": 20,
+    "data.image-size": 16,
+    "server-threads": 1,
+}
 Spoil = Callable[[Payload], Payload]
 
 

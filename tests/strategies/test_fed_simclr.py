@@ -14,7 +14,7 @@ from tests.runs import Outcome, action_of, run, same
 
 SMALL: dict[str, Value] = {
     "num-server-rounds": 2, "local-epochs": 1, "data.max-examples": 12, "data.image-size": 8, "model.name": "cnn",
-    "learning-rate": 0.05, "batch-size": 8, "server-threads": 1, "contrast.width": 16,
+    "learning-rate": 0.05, "batch-size": 8, "server-threads": 1, "contrast.width": 16, "data.test-fraction": 0.05,
 }  # fmt: skip
 HALF: dict[str, Value] = {**SMALL, "fraction-train": 0.5}
 Array = NDArray[Any]

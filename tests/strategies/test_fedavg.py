@@ -16,7 +16,8 @@ from fedwarm.models import Model, build_model
 from fedwarm.training.loop import Plan, fit
 from tests.runs import run, same
 
-FAST = {"num-server-rounds": 2, "local-epochs": 1, "data.max-examples": 60}
+LIGHT = {"data.image-size": 16, "server-threads": 1}
+FAST = {**LIGHT, "num-server-rounds": 2, "local-epochs": 1, "data.max-examples": 60}
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +28,12 @@ def fedavg(tmp_path_factory: pytest.TempPathFactory):
 def test_the_average_is_the_slow_loop(fedavg) -> None:
     config = parse({"method": "fedavg", **FAST})
     shards = [load_shard(config.of(Data), 0, i, 4) for i in range(4)]
-    weights = {n: t.numpy() for n, t in build_model(config.of(Model), 10, 32, 0).state_dict().items()}
+    weights = {n: t.numpy() for n, t in build_model(config.of(Model), 10, 16, 0).state_dict().items()}
     torch.set_num_threads(1)
     for number in (1, 2):
         total = {name: np.zeros(a.shape) for name, a in weights.items()}
         for i, shard in enumerate(shards):
-            model = build_model(config.of(Model), 10, 32, 0)
+            model = build_model(config.of(Model), 10, 16, 0)
             model.load_state_dict({n: torch.tensor(a) for n, a in weights.items()})
             fit(model, shard.train_images, shard.train_labels, Plan.of(config.run), generator(0, "train", number, i))
             for name, tensor in model.state_dict().items():
@@ -53,7 +54,7 @@ def test_results_follow_the_schema(fedavg) -> None:
 
 
 def test_it_learns(tmp_path: Path) -> None:
-    rounds = run("fedavg", tmp_path / "run", {"num-server-rounds": 5}).results["rounds"]
+    rounds = run("fedavg", tmp_path / "run", {**LIGHT, "num-server-rounds": 5}).results["rounds"]
     assert rounds[-1]["global"]["accuracy"] > 0.6 > rounds[0]["global"]["accuracy"]
     assert rounds[-1]["train_loss"] < 0.5 * rounds[0]["train_loss"]
 
@@ -78,8 +79,8 @@ def test_fedprox_without_its_term_is_fedavg_bit_for_bit(fedavg, tmp_path: Path) 
 
 
 def test_fedprox_stays_nearer_to_the_start(tmp_path: Path) -> None:
-    settings = {"num-server-rounds": 1, "local-epochs": 4}
-    start = {n: t.numpy() for n, t in build_model(parse({}).of(Model), 10, 32, 0).state_dict().items()}
+    settings = {**LIGHT, "num-server-rounds": 1, "local-epochs": 4}
+    start = {n: t.numpy() for n, t in build_model(parse({}).of(Model), 10, 16, 0).state_dict().items()}
 
     def distance(model: dict[str, np.ndarray]) -> float:
         return float(sum(np.square(model[n] - start[n]).sum() for n in start))

@@ -24,6 +24,7 @@ from tests.runs import LOCAL, Outcome, action_of, run, same
 
 FAST: dict[str, Value] = {
     "num-server-rounds": 2, "local-epochs": 1, "data.max-examples": 30, "data.partition": "dirichlet", "data.alpha": 0.3,
+    "data.image-size": 16, "server-threads": 1,
 }  # fmt: skip
 FILLED: dict[str, Value] = {**FAST, "augment": "gen-fedsd", "gen-fedsd.steps": 2, "gen-fedsd.cap": 0.5}
 TRANSFORMED: dict[str, Value] = {**FAST, "augment": "gen-fedsd", "gen-fedsd.provider": "transforms"}
@@ -47,7 +48,7 @@ def test_whole_run_balances_every_client_and_sends_nothing_more(tmp_path: Path) 
         both = [a + b for a, b in zip(client["real"], client["synthetic"], strict=True)]
         assert both == [max(client["real"])] * 10 and imbalance(both) == 0
         assert client["made"] == sum(client["synthetic"]) > 0 == client["reused"]
-        assert client["seconds"] > 0 and client["bytes"] == sum(client["synthetic"]) * 3 * 32 * 32
+        assert client["seconds"] > 0 and client["bytes"] == sum(client["synthetic"]) * 3 * 16 * 16
     sizes = [[(e["payload_bytes_up"], e["payload_bytes_down"]) for e in of_stage(o, "round")] for o in (plain, filled)]
     assert sizes[0] == sizes[1]
     assert all(not m.content.array_records["arrays"] for m in filled.answered("augment"))

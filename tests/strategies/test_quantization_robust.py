@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,22 @@ from fedwarm.objectives import is_learned
 from fedwarm.settings.fields import SettingError, Value
 from tests.runs import SMALL_WARMFED, Outcome, run, same
 
-FAST: dict[str, Value] = {"num-server-rounds": 2, "local-epochs": 2, "data.max-examples": 40, "data.image-size": 16}
+FAST: dict[str, Value] = {
+    "num-server-rounds": 2, "local-epochs": 2, "data.max-examples": 40, "data.image-size": 8, "server-threads": 1,
+}  # fmt: skip
 LEARNED: dict[str, Value] = {**FAST, "quantization-robust.variant": "qat", "quantization-robust.range": "learned",
                              "quantization-robust.quantize-activations": True}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Outcome]:
+    """FedAvg's run of so many rounds."""
+
+    @cache
+    def get(rounds: int) -> Outcome:
+        return run("fedavg", tmp_path_factory.mktemp("fedavg") / "run", {**FAST, "num-server-rounds": rounds})
+
+    return get
 
 
 @pytest.mark.parametrize(
@@ -31,8 +46,10 @@ LEARNED: dict[str, Value] = {**FAST, "quantization-robust.variant": "qat", "quan
     ],
     ids=lambda s: str(s["quantization-robust.variant"]),
 )
-def test_without_strength_it_is_fedavg_bit_for_bit(settings: dict[str, Value], tmp_path: Path) -> None:
-    fedavg = run("fedavg", tmp_path / "fedavg", {**FAST, "num-server-rounds": 3})
+def test_without_strength_it_is_fedavg_bit_for_bit(
+    settings: dict[str, Value], plain: Callable[[int], Outcome], tmp_path: Path
+) -> None:
+    fedavg = plain(3)
     robust = run("quantization_robust", tmp_path / "robust", {**FAST, "num-server-rounds": 3, **settings})
     assert same(fedavg.model, robust.model)
     assert fedavg.results["totals"]["bytes_up"] == robust.results["totals"]["bytes_up"]
@@ -40,11 +57,12 @@ def test_without_strength_it_is_fedavg_bit_for_bit(settings: dict[str, Value], t
 
 
 @pytest.mark.parametrize("variant", ["kure", "apqn", "qat", "mqat", "rq"])
-def test_every_variant_trains_and_is_measured_at_every_width(variant: str, tmp_path: Path) -> None:
+def test_every_variant_trains_and_is_measured_at_every_width(
+    variant: str, plain: Callable[[int], Outcome], tmp_path: Path
+) -> None:
     settings: dict[str, Value] = {**FAST, "quantization-robust.variant": variant, "quantization-robust.kure-warmup": 0}
     outcome = run("quantization_robust", tmp_path / "run", settings)
-    plain = run("fedavg", tmp_path / "plain", FAST)
-    assert not same({n: a for n, a in outcome.model.items() if not is_learned(n)}, plain.model)
+    assert not same({n: a for n, a in outcome.model.items() if not is_learned(n)}, plain(2).model)
     found = outcome.results["final"]["bit_widths"]
     assert list(found) == [f"w{b}" for b in range(8, 1, -1)] + [f"w{b}a{b}" for b in range(8, 1, -1)]
     assert all(0 <= a <= 1 for a in found.values())
@@ -97,6 +115,7 @@ def test_a_norm_clips_what_the_server_knows_and_lets_new_steps_pass(tmp_path: Pa
         assert 0 < np.sqrt(sum(float(np.square(end[n] - start[n]).sum()) for n in start)) <= 0.5 + 1e-5
 
 
+@pytest.mark.long
 def test_classifiers_that_are_uploaded_with_adapters_train_by_the_objective(tmp_path: Path) -> None:
     given: dict[str, Value] = {**SMALL_WARMFED, "warmfed.local-model-source": "uploaded"}
     robust: dict[str, Value] = {"objective": "qat", "quantization-robust.bits": 2}
@@ -119,7 +138,7 @@ def test_relaxed_quantization_is_measured_on_the_layers_that_it_trains(layers: s
     given: dict[str, Value] = {"relaxed-quantization.layers": layers, "quantization-robust.skip-first-last": layers == "all"}
     outcome = run("quantization_robust", tmp_path / "run", {**FAST, "quantization-robust.variant": "rq", **given})
     config, arrays = parse(outcome.results["settings"]), to_tensors(outcome.model)
-    model = build_model(config.of(Model), 10, 16, 0, {n: a for n, a in arrays.items() if not is_learned(n)})
+    model = build_model(config.of(Model), 10, 8, 0, {n: a for n, a in arrays.items() if not is_learned(n)})
     objective = objective_of(config)
     learned = objective.learned(config, arrays)
     assert learned is not None

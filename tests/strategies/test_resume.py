@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
-import subprocess
-import sys
+from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,18 @@ import pytest
 from safetensors.numpy import load_file
 
 from fedwarm.diffusion.midway import NAME
+from fedwarm.engines.local.starting import FORK, begin
 from fedwarm.record.checkpoint import load
 from fedwarm.settings.fields import Value
 from tests.runs import LOCAL, SMALL_WARMFED, run, same
 
-FAST: dict[str, Value] = {"num-server-rounds": 3, "local-epochs": 1, "data.max-examples": 24}
+FAST: dict[str, Value] = {
+    "num-server-rounds": 3,
+    "local-epochs": 1,
+    "data.max-examples": 24,
+    "data.image-size": 16,
+    "server-threads": 1,
+}
 WARM: dict[str, Value] = {**SMALL_WARMFED, "data.max-examples": 12, "diffusion.sample-steps": 2, "server-threads": 1}
 FIVE: dict[str, Value] = {**WARM, "warmfed.protocol": "five-round", "num-server-rounds": 2, "warmfed.regenerate-each-round": True}
 CODED: dict[str, Value] = {"data.image-size": 8, "dp-rec.bits": 3, "dp-rec.entropy": "seeded"}
@@ -38,32 +46,35 @@ CASES: dict[str, tuple[str, dict[str, Value]]] = {
     "warmfed": ("warmfed", WARM),
     "warmfed five rounds": ("warmfed", FIVE),
 }
-PROGRAM = """
-import importlib, json, os, signal, sys
-from pathlib import Path
-place, nth = sys.argv[1], int(sys.argv[2])
-module, _, name = place.rpartition(".")
-owner, _, part = module.rpartition(".") if module.rpartition(".")[2][:1].isupper() else (module, "", "")
-holder = importlib.import_module(owner)
-holder = getattr(holder, part) if part else holder
-original, calls = getattr(holder, name), [0]
-def deadly(*given, **named):
-    calls[0] += 1
-    if calls[0] == nth:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(*given, **named)
-setattr(holder, name, deadly)
-from tests.runs import run
-if __name__ == "__main__":
-    run(sys.argv[3], Path(sys.argv[4]), json.loads(sys.argv[5]))
-"""
+
+
+def run_to_death(place: str, nth: int, method: str, folder: Path, settings: dict[str, Value], before: str) -> None:
+    """Execute `before`, run a method, and kill this process when `place` is called the nth time."""
+    exec(before, {})
+    module, _, name = place.rpartition(".")
+    owner, _, part = module.rpartition(".") if module.rpartition(".")[2][:1].isupper() else (module, "", "")
+    holder: Any = getattr(import_module(owner), part) if part else import_module(owner)
+    original, calls = getattr(holder, name), [0]
+
+    def deadly(*given: Any, **named: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == nth:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*given, **named)
+
+    setattr(holder, name, deadly)
+    run(method, folder, settings)
 
 
 def killed(place: str, nth: int, method: str, folder: Path, settings: dict[str, Value], before: str = "") -> None:
-    """Run a method in a process that is killed (SIGKILL) when `place` is called the nth time; `before` comes first."""
-    command = [sys.executable, "-c", before + PROGRAM, place, str(nth), method, str(folder), json.dumps(settings)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[2], check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    """Run a method in a process that is killed (SIGKILL) when `place` is called the nth time; `before` is executed first.
+
+    It is a fork, which has its libraries loaded.
+    """
+    process = get_context(FORK).Process(target=run_to_death, args=(place, nth, method, folder, settings, before))
+    begin(process, FORK)
+    process.join(300)
+    assert process.exitcode == -signal.SIGKILL
 
 
 def model(folder: Path) -> dict[str, Any]:
@@ -136,11 +147,9 @@ PLACES = [
 ]
 
 
-LONG = ("warmfed: while clients distil", "warmfed: in the warm start", "warmfed five rounds: while images are drawn anew")
 CHOSEN = [
-    pytest.param(*place, id=name, marks=pytest.mark.long if name in LONG else ())
+    pytest.param(*place, id=f"{place[0]}: {place[3]}", marks=pytest.mark.long if place[0].startswith("warmfed") else ())
     for place in PLACES
-    for name in [f"{place[0]}: {place[3]}"]
 ]
 
 

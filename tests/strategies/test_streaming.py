@@ -19,7 +19,10 @@ from fedwarm.settings.fields import Value
 from tests.grids import Through, served
 
 CLIENTS = 12
-FAST: dict[str, Value] = {"num-server-rounds": 2, "local-epochs": 1, "data.max-examples": 8, "data.partition": "iid"}
+FAST: dict[str, Value] = {
+    "num-server-rounds": 2, "local-epochs": 1, "data.max-examples": 8, "data.partition": "iid", "data.image-size": 8,
+    "server-threads": 1,
+}  # fmt: skip
 
 
 class Counted(Through):

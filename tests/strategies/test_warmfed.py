@@ -114,7 +114,7 @@ def test_workers_give_the_same_model(one_shot, tmp_path: Path) -> None:
 
 
 def test_five_rounds_without_images_are_fedavg_bit_for_bit(tmp_path: Path) -> None:
-    settings = {"num-server-rounds": 3, "local-epochs": 1, "data.max-examples": 40}
+    settings = {"num-server-rounds": 3, "local-epochs": 1, "data.max-examples": 40, "data.image-size": 16}
     warm = {"warmfed.protocol": "five-round", "warmfed.synthetic-ratio": 0.0, "warmfed.distill-epochs": 1}
     five = run("warmfed", tmp_path / "warmfed", {**settings, **warm})
     assert same(five.model, run("fedavg", tmp_path / "fedavg", settings).model)

@@ -440,9 +440,24 @@ def test_a_small_run_leaves_its_record(shell: Path, monkeypatch: pytest.MonkeyPa
     assert [p.name for p in shell.iterdir()] == ["run"]
 
 
+@pytest.mark.long
 def test_a_foundation_of_ones_own(shell: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("fedwarm.diffusion.pretraining.quality.DRAWN", 10)
-    sizes = ["--vae-steps", "1", "--unet-steps", "1", "--images", "16", "--batch-size", "2", "--threads", "1", "--seed", "3"]
+    sizes = [
+        "--vae-steps",
+        "1",
+        "--unet-steps",
+        "1",
+        "--images",
+        "16",
+        "--batch-size",
+        "2",
+        "--threads",
+        "1",
+        "--judged",
+        "10",
+        "--seed",
+        "3",
+    ]
     assert call(monkeypatch, "foundation", "train", "mine", "--data", "digits", "--public-share", "0.25", *sizes) == 0
     record = json.loads((shell / "foundations" / "mine" / "recipe.json").read_text())
     assert record["data"]["public_share"] == 0.25 and record["data"]["images"] == 450 and record["start"] == "glyph"

@@ -42,7 +42,7 @@ def run(*more: str, **asked: object) -> str:
         return augment(Work(clients=3, run_config=(SMALL, *more), **asked))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("rule", ["client_max", "global"])
+@pytest.mark.parametrize("rule", ["client_max", pytest.param("global", marks=pytest.mark.long)])
 def test_what_was_drawn_is_on_the_page(rule: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "page.html"
     assert run(f"gen-fedsd.rule='{rule}'", page=page) == f"page   {page}" and UNDRAWN[1:] in page.read_text()

@@ -172,6 +172,7 @@ def test_a_run_gives_its_result_its_log_and_its_overrides(tmp_path: Path, monkey
     assert not any("\x1b" in line or "\n" in line for line in lines)
 
 
+@pytest.mark.long
 @pytest.mark.processes
 def test_a_server_that_raises_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     app = tiny_app(tmp_path, monkeypatch, fails="server")

@@ -144,6 +144,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
+@pytest.mark.long
 def test_a_recipe_makes_one_folder(made: Made, tmp_path: Path) -> None:
     torch.rand(3)
     again = pretrain(tmp_path / "again", RECIPE, lambda *told: None)
@@ -151,6 +152,7 @@ def test_a_recipe_makes_one_folder(made: Made, tmp_path: Path) -> None:
     assert {**again, "seconds": 0} == {**made[1], "seconds": 0}
 
 
+@pytest.mark.long
 def test_another_seed_makes_another_and_a_given_autoencoder_is_kept(made: Made, tmp_path: Path) -> None:
     from diffusers import AutoencoderKL
 
