@@ -105,7 +105,10 @@ class Examples:
         )
         latents, context = encoded(folder, mark, lambda: (tuning.latents(tuning.images), tuning.context()))
         where = tuning.foundation.device
-        return cls(tuning.scheduler(), latents.to(where), tuning.labels, context.to(where), tuning.foundation)
+        latents, context = (
+            found.contiguous().to(where) for found in (latents, context)
+        )  # as a file gives them: bits depend on it
+        return cls(tuning.scheduler(), latents, tuning.labels, context, tuning.foundation)
 
     @property
     def family(self) -> Family:
