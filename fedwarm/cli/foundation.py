@@ -40,6 +40,7 @@ def foundation_train(
     batch_size: Annotated[int, typer.Option(min=0, help="pictures in a training step; 0: as in the recipe")] = 0,
     vae_learning_rate: Annotated[float, typer.Option(min=0, help="learning rate of the autoencoder; 0: as in the recipe")] = 0.0,
     unet_learning_rate: Annotated[float, typer.Option(min=0, help="learning rate of the denoiser; 0: as in the recipe")] = 0.0,
+    device: Annotated[str, typer.Option(help="where it trains: cpu, cuda or auto; changes the last bits of the result")] = "cpu",
     run_config: Annotated[
         list[str] | None, typer.Option("-c", "--run-config", help="reading of pictures: data.bits=12 ..")
     ] = None,
@@ -58,4 +59,4 @@ def foundation_train(
     recipe |= {"seed": seed, "threads": threads or cores()}
     options = ("public_share", "from_", "jitter", "image_column", "label_column")
     public = {key.rstrip("_").replace("_", "-"): given[key] for key in options if given[key] is not None}
-    train_foundation(Training(name, out, recipe, data, public, tuple(run_config or ()), judged))
+    train_foundation(Training(name, out, recipe, data, public, tuple(run_config or ()), judged, device))

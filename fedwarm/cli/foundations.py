@@ -12,6 +12,7 @@ from fedwarm.catalogue import parse
 from fedwarm.core.files import write_text
 from fedwarm.core.terminal import put, say
 from fedwarm.data.settings import Data
+from fedwarm.models import device_of
 from fedwarm.settings.fields import SettingError, Value, near
 
 
@@ -25,6 +26,7 @@ class Training:
         public: what was given of share, start, jitter and columns; cannot be used without data.
         read: `data.*` settings of how pictures are read, as `-c` takes them; mean nothing without data.
         judged: images that are drawn at each guidance scale, for the judge; means nothing without data.
+        device: where it trains: auto, cpu or cuda.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Training:
     public: Mapping[str, Value] = field(default_factory=dict)
     read: Sequence[str] = ()
     judged: int = 400
+    device: str = "cpu"
 
 
 def train_foundation(request: Training) -> None:
@@ -45,6 +48,7 @@ def train_foundation(request: Training) -> None:
     from fedwarm.diffusion.foundation import EMBEDDED
     from fedwarm.diffusion.pretraining.public import UNFINISHED
 
+    device_of(parse({"device": request.device}).run.device)
     name, embedded = request.name, request.name in EMBEDDED
     if not request.data:
         if not embedded:
@@ -88,7 +92,7 @@ def _trained_glyph(request: Training, folder: Path) -> dict[str, Any]:
 
     recipe = replace(Recipe(), **request.recipe)  # type: ignore[arg-type]
     with shown(f"foundation {request.name}"):
-        record = pretrain(folder, recipe, tick)
+        record = pretrain(folder, recipe, tick, device=device_of(request.device))
         return {**record, "quality": judged(folder, recipe.seed)}
 
 
@@ -116,7 +120,7 @@ def _trained_public(request: Training, folder: Path) -> dict[str, Any]:
     public = public_part(data, jitter)
     recipe = replace(PUBLIC_RECIPE, **request.recipe)  # type: ignore[arg-type]
     with shown(f"foundation {request.name}: {len(public.labels):,} public images of {request.data}"):
-        record = pretrain_public(folder, public, recipe, start, tick)
+        record = pretrain_public(folder, public, recipe, start, tick, device_of(request.device))
         quality = judged_public(folder, public, recipe.seed, drawn=request.judged)
     if quality["judge_on_drawn"] < AGREES:
         say(

@@ -21,7 +21,7 @@ from fedwarm.core.files import replacing, try_folder, write_text
 from fedwarm.core.seeds import generator, initialisation
 from fedwarm.diffusion.foundation import load_foundation
 from fedwarm.diffusion.pretraining.captions import PublicPart
-from fedwarm.diffusion.pretraining.recipe import Tick, latent_set, rebuilt_error, save, train_unet, train_vae
+from fedwarm.diffusion.pretraining.recipe import CPU, Tick, latent_set, rebuilt_error, save, train_unet, train_vae
 from fedwarm.diffusion.pretraining.untrained import Recipe, build_pipeline, build_tokenizer
 from fedwarm.diffusion.sentences import OWN_TEMPLATES
 from fedwarm.diffusion.settings import Diffusion
@@ -41,7 +41,9 @@ UNFINISHED = "unfinished"
 REBUILT = 256
 
 
-def pretrain_public(folder: Path, public: PublicPart, recipe: Recipe, start: str, tick: Tick) -> dict[str, Any]:
+def pretrain_public(
+    folder: Path, public: PublicPart, recipe: Recipe, start: str, tick: Tick, device: torch.device = CPU
+) -> dict[str, Any]:
     """Train a foundation and write it to `folder`, as `pretrain` does.
 
     Args:
@@ -50,6 +52,7 @@ def pretrain_public(folder: Path, public: PublicPart, recipe: Recipe, start: str
         recipe: steps, rates and seed; its sizes where the start is `scratch`.
         start: `glyph` or `scratch`.
         tick: called with (stage, step, of, text).
+        device: where it trains; every draw is the CPU's.
 
     Returns:
         what `recipe.json` holds.
@@ -64,7 +67,7 @@ def pretrain_public(folder: Path, public: PublicPart, recipe: Recipe, start: str
     if finished and (folder / "model_index.json").is_file():
         raise SettingError(f"{folder} holds a foundation of another recipe or other images; name a new folder by --out")
     torch.set_num_threads(recipe.threads)
-    pipe, begun = started(public, recipe, start), time.monotonic()
+    pipe, begun = started(public, recipe, start).to(device), time.monotonic()
     try_folder(folder / UNFINISHED)
     for name in ("recipe.json", "model_index.json"):
         (folder / name).unlink(missing_ok=True)
@@ -76,6 +79,7 @@ def pretrain_public(folder: Path, public: PublicPart, recipe: Recipe, start: str
         "seconds": round(time.monotonic() - begun + done["seconds_before"]),
         "autoencoder_l1": done["autoencoder_l1"],
         "torch": torch.__version__,
+        "device": device.type,
     }
     write_text(folder / OWN_TEMPLATES, "\n".join(public.templates) + "\n")
     save(pipe, folder, record)

@@ -24,6 +24,7 @@ from fedwarm.diffusion.pretraining.untrained import Recipe, build_pipeline, buil
 from fedwarm.diffusion.sentences import WORDS
 
 Tick = Callable[[str, int, int, str], None]
+CPU = torch.device("cpu")
 
 
 class Pictures(Protocol):
@@ -55,9 +56,9 @@ def train_vae(vae: Any, pictures: Pictures, recipe: Recipe, generator: torch.Gen
     optimiser, schedule = _optimiser([vae], recipe.vae_learning_rate, recipe.vae_steps)
     vae.train()
     for step in range(recipe.vae_steps):
-        image, _ = pictures.batch(recipe.batch_size, generator)
+        image = pictures.batch(recipe.batch_size, generator)[0].to(vae.device)
         posterior = vae.encode(image).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=generator)
+        noise = torch.randn(posterior.mean.shape, generator=generator).to(image)
         output = vae.decode(posterior.mean + posterior.std * noise).sample
         rebuilt = F.l1_loss(output, image) + F.mse_loss(output, image)
         loss = rebuilt + recipe.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
@@ -69,14 +70,14 @@ def train_vae(vae: Any, pictures: Pictures, recipe: Recipe, generator: torch.Gen
         tick("autoencoder", step + 1, recipe.vae_steps, f"loss {loss.item():.4f}")
     vae.eval().requires_grad_(False)
     with torch.no_grad():
-        latents = vae.encode(pictures.batch(512, generator)[0]).latent_dist.mean
+        latents = vae.encode(pictures.batch(512, generator)[0].to(vae.device)).latent_dist.mean
     vae.register_to_config(scaling_factor=float(1 / latents.std()))
 
 
 @torch.no_grad()
 def rebuilt_error(vae: Any, pictures: Pictures, generator: torch.Generator, n: int = 1000) -> float:
     """Mean absolute error of the autoencoder on n pictures, whose values are in [-1, 1]."""
-    image, _ = pictures.batch(n, generator)
+    image = pictures.batch(n, generator)[0].to(vae.device)
     return F.l1_loss(vae.decode(vae.encode(image).latent_dist.mean).sample, image).item()
 
 
@@ -86,7 +87,7 @@ def latent_set(pipe: Any, pictures: Pictures, recipe: Recipe, generator: torch.G
     latents, ids = [], []
     for start in range(0, recipe.images, 256):
         image, captions = pictures.batch(min(256, recipe.images - start), generator)
-        latents.append(pipe.vae.encode(image).latent_dist.mean * pipe.vae.config.scaling_factor)
+        latents.append(pipe.vae.encode(image.to(pipe.vae.device)).latent_dist.mean * pipe.vae.config.scaling_factor)
         ids.append(tokenize(pipe.tokenizer, captions))
         tick("latents", start + len(image), recipe.images, "")
     return torch.cat(latents), torch.cat(ids)
@@ -111,10 +112,11 @@ def train_unet(pipe: Any, latents: Tensor, ids: Tensor, recipe: Recipe, generato
     for step in range(recipe.unet_steps):
         pick = torch.randint(len(latents), (recipe.batch_size,), generator=generator)
         drop = torch.rand(recipe.batch_size, 1, generator=generator) < recipe.caption_dropout
-        context = text(torch.where(drop, empty, ids[pick]))[0]
-        noise = torch.randn(latents[pick].shape, generator=generator)
-        time_step = torch.randint(steps, (recipe.batch_size,), generator=generator)
-        noisy = scheduler.add_noise(latents[pick], noise, time_step)
+        context = text(torch.where(drop, empty, ids[pick]).to(latents.device))[0]
+        clean = latents[pick.to(latents.device)]
+        noise = torch.randn(clean.shape, generator=generator).to(clean)
+        time_step = torch.randint(steps, (recipe.batch_size,), generator=generator).to(clean.device)
+        noisy = scheduler.add_noise(clean, noise, time_step)
         loss = F.mse_loss(unet(noisy, time_step, context).sample, noise)
         optimiser.zero_grad()
         loss.backward()
@@ -131,7 +133,7 @@ def train_unet(pipe: Any, latents: Tensor, ids: Tensor, recipe: Recipe, generato
     text.eval().requires_grad_(False)
 
 
-def pretrain(folder: Path, recipe: Recipe, tick: Tick, vae: Any = None) -> dict[str, Any]:
+def pretrain(folder: Path, recipe: Recipe, tick: Tick, vae: Any = None, device: torch.device = CPU) -> dict[str, Any]:
     """Train the foundation and write it to `folder` as fp16 safetensors.
 
     Args:
@@ -139,6 +141,7 @@ def pretrain(folder: Path, recipe: Recipe, tick: Tick, vae: Any = None) -> dict[
         recipe: sizes, steps and seed.
         tick: called with (stage, step, of, text).
         vae: an autoencoder that is already trained, instead of training one.
+        device: where it trains; every draw is the CPU's, so that it decides last bits alone.
 
     Returns:
         what `recipe.json` holds.
@@ -149,10 +152,11 @@ def pretrain(folder: Path, recipe: Recipe, tick: Tick, vae: Any = None) -> dict[
     generator = torch.Generator().manual_seed(recipe.seed + 1)
     begun, glyphs = time.monotonic(), Glyphs()
     pipe = build_pipeline(recipe, build_tokenizer(glyphs.batch(4000, generator)[1], recipe.tokens))
+    pipe.to(device)
     if vae is None:
         train_vae(pipe.vae, glyphs, recipe, generator, tick)
     else:
-        pipe.register_modules(vae=vae)
+        pipe.register_modules(vae=vae.to(device))
     error = rebuilt_error(pipe.vae, glyphs, torch.Generator().manual_seed(recipe.seed + 2))
     with writing(folder / "vae"):
         pipe.vae.save_pretrained(folder / "vae")
@@ -164,6 +168,7 @@ def pretrain(folder: Path, recipe: Recipe, tick: Tick, vae: Any = None) -> dict[
         "seconds": round(time.monotonic() - begun),
         "autoencoder_l1": round(error, 4),
         "torch": torch.__version__,
+        "device": device.type,
     }
     save(pipe, folder, record)
     return record

@@ -289,6 +289,7 @@ def test_options_that_an_app_does_not_take(refused: Refused, shell: Path, option
         (["mine", "--data", "digits", "--jitter", 0.5], ["--jitter 0.5"]),
         (["mine", "--data", "/no/such/folder"], ["/no/such/folder", "there is no such folder"]),
         (["glyph", "-c", "data.bits=12"], ["--run-config needs --data"]),
+        (["glyph", "--device", "gpu"], ["device = 'gpu'", "cuda"]),
         (
             ["mine", "--data", "digits", "-c", "data.bit=12"],
             ["data.bit is not a setting of a foundation", "did you mean data.bits"],

@@ -166,3 +166,10 @@ def test_another_seed_makes_another_and_a_given_autoencoder_is_kept(made: Made, 
     name = "{}/diffusion_pytorch_model.safetensors"
     assert first[name.format("vae")] == second[name.format("vae")]
     assert first[name.format("unet")] != second[name.format("unet")]
+
+
+@pytest.mark.gpu
+def test_a_gpu_trains_alike(made: Made, tmp_path: Path) -> None:
+    record = pretrain(tmp_path / "made", RECIPE, lambda *_: None, device=torch.device("cuda"))
+    assert record["device"] == "cuda" and made[1]["device"] == "cpu"
+    assert abs(record["autoencoder_l1"] - made[1]["autoencoder_l1"]) < 0.05
