@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from fedwarm.core import progress
 from fedwarm.core.progress import Tick, listening
 from fedwarm.diffusion import midway
 from fedwarm.diffusion.foundation import Foundation, load_foundation
@@ -29,6 +30,7 @@ Tune = Callable[..., State]
 @pytest.fixture(autouse=True)
 def at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(midway, "EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "MIN_INTERVAL_SECONDS", 0.0)  # every step is heard, however fast they come
 
 
 @pytest.fixture
