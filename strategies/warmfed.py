@@ -25,6 +25,7 @@ from fedwarm.methods.warmfed import CLASSIFIER, SELECTED, SELECTION, quota, tuni
 from fedwarm.methods.warmfed import WarmFed as Settings
 from fedwarm.models import device_of
 from fedwarm.record.folder import RunFolder
+from fedwarm.rounds.outline import foreseeable
 from fedwarm.rounds.server import BaseStrategy, Stage
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Value
@@ -67,6 +68,7 @@ class WarmFed(BaseStrategy):
 
         return tuner_for(self.config)
 
+    @foreseeable
     def plan(self) -> Iterator[Stage]:
         if self.generates:
             if self.settings.adapt:
@@ -76,11 +78,9 @@ class WarmFed(BaseStrategy):
         if self.settings.protocol == "one-shot":
             yield Stage(0, "distill", "train", self.everyone, 0, long=True, action="distill")
             return
-        last = self.config.run.num_server_rounds
-        for number in range(1, last + 1):
-            yield Stage(number, "round", "train", self.everyone, number - 1)
-            if self.enough(number - 1):
-                last = number
+        for last in range(1, self.config.run.num_server_rounds + 1):
+            yield Stage(last, "round", "train", self.everyone, last - 1)
+            if self.enough(last - 1):
                 break
         yield Stage(last, "distill", "train", self.everyone, last, long=True, action="distill")
 

@@ -44,7 +44,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 WORDS = {
     "none", "mean", "plain", "dense", "local", "ray", "deployment", "file", "foundation", "domain", "replay", "logistic",
     "widths", "pictures", "augmentation", "delay", "crash", "rq", "lora", "natural", "own", "group", "batch",
-    "accuracy", "loss", "language", "mlp", "step", "constant", "cosine",
+    "accuracy", "loss", "language", "mlp", "step", "constant", "cosine", "real",
 }  # fmt: skip
 # Files of one component that stand in another room: its command, its side, its price.
 OWN = {

@@ -20,6 +20,9 @@ def foundation_train(
     ],
     data: Annotated[str, typer.Option(help="data set whose public part it learns from, as for data.name")] = "",
     public_share: Annotated[float | None, typer.Option(help="fraction of every class that is public; default 0.5")] = None,
+    public_where: Annotated[
+        str | None, typer.Option(help="rows that are public, in the place of a fraction: column=value, e.g. domain=photo")
+    ] = None,
     from_: Annotated[
         str | None, typer.Option("--from", help="initial weights; glyph (default): those of glyph; scratch: random")
     ] = None,
@@ -57,6 +60,25 @@ def foundation_train(
     names = ("vae_steps", "unet_steps", "images", "batch_size", "vae_learning_rate", "unet_learning_rate")
     recipe = {key: given[key] for key in names if given[key]}
     recipe |= {"seed": seed, "threads": threads or cores()}
-    options = ("public_share", "from_", "jitter", "image_column", "label_column")
+    options = ("public_share", "public_where", "from_", "jitter", "image_column", "label_column")
     public = {key.rstrip("_").replace("_", "-"): given[key] for key in options if given[key] is not None}
     train_foundation(Training(name, out, recipe, data, public, tuple(run_config or ()), judged, device))
+
+
+@app.command("classifier")
+def foundation_classifier(
+    out: Annotated[Path, typer.Argument(help="file to write, NAME.safetensors; runs take it as model.weights")],
+    images: Annotated[int, typer.Option(min=60, help="font renders to learn from, where no data are public")] = 20_000,
+    epochs: Annotated[int, typer.Option(min=1, help="epochs of training")] = 8,
+    seed: Annotated[int, typer.Option(help="seed of weights, renders and their order")] = 0,
+    run_config: Annotated[
+        list[str] | None, typer.Option("-c", "--run-config", help="settings of the runs that it is for: model.*, data.*, ..")
+    ] = None,
+) -> None:
+    """Train a classifier on what a foundation learned from: the public start that a drawn one has to be compared with.
+
+    Without a public part (data.public-share, data.public-where) that is the embedded foundation's font renders.
+    """
+    from fedwarm.cli.classifier import Wanted, train_classifier
+
+    train_classifier(Wanted(out, run_config or (), images, epochs, seed))

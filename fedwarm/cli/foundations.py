@@ -103,7 +103,15 @@ def _trained_public(request: Training, folder: Path) -> dict[str, Any]:
     from fedwarm.diffusion.pretraining.quality import AGREES, judged_public
     from fedwarm.launch.display import shown
 
-    given = {"public-share": 0.5, "from": STARTS[0], "jitter": 0.04, "image-column": "", "label-column": "", **request.public}
+    given = {
+        "public-share": 0.5,
+        "public-where": "",
+        "from": STARTS[0],
+        "jitter": 0.04,
+        "image-column": "",
+        "label-column": "",
+        **request.public,
+    }
     share, start, jitter = float(given["public-share"]), str(given["from"]), float(given["jitter"])
     if start not in STARTS:
         raise SettingError(f"--from {start!r} is unknown{near(start, list(STARTS))}; choose one of {', '.join(STARTS)}")
@@ -113,7 +121,8 @@ def _trained_public(request: Training, folder: Path) -> dict[str, Any]:
         raise SettingError(f"--jitter {jitter:g} is out of range; it must be at least 0 and below 0.5")
     data = replace(
         reading(request.data, request.read),
-        public_share=share,
+        public_share=0.0 if given["public-where"] else share,
+        public_where=str(given["public-where"]),
         image_column=str(given["image-column"]),
         label_column=str(given["label-column"]),
     )

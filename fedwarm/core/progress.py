@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 MIN_INTERVAL_SECONDS, LOG_INTERVAL_SECONDS = 0.2, 10.0
-LOG_SECONDS_VARIABLE, ROUNDS = "FEDWARM_LOG_SECONDS", "rounds"
+LOG_SECONDS_VARIABLE, ROUNDS, STAGES = "FEDWARM_LOG_SECONDS", "rounds", "stages"
 _LINE = re.compile(r"(server|client \d+): (\S.*?) (\d+)/(\d+)(?:, \d+ s left)?(?: (.*))?$")
 
 
@@ -81,10 +81,12 @@ class Pace:
         if event.step <= last or key not in self._begun:
             self._begun[key] = (now, event.step)
             told = now
-        due = event.step >= event.of or now - told >= self.interval_seconds
+        due = event.step >= event.of or event.stage == STAGES or now - told >= self.interval_seconds
         self._seen[key] = (now if due else told, event.step)
         if not due:
             return None
+        if event.stage == STAGES:  # which last as long as they last; the text says what is known of that
+            return f"{event.who}: {event.stage} {event.step}/{event.of} {event.text}"
         start, step = self._begun[key]
         left = (now - start) / (event.step - step) * (event.of - event.step) if event.step > step else 0.0
         rest = f", {left:.0f} s left" if left else ""
@@ -109,7 +111,7 @@ class Log:
 
     def __call__(self, event: Tick) -> None:
         asked = os.environ.get(LOG_SECONDS_VARIABLE)
-        if event.stage == ROUNDS:
+        if event.stage in (ROUNDS, STAGES):
             line = self._rounds.line(event)
         else:
             self._work.interval_seconds = float(asked) if asked else LOG_INTERVAL_SECONDS

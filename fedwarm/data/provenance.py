@@ -19,7 +19,7 @@ import numpy as np
 from fedwarm.data.sets import data_set
 from fedwarm.data.settings import READING, Data
 from fedwarm.data.shards import all_tests, open_table, split_rows
-from fedwarm.data.tables import Rows, Table, public_rows
+from fedwarm.data.tables import Rows, Table, public_of
 from fedwarm.settings.fields import SettingError, keys
 
 TRAIN, PUBLIC, WHOLE = "train", "public", "whole"
@@ -76,7 +76,7 @@ class Source:
             if self.part == TRAIN:
                 return np.concatenate([train for train, _ in split_rows(table, self.data, self.seed, self.clients)])
             if self.part == PUBLIC:
-                return public_rows(table, self.data.public_share)
+                return public_of(table, self.data.public_share, self.data.public_where)
         except SettingError:
             pass
         return np.arange(len(table))

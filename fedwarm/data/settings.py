@@ -152,6 +152,10 @@ class Data(Group, prefix="data"):
         low=0.0,
         high=0.9,
     )
+    public_where: str = setting(
+        "",
+        "rows that no client holds, in the place of a share of each class: column=value, e.g. domain=photo; several with commas",
+    )
     image_size: int = setting(32, "height and width in pixels to which images are resized", low=8)
     rotation: float = setting(
         0.0,
@@ -177,6 +181,11 @@ class Data(Group, prefix="data"):
     def own(self) -> bool:
         """Whether nothing is dealt: each node brings a data set of its own."""
         return self.name == OWN
+
+    @property
+    def public(self) -> bool:
+        """Whether a part of the data set is public."""
+        return bool(self.public_share or self.public_where)
 
     @property
     def reading(self) -> Data:

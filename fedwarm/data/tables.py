@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fedwarm.core.inputs import Form
 from fedwarm.core.seeds import numpy_generator
+from fedwarm.settings.fields import SettingError, near
 
 PUBLIC_SEED = 2405
 ALL = "all"  # the one domain of examples of which nothing is known but that they belong together
@@ -107,22 +108,58 @@ def public_rows(table: Table, share: float) -> Rows:
     return np.sort(np.concatenate(chosen))
 
 
-def private_part(table: Table, share: float) -> tuple[Table, Rows]:
-    """What clients may hold: the table without its public rows, and the rows' numbers in the whole table (n,)."""
-    kept = np.ones(len(table), dtype=bool)
-    kept[public_rows(table, share)] = False
-    rows = np.flatnonzero(kept)
-    if len(rows) == len(table):
-        return table, rows
+def part_of(table: Table, rows: Rows, name: str) -> Table:
+    """Some rows of a table (k,) as a table of their own; what is remarked of the whole is not of the part."""
 
     def part(column: Column) -> Column:
         return Column(column.codes[rows], column.names)
 
     whole = table.originals
-    private = replace(
-        table, name=f"{table.name} without its public part", label=part(table.label),
-        column=lambda column: part(table.column(column)), images=lambda k: table.images(rows[k]), remarks=list,
+    return replace(
+        table, name=name, label=part(table.label), column=lambda column: part(table.column(column)),
+        images=lambda k: table.images(rows[k]), remarks=list,
         targets=None if table.targets is None else table.targets[torch.from_numpy(rows)],
         originals=None if whole is None else lambda k, side: whole(rows[k], side),
     )  # fmt: skip
-    return private, rows
+
+
+def public_of(table: Table, share: float, where: str = "") -> Rows:
+    """The rows that are public, ascending: those that a filter names, all of them, else `public_rows` by the share.
+
+    Args:
+        where: `column=value` or `column=value,value`; empty: there is no filter.
+
+    Raises:
+        SettingError: the filter cannot be read, or names no column or value of the table.
+    """
+    if not where:
+        return public_rows(table, share)
+    name, equals, values = (part.strip() for part in where.partition("="))
+    wanted = [value.strip() for value in values.split(",") if value.strip()]
+    if not (name and equals and wanted):
+        raise SettingError(f"data.public-where = {where!r} must be column=value, with commas between several values")
+    column = table.column(name)
+    for value in wanted:
+        if value not in column.names:
+            raise SettingError(
+                f"data.public-where: column {name!r} of {table.name} has no {value!r}{near(value, list(column.names))}; "
+                f"it has {', '.join(column.names[:20])}"
+            )
+    chosen = [code for code, each in enumerate(column.names) if each in wanted]
+    return np.flatnonzero(np.isin(column.codes, chosen))
+
+
+def private_part(table: Table, share: float, where: str = "") -> tuple[Table, Rows]:
+    """What clients may hold: the table without its public rows, and the rows' numbers in the whole table (n,).
+
+    Raises:
+        SettingError: nothing is left.
+    """
+    kept = np.ones(len(table), dtype=bool)
+    kept[public_of(table, share, where)] = False
+    rows = np.flatnonzero(kept)
+    if len(rows) == len(table):
+        return table, rows
+    if not len(rows):
+        raise SettingError(f"data.public-where = {where!r} leaves clients nothing of {table.name}; name fewer values")
+    return part_of(table, rows, f"{table.name} without its public part"), rows

@@ -57,9 +57,12 @@ def _of_foundation(config: Config) -> Iterator[Source]:
         folder = Path(locate(config.of(Diffusion).foundation))
         told = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))["data"]
         name, share, mark = str(told["name"]), float(told["public_share"]), str(told["labels_sha256"])
+        where = str(told.get("public_where", ""))
     except (OSError, ValueError, KeyError, TypeError):
         return
-    yield Source(PUBLIC, replace(config.of(Data), name=os.path.basename(name), public_share=share), marks=Marks(mark))
+    yield Source(
+        PUBLIC, replace(config.of(Data), name=os.path.basename(name), public_share=share, public_where=where), marks=Marks(mark)
+    )
 
 
 def header(found: Sequence[Source]) -> dict[str, str]:

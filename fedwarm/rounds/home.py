@@ -52,10 +52,11 @@ def check_own(config: Config) -> None:
         )
     if data.test == CENTRAL:
         raise SettingError(f"data.test = {CENTRAL!r} needs data at the server, which has none with {said}; take 'split'")
-    if data.public_share:
-        raise SettingError(
-            f"data.public-share = {data.public_share:g} with {said}: no part of what nodes hold is public; set it to 0"
+    if data.public:
+        given = (
+            f"data.public-where = {data.public_where!r}" if data.public_where else f"data.public-share = {data.public_share:g}"
         )
+        raise SettingError(f"{given} with {said}: no part of what nodes hold is public; leave it out")
     if not data.classes and guarded(config):
         raise SettingError(
             f"{said} without data.classes tells the server which classes each node holds, which no epsilon covers; name all "

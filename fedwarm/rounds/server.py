@@ -38,6 +38,7 @@ from fedwarm.rounds.fleet import FederationError, Member
 from fedwarm.rounds.foundation_words import remark
 from fedwarm.rounds.method import Method, alone
 from fedwarm.rounds.odd import Held, of_record
+from fedwarm.rounds.outline import foreseen
 from fedwarm.rounds.register import remembered
 from fedwarm.rounds.remarks import remarks
 from fedwarm.rounds.rollcall import attend
@@ -88,7 +89,7 @@ class BaseStrategy(Method):
         exchange.told = own_data.told(self.config, self.fleet)
         place = None if self.folder is None else self.folder.path
         with closing(tracker(run.tracker, place, self.config.flat(), self.record.newest())) as told:
-            for index, stage in enumerate(self._stages()):
+            for index, stage in enumerate(foreseen(self, self._stages())):
                 if index >= self.done:
                     self.run_stage(stage, index, exchange)
                     if stage.measures >= 0:

@@ -50,6 +50,9 @@ class Hook:
     uses: ClassVar[str] = "batch"
     stacked: ClassVar[tuple[str, ...] | None] = None
 
+    def given(self, labels: Tensor) -> None:
+        """Called once before `prepare`, with the targets (n, ..) that the model is to learn."""
+
     def prepare(self, model: nn.Module) -> None:
         """Called once before the first step, e.g. to change the model or copy its weights."""
 
@@ -122,6 +125,7 @@ def fit(
     device, n, task = next(model.parameters()).device, len(labels), made(plan.task, plan.own_settings)
     spent = None if private is None else _spent(private, plan, n, task, hooks)
     for hook in hooks:
+        hook.given(labels)
         hook.prepare(model)
     optimiser = plan.optimiser_of(model.parameters(), steps_of(n, plan.batch_size, plan.epochs))
     model.train()

@@ -23,7 +23,10 @@ from fedwarm.settings.kinds import PROVIDERS
 from fedwarm.settings.registry import summary
 
 CLIENTS, MOST = 4, 2
-WITH: dict[str, dict[str, Value]] = {"file": {"gen-fedsd.file": "public", "data.public-share": 0.3}}
+WITH: dict[str, dict[str, Value]] = {
+    "file": {"gen-fedsd.file": "public", "data.public-share": 0.3},
+    "real": {"data.public-share": 0.3},
+}
 MINE = """
 import torch
 

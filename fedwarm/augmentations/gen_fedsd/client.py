@@ -5,7 +5,7 @@ Morafah et al., arXiv 2405.07925. Images stay where they are drawn.
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
@@ -66,7 +66,15 @@ class GenFedSdClient(ClientPart):
         return Payload(metrics=numbers, facts={"synthetic": report.synthetic})
 
     def data(self, real: Shard) -> Shard:
-        return real.joined(*self.synthetic())
+        if self.own.keep_real:
+            return real.joined(*self.synthetic())
+        images, labels = self.synthetic()
+        if not len(labels):
+            raise SettingError(
+                f"client {self.node.partition} has no synthetic images, and gen-fedsd.keep-real = false leaves it nothing "
+                "to train on; take gen-fedsd.rule = 'fixed' with enough images of each class"
+            )
+        return replace(real, train_images=images, train_labels=labels)
 
     def synthetic(self) -> tuple[Tensor, Tensor]:
         """Images and labels that were drawn for this client.
@@ -85,4 +93,6 @@ class GenFedSdClient(ClientPart):
     def weight(self, real: Shard, held: Shard) -> int:
         """By `gen-fedsd.weight-by`."""
         own = real.counts()
+        if not self.own.keep_real:
+            return len(held.train_labels)
         return weight(self.own, own, [n - m for n, m in zip(held.counts(), own, strict=True)])

@@ -12,7 +12,7 @@ import numpy as np
 from fedwarm.data.opening import read_table
 from fedwarm.data.settings import Data
 from fedwarm.data.shards import open_table
-from fedwarm.data.tables import Rows, Table, public_rows
+from fedwarm.data.tables import Rows, Table, public_of
 from fedwarm.settings.fields import SettingError, near
 
 PUBLIC = "public"
@@ -21,10 +21,12 @@ PUBLIC = "public"
 def unheld(name: str, data: Data) -> tuple[Table, Rows]:
     """A table and those of its rows that no client holds."""
     if name == PUBLIC:
-        if not data.public_share:
-            raise SettingError("gen-fedsd.file = 'public' needs data.public-share, images that no client holds; it is 0")
+        if not data.public:
+            raise SettingError(
+                "gen-fedsd.file = 'public' needs data.public-share or data.public-where, images that no client holds"
+            )
         table = open_table(data)
-        return table, public_rows(table, data.public_share)
+        return table, public_of(table, data.public_share, data.public_where)
     if _place(name) == _place(data.name):
         raise SettingError(
             f"gen-fedsd.file = {name!r} is the clients' own data set, with each other's images and test images in it; give "

@@ -48,7 +48,7 @@ def client_rows(table: Table, data: Data, seed: int, partitions: int) -> list[Ro
     Raises:
         SettingError: the partition cannot be made.
     """
-    table, private = private_part(table, data.public_share)
+    table, private = private_part(table, data.public_share, data.public_where)
     if partitions < 1:
         raise SettingError(f"{partitions} clients are too few; at least 1 is needed")
     deal = partition_of(data)
@@ -84,4 +84,4 @@ def _refuse_unlike(table: Table, data: Data, deal: Any) -> None:
 def own_clients(table: Table, data: Data) -> int | None:
     """How many clients the partition makes by itself, and at most; None where it makes as many as are asked for."""
     count = getattr(partition_of(data), "clients", None)
-    return None if count is None else count(private_part(table, data.public_share)[0], data)
+    return None if count is None else count(private_part(table, data.public_share, data.public_where)[0], data)

@@ -19,7 +19,7 @@ from torch import Tensor
 from fedwarm.data.provenance import labels_mark
 from fedwarm.data.settings import Data
 from fedwarm.data.shards import open_table
-from fedwarm.data.tables import public_rows
+from fedwarm.data.tables import public_of
 from fedwarm.data.testing import HELD_OUT, split_table
 from fedwarm.diffusion.sentences import PLACE, Wording, phrases, templates
 from fedwarm.models import to_input
@@ -70,6 +70,7 @@ class PublicPart:
         return {
             "name": self.data.name,
             "public_share": self.data.public_share,
+            **({"public_where": self.data.public_where} if self.data.public_where else {}),
             "images": len(self.labels),
             "classes": list(self.phrases),
             "templates": len(self.templates),
@@ -85,10 +86,10 @@ def public_part(data: Data, jitter: float = 0.0) -> PublicPart:
     Raises:
         SettingError: the data set cannot be read, the share is 0, or a class has no image in the public part.
     """
-    if data.public_share <= 0:
+    if not data.public:
         raise SettingError("data.public-share = 0 leaves no public part to train on; give a share of every class, e.g. 0.5")
     table = open_table(data)
-    rows = public_rows(table, data.public_share)
+    rows = public_of(table, data.public_share, data.public_where)
     labels = table.label.codes[rows]
     names = table.label.names
     for code, count in enumerate(np.bincount(labels, minlength=len(names))):
@@ -132,7 +133,13 @@ def refuse_seen(folder: Path, data: Data) -> None:
             f"the foundation {folder} has seen {share:g} of what this run tests on, split {data.test_split!r} of {data.name}; "
             "take another foundation, or another split"
         )
-    if share > data.public_share and mark == labels_mark(table):
+    where = str(seen.get("public_where", ""))
+    if where != data.public_where and where and mark == labels_mark(table):
+        raise SettingError(
+            f"the foundation {folder} has seen {where} of {data.name}; data.public-where = {data.public_where!r} lets clients "
+            "hold that, set it to the same"
+        )
+    if share > data.public_share and not data.public_where and mark == labels_mark(table):
         raise SettingError(
             f"the foundation {folder} has seen {share:g} of {data.name}; data.public-share = {data.public_share:g} lets clients "
             f"hold a part of that, set it to at least {share:g}"
