@@ -92,7 +92,18 @@ def table_of(data: Data) -> Table:
                 found[torch.from_numpy(mine)] = table.images(rows[mine] - first[i])
         return found
 
-    return Table(NAME, columns["label"], ("image", *columns), column, images, lambda: _remarks(parts))
+    def originals(rows: Rows, side: int) -> list[Tensor]:
+        found = dict[int, Tensor]()
+        for i, (table, _) in enumerate(parts):
+            mine = np.flatnonzero(domain[rows] == i)
+            own = rows[mine] - first[i]
+            whole = table.originals(own, side) if table.originals is not None else [*table.images(own)]
+            found |= dict(zip(mine.tolist(), whole, strict=True))
+        return [found[k] for k in range(len(rows))]
+
+    some = any(table.originals is not None for table, _ in parts)
+    remarks, whole = lambda: _remarks(parts), originals if some else None
+    return Table(NAME, columns["label"], ("image", *columns), column, images, remarks, originals=whole)
 
 
 def _read(source: Source, data: Data) -> Table:
