@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD
 from fedwarm.augmentations.gen_fedsd.providers.file import Chosen
@@ -14,11 +15,16 @@ from fedwarm.parts import Known
 from fedwarm.settings.config import Config
 
 
+def uses(run: Any) -> list[str]:
+    """The settings that it takes."""
+    return ["gen-fedsd.allow-repeat"]
+
+
 class Public(Chosen):
     """Real images of the public part (data.public-share or data.public-where), which no client holds."""
 
     kept = "images of the public part are read where they lie, none are kept"
-    uses = ("gen-fedsd.allow-repeat",)
+    uses = staticmethod(uses)
 
     def __init__(self, config: Config, classes: Sequence[str], root: Path, shard: Shard | None = None) -> None:
         super().__init__(_public(config), classes, root, shard)
