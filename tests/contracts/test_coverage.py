@@ -76,7 +76,7 @@ OTHERS: list[dict[str, Value]] = [
     {"codec": "dp-rec", **PRIVATE, "dp-rec.noise-multiplier": 2.0},
     *({"robust.rule": rule, "robust.byzantine": 0} for rule in kinds.RULES.own()),
     {"privacy": "dp-sgd", "dp-sgd.noise-multiplier": 1.0, "dp-sgd.entropy": "seeded"},
-    *({"objective": name} for name in kinds.OBJECTIVES.own() if name != "plain"),
+    *({"objective": name} for name in kinds.OBJECTIVES.own() if name != "plain" and not kinds.OBJECTIVES.load(name).classed),
     {"data.validation-fraction": 0.25, "watch": "personal", "method": "fedavg_ft"},
 ]
 
