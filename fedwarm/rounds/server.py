@@ -115,8 +115,7 @@ class BaseStrategy(Method):
         """Note what is odd about who holds what, as far as clients tell."""
         if Run.of(self.config).hides or not all(m.known for m in self.fleet.members):
             return
-        found = [Held(m.examples, m.tests, frozenset(m.present)) for m in self.fleet.members]
-        for text in of_record(self.config, found):
+        for text in of_record(self.config, [Held(m.examples, m.tests, frozenset(m.present)) for m in self.fleet.members]):
             self.record.remark(text)
 
     def _stages(self) -> Iterator[Stage]:
