@@ -71,7 +71,7 @@ class Foundation:
     @property
     def latent_size(self) -> int:
         """Height and width of a latent."""
-        return self.image_size // int(self.pipe.vae_scale_factor)
+        return self.side // int(self.pipe.vae_scale_factor) if self.side else int(self.net.config.sample_size)
 
     @torch.no_grad()
     def embed(self, prompts: list[str]) -> Tensor:

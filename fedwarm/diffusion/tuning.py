@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from fedwarm.core.seeds import generator
+from fedwarm.diffusion.encoded import NAME as ENCODED
 from fedwarm.diffusion.encoded import encoded
 from fedwarm.diffusion.families import Family, Net, usual_family
 from fedwarm.diffusion.foundation import Foundation
@@ -186,6 +187,8 @@ def tune_adapter(tuning: Tuning, private: Mechanism | None = None, folder: Path 
             unet.disable_gradient_checkpointing()
         state = adapter_state(unet)
     check_finite(state)
+    if folder is not None:
+        (folder / ENCODED).unlink(missing_ok=True)
     return state
 
 
