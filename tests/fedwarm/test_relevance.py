@@ -114,7 +114,7 @@ def test_of_the_settings_of_synthesis_those_of_one_source_count(method: str) -> 
     assert not of("gen-fedsd", used())
 
 
-ONE_SHOT = {"num-server-rounds", "fraction-train", "local-epochs", "patience", "target"}
+ONE_SHOT = {"num-server-rounds", "cohort", "fraction-train", "local-epochs", "patience", "target"}
 
 
 def general(method: str, **changed: Any) -> set[str]:
@@ -132,7 +132,7 @@ def test_what_a_schedule_counts_matters_where_there_is_one() -> None:
 def test_general_settings_that_a_method_does_not_use() -> None:
     assert general("warmfed") == ONE_SHOT | {"objective"}
     assert general("warmfed", warmfed__protocol="five-round") == {"fraction-train"}
-    assert general("warmfed", warmfed__local_model_source="uploaded") == ONE_SHOT - {"local-epochs"}
+    assert general("warmfed", warmfed__local_model_source="uploaded") == ONE_SHOT - {"local-epochs", "cohort"}
     assert general("warmfed", warmfed__synthetic_ratio=0.0) == ONE_SHOT | {"objective", "save-pictures", "codec"}
     assert general("fedavg") == {"save-pictures"}
     assert general("gen_fedsd") == {"save-pictures"}

@@ -231,5 +231,5 @@ def test_what_fields_say_of_paths_nodes_and_numbers() -> None:
     limits = {"limits.least-noise", "limits.most-epsilon", "limits.most-rounds", "limits.delta"}
     assert flagged("node") == {"device", "client-folder", "hollowed.memory-budget-mb", *limits}
     assert flagged("neutral") == {"out", "client-folder", "resume", "tracker", "client-state-mb", "save-pictures"}
-    waits = {"stage-timeout", "min-replies", "nodes.least", "nodes.gather-timeout", "nodes.return-timeout"}
+    waits = {"stage-timeout", "min-replies", "nodes.least", "nodes.expected", "nodes.gather-timeout", "nodes.return-timeout"}
     assert flagged("free") == flagged("neutral") | waits | limits
