@@ -59,15 +59,22 @@ def once(method: str) -> dict[str, Value]:
 
 
 OTHERS = [method for method in METHODS if method != "fedavg"]
+AT_ONCE = 3
 
 
 @pytest.fixture(scope="module")
 def deployed(nodes: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of each method in one app on the federation, each message a process that was forked from what is loaded already."""
+    """A run of each method on the federation, in a few apps at once: a node that has nothing to do asks every three seconds.
+
+    Each message is a process of its own that was forked from what is loaded already.
+    """
     place = tmp_path_factory.mktemp("deployed")
-    states = {"client-folder": str(place / "states")}
-    runs = {method: {**once(method), **states, "method": method, "seed": 3} for method in OTHERS}
-    run_deployment(load(nodes), series_app(place / "app", runs), {})
+    states, parts = {"client-folder": str(place / "states")}, [OTHERS[n::AT_ONCE] for n in range(AT_ONCE)]
+    runs = [{method: {**once(method), **states, "method": method, "seed": 3} for method in part} for part in parts]
+    apps = [series_app(place / f"app-{n}", part) for n, part in enumerate(runs)]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for done in [pool.submit(run_deployment, load(nodes), app, {}) for app in apps]:
+            done.result()
     return place
 
 

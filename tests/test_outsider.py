@@ -36,6 +36,11 @@ ALL = {
     "fedavg -c optimiser='signed'": "signed.power=0.5",
     "fedavg -c task='events' -c data.name='diabetes' -c model.name='mlp'": "learning-rate=1e-5",
 }
+RUN = """import json, sys
+from fedwarm.cli.app import app
+for words in json.loads(sys.argv[1]):
+    app(words, standalone_mode=False)
+"""
 TOGETHER = (
     "codec='largest' model.name='narrow' data.name='stripes' data.partition='uneven' robust.rule='middle' tracker='lines' "
     "objective='confident' optimiser='signed' near-start.weight=0.01 uneven.factor=0.8 largest.share=0.5"
@@ -99,16 +104,29 @@ def test_an_unknown_name_gets_theirs_among_the_near_ones(fedwarm: Command) -> No
     assert "'largst' is not a known codec (did you mean largest" in told and "\n" not in told.strip()
 
 
+@pytest.fixture(scope="module")
+def runs(place: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run with each of them by its words, one after another in one process of the environment."""
+    folder = tmp_path_factory.mktemp("runs")
+    found, commands = {words: folder / str(number) for number, words in enumerate(ALL)}, []
+    for words, out in found.items():
+        method, *chosen = words.split(" -c ")
+        given = [word for text in (*chosen, ALL[words], SMALL) if text for word in ("-c", text)]
+        commands.append(["run", method, "--clients", "3", "--workers", "1", "--out", str(out), *given])
+    command = [str(place / "bin" / "python"), "-c", RUN, json.dumps(commands)]
+    done = subprocess.run(command, cwd=folder, env=environment(place), capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return found
+
+
 @pytest.mark.parametrize("words", ALL)
-def test_each_of_them_runs(words: str, fedwarm: Command, tmp_path: Path) -> None:
-    method, *chosen = words.split(" -c ")
-    given = [word for text in (*chosen, ALL[words], SMALL) if text for word in ("-c", text)]
-    fedwarm("run", method, "--clients", "3", "--out", str(tmp_path / "run"), *given)
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
+def test_each_of_them_runs(words: str, runs: dict[str, Path]) -> None:
+    method, run = words.split(" -c ")[0], runs[words]
+    results = json.loads((run / "results.json").read_text())
     measured = results["rounds"][-1]["global"]
     assert results["complete"] and (measured["accuracy"] is not None or measured["metrics"]["rmse"]["value"] > 0)
     plain = method == "fedavg" and "tracker='lines'" in words
-    assert (tmp_path / "run" / "lines.txt").exists() is plain
+    assert (run / "lines.txt").exists() is plain
 
 
 def test_each_of_them_keeps_what_all_components_of_its_kind_keep_to(place: Path) -> None:

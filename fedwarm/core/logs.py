@@ -108,8 +108,9 @@ class Lines(logging.Handler):
 
 
 def at(**facts: str | int) -> None:
-    """From here on lines of this process say so."""
-    _where.update(facts)
+    """From here on lines of this process say so, where they go to a file (see `structured`)."""
+    if any(isinstance(handler, Lines) for handler in logging.getLogger(NAMES[0]).handlers):
+        _where.update(facts)
 
 
 @contextmanager
@@ -120,9 +121,9 @@ def structured(**facts: str | int) -> Iterator[None]:
         yield
         return
     handler = Lines(Path(place))
-    at(**facts)
     for name in NAMES:
         logging.getLogger(name).addHandler(handler)
+    at(**facts)
     try:
         yield
     finally:

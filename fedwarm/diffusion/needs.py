@@ -98,7 +98,7 @@ def bare(folder: Path, family: Family) -> Any:
             with torch.device("meta"):
                 parts[part] = maker.from_config(config)
         else:
-            config = maker.config_class.from_pretrained(str(folder / part))
+            config = maker.config_class.from_json_file(str(folder / part / "config.json"))
             with torch.device("meta"):
                 parts[part] = maker(config)
     return SimpleNamespace(**parts, vae_scale_factor=1 << (len(parts["vae"].config.block_out_channels) - 1))

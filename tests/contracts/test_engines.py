@@ -78,7 +78,7 @@ def test_anybody_s_engine_is_chosen_by_name_and_by_place(usual: str, tmp_path: P
 
 
 def test_what_an_engine_does_not_take_is_refused_with_those_that_do(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="^--keep-going works only with --engine deployment$"):
+    with pytest.raises(SettingError, match="^--keep-going works only with --engine deployment; add that, or leave"):
         engine_of("local", Asked(keep_going=True))
     with pytest.raises(SettingError, match="'rey' is not a known engine .did you mean ray"):
         engine_of("rey", Asked())

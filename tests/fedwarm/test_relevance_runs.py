@@ -106,7 +106,7 @@ OTHERS: dict[str, Value] = {
     "prune.densities": "0.3",
     "evaluate.calibration-images": 3, "faults.clients": "1", "hollowed.depths": "1", "gen-fedsd.provider": "none",
     "fraction-train": 0.5, "local-epochs": 3, "num-server-rounds": 3, "hollowed.depth": 2,
-    "gen-fedsd.prompt": "one {class}",
+    "gen-fedsd.prompt": "one {class}", "cohort": 2,
 }  # fmt: skip
 LEFT = {
     "data.standardise": "refused beside a data set that is no table",

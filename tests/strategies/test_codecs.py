@@ -132,7 +132,7 @@ def _tensors(path: Path) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
 
 @pytest.mark.long
 def test_stochastic_rounding_costs_its_bits_and_learns_like_dense(tmp_path: Path) -> None:
-    settings: dict[str, Value] = {"num-server-rounds": 8, "data.max-examples": 120, "learning-rate": 0.02, "data.image-size": 16}
+    settings: dict[str, Value] = {"num-server-rounds": 8, "data.max-examples": 120, "learning-rate": 0.02}
     dense = run("fedavg", tmp_path / "dense", settings)
     coarse = run("fedavg", tmp_path / "coarse", {**settings, **ROUNDED})
     said = uploads(coarse)[0]

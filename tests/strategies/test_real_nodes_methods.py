@@ -14,6 +14,7 @@ from flwr.superlink.grid import HttpGrid, InMemoryGrid
 from fedwarm.catalogue import parse
 from fedwarm.core.nodes import Patience
 from fedwarm.core.seeds import numpy_generator
+from fedwarm.core.version import VERSION
 from fedwarm.engines.local.desk import identify
 from fedwarm.engines.local.run import LocalGrid
 from fedwarm.record.checkpoint import load
@@ -186,8 +187,9 @@ def test_a_site_s_name_stands_in_the_page(tmp_path: Path) -> None:
 def test_the_description_tells_a_site_s_name_only_where_it_has_one() -> None:
     from clients.client_app import site_of
 
-    assert site_of({"site": "a", "name": "b"}, "describe") == {"site": "a"}
-    assert site_of({"name": "b"}, "describe") == {"site": "b"}
+    told = {"fedwarm": VERSION}
+    assert site_of({"site": "a", "name": "b"}, "describe") == {"site": "a", **told}
+    assert site_of({"name": "b"}, "describe") == {"site": "b", **told}
     assert site_of({"site": "a"}, "round") == {} and site_of({}, "describe") == {}
 
 

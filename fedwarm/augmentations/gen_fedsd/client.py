@@ -13,6 +13,7 @@ from torch import Tensor
 from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD, weight
 from fedwarm.augmentations.gen_fedsd.checks import global_rule, histogram, shelf_root
 from fedwarm.augmentations.gen_fedsd.fill import Report, fill
+from fedwarm.augmentations.gen_fedsd.providers import provider_type
 from fedwarm.core.payload import Payload
 from fedwarm.data import Shard
 from fedwarm.data.node import Node
@@ -65,8 +66,13 @@ class GenFedSdClient(ClientPart):
             return Payload(metrics={name: numbers[name] for name in ("seconds", "drawn_seconds")})
         return Payload(metrics=numbers, facts={"synthetic": report.synthetic})
 
+    @property
+    def alone(self) -> bool:
+        """Whether it trains on synthetic images alone."""
+        return not self.own.keep_real and provider_type(self.config).fills
+
     def data(self, real: Shard) -> Shard:
-        if self.own.keep_real:
+        if not self.alone:
             return real.joined(*self.synthetic())
         images, labels = self.synthetic()
         if not len(labels):
@@ -93,6 +99,6 @@ class GenFedSdClient(ClientPart):
     def weight(self, real: Shard, held: Shard) -> int:
         """By `gen-fedsd.weight-by`."""
         own = real.counts()
-        if not self.own.keep_real:
+        if self.alone:
             return len(held.train_labels)
         return weight(self.own, own, [n - m for n, m in zip(held.counts(), own, strict=True)])

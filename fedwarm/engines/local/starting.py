@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 from contextlib import suppress
-from multiprocessing.context import ForkContext
+from multiprocessing import get_context
 from multiprocessing.process import BaseProcess, current_process
 from pathlib import Path
 
@@ -69,7 +69,7 @@ def _fork_can_train() -> bool:
     """Whether a child forked now can compute gradients: tried in one, some hundredths of a second."""
     if "torch" not in sys.modules:
         return True
-    trial = ForkContext().Process(target=_one_backward_pass)
+    trial = get_context("fork").Process(target=_one_backward_pass)
     try:
         begin(trial, FORK)
     except OSError:

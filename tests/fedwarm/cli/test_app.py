@@ -407,9 +407,10 @@ def test_a_federation_is_refused_where_there_is_none(
 ) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(shell / "data"))
     nowhere = "there is no federation 'default'; `fedwarm federation up` starts one"
+    only = "works only with --engine deployment"
     for words, said in (
-        (("run", "fedavg", "--keep-going"), "--keep-going works only with --engine deployment"),
-        (("run", "fedavg", "--federation", "x"), "--federation works only with --engine deployment"),
+        (("run", "fedavg", "--keep-going"), f"--keep-going {only}; add that, or leave --keep-going out"),
+        (("run", "fedavg", "--federation", "x"), f"--federation {only}; add that, or leave --federation out"),
         (("run", "fedavg", "--engine", "deployment", "--rounds", "1"), nowhere),
         (("federation", "status"), nowhere),
         (("federation", "logs", "0"), nowhere),

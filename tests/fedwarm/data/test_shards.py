@@ -117,7 +117,7 @@ def test_clients_when_nothing_is_said() -> None:
 
 @pytest.mark.parametrize("partition", [-1, 4, 99])
 def test_a_client_that_is_not_there_is_refused(partition: int) -> None:
-    with pytest.raises(SettingError, match=f"no partition {partition}: 4 clients have the partitions 0 to 3"):
+    with pytest.raises(SettingError, match=f"no partition {partition}; 4 clients have the partitions 0 to 3"):
         load_shard(Data(), 0, partition, 4)
 
 

@@ -21,7 +21,7 @@ from fedwarm.settings.kinds import OBJECTIVES
 from fedwarm.training.loop import Plan, fit
 from tests.runs import run, same
 
-OURS = ("plain", "kure", "apqn", "qat", "mqat", "rq")
+OURS = ("plain", "class_weighted", "kure", "apqn", "qat", "mqat", "rq")
 
 
 def config(objective: str, **given: Value) -> Config:
@@ -36,7 +36,8 @@ def names(objective: str, number: int, **given: Value) -> list[str]:
 def test_every_objective_by_its_name() -> None:
     assert set(OURS) == set(OBJECTIVES.own()) and OBJECTIVES.own()[0] == "plain"
     assert {o: names(o, 6) for o in OURS} == {
-        "plain": [], "kure": ["Kure"], "apqn": ["Apqn"], "qat": ["Qat"], "mqat": ["Mqat"], "rq": ["RelaxedObjective"],
+        "plain": [], "class_weighted": ["Weighted"], "kure": ["Kure"], "apqn": ["Apqn"],
+        "qat": ["Qat"], "mqat": ["Mqat"], "rq": ["RelaxedObjective"],
     }  # fmt: skip
     with pytest.raises(SettingError, match="objective = 'mqta' is not a known objective.*did you mean mqat"):
         config("mqta")

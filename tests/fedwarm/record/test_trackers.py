@@ -239,7 +239,8 @@ def test_a_tracker_needs_a_folder() -> None:
 def test_a_service_that_cannot_be_opened_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeMlflow(monkeypatch)
     monkeypatch.setattr(fake, "create_run", lambda *a, **k: (_ for _ in ()).throw(OSError("no such host\nat line 3")))
-    with pytest.raises(SettingError, match="tracker = 'mlflow' cannot be opened: no such host$"):
+    said = "tracker = 'mlflow' cannot be opened: no such host; correct its configuration, or set tracker = 'none'$"
+    with pytest.raises(SettingError, match=said):
         tracker("mlflow", tmp_path, SETTINGS)
 
 

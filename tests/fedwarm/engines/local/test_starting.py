@@ -51,6 +51,7 @@ def test_a_fork_after_torch_computed_with_threads_computes_with_threads() -> Non
 
 @LINUX
 @pytest.mark.skipif(torch.cuda.is_available(), reason="beside a GPU workers are spawned in any case")
+@pytest.mark.long
 def test_where_a_fork_could_not_train_workers_are_spawned() -> None:
     """An export to ONNX before the first backward pass makes a device known, and the pass then starts torch's threads."""
     program = (
