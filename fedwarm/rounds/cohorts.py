@@ -56,13 +56,13 @@ def obstacle(config: Config) -> str:
 
 
 def remark(config: Config, together: int, make: Callable[[], nn.Module]) -> str:
-    """Why clients train one after another though the settings ask for more; empty where they do not ask, or get it.
+    """Why clients train one after another though the settings ask for more; empty where they do not ask, get it, or do not train.
 
     Args:
         together: what the engine has train together, 0 where it cannot.
         make: the run's model.
     """
-    if not asked(config):
+    if not asked(config) or not Run.of(config).trains:
         return ""
     why = obstacle(config) or cohort.model_obstacle(make())
     if not why and not together:
