@@ -43,6 +43,7 @@ def plans(comparison: ModuleType) -> list[tuple[str, str, str]]:
     ]
 
 
+@pytest.mark.long
 def test_arms_have_equal_epsilon_and_the_code_words_a_hundredth_of_the_bytes(comparison: ModuleType) -> None:
     for name, view, arm in plans(comparison):
         trial = comparison.TRIALS[name][view]

@@ -72,7 +72,10 @@ class Late(Through):
 LATE = served(Late)
 
 
-@pytest.mark.parametrize("method", METHODS)
+OFTEN = ("fedavg", "fedsparse", "scaffold")  # a mean, parts of models, and a state of the server's
+
+
+@pytest.mark.parametrize("method", [pytest.param(each, marks=() if each in OFTEN else pytest.mark.long) for each in METHODS])
 def test_the_order_of_arrival_does_not_matter(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"server-threads": 1, **METHODS[method]}
     whole = run(method, tmp_path / "whole", settings)

@@ -98,6 +98,7 @@ def test_weights_that_are_not_all_there_are_refused(bench: ModuleType, tmp_path:
         subjects.whole(ViTModel, tmp_path, "--dino")
 
 
+@pytest.mark.long
 def test_the_memory_benchmark_counts_every_case() -> None:
     """Of the embedded net at batch 1: hollowed at depth 0 takes little more than its weights, and the order is the paper's."""
     command = [sys.executable, str(FOLDER / "hollowed_memory.py"), "--batch", "1", "--part", "count"]

@@ -66,6 +66,7 @@ def imported(path: Path) -> list[Path]:
     return [file for place in places for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()]
 
 
+@pytest.mark.long
 def test_every_method_loads_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
     target, empty = tmp_path / "site", tmp_path / "empty"
     empty.mkdir()
@@ -93,6 +94,7 @@ def test_the_public_name_is_one_package_in_the_checkout() -> None:
     assert fedwarm.strategies.FedAvg is strategies.FedAvg
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("first", ["", "fedwarm."])
 def test_a_file_of_the_checkout_is_one_module_under_both_names(first: str) -> None:
     """A second copy would have classes, caches and exceptions of its own, and which one is patched or caught would be chance."""
@@ -119,6 +121,7 @@ def test_names_are_imported_when_asked_for() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
 def test_flower_builds_the_bundle(tmp_path: Path) -> None:
     """Its bytes are the code's, as Flower does not compress, and a tenth for the archive: no picture and no weights get in."""

@@ -200,6 +200,7 @@ def test_other_faults_are_refused_and_the_denominator_stays(kind: str, tmp_path:
     assert same(outcome.model, layout.moved(arrays, Round(1, CLIENTS, told).mean(codec(config), run_number(0))))
 
 
+@pytest.mark.long
 def test_a_round_that_is_asked_for_again_releases_nothing_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With true private randomness, a client whose reply was lost sends the same bytes; another run draws other ones."""
     struck(monkeypatch, "0.0.2")

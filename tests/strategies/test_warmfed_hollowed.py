@@ -166,6 +166,7 @@ def test_each_client_sends_the_keys_of_its_depth(union: Outcome) -> None:
     assert union.results["totals"]["bits_per_parameter_up"] == pytest.approx(32, rel=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rule", ["intersect", "zero_fill"])
 def test_the_rule_decides_what_images_are_drawn_from(rule: str, union: Outcome, tmp_path: Path) -> None:
     """Zeros are the foundation's own layers, so the images are those of `union`; fewer matrices draw others."""
@@ -282,6 +283,7 @@ def test_another_depth_is_refused_in_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.long
 def test_a_stopped_run_goes_on_to_the_same_bytes(monkeypatch: pytest.MonkeyPatch, union: Outcome, tmp_path: Path) -> None:
     """Stopped while images are drawn: the uploads of all depths are in the checkpoint."""
     from fedwarm.diffusion import generate

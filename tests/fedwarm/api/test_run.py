@@ -188,6 +188,7 @@ def test_importing_the_package_takes_no_time() -> None:
     assert done.stdout.split() == ["light", version, "True"]
 
 
+@pytest.mark.long
 def test_flower_s_log_is_in_one_style_from_the_first_run_on(tmp_path: Path) -> None:
     """In a fresh process, where Flower is imported by the run: each of its lines once, and without colours."""
     script = (

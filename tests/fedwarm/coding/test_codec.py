@@ -52,6 +52,7 @@ def test_decoded_is_what_the_indices_say(rotation: str, debias: bool) -> None:
     np.testing.assert_allclose(ours.decode(words, STREAM), wanted, rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.long
 def test_both_halves_agree_wherever_they_are() -> None:
     program = (
         "import sys, numpy as np\n"

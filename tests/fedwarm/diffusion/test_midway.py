@@ -81,6 +81,7 @@ def test_it_goes_on_to_the_same_bits(tune: Tune, tmp_path: Path, schedule: str) 
     assert ended(0, lambda: tune(tmp_path, lora_schedule=schedule))[0] == 1
 
 
+@pytest.mark.long
 def test_half_precision_goes_on_with_its_factor(tune: Tune, settings: Diffusion, tmp_path: Path) -> None:
     half = load_foundation(dataclasses.replace(settings, precision="fp16"), "cpu")
     straight = tune(None, half)

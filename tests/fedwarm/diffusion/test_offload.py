@@ -126,6 +126,7 @@ print(total == float(sum(l.weight.sum() for l in layers)))
 """
 
 
+@pytest.mark.long
 @LINUX
 @pytest.mark.parametrize("kind", ["memory", "mapped"])
 def test_the_process_really_shrinks(tmp_path: Path, kind: str) -> None:
@@ -143,6 +144,7 @@ def test_the_process_really_shrinks(tmp_path: Path, kind: str) -> None:
     assert done.stdout.splitlines()[1] == "True"
 
 
+@pytest.mark.long
 @LINUX
 def test_what_is_freed_between_others_is_the_systems_again() -> None:
     """Tensors of 2 MiB lie between small ones that stay; freed in the block, they leave the process without a further call."""

@@ -107,6 +107,7 @@ def test_private_tuning_repeats_by_its_source_alone(tune: Tune) -> None:
     assert not same(tune(private=Mechanism(1.0, 1.0), lora_steps=1), tune(private=Mechanism(1.0, 1.0), lora_steps=1))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("chunk", "checkpoints"), [(1, False), (3, False), (8, True)])
 def test_private_tuning_in_parts_or_with_checkpoints_is_the_same(tune: Tune, chunk: int, checkpoints: bool) -> None:
     whole = tune(private=noisy(0.0), lora_steps=2)

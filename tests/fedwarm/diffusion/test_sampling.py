@@ -66,6 +66,7 @@ def test_the_batch_size_changes_no_bit(draw: Draw, either: Foundation, sentences
     assert torch.equal(alone[0], ways[0][-1])
 
 
+@pytest.mark.long
 def test_the_number_of_threads_changes_no_bit(draw: Draw, either: Foundation) -> None:
     single = draw(on=either, sample_steps=1)
     torch.set_num_threads(2)

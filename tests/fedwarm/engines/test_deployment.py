@@ -179,6 +179,7 @@ HEAVY = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_clients_process_imports_only_what_its_message_needs(tmp_path: Path) -> None:
     """Flower starts a process for every message: what is imported needlessly is paid each time."""
     done = subprocess.run([sys.executable, "-c", CLIENT, str(tmp_path)], capture_output=True, text=True, check=True)

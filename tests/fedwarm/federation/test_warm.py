@@ -353,6 +353,7 @@ print(run.__module__, forkable, torch.cuda.is_initialized(), os.waitpid(child, 0
 """
 
 
+@pytest.mark.long
 def test_a_template_of_the_federation_can_be_forked_and_holds_no_code_of_an_app(tmp_path: Path) -> None:
     """Also with as many threads as the machine has: numpy has begun with those. What it forks can train, and use a GPU."""
     words = [sys.executable, "-P", "-c", LOADED, str(tmp_path), template.__file__, clientapp.__file__]

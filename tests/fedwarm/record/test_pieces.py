@@ -141,6 +141,7 @@ def ledger(folder: Path) -> list[dict[str, Any]]:
     return [{**json.loads(line), "seconds": 0} for line in (folder / "ledger.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.long
 def test_finished_adapters_and_drawn_batches_are_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run of four clients ends when two have an adapter, and again when the images of two are drawn; neither is made again."""
     whole, place = run("warmfed", tmp_path / "whole", WARM), tmp_path / "run"

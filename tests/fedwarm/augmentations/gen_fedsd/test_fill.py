@@ -89,6 +89,7 @@ def test_a_second_run_draws_nothing_and_loads_nothing(
     assert fill(other_rounds, shard_of(config, 1), 1, tmp_path).report.made == 0
 
 
+@pytest.mark.long
 def test_others_who_drew_before_change_nothing(configure: Configure, tmp_path: Path) -> None:
     config = configure(pool=16)
     alone = fill(config, shard_of(config, 1), 1, tmp_path / "a")

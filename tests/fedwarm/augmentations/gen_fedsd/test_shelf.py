@@ -274,6 +274,7 @@ def test_a_client_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     assert not left.exists()
 
 
+@pytest.mark.long
 def test_two_processes_draw_nothing_twice(tmp_path: Path) -> None:
     wanted = {"a": list(range(0, 24)), "b": list(range(40, 11, -1))}
     processes = [start(tmp_path, name, "together", which) for name, which in wanted.items()]

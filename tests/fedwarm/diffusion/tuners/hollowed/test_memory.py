@@ -76,6 +76,7 @@ def total(dtype: torch.dtype, depth: int | None = None, rank: int = 1, *, full: 
     return footprint(full_size(), Diffusion(rank=rank, lora_batch_size=1), cut, dtype, full=full).total
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_the_order_at_full_size(dtype: torch.dtype) -> None:
     hollowed, thin, thick, full = total(dtype, 3, 4), total(dtype), total(dtype, rank=128), total(dtype, full=True)
@@ -93,6 +94,7 @@ def test_deeper_takes_less(glyph_sized: Foundation) -> None:
     assert totals == sorted(totals, reverse=True) and len(set(totals)) == 5
 
 
+@pytest.mark.long
 def test_the_least_depth_that_fits(glyph_sized: Foundation) -> None:
     unet = glyph_sized.pipe.unet
     settings = dataclasses.replace(SETTINGS, lora_batch_size=16)

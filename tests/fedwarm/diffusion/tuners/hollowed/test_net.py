@@ -221,6 +221,7 @@ def gradients(module: nn.Module, predicted: Tensor) -> dict[str, Tensor]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("layout", ["sd1", "toy"])
 def test_gradients_are_the_whole_nets_with_the_middle_frozen(layout: str, random_adapter: Fill) -> None:
     """At random matrices, in the net whose core says what was cached."""

@@ -373,6 +373,7 @@ def test_settings_have_ranges() -> None:
             checked(f"dp-sgd.{key}", wrong, fields[f"dp-sgd.{key}"])
 
 
+@pytest.mark.long
 def test_opacus_is_loaded_late_and_logs_nothing_more() -> None:
     code = """
 import logging, sys
