@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
+from fedwarm.core.files import read_object
 from fedwarm.diffusion.families import family_of, usual_family
 from fedwarm.diffusion.hub import version_of
 from fedwarm.diffusion.pipeline import INDEX
@@ -49,17 +48,9 @@ def _folder(name: str) -> Path | None:
 
 @lru_cache(maxsize=8)
 def _presets(folder: Path, changed: int) -> Mapping[str, Value]:
-    family = family_of(_read(folder / INDEX).get("_class_name"))
+    family = family_of(read_object(folder / INDEX).get("_class_name"))
     if family is None:
         return {}
-    halvings = len(_read(folder / "vae" / "config.json").get("block_out_channels") or [0]) - 1
-    side = _read(folder / family.net / "config.json").get("sample_size")
+    halvings = len(read_object(folder / "vae" / "config.json").get("block_out_channels") or [0]) - 1
+    side = read_object(folder / family.net / "config.json").get("sample_size")
     return family.usual if isinstance(side, int) and side << halvings >= FULL else {}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

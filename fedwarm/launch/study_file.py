@@ -27,7 +27,6 @@ vary = { local-epochs = [2, 10] }                                   # makes one 
 from __future__ import annotations
 
 import itertools
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,7 +34,7 @@ from typing import Any
 
 from fedwarm.catalogue import parse
 from fedwarm.data.settings import Data
-from fedwarm.launch.sweep_file import Job, grid_of, named, values_of
+from fedwarm.launch.sweep_file import Job, check_kinds, grid_of, named, table_of, values_of
 from fedwarm.report.compare import concerns
 from fedwarm.report.studied import WATCHED
 from fedwarm.settings.fields import SettingError, Value, near
@@ -106,18 +105,11 @@ def read_study(path: Path, overrides: Mapping[str, Value] | None = None) -> Stud
     Raises:
         SettingError: it cannot be read, holds an unknown key or a wrong type, or its arms, seeds or settings do not go together.
     """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingError(f"the study {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise SettingError(f"the study {path} is not valid TOML: {error}") from error
-    where = str(path)
-    _check_kinds(table, KINDS, where, "a study")
+    table, where = table_of(path, "study", KINDS), str(path)
     if not table.get("arms"):
         raise SettingError(f"{where} has no arms; add [[arms]] with name = '...' and method = '...'")
     tuning = table.get("tuning", {})
-    _check_kinds(tuning, TUNING, where, "[tuning]")
+    check_kinds(tuning, TUNING, where, "[tuning]")
     seeds = values_of(path, "seeds", table.get("seeds", [1, 2, 3, 4, 5]), (int,))
     tuned = values_of(path, "tuning.seeds", tuning.get("seeds", [101]), (int,))
     rounds = values_of(path, "rounds", table["rounds"], (int,)) if "rounds" in table else ()
@@ -131,19 +123,11 @@ def read_study(path: Path, overrides: Mapping[str, Value] | None = None) -> Stud
     return study
 
 
-def _check_kinds(table: Mapping[str, Any], kinds: Mapping[str, type], where: str, what: str) -> None:
-    for key, value in table.items():
-        if key not in kinds:
-            raise SettingError(f"{where}: unknown key {key!r}{near(key, list(kinds))}; {what} has {', '.join(kinds)}")
-        if type(value) is not kinds[key]:
-            raise SettingError(f"{where}: {key} = {value!r} is {type(value).__name__}; it must be {kinds[key].__name__}")
-
-
 def _arms(path: Path, entry: Any, settings: Mapping[str, Value], common: Mapping[str, tuple[Value, ...]]) -> list[Arm]:
     """The arms of one entry, one for each combination of `vary`, each with the values that it is chosen from."""
     if not isinstance(entry, dict):
         raise SettingError(f"{path}: arms holds {entry!r}; write each arm as [[arms]] with name and method")
-    _check_kinds(entry, ARM, str(path), "an arm")
+    check_kinds(entry, ARM, str(path), "an arm")
     if not entry.get("method"):
         raise SettingError(f"{path}: the arm {entry.get('name', '')!r} names no method; add method = '...'")
     try:

@@ -104,17 +104,7 @@ def read_sweep(path: Path) -> Sweep:
     Raises:
         SettingError: it cannot be read, or holds an unknown key, a wrong type, an empty list or the same value twice.
     """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingError(f"the sweep {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise SettingError(f"the sweep {path} is not valid TOML: {error}") from error
-    for key, value in table.items():
-        if key not in KINDS:
-            raise SettingError(f"{path}: unknown key {key!r}{near(key, list(KINDS))}; a sweep has {', '.join(KINDS)}")
-        if type(value) is not KINDS[key]:
-            raise SettingError(f"{path}: {key} = {value!r} is {type(value).__name__}; it must be {KINDS[key].__name__}")
+    table = table_of(path, "sweep", KINDS)
     if table.get("clients", 0) < 0:
         raise SettingError(f"{path}: clients = {table['clients']} is out of range; it must be at least 0")
     seeds = values_of(path, "seeds", table.get("seeds", [0]), (int,))
@@ -123,6 +113,35 @@ def read_sweep(path: Path) -> Sweep:
     names = tuple(dict.fromkeys(METHODS.canonical(str(name)) for name in methods))
     grid = grid_of(path, table.get("grid", {}))
     return Sweep(names, tuple(int(seed) for seed in seeds), table.get("clients", 0), settings, grid)
+
+
+def table_of(path: Path, what: str, kinds: Mapping[str, type]) -> dict[str, Any]:
+    """What a TOML file of some kind (`what`) says, by the keys that it may have and their types.
+
+    Raises:
+        SettingError: it cannot be read, or holds an unknown key or a wrong type.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingError(f"the {what} {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise SettingError(f"the {what} {path} is not valid TOML: {error}") from error
+    check_kinds(table, kinds, str(path), f"a {what}")
+    return table
+
+
+def check_kinds(table: Mapping[str, Any], kinds: Mapping[str, type], where: str, what: str) -> None:
+    """See that a table has known keys (`kinds`) of the right types alone.
+
+    Raises:
+        SettingError: it has others.
+    """
+    for key, value in table.items():
+        if key not in kinds:
+            raise SettingError(f"{where}: unknown key {key!r}{near(key, list(kinds))}; {what} has {', '.join(kinds)}")
+        if type(value) is not kinds[key]:
+            raise SettingError(f"{where}: {key} = {value!r} is {type(value).__name__}; it must be {kinds[key].__name__}")
 
 
 def values_of(path: Path, key: str, values: Any, kinds: tuple[type, ...]) -> tuple[Any, ...]:

@@ -197,6 +197,8 @@ class Config:
         Raises:
             SettingError: unknown key (with the near names), wrong type, or a value out of its range.
         """
+        if not given:
+            return self
         table = {key: (group, f) for key, group, f in keys(tuple(self.groups))}
         groups = dict(self.groups)
         for key, value in given.items():

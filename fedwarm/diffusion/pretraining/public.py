@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from fedwarm.core.files import replacing, try_folder, write_text
+from fedwarm.core.files import read_object, replacing, try_folder, write_text
 from fedwarm.core.seeds import generator, initialisation
 from fedwarm.diffusion.foundation import load_foundation
 from fedwarm.diffusion.pretraining.captions import PublicPart
@@ -61,7 +61,7 @@ def pretrain_public(
         SettingError: the folder holds another foundation, or a caption has more tokens than the text encoder reads.
     """
     plan = json.loads(json.dumps({"recipe": asdict(recipe), "start": start, "data": public.provenance()}))
-    finished = _read(folder / "recipe.json")
+    finished = read_object(folder / "recipe.json")
     if {key: finished.get(key) for key in plan} == plan:
         return finished
     if finished and (folder / "model_index.json").is_file():
@@ -119,7 +119,7 @@ def _autoencoder(pipe: Any, folder: Path, plan: dict[str, Any], public: PublicPa
     """Train the autoencoder and keep it in the folder, or take the one that was kept there; its error and its seconds before."""
     from safetensors.torch import load_file, save_file
 
-    kept, weights = _read(folder / "done.json"), folder / "autoencoder.safetensors"
+    kept, weights = read_object(folder / "done.json"), folder / "autoencoder.safetensors"
     if kept.get("plan") == plan:
         pipe.vae.load_state_dict(load_file(weights))
         pipe.vae.eval().requires_grad_(False).register_to_config(scaling_factor=kept["scaling_factor"])
@@ -138,11 +138,3 @@ def _autoencoder(pipe: Any, folder: Path, plan: dict[str, Any], public: PublicPa
     }
     write_text(folder / "done.json", json.dumps(kept, indent=1) + "\n")
     return {**kept, "seconds_before": 0.0}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
