@@ -40,6 +40,7 @@ KINDS: Mapping[str, Settings] = {
 NATURAL = "natural"  # asked for by name alone: not every data set has writers
 WITHOUT, WITH = "without", "with"
 SHARES = (0.01, 0.1, 1.0)
+STEPS = 10  # of a client in a round, where labels are few
 BETA: Mapping[str, Settings] = {WITHOUT: {"fed-simclr.beta": 0.0}, WITH: {"fed-simclr.beta": 1.0}}
 
 
@@ -90,6 +91,12 @@ def pairs(kind: str) -> list[Arm]:
     return [Arm(f"{kind} {name}", "fed_simclr", {**KINDS[kind], **beta}) for name, beta in BETA.items()]
 
 
+def few(kind: str, labelled: int) -> Settings:
+    """So many labelled images a client, and as many passes as make the same number of steps for any number of them."""
+    passes = max(1, STEPS // math.ceil(labelled / int(str(COMMON["batch-size"]))))
+    return {**KINDS[kind], "data.max-examples": labelled, "local-epochs": passes}
+
+
 def baselines(kind: str, labelled: int) -> list[Arm]:
     """Other losses with and without verification, nothing shared, labels, and an encoder that learned nothing."""
     losses = ("spectral", "simsiam")
@@ -98,11 +105,12 @@ def baselines(kind: str, labelled: int) -> list[Arm]:
         for loss in losses
         for name, beta in BETA.items()
     ]
-    few = Arm(f"{kind} fedavg on a tenth", "fedavg", {**KINDS[kind], "data.max-examples": labelled})
+    tenth = Arm(f"{kind} fedavg on a tenth", "fedavg", few(kind, labelled))
+    all_of = Arm(f"{kind} fedavg on all", "fedavg", few(kind, 10 * labelled))
     none = Arm(f"{kind} random encoder", "fedavg", {**KINDS[kind], "learning-rate": 1e-9})
     semi = Arm(f"{kind} a tenth labelled", "fed_simclr", {**KINDS[kind], "fed-simclr.labelled": 0.1})
     alone = Arm(f"{kind} each for itself", "fed_simclr", {**KINDS[kind], "fed-simclr.alone": True})
-    return [*arms, alone, few, Arm(f"{kind} fedavg on all", "fedavg", dict(KINDS[kind])), semi, none]
+    return [*arms, alone, tenth, all_of, semi, none]
 
 
 def ablations(kind: str) -> list[Arm]:
@@ -125,14 +133,12 @@ def finetuned(made: Bench, kind: str, examples: int, seeds: int) -> None:
         for method in ("centralized", "fedavg"):
             cells = []
             for share in SHARES:
-                few: Settings = {**KINDS[kind], "data.max-examples": max(1, round(share * examples))}
+                asked = {**few(kind, max(1, round(share * examples))), "probe.linear": False, "probe.neighbours": 0}
                 found = []
                 for seed in range(1, seeds + 1):
                     weights = str(made.folder / f"{kind}-{start}-seed-{seed}".replace(" ", "-") / "model.safetensors")
                     own: Settings = {} if start == "random" else {"model.weights": weights}
-                    arm = Arm(
-                        f"{kind} {start} {method} {share:g}", method, {**few, **own, "probe.linear": False, "probe.neighbours": 0}
-                    )
+                    arm = Arm(f"{kind} {start} {method} {share:g}", method, {**asked, **own})
                     found.append(accuracy(made.one(arm, seed)))
                 cells.append(spread(found))
             print(f"| {start} | {method} | " + " | ".join(cells) + " |", flush=True)

@@ -3,6 +3,7 @@
     python benchmarks/fedsparse.py tune --data path/to/mnist --prices 0.03 0.04 0.05
     python benchmarks/fedsparse.py claim --data path/to/mnist
     python benchmarks/fedsparse.py claim --data path/to/femnist --writers
+    python benchmarks/fedsparse.py claim --data path/to/cifar10 --pixels 16
     python benchmarks/fedsparse.py curve --data path/to/mnist --seeds 3 --picture curve.png
 
 All arms train the same CNN from the same weights on the same images with the same step size, chosen for FedAvg at seed 101;
@@ -189,10 +190,11 @@ def main() -> None:
     options.add_argument("--only", nargs="*", default=[], help="the ways of the curve; all if not said")
     options.add_argument("--maps", type=int, nargs="+", default=MAPS, help="of networks that are small from the start")
     options.add_argument("--shorter", type=int, nargs="+", default=ROUNDS, help="rounds of FedAvg beside --rounds")
+    options.add_argument("--pixels", type=int, default=14)
     options.add_argument("--rate", type=float, default=0.0, help="step size, where it is another than that of the table")
     options.add_argument("--picture", type=Path, default=None, help="where to draw it")
     given = options.parse_args()
-    own: dict[str, Value] = {**COMMON, **(WRITERS if given.writers else MIXED)}
+    own: dict[str, Value] = {**COMMON, "data.image-size": given.pixels, **(WRITERS if given.writers else MIXED)}
     if given.rate:
         own["learning-rate"] = given.rate
     made = bench(given, "fedsparse-writers" if given.writers else "fedsparse", own)
