@@ -1,4 +1,4 @@
-"""An app that believes in two GPUs: both are the CPU, and who asks for one is written down."""
+"""An app that believes in two GPUs: both are the CPU, and who is placed on which is written down."""
 
 from __future__ import annotations
 
@@ -13,18 +13,22 @@ from fedwarm.core import placement
 PLACE = "CARDS_PLACE"
 
 
-def card(number: int) -> torch.device:
-    """The CPU in place of a card; a line of this process and the card is added."""
-    with (Path(os.environ[PLACE]) / f"{os.getpid()}").open("a") as file:
-        file.write(f"{number}\n")
-    return torch.device("cpu")
+def _write(worker: int | None, card: int) -> None:
+    """A line of this process: who it was and which card it got."""
+    who = "server" if worker is None else f"worker-{worker}"
+    with (Path(os.environ[PLACE]) / f"{os.getpid()}-{who}").open("a") as file:
+        file.write(f"cuda:{card}\n")
 
 
-def asked(folder: Path) -> dict[int, set[int]]:
-    """The cards that each process asked for."""
-    return {int(path.name): set(map(int, path.read_text().split())) for path in folder.iterdir()}
+def asked(folder: Path) -> dict[str, set[str]]:
+    """Devices by who was placed on them."""
+    found: dict[str, set[str]] = {}
+    for path in folder.iterdir():
+        found.setdefault(path.name.partition("-")[2], set()).update(path.read_text().split())
+    return found
 
 
-if PLACE in os.environ:
-    placement.cards, placement.card = lambda: 2, card
-    torch.cuda.get_device_name = lambda *device: "none"  # type: ignore[assignment]
+TWO = placement.Cards(lambda: 2, lambda number: torch.device("cpu"), lambda number: f"stand-in {number}", _write)
+
+if PLACE in os.environ:  # in a worker that was spawned
+    placement.stand_in(TWO)

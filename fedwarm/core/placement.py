@@ -1,25 +1,92 @@
 """Which of a machine's GPUs a process computes on: this is the one place that decides.
 
-Workers of a run have numbers, and go over the cards in turn; what has no number, as the server, is on the first. The same goes
-for work that is done by client (`turn`). On a machine with one card it is torch's current one.
+Workers of a run have numbers, and go over the cards in turn (`turn`), so that a client is where its worker is, whatever it does:
+training, tuning, drawing. What has no number, as the server, is on the first card. On a machine with one card it is torch's
+current one. Something else can stand in for a machine's cards (`stand_in`), and hears who computes on which.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
-_worker: ContextVar[int] = ContextVar("worker", default=0)
+Hears = Callable[[int | None, int], None]
 
 
-def cards() -> int:
-    """How many GPUs torch can use here."""
+def _count() -> int:
     import torch
 
     return max(1, torch.cuda.device_count()) if torch.cuda.is_available() else 0
+
+
+def _device(number: int) -> torch.device:
+    import torch
+
+    return torch.device("cuda", number) if cards() > 1 else torch.device("cuda")
+
+
+def _title(number: int) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(_device(number))
+
+
+def _deaf(worker: int | None, card: int) -> None:
+    """Nobody listens."""
+
+
+@dataclass(frozen=True)
+class Cards:
+    """A machine's GPUs, as they are where nothing else is said.
+
+    Attributes:
+        count: how many there are.
+        device: that of a card by its number.
+        title: a card's model.
+        hears: is told each time that a worker (None: who has no number) is placed on a card.
+    """
+
+    count: Callable[[], int] = _count
+    device: Callable[[int], torch.device] = _device
+    title: Callable[[int], str] = _title
+    hears: Hears = _deaf
+
+
+_worker: ContextVar[int | None] = ContextVar("worker", default=None)
+_present = Cards()
+
+
+def stand_in(found: Cards | None) -> None:
+    """From now on these are the machine's cards for this process and those that are forked from it; None: its own."""
+    global _present
+    _present = found or Cards()
+
+
+@contextmanager
+def standing_in(found: Cards) -> Iterator[None]:
+    """The same for a block."""
+    before = _present
+    stand_in(found)
+    try:
+        yield
+    finally:
+        stand_in(before)
+
+
+def cards() -> int:
+    """How many GPUs can be used here."""
+    return _present.count()
+
+
+def title(number: int = 0) -> str:
+    """The model of a card."""
+    return _present.title(number)
 
 
 def settle(worker: int) -> None:
@@ -28,15 +95,8 @@ def settle(worker: int) -> None:
 
 
 def turn(number: int) -> int:
-    """The card whose turn it is for the worker, or the client, of a number."""
+    """The card whose turn it is for the worker of a number."""
     return number % max(1, cards())
-
-
-def card(number: int) -> torch.device:
-    """A card by its number."""
-    import torch
-
-    return torch.device("cuda", number) if cards() > 1 else torch.device("cuda")
 
 
 def on_gpu(name: str) -> bool:
@@ -44,8 +104,13 @@ def on_gpu(name: str) -> bool:
     return name == "cuda" or (name == "auto" and cards() > 0)
 
 
-def placed(name: str, number: int | None = None) -> torch.device:
-    """The device of the setting `device` for this worker, or for the worker or client of a number."""
+def placed(name: str) -> torch.device:
+    """The device of the setting `device` for this worker, or for the server."""
     import torch
 
-    return card(turn(_worker.get() if number is None else number)) if on_gpu(name) else torch.device("cpu")
+    if not on_gpu(name):
+        return torch.device("cpu")
+    worker = _worker.get()
+    card = turn(worker or 0)
+    _present.hears(worker, card)
+    return _present.device(card)

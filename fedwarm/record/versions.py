@@ -9,6 +9,8 @@ from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
+from fedwarm.core import placement
+
 PACKAGES = ("fedwarm", "flwr", "torch", "diffusers", "peft", "transformers", "numpy", "ray")
 
 
@@ -35,12 +37,8 @@ def device(name: str, deterministic: bool, cohort: int) -> dict[str, str | bool 
         name, deterministic: the settings of these names.
         cohort: how many clients trained together; 0: none.
     """
-    import torch
-
-    from fedwarm.models import on_gpu
-
-    gpu = on_gpu(name)
-    return {"name": torch.cuda.get_device_name() if gpu else "cpu", "repeats": deterministic or not gpu, "cohort": cohort}
+    gpu = placement.on_gpu(name)
+    return {"name": placement.title() if gpu else "cpu", "repeats": deterministic or not gpu, "cohort": cohort}
 
 
 @lru_cache(maxsize=1)

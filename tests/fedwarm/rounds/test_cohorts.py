@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from flwr.app import Message
 
 from fedwarm.catalogue import parse
@@ -83,17 +84,21 @@ def test_a_stack_is_as_large_as_asked_and_no_larger_than_the_run(cohort: int, cl
     assert cohorts.size(parse({"method": "fedavg", "device": "cpu", "cohort": cohort}), clients) == size
 
 
-def test_on_a_gpu_the_default_is_the_same_on_every_card(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placement, "cards", lambda: 2)
-    assert cohorts.size(parse({"method": "fedavg"}), 100) == cohorts.USUAL == 50
+def cards(count: int) -> placement.Cards:
+    return placement.Cards(lambda: count, lambda number: torch.device("cpu"))
 
 
-def test_clients_that_train_together_have_one_process_and_others_one_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placement, "cards", lambda: 3)
-    assert cohorts.workers(parse({"method": "fedavg"}), 100) == 1
-    assert [cohorts.workers(parse({"method": "scaffold"}), clients) for clients in (100, 2)] == [3, 2]
-    assert cohorts.workers(parse({"method": "scaffold", "device": "cpu"}), 100) == 0
-    assert cohorts.workers(parse({"method": "fedavg", "cohort": 0}), 100) == 3
+def test_on_a_gpu_the_default_is_the_same_on_every_card() -> None:
+    with placement.standing_in(cards(2)):
+        assert cohorts.size(parse({"method": "fedavg"}), 100) == cohorts.USUAL == 50
+
+
+def test_clients_that_train_together_have_one_process_and_others_one_a_card() -> None:
+    with placement.standing_in(cards(3)):
+        assert cohorts.workers(parse({"method": "fedavg"}), 100) == 1
+        assert [cohorts.workers(parse({"method": "scaffold"}), clients) for clients in (100, 2)] == [3, 2]
+        assert cohorts.workers(parse({"method": "scaffold", "device": "cpu"}), 100) == 0
+        assert cohorts.workers(parse({"method": "fedavg", "cohort": 0}), 100) == 3
 
 
 def test_a_run_says_once_that_its_clients_train_one_after_another(tmp_path: Path) -> None:
