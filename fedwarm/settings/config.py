@@ -106,7 +106,7 @@ class General(Group):
     cohort: int = setting(
         -1,
         "clients of a round that train together as one program over stacked weights, where method and model allow it "
-        "(local engine, one worker); changes the last bits of the result; 0: one after another; -1: 50 on a GPU, 0 on a "
+        "(local engine); changes the last bits of the result; 0: one after another; -1: 50 on a GPU, 0 on a "
         "CPU",
         low=-1, high=10_000, when=lambda r: r.trains,
     )  # fmt: skip

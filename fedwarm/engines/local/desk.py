@@ -146,6 +146,11 @@ class Job:
         return Job(self.index, twin)
 
 
+def trains(job: Job) -> bool:
+    """Whether a message asks for training."""
+    return bool(job.message.metadata.message_type == MessageType.TRAIN)
+
+
 class Desk:
     """Answers for clients in this process, one message at a time."""
 
@@ -248,9 +253,8 @@ class InProcess:
     def _fellows(self, job: Job) -> list[Job]:
         """A job and those that are run with it, taken off the list."""
         alike: list[Job] = []
-        if self.cohort and job.message.metadata.message_type == MessageType.TRAIN:
-            after = dropwhile(lambda other: other is not job, [*self._jobs.values()])
-            alike = [other for other in after if other.message.metadata.message_type == MessageType.TRAIN]
+        if self.cohort and trains(job):
+            alike = [*filter(trains, dropwhile(lambda other: other is not job, [*self._jobs.values()]))]
         found = alike[: self.cohort] or [job]
         for each in found:
             del self._jobs[each.id]

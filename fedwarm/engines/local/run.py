@@ -211,10 +211,8 @@ def run_local(
 
 def _runner(crowd: Clients, asked: int) -> Runner:
     app, clients = crowd.app(), len(crowd.node_ids)
-    workers = workers_for(clients, asked or _said(app, "workers", crowd))
-    if workers == 1:
-        return InProcess(crowd, _said(app, "cohort", crowd))
-    return Pool(crowd, workers, threads_of(workers), start_method())
+    workers, cohort = workers_for(clients, asked or _said(app, "workers", crowd)), _said(app, "cohort", crowd)
+    return InProcess(crowd, cohort) if workers == 1 else Pool(crowd, workers, threads_of(workers), start_method(), cohort)
 
 
 def _said(app: ClientApp, name: str, crowd: Clients) -> int:

@@ -1,7 +1,7 @@
 """A worker process of the local engine: what runs at the other end of a pool's pipe.
 
-Down the pipe comes a job with an empty message, then the pickled content of the message; None ends the worker. Up go ticks, and
-for each job a reply with the traceback of what went wrong, empty where nothing did.
+Down the pipe come jobs with empty messages, each with the number of its content, then the pickled contents; None ends the worker.
+Up go ticks, and a reply for each of the jobs with the traceback of what went wrong, empty where nothing did.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -26,17 +27,21 @@ from flwr.app import RecordDict
 
 from fedwarm.core import logs, placement, progress, terminal
 from fedwarm.core.capacity import THREAD_VARIABLES
-from fedwarm.engines.local.desk import Clients, Desk, Job, identify, spoilt
+from fedwarm.engines.local.desk import Clients, Desk, Job, identify, spoilt, trains
 
 LARGE_BYTES = 2**22
 
 
 @dataclass(frozen=True)
 class Start:
-    """How worker `number` begins. A forked one also gets the open pipes to close, its pool's number and the state of `random`."""
+    """How worker `number` begins. A forked one also gets the open pipes to close, its pool's number and the state of `random`.
+
+    `cohort`: how many clients train together; 0: none.
+    """
 
     number: int
     threads: int
+    cohort: int = 0
     inherited: tuple[Connection, ...] = ()
     fork: tuple[int, tuple[Any, ...]] | None = None
 
@@ -76,29 +81,39 @@ def work(connection: Connection, clients: Clients, start: Start) -> None:
     _limit_threads(start.threads)
     gc.freeze()
     with suppress(EOFError, OSError):
-        while (job := connection.recv()) is not None:
-            identify(clients.run_id, clients.node_ids[job.index])
-            _serve(connection.recv_bytes(), desk, job, line)
+        while (given := connection.recv()) is not None:
+            jobs, numbers = [job for job, _ in given], [number for _, number in given]
+            identify(clients.run_id, clients.node_ids[jobs[0].index])
+            size_bytes = _filled(connection, jobs, numbers)
+            answer = _pickled_answers(desk, jobs, start.cohort, line)
+            for job in jobs:
+                job.message.content = RecordDict()
+            line.send(answer)
+            if max(size_bytes, len(answer)) > LARGE_BYTES:  # records refer to themselves: large ones are collected at once
+                del answer
+                gc.collect()
 
 
-def _serve(content: bytes, desk: Desk, job: Job, line: Line) -> None:
-    """Answer one message. Records refer to themselves, so large ones are collected at once and not when many have gathered."""
-    size_bytes = len(content)
-    job.message.content = pickle.loads(content)
-    del content
-    answer = _pickled_answer(desk, job, line)
-    job.message.content = RecordDict()
-    line.send(answer)
-    if max(size_bytes, len(answer)) > LARGE_BYTES:
-        del answer
-        gc.collect()
+def _filled(connection: Connection, jobs: Sequence[Job], numbers: Sequence[int]) -> int:
+    """Give the messages their contents, which come by their numbers; bytes of all."""
+    contents, size_bytes = [], 0
+    for _ in range(max(numbers) + 1):
+        content = connection.recv_bytes()
+        size_bytes += len(content)
+        contents.append(pickle.loads(content))
+        del content
+    for job, number in zip(jobs, numbers, strict=True):
+        job.message.content = contents[number]
+    return size_bytes
 
 
-def _pickled_answer(desk: Desk, job: Job, line: Line) -> bytes:
+def _pickled_answers(desk: Desk, jobs: Sequence[Job], cohort: int, line: Line) -> bytes:
     try:
-        return pickle.dumps(desk.answer(job.index, job.message, line.tick), protocol=5)
+        if cohort and trains(jobs[0]):
+            return pickle.dumps(desk.together(jobs, cohort, line.tick), protocol=5)
+        return pickle.dumps([desk.answer(job.index, job.message, line.tick) for job in jobs], protocol=5)
     except Exception as error:
-        return pickle.dumps((spoilt(job.message, error), traceback.format_exc()), protocol=5)
+        return pickle.dumps([(spoilt(job.message, error), traceback.format_exc()) for job in jobs], protocol=5)
 
 
 def _end_with_parent() -> None:

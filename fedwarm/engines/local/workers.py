@@ -1,34 +1,32 @@
 """A pool of worker processes for the local engine's clients.
 
 A client is pinned: client i is answered by worker i mod W, whose memory keeps its context for the run. The parent hands a worker
-one message at a time; so a worker that dies costs the reply it was at and the states its clients had there, and a fresh process
-takes its place. Workers are forked where that is safe, so that they start at once and share what was imported (see `starting`);
-those that take another's place are spawned.
+one message at a time, or a stack of clients that train together; so a worker that dies costs the replies it was at and the states
+its clients had there, and a fresh process takes its place. Workers are forked where that is safe, so that they start at once and
+share what was imported (see `starting`); those that take another's place are spawned.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import pickle
 import random
 import threading
 import time
 import warnings
-from collections import deque
-from collections.abc import Collection, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections import Counter, deque
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import count
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from multiprocessing.connection import wait
 from typing import Any
 
-from flwr.app import Message, RecordDict
+from flwr.app import Message
 
 from fedwarm.core import progress
 from fedwarm.core.stages import TOOK
 from fedwarm.engines.local.desk import LOG, Clients, Job, crashed, expired, spoilt
 from fedwarm.engines.local.starting import FORK, SPAWN, begin
+from fedwarm.engines.local.worker import Pickled, Worker
 from fedwarm.engines.local.worker_process import Start, work
 
 GRACE_SECONDS = 3.0
@@ -36,35 +34,25 @@ KEPT_TICKS = 1000
 _pools = count()
 
 
-@dataclass(eq=False)
-class _Worker:
-    number: int
-    process: BaseProcess
-    connection: Connection
-    job: Job | None = None
-    begun: float = 0.0
-    queue: deque[Job] = field(default_factory=deque)
-    known: set[int] = field(default_factory=set)
-
-
 class Pool:
     """Runs clients in `size` worker processes with `threads` threads each; `method` is "fork" or "spawn".
 
     A thread of this process hears the workers, so that they go on while the server computes. Ticks are passed on from `gather`
-    and `pull`, to whoever listens there.
+    and `pull`, to whoever listens there. Where `cohort` is not 0, a worker has that many clients train together, and begins with
+    fewer only where somebody waits for one of them.
     """
 
-    def __init__(self, clients: Clients, size: int, threads: int, method: str) -> None:
-        self._clients, self._threads, self._number = clients, threads, next(_pools)
-        self.width, self.cohort = size + 1, 0
+    def __init__(self, clients: Clients, size: int, threads: int, method: str, cohort: int = 0) -> None:
+        self._clients, self._threads, self._number, self._waited = clients, threads, next(_pools), Counter[str]()
+        self.width, self.cohort = 2 * size * cohort or size + 1, cohort
         self._changed = threading.Condition()
         self._replies: dict[str, Message] = {}
         self._took: dict[str, float] = {}
         self._unwanted: set[str] = set()
         self._ticks: deque[progress.Tick] = deque(maxlen=KEPT_TICKS)
-        self._pickled: tuple[RecordDict, bytes] | None = None
+        self._pickled: Pickled = {}
         self._failure: BaseException | None = None
-        self._workers: list[_Worker] = []
+        self._workers: list[Worker] = []
         try:
             for number in range(size):
                 with warnings.catch_warnings():
@@ -96,6 +84,17 @@ class Pool:
         and is still busy with it is replaced.
         """
         missing = deque(ids)
+        with self._waiting(ids):
+            self._gather(missing, deadline)
+        with self._changed:
+            if drop and missing:
+                self._withdraw(set(missing))
+            for message_id in ids:
+                self._took.pop(message_id, None)
+            return [self._replies.pop(message_id) for message_id in ids if message_id in self._replies]
+
+    def _gather(self, missing: deque[str], deadline: float | None) -> None:
+        """Wait until the deadline or until all are there, which are taken off."""
 
         def complete() -> bool:
             while missing and missing[0] in self._replies:
@@ -112,18 +111,30 @@ class Pool:
                 if self._failure is not None:
                     raise RuntimeError("the pool of workers failed") from self._failure
             self._pass_on(ticks)
+
+    @contextmanager
+    def _waiting(self, ids: Sequence[str]) -> Iterator[None]:
+        """Somebody waits for these: workers begin with them."""
         with self._changed:
-            if drop and missing:
-                self._withdraw(set(missing))
-            for message_id in ids:
-                self._took.pop(message_id, None)
-            return [self._replies.pop(message_id) for message_id in ids if message_id in self._replies]
+            self._waited.update(ids)
+            for worker in self._workers:
+                self._hand_out(worker)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._waited.subtract(ids)
+                self._waited += Counter()
 
     def take(self, message_id: str, seconds: float) -> Message | None:
         """One reply; None where its client takes longer than `seconds`, counted from when its worker began with it.
 
         A worker that is still at a reply which was given up is replaced after twice that time, if others wait for it.
         """
+        with self._waiting([message_id]):
+            return self._taken(message_id, seconds)
+
+    def _taken(self, message_id: str, seconds: float) -> Message | None:
         while True:
             with self._changed:
                 if self._failure is not None:
@@ -145,12 +156,13 @@ class Pool:
     def _left(self, message_id: str, seconds: float) -> float:
         """Seconds until a reply that is not there is late, or until its worker must be looked at again."""
         for worker in self._workers:
-            if worker.job is not None and worker.job.id == message_id:
-                return worker.begun + seconds - time.monotonic()
-            if any(job.id == message_id for job in worker.queue) and worker.job is not None and worker.job.id in self._unwanted:
-                left = worker.begun + 2 * seconds - time.monotonic()
+            allowed = seconds * max(1, len(worker.jobs))
+            if worker.at([message_id]):
+                return worker.begun + allowed - time.monotonic()
+            if worker.has([message_id]) and worker.at(self._unwanted):
+                left = worker.begun + 2 * allowed - time.monotonic()
                 if left <= 0:
-                    LOG.warning("client %d does not end; its worker is replaced", worker.job.index)
+                    LOG.warning("%s; its worker is replaced", worker.named("does not end"))
                     worker.process.kill()
                 return max(left, 0.1)
         return seconds
@@ -176,44 +188,39 @@ class Pool:
         for worker in self._workers:
             waiting = [job for job in worker.queue if job.id in ids]
             worker.queue = deque(job for job in worker.queue if job.id not in ids)
-            if worker.job is not None and waiting and worker.job.id in self._unwanted:
-                LOG.warning("client %d did not end within a second time limit; its worker is replaced", worker.job.index)
+            if waiting and worker.at(self._unwanted):
+                LOG.warning("%s; its worker is replaced", worker.named("did not end within a second time limit"))
                 worker.process.kill()
-            if worker.job is not None and worker.job.id in ids:
-                self._unwanted.add(worker.job.id)
+            self._unwanted.update(job.id for job in worker.jobs if job.id in ids)
 
-    def _start(self, number: int, method: str) -> _Worker:
+    def _start(self, number: int, method: str) -> Worker:
         context: Any = multiprocessing.get_context(method)
         ours, theirs = context.Pipe()
-        start = Start(number, self._threads)
+        start = Start(number, self._threads, self.cohort)
         if method == FORK:
             others = (*(worker.connection for worker in self._workers), ours)
-            start = Start(number, self._threads, others, (self._number, random.getstate()))
+            start = Start(number, self._threads, self.cohort, others, (self._number, random.getstate()))
         process = context.Process(target=work, args=(theirs, self._clients, start), name=f"worker-{number}", daemon=False)
         begin(process, method)
         theirs.close()
-        return _Worker(number, process, ours)
+        return Worker(number, process, ours)
 
-    def _hand_out(self, worker: _Worker) -> None:
-        while worker.job is None and worker.queue:
-            job = worker.queue.popleft()
-            if refusal := expired(job.message):
-                self._replies[job.id] = refusal
-                self._changed.notify_all()
+    def _hand_out(self, worker: Worker) -> None:
+        """Let an idle worker begin with what waits for it: a full stack, or one that somebody waits for."""
+        while not worker.jobs and worker.queue and (jobs := worker.stack(self.cohort, self._waited)):
+            for job in jobs:
+                worker.queue.remove(job)
+                if refusal := expired(job.message):
+                    self._replies[job.id] = refusal
+                    self._changed.notify_all()
+            if not (jobs := [job for job in jobs if job.id not in self._replies]):
                 continue
-            worker.job, worker.begun = job, time.monotonic()
-            worker.known.add(job.index)
+            worker.jobs, worker.begun = jobs, time.monotonic()
+            worker.known.update(job.index for job in jobs)
             with suppress(OSError):
-                self._send(worker, job)
+                worker.send(self._pickled)
         if not any(worker.queue for worker in self._workers):
-            self._pickled = None
-
-    def _send(self, worker: _Worker, job: Job) -> None:
-        content = job.message.content
-        if self._pickled is None or self._pickled[0] is not content:
-            self._pickled = content, pickle.dumps(content, protocol=5)
-        worker.connection.send(job.hollow())
-        worker.connection.send_bytes(self._pickled[1])
+            self._pickled.clear()
 
     def _hear_all(self) -> None:
         try:
@@ -229,7 +236,7 @@ class Pool:
                 self._failure = error
                 self._changed.notify_all()
 
-    def _hear(self, worker: _Worker) -> None:
+    def _hear(self, worker: Worker) -> None:
         said: Any = None
         try:
             said = worker.connection.recv()
@@ -242,25 +249,25 @@ class Pool:
                 self._replace(worker)
             elif isinstance(said, progress.Tick):
                 self._ticks.append(said)
-            elif isinstance(said, Exception) and worker.job is not None:
-                self._settle(worker, spoilt(worker.job.message, said), repr(said))
-            elif worker.job is not None:
-                self._settle(worker, *said)
+            elif isinstance(said, Exception):
+                self._settle(worker, [(spoilt(job.message, said), repr(said)) for job in worker.jobs])
+            elif worker.jobs:
+                self._settle(worker, said)
             self._changed.notify_all()
 
-    def _settle(self, worker: _Worker, reply: Message, trace: str) -> None:
-        job, worker.job = worker.job, None
-        assert job is not None
-        if trace:
-            LOG.error("client %d failed:\n%s", job.index, trace)
-        if job.id in self._unwanted:
-            self._unwanted.remove(job.id)
-        else:
-            self._replies[job.id] = reply
-            self._took[job.id] = time.monotonic() - worker.begun
+    def _settle(self, worker: Worker, answers: Sequence[tuple[Message, str]]) -> None:
+        jobs, worker.jobs = worker.jobs, []
+        took = (time.monotonic() - worker.begun) / max(1, len(jobs))
+        for job, (reply, trace) in zip(jobs, answers, strict=True):
+            if trace:
+                LOG.error("client %d failed:\n%s", job.index, trace)
+            if job.id in self._unwanted:
+                self._unwanted.remove(job.id)
+            else:
+                self._replies[job.id], self._took[job.id] = reply, took
         self._hand_out(worker)
 
-    def _replace(self, worker: _Worker) -> None:
+    def _replace(self, worker: Worker) -> None:
         worker.process.kill()
         worker.process.join()
         end = f"its worker process ended with exit code {worker.process.exitcode}"
@@ -269,14 +276,12 @@ class Pool:
         if worker.known:
             LOG.warning("a worker died; what clients %s kept in their context is lost", sorted(worker.known))
         self._workers[worker.number] = successor = self._start(worker.number, SPAWN)
-        successor.job, successor.begun, successor.queue = worker.job, worker.begun, worker.queue
-        if successor.job is not None:
-            self._settle(successor, crashed(successor.job.message, end), end)
-        self._hand_out(successor)
+        successor.jobs, successor.begun, successor.queue = worker.jobs, worker.begun, worker.queue
+        self._settle(successor, [(crashed(job.message, end), end) for job in successor.jobs])
 
     def _end_processes(self) -> None:
         for worker in self._workers:
-            if worker.job is not None:
+            if worker.jobs:
                 worker.process.kill()
             with suppress(OSError):
                 worker.connection.send(None)

@@ -22,8 +22,9 @@ SMALL: dict[str, Value] = {
 }  # fmt: skip
 
 
-def small(folder: Path, method: str = "fedavg", clients: int = 5, **settings: Value) -> Outcome:
-    return run(method, folder, {**SMALL, **{name.replace("_", "-"): value for name, value in settings.items()}}, clients=clients)
+def small(folder: Path, method: str = "fedavg", clients: int = 5, workers: int = 1, **settings: Value) -> Outcome:
+    given = {name.replace("_", "-"): value for name, value in settings.items()}
+    return run(method, folder, {**SMALL, **given}, clients=clients, workers=workers)
 
 
 def apart(one: Outcome, other: Outcome) -> float:
@@ -42,6 +43,15 @@ def test_a_run_together_is_the_run_one_after_another_and_the_same_bits_twice(tmp
     assert [len(set(part)) for part in seconds] == [1, 1]  # those of a stack share its time in equal parts
     assert [e["client"] for e in first.ledger] == [e["client"] for e in alone.ledger]
     assert [e["wire_bytes_up"] for e in first.ledger] == [e["wire_bytes_up"] for e in alone.ledger]
+
+
+def test_stacks_in_several_workers_give_the_same_bits(tmp_path: Path) -> None:
+    """Of seven clients the first worker has four and the second three: a full stack each, and one client that is waited for."""
+    one, two = (small(tmp_path / str(workers), clients=7, workers=workers, cohort=3) for workers in (1, 2))
+    assert same(one.model, two.model)
+    assert two.results["device"]["cohort"] == 3 and not [note for note in two.results["notes"] if "one after another" in note]
+    seconds = {e["client"]: e["seconds"] for e in two.ledger if (e["stage"], e["round"]) == ("round", 1)}
+    assert seconds[0] == seconds[2] == seconds[4] != seconds[6] and seconds[1] == seconds[3] == seconds[5]
 
 
 def test_who_is_in_a_stack_does_not_change_what_becomes_of_a_client(tmp_path: Path) -> None:
@@ -93,9 +103,9 @@ def test_on_a_gpu_the_default_is_the_same_on_every_card() -> None:
         assert cohorts.size(parse({"method": "fedavg"}), 100) == cohorts.USUAL == 50
 
 
-def test_clients_that_train_together_have_one_process_and_others_one_a_card() -> None:
+def test_there_is_a_process_a_card_as_far_as_there_is_a_stack_for_each() -> None:
     with placement.standing_in(cards(3)):
-        assert cohorts.workers(parse({"method": "fedavg"}), 100) == 1
+        assert [cohorts.workers(parse({"method": "fedavg"}), clients) for clients in (50, 51, 400)] == [1, 2, 3]
         assert [cohorts.workers(parse({"method": "scaffold"}), clients) for clients in (100, 2)] == [3, 2]
         assert cohorts.workers(parse({"method": "scaffold", "device": "cpu"}), 100) == 0
         assert cohorts.workers(parse({"method": "fedavg", "cohort": 0}), 100) == 3
