@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fedwarm.diffusion.families import Family, Net, family_of, known_pipelines, usual_family
 from fedwarm.diffusion.hub import fetched, remedy
-from fedwarm.diffusion.pipeline import INDEX, read_index, read_pipeline
+from fedwarm.diffusion.pipeline import INDEX, hush, read_index, read_pipeline
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.models import device_of
 from fedwarm.settings.fields import SettingError
@@ -240,14 +240,9 @@ def check_side(side: int, step: int, most: int = 0) -> None:
 
 def _quietly_read(source: str) -> Any:
     """The pipeline of a folder or Hub name, in float32; whatever a library has to say of it becomes one line."""
-    from diffusers.utils import logging
     from safetensors import SafetensorError
-    from transformers.utils import logging as of_transformers
 
-    logging.disable_progress_bar()
-    of_transformers.disable_progress_bar()
-    logging.set_verbosity_error()
-    of_transformers.set_verbosity_error()
+    hush()
     try:
         folder = Path(source) if Path(source).is_dir() else fetched(source)
         return read_pipeline(folder, source)

@@ -17,9 +17,10 @@ import torch
 from fedwarm.core.capacity import free_bytes
 from fedwarm.diffusion.counting import kept_bytes
 from fedwarm.diffusion.families import Family
-from fedwarm.diffusion.foundation import EMBEDDED, PRECISIONS, folder_family, locate, precision_of
+from fedwarm.diffusion.foundation import PRECISIONS, folder_family, precision_of
 from fedwarm.diffusion.lora import adapter_size, attached
-from fedwarm.diffusion.pipeline import read_index
+from fedwarm.diffusion.pipeline import hush, read_index
+from fedwarm.diffusion.presets import folder_of
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.settings.fields import SettingError
 
@@ -56,13 +57,9 @@ class Need:
 
 
 def needs(settings: Diffusion, device: str) -> Need | None:
-    """What a foundation in a folder takes on a type of device; None where it is embedded, or no folder tells.
-
-    Raises:
-        SettingError: there is no such foundation.
-    """
-    folder = Path(locate(settings.foundation))
-    if settings.foundation in EMBEDDED or not folder.is_dir():
+    """What a foundation takes on a type of device; None where it is embedded, or its files are not here yet."""
+    folder = folder_of(settings.foundation)
+    if folder is None:
         return None
     try:
         return counted(folder, folder_family(folder), settings, PRECISIONS[precision_of(settings, device)])
@@ -89,6 +86,7 @@ def counted(folder: Path, family: Family, settings: Diffusion, dtype: torch.dtyp
 
 def bare(folder: Path, family: Family) -> Any:
     """The models of a pipeline by its configurations, without numbers."""
+    hush()
     index, parts = read_index(folder) or {}, dict[str, Any]()
     for part in family.models:
         library, kind = index[part]

@@ -48,6 +48,17 @@ def read_pipeline(folder: Path, name: str) -> Any:
     return getattr(diffusers, index["_class_name"]).from_pretrained(folder, use_safetensors=True, **given)
 
 
+def hush() -> None:
+    """Have libraries say nothing of what they load; what matters of it is refused in words of ours."""
+    from diffusers.utils import logging
+    from transformers.utils import logging as of_transformers
+
+    logging.disable_progress_bar()
+    of_transformers.disable_progress_bar()
+    logging.set_verbosity_error()
+    of_transformers.set_verbosity_error()
+
+
 def read_index(folder: Path) -> dict[str, Any] | None:
     """What a pipeline's index says; None where it cannot be read."""
     try:

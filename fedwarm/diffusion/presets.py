@@ -20,7 +20,7 @@ def foundation_presets(name: str) -> Mapping[str, Value]:
 
     Its files tell, in a folder or in the Hub's cache; a Hub name that is not on this machine yet counts as Stable Diffusion.
     """
-    folder = _folder(name)
+    folder = folder_of(name)
     if folder is None:
         return usual_family().usual if name.count("/") == 1 and not name.startswith((".", "/")) else {}
     try:
@@ -29,8 +29,8 @@ def foundation_presets(name: str) -> Mapping[str, Value]:
         return {}
 
 
-def _folder(name: str) -> Path | None:
-    """Where its files are on this machine."""
+def folder_of(name: str) -> Path | None:
+    """Where the files of a foundation that is not embedded are on this machine: its folder, or the Hub's cache; None: nowhere."""
     if Path(name).is_dir():
         return Path(name)
     if name.count("/") != 1:

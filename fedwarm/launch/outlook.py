@@ -30,4 +30,4 @@ def outlook(config: Config, clients: int) -> Iterator[str]:
         if hasattr(component, "outlook"):
             yield from component.outlook(config, clients)
         if getattr(component, "reach", None) is not None:
-            yield from component.reach(run, config, clients)
+            yield from filter(None, component.reach(run, config, clients))

@@ -181,11 +181,11 @@ def _check_components(config: Config, known: Known) -> None:
 
     check_private_model(config, len(known.classes) or FEWEST)
     run = Run.of(config)
+    if run.generates or run.draws:
+        _check_foundation(config)
     for component in run.chosen:
         if getattr(component, "check", None) is not None:
             component.check(config, known)
-    if run.generates or run.draws:
-        _check_foundation(config)
     if known.classes:
         refuse_strangers(config, known.classes)
 
@@ -218,7 +218,9 @@ def _check_foundation(config: Config) -> None:
     name = locate(config.of(Diffusion).foundation)
     folder = Path(name)
     if not folder.is_dir():
-        return require(name)
+        require(name)
+        plan(config.of(Diffusion), device_of(config.run.device), Run.of(config).adapts)
+        return
     family = folder_family(folder)
     check_sampler(family, config.of(Diffusion))
     for part in family.models:

@@ -7,7 +7,7 @@ paper's public text states no value, the setting is a choice of ours and its alt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -256,12 +256,21 @@ def does(run: Any) -> dict[str, bool]:
     }
 
 
-def check(config: Config, known: Any) -> None:
-    """See before a run that the sentences and the adapters' plan can be.
+def reach(run: Any, config: Config, clients: int) -> Iterator[str]:
+    """How many images and adapters there will be, and how long they take; a SettingError where that is too long."""
+    from fedwarm.data.settings import Data
+    from fedwarm.data.shards import partition_table
+    from fedwarm.diffusion.hours import Work, told
 
-    Raises:
-        SettingError: they cannot.
-    """
+    settings, data = config.of(WarmFed), config.of(Data)
+    if settings.synthetic_ratio and not data.own:
+        held = [(sum(row), sum(map(bool, row))) for row in partition_table(data, config.run.seed, clients)]
+        images = sum(present * quota(settings, examples, present) for examples, present in held)
+        yield told(config, Work(tuple(examples for examples, _ in held) if settings.adapt else (), images))
+
+
+def check(config: Config, known: Any) -> None:
+    """See before a run that the sentences and the adapters' plan can be, or raise a SettingError."""
     from fedwarm.diffusion.sentences import prompts
     from fedwarm.diffusion.tuners import tuner_for
 
@@ -269,6 +278,7 @@ def check(config: Config, known: Any) -> None:
     prompts(settings.prompt, ["x"])
     if settings.synthetic_ratio > 0 and settings.adapt:
         tuner_for(config).check_before(known.clients)
+    tuple(reach(None, config, known.clients))
 
 
 COMPONENT = Method(
@@ -279,6 +289,7 @@ COMPONENT = Method(
     pictures=True,
     classed=True,
     does=does,
+    reach=reach,
     check=check,
     fixed_rounds=lambda config: "" if config.of(WarmFed).protocol != "one-shot" else ONE_SHOT,
     refuses={"augment": "draws images of its own"},
