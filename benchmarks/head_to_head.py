@@ -1,15 +1,17 @@
-"""The same work by this engine, by Flower's simulation on Ray, by pfl-research and by fluke, start included.
+"""The same work by this engine, by Flower's simulation (`flwr run`), by pfl-research and by fluke, start included.
 
-python benchmarks/head_to_head.py --data path/to/mnist --rivals path/to/venv/bin/python
+python benchmarks/head_to_head.py --data path/to/mnist --keep head-to-head
+python benchmarks/head_to_head.py --data path/to/mnist --keep head-to-head --device cuda
 
 FedAvg with the small CNN: 100 clients of MNIST with 96 images each, 5 rounds of 2 epochs in batches of 32 by SGD, from the same
 weights, measured on the same 10,000 test images after each round. Each library gets two cores. Wall seconds hang on what else the
 machine does; CPU seconds, user and system of the command and of all that it started, do so much less. Runs go in turn, and
 the median of each counts. Accuracies must agree: batches are drawn by each library's own generator.
 
-Flower's simulation runs as `flwr run` has it, less its daemon. pfl and fluke have an environment of their own (`uv venv rivals`,
-`uv pip install --python rivals/bin/python pfl[pytorch] fluke-fl`); one that is not installed there is left out, and said to be.
-All read the same tensors from a file, as what prepares them does not count.
+`--keep` is a folder where each run's cost is written as soon as it is known: the same command goes on where it was ended. There
+pfl and fluke get an environment of their own, made by uv (`--rivals` names the Python of one that there is); what does not
+install is left out, and said to be. Flower runs as its users run it: `flwr run` with a home and ports of its own, first its
+daemon, then Ray; both are ended after each run. All read the same tensors from a file, as what prepares them does not count.
 """
 
 from __future__ import annotations
@@ -31,9 +33,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rivals import WORK
+from rivals import FOUND, WORK
 
-OURS = "this engine"
+OURS, FLOWER = "this engine", "Flower's simulation (`flwr run`)"
+PACKAGES = {"pfl-research": ("pfl", "pfl[pytorch]"), "fluke": ("fluke", "fluke-fl")}  # what is imported, and what is installed
+PORTS = {"FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": "39291", "FLWR_LOCAL_CONTROL_API_PORT": "39293"}
 CLIENTS, IMAGES, ROUNDS, CORES, REPEATS = 100, 96, 5, 2, 3
 AGREE = 0.03
 SUBREAPER = 36  # of prctl: whatever a command leaves behind becomes this process's, and its seconds count
@@ -62,17 +66,18 @@ class Cost:
     accuracy: float
 
 
-def settings(data: str, rounds: int) -> dict[str, str | int]:
+def settings(data: str, rounds: int, device: str = "cpu") -> dict[str, str | int]:
     """This engine's run, of a data set that says whose an image is."""
     own = {"data.name": data, "data.partition": "natural", "data.test": "split", "num-server-rounds": rounds}
-    return {**own, "local-epochs": 2, "batch-size": 32, "device": "cpu"}
+    return {**own, "local-epochs": 2, "batch-size": 32, "device": device}
 
 
-def prepare(folder: Path, data: str, clients: int, rounds: int) -> None:
-    """Write the work down: each client's images, all test images, the first weights, the plan."""
+def prepare(folder: Path, data: str, clients: int, rounds: int, device: str) -> None:
+    """Write the work down: each client's images, all test images, the first weights, the plan; and Flower's app."""
     from fedwarm.catalogue import parse
     from fedwarm.data import load_shard
     from fedwarm.data.settings import Data
+    from fedwarm.flower.writing import write_app
     from fedwarm.models import Model, build_model
 
     given = {"data.name": data, "data.partition": "iid", "data.test": "split", "data.max-examples": IMAGES}
@@ -82,42 +87,67 @@ def prepare(folder: Path, data: str, clients: int, rounds: int) -> None:
     state = build_model(config.of(Model), len(shards[0].classes), config.of(Data).image_size, run.seed).state_dict()
     numbers = {"rounds": rounds, "epochs": run.local_epochs, "batch": run.batch_size, "rate": run.learning_rate}
     train = [(s.train_images, s.train_labels) for s in shards]
-    torch.save({"train": train, "test": tests, "state": state, "momentum": run.momentum, **numbers}, folder / WORK)
+    torch.save(
+        {"train": train, "test": tests, "state": state, "momentum": run.momentum, "device": device, **numbers}, folder / WORK
+    )
     (folder / "prepared.py").write_text(LOADER.format(path=str(folder / WORK)))
+    parts = {"server": "rival_flower:server", "client": "rival_flower:client"}
+    app = write_app(folder / "app", {"folder": str(folder)}, name="head-to-head", **parts)
+    for module in ("rivals.py", "rival_flower.py"):
+        shutil.copy(HERE / module, app / module)
 
 
-def commands(folder: Path, clients: int, rounds: int, python: str) -> dict[str, list[str]]:
+def commands(folder: Path, clients: int, rounds: int, device: str, python: str) -> dict[str, list[str]]:
     """What is run, by name."""
-    text = " ".join(f"{key}={json.dumps(value)}" for key, value in settings("prepared:load", rounds).items())
-    fedwarm = str(Path(sys.executable).parent / "fedwarm")
-    ours = [fedwarm, "run", "fedavg", "--clients", str(clients), "--out", str(folder / "run"), "-c", text]
-    found = {OURS: ours, "Flower's simulation": [sys.executable, str(HERE / "rivals.py"), "flower", str(folder)]}
-    for name in ("pfl", "fluke"):
-        if python and subprocess.run([python, "-c", f"import {name}"], capture_output=True).returncode == 0:
-            found[name] = [python, str(HERE / "rivals.py"), name, str(folder)]
+    text = " ".join(f"{key}={json.dumps(value)}" for key, value in settings("prepared:load", rounds, device).items())
+    here = Path(sys.executable).parent
+    ours = [str(here / "fedwarm"), "run", "fedavg", "--clients", str(clients), "--out", str(folder / "run"), "-c", text]
+    share = 1 / CORES if device == "cuda" else 0.0
+    given = {"num-supernodes": clients, "client-resources-num-cpus": 1, "client-resources-num-gpus": share}
+    federation = " ".join(f"{key}={value}" for key, value in {**given, "init-args-num-cpus": CORES}.items())
+    found = {OURS: ours, FLOWER: [str(here / "flwr"), "run", str(folder / "app"), "--stream", "--federation-config", federation]}
+    for name, (module, _) in PACKAGES.items():
+        if python and subprocess.run([python, "-c", f"import {module}"], capture_output=True).returncode == 0:
+            found[name] = [python, str(HERE / "rivals.py"), module, str(folder)]
         else:
-            print(f"{name} is left out: {'it is not installed there' if python else 'give --rivals'}")
+            print(f"{name} is left out: it is not installed for {python or 'any Python'}")
     return found
 
 
-def measured(name: str, command: list[str], folder: Path) -> Cost:
+def environment(folder: Path) -> str:
+    """The Python of an environment that has what of the others can be installed; made where it is not there yet."""
+    uv, place = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}"), folder / "rivals"
+    python = place / "bin" / "python"
+    if uv is None:
+        print("uv is not here; `pip install uv`, or name an environment by --rivals")
+        return ""
+    if not (place / "made").is_file():
+        subprocess.run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(place)], check=True)
+        for _, package in PACKAGES.values():
+            subprocess.run([uv, "pip", "install", "--quiet", "--python", str(python), package])
+        (place / "made").touch()
+    return str(python)
+
+
+def measured(name: str, command: list[str], folder: Path, device: str) -> Cost:
     """Run a command on the first cores, as a process of its own that waits for all that it leaves behind."""
     reader, writer = os.pipe()
-    shutil.rmtree(folder / "run", ignore_errors=True)
+    for place in ("run", "home"):
+        shutil.rmtree(folder / place, ignore_errors=True)
+    (folder / FOUND).unlink(missing_ok=True)
     child = os.fork()
     if child == 0:
         os.close(reader)
-        os.write(writer, json.dumps(_alone(command, folder, name)).encode())
+        os.write(writer, json.dumps(_alone(command, folder, name, device)).encode())
         os._exit(0)
     os.close(writer)
     with os.fdopen(reader) as pipe:
         wall, cpu, code, tail = json.loads(pipe.read())
     os.waitpid(child, 0)
-    if code:
+    found = folder / FOUND
+    if code or (name != OURS and not found.is_file()):
         raise SystemExit(f"{name} failed:\n{tail}")
-    if name == OURS:
-        return Cost(wall, cpu, _accuracy(folder))
-    return Cost(wall, cpu, float(tail.rpartition("accuracy ")[2].split()[0]))
+    return Cost(wall, cpu, _accuracy(folder) if name == OURS else float(found.read_text()))
 
 
 def _accuracy(folder: Path) -> float:
@@ -126,13 +156,14 @@ def _accuracy(folder: Path) -> float:
     return float(fedwarm.load(folder / "run").accuracy)
 
 
-def _alone(command: list[str], folder: Path, name: str) -> tuple[float, float, int, str]:
+def _alone(command: list[str], folder: Path, name: str, device: str) -> tuple[float, float, int, str]:
     """(wall seconds, CPU seconds, exit code, end of what it said)."""
     ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
-    own = {"FLWR_HOME": str(folder / "home"), "PYTHONPATH": str(HERE), "PATH": f"{Path(command[0]).parent}:{os.environ['PATH']}"}
-    log = folder / f"{name.replace(' ', '-')}.log"
+    own = {"FLWR_HOME": str(folder / "home"), "PATH": f"{Path(command[0]).parent}:{os.environ['PATH']}", **PORTS}
+    own |= {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
+    log = folder / f"{name.partition(' (')[0].replace(' ', '-')}.log"
     begun = time.perf_counter()
     with log.open("w") as out:
         code = subprocess.run(command, cwd=folder, env={**os.environ, **own}, stdout=out, stderr=subprocess.STDOUT).returncode
@@ -163,19 +194,45 @@ def _end_children() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder of MNIST's parquet files, or its name on the Hub")
-    parser.add_argument("--rivals", default="", help="python of the environment that has pfl and fluke")
+    parser.add_argument("--keep", type=Path, default=Path("head-to-head"), help="folder of costs, and of the others' environment")
+    parser.add_argument("--rivals", default="", help="Python of an environment that has pfl and fluke; else one is made")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--clients", type=int, default=CLIENTS)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--repeats", type=int, default=REPEATS)
     asked = parser.parse_args()
-    costs: dict[str, list[Cost]] = {}
+    keep = asked.keep.resolve()
+    keep.mkdir(parents=True, exist_ok=True)
+    python, costs = asked.rivals or environment(keep), Costs(keep, asked.device, asked.clients, asked.rounds)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        prepare(folder, asked.data, asked.clients, asked.rounds)
-        for name, command in [*commands(folder, asked.clients, asked.rounds, asked.rivals).items()] * asked.repeats:
-            costs.setdefault(name, []).append(measured(name, command, folder))
-            print(f"{name}: {costs[name][-1]}", flush=True)
-    tell(costs)
+        prepare(folder, asked.data, asked.clients, asked.rounds, asked.device)
+        found = commands(folder, asked.clients, asked.rounds, asked.device, python)
+        for number in range(asked.repeats):
+            for name, command in found.items():
+                if len(costs.of(name)) <= number:
+                    print(f"{name}: {costs.add(name, measured(name, command, folder, asked.device))}", flush=True)
+    tell({name: costs.of(name) for name in found})
+
+
+class Costs:
+    """What was measured of the same work before, and now, a line each in a file."""
+
+    def __init__(self, folder: Path, device: str, clients: int, rounds: int) -> None:
+        self.path, self.known = folder / f"costs-{device}-{clients}-clients-{rounds}-rounds.jsonl", dict[str, list[Cost]]()
+        for line in self.path.read_text().splitlines() if self.path.is_file() else []:
+            name, *cost = json.loads(line)
+            self.known.setdefault(name, []).append(Cost(*cost))
+
+    def of(self, name: str) -> list[Cost]:
+        return self.known.get(name, [])
+
+    def add(self, name: str, cost: Cost) -> Cost:
+        """Keep a cost."""
+        self.known.setdefault(name, []).append(cost)
+        with self.path.open("a") as file:
+            file.write(json.dumps([name, cost.wall, cost.cpu, cost.accuracy]) + "\n")
+        return cost
 
 
 def tell(costs: dict[str, list[Cost]]) -> None:

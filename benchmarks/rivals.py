@@ -1,11 +1,10 @@
 """The work of `head_to_head.py` written for other libraries, as their own examples write it, without a line of this project.
 
-python rivals.py pfl|fluke|flower FOLDER    # FOLDER holds work.pt; the last line is `accuracy X`
+python rivals.py pfl|fluke FOLDER    # FOLDER holds work.pt; the accuracy stands in found.txt afterwards
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from functools import lru_cache
 from pathlib import Path
@@ -15,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-WORK = "work.pt"
+WORK, FOUND = "work.pt", "found.txt"
 
 
 @lru_cache(maxsize=1)
 def work(folder: str) -> dict[str, Any]:
-    """What is to be done: `train` [(images uint8 (n, 3, 32, 32), labels)], `test` (the same of all), `state`, and numbers."""
+    """What is to be done: `train` [(images uint8 (n, 3, 32, 32), labels)], `test` (the same of all), `state`, numbers, ..."""
     found: dict[str, Any] = torch.load(Path(folder) / WORK, weights_only=True)
     return found
 
@@ -41,8 +40,9 @@ def floats(images: Tensor) -> Tensor:
 @torch.no_grad()
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     model.eval()
-    right = sum(int((model(floats(x)).argmax(1) == y).sum()) for x, y in zip(images.split(512), labels.split(512), strict=True))
-    return right / len(labels)
+    device = next(model.parameters()).device
+    parts = zip(images.to(device).split(512), labels.to(device).split(512), strict=True)
+    return sum(int((model(floats(x)).argmax(1) == y).sum()) for x, y in parts) / len(labels)
 
 
 # pfl-research
@@ -138,57 +138,11 @@ def fluke(folder: str) -> float:
     return accuracy(algorithm.server.model, *job["test"])
 
 
-# Flower, as its own quick start writes an app
-
-
-def flower(folder: str) -> float:
-    """FedAvg by Flower's simulation, with as many actors as there are cores; the server measures once a round."""
-    from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
-    from flwr.clientapp import ClientApp
-    from flwr.serverapp import Grid, ServerApp
-    from flwr.serverapp.strategy import FedAvg
-    from flwr.simulation import run_simulation
-
-    server, client, nodes, last = ServerApp(), ClientApp(), len(work(folder)["train"]), [0.0]
-
-    @client.train()
-    def train(message: Message, context: Context) -> Message:
-        job, model = work(folder), cnn()
-        model.load_state_dict(message.content["arrays"].to_torch_state_dict())
-        images, labels = job["train"][int(context.node_config["partition-id"])]
-        optimiser = torch.optim.SGD(model.parameters(), job["rate"], job["momentum"])
-        for _ in range(job["epochs"]):
-            for rows in torch.randperm(len(labels)).split(job["batch"]):
-                optimiser.zero_grad()
-                cross_entropy(model(floats(images[rows])), labels[rows]).backward()
-                optimiser.step()
-        metrics = MetricRecord({"num-examples": len(labels)})
-        return Message(RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": metrics}), reply_to=message)
-
-    @server.main()
-    def main(grid: Grid, context: Context) -> None:
-        job = work(folder)
-
-        def measured(number: int, arrays: ArrayRecord) -> MetricRecord:
-            net = cnn()
-            net.load_state_dict(arrays.to_torch_state_dict())
-            last[0] = accuracy(net, *job["test"]) if number else 0.0
-            return MetricRecord({"accuracy": last[0]})
-
-        strategy = FedAvg(fraction_evaluate=0.0, min_train_nodes=nodes, min_available_nodes=nodes)
-        strategy.start(grid, ArrayRecord(job["state"]), num_rounds=job["rounds"], evaluate_fn=measured)
-
-    cores = len(os.sched_getaffinity(0))
-    run_simulation(server, client, nodes, backend_config={"init_args": {"num_cpus": cores}, "client_resources": {"num_cpus": 1}})
-    return last[0]
-
-
 def main() -> None:
     """Do the work that the command line names."""
-    print(f"accuracy {({'pfl': pfl, 'fluke': fluke, 'flower': flower})[sys.argv[1]](sys.argv[2])}")
+    name, folder = sys.argv[1:3]
+    (Path(folder) / FOUND).write_text(str({"pfl": pfl, "fluke": fluke}[name](folder)))
 
 
 if __name__ == "__main__":
-    import rivals  # Ray's actors find functions by the name of their module
-
-    rivals.main()
+    main()

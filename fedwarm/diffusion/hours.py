@@ -177,7 +177,7 @@ class Trial:
         """A pass whose gradients go through the whole net to what it is told, as they do to its adapter."""
         noisy, when, context = self._inputs(rows, side, self.device)
         noisy.requires_grad_()
-        return lambda: self.family.predict(self.pipe, self.net, noisy, when, context, side).sum().backward()  # type: ignore[no-untyped-call]
+        return lambda: self.family.predict(self.pipe, self.net, noisy, when, context, side).sum().backward()
 
     def _picture(self, part: nn.Module) -> Tensor:
         """What the autoencoder's encoder or decoder takes, without numbers."""
