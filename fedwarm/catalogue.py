@@ -56,6 +56,7 @@ def _choosable() -> Iterator[tuple[Kind[Any], str]]:
     return ((kind, name) for kind in KINDS.values() if kind.key or kind.every for name in kind.names())
 
 
+@lru_cache(maxsize=8)
 def flagged(fact: str) -> frozenset[str]:
     """The keys of the settings whose fields state a fact: `path`, `node`, `neutral`, `free` (see `fields.setting`)."""
     return frozenset(key for key, _, f in keys(all_groups()) if f.metadata[fact])

@@ -76,7 +76,7 @@ class Run:
     @classmethod
     def of(cls, config: Config) -> Run:
         """The run of these settings."""
-        return cls(config.flat(), config.run.method)
+        return config.once(_run)
 
     def __getitem__(self, key: str) -> Any:
         value = self.given(key)
@@ -164,3 +164,7 @@ class Run:
         if any(getattr(found, "hides", False) for found in self.chosen):
             said.append({"hides": True, "counts": False, "accounted": True, "weighs": False})
         return said
+
+
+def _run(config: Config) -> Run:
+    return Run(config.flat(), config.run.method)

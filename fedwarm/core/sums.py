@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +44,7 @@ def total(parts: Iterable[float]) -> float:
 def sum_squares(values: NDArray[np.generic], less: NDArray[np.generic] | None = None) -> float:
     """sum (x - y)^2 of arrays of one shape, computed in float64."""
     with np.errstate(over="ignore", invalid="ignore"):
-        return total(part for block in _differences(values, less) for part in lanes(np.square(block)).tolist())
+        return total(chain.from_iterable(lanes(np.square(block)).tolist() for block in _differences(values, less)))
 
 
 def norm(pairs: Iterable[tuple[NDArray[np.generic], NDArray[np.generic] | None]]) -> float:

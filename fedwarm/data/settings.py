@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any, TypeVar
 
 from fedwarm.settings.fields import CHOSEN, Group, SettingError, setting
@@ -187,7 +188,7 @@ class Data(Group, prefix="data"):
         """Whether a part of the data set is public."""
         return bool(self.public_share or self.public_where)
 
-    @property
+    @cached_property
     def reading(self) -> Data:
         """The settings by which a data set is read; all others have their defaults."""
         others: dict[str, Any] = {f.name: f.default for f in fields(self) if f.name not in READING}

@@ -94,6 +94,10 @@ def refuse(config: Config) -> None:
     Raises:
         SettingError: one of them does not.
     """
+    config.once(_refuse)
+
+
+def _refuse(config: Config) -> None:
     flat, usual = config.flat(), defaults(tuple(config.groups))
     for key, reason in method_of(config).refuses.items():
         if flat[key] != usual[key]:

@@ -171,7 +171,8 @@ class BaseClient:
         arrays = {} if payload is None else payload.arrays
         state = to_tensors({n: a for n, a in arrays.items() if not is_learned(n)}) if arrays else None
         width = task_of(run).width(len(shard.classes))
-        return build_model(self.config.of(Model), width, shard.form, run.seed, state, UNTOLD).to(self.device)
+        model = build_model(self.config.of(Model), width, shard.form, run.seed, state, UNTOLD)
+        return model if self.device.type == "cpu" else model.to(self.device)
 
     def draws(self, purpose: str, number: int = 0) -> torch.Generator:
         """This client's generator for a purpose in a round."""

@@ -188,6 +188,10 @@ def refuse_uncovered(config: Config) -> None:
     Raises:
         SettingError: the first of `uncovered`.
     """
+    config.once(_refuse_uncovered)
+
+
+def _refuse_uncovered(config: Config) -> None:
     for text in uncovered(config):
         raise SettingError(text)
 

@@ -177,6 +177,10 @@ def _part(metric: Metric, task: Task) -> str:
 
 
 def _parts(config: Config) -> dict[str, Any]:
+    return config.once(_parts_of)
+
+
+def _parts_of(config: Config) -> dict[str, Any]:
     form = task_of(config.run).targets
     found = [metric.sum_of(form) for metric in metrics_of(config.run).values()]
     return {part.name: part for part in found if part is not None}

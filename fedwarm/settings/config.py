@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from functools import cached_property
+from typing import Any, TypeVar
 
 from fedwarm.settings.fields import Group, SettingError, Value, checked, keys, near, setting
 from fedwarm.settings.kinds import AUGMENTATIONS, CODECS, METHODS, OBJECTIVES, OPTIMISERS, PRIVACY, SCHEDULES, TASKS, TRACKERS
 
 G = TypeVar("G", bound="Group")
+T = TypeVar("T")
 PERSONAL = ("personal", "worst")  # values of `watch` of the clients' own models: their mean, and the worst of them
 
 
@@ -189,7 +191,22 @@ class Config:
 
     def flat(self) -> dict[str, Value]:
         """The settings as Flower's flat run config."""
+        return {**self._flat}
+
+    def once(self, make: Callable[[Config], T]) -> T:
+        """What `make` works out of these settings alone; it is kept with them, as messages ask for it again and again."""
+        if make not in self._kept:
+            self._kept[make] = make(self)
+        found: T = self._kept[make]
+        return found
+
+    @cached_property
+    def _flat(self) -> Mapping[str, Value]:
         return {key: getattr(self.groups[group], f.name) for key, group, f in keys(tuple(self.groups))}
+
+    @cached_property
+    def _kept(self) -> dict[Callable[[Config], Any], Any]:
+        return {}
 
     def changed(self, given: Mapping[str, Value]) -> Config:
         """The same settings but for those given.

@@ -15,6 +15,8 @@ others need no change of it:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
@@ -85,6 +87,9 @@ def task_of(run: General) -> Task:
 
 def made(name: str = General.task, settings: tuple[Any, ...] = ()) -> Task:
     """A task by its name; `settings`: its own among others."""
-    task = TASKS.load(name)
-    found: Task = task(*own_of(task, settings))
-    return found
+    return _made(TASKS.load(name), settings)
+
+
+@lru_cache(maxsize=16)
+def _made(task: Callable[..., Task], settings: tuple[Any, ...]) -> Task:
+    return task(*own_of(task, settings))
