@@ -9,6 +9,8 @@ import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded; sums of more threads have other last bits
 os.environ |= {} if "FEDWARM_TEST_GPU" in os.environ else {"CUDA_VISIBLE_DEVICES": ""}  # tests expect a CPU's numbers
@@ -26,16 +28,23 @@ def own_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folders that are not there yet, one for each test; pytest's own `mktemp` looks through all that there are."""
+    base = tmp_path_factory.mktemp("caches")
+    return (base / str(number) for number in count())
+
+
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+def own_cache(caches: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(next(caches)))
     monkeypatch.delenv("COLUMNS", raising=False)  # which xdist sets for its processes
 
 
 @contextmanager
 def _on_its_own() -> Iterator[None]:
     """Draws from the same seed, and as many threads after it as before: a run in this process sets its own number."""
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)  # torch.manual_seed would queue other devices' seeds, each with the whole stack
     np.random.seed(0)
     random.seed(0)
     before = torch.get_num_threads()

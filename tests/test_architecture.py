@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from functools import cache, lru_cache
 from pathlib import Path
 
-import pytest
-
 from fedwarm.settings.kinds import KINDS, METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -280,9 +278,8 @@ def test_files_and_functions_stay_small() -> None:
     assert statistics.median(sizes.values()) <= 10
 
 
-@pytest.mark.parametrize("path", sources(*PACKAGES), ids=name_of)
-def test_every_module_says_what_it_does(path: Path) -> None:
-    assert ast.get_docstring(tree_of(path)), path
+def test_every_module_says_what_it_does() -> None:
+    assert not [name_of(path) for path in sources(*PACKAGES) if not ast.get_docstring(tree_of(path))]
 
 
 def test_no_pickle_is_read() -> None:

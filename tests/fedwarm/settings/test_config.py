@@ -25,6 +25,10 @@ QUICK = settings(deadline=None, derandomize=True, suppress_health_check=[HealthC
 ROOT = Path(__file__).parents[3]
 SETTINGS = list(keys(all_groups()))
 TABLE = {key: f for key, _, f in SETTINGS}
+PARTS: dict[str, list[str]] = {}  # the keys of each group
+for _key in TABLE:
+    PARTS.setdefault(_key.rpartition(".")[0] or "run", []).append(_key)
+in_parts = pytest.mark.parametrize("part", PARTS)
 TYPES: dict[type, list[Value]] = {
     str: [1, 1.5, True],
     int: ["1", 1.0, True, False],
@@ -65,13 +69,14 @@ def test_unknown_key_without_a_near_one_says_where_to_look() -> None:
     assert near("zzzzzzzz", list(TABLE)) == ""
 
 
-@pytest.mark.parametrize("key", TABLE)
-def test_wrong_type_is_refused_by_name(key: str) -> None:
-    wanted = type(TABLE[key].default)
-    for value in TYPES[wanted]:
-        text = refusal({key: value})
-        assert text.startswith(f"{key} = {value!r} is {type(value).__name__}")
-        assert text.endswith(f"; it must be {WORDS[wanted]}")
+@in_parts
+def test_wrong_type_is_refused_by_name(part: str) -> None:
+    for key in PARTS[part]:
+        wanted = type(TABLE[key].default)
+        for value in TYPES[wanted]:
+            text = refusal({key: value})
+            assert text.startswith(f"{key} = {value!r} is {type(value).__name__}")
+            assert text.endswith(f"; it must be {WORDS[wanted]}")
 
 
 def whole() -> list[tuple[str, int]]:
@@ -81,16 +86,16 @@ def whole() -> list[tuple[str, int]]:
     return [(key, number) for key, number, high in found if high is None or number <= high]
 
 
-@pytest.mark.parametrize(("key", "number"), whole())
-def test_whole_numbers_are_taken_for_fractions(key: str, number: int) -> None:
-    value = parse({key: number}).flat()[key]
-    assert value == number and type(value) is float
+def test_whole_numbers_are_taken_for_fractions() -> None:
+    for key, number in whole():
+        value = parse({key: number}).flat()[key]
+        assert value == number and type(value) is float, key
 
 
-def outside() -> list[tuple[str, Value]]:
-    """For each setting values just outside its range, and the ones no range can hold."""
+def outside(part: str) -> list[tuple[str, Value]]:
+    """For each setting of a group values just outside its range, and the ones no range can hold."""
     found: list[tuple[str, Value]] = []
-    for key, f in TABLE.items():
+    for key, f in ((key, TABLE[key]) for key in PARTS[part]):
         kind, low, high = type(f.default), f.metadata["low"], f.metadata["high"]
         if low is not None:
             found.append((key, int(low) - 1 if kind is int else math.nextafter(low, -math.inf)))
@@ -103,20 +108,21 @@ def outside() -> list[tuple[str, Value]]:
     return found
 
 
-@pytest.mark.parametrize(("key", "value"), outside(), ids=lambda v: str(v))
-def test_out_of_range_is_refused_by_name(key: str, value: Value) -> None:
-    text = refusal({key: value})
-    assert text.startswith(f"{key} = {value!r}")
-    for choice in TABLE[key].metadata["choices"]:
-        assert choice in text
+@in_parts
+def test_out_of_range_is_refused_by_name(part: str) -> None:
+    for key, value in outside(part):
+        text = refusal({key: value})
+        assert text.startswith(f"{key} = {value!r}")
+        assert not [choice for choice in TABLE[key].metadata["choices"] if choice not in text], key
 
 
-@pytest.mark.parametrize("key", [key for key, f in TABLE.items() if f.metadata["low"] is not None])
-def test_the_bounds_themselves_are_allowed(key: str) -> None:
-    kind: Any = type(TABLE[key].default)
-    for bound in (TABLE[key].metadata["low"], TABLE[key].metadata["high"]):
-        if bound is not None:
-            assert parse({key: kind(bound)}).flat()[key] == bound
+@in_parts
+def test_the_bounds_themselves_are_allowed(part: str) -> None:
+    for key in (key for key in PARTS[part] if TABLE[key].metadata["low"] is not None):
+        kind: Any = type(TABLE[key].default)
+        for bound in (TABLE[key].metadata["low"], TABLE[key].metadata["high"]):
+            if bound is not None:
+                assert parse({key: kind(bound)}).flat()[key] == bound, key
 
 
 @pytest.mark.parametrize("key", ["seed", "learning-rate"])
@@ -171,13 +177,14 @@ def test_groups_are_typed_and_frozen() -> None:
         config.run.seed = 4  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("key", TABLE)
-def test_every_setting_says_what_it_means_and_may_be(key: str) -> None:
-    text = TABLE[key].metadata["text"]
-    assert isinstance(text, str) and len(text) > 10 and text == text.strip() and "\n" not in text
-    assert allowed(TABLE[key])
-    assert type(TABLE[key].default) in (str, int, float, bool)
-    assert key == key.lower() and "_" not in key and key.count(".") <= 1
+@in_parts
+def test_every_setting_says_what_it_means_and_may_be(part: str) -> None:
+    for key in PARTS[part]:
+        text = TABLE[key].metadata["text"]
+        assert isinstance(text, str) and len(text) > 10 and text == text.strip() and "\n" not in text, key
+        assert allowed(TABLE[key]), key
+        assert type(TABLE[key].default) in (str, int, float, bool), key
+        assert key == key.lower() and "_" not in key and key.count(".") <= 1, key
 
 
 def test_allowed_in_words() -> None:
