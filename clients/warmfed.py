@@ -58,13 +58,15 @@ class WarmFedClient(BaseClient):
         from fedwarm.diffusion.midway import forget
 
         shard, run, diffusion = self.shard, self.config.run, self.config.of(Diffusion)
-        foundation = load_foundation(diffusion, run.device)
+        foundation = load_foundation(diffusion, run.device, awake=False)
         if payload.text("fingerprint") != foundation.fingerprint:
             raise ValueError("this client's foundation differs from the server's; set diffusion.foundation to the same model")
         facts: dict[str, Fact] = {"fingerprint": foundation.fingerprint, "rank": diffusion.rank, "alpha": diffusion.alpha}
         kept = self.node.store.load(ADAPTED)
         if kept is None:
+            foundation.wake()
             arrays = self._adapted(foundation)
+            foundation.rest()
             with suppress(SettingError, DiskError):  # without room for it the run goes on
                 self.node.store.save(ADAPTED, {f"{i:06d} {n}": t for i, (n, t) in enumerate(to_tensors(arrays).items())}, 0)
             forget(self.node.store.folder)
@@ -124,7 +126,7 @@ class WarmFedClient(BaseClient):
             return super().reference(action, payload)
         from fedwarm.diffusion.foundation import load_foundation
 
-        foundation = load_foundation(self.config.of(Diffusion), self.config.run.device)
+        foundation = load_foundation(self.config.of(Diffusion), self.config.run.device, awake=False)
         arrays = self.tuner.reference(foundation, self.node.partition)
         if self.settings.local_model_source == "uploaded":
             arrays |= {CLASSIFIER + name: array for name, array in from_module(self.model()).items()}

@@ -5,11 +5,9 @@ Whatever the size, it is a pipeline of diffusers' own classes, of one of the fam
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import json
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,9 @@ import torch
 from torch import Tensor
 
 from fedwarm.diffusion.families import Family, Net, family_of, known_pipelines, usual_family
+from fedwarm.diffusion.fingerprints import fingerprint
 from fedwarm.diffusion.hub import fetched, remedy
+from fedwarm.diffusion.offload import give_back
 from fedwarm.diffusion.pipeline import INDEX, hush, read_index, read_pipeline
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.models import device_of
@@ -27,13 +27,12 @@ from fedwarm.settings.fields import SettingError
 from fedwarm.settings.kinds import SAMPLERS
 
 EMBEDDED = ("glyph",)
-TEXT = ("hidden_act", "layer_norm_eps", "num_attention_heads")  # of a text encoder: what its weights do not show
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class Foundation:
-    """A loaded pipeline, frozen, on its device.
+    """A loaded pipeline, frozen, on its device, or resting in the host's memory (`wake`, `rest`).
 
     Attributes:
         pipe: diffusers' pipeline.
@@ -62,6 +61,18 @@ class Foundation:
     def models(self) -> list[Any]:
         """The parts with weights."""
         return [getattr(self.pipe, part) for part in self.family.models]
+
+    def wake(self) -> None:
+        """Bring its models to its device, wherever they are."""
+        for model in self.models:
+            model.to(self.device)
+
+    def rest(self) -> None:
+        """Leave the device's memory to others until it is woken; on a CPU nothing is done."""
+        if self.device.type != "cpu":
+            for model in self.models:
+                model.to("cpu")
+            give_back()
 
     @property
     def image_size(self) -> int:
@@ -185,8 +196,12 @@ def check_sampler(family: Family, settings: Diffusion) -> None:
         )
 
 
-def load_foundation(settings: Diffusion, device: str) -> Foundation:
-    """Load and freeze the foundation of the settings; kept in memory for the process.
+def load_foundation(settings: Diffusion, device: str, awake: bool = True) -> Foundation:
+    """Load and freeze the foundation of the settings; the process keeps one for each device.
+
+    Args:
+        awake: its models are on the device; false: they are where they are, at first in the host's memory, as nothing is to be
+            computed with them now.
 
     Raises:
         SettingError: it cannot be had, in one line that says what to install or set.
@@ -195,6 +210,8 @@ def load_foundation(settings: Diffusion, device: str) -> Foundation:
     precision = PRECISIONS[precision_of(settings, where.type)]
     found = _load(locate(settings.foundation), where, precision, settings.image_size)
     check_sampler(found.family, settings)
+    if awake:
+        found.wake()
     return found
 
 
@@ -208,8 +225,19 @@ def precision_of(settings: Diffusion, device: str) -> str:
     return "bf16" if able else "fp16"
 
 
-@lru_cache(maxsize=1)
+_kept: dict[torch.device, tuple[object, Foundation]] = {}
+
+
 def _load(source: str, device: torch.device, dtype: torch.dtype, side: int) -> Foundation:
+    """The device's, as it was kept, or in the host's memory."""
+    key = source, dtype, side
+    if device not in _kept or _kept[device][0] != key:
+        _kept.pop(device, None)
+        _kept[device] = key, _loaded(source, device, dtype, side)
+    return _kept[device][1]
+
+
+def _loaded(source: str, device: torch.device, dtype: torch.dtype, side: int) -> Foundation:
     pipe = _quietly_read(source)
     family = family_of(type(pipe).__name__) or usual_family()
     for tokenizer, encoder in zip(family.tokenizers, family.encoders, strict=True):
@@ -224,7 +252,7 @@ def _load(source: str, device: torch.device, dtype: torch.dtype, side: int) -> F
     for name in family.models:
         part = getattr(pipe, name)
         wide = family.wide and name == "vae" and dtype == torch.float16 and part.config.get("force_upcast")
-        part.to(device, torch.float32 if wide else dtype).requires_grad_(False).eval()
+        part.to(torch.float32 if wide else dtype).requires_grad_(False).eval()
     check_side(side, family.step(pipe), family.largest(pipe))
     return Foundation(pipe, device, dtype, mark, side)
 
@@ -251,30 +279,3 @@ def _quietly_read(source: str) -> Any:
             raise
         reason = str(error).strip().splitlines()[0][:200]
         raise SettingError(f"diffusion.foundation = {source!r} could not be loaded ({reason}); {remedy(error)}") from error
-
-
-def fingerprint(pipe: Any) -> str:
-    """SHA-256 over what draws an image: every model's configuration, names, shapes and first 256 values of its weights (an
-    adapter's are left out), the words of the tokenizer and the scheduler's configuration."""
-    digest, family = hashlib.sha256(), family_of(type(pipe).__name__) or usual_family()
-    for part in family.models:
-        model = getattr(pipe, part)
-        for name, parameter in sorted(model.named_parameters()):
-            if "lora_" in name:
-                continue
-            own = name.replace(".base_layer", "").removeprefix("text_model.")  # a name of transformers' that comes and goes
-            head = parameter.detach().flatten()[:256].float().cpu().numpy().tobytes()
-            digest.update(f"{part}.{own}{tuple(parameter.shape)}".encode() + head)
-    told: list[Any] = [_told(getattr(pipe, family.net)), _told(pipe.vae), _told(pipe.scheduler)]
-    for tokenizer, encoder in zip(family.tokenizers, family.encoders, strict=True):
-        told.append({key: getattr(getattr(pipe, encoder).config, key) for key in TEXT})
-        told.append(sorted(getattr(pipe, tokenizer).get_vocab().items()))
-    digest.update(json.dumps(told, sort_keys=True).encode())
-    return digest.hexdigest()
-
-
-def _told(part: Any) -> dict[str, Any]:
-    """A configuration of diffusers' without notes of its own and without what is its class's default."""
-    usual = {name: parameter.default for name, parameter in inspect.signature(type(part).__init__).parameters.items()}
-    plain = {key: value for key, value in part.config.items() if not key.startswith("_") and value != usual.get(key)}
-    return {"class": type(part).__name__, **json.loads(json.dumps(plain, default=str))}

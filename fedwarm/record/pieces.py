@@ -31,12 +31,13 @@ class Pieces:
 
     Args:
         folder: the checkpoint's.
-        limit_bytes: most of one stage; what comes after that is not kept.
+        limit_bytes: most of one stage; what comes after that is not kept. Drawn batches are, whatever they come to: hours of a
+            GPU's work stand in a few gigabytes, which the run's own files take again at the end of the stage.
     """
 
     def __init__(self, folder: Path, limit_bytes: int = LIMIT_BYTES) -> None:
         self.folder, self.limit_bytes = folder, limit_bytes
-        self._stage, self._used = -1, 0
+        self._stage, self._used, self._full = -1, 0, False
 
     def find(self, stage: int, name: str) -> tuple[Arrays, dict[str, Any]] | None:
         """A piece of a stage, whole, or None."""
@@ -53,23 +54,23 @@ class Pieces:
         except (SafetensorError, OSError, ValueError, KeyError, TypeError):
             return None
 
-    def keep(self, stage: int, name: str, arrays: Arrays, told: dict[str, Any]) -> None:
+    def keep(self, stage: int, name: str, arrays: Arrays, told: dict[str, Any], bounded: bool = True) -> None:
         """Keep a piece, where there is room; a disk that takes no more costs the run nothing but a warning."""
         from safetensors.numpy import save_file
 
         if stage != self._stage:
-            self._stage = stage
+            self._stage, self._full = stage, False
             self._used = sum(p.stat().st_size for p in self.folder.glob(f"piece-{stage}-*.safetensors"))
         arrays = {key: np.asarray(array, order="C") for key, array in arrays.items()}  # safetensors writes memory as it lies
         text = json.dumps([list(arrays), told])
-        self._used += sum(array.nbytes for array in arrays.values()) + len(text)
-        if self._used > self.limit_bytes:
+        self._used += bounded * (sum(array.nbytes for array in arrays.values()) + len(text))
+        if self._full or self._used > self.limit_bytes:
             return
         try:
             with replacing(self._path(stage, name), private=True, durable=True) as temporary:
                 save_file(arrays, temporary, metadata={TOLD: f"{_digest(arrays, text)} {text}"})
         except Exception as error:
-            self._used = self.limit_bytes
+            self._full = True
             logging.getLogger("flwr").warning("a run that ends in this stage would begin it anew: %s", str(error).splitlines()[0])
 
     def through(self, stage: int, name: str, told: dict[str, Any]) -> Callable[[int, Callable[[], Tensor]], Tensor]:
@@ -80,7 +81,7 @@ class Pieces:
             if found is not None and found[1] == told:
                 return torch.from_numpy(found[0]["batch"])
             drawn = draw()
-            self.keep(stage, f"{name}-{start}", {"batch": drawn.numpy()}, told)
+            self.keep(stage, f"{name}-{start}", {"batch": drawn.numpy()}, told, bounded=False)
             return drawn
 
         return batch

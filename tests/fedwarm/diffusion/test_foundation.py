@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fedwarm.diffusion import foundation as module
-from fedwarm.diffusion.foundation import Foundation, asset_folder, fingerprint, load_foundation, locate
+from fedwarm.diffusion.fingerprints import fingerprint
+from fedwarm.diffusion.foundation import Foundation, asset_folder, load_foundation, locate
 from fedwarm.diffusion.lora import adapter_state, attached, load_adapter
 from fedwarm.diffusion.sampling import sample
 from fedwarm.diffusion.settings import Diffusion

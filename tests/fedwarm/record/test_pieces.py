@@ -82,13 +82,14 @@ def test_the_next_checkpoint_removes_them(tmp_path: Path) -> None:
 
 
 def test_batches_are_drawn_once(tmp_path: Path) -> None:
+    """However much they come to: what a GPU draws in hours is not left to a limit."""
     drawn: list[int] = []
 
     def draw() -> torch.Tensor:
         drawn.append(1)
         return torch.full((2, 3), len(drawn), dtype=torch.uint8)
 
-    first = [Pieces(tmp_path).through(4, "drawn-0", {"draw": 0})(start, draw) for start in (0, 16, 0)]
+    first = [Pieces(tmp_path, limit_bytes=1).through(4, "drawn-0", {"draw": 0})(start, draw) for start in (0, 16, 0)]
     assert len(drawn) == 2 and torch.equal(first[0], first[2])
     Pieces(tmp_path).through(4, "drawn-0", {"draw": 1})(0, draw)
     assert len(drawn) == 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
+from math import lcm
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from fedwarm.augmentations.gen_fedsd.drawn import DRAWS, POOL, Drawn, Owner
 from fedwarm.augmentations.gen_fedsd.identity import identity, key_of, provenance, sampler, wording
 from fedwarm.augmentations.gen_fedsd.judge import ASKED, Judge, scores
 from fedwarm.augmentations.gen_fedsd.providers import Provider
-from fedwarm.augmentations.gen_fedsd.shelf import Shelf
+from fedwarm.augmentations.gen_fedsd.shelf import CHUNK, Shelf
 from fedwarm.augmentations.gen_fedsd.wanted import check_room
 from fedwarm.core.compute import torch_threads
 from fedwarm.core.seeds import derive
@@ -31,6 +32,7 @@ from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
 
 SPEED_IMAGES = 16
+BATCHES = 8  # between two saves: on a GPU less than two minutes, even of a foundation that takes three seconds an image
 USED = ("pool", "prompt-mode", "phrases", "guidance", "steps", "judge", "judge-tries", "refused", "budget-seconds")
 SENTENCES = {"single": "prompt", "pool": "prompts-file"}
 
@@ -45,6 +47,12 @@ def uses(run: Any) -> list[str]:
     return found + ([] if run["gen-fedsd.steps"] else ["diffusion.sample-steps"])
 
 
+def kept_together(batch: int) -> int:
+    """How many images are drawn between two saves: whole batches of a GPU's and of a CPU's, so that no bit hangs on it."""
+    whole = lcm(EXACT_ROWS, batch)
+    return whole * max(1, min(CHUNK, BATCHES * batch) // whole)
+
+
 class Generated(Provider):
     """Images that a foundation generates from prompts, cached for later runs."""
 
@@ -57,7 +65,8 @@ class Generated(Provider):
         self.facts: Mapping[str, Any] = identity(config, classes)
         self.size = config.of(Data).image_size
         tell = partial(provenance, self.facts, config, self.classes)
-        self.shelf = Shelf(root, key_of(self.facts), self.size, tell, config.run.client_state_mb)
+        chunk = kept_together(sampler(config).sample_batch_size)
+        self.shelf = Shelf(root, key_of(self.facts), self.size, tell, config.run.client_state_mb, chunk)
 
     @classmethod
     def check_settings(cls, settings: GenFedSD) -> None:

@@ -14,7 +14,7 @@ from fedwarm.augmentations.gen_fedsd.drawn import POOL, Drawn
 from fedwarm.augmentations.gen_fedsd.identity import sampler
 from fedwarm.augmentations.gen_fedsd.judge import Judge, scores
 from fedwarm.augmentations.gen_fedsd.providers import provider_of
-from fedwarm.augmentations.gen_fedsd.providers.foundation import Generated
+from fedwarm.augmentations.gen_fedsd.providers.foundation import Generated, kept_together
 from fedwarm.augmentations.gen_fedsd.wanted import indices
 from fedwarm.core.progress import listening
 from fedwarm.core.seeds import derive
@@ -83,6 +83,12 @@ def test_the_shelf_hands_out_what_was_drawn(configure: Configure, tmp_path: Path
     assert (made, more) == (2, 1)
     assert bytes_of(second) == bytes_of(fresh) and bytes_of(first) == [bytes_of(fresh)[2], bytes_of(fresh)[0]]
     assert bytes_of(source.find(1, 5, [1, 9])) == bytes_of(fresh)[1:2]
+
+
+@pytest.mark.parametrize(("batch", "kept"), [(64, 256), (8, 64), (4, 32), (3, 48), (300, 1200)])
+def test_a_crash_costs_some_batches_of_drawn_images(batch: int, kept: int) -> None:
+    """Of whole ones, so that no bit hangs on it; of a foundation of full size, which draws few together, as few again."""
+    assert kept_together(batch) == kept
 
 
 def test_a_pool_belongs_to_nobody_and_fills_its_batches(configure: Configure, tmp_path: Path) -> None:
