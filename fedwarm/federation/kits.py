@@ -89,7 +89,7 @@ def make_kit(said: str, site: str, out: Path | None, address: str = "", sites: i
     with locked(folder_of(said)):
         federation = load(said)
         if federation.insecure or federation.authority is None:
-            raise SettingError(f"federation {said!r} has no TLS and keys; sites of their own need both")
+            raise SettingError(f"federation {said!r} has no TLS and keys, as sites need; `federation new` makes one with both")
         if not federation.remote and not federation.outside:
             raise SettingError(f"the nodes of federation {said!r} are on this machine; `fedwarm federation new` founds another")
         federation.outside, federation.most_sites = address or federation.outside, sites or federation.most_sites
@@ -97,7 +97,8 @@ def make_kit(said: str, site: str, out: Path | None, address: str = "", sites: i
             raise SettingError("give --address HOST:PORT, by which sites call, and --sites N, how many there may be")
         if site not in federation.sites:
             if len(federation.sites) >= federation.most_sites:
-                raise SettingError(f"federation {said!r} has {federation.most_sites} sites and may have no more (--sites)")
+                more = f"`--sites {federation.most_sites + 1}` lets one more in, from the next run on"
+                raise SettingError(f"federation {said!r} has {federation.most_sites} sites and may have no more; {more}")
             federation.sites.append(site)
         federation.save()
     trust = federation.authority.read_bytes()
@@ -183,7 +184,8 @@ def revoke(said: str, site: str, tell: Tell) -> None:
             for each in seen:
                 link.unregister(each.node_id)
     if not seen and not path.is_file():
-        raise SettingError(f"federation {said!r} has let in no {site!r}{near(site, federation.sites)}")
+        which = f"{near(site, federation.sites)}; `fedwarm federation status{flag(said)}` lists whom it has"
+        raise SettingError(f"federation {said!r} has let in no {site!r}{which}")
     path.unlink(missing_ok=True)
     note(federation, "revoked", site=site)
     tell(f"{site}: its key is registered no more" + ("" if seen else "; the SuperLink did not know it"))

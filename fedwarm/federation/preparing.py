@@ -100,11 +100,11 @@ def _assign(federation: Federation, sites: Sequence[tuple[str, str]]) -> None:
     present = {member for member in federation.members if living(federation, member) is not None}
     if SUPERLINK not in present and not _free(federation.host, federation.port):
         if federation.outside and federation.host != LOOPBACK:
-            raise SettingError(f"port {federation.port}, by which sites call, is taken by another process; end that process")
+            raise SettingError(f"port {federation.port}, by which sites call, is taken; `ss -ltnp` names the process; end it")
         if federation.port and present - {SUPEREXEC}:
             raise SettingError(
                 f"port {federation.port} of the SuperLink is taken by another process, and nodes that run look for it there; "
-                "end that process, or all nodes by `fedwarm federation down`"
+                "end that process (`ss -ltnp` tells which), or all nodes by `fedwarm federation down`"
             )
         (federation.port,) = free_ports(1)
     before, spare = {node.partition: node for node in federation.nodes}, free_ports(len(sites))

@@ -117,7 +117,7 @@ def let_in(link: Control, pems: Mapping[str, bytes], seen: list[Seen], tell: Tel
         except Unreachable:
             raise
         except RuntimeError as error:
-            raise RunError(f"the key of {name} was not registered: {error}") from None
+            raise RunError(f"the key of {name} was not registered: {error}; have that node make a new one") from None
         tell(f"{name}: its key is registered")
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import configparser
 import json
+import shutil
 import stat
+import subprocess
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -86,6 +88,26 @@ def test_a_kit_has_no_secret_and_all_that_a_site_needs(said: str, tmp_path: Path
     assert unit["Service"]["ExecStart"].endswith("fedwarm node run --kit .") and unit["Service"]["Restart"] == "always"
 
 
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+def test_systemd_takes_a_kits_unit(said: str, tmp_path: Path) -> None:
+    joined(said, "hospital-a", tmp_path)
+    (tmp_path / "fedwarm").write_text("#!/bin/sh\n")
+    (tmp_path / "fedwarm").chmod(0o755)
+    text = (tmp_path / "hospital-a" / "fedwarm-node.service").read_text()
+    for theirs, ours in (("/srv/fedwarm/venv/bin", tmp_path), ("/srv/fedwarm/hospital-a", tmp_path), ("User=fedwarm", "User=root")):
+        text = text.replace(str(theirs), str(ours))
+    (tmp_path / "fedwarm-node.service").write_text(text)
+    words = ["systemd-analyze", "verify", "--man=no", str(tmp_path / "fedwarm-node.service")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx")
+def test_nginx_takes_a_federations_proxy(said: str) -> None:
+    done = subprocess.run(["nginx", "-t", "-c", f"{said}/proxy.conf"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "emerg" not in done.stderr, done.stderr
+
+
 def test_the_key_is_made_at_the_site_and_stays_when_a_newer_kit_comes(said: str, tmp_path: Path) -> None:
     place = tmp_path / "there"
     line = joined(said, "hospital-a", place)
@@ -147,7 +169,7 @@ def test_sites_are_let_in_by_name_and_shut_out(said: str, link: Link, tmp_path: 
     for line in lines:
         register(said, line, told.append)
     assert [each.name for each in link.seen] == ["hospital-a", "hospital-b"]
-    with pytest.raises(SettingError, match=r"has 2 sites and may have no more"):
+    with pytest.raises(SettingError, match=r"has 2 sites and may have no more; `--sites 3`"):
         make_kit(said, "hospital-c", tmp_path / "c.zip")
     assert make_kit(said, "hospital-c", tmp_path / "c.zip", sites=3)[0].partition == 2
     with pytest.raises(SettingError, match="this key is the one of 'hospital-a'"):
@@ -160,7 +182,7 @@ def test_sites_are_let_in_by_name_and_shut_out(said: str, link: Link, tmp_path: 
         register(said, lines[0].replace("AAAA", "AAA"), told.append)
     revoke(said, "hospital-b", told.append)
     assert [each.name for each in link.seen] == ["hospital-a"] and told[-1] == "hospital-b: its key is registered no more"
-    with pytest.raises(SettingError, match="has let in no 'hospital-b'"):
+    with pytest.raises(SettingError, match="has let in no 'hospital-b'.*federation status"):
         revoke(said, "hospital-b", told.append)
     assert make_kit(said, "hospital-b", tmp_path / "b.zip")[0].partition == 1  # its number stays its own
     for name in ("key", "key.pub"):

@@ -1,0 +1,46 @@
+"""A site's node that notes the size of each of its HTTP requests: `python benchmarks/counted_node.py FILE --kit FOLDER`.
+
+One JSON object a line: seconds since 1970, path, and bytes of the request's head and body and of the response's head and body,
+before TLS. `slow_links.py` starts its nodes so.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from fedwarm.node.starting import started_with
+from fedwarm.node.supernode import main
+
+LINE_ENDS = 4
+
+
+def head(first: str, headers: httpx.Headers) -> int:
+    """Bytes of a head: its first line, each header's, and the empty line."""
+    return len(first) + LINE_ENDS + sum(len(name) + len(value) + LINE_ENDS for name, value in headers.raw)
+
+
+class Counted(httpx.Client):
+    """A client that notes what each exchange takes."""
+
+    file = Path()
+
+    def send(self, request: httpx.Request, **named: Any) -> httpx.Response:
+        asked = head(f"{request.method} {request.url.raw_path.decode()} HTTP/1.1", request.headers)
+        response = super().send(request, **named)
+        told = head(f"HTTP/1.1 {response.status_code} {response.reason_phrase}", response.headers)
+        sizes = [asked, len(request.content), told, len(response.content)]
+        with self.file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps([time.time(), request.url.path.rpartition("/")[2], *sizes]) + "\n")
+        return response
+
+
+if __name__ == "__main__":
+    Counted.file = Path(sys.argv[1])
+    vars(httpx).update(Client=Counted)
+    main(started_with(sys.argv[2:]))
