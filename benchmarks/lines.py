@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 VERSION_4, TCP, SYN, ACK = 4, 6, 2, 16
 HUB, TUNSETIFF, TUN, MTU = "10.77.0.1", 0x400454CA, 0x1001, 1500
-QUEUE_SECONDS = 0.4
+QUEUE_SECONDS, UPLOAD_SECONDS = 0.4, 0.5
 HALF = 1 << 31
 
 
@@ -105,10 +105,16 @@ class Lines:
         """Bytes sent so far by all interfaces, both ways, by what they were for."""
         return sum((way.parts for way in self.ways), Counter())
 
-    def cut(self, node: int, seconds: float) -> None:
-        """Let a node's line lose everything, both ways, for so long."""
-        for way in self.ways[2 * node : 2 * node + 2]:
-            way.cut_until = time.monotonic() + seconds
+    def cut_in_upload(self, node: int, seconds: float) -> None:
+        """Wait until a node sends much, then let its line lose everything, both ways, for so long."""
+        near, far = self.ways[2 * node : 2 * node + 2]
+        before = far.parts["data"]
+        while not self.ended.wait(UPLOAD_SECONDS):
+            if far.parts["data"] - before > UPLOAD_SECONDS * far.rate / 16:
+                near.cut_until = far.cut_until = time.monotonic() + seconds
+                print(f"cut: node {node}, for {seconds:g} s", flush=True)
+                return
+            before = far.parts["data"]
 
 
 def ip(*words: str) -> None:

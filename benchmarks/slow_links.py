@@ -16,6 +16,7 @@ import argparse
 import json
 import math
 import sys
+import threading
 import time
 from collections import Counter
 from contextlib import ExitStack
@@ -84,7 +85,7 @@ def passed(lines: Lines, root: Path, since: float) -> Counter[str]:
 def row(said: str, lines: Lines, rest: float, out: Path, method: str, settings: str, rounds: int) -> list[str]:
     """One run: seconds and bytes a round, at the interface and by the ledger; what the bytes were for goes to `parts.json`."""
     begun, now, before = time.monotonic(), time.time(), passed(lines, out.parent, math.inf)
-    more = f"{settings} num-server-rounds={rounds} stage-timeout=3000"
+    more = f"stage-timeout=3000 num-server-rounds={rounds} {settings}"
     run_method(Request(method, "deployment", out, 1, run_config=(more,), federation=said))
     seconds, parts = time.monotonic() - begun, passed(lines, out.parent, now)
     parts.subtract(before)
@@ -114,6 +115,8 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e6, help="bit/s each way")
     parser.add_argument("--delay", type=float, default=0.05, help="seconds each way")
     parser.add_argument("--loss", type=float, default=0.01, help="share of packets")
+    parser.add_argument("--cut", type=float, default=0.0, help="seconds that the first node's line is cut for in an upload")
+    parser.add_argument("--settings", default="", help="settings of all runs")
     parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
     parser.add_argument("--runs", type=Path, default=Path("runs/slow"))
     said = parser.parse_args()
@@ -129,11 +132,13 @@ def main() -> None:
         time.sleep(REST_SECONDS)
         rest = (lines.parts().total() - before) / REST_SECONDS
         print(f"at rest: {rest / said.nodes:.0f} bytes a second and node", flush=True)
+        if said.cut:
+            threading.Thread(target=lines.cut_in_upload, args=(0, said.cut), daemon=True).start()
         print("| run | s a round | kB by the ledger | kB at the interface | ratio | messages | failed |", flush=True)
         print("|---|---|---|---|---|---|---|", flush=True)
         for number, name in enumerate(said.cases):
             method, settings = CASES[name]
-            cells = row(server, lines, rest, root / f"run-{number}", method, settings, said.rounds)
+            cells = row(server, lines, rest, root / f"run-{number}", method, f"{settings} {said.settings}", said.rounds)
             print("| " + " | ".join([name, *cells]) + " |", flush=True)
         print(f"lost: {sum(way.lost for way in lines.ways)} packets", flush=True)
 

@@ -7,7 +7,9 @@ Server and sites have folders of their own on one machine.
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,11 +21,13 @@ import pytest
 
 from fedwarm.cli.app import app
 from fedwarm.core.chain import verify
+from fedwarm.core.version import VERSION
 from fedwarm.federation.bringup import down
 from fedwarm.federation.control import control
 from fedwarm.federation.metrics import registry_of
 from fedwarm.federation.settings import load
 from fedwarm.flower.processes import Daemon, environment, free_ports
+from fedwarm.node.kit import arguments
 from fedwarm.record.checkpoint import exists
 from fedwarm.record.checkpoint import load as checkpoint
 from fedwarm.settings.fields import SettingError
@@ -33,6 +37,7 @@ from tests.waiting import wait_until
 until = partial(wait_until, seconds=400, poll_seconds=0.3)
 pytestmark = [pytest.mark.alone, pytest.mark.proof]
 FEDWARM = str(Path(sys.executable).parent / "fedwarm")
+ROOT = Path(__file__).parents[1]
 WORDS = ("cat", "dog")
 QUICK = " nodes.return-timeout=5 stage-timeout=240 "
 SETTINGS = "data.name='own' data.image-size=8 local-epochs=1 model.name='logistic' min-replies=1 "
@@ -65,14 +70,17 @@ class Place:
     def kit(self, site: str) -> str:
         return str(self.root / site / "kit")
 
-    def starts(self, site: str) -> None:
+    def starts(self, site: str, fedwarm: str = FEDWARM, to: str = "") -> None:
         """A site's node, as a process at the site."""
         (port,) = free_ports(1)
-        words = [FEDWARM, "node", "run", "--kit", self.kit(site), "--port", str(port)]
-        home = self.root / site / "flower"
-        home.mkdir(exist_ok=True)
+        words = [fedwarm, "node", "run", "--kit", self.kit(site), "--port", str(port)]
+        if to:
+            words[3:5] = arguments(Path(self.kit(site)))
+            words[words.index("--superlink") + 1] = to
+        home = self.root / site / f"flower-{port}"
+        home.mkdir()
         env = {**environment(home, self.root / "bytecode", ["127.0.0.1"]), "FEDWARM_ENGINE": "deployment"}
-        node = Daemon(words, log=self.root / site / "node.log", folder=self.root / site, env=env)
+        node = Daemon(words, log=home / "log", folder=self.root / site, env=env)
         self.nodes[site] = self.stack.enter_context(node)
 
     def state(self, site: str) -> str:
@@ -80,9 +88,9 @@ class Place:
         with control(load(self.server)) as link:
             return next((each.status for each in link.nodes() if each.name == site), "")
 
-    def run(self, out: Path, rounds: int) -> list[str]:
+    def run(self, out: Path, rounds: int, more: str = "") -> list[str]:
         where = ["--engine", "deployment", "--federation", self.server, "--out", str(out)]
-        return [FEDWARM, "run", "fedavg", *where, "-c", f"{SETTINGS}{QUICK}num-server-rounds={rounds}"]
+        return [FEDWARM, "run", "fedavg", *where, "-c", f"{SETTINGS}{QUICK}num-server-rounds={rounds} {more}"]
 
 
 @pytest.fixture
@@ -133,6 +141,11 @@ def joined(place: Place) -> None:
     for site in ("lab-a", "lab-b"):
         place.starts(site)
     until(lambda: place.state("lab-a") == place.state("lab-b") == "online")
+    one = place.nodes["lab-b"]
+    place.starts("lab-b")  # the same key twice
+    until(lambda: not place.nodes["lab-b"].alive)
+    assert "[code: 2004]" in "\n".join(place.nodes["lab-b"].tail(100)) and one.alive and place.state("lab-b") == "online"
+    place.nodes["lab-b"] = one
 
 
 def a_site_refuses_and_the_run_goes_on(place: Place, out: Path) -> None:
@@ -185,3 +198,86 @@ def logs_hold_together_until_a_byte_is_changed(place: Place, out: Path) -> None:
         assert verify(log()).problem
     events = [json.loads(line)["event"] for line in (Path(place.server) / "audit.jsonl").read_bytes().splitlines()[:6]]
     assert events[0] == "founded" and {"kit", "registered"} <= {*events}
+
+
+def test_versions_that_do_not_fit_are_refused_by_whom_the_page_names(place: Place, tmp_path: Path) -> None:
+    """A site with a wheel of the next release, and with the metadata of another Flower; a site of the server's goes on."""
+    there = Other(tmp_path / "other", "99.0.0")
+    for site in ("lab-a", "lab-b"):
+        place("federation", "register", place.joins(site), "--federation", place.server)
+    kit = Path(place.kit("lab-b"))
+    refused = there("node", "run", "--kit", str(kit))
+    assert refused.strip().splitlines()[-1].endswith("or ask for a kit of the server as it is now")
+    assert f"versions do not fit: fedwarm {VERSION} at the server and 99.0.0 here; install fedwarm=={VERSION} here" in refused
+    told = json.loads((kit / "kit.json").read_text())
+    (kit / "kit.json").write_text(json.dumps({**told, "fedwarm": "99.0.0"}))  # as though the site knew better
+    place.starts("lab-a")
+    place.starts("lab-b", there.fedwarm)
+    until(lambda: place.state("lab-a") == place.state("lab-b") == "online")
+    done = subprocess.run(place.run(tmp_path / "run", 1), capture_output=True, text=True, timeout=580)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert {each["site"] for each in entries(tmp_path / "run")} == {"lab-a"}
+    notes = " ".join(json.loads((tmp_path / "run" / "results.json").read_text())["notes"])
+    assert "lab-b" in notes and f"it runs fedwarm 99.0.0 and the server {VERSION}" in notes
+    place.nodes["lab-b"].close()
+    there.tells_another_flower("0.9.0")
+    own = arguments(Path(place.kit("lab-a")))
+    own[own.index("--auth-supernode-private-key") + 1] = str(kit / "key")
+    assert "expected a peer from the same major.minor release" in there("node", "run", *own)
+
+
+class Other:
+    """An environment with a wheel of this fedwarm under another version; all else is this environment's."""
+
+    def __init__(self, folder: Path, version: str) -> None:
+        source, self.shared = folder / "source", next(Path(p) for p in sys.path if p.endswith("site-packages"))
+        for name in ("fedwarm", "strategies", "clients"):
+            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("README.md", "LICENSE"):
+            shutil.copy(ROOT / name, source / name)
+        text = (ROOT / "pyproject.toml").read_text()
+        (source / "pyproject.toml").write_text(text.replace(f'version = "{VERSION}"', f'version = "{version}"', 1))
+        quiet = {"check": True, "capture_output": True}
+        subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)], cwd=source, **quiet)
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "env")], **quiet)
+        (self.site,) = (folder / "env" / "lib").glob("python3*/site-packages")
+        (wheel,), python = folder.glob("*.whl"), str(folder / "env" / "bin" / "python")
+        install = [sys.executable, "-m", "uv", "pip", "install", "--no-deps", "--offline", "--python", python, str(wheel)]
+        subprocess.run(install, **quiet)
+        (self.site / "shared.pth").write_text(f"{self.shared}\n")
+        self.fedwarm = str(folder / "env" / "bin" / "fedwarm")
+
+    def __call__(self, *words: str) -> str:
+        """What a command says that fails."""
+        done = subprocess.run([self.fedwarm, *words], capture_output=True, text=True, timeout=300)
+        assert done.returncode != 0, done.stdout
+        return done.stdout + done.stderr
+
+    def tells_another_flower(self, version: str) -> None:
+        """Have it say that its Flower is of another version."""
+        (real,) = self.shared.glob("flwr-*.dist-info")
+        made = self.site / f"flwr-{version}.dist-info"
+        made.mkdir()
+        text = (real / "METADATA").read_text()
+        (made / "METADATA").write_text(re.sub(r"^Version: .*$", f"Version: {version}", text, count=1, flags=re.M))
+
+
+@pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx")
+def test_a_proxy_that_refuses_large_bodies_is_named(place: Place, tmp_path: Path) -> None:
+    """Its site ends with what to do, and the run is told within a minute or two that the site went away."""
+    proxy = tmp_path / "proxy.conf"
+    (port,) = free_ports(1)
+    text = (Path(place.server) / "proxy.conf").read_text()
+    text = re.sub(r"listen \d+ ssl", f"listen 127.0.0.1:{port} ssl", text)
+    proxy.write_text(text.replace("client_max_body_size 0", "client_max_body_size 20k"))
+    place("federation", "register", place.joins("lab-a"), "--federation", place.server)
+    with Daemon(["nginx", "-g", "daemon off;", "-c", str(proxy)], log=tmp_path / "nginx.log", folder=tmp_path, env=os.environ):
+        place.starts("lab-a", to=f"127.0.0.1:{port}")
+        until(lambda: place.state("lab-a") == "online")
+        words = place.run(tmp_path / "run", 1, "data.image-size=32")
+        done = subprocess.run(words, capture_output=True, text=True, timeout=580)
+        assert done.returncode != 0
+        until(lambda: not place.nodes["lab-a"].alive)
+    assert "refuses bodies of this size (HTTP 413)" in "\n".join(place.nodes["lab-a"].tail(100))
+    assert "43200" not in done.stderr and "no reply within" not in done.stderr, done.stderr[-3000:]
+    print(done.stderr[-3000:])

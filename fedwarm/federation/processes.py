@@ -24,6 +24,7 @@ from fedwarm.federation.settings import CLIENTS, SUPEREXEC, SUPERLINK, Federatio
 from fedwarm.flower.family import end_family, lives
 from fedwarm.flower.processes import LOOPBACK, Daemon, environment, executable, plain
 from fedwarm.node.kit import quoted
+from fedwarm.node.line import PIECES
 from fedwarm.record.record import ENGINE_VARIABLE
 
 ENGINE = "deployment"
@@ -96,6 +97,7 @@ def member_environment(federation: Federation, member: str) -> dict[str, str]:
     lean = {} if server else {"PATH": os.pathsep.join([str(federation.folder / "bin"), base["PATH"]])}
     poll = max(LEAST_POLL_SECONDS, POLL_SECONDS_PER_NODE * len(federation.nodes))
     return {
+        **PIECES,
         **base,
         **lean,
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": f"{poll:.2f}",

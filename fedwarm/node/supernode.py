@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import Any
 
 from fedwarm.node.heartbeat import VARIABLE, Pulse, place
+from fedwarm.node.line import PIECES, kept
 
 COMMAND, CONNECTION = "flower-supernode", "flwr.supernode.fleet_http_connection"
 UNAUTHORIZED, TOO_LARGE, FAILED = 401, 413, 1
@@ -105,18 +106,21 @@ class Watch:
 
 
 def install(watch: Watch) -> bool:
-    """Put the watch into Flower's connection; whether this version of Flower has the places for it."""
+    """Put the watch into Flower's connection, and have it stay; whether this version of Flower has the places for it."""
     try:
         connection = import_module(CONNECTION)
         senders, signers = connection.HeartbeatSender, connection.NodeAuthHttpInterceptor
+        clients = connection.FleetHttpClient
     except (ImportError, AttributeError):
         return False
-    vars(connection).update(HeartbeatSender=watch.senders(senders), NodeAuthHttpInterceptor=watch.signers(signers))
+    changed = {"HeartbeatSender": watch.senders(senders), "NodeAuthHttpInterceptor": watch.signers(signers)}
+    vars(connection).update(changed, FleetHttpClient=kept(clients))
     return True
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run a SuperNode until it ends."""
+    os.environ.update({**PIECES, **os.environ})
     from flwr.supernode.cli import flower_supernode
 
     sys.argv = [COMMAND, *arguments]

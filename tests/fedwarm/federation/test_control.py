@@ -8,6 +8,7 @@ from importlib import import_module
 
 import httpx
 import pytest
+import uvicorn
 
 from fedwarm.federation import patient
 from fedwarm.federation.control import Control, Unreachable
@@ -55,10 +56,11 @@ def test_another_flower_is_taken_as_it_is_and_that_is_said(
 ) -> None:
     from flwr.superlink import cli
 
-    called: list[list[str]] = []
+    called: list[object] = []
     monkeypatch.setattr(sys, "argv", sys.argv)
     monkeypatch.setattr(import_module(patient.PLACE), patient.NAME, found)
-    monkeypatch.setattr(cli, "flower_superlink", lambda: called.append(sys.argv))
+    monkeypatch.setattr(cli, "flower_superlink", lambda: (called.append(sys.argv), uvicorn.run("app")))
+    monkeypatch.setattr(uvicorn, "run", lambda app, **named: called.append(named))
     patient.main(["--insecure"])
-    assert called == [["flower-superlink", "--insecure"]]
+    assert called == [["flower-superlink", "--insecure"], {"timeout_keep_alive": 90}]
     assert "it waits as it comes" in capsys.readouterr().err

@@ -94,8 +94,8 @@ def test_systemd_takes_a_kits_unit(said: str, tmp_path: Path) -> None:
     (tmp_path / "fedwarm").write_text("#!/bin/sh\n")
     (tmp_path / "fedwarm").chmod(0o755)
     text = (tmp_path / "hospital-a" / "fedwarm-node.service").read_text()
-    for theirs, ours in (("/srv/fedwarm/venv/bin", tmp_path), ("/srv/fedwarm/hospital-a", tmp_path), ("User=fedwarm", "User=root")):
-        text = text.replace(str(theirs), str(ours))
+    text = text.replace("/srv/fedwarm/venv/bin", str(tmp_path)).replace("/srv/fedwarm/hospital-a", str(tmp_path))
+    text = text.replace("User=fedwarm", "User=root")
     (tmp_path / "fedwarm-node.service").write_text(text)
     words = ["systemd-analyze", "verify", "--man=no", str(tmp_path / "fedwarm-node.service")]
     done = subprocess.run(words, capture_output=True, text=True, check=False)

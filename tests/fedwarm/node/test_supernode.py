@@ -14,7 +14,7 @@ from types import ModuleType, SimpleNamespace
 
 import psutil  # type: ignore[import-untyped]
 import pytest
-from flwr.proto.fleet_pb2 import ActivateNodeResponse, PullMessagesResponse, RegisterNodeFleetResponse
+from flwr.proto.fleet_pb2 import ActivateNodeResponse, PullMessagesRequest, PullMessagesResponse, RegisterNodeFleetResponse
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatResponse
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 
@@ -109,10 +109,10 @@ def test_a_node_that_is_no_longer_heard_signs_off_and_ends(
     assert "deactivate-node" in link.calls and not look(tmp_path / "heartbeat").runs
 
 
-def test_what_flower_has_is_what_is_watched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_flower_has_is_what_is_watched(link: Played, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from flwr.supernode import fleet_http_connection as connection
 
-    for name in ("HeartbeatSender", "NodeAuthHttpInterceptor"):
+    for name in ("HeartbeatSender", "NodeAuthHttpInterceptor", "FleetHttpClient"):
         monkeypatch.setattr(connection, name, getattr(connection, name))  # so that they are put back
     pulse = Pulse(tmp_path / "heartbeat")
     assert supernode.install(supernode.Watch(lambda: pulse))
@@ -121,6 +121,9 @@ def test_what_flower_has_is_what_is_watched(monkeypatch: pytest.MonkeyPatch, tmp
     assert not sender.heartbeat_fn() and look(tmp_path / "heartbeat").seconds is None
     assert sender.heartbeat_fn() and look(tmp_path / "heartbeat").alive(90)
     pulse.close()
+    address = f"{LOOPBACK}:{link.server_port}"
+    with connection.FleetHttpClient.from_server_address(address, True, None, interceptors=[]) as client:
+        assert client.PullMessages(PullMessagesRequest()) == PullMessagesResponse() and link.calls == ["pull-messages"]
 
 
 @pytest.mark.parametrize(("status", "said"), [(413, "client_max_body_size 0"), (401, "HTTP 401"), (200, "")])
