@@ -32,22 +32,26 @@ from fedwarm.federation.settings import load
 from fedwarm.flower.processes import Daemon, environment, free_ports
 from fedwarm.launch.run import Request, run_method
 from fedwarm.node.kit import join
+from fedwarm.node.line import PIECE_VARIABLE
 
 REST_SECONDS = 30.0
 SMALL = (
     "diffusion.lora-steps=2 diffusion.sample-steps=2 warmfed.synthetic-ratio=0.05 warmfed.min-per-class=1 "
     "warmfed.epochs-warm=1 warmfed.distill-epochs=1 warmfed.teacher-epochs=1"
 )
+BIG = "data.max-examples=40 local-epochs=1 client-threads=1 min-replies=1 stage-timeout=3000"
 CASES = {
     "FedAvg, dense": ("fedavg", ""),
     "FedAvg, stochastic-rounding": ("fedavg", "codec='stochastic-rounding'"),
     "DP-REC": ("dp_rec", ""),
     "WarmFed, one shot (LoRA)": ("warmfed", SMALL),
+    "FedAvg, ResNet-18 (45 MB)": ("fedavg", f"model.name='resnet18' {BIG}"),
+    "FedAvg, one array of 5.2 MB": ("fedavg", f"model.name='mlp' mlp.width=426 {BIG}"),
 }
 
 
-def federation(stack: ExitStack, root: Path, nodes: int) -> str:
-    """A federation whose sites are online, each in its namespace."""
+def federation(stack: ExitStack, root: Path, nodes: int, first: dict[str, str]) -> str:
+    """A federation whose sites are online, each in its namespace; `first` is set in the environment of the first."""
     said, (port,) = str(root / "server"), free_ports(1)
     found(said, HUB, port, nodes, HUB)
     up(said, Wanted(), print)
@@ -59,7 +63,11 @@ def federation(stack: ExitStack, root: Path, nodes: int) -> str:
         (site / "flower").mkdir()
         counted = [sys.executable, str(Path(__file__).with_name("counted_node.py")), str(root / f"{site.name}.requests")]
         words = ["ip", "netns", "exec", f"fedwarm-{number}", *counted, "--kit", str(site)]
-        env = {**environment(site / "flower", root / "bytecode", [HUB]), "FEDWARM_ENGINE": "deployment"}
+        env = {
+            **environment(site / "flower", root / "bytecode", [HUB]),
+            "FEDWARM_ENGINE": "deployment",
+            **(first if number == 0 else {}),
+        }
         stack.enter_context(Daemon(words, log=root / f"{site.name}.log", folder=site, env=env))
     while True:
         with control(load(said)) as link:
@@ -85,7 +93,7 @@ def passed(lines: Lines, root: Path, since: float) -> Counter[str]:
 def row(said: str, lines: Lines, rest: float, out: Path, method: str, settings: str, rounds: int) -> list[str]:
     """One run: seconds and bytes a round, at the interface and by the ledger; what the bytes were for goes to `parts.json`."""
     begun, now, before = time.monotonic(), time.time(), passed(lines, out.parent, math.inf)
-    more = f"stage-timeout=3000 num-server-rounds={rounds} {settings}"
+    more = f"num-server-rounds={rounds} {settings}"
     run_method(Request(method, "deployment", out, 1, run_config=(more,), federation=said))
     seconds, parts = time.monotonic() - begun, passed(lines, out.parent, now)
     parts.subtract(before)
@@ -117,7 +125,8 @@ def main() -> None:
     parser.add_argument("--loss", type=float, default=0.01, help="share of packets")
     parser.add_argument("--cut", type=float, default=0.0, help="seconds that the first node's line is cut for in an upload")
     parser.add_argument("--settings", default="", help="settings of all runs")
-    parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--flowers", action="store_true", help="the first node sends arrays in pieces as Flower comes, of 5 MiB")
+    parser.add_argument("--cases", nargs="*", default=list(CASES)[:4], choices=list(CASES))
     parser.add_argument("--runs", type=Path, default=Path("runs/slow"))
     said = parser.parse_args()
     if reason := why_not():
@@ -126,7 +135,7 @@ def main() -> None:
     root.mkdir(parents=True)
     with ExitStack() as stack:
         lines = network(stack, said.nodes, said.rate, said.delay, said.loss)
-        server = federation(stack, root, said.nodes)
+        server = federation(stack, root, said.nodes, {PIECE_VARIABLE: str(5 * 2**20)} if said.flowers else {})
         time.sleep(5.0)
         before = lines.parts().total()
         time.sleep(REST_SECONDS)

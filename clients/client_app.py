@@ -27,6 +27,7 @@ from fedwarm.core.version import VERSION
 from fedwarm.data.checks import remarks
 from fedwarm.data.node import Node
 from fedwarm.data.settings import Data
+from fedwarm.flower.packing import SIGN, packing
 from fedwarm.flower.wire import from_records, size_of, to_records, unusable
 from fedwarm.models import on_gpu
 from fedwarm.privacy.levels import Level
@@ -55,7 +56,7 @@ class App(ClientApp):
         return cohorts.workers(settings(tuple(flat.items())), clients)
 
 
-app = App(mods=[faulty])
+app = App(mods=[packing, faulty])
 SITE = ("site", "name")
 CAUSE, AUDIT = "failure.txt", "audit"
 
@@ -193,9 +194,9 @@ def place(node: Mapping[str, Value]) -> tuple[int, int]:
 
 
 def site_of(node: Mapping[str, Value], action: str) -> dict[str, Fact]:
-    """The name of this node's site and its version, where its node config has a name; a node says them with who it is."""
+    """The name of this node's site, its version and that it unpacks, where its node config has a name; told with who it is."""
     name = next((str(node[key]) for key in SITE if key in node), "")
-    return {"site": name, "fedwarm": VERSION} if name and action == "describe" else {}
+    return {"site": name, "fedwarm": VERSION, SIGN: 1} if name and action == "describe" else {}
 
 
 @app.query()

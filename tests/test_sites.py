@@ -80,6 +80,7 @@ class Place:
         home = self.root / site / f"flower-{port}"
         home.mkdir()
         env = {**environment(home, self.root / "bytecode", ["127.0.0.1"]), "FEDWARM_ENGINE": "deployment"}
+        env["PATH"] = f"{Path(fedwarm).parent}{os.pathsep}{env['PATH']}"
         node = Daemon(words, log=home / "log", folder=self.root / site, env=env)
         self.nodes[site] = self.stack.enter_context(node)
 
@@ -246,6 +247,10 @@ class Other:
         subprocess.run(install, **quiet)
         (self.site / "shared.pth").write_text(f"{self.shared}\n")
         self.fedwarm = str(folder / "env" / "bin" / "fedwarm")
+        for name in ("flwr-clientapp", "flower-superexec"):  # Flower's commands, by this environment's Python
+            script = (Path(sys.executable).parent / name).read_text().split("\n", 1)[1]
+            (folder / "env" / "bin" / name).write_text(f"#!{python}\n{script}")
+            (folder / "env" / "bin" / name).chmod(0o755)
 
     def __call__(self, *words: str) -> str:
         """What a command says that fails."""

@@ -126,10 +126,11 @@ def size_of(content: RecordDict) -> Size:
     Flower's view `array_records` is not used: it would tie the message to itself, and its arrays would wait for the collector.
     """
     arrays = [array for record in content.values() if isinstance(record, ArrayRecord) for array in record.values()]
-    return Size(sum(_payload_bytes(a) for a in arrays), sum(len(a.data) for a in arrays))
+    return Size(sum(payload_bytes(a) for a in arrays), sum(len(a.data) for a in arrays))
 
 
-def _payload_bytes(array: Array) -> int:
+def payload_bytes(array: Array) -> int:
+    """Bytes of an array's numbers; all of one whose type is none of numpy's."""
     size_bytes = _size_bytes(array)
     return len(array.data) if size_bytes is None else min(len(array.data), size_bytes)
 

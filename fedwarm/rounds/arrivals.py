@@ -15,6 +15,7 @@ from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
+from fedwarm.flower.packing import Packs, pack, signed, unpack
 from fedwarm.rounds import waiting
 from fedwarm.rounds.attendance import Attendance
 
@@ -79,6 +80,7 @@ class Contacts:
 
     def _awaited(self, clients: Sequence[int], messages: list[Message]) -> Iterator[Message | None]:
         end, arrived = waiting.now() + self.seconds, self.attendance.arrived()
+        self._pack(clients, messages)
         ids = list(self.grid.push_messages(messages)) if messages else []
         for place, (message, message_id) in enumerate(zip_longest(messages, ids)):
             if not message_id:
@@ -91,11 +93,19 @@ class Contacts:
             whom = f"{self.attendance.fleet.members[clients[place]].label}{more}"
             yield self._reply(message, message_id, arrived.get(message.metadata.dst_node_id), end, whom)
 
+    def _pack(self, clients: Sequence[int], messages: list[Message]) -> None:
+        packs: Packs = {}
+        for client, message in zip(clients, messages, strict=True):
+            if self.attendance.fleet.members[client].packs:
+                message.content = signed(pack(message.content, packs))
+
     def _reply(self, message: Message, message_id: str, came: object, end: float, whom: str) -> Message | None:
         said = looked = waiting.now()
         while True:
             found = next(iter(self.grid.pull_messages([message_id])), None)
             now = waiting.now()
+            if found is not None and found.has_content():
+                found.content = unpack(found.content)
             if found is not None or now >= end:
                 return found
             if now - looked >= LOOK_SECONDS:

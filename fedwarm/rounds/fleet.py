@@ -18,6 +18,7 @@ from flwr.serverapp import Grid
 from fedwarm.core.inputs import DTYPES, Form
 from fedwarm.core.payload import Fact, Payload, PayloadError, short
 from fedwarm.data.classes import FEWEST, places, plain, shown, union
+from fedwarm.flower.packing import SIGN
 from fedwarm.flower.wire import from_records, is_unusable, to_records
 from fedwarm.record.ledger import called
 from fedwarm.rounds.reasons import reason
@@ -45,6 +46,7 @@ class Member:
         name: its site's name; empty where it has none.
         here: whether it can be asked now.
         known: whether it ever described itself; until then it holds nothing.
+        packs: whether its node takes and sends small arrays as one.
     """
 
     partition: int
@@ -56,6 +58,7 @@ class Member:
     name: str = ""
     here: bool = True
     known: bool = True
+    packs: bool = False
 
     @classmethod
     def unknown(cls, partition: int) -> Member:
@@ -239,7 +242,9 @@ def member_of(partition: int, node: int, answer: Payload, classes: Sequence[str]
     if own != list(classes):
         present, counts = _renumbered(own, classes, present, counts)
     name = name or clean(answer.facts.get("site", ""))
-    return Member(partition, node, answer.count("num-examples"), answer.count("num-test"), present, counts, name)
+    return Member(
+        partition, node, answer.count("num-examples"), answer.count("num-test"), present, counts, name, packs=SIGN in answer.facts
+    )
 
 
 def _renumbered(
