@@ -6,8 +6,9 @@ Linux and root: network namespaces (`ip netns`), and between each of them and th
 devices whose packets it passes on at the rate, after the delay, without those that are lost (drawn by a seed). So it needs no
 netem in the kernel. The server is founded and its sites join by kits, as in docs/server.md and docs/site.md.
 
-Bytes at the interface are all that passed the lines while a run went on, less what they carry at rest: TCP's and TLS's headers,
-what was sent again after a loss, and Flower's own messages are in them. The ledger's are the arrays with their headers.
+Bytes at the interface are all that nodes and server sent while a run went on, less what nodes' idle requests take at rest: headers and
+acknowledgements of TCP, TLS, what was sent again after a loss, and Flower's own messages are in them. The ledger's are the arrays with
+their headers. `parts.json` of each run says what the bytes were for.
 """
 
 from __future__ import annotations
@@ -90,22 +91,26 @@ def passed(lines: Lines, root: Path, since: float) -> Counter[str]:
     return parts
 
 
+def idle(parts: Counter[str]) -> int:
+    """Requests that carry nothing: whether there is a message, and heartbeats."""
+    return parts["requests: pull-messages"] + parts["requests: send-node-heartbeat"]
+
+
 def row(said: str, lines: Lines, rest: float, out: Path, method: str, settings: str, rounds: int) -> list[str]:
     """One run: seconds and bytes a round, at the interface and by the ledger; what the bytes were for goes to `parts.json`."""
-    begun, now, before = time.monotonic(), time.time(), passed(lines, out.parent, math.inf)
+    now, before = time.time(), passed(lines, out.parent, math.inf)
     more = f"num-server-rounds={rounds} {settings}"
     run_method(Request(method, "deployment", out, 1, run_config=(more,), federation=said))
-    seconds, parts = time.monotonic() - begun, passed(lines, out.parent, now)
+    parts = passed(lines, out.parent, now)
     parts.subtract(before)
     entries = [json.loads(line) for line in (out / "ledger.jsonl").read_text().splitlines()]
     told = sum(each["wire_bytes_up"] + each["wire_bytes_down"] for each in entries)
     events = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
     stages = sum(each["stage"]["seconds"] for each in events if "stage" in each)
     failed = sum(bool(each["failure"]) for each in entries)
-    moved = total(parts) - rest * seconds
-    (out / "parts.json").write_text(
-        json.dumps({"ledger": told, "at rest": rest * seconds, **dict(sorted(parts.items()))}, indent=1)
-    )
+    moved = total(parts) - rest * idle(parts)
+    figures = {"ledger": told, "idle": round(rest * idle(parts)), **dict(sorted(parts.items()))}
+    (out / "parts.json").write_text(json.dumps(figures, indent=1) + "\n")
     kilobytes = [f"{size / rounds / 1e3:,.0f}" for size in (told, moved)]
     return [f"{stages / rounds:.0f}", *kilobytes, f"{moved / max(1, told):.2f}", str(len(entries)), str(failed)]
 
@@ -137,10 +142,14 @@ def main() -> None:
         lines = network(stack, said.nodes, said.rate, said.delay, said.loss)
         server = federation(stack, root, said.nodes, {PIECE_VARIABLE: str(5 * 2**20)} if said.flowers else {})
         time.sleep(5.0)
-        before = lines.parts().total()
+        now, before = time.time(), passed(lines, root, math.inf)
         time.sleep(REST_SECONDS)
-        rest = (lines.parts().total() - before) / REST_SECONDS
-        print(f"at rest: {rest / said.nodes:.0f} bytes a second and node", flush=True)
+        quiet = passed(lines, root, now)
+        quiet.subtract(before)
+        rest = total(quiet) / idle(quiet)
+        print(
+            f"at rest: {total(quiet) / REST_SECONDS / said.nodes:.0f} bytes a second and node, {rest:.0f} a request", flush=True
+        )
         if said.cut:
             threading.Thread(target=lines.cut_in_upload, args=(0, said.cut), daemon=True).start()
         print("| run | s a round | kB by the ledger | kB at the interface | ratio | messages | failed |", flush=True)

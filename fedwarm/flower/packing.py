@@ -44,7 +44,8 @@ def pack(content: RecordDict, known: Packs | None = None) -> RecordDict:
 
 def _joined(arrays: ArrayRecord, small: dict[str, Array]) -> Array:
     """A table of all arrays in their order, and the bytes of the small ones, whose headers stand in the table."""
-    rows, parts = [], []
+    rows: list[list[object]] = []
+    parts: list[memoryview] = []
     for name, array in arrays.items():
         if name not in small:
             rows.append([name])

@@ -23,6 +23,8 @@ def kept(base: Any) -> Any:
     """Flower's class of those that call a SuperLink's fleet interface, with connections that stay."""
 
     class Client(base):  # type: ignore[misc]
+        _client: httpx.Client
+
         def __init__(self, base_url: str, *, verify: Any = True, timeout: float = 30.0, **named: Any) -> None:
             super().__init__(base_url, verify=verify, timeout=timeout, **named)
             self._client.close()
