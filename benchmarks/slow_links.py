@@ -6,7 +6,7 @@ Linux and root: network namespaces (`ip netns`), and between each of them and th
 devices whose packets it passes on at the rate, after the delay, without those that are lost (drawn by a seed). So it needs no
 netem in the kernel. The server is founded and its sites join by kits, as in docs/server.md and docs/site.md.
 
-Bytes at the interface are all that nodes and server sent while a run went on, less what nodes' idle requests take at rest: headers
+Bytes at the interface are all that nodes and server sent while a run went on, less what idle requests take at rest: headers
 and acknowledgements of TCP, TLS, what was sent again after a loss, and Flower's own messages are in them. The ledger's are the
 arrays with their headers. `parts.json` of each run says what the bytes were for.
 """
