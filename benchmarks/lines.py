@@ -20,7 +20,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 VERSION_4, TCP, SYN, ACK = 4, 6, 2, 16
-HUB, TUNSETIFF, TUN, MTU = "10.77.0.1", 0x400454CA, 0x1001, 1500
+NET = int(os.environ.get("SLOW_LINES_NET", "77"))
+"""Addresses begin with 10.NET.; two starts at a time take different ones."""
+HUB, TUNSETIFF, TUN, MTU = f"10.{NET}.0.1", 0x400454CA, 0x1001, 1500
 QUEUE_SECONDS, UPLOAD_SECONDS = 0.4, 0.5
 HALF = 1 << 31
 
@@ -143,23 +145,28 @@ def why_not() -> str:
     return ""
 
 
+def namespace(number: int) -> str:
+    """The name of a node's network namespace."""
+    return f"fedwarm-{NET}-{number}"
+
+
 def network(stack: ExitStack, nodes: int, rate: float, delay: float, loss: float) -> Lines:
-    """Nodes' namespaces `fedwarm-0` and so on, each at the end of a line to HUB."""
+    """Nodes' namespaces, each at the end of a line to HUB."""
     lines = Lines()
     ip("address", "add", f"{HUB}/32", "dev", "lo")
     stack.callback(ip, "address", "del", f"{HUB}/32", "dev", "lo")
     for number in range(nodes):
-        space, here, there = f"fedwarm-{number}", f"10.77.{number + 1}.1", f"10.77.{number + 1}.2"
+        space, here, there = namespace(number), f"10.{NET}.{number + 1}.1", f"10.{NET}.{number + 1}.2"
         ip("netns", "add", space)
         stack.callback(ip, "netns", "del", space)
-        near, far = device(f"fwnear{number}"), device(f"fwfar{number}")
+        near, far = device(f"fw{NET}near{number}"), device(f"fw{NET}far{number}")
         stack.callback(os.close, near)
         stack.callback(os.close, far)
-        ip("address", "add", here, "peer", there, "dev", f"fwnear{number}")
-        ip("link", "set", f"fwnear{number}", "up")
-        ip("link", "set", f"fwfar{number}", "netns", space)
-        ip("-n", space, "address", "add", there, "peer", here, "dev", f"fwfar{number}")
-        ip("-n", space, "link", "set", f"fwfar{number}", "up")
+        ip("address", "add", here, "peer", there, "dev", f"fw{NET}near{number}")
+        ip("link", "set", f"fw{NET}near{number}", "up")
+        ip("link", "set", f"fw{NET}far{number}", "netns", space)
+        ip("-n", space, "address", "add", there, "peer", here, "dev", f"fw{NET}far{number}")
+        ip("-n", space, "link", "set", f"fw{NET}far{number}", "up")
         ip("-n", space, "link", "set", "lo", "up")
         ip("-n", space, "route", "add", "default", "via", here)
         lines.ways += [Way(near, far, rate, delay, loss), Way(far, near, rate, delay, loss)]

@@ -23,7 +23,7 @@ from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 
-from lines import HUB, Lines, network, why_not
+from lines import HUB, Lines, namespace, network, why_not
 
 from fedwarm.federation.bringup import down, up
 from fedwarm.federation.control import ONLINE, control
@@ -63,7 +63,7 @@ def federation(stack: ExitStack, root: Path, nodes: int, first: dict[str, str]) 
         register(said, join(root / f"{site.name}.zip", site, None)[1], print)
         (site / "flower").mkdir()
         counted = [sys.executable, str(Path(__file__).with_name("counted_node.py")), str(root / f"{site.name}.requests")]
-        words = ["ip", "netns", "exec", f"fedwarm-{number}", *counted, "--kit", str(site)]
+        words = ["ip", "netns", "exec", namespace(number), *counted, "--kit", str(site)]
         env = {
             **environment(site / "flower", root / "bytecode", [HUB]),
             "FEDWARM_ENGINE": "deployment",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 UNUSED = (
     "torch/include", "torch/share", "torch/bin/protoc*", "torch/bin/test_*", "torch/test", "torch/lib/*.a",
-    "pyarrow/include", "pyarrow/src", "pyarrow/tests", "pyarrow/lib*_flight*", "pyarrow/lib*substrait*", "numpy/**/tests",
+    "pyarrow/include", "pyarrow/src", "pyarrow/tests", "pyarrow/lib*_flight*", "numpy/**/tests",
     "scipy/**/tests", "pandas/tests", "sklearn/**/tests", "sympy/**/tests", "matplotlib/tests", "mpl_toolkits/**/tests",
     "networkx/**/tests", "matplotlib/mpl-data/sample_data", "uv", "uv-*.dist-info", "../../../bin/uv*",
 )  # fmt: skip

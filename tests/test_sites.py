@@ -70,13 +70,10 @@ class Place:
     def kit(self, site: str) -> str:
         return str(self.root / site / "kit")
 
-    def starts(self, site: str, fedwarm: str = FEDWARM, to: str = "") -> None:
+    def starts(self, site: str, fedwarm: str = FEDWARM) -> None:
         """A site's node, as a process at the site."""
         (port,) = free_ports(1)
         words = [fedwarm, "node", "run", "--kit", self.kit(site), "--port", str(port)]
-        if to:
-            words[3:5] = arguments(Path(self.kit(site)))
-            words[words.index("--superlink") + 1] = to
         home = self.root / site / f"flower-{port}"
         home.mkdir()
         env = {**environment(home, self.root / "bytecode", ["127.0.0.1"]), "FEDWARM_ENGINE": "deployment"}
@@ -95,11 +92,13 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Place]:
+def place(tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest) -> Iterator[Place]:
+    """A federation that is up; the SuperLink itself listens, or, by the parameter "proxy", nobody until a proxy does."""
     with ExitStack() as stack:
         made = Place(tmp_path, capsys, stack)
         (port,) = free_ports(1)
-        here = ["--host", "127.0.0.1", "--listen", "127.0.0.1", "--port", str(port), "--sites", "3"]
+        listens = [] if hasattr(request, "param") else ["--listen", "127.0.0.1"]
+        here = ["--host", "127.0.0.1", *listens, "--port", str(port), "--sites", "3"]
         assert "fingerprint of the CA" in made("federation", "new", made.server, *here)
         made("federation", "up", "--federation", made.server)
         stack.callback(down, made.server, lambda line: None)
@@ -267,17 +266,15 @@ class Other:
         (made / "METADATA").write_text(re.sub(r"^Version: .*$", f"Version: {version}", text, count=1, flags=re.M))
 
 
+@pytest.mark.parametrize("place", ["proxy"], indirect=True)
 @pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx")
 def test_a_proxy_that_refuses_large_bodies_is_named(place: Place, tmp_path: Path) -> None:
     """Its site ends with what to do, and the run is told within a minute or two that the site went away."""
-    proxy = tmp_path / "proxy.conf"
-    (port,) = free_ports(1)
-    text = (Path(place.server) / "proxy.conf").read_text()
-    text = re.sub(r"listen \d+ ssl", f"listen 127.0.0.1:{port} ssl", text)
-    proxy.write_text(text.replace("client_max_body_size 0", "client_max_body_size 20k"))
+    proxy = Path(place.server) / "proxy.conf"
+    proxy.write_text(proxy.read_text().replace("client_max_body_size 0", "client_max_body_size 20k"))
     place("federation", "register", place.joins("lab-a"), "--federation", place.server)
     with Daemon(["nginx", "-g", "daemon off;", "-c", str(proxy)], log=tmp_path / "nginx.log", folder=tmp_path, env=os.environ):
-        place.starts("lab-a", to=f"127.0.0.1:{port}")
+        place.starts("lab-a")
         until(lambda: place.state("lab-a") == "online")
         words = place.run(tmp_path / "run", 1, "data.image-size=32")
         done = subprocess.run(words, capture_output=True, text=True, timeout=580)
