@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -194,9 +195,9 @@ def place(node: Mapping[str, Value]) -> tuple[int, int]:
 
 
 def site_of(node: Mapping[str, Value], action: str) -> dict[str, Fact]:
-    """The name of this node's site, its version and that it unpacks, where its node config has a name; told with who it is."""
+    """The name of this node's site, its versions and that it unpacks, where its node config has a name; told with who it is."""
     name = next((str(node[key]) for key in SITE if key in node), "")
-    return {"site": name, "fedwarm": VERSION, SIGN: 1} if name and action == "describe" else {}
+    return {"site": name, "fedwarm": VERSION, "flwr": version("flwr"), SIGN: 1} if name and action == "describe" else {}
 
 
 @app.query()

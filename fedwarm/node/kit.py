@@ -172,7 +172,7 @@ def quoted(text: str) -> str:
 def skew(kit: Kit, fedwarm: str = VERSION, flwr: str = "") -> str:
     """What to do where this machine's versions do not fit to the server's; empty where they do.
 
-    Flower's SuperLink refuses another major or minor version than its own; fedwarm's server does so, too.
+    fedwarm's server leaves a node of another major or minor version out of its runs; Flower's SuperLink looks at neither (1.42).
     """
     from importlib.metadata import version
 

@@ -130,6 +130,8 @@ def main(arguments: Sequence[str]) -> None:
     try:
         flower_supernode()
         watch.why = watch.why or ENDED  # it returns when its loop has ended, and leaves a thread that serves on
+    except OSError as error:  # that thread would keep the process alive then, too
+        watch.why = watch.why or f"the node cannot start ({error}); see that Flower's commands are on its PATH"
     finally:
         if watch.why:
             watch.end()

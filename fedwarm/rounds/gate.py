@@ -29,6 +29,7 @@ ENVELOPE: Reasons = {
     "partitions": "how many clients there are is in the clear",
     "site": "who answers is in the clear",
     "fedwarm": "the version of a node's program is in the clear",
+    "flwr": "so is the version of Flower",
     "packs": "so is whether it joins small arrays on the line",
     "ticket": "names the message that is answered",
     "image-size": "a setting of the run",

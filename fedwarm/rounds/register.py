@@ -6,9 +6,10 @@ in the old one. The first holds it while it is there; the other is not asked, an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
+from importlib.metadata import version
 from typing import Any
 
 from fedwarm.core.inputs import Form
@@ -74,7 +75,7 @@ class Register:
         size = answer.count("partitions", 1, CLIENTS_AT_MOST)
         if self.size and size != self.size:
             raise FederationError(f"the nodes disagree on num-partitions: {self.size} and {size}; give all of them the same")
-        _check_version(answer)
+        check_versions(answer, {"fedwarm": VERSION, "flwr": version("flwr")})
         if self.own:
             check_names(answer)
         known = self.classes if self.facts is None else self.facts[0]
@@ -158,11 +159,18 @@ class Register:
         return self.members[partition].label if partition in self.members else called(partition)
 
 
-def _check_version(answer: Payload, own: str = VERSION) -> None:
-    """See that a node has this major and minor version of fedwarm; a node that tells none is taken as it is."""
-    told = answer.facts.get("fedwarm", own)
-    if not isinstance(told, str) or not fits(told, own):
-        raise UnfitError(f"it runs fedwarm {short(told)} and the server {own}; install fedwarm=={own} there")
+def check_versions(answer: Payload, own: Mapping[str, str]) -> None:
+    """See that a node has the major and minor versions of fedwarm and Flower here; one that tells none is taken as it is.
+
+    Flower's SuperLink refuses another Flower nowhere (1.42), and what comes of it is an error of a run, later.
+
+    Raises:
+        UnfitError: it has not.
+    """
+    for name, here in own.items():
+        told = answer.facts.get(name, here)
+        if not isinstance(told, str) or not fits(told, here):
+            raise UnfitError(f"it runs {name} {short(told)} and the server {here}; install {name}=={here} there")
 
 
 def remembered(fleet: Fleet, bindings: dict[str, int]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from fedwarm.node.finding import FAULT, OK
 from fedwarm.node.kit import join, look_at_kit
 from fedwarm.node.trying import look_at_policy, look_at_training
 from fedwarm.rounds.fleet import UnfitError
-from fedwarm.rounds.register import _check_version
+from fedwarm.rounds.register import check_versions
 
 
 @pytest.fixture
@@ -54,8 +54,13 @@ def test_a_training_step_is_timed() -> None:
     assert finding.level == OK and "a step with 32 pictures of 32 x 32 takes 0." in finding.text
 
 
+OWN = {"fedwarm": "0.1.0", "flwr": "1.42.0"}
+
+
 def test_a_node_of_another_version_does_not_take_part() -> None:
-    _check_version(Payload(facts={"fedwarm": "0.1.7"}), "0.1.0")
-    _check_version(Payload(), "0.1.0")
+    check_versions(Payload(facts={"fedwarm": "0.1.7"}), OWN)
+    check_versions(Payload(), OWN)
     with pytest.raises(UnfitError, match=r"it runs fedwarm '?0.2.0'? and the server 0.1.0; install fedwarm==0.1.0 there"):
-        _check_version(Payload(facts={"fedwarm": "0.2.0"}), "0.1.0")
+        check_versions(Payload(facts={"fedwarm": "0.2.0"}), OWN)
+    with pytest.raises(UnfitError, match=r"it runs flwr '?1.41.0'? and the server 1.42.0; install flwr==1.42.0 there"):
+        check_versions(Payload(facts={"fedwarm": "0.1.0", "flwr": "1.41.0"}), OWN)
