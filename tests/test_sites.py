@@ -27,7 +27,6 @@ from fedwarm.federation.control import control
 from fedwarm.federation.metrics import registry_of
 from fedwarm.federation.settings import load
 from fedwarm.flower.processes import Daemon, environment, free_ports
-from fedwarm.node.kit import arguments
 from fedwarm.record.checkpoint import exists
 from fedwarm.record.checkpoint import load as checkpoint
 from fedwarm.settings.fields import SettingError
