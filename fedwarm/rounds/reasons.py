@@ -12,7 +12,7 @@ from flwr.app import Message
 
 RAISED = re.compile(r"<class '(?:[\w<>]+\.)*(\w+)'>:<'(.*)'>\s*$", re.S)
 WRAPPED = re.compile(r"^\s*Exception ClientAppException occurred\. Message: ", re.S)
-UNLOADED = "attempting to load `ClientApp`"
+UNLOADED, TORN = "attempting to load `ClientApp`", "Reply message objects are unavailable"
 LONGEST = 600
 
 
@@ -23,6 +23,8 @@ def reason(reply: Message) -> str:
         return f"error {reply.error.code} without a reason; the node's log may say more"
     if UNLOADED in text:
         return "its app could not be loaded; the node's log says why (is fedwarm installed there?)"
+    if text.startswith(TORN):
+        return "its reply did not arrive whole: its line broke, or a proxy on the way refuses large bodies; the node's log says which"
     raised = RAISED.search(text)
     if raised is None:
         return _line(text)
