@@ -24,7 +24,7 @@ def reason(reply: Message) -> str:
     if UNLOADED in text:
         return "its app could not be loaded; the node's log says why (is fedwarm installed there?)"
     if text.startswith(TORN):
-        return "its reply did not arrive whole: its line broke, or a proxy on the way refuses large bodies; the node's log says which"
+        return "its reply did not arrive whole: its line broke, or a proxy refuses large bodies; the node's log says which"
     raised = RAISED.search(text)
     if raised is None:
         return _line(text)
