@@ -53,7 +53,7 @@ INNER = "\nException ClientAppException occurred. Message: "
         ("<class 'MemoryError'>:<''>", "MemoryError without a word; the node's log says where"),
         ("An exception was raised when attempting to load `ClientApp`", "its app could not be loaded; the node's log says why "
          "(is fedwarm installed there?)"),
-        ("Reply message objects are unavailable. The sender may not", "its reply did not arrive whole: its line broke, or a proxy "
+        ("Reply message objects are unavailable. The sender", "its reply did not arrive whole: its line broke, or a proxy "
          "refuses large bodies; the node's log says which"),
         ("no client has the node id 3", "no client has the node id 3"),
         ("", "error 2 without a reason; the node's log may say more"),
