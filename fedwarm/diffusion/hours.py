@@ -72,7 +72,8 @@ def told(config: Config, work: Work) -> str:
             f"{second_text(wait)}; lower diffusion.lora-steps, diffusion.lora-batch-size or diffusion.image-size, raise "
             "stage-timeout, or take a GPU"
         )
-    seconds = sum(tuned) / hands + work.images * found.image / hands
+    drawing = hands if _device(config).type == "cuda" else min(cores(), config.run.server_threads)
+    seconds = sum(tuned) / hands + work.images * found.image / drawing
     whose = {"cpu": f"{hands} cores", "cuda": f"{hands} GPUs"}[_device(config).type] if hands > 1 else "one worker"
     about = "about" if settings.trainer == Diffusion().trainer else "at most about"
     parts = [f"{len(tuned)} adapters ({second_text(found.step)} a step)"] if tuned else []

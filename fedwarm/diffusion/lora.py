@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedwarm.core.files import order_metadata
@@ -77,6 +78,7 @@ def attached(unet: Any, settings: Diffusion, seed: int, *keys: str | int) -> Ite
     if unet.dtype != torch.float32:
         with initialisation(seed, *keys):
             _draw_exactly(targeted_by_adapter(unet))
+        _compute_as_given(targeted_by_adapter(unet))
     try:
         yield parameters
     finally:
@@ -92,6 +94,21 @@ def _draw_exactly(layers: list[Any]) -> None:
         nn.Linear(second.in_features, second.out_features, bias=False)  # peft draws it and sets it to zero
         nn.init.kaiming_uniform_(exact.weight, a=5**0.5)
         first.weight.data = exact.weight.data.to(first.weight.device)
+
+
+class _AsGiven(nn.Linear):
+    """Computes in its input's precision, by weights that are kept, and trained, in float32."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input, self.weight.to(input.dtype))
+
+
+def _compute_as_given(layers: list[Any]) -> None:
+    """Have the matrices take half precision as it comes: peft makes a float32 copy of each one's input, kept for the gradient."""
+    for layer in layers:
+        layer.cast_input_dtype_enabled = False
+        for matrices in (layer.lora_A, layer.lora_B):
+            matrices[ADAPTER].__class__ = _AsGiven
 
 
 def targeted_by_adapter(unet: nn.Module) -> list[Any]:

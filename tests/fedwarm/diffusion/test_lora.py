@@ -268,3 +268,18 @@ def test_first_matrices_are_the_same_in_every_precision(settings: Diffusion, fou
     exact = first_matrices(foundation, settings, 5, 2)
     half = first_matrices(load_foundation(dataclasses.replace(settings, precision=precision), "cpu"), settings, 5, 2)
     assert exact.keys() == half.keys() and all(torch.equal(exact[name], half[name]) for name in exact)
+
+
+def test_in_half_precision_an_adapter_takes_its_input_as_it_comes(unet: Any, settings: Diffusion) -> None:
+    """So no wider copy of it is kept for the gradient; its matrices, and their gradients, are float32 still."""
+    narrow, seen = copy.deepcopy(unet).bfloat16(), set[torch.dtype]()
+    with attached(narrow, settings, 0, "x") as parameters:
+        for name, module in narrow.named_modules():
+            if name.endswith(("lora_A.fedwarm", "lora_B.fedwarm")):
+                module.register_forward_pre_hook(lambda module, given: seen.add(given[0].dtype))
+        noisy = torch.ones(1, narrow.config.in_channels, 8, 8, dtype=torch.bfloat16)
+        context = torch.ones(1, 20, narrow.config.cross_attention_dim, dtype=torch.bfloat16)
+        narrow(noisy, torch.ones(1), context).sample.sum().backward()
+        assert seen == {torch.bfloat16}
+        assert {p.dtype for p in parameters} == {p.grad.dtype for p in parameters if p.grad is not None} == {torch.float32}
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in parameters)
