@@ -1,9 +1,9 @@
 """How a site's node speaks with its SuperLink over a slow line: connections stay open between requests, and arrays go in pieces.
 
 Flower closes a connection after 5 s without a request, so that a node opens one for most of its messages and heartbeats: 3 kB and
-two or three round trips each. It sends arrays in pieces of 5 MiB, two at a time, and a piece that is not written after 30 s is sent
-again from its beginning: on a line of 1 Mbit/s for ever. Pieces of 1 MiB that have two minutes pass at 150 kbit/s, and less is sent
-again where a line breaks.
+two or three round trips each. It sends arrays in pieces of 5 MiB, two at a time, and a piece that is not written after 30 s is
+sent again from its beginning: on a line of 1 Mbit/s for ever. Pieces of 1 MiB that have two minutes pass at 150 kbit/s, and less
+is sent again where a line breaks.
 """
 
 from __future__ import annotations
