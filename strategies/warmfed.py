@@ -17,7 +17,6 @@ from fedwarm.core.arrays import Arrays, from_module, from_tensors, load_module, 
 from fedwarm.core.files import writing
 from fedwarm.core.norms import floats
 from fedwarm.core.payload import Payload, PayloadError
-from fedwarm.core.progress import tick
 from fedwarm.core.seeds import generator
 from fedwarm.diffusion.pool import Pool, join
 from fedwarm.diffusion.settings import Diffusion
@@ -192,25 +191,25 @@ class WarmFed(BaseStrategy):
 
     def _draw_pool(self) -> None:
         """Generate for every client, class by class, and keep a few pictures for the report."""
-        from fedwarm.diffusion.generate import Order, generate
+        from fedwarm.diffusion.generate import Commission, Order, generate_all
         from fedwarm.diffusion.sentences import prompts
 
         sentences = prompts(self.settings.prompt, self.fleet.classes)
         sent = {client: adapter for client in self.partitions if (adapter := self._uploaded(client))}
         adapters = self.parts.used(sent) if sent else {}
-        pools = []
+        wanted = []
         for member in self.fleet.members:
             adapter = adapters.get(member.partition, {})
             if not member.known or (self.settings.adapt and not adapter):
                 continue
-            tick("clients drawn", member.partition + 1, len(self.fleet.members))
             order = Order(
                 sentences, member.present, quota(self.settings, member.examples, len(member.present)), self.config.run.seed,
                 member.partition, self.fleet.image_size, self.draw,
             )  # fmt: skip
             own = self.parts.attaching(adapter) if adapter else self.config.of(Diffusion)
             matrices = to_tensors(adapter) if adapter else None
-            pools.append(generate(self.foundation, matrices, order, own, self._kept_batches(member.partition)))
+            wanted.append(Commission(order, matrices, own, self._kept_batches(member.partition)))
+        pools = generate_all(self.foundation, wanted)
         pool = join(pools)
         self.drawn = from_tensors(pool.tensors())
         self._save_pool()

@@ -12,7 +12,7 @@ from typing import Any
 from fedwarm.api.given import Given, in_python, reference, settings_of
 from fedwarm.api.result import Result
 from fedwarm.core.failures import Interrupted, RunError
-from fedwarm.engines.local.starting import imports_its_starter
+from fedwarm.core.forking import imports_its_starter
 from fedwarm.launch.request import Request
 from fedwarm.launch.run import completed
 from fedwarm.settings.fields import SettingError

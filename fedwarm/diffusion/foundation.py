@@ -27,6 +27,7 @@ from fedwarm.settings.fields import SettingError
 from fedwarm.settings.kinds import SAMPLERS
 
 EMBEDDED = ("glyph",)
+SMALL_NUMBERS = 2**24
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -73,6 +74,11 @@ class Foundation:
             for model in self.models:
                 model.to("cpu")
             give_back()
+
+    @property
+    def small(self) -> bool:
+        """Whether it computes on a CPU so fast that one thread is best, and many processes can hold it."""
+        return self.device.type == "cpu" and sum(parameter.numel() for parameter in self.net.parameters()) <= SMALL_NUMBERS
 
     @property
     def image_size(self) -> int:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from itertools import groupby
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from fedwarm.core.progress import tick
 from fedwarm.core.seeds import derive
+from fedwarm.core.spread import spread
 from fedwarm.diffusion.foundation import Foundation
-from fedwarm.diffusion.lora import FIRST, attached, load_adapter
+from fedwarm.diffusion.merged import drawing
 from fedwarm.diffusion.pool import Pool
-from fedwarm.diffusion.sampling import Through, drawn_anew, sample
+from fedwarm.diffusion.sampling import Batches, Through, drawn_anew
 from fedwarm.diffusion.settings import Diffusion
+
+Job = tuple[int, int]
+Picture = NDArray[np.uint8]
+Drawn = Generator[tuple[Job, Picture], None, None]
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,28 @@ class Order:
         return [derive(self.seed, "image", self.client, c, i, self.draw) for c, i in keys]
 
 
+@dataclass(frozen=True)
+class Commission:
+    """An order and what it is drawn by.
+
+    Attributes:
+        order: for whom, and what.
+        adapter: the client's matrices; None: the bare foundation.
+        settings: the sampler's, and those that the adapter is attached by.
+        through: gives a batch (see `sample`).
+    """
+
+    order: Order
+    adapter: Mapping[str, Tensor] | None
+    settings: Diffusion
+    through: Through = drawn_anew
+
+    def batches(self, foundation: Foundation) -> Batches:
+        """What is asked for."""
+        sentences = [self.order.prompts[c] for c in self.order.labels()]
+        return Batches(foundation, sentences, self.order.seeds(), self.settings, self.order.size)
+
+
 def generate(
     foundation: Foundation,
     adapter: Mapping[str, Tensor] | None,
@@ -54,26 +86,69 @@ def generate(
     settings: Diffusion,
     through: Through = drawn_anew,
 ) -> Pool:
-    """The images of an order.
+    """The images of one order (see `generate_all`)."""
+    return generate_all(foundation, [Commission(order, adapter, settings, through)])[0]
 
-    An image is a function of (seed, client, class, index, draw), the weights and the sampler; not of the batch size.
 
-    Args:
-        adapter: the client's matrices; None: the bare foundation.
-        order: for whom, and what.
-        settings: the sampler's, and those that the adapter is attached by.
-        through: gives a batch (see `sample`).
+def generate_all(foundation: Foundation, commissions: Sequence[Commission]) -> list[Pool]:
+    """The images of some orders.
+
+    An image is a function of (seed, client, class, index, draw), the weights and the sampler; not of the batch size, nor of who
+    draws it: a small foundation's images are spread over the processes that the run may use, all others are drawn here.
 
     Raises:
-        ValueError: the adapter does not fit the foundation.
+        ValueError: an adapter does not fit the foundation.
     """
-    labels, seeds = order.labels(), order.seeds()
-    wanted = [order.prompts[c] for c in labels]
-    if adapter is None:
-        images = sample(foundation, wanted, seeds, settings, order.size, through=through)
-    else:
-        with attached(foundation.net, settings, order.seed, FIRST, order.client):
-            load_adapter(foundation.net, adapter)
-            images = sample(foundation, wanted, seeds, settings, order.size, through=through)
-    told, drawn = torch.tensor(labels, dtype=torch.int64), torch.tensor(seeds, dtype=torch.int64)
-    return Pool(images, told, torch.full_like(told, order.client), drawn, tuple(order.prompts))
+    studio = Studio(foundation, commissions)
+    jobs = [(number, start) for number, asked in enumerate(studio.asked) for start in asked.starts]
+    parts = {job: batch for job in jobs if (batch := studio.kept(job)) is not None}
+    left = [job for job in jobs if job not in parts]
+    with closing(spread(studio.draw, left) if foundation.small else studio.drawn(left)) as drawn:
+        for job, picture in drawn:
+            parts[job] = studio.keep(job, torch.from_numpy(picture))
+            tick("images", len(parts), len(jobs))
+    return [studio.pool(number, [parts[job] for job in jobs if job[0] == number]) for number in range(len(commissions))]
+
+
+class Studio:
+    """Draws batches of several orders; a job is (number of the order, number of its batch's first image)."""
+
+    def __init__(self, foundation: Foundation, commissions: Sequence[Commission]) -> None:
+        self.foundation, self.commissions = foundation, commissions
+        self.asked = [each.batches(foundation) for each in commissions]
+
+    def draw(self, job: Job) -> Picture:
+        """A batch; the adapter is attached for it, which in a small net takes no time."""
+        return next(picture for _, picture in self.drawn([job]))
+
+    def drawn(self, jobs: Sequence[Job]) -> Drawn:
+        """Batches, by order: its adapter is attached once."""
+        for number, own in groupby(jobs, lambda job: job[0]):
+            adapter, settings = self.commissions[number].adapter, self.commissions[number].settings
+            with nullcontext() if adapter is None else drawing(self.foundation.net, settings, adapter):
+                yield from ((job, self.asked[number].draw(job[1]).numpy()) for job in own)
+
+    def kept(self, job: Job) -> Tensor | None:
+        """A batch that was drawn before; None where it was not."""
+        try:
+            return self._through(job, _missing)
+        except LookupError:
+            return None
+
+    def keep(self, job: Job, batch: Tensor) -> Tensor:
+        """A batch that was drawn now, through what may keep it."""
+        return self._through(job, lambda: batch)
+
+    def _through(self, job: Job, draw: Callable[[], Tensor]) -> Tensor:
+        number, start = job
+        return self.asked[number].cut(start, self.commissions[number].through(start, draw))
+
+    def pool(self, number: int, parts: Sequence[Tensor]) -> Pool:
+        """An order's images with their provenance."""
+        order, images = self.commissions[number].order, self.asked[number].joined(parts)
+        labels, seeds = torch.tensor(order.labels(), dtype=torch.int64), torch.tensor(order.seeds(), dtype=torch.int64)
+        return Pool(images, labels, torch.full_like(labels, order.client), seeds, tuple(order.prompts))
+
+
+def _missing() -> Tensor:
+    raise LookupError("it was not drawn before")

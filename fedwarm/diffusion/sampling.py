@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -41,7 +41,6 @@ def make_scheduler(foundation: Foundation, name: str) -> Any:
     return SAMPLERS.load(name)(foundation.pipe.scheduler)
 
 
-@torch.no_grad()
 def sample(
     foundation: Foundation,
     prompts: Sequence[str],
@@ -65,19 +64,57 @@ def sample(
     Returns:
         uint8 (n, 3, size, size) on the CPU.
     """
-    if foundation.device.type == "cpu":
-        settings = replace(settings, sample_batch_size=EXACT_ROWS)
-    known = list(dict.fromkeys(prompts))
-    context = foundation.embed([*known, ""])
-    rows = torch.tensor([known.index(p) for p in prompts], dtype=torch.long)
-    parts, n = [], len(prompts)
-    for start in range(0, n, settings.sample_batch_size):
-        chosen = padded(list(range(start, min(start + settings.sample_batch_size, n))), foundation.device)
-        wanted, own = context[rows[chosen].to(context.device)], [seeds[i] for i in chosen]
-        batch = through(start, partial(_batch, foundation, own, wanted, context[-1:], settings, size))
-        parts.append(batch[: settings.sample_batch_size][: n - start])
-        tick(stage, min(start + settings.sample_batch_size, n), n)
-    return torch.cat(parts) if parts else torch.empty(0, 3, size, size, dtype=torch.uint8)
+    asked = Batches(foundation, prompts, seeds, settings, size)
+    parts = []
+    for start in asked.starts:
+        parts.append(asked.cut(start, through(start, partial(asked.draw, start))))
+        tick(stage, min(start + asked.length, len(seeds)), len(seeds))
+    return asked.joined(parts)
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """Images that are asked for, one per (prompt, seed), batch by batch (see `sample`)."""
+
+    foundation: Foundation
+    prompts: Sequence[str]
+    seeds: Sequence[int]
+    settings: Diffusion
+    size: int
+
+    @property
+    def length(self) -> int:
+        """Images of a batch."""
+        return EXACT_ROWS if self.foundation.device.type == "cpu" else self.settings.sample_batch_size
+
+    @property
+    def starts(self) -> range:
+        """The number of each batch's first image."""
+        return range(0, len(self.seeds), self.length)
+
+    @cached_property
+    def context(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Text embeddings of the sentences, which of them each image has, and the embedding of none."""
+        known = list(dict.fromkeys(self.prompts))
+        context = self.foundation.embed([*known, ""])
+        return context, torch.tensor([known.index(p) for p in self.prompts], dtype=torch.long), context[-1:]
+
+    @torch.no_grad()
+    def draw(self, start: int) -> Tensor:
+        """The batch from this image on; on a CPU filled up to sixteen."""
+        end = min(start + self.length, len(self.seeds))
+        chosen = padded(list(range(start, end)), self.foundation.device)
+        context, rows, empty = self.context
+        wanted, own = context[rows[chosen].to(context.device)], [self.seeds[i] for i in chosen]
+        return _batch(self.foundation, own, wanted, empty, self.settings, self.size)
+
+    def cut(self, start: int, batch: Tensor) -> Tensor:
+        """A batch without what filled it up."""
+        return batch[: min(self.length, len(self.seeds) - start)]
+
+    def joined(self, parts: Sequence[Tensor]) -> Tensor:
+        """All images (n, 3, size, size) of batches that were cut."""
+        return torch.cat(list(parts)) if parts else torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
 
 
 def _batch(

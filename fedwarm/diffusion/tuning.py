@@ -22,7 +22,8 @@ from fedwarm.diffusion.encoded import NAME as ENCODED
 from fedwarm.diffusion.encoded import encoded
 from fedwarm.diffusion.families import Family, Net, usual_family
 from fedwarm.diffusion.foundation import Foundation
-from fedwarm.diffusion.lora import FIRST, adapter_state, attached, check_finite, trainable
+from fedwarm.diffusion.lora import check_finite, trainable
+from fedwarm.diffusion.merged import learning
 from fedwarm.diffusion.midway import Midway, mark_of
 from fedwarm.diffusion.offload import apart, resting
 from fedwarm.diffusion.settings import Diffusion
@@ -136,10 +137,10 @@ class Examples:
         noisy, target = self.family.noised(self.scheduler, self.latents[rows.to(self.latents.device)], noise, time_steps)
         return noisy, time_steps, self.context[captions.to(self.context.device)], target
 
-    def loss(self, unet: torch.nn.Module, batch_size: int, draws: torch.Generator) -> Tensor:
+    def loss(self, net: Net, batch_size: int, draws: torch.Generator) -> Tensor:
         """Noise-prediction loss of one batch, drawn with replacement."""
         noisy, time_steps, captions, target = self.noised(torch.randint(len(self), (batch_size,), generator=draws), draws)
-        return F.mse_loss(self.predict(unet, noisy, time_steps, captions).float(), target.float())
+        return F.mse_loss(self.predict(net, noisy, time_steps, captions).float(), target.float())
 
 
 def to_foundation(images: Tensor, size: int) -> Tensor:
@@ -168,7 +169,9 @@ def tune_adapter(tuning: Tuning, private: Mechanism | None = None, folder: Path 
     """
     settings, examples, unet = tuning.settings, Examples.of(tuning, folder), tuning.unet
     others, device = [model for model in tuning.foundation.models if model is not unet], tuning.foundation.device
-    with apart(), resting(others, device), attached(unet, settings, tuning.seed, FIRST, tuning.client) as parameters:
+    whole = private is not None or settings.gradient_checkpointing
+    learner = learning(tuning.foundation, settings, tuning.seed, tuning.client, whole)
+    with apart(), resting(others, device), learner as (net, parameters, matrices):
         if settings.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         unet.train()
@@ -177,15 +180,15 @@ def tune_adapter(tuning: Tuning, private: Mechanism | None = None, folder: Path 
             if private is None:
                 draws = generator(tuning.seed, "lora", tuning.client)
                 scaling = Scaling(tuning.foundation.device, tuning.foundation.dtype)
-                midway = tuning.midway(folder, draws, scaling, [examples.latents, examples.labels, examples.context])
-                descend(optimiser, settings, lambda step: examples.loss(unet, settings.lora_batch_size, draws), scaling, midway)
+                midway = tuning.midway(folder, draws, scaling, [examples.latents, examples.labels, examples.context, *parameters])
+                descend(optimiser, settings, lambda step: examples.loss(net, settings.lora_batch_size, draws), scaling, midway)
             else:
                 gradient = private_gradient(unet, examples, optimiser, settings, tuning.foundation.dtype, private)
                 minimise(optimiser, settings, gradient)
         finally:
             unet.eval()
             unet.disable_gradient_checkpointing()
-        state = adapter_state(unet)
+        state = matrices()
     check_finite(state)
     if folder is not None:
         (folder / ENCODED).unlink(missing_ok=True)

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
+from fedwarm.core.forking import FORK, begin
 from fedwarm.diffusion.midway import NAME
-from fedwarm.engines.local.starting import FORK, begin
 from fedwarm.record.checkpoint import load
 from fedwarm.settings.fields import Value
 from tests.runs import LOCAL, SMALL_WARMFED, run, same

@@ -26,8 +26,9 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run
 
 from fedwarm.core.capacity import threads_of, workers_for
+from fedwarm.core.forking import start_method
+from fedwarm.core.spread import shared
 from fedwarm.engines.local.desk import Clients, InProcess, Job, copied, fresh, identify, unreachable
-from fedwarm.engines.local.starting import start_method
 from fedwarm.engines.local.workers import Pool
 from fedwarm.flower.app import FlowerApp, load, merged
 from fedwarm.settings.fields import SettingError, Value
@@ -185,6 +186,7 @@ def run_local(
 
     `config` overrides what the app's own config says, `node_config` is added to every client's. `workers` processes run the
     clients, each with its share of the cores; 0: as many as cores and memory are good for, 1: no process, they run in this one.
+    What the server spreads over processes goes over as many.
     `listen` is called with every message and every reply.
     A program that calls this at its top level needs `if __name__ == "__main__":`, as with every use of `multiprocessing`.
 
@@ -205,7 +207,8 @@ def run_local(
             raise SettingError(f"{app.server} is a {type(server).__name__}; the server's part must be a ServerApp")
         identify(run_id, SUPERLINK_NODE_ID)
         context = Context(run_id, SUPERLINK_NODE_ID, {}, RecordDict(), dict(settings))
-        server(LocalGrid(crowd.node_ids, runner, run_id, listen), context)
+        with shared(workers):
+            server(LocalGrid(crowd.node_ids, runner, run_id, listen), context)
         return context
 
 

@@ -19,13 +19,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing.connection import Connection
-from multiprocessing.process import parent_process
 from typing import Any
 
 import numpy as np
 from flwr.app import RecordDict
 
-from fedwarm.core import logs, placement, progress, terminal
+from fedwarm.core import forking, logs, placement, progress, terminal
 from fedwarm.core.capacity import THREAD_VARIABLES
 from fedwarm.engines.local.desk import Clients, Desk, Job, identify, spoilt, trains
 
@@ -67,7 +66,7 @@ def work(connection: Connection, clients: Clients, start: Start) -> None:
         other.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    forking.end_with_parent()
     logs.undisplayed()
     terminal.prepare()
     logs.settle()
@@ -114,13 +113,6 @@ def _pickled_answers(desk: Desk, jobs: Sequence[Job], cohort: int, line: Line) -
         return pickle.dumps([desk.answer(job.index, job.message, line.tick) for job in jobs], protocol=5)
     except Exception as error:
         return pickle.dumps([(spoilt(job.message, error), traceback.format_exc()) for job in jobs], protocol=5)
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _part_ways(number: int, pool: int, randomness: tuple[Any, ...]) -> None:

@@ -3,7 +3,7 @@
 A client is pinned: client i is answered by worker i mod W, whose memory keeps its context for the run. The parent hands a worker
 one message at a time, or a stack of clients that train together; so a worker that dies costs the replies it was at and the states
 its clients had there, and a fresh process takes its place. Workers are forked where that is safe, so that they start at once and
-share what was imported (see `starting`); those that take another's place are spawned.
+share what was imported (`core.forking`); those that take another's place are spawned.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from typing import Any
 from flwr.app import Message
 
 from fedwarm.core import progress
+from fedwarm.core.forking import FORK, SPAWN, begin
 from fedwarm.core.stages import TOOK
 from fedwarm.engines.local.desk import LOG, Clients, Job, crashed, expired, spoilt
-from fedwarm.engines.local.starting import FORK, SPAWN, begin
 from fedwarm.engines.local.worker import Pickled, Worker
 from fedwarm.engines.local.worker_process import Start, work
 

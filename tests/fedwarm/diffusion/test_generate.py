@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from fedwarm.core.seeds import derive
+from fedwarm.core.spread import shared
 from fedwarm.diffusion.foundation import Foundation
-from fedwarm.diffusion.generate import Order, generate
+from fedwarm.diffusion.generate import Commission, Order, generate, generate_all
 from fedwarm.diffusion.lora import adapter_state, attached, load_adapter
+from fedwarm.diffusion.merged import drawing
 from fedwarm.diffusion.pool import Pool, join
 from fedwarm.diffusion.sampling import sample
 from fedwarm.diffusion.settings import Diffusion
@@ -75,10 +78,13 @@ def test_so_does_the_provenance_of_an_adapters_image(
 ) -> None:
     pool = make(strong)
     asked = [pool.prompts[label] for label in pool.labels.tolist()]
-    with attached(foundation.pipe.unet, settings, 99, "any"):
-        load_adapter(foundation.pipe.unet, strong)
+    with drawing(foundation.pipe.unet, settings, strong):
         again = sample(foundation, asked, pool.seeds.tolist(), settings, 32)
     assert torch.equal(again, pool.images)
+    with attached(foundation.pipe.unet, settings, 99, "any"):
+        load_adapter(foundation.pipe.unet, strong)
+        apart = sample(foundation, asked, pool.seeds.tolist(), settings, 32)
+    assert int((apart.int() - pool.images.int()).abs().max()) <= 1
     assert not any(torch.equal(a, b) for a, b in zip(make().images, pool.images, strict=True))
 
 
@@ -96,6 +102,41 @@ def test_a_draw_more_is_a_new_image(make: Make) -> None:
         assert not set(other.seeds.tolist()) & set(first.seeds.tolist())
         assert not any(torch.equal(a, b) for a, b in zip(other.images, first.images, strict=True))
     assert torch.equal(make().images, first.images)
+
+
+def test_whoever_draws_them_images_are_the_same_and_none_is_drawn_twice(
+    foundation: Foundation, settings: Diffusion, sentences: list[str], strong: dict[str, Tensor]
+) -> None:
+    kept: dict[tuple[int, int], Tensor] = {}
+    drawn: list[tuple[int, int]] = []
+
+    def keeps(client: int, start: int, draw: Callable[[], Tensor]) -> Tensor:
+        if (client, start) not in kept:
+            kept[client, start] = draw()
+            drawn.append((client, start))
+        return kept[client, start]
+
+    short = dataclasses.replace(settings, sample_steps=1)
+
+    def pools() -> list[Pool]:
+        orders = [Order(sentences, (2, 7), 26 + 16 * client, 1, client, 32) for client in range(3)]
+        own = [Commission(order, strong if order.client else None, short, partial(keeps, order.client)) for order in orders]
+        return generate_all(foundation, own)
+
+    with shared(2):
+        spread = pools()
+    batches = [(client, start) for client in range(3) for start in range(0, 2 * (26 + 16 * client), 16)]
+    assert sorted(drawn) == batches
+    lost = [(0, 16), (2, 96)]
+    drawn.clear()
+    for job in lost:
+        del kept[job]
+    again = pools()
+    assert drawn == lost
+    for one, other in zip(spread, again, strict=True):
+        assert torch.equal(one.images, other.images) and torch.equal(one.seeds, other.seeds)
+    alone = generate(foundation, strong, Order(sentences, (2, 7), 58, 1, 2, 32), short)
+    assert torch.equal(alone.images, spread[2].images) and torch.equal(alone.labels, spread[2].labels)
 
 
 def test_no_adapter_is_prompts_only(foundation: Foundation, settings: Diffusion, make: Make) -> None:

@@ -12,9 +12,10 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import get_context
-from multiprocessing.process import BaseProcess, current_process
+from multiprocessing.process import BaseProcess, current_process, parent_process
 from pathlib import Path
 
 FORK, SPAWN = "fork", "spawn"
@@ -36,22 +37,39 @@ def begin(process: BaseProcess, method: str) -> None:
     Raises:
         OSError: there can be no more processes.
     """
-    if method != FORK:
+    if method == FORK:
+        aside(process.start)
+    else:
         process.start()
-        return
+
+
+def aside(start: Callable[[], object]) -> None:
+    """Call what forks in a thread that has computed nothing; what it raises is raised here."""
     failures: list[BaseException] = []
 
-    def start() -> None:
+    def call() -> None:
         try:
-            process.start()
+            start()
         except BaseException as error:
             failures.append(error)
 
-    thread = threading.Thread(target=start, name="fedwarm-fork")
+    thread = threading.Thread(target=call, name="fedwarm-fork")
     thread.start()
     thread.join()
     if failures:
         raise failures[0]
+
+
+def end_with_parent() -> None:
+    """From now on this process ends when the one that started it is gone."""
+
+    def wait() -> None:
+        parent = parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def imports_its_starter() -> bool:

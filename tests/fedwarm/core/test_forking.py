@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from fedwarm.core import forking
 from fedwarm.core.compute import torch_threads
-from fedwarm.engines.local import starting
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
 CHILD_SECONDS = 30.0
@@ -41,7 +41,7 @@ def test_a_fork_after_torch_computed_with_threads_computes_with_threads() -> Non
     with torch_threads(2):
         computed()
         process = get_context("fork").Process(target=compute_with_two)
-        starting.begin(process, starting.FORK)
+        forking.begin(process, forking.FORK)
         process.join(CHILD_SECONDS)
         if process.exitcode is None:
             process.kill()
@@ -56,7 +56,7 @@ def test_where_a_fork_could_not_train_workers_are_spawned() -> None:
     """An export to ONNX before the first backward pass makes a device known, and the pass then starts torch's threads."""
     program = (
         "import torch\n"
-        "from fedwarm.engines.local.starting import start_method\n"
+        "from fedwarm.core.forking import start_method\n"
         "if __name__ == '__main__':\n"
         "    torch.set_num_threads(1)\n"
         "    print(start_method())\n"
@@ -76,27 +76,27 @@ def test_a_process_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) ->
     process = get_context("fork").Process(target=print)
     monkeypatch.setattr(os, "fork", full)
     with pytest.raises(OSError, match="no more processes"):
-        starting.begin(process, starting.FORK)
+        forking.begin(process, forking.FORK)
 
 
 @LINUX
 def test_where_there_is_a_gpu_workers_are_spawned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(starting, "OPEN_FILES", tmp_path)
-    assert starting.start_method() == "fork"
+    monkeypatch.setattr(forking, "OPEN_FILES", tmp_path)
+    assert forking.start_method() == "fork"
     (tmp_path / "3").symlink_to("/dev/null")
-    assert starting.start_method() == "fork"
+    assert forking.start_method() == "fork"
     (tmp_path / "4").symlink_to("/dev/nvidiactl")
-    assert starting.start_method() == "spawn"
+    assert forking.start_method() == "spawn"
     (tmp_path / "4").unlink()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert starting.start_method() == "spawn"
+    assert forking.start_method() == "spawn"
 
 
 @pytest.mark.parametrize("platform", ["darwin", "win32"])
 def test_elsewhere_workers_are_spawned(monkeypatch: pytest.MonkeyPatch, platform: str) -> None:
     monkeypatch.setattr(sys, "platform", platform)
-    assert starting.start_method() == "spawn"
+    assert forking.start_method() == "spawn"
 
 
 @pytest.mark.gpu
