@@ -16,7 +16,6 @@ from multiprocessing import get_context
 from typing import Any, TypeVar
 
 from fedwarm.core.capacity import workers_for
-from fedwarm.core.compute import torch_threads
 from fedwarm.core.forking import FORK, aside, end_with_parent, start_method
 
 ALONE = 1
@@ -47,6 +46,8 @@ def spread(work: Callable[[Job], Any], jobs: Sequence[Job]) -> Generator[tuple[J
         RuntimeError: a process ended before its work did.
         Exception: what `work` raises.
     """
+    from fedwarm.core.compute import torch_threads
+
     processes = workers_for(len(jobs) // LEAST or 1, _asked.get())
     if processes == ALONE or start_method() != FORK:
         with torch_threads(1):
