@@ -4,7 +4,7 @@
     python benchmarks/fed_simclr.py --data path/to/femnist --kinds natural     # a writer a client
     python benchmarks/fed_simclr.py --data path/to/mnist --kinds labels --baselines    # beside other losses and methods
     python benchmarks/fed_simclr.py --data path/to/mnist --kinds labels --ablations    # weight, head, rows, temperature
-    python benchmarks/fed_simclr.py --data path/to/mnist --kinds labels --finetune     # on 1, 10 and 100 % of the labels
+    python benchmarks/fed_simclr.py --data path/to/mnist --kinds labels --finetune fedavg   # on 1, 10 and 100 % of labels
 
 Measured is a linear probe on the frozen encoder, pooled; both arms of a pair share seed, data, first weights and steps. For each
 kind: the gain of verification with its standard error, and how well clients are told apart, on their held-out images, where
@@ -39,7 +39,7 @@ KINDS: Mapping[str, Settings] = {
 }
 NATURAL = "natural"  # asked for by name alone: not every data set has writers
 WITHOUT, WITH = "without", "with"
-SHARES = (0.01, 0.1, 1.0)
+SHARES, TUNED = (0.01, 0.1, 1.0), ("fedavg", "centralized")
 STEPS = 10  # of a client in a round, where labels are few
 BETA: Mapping[str, Settings] = {WITHOUT: {"fed-simclr.beta": 0.0}, WITH: {"fed-simclr.beta": 1.0}}
 
@@ -126,11 +126,11 @@ def ablations(kind: str) -> list[Arm]:
     return [Arm(f"{kind} {name}", "fed_simclr", {**KINDS[kind], **own}) for name, own in changed.items()]
 
 
-def finetuned(made: Bench, kind: str, examples: int, seeds: int) -> None:
+def finetuned(made: Bench, kind: str, examples: int, seeds: int, methods: Sequence[str]) -> None:
     """The learned encoders, and random weights, tuned on 1, 10 and 100 % of the labels: pooled, and by FedAvg."""
     print("\n| start | tuned | 1 % of the labels | 10 % | 100 % |\n" + "|---" * 5 + "|")
     for start in (WITHOUT, WITH, "random"):
-        for method in ("centralized", "fedavg"):
+        for method in methods:
             cells = []
             for share in SHARES:
                 asked = {**few(kind, max(1, round(share * examples))), "probe.linear": False, "probe.neighbours": 0}
@@ -149,10 +149,11 @@ def main() -> None:
     options.add_argument("--kinds", nargs="+", default=[kind for kind in KINDS if kind != NATURAL], choices=[*KINDS])
     options.add_argument("--baselines", action="store_true")
     options.add_argument("--ablations", action="store_true")
-    options.add_argument("--finetune", action="store_true", help="tune the encoders on 1, 10 and 100 %% of the labels, too")
+    options.add_argument("--finetune", nargs="*", default=[], choices=TUNED, help="tune encoders on 1, 10, 100 %% of labels, by")
+    options.add_argument("--epochs", type=int, default=1, help="local epochs of a round without labels")
     options.set_defaults(examples=60, seeds=3)
     given = options.parse_args()
-    made = bench(given, "fed_simclr", COMMON)
+    made = bench(given, "fed_simclr", {**COMMON, "local-epochs": given.epochs})
     arms = [arm for kind in given.kinds for arm in pairs(kind)]
     arms += [arm for kind in given.kinds for arm in baselines(kind, given.examples // 10) if given.baselines]
     arms += [arm for kind in given.kinds for arm in ablations(kind) if given.ablations]
@@ -183,7 +184,7 @@ def main() -> None:
         up, seconds = totals
         print(f"| {name} | " + " | ".join(cells) + f" | {up * 1e-6:.1f} | {seconds:.0f} |")
     for kind in given.kinds if given.finetune else ():
-        finetuned(made, kind, given.examples, given.seeds)
+        finetuned(made, kind, given.examples, given.seeds, given.finetune)
 
 
 if __name__ == "__main__":

@@ -30,11 +30,12 @@ def main() -> None:
     options.add_argument("--batch", type=int, default=32)
     options.add_argument("--rates", nargs="+", type=float, default=[0.03, 0.1, 0.3])
     options.add_argument("--clips", nargs="+", type=float, default=[0.0, 0.16], help="adaptive clipping of FedWon; 0: none")
+    options.add_argument("--norms", nargs="+", default=["batch", "group", "none"], help="normalisation of FedAvg, an arm each")
     given = options.parse_args()
     settings: dict[str, Value] = {
         **COMMON, "model.name": given.model, "data.image-size": given.pixels, "batch-size": given.batch,
     }  # fmt: skip
-    arms = [Arm(f"fedavg {norm}", "fedavg", {"model.norm": norm}) for norm in ("batch", "group", "none")]
+    arms = [Arm(f"fedavg {norm}", "fedavg", {"model.norm": norm}) for norm in given.norms]
     arms += [Arm(f"fedwon clip {clip:g}", "fedwon", {"fedwon.clip": clip}) for clip in given.clips]
     made = bench(given, "fedwon", settings)
     rows = made.all([made.tuned(arm, given.rates, accuracy) for arm in arms], given.seeds)
