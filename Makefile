@@ -10,6 +10,7 @@ MEASURED = --branch --source fedwarm --omit fedwarm/strategies.py,fedwarm/client
 COVER = $(if $(ALL), -m slipcover $(MEASURED))
 COVERED = $(if $(ALL),$(BIN)/python -m slipcover --merge .coverage.json --out .coverage.json --skip-covered --fail-under 90)
 CORES = -n auto --maxprocesses 8 --dist worksteal
+# Only the files that have such tests: to read all of them takes each process as long as a test.
 FEDERATIONS = -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: run test docs test-gpu test-proofs test-docker test-lowest test-newest check clean
@@ -21,7 +22,7 @@ test: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/python$(COVER) -m pytest $(ORDER) $(CORES) -m "not processes and not alone$(SHORT)"
 	$(COVERED)
-	$(BIN)/python -m pytest -p no:randomly $(FEDERATIONS) -m "processes$(SHORT)"
+	$(BIN)/python -m pytest -p no:randomly $(FEDERATIONS) -m "processes$(SHORT)" $$(grep -rl --include='*.py' mark.processes tests)
 
 # The documentation as a site, in site/: pages of docs/, and the reference out of the code. A broken link fails it.
 docs: $(VENV)/.installed

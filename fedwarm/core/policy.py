@@ -21,8 +21,8 @@ from fedwarm.settings.fields import SettingError, Value, near
 
 KEY = "policy"
 SERVER, NOBODY = "server", "nobody"
-FREE = ("method", "out", "set", "resume", "client-folder", "client-state-mb", "tracker", "limits.*", "nodes.*")
-"""Settings that change nothing at a node, or that another part of a policy or the node itself bounds."""
+FREE = ("method", "set", "nodes.partitions")
+"""Settings that change nothing at a node, or that `methods` bounds; those whose fields say so are left out before."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def test_nothing_said_bounds_nothing(tmp_path: Path) -> None:
 
 def test_methods_and_settings_are_bounded(tmp_path: Path) -> None:
     own = policy(tmp_path, 'methods = ["a", "b"]\nsettings = ["learning-rate", "data.*"]\n')
-    own.check_run("a", ["learning-rate", "data.alpha", "out", "nodes.least"])
+    own.check_run("a", ["learning-rate", "data.alpha", "set", "nodes.partitions"])
     with pytest.raises(RefusalError, match="allows the methods a, b, and the run's is c"):
         own.check_run("c", [])
     with pytest.raises(RefusalError, match="lets no run change local-epochs from its default") as error:
