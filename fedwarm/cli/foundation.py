@@ -10,6 +10,7 @@ import typer
 from fedwarm.cli.help import App
 
 app = App("Train text-to-image foundations.")
+GIVEN = ("vae_steps", "unet_steps", "images", "batch_size", "vae_learning_rate", "unet_learning_rate", "hands", "edges", "snr")
 
 
 @app.command("train")
@@ -43,6 +44,9 @@ def foundation_train(
     batch_size: Annotated[int, typer.Option(min=0, help="pictures in a training step; 0: as in the recipe")] = 0,
     vae_learning_rate: Annotated[float, typer.Option(min=0, help="learning rate of the autoencoder; 0: as in the recipe")] = 0.0,
     unet_learning_rate: Annotated[float, typer.Option(min=0, help="learning rate of the denoiser; 0: as in the recipe")] = 0.0,
+    hands: Annotated[int, typer.Option(min=0, help="handwritings by procedure beside fonts; glyph alone; 0: as in recipe")] = 0,
+    edges: Annotated[float, typer.Option(min=0, help="weight of edges in the autoencoder's loss; 0: as in the recipe")] = 0.0,
+    snr: Annotated[float, typer.Option(min=0, help="min-SNR weights of noise levels, e.g. 5; 0: as in the recipe")] = 0.0,
     device: Annotated[str, typer.Option(help="where it trains: cpu, cuda or auto; changes the last bits of the result")] = "cpu",
     run_config: Annotated[
         list[str] | None, typer.Option("-c", "--run-config", help="reading of pictures: data.bits=12 ..")
@@ -57,8 +61,7 @@ def foundation_train(
     from fedwarm.core.capacity import cores
 
     given = context.params
-    names = ("vae_steps", "unet_steps", "images", "batch_size", "vae_learning_rate", "unet_learning_rate")
-    recipe = {key: given[key] for key in names if given[key]}
+    recipe = {key: given[key] for key in GIVEN if given[key]}
     recipe |= {"seed": seed, "threads": threads or cores()}
     options = ("public_share", "public_where", "from_", "jitter", "image_column", "label_column")
     public = {key.rstrip("_").replace("_", "-"): given[key] for key in options if given[key] is not None}

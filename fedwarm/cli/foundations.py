@@ -61,6 +61,8 @@ def train_foundation(request: Training) -> None:
                 f"--{next(iter(request.public), 'run-config')} needs --data, the images to train on; give it or leave "
                 "the option out"
             )
+    elif "hands" in request.recipe:
+        raise SettingError(f"--hands writes digits for {next(iter(EMBEDDED))!r} alone; leave it out with --data")
     elif embedded:
         raise SettingError(f"{name!r} is the embedded foundation; take another name for one trained on --data {request.data}")
     folder = request.out or (Path("foundations") if request.data else Path(__file__).parents[1] / "assets") / name

@@ -1,11 +1,12 @@
-"""Endless captioned pictures of digits, rendered from fonts: the public data of the embedded foundation.
+"""Endless captioned pictures of digits, rendered from fonts or written by a pen: the public data of the embedded foundation.
 
-No data set is read: the shapes come from the fonts that matplotlib ships (DejaVu, STIX, Computer Modern), bent, thickened,
-blurred, placed and coloured at random, and the caption says what was drawn. Everything is a function of the generator given.
+No data set is read: the shapes come from the fonts that matplotlib ships (DejaVu, STIX, Computer Modern) and from `pen`, bent,
+thickened, blurred, placed and coloured at random, and the caption says what was drawn. All is a function of the generator given.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,25 @@ COLOURS = {
     "purple": (0.55, 0.2, 0.7), "orange": (0.95, 0.55, 0.15), "cyan": (0.2, 0.8, 0.85), "pink": (0.95, 0.5, 0.7),
     "brown": (0.45, 0.28, 0.15),
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Law:
+    """How pictures are drawn.
+
+    Attributes:
+        written: share of those whose shape is one of the handwritten, which come after the fonts' in the masks.
+        tilt: least and most angle, in radians to either side, of the quarter that is tilted.
+        sides: sides in pixels of the grids through which pictures come, each as likely.
+    """
+
+    written: float = 0.0
+    tilt: tuple[float, float] = (0.2, 0.5)
+    sides: tuple[int, ...] = (8, 8, 10, 12, 16, 32, 32)
+
+
+FONTS_ALONE = Law()  # of the foundation `glyph`: its tilts and grids are near those of the data set `digits`
+BY_HAND = Law(0.6, (0.15, 0.8), (10, 12, 14, 16, 18, 20, 24, 28, 32, 32))
 
 
 def font_masks() -> Tensor:
@@ -53,10 +73,10 @@ def _uniform(n: int, low: float, high: float, generator: torch.Generator) -> Ten
     return low + (high - low) * torch.rand(n, generator=generator)
 
 
-def _bend(masks: Tensor, tilted: Tensor, generator: torch.Generator) -> Tensor:
+def _bend(masks: Tensor, tilted: Tensor, tilt: tuple[float, float], generator: torch.Generator) -> Tensor:
     """Random affine and smooth elastic maps: (n, 1, 64, 64) -> (n, 1, 64, 64)."""
     n = len(masks)
-    angle = torch.where(tilted, _uniform(n, 0.2, 0.5, generator), _uniform(n, -0.12, 0.12, generator))
+    angle = torch.where(tilted, _uniform(n, *tilt, generator), _uniform(n, -0.12, 0.12, generator))
     angle = angle * torch.where(torch.rand(n, generator=generator) < 0.5, -1.0, 1.0)
     scale_y = 1 / _uniform(n, 0.85, 1.4, generator)
     scale_x = 1 / (_uniform(n, 0.8, 1.45, generator))
@@ -82,12 +102,11 @@ def _stroke(masks: Tensor, kind: Tensor) -> Tensor:
     return stack[kind, torch.arange(len(masks))]
 
 
-def _blur(masks: Tensor, generator: torch.Generator) -> Tensor:
+def _blur(masks: Tensor, sides: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Down to 32x32 by way of a random coarser grid, as low-resolution scans are: (n, 1, 64, 64) -> (n, 1, 32, 32)."""
-    sizes = (8, 8, 10, 12, 16, 32, 32)
-    pick = torch.randint(len(sizes), (len(masks),), generator=generator)
+    pick = torch.randint(len(sides), (len(masks),), generator=generator)
     out = torch.empty(len(masks), 1, SIZE, SIZE)
-    for i, side in enumerate(sizes):
+    for i, side in enumerate(sides):
         chosen = pick == i
         if chosen.any():
             small = F.interpolate(masks[chosen], size=(side, side), mode="area")
@@ -134,23 +153,33 @@ def _caption(digit: int, shade: str, thick: bool, tilted: bool, generator: torch
     return ", ".join(parts)
 
 
-def glyph_batch(masks: Tensor, n: int, generator: torch.Generator) -> tuple[Tensor, list[str], Tensor]:
+def _hands(masks: Tensor, n: int, law: Law, generator: torch.Generator) -> Tensor:
+    """Which font or hand each of n pictures has."""
+    if not law.written:
+        return torch.randint(len(masks), (n,), generator=generator)
+    fonts = len(FONTS)
+    draw, by_hand = torch.rand(n, generator=generator), torch.rand(n, generator=generator) < law.written
+    return torch.where(by_hand, fonts + draw * (len(masks) - fonts), draw * fonts).long()
+
+
+def glyph_batch(masks: Tensor, n: int, generator: torch.Generator, law: Law = FONTS_ALONE) -> tuple[Tensor, list[str], Tensor]:
     """Draw n pictures.
 
     Args:
-        masks: the result of `font_masks`, (fonts, 10, 64, 64).
+        masks: the result of `font_masks`, (fonts, 10, 64, 64), and after it that of `pen.pen_masks` where the law wants it.
         n: how many.
         generator: every random draw comes from it.
+        law: how they are drawn.
 
     Returns:
         images (n, 3, 32, 32) in [-1, 1]; captions; digits (n,).
     """
-    font = torch.randint(len(masks), (n,), generator=generator)
+    hand = _hands(masks, n, law, generator)
     digit = torch.randint(10, (n,), generator=generator)
     tilted = torch.rand(n, generator=generator) < 0.25
     stroke = torch.randint(4, (n,), generator=generator)
-    shape = _bend(_stroke(masks[font, digit][:, None], stroke), tilted, generator)
-    alpha = _blur(shape, generator)
+    shape = _bend(_stroke(masks[hand, digit][:, None].float(), stroke), tilted, law.tilt, generator)
+    alpha = _blur(shape, law.sides, generator)
     gain = _uniform(n, 0.8, 1.5, generator).view(n, 1, 1, 1)
     alpha = (alpha * gain).clamp(0, 1)
     fore, back, shades = _shades(n, generator)

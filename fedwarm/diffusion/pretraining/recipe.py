@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedwarm.core.files import try_folder, write_text, writing
-from fedwarm.diffusion.pretraining.glyphs import font_masks, glyph_batch
+from fedwarm.diffusion.pretraining.glyphs import BY_HAND, FONTS_ALONE, font_masks, glyph_batch
+from fedwarm.diffusion.pretraining.pen import pen_masks
 from fedwarm.diffusion.pretraining.untrained import Recipe, build_pipeline, build_tokenizer
 from fedwarm.diffusion.sentences import WORDS
 
@@ -35,14 +36,16 @@ class Pictures(Protocol):
 
 
 class Glyphs:
-    """Digits rendered from fonts."""
+    """Digits rendered from fonts and, where a recipe has hands, handwritten ones, too."""
 
-    def __init__(self) -> None:
-        self.masks = font_masks()
+    def __init__(self, hands: int = 0, seed: int = 0) -> None:
+        self.masks, self.law = font_masks(), BY_HAND if hands else FONTS_ALONE
+        if hands:
+            self.masks = torch.cat([self.masks.half(), pen_masks(hands, torch.Generator().manual_seed(seed))])
 
     def batch(self, n: int, generator: torch.Generator) -> tuple[Tensor, list[str]]:
         """n digits and what they are."""
-        return glyph_batch(self.masks, n, generator)[:2]
+        return glyph_batch(self.masks, n, generator, self.law)[:2]
 
 
 def _optimiser(modules: list[nn.Module], rate: float, steps: int) -> tuple[torch.optim.Optimizer, Any]:
@@ -61,6 +64,8 @@ def train_vae(vae: Any, pictures: Pictures, recipe: Recipe, generator: torch.Gen
         noise = torch.randn(posterior.mean.shape, generator=generator).to(image)
         output = vae.decode(posterior.mean + posterior.std * noise).sample
         rebuilt = F.l1_loss(output, image) + F.mse_loss(output, image)
+        if recipe.edges:
+            rebuilt = rebuilt + recipe.edges * sum(F.l1_loss(output.diff(dim=axis), image.diff(dim=axis)) for axis in (2, 3))
         loss = rebuilt + recipe.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
         optimiser.zero_grad()
         loss.backward()
@@ -117,7 +122,8 @@ def train_unet(pipe: Any, latents: Tensor, ids: Tensor, recipe: Recipe, generato
         noise = torch.randn(clean.shape, generator=generator).to(clean)
         time_step = torch.randint(steps, (recipe.batch_size,), generator=generator).to(clean.device)
         noisy = scheduler.add_noise(clean, noise, time_step)
-        loss = F.mse_loss(unet(noisy, time_step, context).sample, noise)
+        error = (unet(noisy, time_step, context).sample - noise).square().mean((1, 2, 3))
+        loss = (error * noise_weight(scheduler.alphas_cumprod.to(error)[time_step], recipe.snr)).mean()
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(live, 1.0)
@@ -131,6 +137,11 @@ def train_unet(pipe: Any, latents: Tensor, ids: Tensor, recipe: Recipe, generato
             parameter.copy_(average)
     unet.eval().requires_grad_(False)
     text.eval().requires_grad_(False)
+
+
+def noise_weight(kept: Tensor, snr: float) -> Tensor:
+    """What the squared error of predicted noise counts where a share `kept` of the variance is signal: min(SNR, snr) / SNR."""
+    return torch.ones_like(kept) if not snr else (snr * (1 - kept) / kept).clamp(max=1.0)
 
 
 def pretrain(folder: Path, recipe: Recipe, tick: Tick, vae: Any = None, device: torch.device = CPU) -> dict[str, Any]:
@@ -150,7 +161,7 @@ def pretrain(folder: Path, recipe: Recipe, tick: Tick, vae: Any = None, device: 
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)  # the initial weights; every later draw has its own generator
     generator = torch.Generator().manual_seed(recipe.seed + 1)
-    begun, glyphs = time.monotonic(), Glyphs()
+    begun, glyphs = time.monotonic(), Glyphs(recipe.hands, recipe.seed + 3)
     pipe = build_pipeline(recipe, build_tokenizer(glyphs.batch(4000, generator)[1], recipe.tokens))
     pipe.to(device)
     if vae is None:

@@ -11,7 +11,14 @@ from fedwarm.diffusion.pretraining.glyphs import SIZE
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the foundation's weights."""
+    """Everything that decides the foundation's weights.
+
+    Attributes:
+        hands: handwritings by `pen` that the embedded foundation sees beside fonts, by the law `glyphs.BY_HAND`; 0: fonts alone.
+        edges: weight of the error of differences between neighbouring pixels in the autoencoder's loss, which keeps thin strokes.
+        snr: most signal-to-noise ratio that counts for a noise level's weight (min-SNR, Hang et al., arXiv 2303.09556, Eq. 5; 5
+            there); 0: each level's squared error of the noise counts the same.
+    """
 
     seed: int = 0
     threads: int = 2
@@ -29,6 +36,9 @@ class Recipe:
     tokens: int = 20
     caption_dropout: float = 0.1
     ema: float = 0.998
+    hands: int = 0
+    edges: float = 0.0
+    snr: float = 0.0
 
 
 def build_tokenizer(captions: list[str], length: int) -> Any:
