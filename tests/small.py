@@ -29,7 +29,7 @@ OWN: dict[str, dict[str, Value]] = {
     "scaffold": {**FAST, "fraction-train": 0.5},
     "quantization_robust": {**FAST, "quantization-robust.variant": "qat", "quantization-robust.range": "learned"},
     "dp_rec": {**FAST, "dp-rec.bits": 3, "dp-rec.entropy": "seeded", "dp-rec.downlink": "replay"},
-    "gen_fedsd": {**FAST, "gen-fedsd.steps": 2, "gen-fedsd.cap": 0.5},
+    "gen_fedsd": {**FAST, "gen-fedsd.steps": 1, "gen-fedsd.cap": 0.5},
     "warmfed": SMALL_WARMFED,
 }
 METHODS: dict[str, dict[str, Value]] = {name: OWN.get(name, FAST) for name in kinds.METHODS}

@@ -1,4 +1,4 @@
-"""Settings that make synthesis quick: the embedded foundation at two steps, few images."""
+"""Settings that make synthesis quick: the embedded foundation at one step, few images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def configure() -> Configure:
     def make(**changes: Value) -> Config:
         flat: dict[str, Value] = {
             "method": "gen_fedsd", "augment": "gen-fedsd", "data.partition": "dirichlet", "data.alpha": 0.1,
-            "data.max-examples": 40, "gen-fedsd.steps": 2, "gen-fedsd.budget-images": 12,
+            "data.max-examples": 40, "gen-fedsd.steps": 1, "gen-fedsd.budget-images": 12,
         }  # fmt: skip
         for name, value in changes.items():
             key = name.replace("__", ".").replace("_", "-")

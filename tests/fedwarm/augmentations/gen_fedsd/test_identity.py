@@ -149,7 +149,7 @@ def test_a_model_of_the_hub_is_found_in_its_cache(
 
 
 def test_the_sampler_takes_what_is_set(configure: Configure) -> None:
-    assert (sampler(configure()).sample_steps, sampler(configure()).guidance) == (2, 1.5)
+    assert (sampler(configure()).sample_steps, sampler(configure()).guidance) == (1, 1.5)
     chosen = sampler(configure(steps=0, guidance=3.0, diffusion__sample_steps=9))
     assert (chosen.sample_steps, chosen.guidance) == (9, 3.0)
 
