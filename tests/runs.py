@@ -22,7 +22,7 @@ SMALL_WARMFED: dict[str, Value] = {
     "server-threads": 1,
     "diffusion.lora-steps": 2,
     "diffusion.lora-batch-size": 4,
-    "diffusion.sample-steps": 2,
+    "diffusion.sample-steps": 1,
     "warmfed.synthetic-ratio": 0.25,
     "warmfed.min-per-class": 1,
     "warmfed.epochs-warm": 2,

@@ -26,7 +26,7 @@ FAST: dict[str, Value] = {
     "num-server-rounds": 2, "local-epochs": 1, "data.max-examples": 30, "data.partition": "dirichlet", "data.alpha": 0.3,
     "data.image-size": 16, "server-threads": 1,
 }  # fmt: skip
-FILLED: dict[str, Value] = {**FAST, "augment": "gen-fedsd", "gen-fedsd.steps": 2, "gen-fedsd.cap": 0.5}
+FILLED: dict[str, Value] = {**FAST, "augment": "gen-fedsd", "gen-fedsd.steps": 1, "gen-fedsd.cap": 0.5}
 TRANSFORMED: dict[str, Value] = {**FAST, "augment": "gen-fedsd", "gen-fedsd.provider": "transforms"}
 
 GLOBAL: dict[str, Value] = {"method": "fedavg", "gen-fedsd.rule": "global"}

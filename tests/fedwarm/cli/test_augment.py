@@ -21,7 +21,7 @@ from fedwarm.settings.kinds import PROVIDERS
 from fedwarm.settings.text import parse_overrides
 
 SMALL = (
-    "data.max-examples=20 data.image-size=16 data.partition='dirichlet' data.alpha=0.3 model.name='logistic' gen-fedsd.steps=2 "
+    "data.max-examples=20 data.image-size=16 data.partition='dirichlet' data.alpha=0.3 model.name='logistic' gen-fedsd.steps=1 "
     "gen-fedsd.budget-images=6"
 )
 

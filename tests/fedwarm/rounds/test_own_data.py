@@ -75,7 +75,7 @@ def own(method: str, sets: Path, folder: Path, settings: dict[str, Value]) -> Ou
     [
         ("fedavg", {}),
         ("fedavg", {**FILLED, "gen-fedsd.provider": "file", "gen-fedsd.file": "PUBLIC"}),
-        pytest.param("fedavg", {**FILLED, "gen-fedsd.steps": 2}, marks=pytest.mark.long),
+        pytest.param("fedavg", {**FILLED, "gen-fedsd.steps": 1}, marks=pytest.mark.long),
         pytest.param("warmfed", {**SMALL_WARMFED, "data.max-examples": 0}, marks=pytest.mark.long),
         ("dp_rec", {"dp-rec.entropy": "seeded", "data.classes": ",".join(WORDS)}),
         ("fedavg", {"privacy": "dp-sgd", "dp-sgd.entropy": "seeded", "data.classes": "three, one, two"}),
