@@ -404,8 +404,8 @@ def test_the_pickles_are_malicious_indeed(tmp_path: Path) -> None:
 
 PICKLING = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "multiprocessing"}
 OWN_PIPES = {
-    "fedwarm/core/forking.py", "fedwarm/core/spread.py", "fedwarm/engines/local/workers.py",
-    "fedwarm/engines/local/worker_process.py",
+    "fedwarm/core/forking.py", "fedwarm/core/spread.py", "fedwarm/engines/local/worker.py",
+    "fedwarm/engines/local/workers.py", "fedwarm/engines/local/worker_process.py",
 }  # fmt: skip
 
 
