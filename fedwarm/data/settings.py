@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from fedwarm.settings.fields import CHOSEN, Group, SettingError, setting
@@ -188,11 +188,10 @@ class Data(Group, prefix="data"):
         """Whether a part of the data set is public."""
         return bool(self.public_share or self.public_where)
 
-    @cached_property
+    @property
     def reading(self) -> Data:
         """The settings by which a data set is read; all others have their defaults."""
-        others: dict[str, Any] = {f.name: f.default for f in fields(self) if f.name not in READING}
-        return replace(self, **others)
+        return _reading(self)
 
     def at(self, folder: str) -> Data:
         """The settings of a folder that one client holds whole."""
@@ -201,3 +200,9 @@ class Data(Group, prefix="data"):
     def of(self, group: type[G]) -> G:
         """The settings of the chosen data set or partition; their defaults where it is chosen without a run."""
         return next((found for found in self.own_settings if isinstance(found, group)), None) or group()
+
+
+@lru_cache(maxsize=8)
+def _reading(data: Data) -> Data:
+    others: dict[str, Any] = {f.name: f.default for f in fields(data) if f.name not in READING}
+    return replace(data, **others)
