@@ -10,7 +10,7 @@ import typer
 from fedwarm.cli.help import App
 
 app = App("Train text-to-image foundations.")
-GIVEN = ("vae_steps", "unet_steps", "images", "batch_size", "vae_learning_rate", "unet_learning_rate", "hands", "edges", "snr")
+GIVEN = ("vae_steps", "unet_steps", "images", "batch_size", "vae_learning_rate", "unet_learning_rate", "hands", "contours", "snr")
 
 
 @app.command("train")
@@ -45,7 +45,9 @@ def foundation_train(
     vae_learning_rate: Annotated[float, typer.Option(min=0, help="learning rate of the autoencoder; 0: as in the recipe")] = 0.0,
     unet_learning_rate: Annotated[float, typer.Option(min=0, help="learning rate of the denoiser; 0: as in the recipe")] = 0.0,
     hands: Annotated[int, typer.Option(min=0, help="handwritings by procedure beside fonts; glyph alone; 0: as in recipe")] = 0,
-    edges: Annotated[float, typer.Option(min=0, help="weight of edges in the autoencoder's loss; 0: as in the recipe")] = 0.0,
+    contours: Annotated[
+        float, typer.Option(min=0, help="weight of contours in the autoencoder's loss; 0: as in the recipe")
+    ] = 0.0,
     snr: Annotated[float, typer.Option(min=0, help="min-SNR weights of noise levels, e.g. 5; 0: as in the recipe")] = 0.0,
     device: Annotated[str, typer.Option(help="where it trains: cpu, cuda or auto; changes the last bits of the result")] = "cpu",
     run_config: Annotated[

@@ -64,8 +64,8 @@ def train_vae(vae: Any, pictures: Pictures, recipe: Recipe, generator: torch.Gen
         noise = torch.randn(posterior.mean.shape, generator=generator).to(image)
         output = vae.decode(posterior.mean + posterior.std * noise).sample
         rebuilt = F.l1_loss(output, image) + F.mse_loss(output, image)
-        if recipe.edges:
-            rebuilt = rebuilt + recipe.edges * sum(F.l1_loss(output.diff(dim=axis), image.diff(dim=axis)) for axis in (2, 3))
+        if recipe.contours:
+            rebuilt = rebuilt + recipe.contours * sum(F.l1_loss(output.diff(dim=axis), image.diff(dim=axis)) for axis in (2, 3))
         loss = rebuilt + recipe.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
         optimiser.zero_grad()
         loss.backward()
