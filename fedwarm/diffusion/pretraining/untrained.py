@@ -15,7 +15,7 @@ class Recipe:
 
     Attributes:
         hands: handwritings by `pen` that the embedded foundation sees beside fonts, by the law `glyphs.BY_HAND`; 0: fonts alone.
-        contours: weight of the error of differences between neighbouring pixels in the autoencoder's loss, which keeps thin strokes.
+        contours: weight of the error of differences between neighbouring pixels in the autoencoder's loss: thin strokes stay.
         snr: most signal-to-noise ratio that counts for a noise level's weight (min-SNR, Hang et al., arXiv 2303.09556, Eq. 5; 5
             there); 0: each level's squared error of the noise counts the same.
     """
