@@ -7,7 +7,7 @@ Feng et al., arXiv 2503.03110 (2025). Stages: `adapt` (once), then `distill` (on
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +17,7 @@ from fedwarm.core.arrays import Arrays, from_module, from_tensors, load_module, 
 from fedwarm.core.files import writing
 from fedwarm.core.norms import floats
 from fedwarm.core.payload import Payload, PayloadError
+from fedwarm.core.placement import cards_for
 from fedwarm.core.seeds import generator
 from fedwarm.diffusion.pool import Pool, join
 from fedwarm.diffusion.settings import Diffusion
@@ -177,10 +178,10 @@ class WarmFed(BaseStrategy):
 
     @property
     def foundation(self) -> Foundation:
-        """The frozen text-to-image model, the same at the server and at every client."""
+        """The frozen text-to-image model, the same at the server and at every client; on its device only while it draws."""
         from fedwarm.diffusion.foundation import load_foundation
 
-        return load_foundation(self.config.of(Diffusion), self.config.run.device)
+        return load_foundation(self.config.of(Diffusion), self.config.run.device, awake=False)
 
     @cached_property
     def parts(self) -> Parts:
@@ -191,6 +192,7 @@ class WarmFed(BaseStrategy):
 
     def _draw_pool(self) -> None:
         """Generate for every client, class by class, and keep a few pictures for the report."""
+        from fedwarm.diffusion.foundation import load_foundation
         from fedwarm.diffusion.generate import Commission, Order, generate_all
         from fedwarm.diffusion.sentences import prompts
 
@@ -207,11 +209,10 @@ class WarmFed(BaseStrategy):
                 member.partition, self.fleet.image_size, self.draw,
             )  # fmt: skip
             own = self.parts.attaching(adapter) if adapter else self.config.of(Diffusion)
-            matrices = to_tensors(adapter) if adapter else None
-            wanted.append(Commission(order, matrices, own, self._kept_batches(member.partition)))
-        pools = generate_all(self.foundation, wanted)
-        pool = join(pools)
-        self.drawn = from_tensors(pool.tensors())
+            wanted.append(Commission(order, to_tensors(adapter) if adapter else None, own, self._kept_batches(member.partition)))
+        load = partial(load_foundation, self.config.of(Diffusion), self.config.run.device)
+        self.drawn = from_tensors(join(generate_all(load(), wanted, cards_for(self.config.run.device), load)).tensors())
+        self.foundation.rest()
         self._save_pool()
 
     def _kept_batches(self, client: int) -> Through:

@@ -1,4 +1,4 @@
-"""An app that believes in two GPUs: both are the CPU, and who is placed on which is written down."""
+"""An app that believes in two GPUs: both are the CPU, by names of their own, and who is placed on which is written down."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def asked(folder: Path) -> dict[str, set[str]]:
     return found
 
 
-TWO = placement.Cards(lambda: 2, lambda number: torch.device("cpu"), lambda number: f"stand-in {number}", _write)
+TWO = placement.Cards(lambda: 2, lambda number: torch.device("cpu", number), lambda number: f"stand-in {number}", _write)
 
 if PLACE in os.environ:  # in a worker that was spawned
     placement.stand_in(TWO)

@@ -104,6 +104,11 @@ def on_gpu(name: str) -> bool:
     return name == "cuda" or (name == "auto" and cards() > 0)
 
 
+def cards_for(name: str) -> int:
+    """How many cards the setting `device` means; 0: it means the CPU."""
+    return cards() if on_gpu(name) else 0
+
+
 def placed(name: str) -> torch.device:
     """The device of the setting `device` for this worker, or for the server."""
     import torch

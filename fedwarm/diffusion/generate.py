@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedwarm.core.over_cards import over_cards
 from fedwarm.core.progress import tick
 from fedwarm.core.seeds import derive
 from fedwarm.core.spread import spread
@@ -24,6 +26,7 @@ from fedwarm.diffusion.settings import Diffusion
 Job = tuple[int, int]
 Picture = NDArray[np.uint8]
 Drawn = Generator[tuple[Job, Picture], None, None]
+Load = Callable[[], Foundation]
 
 
 @dataclass(frozen=True)
@@ -90,11 +93,19 @@ def generate(
     return generate_all(foundation, [Commission(order, adapter, settings, through)])[0]
 
 
-def generate_all(foundation: Foundation, commissions: Sequence[Commission]) -> list[Pool]:
+def generate_all(
+    foundation: Foundation, commissions: Sequence[Commission], cards: int = 1, load: Load | None = None
+) -> list[Pool]:
     """The images of some orders.
 
     An image is a function of (seed, client, class, index, draw), the weights and the sampler; not of the batch size, nor of who
-    draws it: a small foundation's images are spread over the processes that the run may use, all others are drawn here.
+    draws it: a small foundation's images are spread over the processes that the run may use, on several cards orders go over them
+    in turn, and all others are drawn here.
+
+    Args:
+        foundation: for what is asked of all.
+        cards: how many there are.
+        load: gives the foundation on the card of whoever calls it.
 
     Raises:
         ValueError: an adapter does not fit the foundation.
@@ -103,11 +114,28 @@ def generate_all(foundation: Foundation, commissions: Sequence[Commission]) -> l
     jobs = [(number, start) for number, asked in enumerate(studio.asked) for start in asked.starts]
     parts = {job: batch for job in jobs if (batch := studio.kept(job)) is not None}
     left = [job for job in jobs if job not in parts]
-    with closing(spread(studio.draw, left) if foundation.small else studio.drawn(left)) as drawn:
+    with closing(_drawn(studio, left, cards, load)) as drawn:
         for job, picture in drawn:
             parts[job] = studio.keep(job, torch.from_numpy(picture))
             tick("images", len(parts), len(jobs))
     return [studio.pool(number, [parts[job] for job in jobs if job[0] == number]) for number in range(len(commissions))]
+
+
+def _drawn(studio: Studio, jobs: Sequence[Job], cards: int, load: Load | None) -> Drawn:
+    """Batches as they come, by whoever is best for them."""
+    if load is not None and cards > 1:
+        return over_cards([partial(_on_card, studio.commissions, jobs, cards, card, load) for card in range(cards)])
+    return spread(studio.draw, jobs) if studio.foundation.small else studio.drawn(jobs)
+
+
+def _on_card(commissions: Sequence[Commission], jobs: Sequence[Job], cards: int, card: int, load: Load) -> Drawn:
+    """What falls to one of the cards."""
+    if own := [job for job in jobs if job[0] % cards == card]:
+        foundation = load()
+        try:
+            yield from Studio(foundation, commissions).drawn(own)
+        finally:
+            foundation.rest()
 
 
 class Studio:
