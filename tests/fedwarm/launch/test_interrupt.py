@@ -34,8 +34,10 @@ def _shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     for name in (*launch.QUIET, "FEDWARM_ENGINE"):
         monkeypatch.setenv(name, "1")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in a shell's background ignores it
     with torch_threads(torch.get_num_threads()):
         yield
+    signal.signal(signal.SIGINT, before)
 
 
 def signalled(monkeypatch: pytest.MonkeyPatch, number: int, at: int) -> pytest.MonkeyPatch:
