@@ -64,6 +64,7 @@ def test_arms_have_equal_epsilon_and_the_code_words_a_hundredth_of_the_bytes(com
             assert 100 * up <= 4 * size, (name, view, arm, up, size)
 
 
+@pytest.mark.long
 def test_runs_are_made_once_and_read_as_they_are(comparison: ModuleType, tmp_path: Path) -> None:
     settings = {"model.name": "logistic", "data.image-size": 8, "local-epochs": 1, "dp-rec.target-epsilon": 5.0}
     settings |= {"dp-rec.entropy": "seeded"}  # a cohort drawn by the system may be empty

@@ -39,6 +39,7 @@ def test_the_distance_of_known_clouds(digits: ModuleType) -> None:
     assert digits.frechet(cloud, centred[:40] * 2) == pytest.approx(digits.frechet(centred[:40] * 2, cloud), rel=1e-6)
 
 
+@pytest.mark.long
 def test_a_judge_reads_its_own_domain_and_its_features_are_84(digits: ModuleType) -> None:
     from fedwarm.data import load_shard
     from fedwarm.data.settings import Data

@@ -61,6 +61,7 @@ def test_beside_dp_rec_the_target_is_stated(own: dict[str, Value], tmp_path: Pat
     assert {p.metrics["num-test"] for p in said if "num-test" in p.metrics} == {0, 100}
 
 
+@pytest.mark.long
 def test_an_adapter_is_tuned_privately(tmp_path: Path) -> None:
     """Its matrices have moved, and its epsilon is that of its own steps."""
     settings: dict[str, Value] = {**SMALL_WARMFED, "data.max-examples": 12, "diffusion.sample-steps": 2, "server-threads": 1,

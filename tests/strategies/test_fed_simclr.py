@@ -116,6 +116,7 @@ def test_its_encoder_starts_another_method(tmp_path: Path) -> None:
         assert same({n: ended[n] for n in begun.keys() - head}, {n: begun[n] for n in begun.keys() - head}) is (train == "head")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "more", [{}, {"fed-simclr.alone": True}, {"codec": "stochastic-rounding", "fed-simclr.rows": "average"}], ids=str
 )

@@ -78,6 +78,7 @@ def test_fedprox_without_its_term_is_fedavg_bit_for_bit(fedavg, tmp_path: Path) 
     assert same(run("fedprox", tmp_path / "run", {**FAST, "fedprox.mu": 0.0}).model, fedavg.model)
 
 
+@pytest.mark.long
 def test_fedprox_stays_nearer_to_the_start(tmp_path: Path) -> None:
     settings = {**LIGHT, "num-server-rounds": 1, "local-epochs": 4}
     start = {n: t.numpy() for n, t in build_model(parse({}).of(Model), 10, 16, 0).state_dict().items()}

@@ -67,6 +67,7 @@ def test_where_nothing_is_added_training_is_the_plain_run(method: str, tmp_path:
     assert plain.results["final"] == none.results["final"]
 
 
+@pytest.mark.long
 def test_later_runs_find_what_was_drawn(tmp_path: Path) -> None:
     first = run("fedavg", tmp_path / "first", FILLED, clients=2)
     again = run("fedprox", tmp_path / "again", {**FILLED, "fedprox.mu": 0.0}, clients=2)
@@ -160,6 +161,7 @@ def test_images_that_nobody_recognises_are_remarked_on(judge: str, refused: str)
     assert not list(told.remarks())
 
 
+@pytest.mark.long
 def test_stopped_after_synthesis_goes_on_to_the_same_model(tmp_path: Path) -> None:
     whole = run("gen_fedsd", tmp_path / "whole", FILLED, clients=2)
 

@@ -71,6 +71,7 @@ def test_every_variant_trains_and_is_measured_at_every_width(
     assert {row["stage"] for row in outcome.ledger} == {"round", "evaluate", "widths"}
 
 
+@pytest.mark.long
 def test_objectives_compose_with_other_methods(tmp_path: Path) -> None:
     given: dict[str, Value] = {**FAST, "objective": "mqat", "evaluate.bit-widths": "4,32", "evaluate.activations": False}
     ready = run("quantization_robust", tmp_path / "ready", FAST)
@@ -148,6 +149,7 @@ def test_relaxed_quantization_is_measured_on_the_layers_that_it_trains(layers: s
         assert torch.allclose(grid.step, arrays[f"quantizer/{name}.weight.log_alpha"].exp())
 
 
+@pytest.mark.long
 def test_workers_give_the_same_model(tmp_path: Path) -> None:
     one, two = (run("quantization_robust", tmp_path / str(n), {**LEARNED, "num-server-rounds": 1}, workers=n) for n in (1, 2))
     assert same(one.model, two.model) and one.results["final"] == two.results["final"]

@@ -231,6 +231,7 @@ def test_a_teacher_may_score_what_it_has_not_seen(tmp_path: Path, monkeypatch: p
     assert torch.equal(seen.warm[0].state_dict()["0.weight"], torch.from_numpy(outcome.model["0.weight"]))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("tuning", "factors"), [("every", [1.0, 1.0]), ("start", [0.0, 0.0]), ("fading", [0.5, 0.0])])
 def test_the_server_s_tuning_may_end_or_fade(
     tuning: str, factors: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

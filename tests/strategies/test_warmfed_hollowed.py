@@ -99,6 +99,7 @@ def union(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 # What travels
 
 
+@pytest.mark.long
 def test_the_uplink_is_the_kept_matrices_and_falls_by_their_share(shallow: Outcome) -> None:
     unet, first = foundation().pipe.unet, first_matrices(foundation(), parse({}).of(Diffusion), 0, 0)
     cut, whole = cut_at(unet, 1), adapter_size(unet, 8, targets())
@@ -181,6 +182,7 @@ def test_the_rule_decides_what_images_are_drawn_from(rule: str, union: Outcome, 
         assert len(saved(other, client)[0]) == len(adapter)
 
 
+@pytest.mark.long
 def test_images_are_drawn_from_each_client_s_own_matrices(union: Outcome) -> None:
     from fedwarm.core.arrays import to_tensors
     from fedwarm.diffusion.generate import Order, generate

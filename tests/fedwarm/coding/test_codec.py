@@ -119,6 +119,7 @@ def test_decoded_updates_are_unbiased(blocks: int, bits: int, sigma: float, rota
     assert decoded.var(0).mean() == pytest.approx(wanted, rel=0.05)
 
 
+@pytest.mark.long
 def test_without_debiasing_the_mean_is_short_by_the_shrinkage() -> None:
     ours = codec(16, 4, bits=3, sigma=0.5, rotation="none", debias=False)
     update, source = np.full(16, 0.25), np.random.default_rng(2).bytes

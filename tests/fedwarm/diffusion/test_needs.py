@@ -34,6 +34,7 @@ def count(settings: Diffusion, device: str = "cpu") -> Need:
     return found
 
 
+@pytest.mark.long
 def test_weights_are_those_that_are_loaded(settings: Diffusion) -> None:
     found, foundation = count(settings), load_foundation(settings, "cpu")
     whole = sum(p.numel() * p.itemsize for model in foundation.models for p in model.parameters())
@@ -42,6 +43,7 @@ def test_weights_are_those_that_are_loaded(settings: Diffusion) -> None:
     assert found.side == foundation.image_size and count(replace(settings, precision="fp16")).drawing * 2 == whole
 
 
+@pytest.mark.long
 def test_what_gradients_need_grows_with_the_batch_and_the_side(settings: Diffusion) -> None:
     one, two, three = (count(replace(settings, lora_batch_size=n)).kept for n in (2, 4, 6))
     assert three - two == two - one > 0

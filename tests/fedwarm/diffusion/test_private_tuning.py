@@ -139,6 +139,7 @@ def fixed_loss(foundation: Foundation, images: Tensor, labels: Tensor, sentences
     return F.mse_loss(foundation.pipe.unet(*inputs).sample, target).item()
 
 
+@pytest.mark.long
 def test_private_tuning_learns_where_noise_is_low(
     foundation: Foundation, settings: Diffusion, tune: Tune, pictures: Pictures, sentences: list[str]
 ) -> None:

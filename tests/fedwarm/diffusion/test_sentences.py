@@ -40,6 +40,7 @@ def test_pools_hold_twenty_different_templates_and_begin_with_the_plain_one(pool
     assert all(template.count("{class}") == 1 for template in pool)
 
 
+@pytest.mark.long
 def test_the_embedded_foundation_is_asked_in_the_words_of_its_captions() -> None:
     captions = glyph_batch(font_masks(), 3000, generator(0, "captions"))[1]
     known = {word.strip(",") for caption in captions for word in caption.split()}

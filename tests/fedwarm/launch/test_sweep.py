@@ -178,6 +178,7 @@ def test_a_folder_with_runs_of_other_settings_is_refused_before_any_run() -> Non
 # Real runs
 
 
+@pytest.mark.long
 def test_a_sweep_stopped_in_the_middle_goes_on_to_the_same_numbers(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -104,6 +104,7 @@ def run_onnx(path: Path, images: Tensor) -> Tensor:
     return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("bits", "stored", "kind"), [(2, 2, "channels"), (3, 4, "plain"), (4, 4, "channels"), (8, 8, "inner"), (12, 16, "plain")]
 )

@@ -158,6 +158,7 @@ def test_a_warm_start_draws_what_glyph_draws(digits: PublicPart) -> None:
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
+@pytest.mark.long
 def test_a_recipe_makes_one_folder_and_a_seed_another(
     small: tuple[Path, dict[str, Any]], digits: PublicPart, tmp_path: Path
 ) -> None:

@@ -78,6 +78,7 @@ def test_draws_follow_the_law_of_plain_tuning() -> None:
     assert len(draws.seeds.unique()) == 20_000
 
 
+@pytest.mark.long
 def test_noise_is_its_seeds_bits_in_any_process(tmp_path: Path) -> None:
     draws = draw_tuples(torch.zeros(1, dtype=torch.int64), 5, 2, 10, generator(0, "noise"))
     noise = draws.noise(range(5), (4, 8, 8))

@@ -93,6 +93,7 @@ def planned(folder: Path | str, **given: Value) -> Config:
     return parse({"method": "warmfed", "diffusion.trainer": "hollowed", "diffusion.foundation": str(folder), **named})
 
 
+@pytest.mark.long
 def test_the_configuration_alone_gives_the_same_cuts(foundation: Foundation, settings: Diffusion, pipeline_folder: Path) -> None:
     bare = bare_unet(str(pipeline_folder))
     assert {p.device.type for p in bare.parameters()} == {"meta"}

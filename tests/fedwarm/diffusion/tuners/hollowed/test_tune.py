@@ -141,6 +141,7 @@ def fixed_loss(foundation: Foundation, images: Tensor, labels: Tensor, sentences
     return F.mse_loss(foundation.pipe.unet(noisy, steps, context).sample, noise).item()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("depth", "cache"), [(0, "residual"), (1, "output")])
 def test_the_whole_nets_loss_falls_after_the_transfer(
     foundation: Foundation, settings: Diffusion, tune: Tune, pictures: Pictures, sentences: list[str], depth: int, cache: str
@@ -241,6 +242,7 @@ def test_a_kept_cache_says_what_the_whole_net_says(
             assert torch.equal(HollowedUNet(unet, cut_at(unet, 1))(*inputs, said[part]), unet(*inputs).sample)
 
 
+@pytest.mark.long
 def test_tuples_take_turns(tune: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
     """24 uses of 24 tuples, of 12 and of 10; those beyond a step's batch wrap around in its midst."""
     asked: list[list[int]] = []
@@ -261,6 +263,7 @@ def test_tuples_take_turns(tune: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
         assert [len(part) for part in trained] == [8, 8, 8]
 
 
+@pytest.mark.long
 def test_a_float16_cache_trains_nearly_the_same(tune: Tune) -> None:
     exact, rounded = tune(1), tune(1, hollowed=Hollowed(cache_dtype="float16"))
     moved = [torch.cat([t.flatten() for n, t in state.items() if "lora_B" in n]) for state in (exact, rounded)]
@@ -307,6 +310,7 @@ def test_a_velocity_foundation_is_tuned_as_one(
         torch.testing.assert_close(ours, by_hand, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.long
 def test_a_constant_step_size_goes_further_than_a_falling_one(foundation: Foundation, settings: Diffusion, tune: Tune) -> None:
     """Both begin alike; the last of three steps of a cosine is a quarter of the first."""
     falling, constant = tune(), tune(lora_schedule="constant")
