@@ -139,10 +139,10 @@ PLACES = [
     ("dp_rec", "fedwarm.record.folder.RunFolder.append", 6, "after a round was booked, before the checkpoint is written"),
     ("dp_rec unseen", "fedwarm.rounds.server.BaseStrategy.run_stage", 4, "between stages"),
     ("warmfed", "fedwarm.diffusion.tuners.tune_adapter", 3, "while adapters are tuned"),
-    ("warmfed", "fedwarm.diffusion.generate.sample", 3, "while images are drawn"),
+    ("warmfed", "fedwarm.diffusion.generate.Studio.keep", 3, "while images are drawn"),
     ("warmfed", "strategies.warmfed.fit", 3, "in the warm start"),
     ("warmfed", "clients.warmfed.fit", 3, "while clients distil"),
-    ("warmfed five rounds", "fedwarm.diffusion.generate.sample", 6, "while images are drawn anew"),
+    ("warmfed five rounds", "fedwarm.diffusion.generate.Studio.keep", 6, "while images are drawn anew"),
     ("warmfed five rounds", "clients.warmfed.fit", 9, "in the second round"),
 ]
 

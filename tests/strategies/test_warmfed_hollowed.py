@@ -290,7 +290,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(monkeypatch: pytest.MonkeyPatch
     """Stopped while images are drawn: the uploads of all depths are in the checkpoint."""
     from fedwarm.diffusion import generate
 
-    original, calls = generate.sample, []
+    original, calls = generate.Studio.keep, []
 
     def stopping(*given: Any, **named: Any) -> Any:
         calls.append(1)
@@ -299,7 +299,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(monkeypatch: pytest.MonkeyPatch
         return original(*given, **named)
 
     with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="stopped"):
-        patched.setattr(generate, "sample", stopping)
+        patched.setattr(generate.Studio, "keep", stopping)
         run("warmfed", tmp_path / "run", MIXED)
     done = run("warmfed", tmp_path / "run", {**MIXED, "resume": True})
     assert not adapters(done) and same(done.model, union.model) and same(pool(done), pool(union))
