@@ -31,7 +31,6 @@ from fedwarm.data.settings import Data
 from fedwarm.flower.packing import SIGN, packing
 from fedwarm.flower.wire import from_records, size_of, to_records, unusable
 from fedwarm.models import on_gpu
-from fedwarm.privacy.levels import Level
 from fedwarm.privacy.limits import Limits
 from fedwarm.rounds import cohorts
 from fedwarm.rounds.client import BaseClient
@@ -130,10 +129,9 @@ def answered(message: Message, context: Context, payload: Payload, action: str) 
     facts = {**told_facts, **site_of(context.node_config, action), "ticket": payload.text("ticket")}
     if action == "evaluate" and open_handed(config):
         facts["remarks"] = remarks(config.of(Data), trainer.real)
-    answer = Payload(reply.kind, reply.arrays, metrics, facts)
-    content = to_records(answer if trainer.level == Level.OPEN else trainer.gate(action).passed(answer))
-    if policy.most_bytes:
-        policy.check_reply(size_of(content).wire_bytes)
+    answer = trainer.gate(action).passed(Payload(reply.kind, reply.arrays, metrics, facts))
+    content = to_records(answer)
+    policy.check_reply(size_of(content).wire_bytes)
     return Message(content=content, reply_to=message)
 
 

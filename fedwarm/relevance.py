@@ -13,7 +13,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from fedwarm.catalogue import all_groups, explicit, filled, owners, presets
-from fedwarm.settings.config import Config
+from fedwarm.settings.config import Config, once
 from fedwarm.settings.fields import CHOSEN, Group, SettingError, Value, keys
 from fedwarm.settings.kinds import KINDS, METHODS
 
@@ -76,7 +76,7 @@ class Run:
     @classmethod
     def of(cls, config: Config) -> Run:
         """The run of these settings."""
-        return config.once(_run)
+        return _run(config)
 
     def __getitem__(self, key: str) -> Any:
         value = self.given(key)
@@ -166,5 +166,6 @@ class Run:
         return said
 
 
+@once
 def _run(config: Config) -> Run:
     return Run(config.flat(), config.run.method)

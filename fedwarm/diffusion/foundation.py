@@ -64,9 +64,10 @@ class Foundation:
         return [getattr(self.pipe, part) for part in self.family.models]
 
     def wake(self) -> None:
-        """Bring its models to its device, wherever they are."""
-        for model in self.models:
-            model.to(self.device)
+        """Bring its models to its device, wherever they are; on a CPU they are there."""
+        if self.device.type != "cpu":
+            for model in self.models:
+                model.to(self.device)
 
     def rest(self) -> None:
         """Leave the device's memory to others until it is woken; on a CPU nothing is done."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedwarm.settings.config import Config
+from fedwarm.settings.config import Config, once
 from fedwarm.settings.fields import Group, SettingError, Value, defaults
 from fedwarm.settings.kinds import METHODS
 
@@ -88,16 +88,13 @@ class Method:
         return [make(None if self.settings is None else config.of(self.settings)) for make in self.hooks]
 
 
+@once
 def refuse(config: Config) -> None:
     """Refuse settings that the method excludes.
 
     Raises:
         SettingError: one of them does not.
     """
-    config.once(_refuse)
-
-
-def _refuse(config: Config) -> None:
     flat, usual = config.flat(), defaults(tuple(config.groups))
     for key, reason in method_of(config).refuses.items():
         if flat[key] != usual[key]:

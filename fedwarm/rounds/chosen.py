@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fedwarm.parts import Part
-from fedwarm.settings.config import Config
+from fedwarm.settings.config import Config, once
 from fedwarm.settings.kinds import AUGMENTATIONS, MEASURES, PRIVACY
 
 
+@once
 def parts_of(config: Config) -> Mapping[str, Part]:
     """The augmentation, the privacy mechanism and all measures."""
-    return config.once(_parts)
-
-
-def _parts(config: Config) -> dict[str, Part]:
     return {
         "augment": AUGMENTATIONS.load(config.run.augment),
         "privacy": PRIVACY.load(config.run.privacy),

@@ -16,7 +16,7 @@ from fedwarm.core.files import DiskError
 from fedwarm.core.payload import Fact, Payload, PayloadError
 from fedwarm.privacy.levels import ARRAYS, Level, Reasons
 from fedwarm.relevance import Run
-from fedwarm.settings.config import Config
+from fedwarm.settings.config import Config, once
 from fedwarm.settings.fields import SettingError
 from fedwarm.settings.kinds import PRIVACY
 
@@ -95,7 +95,9 @@ class Gate:
 
     @classmethod
     def of(cls, level: Level, *senders: Sender) -> Gate:
-        """That of an answer which these make together."""
+        """That of an answer which these make together; outside private runs nobody is asked."""
+        if level == Level.OPEN:
+            return cls(level, {}, frozenset())
         told = dict(ENVELOPE if level >= Level.EXAMPLE else {**ENVELOPE, **PLAIN})
         told |= SIZES if level < Level.CLIENT else {}
         for sender in senders:
@@ -184,16 +186,13 @@ def refuse_fitted(fitted: bool, level: Level) -> None:
         )
 
 
+@once
 def refuse_uncovered(config: Config) -> None:
     """Refuse before the run what its account does not cover.
 
     Raises:
         SettingError: the first of `uncovered`.
     """
-    config.once(_refuse_uncovered)
-
-
-def _refuse_uncovered(config: Config) -> None:
     for text in uncovered(config):
         raise SettingError(text)
 

@@ -20,7 +20,7 @@ from fedwarm.metrics import Metric, Numbers, metrics_of
 from fedwarm.privacy.levels import Level, Reasons
 from fedwarm.relevance import Run
 from fedwarm.rounds.gate import HELD, SUMS, TESTS, VALIDATION
-from fedwarm.settings.config import Config
+from fedwarm.settings.config import Config, once
 from fedwarm.settings.fields import SettingError
 from fedwarm.tasks import Task, task_of
 from fedwarm.training.evaluate import Found, Measuring
@@ -176,11 +176,8 @@ def _part(metric: Metric, task: Task) -> str:
     return part.name
 
 
+@once
 def _parts(config: Config) -> dict[str, Any]:
-    return config.once(_parts_of)
-
-
-def _parts_of(config: Config) -> dict[str, Any]:
     form = task_of(config.run).targets
     found = [metric.sum_of(form) for metric in metrics_of(config.run).values()]
     return {part.name: part for part in found if part is not None}

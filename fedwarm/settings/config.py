@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import Any, TypeVar
 
 from fedwarm.settings.fields import Group, SettingError, Value, checked, keys, near, setting
@@ -191,21 +191,11 @@ class Config:
 
     def flat(self) -> dict[str, Value]:
         """The settings as Flower's flat run config."""
-        return {**self._flat}
-
-    def once(self, make: Callable[[Config], T]) -> T:
-        """What `make` works out of these settings alone; it is kept with them, as messages ask for it again and again."""
-        if make not in self._kept:
-            self._kept[make] = make(self)
-        found: T = self._kept[make]
-        return found
+        return {**_flat(self)}
 
     @cached_property
-    def _flat(self) -> Mapping[str, Value]:
-        return {key: getattr(self.groups[group], f.name) for key, group, f in keys(tuple(self.groups))}
-
-    @cached_property
-    def _kept(self) -> dict[Callable[[Config], Any], Any]:
+    def kept(self) -> dict[Callable[[Config], Any], Any]:
+        """What `once` keeps with these settings."""
         return {}
 
     def changed(self, given: Mapping[str, Value]) -> Config:
@@ -224,3 +214,21 @@ class Config:
             group, f = table[key]
             groups[group] = dataclasses.replace(groups[group], **{f.name: checked(key, value, f)})  # type: ignore[type-var]
         return Config(groups)
+
+
+def once(make: Callable[[Config], T]) -> Callable[[Config], T]:
+    """Have what a function works out of settings alone kept with them, as messages ask for it again and again."""
+
+    @wraps(make)
+    def found(config: Config) -> T:
+        if make not in config.kept:
+            config.kept[make] = make(config)
+        known: T = config.kept[make]
+        return known
+
+    return found
+
+
+@once
+def _flat(config: Config) -> Mapping[str, Value]:
+    return {key: getattr(config.groups[group], f.name) for key, group, f in keys(tuple(config.groups))}
