@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +19,7 @@ class TensorBoard:
     def __init__(self, folder: Path, settings: Mapping[str, Value], resumed_from: int | None) -> None:
         writer = package("tensorboard", "torch.utils.tensorboard").SummaryWriter
         purge = None if resumed_from is None else resumed_from + 1
+        _after_others(folder / "tensorboard")
         self._writer = writer(str(folder / "tensorboard"), purge_step=purge)
         if resumed_from is None or resumed_from < 0:
             rows = "\n".join(f"| {in_markdown(key)} | {in_markdown(str(value))} |" for key, value in settings.items())
@@ -30,6 +32,15 @@ class TensorBoard:
 
     def close(self) -> None:
         self._writer.close()
+
+
+def _after_others(folder: Path) -> None:
+    """Wait for the next second where files of this one stand.
+
+    Files are read by name, which begins with the second of their making; what purges steps must come after what holds them.
+    """
+    while list(folder.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
+        time.sleep(0.02)
 
 
 COMPONENT = TensorBoard

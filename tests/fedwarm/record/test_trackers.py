@@ -70,7 +70,13 @@ def test_tensorboard_files_hold_every_round_and_the_settings(tmp_path: Path, res
     assert b"| data.alpha | 0.5 |" in text.tensor_proto.string_val[0]
 
 
-def test_tensorboard_forgets_what_came_after_the_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize("writers_before", [0, 9])
+def test_tensorboard_forgets_what_came_after_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writers_before: int
+) -> None:
+    from tensorboard.summary.writer import event_file_writer  # type: ignore[import-untyped]
+
+    monkeypatch.setattr(event_file_writer._global_uid, "_value", writers_before)  # by name, writer 10 would come before writer 9
     broken = tracker("tensorboard", tmp_path, SETTINGS)
     tell(broken, range(4))
     broken.log(4, {"accuracy": 0.99})
