@@ -22,7 +22,7 @@ SITES, NOISE, SEED = 4, 0.7, 569
 SITE = "site"
 
 
-def scikit_file(name: str, data_set: str) -> Path:
+def scikit_file(name: str, what: str) -> Path:
     """Where scikit-learn keeps a file of its data.
 
     Raises:
@@ -34,7 +34,7 @@ def scikit_file(name: str, data_set: str) -> Path:
         if path.is_file():
             return path
     raise SettingError(
-        f"data.name = {data_set!r} is read from scikit-learn, which is not installed whole; "
+        f"{what} is read from scikit-learn, which is not installed whole; "
         "`pip install scikit-learn`, or give another data set's name or folder"
     )
 

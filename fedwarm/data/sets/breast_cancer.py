@@ -24,7 +24,7 @@ RADIUS = 0
 @component(uses=("data.standardise",), summary="569 breast tumours, 30 measures of cell nuclei each; embedded, at planted sites.")
 def breast_cancer(data: Data) -> Table:
     """569 breast tumours with 30 measures of cell nuclei each, malignant or benign, at four planted sites; embedded."""
-    values = np.loadtxt(scikit_file("breast_cancer.csv", "breast_cancer"), delimiter=",", skiprows=1)
+    values = np.loadtxt(scikit_file("breast_cancer.csv", "data.name = 'breast-cancer'"), delimiter=",", skiprows=1)
     features = [f"{kind} {measure}" for kind in ("mean", "error of", "worst") for measure in MEASURES]
     return embedded_table("breast_cancer", data, values[:, :30], features, values[:, 30].astype(np.int64), RADIUS, CLASSES)
 

@@ -21,8 +21,8 @@ AGE = 0
 @component(uses=("data.standardise",), summary="442 diabetes patients, ten measures each; embedded, at planted sites.")
 def diabetes(data: Data) -> Table:
     """442 diabetes patients, ten measures each, and the disease's progress in a year, at four planted sites; embedded."""
-    values = np.loadtxt(scikit_file("diabetes_data_raw.csv.gz", "diabetes"))
-    progress = np.loadtxt(scikit_file("diabetes_target.csv.gz", "diabetes"))
+    values = np.loadtxt(scikit_file("diabetes_data_raw.csv.gz", "data.name = 'diabetes'"))
+    progress = np.loadtxt(scikit_file("diabetes_target.csv.gz", "data.name = 'diabetes'"))
     if data.targets != CLASSES:
         return embedded_table("diabetes", data, values, FEATURES, progress, AGE, ("progress",))
     third = np.searchsorted(np.quantile(progress, (1 / 3, 2 / 3)), progress, side="right")

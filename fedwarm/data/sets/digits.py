@@ -15,10 +15,7 @@ Which scan has which look, and its colours, come from a fixed seed: the data set
 
 from __future__ import annotations
 
-import gzip
 from functools import lru_cache
-from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedwarm.core.seeds import generator, numpy_generator
+from fedwarm.data.scans import scans, strokes
 from fedwarm.data.settings import Data
 from fedwarm.data.tables import Column, Rows, Table
 from fedwarm.settings.fields import SettingError, near
@@ -33,28 +31,7 @@ from fedwarm.settings.registry import component
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DOMAINS = ("chalk", "ink", "neon", "tilt")
-LEVELS = 16
 SEED = 1797
-
-
-def digits_file() -> Path:
-    """Where scikit-learn keeps its digits; SettingError where it does not."""
-    spec = find_spec("sklearn")
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        path = Path(folder) / "datasets" / "data" / "digits.csv.gz"
-        if path.is_file():
-            return path
-    raise SettingError(
-        "data.name = 'digits' is read from scikit-learn, which is not installed whole; "
-        "`pip install scikit-learn`, or give another data set's name or folder"
-    )
-
-
-def scans() -> tuple[Tensor, Rows]:
-    """The scans as they are: uint8 (1797, 8, 8) in 0..16, and their digits (1797,)."""
-    lines = gzip.decompress(digits_file().read_bytes()).decode().split()
-    values = np.array([line.split(",") for line in lines], dtype=np.float64).astype(np.int64)
-    return torch.from_numpy(values[:, :64].astype(np.uint8)).view(-1, 8, 8), values[:, 64]
 
 
 def domains(labels: Rows) -> Rows:
@@ -103,24 +80,6 @@ def draw(shades: Tensor, look: str, size: int) -> Tensor:
     stroke, ground = (colour[:, :, None, None] for colour in colours(n, look, draws))
     picture = ground + (stroke - ground) * cover
     return (picture.clamp(0, 1) * 255).round().to(torch.uint8)
-
-
-def strokes(shades: Tensor, size: int, span: float, degrees: Tensor) -> Tensor:
-    """How much of a pixel the stroke covers: (n, 8, 8) -> (n, 1, size, size) in [0, 1].
-
-    Args:
-        span: side of the picture in sides of the scan; above 1 it leaves a margin.
-        degrees: how far each scan is turned (n,).
-    """
-    n, turn = len(shades), torch.deg2rad(degrees)
-    theta = torch.zeros(n, 2, 3)
-    theta[:, 0, 0] = theta[:, 1, 1] = span * turn.cos()
-    theta[:, 1, 0] = span * turn.sin()
-    theta[:, 0, 1] = -theta[:, 1, 0]
-    grid = F.affine_grid(theta, [n, 1, size, size], align_corners=False)
-    large = F.grid_sample(shades[:, None].float() / LEVELS, grid, mode="bicubic", align_corners=False)
-    t = (1.2 * large).clamp(0, 1)
-    return t * t * (3 - 2 * t)
 
 
 def thickened(cover: Tensor, size: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""How good a foundation draws: a judge that knows only real pictures reads what it drew from prompts."""
+"""How good a foundation draws: judges that do not know it read what it drew from prompts."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fedwarm.core.seeds import derive, generator, numpy_generator
+from fedwarm.data.scans import scans, strokes
 from fedwarm.data.shards import draw
 from fedwarm.diffusion.foundation import load_foundation
 from fedwarm.diffusion.generate import Order, generate
 from fedwarm.diffusion.pretraining.captions import PublicPart
-from fedwarm.diffusion.pretraining.glyphs import font_masks, glyph_batch
+from fedwarm.diffusion.pretraining.glyphs import CANVAS, SIZE, font_masks, glyph_batch
+from fedwarm.diffusion.pretraining.pen import HEIGHT
 from fedwarm.diffusion.sampling import sample
 from fedwarm.diffusion.sentences import WORDS, prompts
 from fedwarm.diffusion.settings import Diffusion
@@ -22,35 +25,59 @@ from fedwarm.models import Model, build_model
 from fedwarm.training.evaluate import correct
 from fedwarm.training.loop import Plan, fit
 
-PER_CLASS = 40
+PER_CLASS, PICTURES = 40, 20_000
 DRAWN, TESTED = 400, 2000
 GUIDANCES = (1.5, 2.0)
 AGREES = 0.9
 
 
-def judged(folder: Path, seed: int, pictures: int = 20_000) -> dict[str, float]:
-    """Accuracies of a small CNN, trained on rendered digits, on fresh rendered digits and on the foundation's own.
+def judged(folder: Path, seed: int, pictures: int = PICTURES) -> dict[str, float]:
+    """What two small CNNs read in digits that a foundation draws, and in fresh ones of their own kind.
+
+    One was trained on digits rendered from fonts, which the embedded foundation knows; the other on scikit-learn's scans of
+    handwriting, which it has never seen. Both see them bent and coloured as `glyphs` does, so that the shapes alone differ.
 
     Args:
         folder: a pipeline.
-        seed: of the judge and of the drawn images.
-        pictures: rendered digits that the judge is trained on.
+        seed: of the judges and of the drawn images.
+        pictures: digits that each judge is trained on.
 
     Returns:
-        `judge_on_rendered` and `judge_on_drawn`, shares of right answers over 2,000 and 400 images.
+        shares of right answers: `judge_on_rendered` and `scans_judge_on_scans` over 2,000 fresh digits, of scans that were kept
+        from the training; `judge_on_drawn` and `scans_judge_on_drawn` over the same 400 drawn images.
     """
-    masks = font_masks()
-    images, _, labels = glyph_batch(masks, pictures, generator(seed, "judge"))
-    judge = trained_judge(_bytes(images), labels, 10, seed)
-    fresh, _, truth = glyph_batch(masks, 2000, generator(seed, "judge-test"))
     settings = Diffusion(foundation=str(folder.absolute()))
-    foundation = load_foundation(settings, "cpu")
-    order = Order(prompts("a photo of a {class}", WORDS), range(10), PER_CLASS, seed, 0, images.shape[-1])
-    drawn = generate(foundation, None, order, settings)
-    return {
-        "judge_on_rendered": round(correct(judge, _bytes(fresh), truth) / len(truth), 4),
-        "judge_on_drawn": round(correct(judge, drawn.images, drawn.labels) / len(drawn), 4),
-    }
+    order = Order(prompts("a photo of a {class}", WORDS), range(10), PER_CLASS, seed, 0, SIZE)
+    drawn = generate(load_foundation(settings, "cpu"), None, order, settings)
+    fonts, (known, kept) = font_masks(), scan_masks(seed)
+    found = {}
+    for name, train, test in (("rendered", fonts, fonts), ("scans", known, kept)):
+        prefix = "" if name == "rendered" else f"{name}_"
+        judge = masks_judge(train, pictures, seed)
+        fresh, _, truth = glyph_batch(test, TESTED, generator(seed, "judge-test"))
+        found[f"{prefix}judge_on_{name}"] = round(correct(judge, _bytes(fresh), truth) / len(truth), 4)
+        found[f"{prefix}judge_on_drawn"] = round(correct(judge, drawn.images, drawn.labels) / len(drawn), 4)
+    return found
+
+
+def masks_judge(masks: Tensor, pictures: int, seed: int) -> nn.Module:
+    """A small CNN that knows digits of so many shapes (n, 10, 64, 64), bent and coloured."""
+    images, _, labels = glyph_batch(masks, pictures, generator(seed, "judge"))
+    return trained_judge(_bytes(images), labels, 10, seed)
+
+
+def scan_masks(seed: int) -> tuple[Tensor, Tensor]:
+    """scikit-learn's scans on the canvas of fonts, three quarters of them and the rest: (n, 10, 64, 64) each, in [0, 1]."""
+    shades, labels = scans()
+    parts: list[list[Tensor]] = [[], []]
+    for digit in range(10):
+        rows = np.flatnonzero(labels == digit)
+        rows = numpy_generator(seed, "scans", digit).permutation(rows)
+        cover = strokes(shades[torch.from_numpy(rows)], CANVAS, CANVAS / HEIGHT, torch.zeros(len(rows)))[:, 0]
+        for part, some in zip(parts, cover.split([len(rows) * 3 // 4, len(rows) - len(rows) * 3 // 4]), strict=True):
+            part.append(some)
+    known, kept = (torch.stack([some[: min(map(len, part))] for some in part], 1) for part in parts)
+    return known, kept
 
 
 def judged_public(

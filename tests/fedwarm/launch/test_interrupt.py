@@ -34,10 +34,12 @@ def _shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     for name in (*launch.QUIET, "FEDWARM_ENGINE"):
         monkeypatch.setenv(name, "1")
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in a shell's background ignores it
+    defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, action) for number, action in defaults.items()}  # nohup and a background ignore some
     with torch_threads(torch.get_num_threads()):
         yield
-    signal.signal(signal.SIGINT, before)
+    for number, action in before.items():
+        signal.signal(number, action)
 
 
 def signalled(monkeypatch: pytest.MonkeyPatch, number: int, at: int) -> pytest.MonkeyPatch:

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedwarm.data.sets import digits
-from fedwarm.data.sets.digits import CLASSES, DOMAINS, digits_table, draw, from_hsv, scans
+from fedwarm.data import embedded
+from fedwarm.data.scans import scans
+from fedwarm.data.sets.digits import CLASSES, DOMAINS, digits_table, draw, from_hsv
 from fedwarm.settings.fields import SettingError
 
 ROOT = Path(__file__).parents[4]
@@ -140,9 +141,9 @@ def test_hsv_gives_the_corners_of_the_colour_circle() -> None:
 
 
 def test_without_scikit_learn_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(digits, "find_spec", lambda name: None)
-    with pytest.raises(SettingError, match="pip install scikit-learn"):
-        digits.digits_file()
+    monkeypatch.setattr(embedded, "find_spec", lambda name: None)
+    with pytest.raises(SettingError, match="data set of digits is read from scikit-learn, .*pip install scikit-learn"):
+        scans()
 
 
 def test_the_default_path_imports_nothing_heavy() -> None:
