@@ -19,7 +19,6 @@ run: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(BIN)/ruff check .
-	$(BIN)/mypy
 	$(BIN)/python$(COVER) -m pytest $(ORDER) $(CORES) -m "not processes and not alone$(SHORT)"
 	$(COVERED)
 	$(BIN)/python -m pytest -p no:randomly $(FEDERATIONS) -m "processes$(SHORT)" $$(grep -rl --include='*.py' mark.processes tests)

@@ -5,6 +5,7 @@ The suite may run on several processes and in any order, so no test may hang on 
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 from collections.abc import Iterator
@@ -68,9 +69,19 @@ def pytest_pyfunc_call() -> Iterator[None]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest test begins first: begun last, it keeps one process busy while the others have nothing left to do."""
-    items.sort(key=lambda item: item.path.name != "test_readme.py")
+    """The longest tests begin first: begun last, they keep one process busy while the others have nothing left to do."""
+    items.sort(key=lambda item: item.path.name not in ("test_readme.py", "test_types.py"))
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU (`make test-gpu`)"))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """What is known until here stays until the end: no collection of garbage has to look at it again."""
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()

@@ -59,5 +59,5 @@ def train_classifier(wanted: Wanted) -> None:
     wanted.out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(wanted.out) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, temporary, header(sources))
-    what = "public images" if data.public else "font renders"
+    what = "public images" if data.public else "digits of fonts and pen"
     put(f"{wanted.out}: {len(labels):,} {what}, accuracy {share:.4f} on some that were kept from it")

@@ -54,7 +54,7 @@ def foundation_train(
         list[str] | None, typer.Option("-c", "--run-config", help="reading of pictures: data.bits=12 ..")
     ] = None,
 ) -> None:
-    """Train a foundation: glyph from fonts alone (about an hour on two cores), or one of your own on images that no client holds.
+    """Train a foundation: glyph on digits of fonts and a simulated pen (an hour on two cores), or your own on public images.
 
     E.g. `fedwarm foundation train mnist --data PATH --public-share 0.5`; runs then use diffusion.foundation='foundations/mnist'
     and data.public-share=0.5. The same command continues an interrupted training.
@@ -73,7 +73,7 @@ def foundation_train(
 @app.command("classifier")
 def foundation_classifier(
     out: Annotated[Path, typer.Argument(help="file to write, NAME.safetensors; runs take it as model.weights")],
-    images: Annotated[int, typer.Option(min=60, help="font renders to learn from, where no data are public")] = 20_000,
+    images: Annotated[int, typer.Option(min=60, help="digits of fonts and pen to learn from, where no data are public")] = 20_000,
     epochs: Annotated[int, typer.Option(min=1, help="epochs of training")] = 8,
     seed: Annotated[int, typer.Option(help="seed of weights, renders and their order")] = 0,
     run_config: Annotated[
@@ -82,7 +82,7 @@ def foundation_classifier(
 ) -> None:
     """Train a classifier on what a foundation learned from: the public start that a drawn one has to be compared with.
 
-    Without a public part (data.public-share, data.public-where) that is the embedded foundation's font renders.
+    Without a public part (data.public-share, data.public-where) these are the digits that the embedded foundation was trained on.
     """
     from fedwarm.cli.classifier import Wanted, train_classifier
 

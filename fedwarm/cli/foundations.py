@@ -89,10 +89,10 @@ def _trained_glyph(request: Training, folder: Path) -> dict[str, Any]:
     from fedwarm.core.progress import tick
     from fedwarm.diffusion.pretraining.quality import judged
     from fedwarm.diffusion.pretraining.recipe import pretrain
-    from fedwarm.diffusion.pretraining.untrained import Recipe
+    from fedwarm.diffusion.pretraining.untrained import EMBEDDED_RECIPE
     from fedwarm.launch.display import shown
 
-    recipe = replace(Recipe(), **request.recipe)  # type: ignore[arg-type]
+    recipe = replace(EMBEDDED_RECIPE, **request.recipe)  # type: ignore[arg-type]
     with shown(f"foundation {request.name}"):
         record = pretrain(folder, recipe, tick, device=device_of(request.device))
         return {**record, "quality": judged(folder, recipe.seed)}

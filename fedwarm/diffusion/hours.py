@@ -35,6 +35,7 @@ from fedwarm.settings.fields import SettingError
 
 TRIAL = 1e11  # operations of a trial on a CPU, at most: some seconds
 FILL = 0.01
+OFF = 2.0  # how many times less a thing may take than it was estimated to
 
 
 @dataclass(frozen=True)
@@ -58,27 +59,34 @@ def told(config: Config, work: Work) -> str:
     """A line about how long it takes on this machine; empty where nothing tells.
 
     Raises:
-        SettingError: an adapter is not done within the time that a stage waits.
+        SettingError: an adapter takes more than twice the time that a stage waits; one that takes less may be done, and is told.
     """
     found = pace_of(config)
     if found is None:
         return ""
     settings, hands = config.of(Diffusion), _hands(config, len(work.originals))
     tuned = [_tuning(settings, found, count) for count in work.originals]
-    wait = Patience.of(config.run, False).seconds("adapt")
-    if tuned and max(tuned) > wait:
-        raise SettingError(
-            f"an adapter of {settings.lora_steps} steps takes about {second_text(max(tuned))} here, and a stage waits "
-            f"{second_text(wait)}; lower diffusion.lora-steps, diffusion.lora-batch-size or diffusion.image-size, raise "
-            "stage-timeout, or take a GPU"
-        )
+    late = _late(max(tuned, default=0.0), settings.lora_steps, Patience.of(config.run, False).seconds("adapt"))
     drawing = hands if _device(config).type == "cuda" else min(cores(), config.run.server_threads)
     seconds = sum(tuned) / hands + work.images * found.image / drawing
     whose = {"cpu": f"{hands} cores", "cuda": f"{hands} GPUs"}[_device(config).type] if hands > 1 else "one worker"
     about = "about" if settings.trainer == Diffusion().trainer else "at most about"
     parts = [f"{len(tuned)} adapters ({second_text(found.step)} a step)"] if tuned else []
     parts += [f"{work.images:,} images ({second_text(found.image)} each)"]
-    return f"{' and '.join(parts)} take {about} {second_text(seconds)} of {whose}, by a step that was timed here"
+    return f"{' and '.join(parts)} take {about} {second_text(seconds)} of {whose}, by a step that was timed here{late}"
+
+
+def _late(longest: float, steps: int, wait: float) -> str:
+    """What to say where an adapter may not be done within the time that a stage waits; SettingError where it cannot be."""
+    if longest <= wait:
+        return ""
+    takes = f"an adapter of {steps} steps takes about {second_text(longest)} here, and a stage waits {second_text(wait)}"
+    if longest > OFF * wait:
+        raise SettingError(
+            f"{takes}; lower diffusion.lora-steps, diffusion.lora-batch-size or diffusion.image-size, raise stage-timeout, or "
+            "take a GPU"
+        )
+    return f"; {takes}: raise stage-timeout to be sure"
 
 
 def pace_of(config: Config) -> Pace | None:

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from fedwarm.core.seeds import generator
 from fedwarm.diffusion.pretraining.captions import PublicPart
-from fedwarm.diffusion.pretraining.glyphs import SIZE, font_masks, glyph_batch
+from fedwarm.diffusion.pretraining.glyphs import SIZE
+from fedwarm.diffusion.pretraining.recipe import Glyphs
+from fedwarm.diffusion.pretraining.untrained import EMBEDDED_RECIPE
 from fedwarm.models import Model, build_model
 from fedwarm.training.evaluate import correct
 from fedwarm.training.loop import fit
@@ -18,8 +20,8 @@ DIGITS, HELD = 10, 2000
 
 
 def renders(count: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Font renders as the embedded foundation saw them: uint8 (n, 3, size, size), and their digits (n,)."""
-    images, _, labels = glyph_batch(font_masks(), count, generator(seed, "classifier"))
+    """Digits of fonts and of the pen as the embedded foundation saw them: uint8 (n, 3, size, size), and which they are (n,)."""
+    images, labels = Glyphs.of(EMBEDDED_RECIPE).labelled(count, generator(seed, "classifier"))
     if size != SIZE:
         images = F.interpolate(images, size=(size, size), mode="area" if size < SIZE else "bicubic").clamp(-1, 1)
     return ((images + 1) * 127.5).round().to(torch.uint8), labels

@@ -31,7 +31,7 @@ GUIDANCES = (1.5, 2.0)
 AGREES = 0.9
 
 
-def judged(folder: Path, seed: int, pictures: int = PICTURES) -> dict[str, float]:
+def judged(folder: Path, seed: int, pictures: int = PICTURES, per_class: int = PER_CLASS) -> dict[str, float]:
     """What two small CNNs read in digits that a foundation draws, and in fresh ones of their own kind.
 
     One was trained on digits rendered from fonts, which the embedded foundation knows; the other on scikit-learn's scans of
@@ -41,13 +41,14 @@ def judged(folder: Path, seed: int, pictures: int = PICTURES) -> dict[str, float
         folder: a pipeline.
         seed: of the judges and of the drawn images.
         pictures: digits that each judge is trained on.
+        per_class: images that are drawn of each digit.
 
     Returns:
         shares of right answers: `judge_on_rendered` and `scans_judge_on_scans` over 2,000 fresh digits, of scans that were kept
-        from the training; `judge_on_drawn` and `scans_judge_on_drawn` over the same 400 drawn images.
+        from the training; `judge_on_drawn` and `scans_judge_on_drawn` over the same drawn images.
     """
     settings = Diffusion(foundation=str(folder.absolute()))
-    order = Order(prompts("a photo of a {class}", WORDS), range(10), PER_CLASS, seed, 0, SIZE)
+    order = Order(prompts("a photo of a {class}", WORDS), range(10), per_class, seed, 0, SIZE)
     drawn = generate(load_foundation(settings, "cpu"), None, order, settings)
     fonts, (known, kept) = font_masks(), scan_masks(seed)
     found = {}

@@ -1,4 +1,4 @@
-"""Train a small Stable Diffusion pipeline: the embedded `glyph` on pictures of digits rendered from fonts, or any on others.
+"""Train a small Stable Diffusion pipeline: the embedded `glyph` on digits of fonts and a simulated pen, or any on other pictures.
 
 Latent diffusion as in Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", arXiv 2112.10752
 (CVPR 2022), at 32x32 pixels and 8x8 latents: first the autoencoder, then text encoder and U-Net together on its latents, with
@@ -43,9 +43,19 @@ class Glyphs:
         if hands:
             self.masks = torch.cat([self.masks.half(), pen_masks(hands, torch.Generator().manual_seed(seed))])
 
+    @classmethod
+    def of(cls, recipe: Recipe) -> Glyphs:
+        """Those that a recipe's foundation is trained on."""
+        return cls(recipe.hands, recipe.seed + 3)
+
     def batch(self, n: int, generator: torch.Generator) -> tuple[Tensor, list[str]]:
         """n digits and what they are."""
         return glyph_batch(self.masks, n, generator, self.law)[:2]
+
+    def labelled(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """n digits (n, 3, 32, 32) in [-1, 1], and their numbers (n,)."""
+        images, _, labels = glyph_batch(self.masks, n, generator, self.law)
+        return images, labels
 
 
 def _optimiser(modules: list[nn.Module], rate: float, steps: int) -> tuple[torch.optim.Optimizer, Any]:
@@ -161,7 +171,7 @@ def pretrain(folder: Path, recipe: Recipe, tick: Tick, vae: Any = None, device: 
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)  # the initial weights; every later draw has its own generator
     generator = torch.Generator().manual_seed(recipe.seed + 1)
-    begun, glyphs = time.monotonic(), Glyphs(recipe.hands, recipe.seed + 3)
+    begun, glyphs = time.monotonic(), Glyphs.of(recipe)
     pipe = build_pipeline(recipe, build_tokenizer(glyphs.batch(4000, generator)[1], recipe.tokens))
     pipe.to(device)
     if vae is None:

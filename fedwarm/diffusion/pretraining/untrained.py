@@ -41,6 +41,10 @@ class Recipe:
     snr: float = 0.0
 
 
+EMBEDDED_RECIPE = Recipe(vae_steps=2000, unet_steps=12_000, images=100_000, hands=1000, contours=1.0, snr=5.0)
+"""Of the foundation `glyph`."""
+
+
 def build_tokenizer(captions: list[str], length: int) -> Any:
     """A CLIP tokenizer whose byte-pair merges are learned from the captions; any other text falls back to bytes."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers

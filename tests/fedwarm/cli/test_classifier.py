@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,19 @@ from fedwarm.catalogue import parse
 from fedwarm.cli.classifier import Wanted, train_classifier
 from fedwarm.data.provenance import PUBLIC
 from fedwarm.diffusion.pretraining.classifier import renders
+from fedwarm.diffusion.pretraining.untrained import EMBEDDED_RECIPE
 from fedwarm.launch.preflight import check_run
 from fedwarm.rounds.artefacts import sources, unknown
 from fedwarm.settings.fields import SettingError
 from tests.runs import run, same
 
 SMALL = ("model.name='logistic' data.image-size=8 learning-rate=0.05",)
+
+
+@pytest.fixture(autouse=True)
+def _few_hands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand handwritings take seconds."""
+    monkeypatch.setattr("fedwarm.diffusion.pretraining.classifier.EMBEDDED_RECIPE", replace(EMBEDDED_RECIPE, hands=3))
 
 
 def test_renders_are_a_function_of_the_seed_at_any_size() -> None:
@@ -30,7 +38,7 @@ def test_renders_are_a_function_of_the_seed_at_any_size() -> None:
 def test_it_learned_from_no_data_set_and_runs_begin_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "public.safetensors"
     train_classifier(Wanted(file, SMALL, 600, 2))
-    assert "600 font renders, accuracy 0." in capsys.readouterr().out
+    assert "600 digits of fonts and pen, accuracy 0." in capsys.readouterr().out
     assert sources(file) == []
     flat = {"method": "local_only", "model.name": "logistic", "data.image-size": 8, "model.weights": str(file)}
     assert unknown(parse(flat)) == []

@@ -9,7 +9,7 @@ import torch
 
 from fedwarm.catalogue import parse
 from fedwarm.diffusion.foundation import folder_family
-from fedwarm.diffusion.hours import Trial, Work, counted, pace_of, told
+from fedwarm.diffusion.hours import Pace, Trial, Work, counted, pace_of, told
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.launch.outlook import outlook
 from fedwarm.launch.preflight import check_run
@@ -62,6 +62,18 @@ def test_an_adapter_that_outlasts_its_stage_is_refused_before_the_run(folder: Pa
         SettingError, match="an adapter of 600 steps takes about .* and a stage waits .*; lower diffusion.lora-st"
     ):
         check_run(flat, 4)
+
+
+def test_one_that_may_outlast_its_stage_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The estimate is good to a factor of two: less than that refuses no run."""
+    monkeypatch.setattr("fedwarm.diffusion.hours.pace_of", lambda _: Pace(1.0, 0.0, 0.0))
+    given = config(folder, **{"diffusion.lora-steps": 90, "stage-timeout": 60.0})
+    assert told(given, Work((5,), 0)).endswith(
+        "takes about 1 min 30 s here, and a stage waits 1 min 00 s: raise stage-timeout to be sure"
+    )
+    assert "stage waits" not in told(given.changed({"stage-timeout": 90.0}), Work((5,), 0))
+    with pytest.raises(SettingError, match="an adapter of 121 steps takes about .*; lower diffusion.lora-steps"):
+        told(given.changed({"diffusion.lora-steps": 121}), Work((5,), 0))
 
 
 def test_the_embedded_one_and_one_elsewhere_are_not_timed(tmp_path: Path) -> None:
