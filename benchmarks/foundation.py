@@ -5,7 +5,8 @@
 
 `agrees`: the share of drawn images that a judge takes for the digit that was asked for; beside it what it reads of other digits
 of its own kind. `teaches`: what a classifier trained on the drawn images alone reads of those digits. Judges and classifiers are
-the small CNN, four epochs; all see shapes bent and coloured by the law of the public images. Scans and MNIST are for judges only.
+the small CNN, all for as many steps, and see shapes bent and coloured by the law of the public images. Only judges see scans and
+MNIST.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from fedwarm.diffusion.foundation import load_foundation
 from fedwarm.diffusion.generate import Order, generate
 from fedwarm.diffusion.pool import Pool
 from fedwarm.diffusion.pretraining.glyphs import CANVAS, SIZE, font_masks, glyph_batch
-from fedwarm.diffusion.pretraining.quality import masks_judge, scan_masks, trained_judge
+from fedwarm.diffusion.pretraining.quality import EPOCHS, PICTURES, masks_judge, scan_masks, trained_judge
 from fedwarm.diffusion.sentences import WORDS, prompts
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.training.evaluate import correct
@@ -47,7 +48,7 @@ def main() -> None:
         kinds: Kinds = {"fonts": (font_masks(),) * 2, "scans": scan_masks(given.seed)}
         if given.data:
             kinds["MNIST"] = mnist_masks(given.data, given.seed)
-        judges = {name: masks_judge(known, 20_000, given.seed) for name, (known, _) in kinds.items()}
+        judges = {name: masks_judge(known, PICTURES, given.seed) for name, (known, _) in kinds.items()}
         tests = {name: pictures(kept, given.seed) for name, (_, kept) in kinds.items()}
         own = {name: correct(judge, *tests[name]) / len(tests[name][1]) for name, judge in judges.items()}
         print("| foundation, steps |", " | ".join(f"{name} agrees (own {own[name]:.1%}) | teaches {name}" for name in kinds), "|")
@@ -55,7 +56,7 @@ def main() -> None:
         for name in given.foundations:
             for steps in given.steps:
                 pool = drawn(name, steps, given.images, given.seed)
-                learned = trained_judge(pool.images, pool.labels, 10, given.seed)
+                learned = trained_judge(pool.images, pool.labels, 10, given.seed, EPOCHS * PICTURES // len(pool))
                 cells = [
                     f"{correct(judges[k], pool.images, pool.labels) / len(pool):.1%} | "
                     f"{correct(learned, *tests[k]) / len(tests[k][1]):.1%}"

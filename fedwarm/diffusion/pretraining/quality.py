@@ -25,7 +25,7 @@ from fedwarm.models import Model, build_model
 from fedwarm.training.evaluate import correct
 from fedwarm.training.loop import Plan, fit
 
-PER_CLASS, PICTURES = 40, 20_000
+PER_CLASS, PICTURES, EPOCHS = 40, 20_000, 4
 DRAWN, TESTED = 400, 2000
 GUIDANCES = (1.5, 2.0)
 AGREES = 0.9
@@ -126,10 +126,10 @@ def _right_by_class(judge: nn.Module, folder: Path, public: PublicPart, seed: in
     return [correct(judge, drawn[asked == c], asked[asked == c]) / int((asked == c).sum()) for c in range(classes)]
 
 
-def trained_judge(images: Tensor, labels: Tensor, classes: int, seed: int) -> nn.Module:
+def trained_judge(images: Tensor, labels: Tensor, classes: int, seed: int, epochs: int = EPOCHS) -> nn.Module:
     """A small CNN that was trained on uint8 images (n, 3, S, S)."""
     judge = build_model(Model(), classes, images.shape[-1], seed)
-    fit(judge, images, labels, Plan(4, 64, 0.02, 0.9), generator(seed, "judge-order"), stage="judge")
+    fit(judge, images, labels, Plan(epochs, 64, 0.02, 0.9), generator(seed, "judge-order"), stage="judge")
     return judge
 
 
