@@ -36,7 +36,7 @@ Clock = Callable[[], float]
 
 
 class _Ear:
-    """Passes on to a listener at most five ticks a second of a stage, and always its first and last step."""
+    """Passes on to a listener at most five ticks a second of a stage, always its first and last step, and all of `STAGES`."""
 
     def __init__(self, listener: Listener, now: Clock) -> None:
         self.listener, self.now = listener, now
@@ -44,7 +44,8 @@ class _Ear:
 
     def hear(self, event: Tick) -> None:
         key, now = (event.who, event.stage), self.now()
-        if not 1 < event.step < event.of or now - self._last.get(key, -math.inf) >= MIN_INTERVAL_SECONDS:
+        always = event.stage == STAGES or not 1 < event.step < event.of
+        if always or now - self._last.get(key, -math.inf) >= MIN_INTERVAL_SECONDS:
             self._last[key] = now
             self.listener(event)
 
@@ -60,7 +61,7 @@ def current() -> Listener | None:
 
 
 def tick(stage: str, step: int, of: int, text: str = "") -> None:
-    """Tell the listener, if there is one, at most five times a second and always at the first and last step."""
+    """Tell the listener, if there is one, at most five times a second; always at the first and last step, and of `STAGES`."""
     ear = _ear.get()
     if ear is not None:
         ear.hear(Tick(_who.get(), stage, step, of, text))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fedwarm.core.progress import LOG_SECONDS_VARIABLE, Log, Pace, Tick, heard, listening, tick
+from fedwarm.core.progress import LOG_SECONDS_VARIABLE, STAGES, Log, Pace, Tick, heard, listening, tick
 
 
 class Clock:
@@ -67,6 +67,14 @@ def test_at_most_five_a_second_but_always_the_first_and_the_last(clock: Clock) -
     steps = [t.step for t in heard]
     assert steps[0] == 1 and steps[-1] == 1000
     assert 45 <= len(steps) <= 52
+
+
+def test_no_stage_is_left_out_however_short_the_one_before_was(clock: Clock) -> None:
+    heard: list[Tick] = []
+    with listening(heard.append, now=clock):
+        for step in (1, 2, 3, 4):
+            tick(STAGES, step, 4)
+    assert [event.step for event in heard] == [1, 2, 3, 4]
 
 
 def test_stages_and_workers_are_counted_apart(clock: Clock) -> None:
