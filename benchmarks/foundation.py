@@ -23,12 +23,17 @@ from fedwarm.core.compute import torch_threads
 from fedwarm.core.seeds import generator
 from fedwarm.data.opening import kept_table
 from fedwarm.data.settings import Data
-from fedwarm.diffusion.foundation import load_foundation
-from fedwarm.diffusion.generate import Order, generate
-from fedwarm.diffusion.pool import Pool
-from fedwarm.diffusion.pretraining.glyphs import CANVAS, SIZE, font_masks, glyph_batch
-from fedwarm.diffusion.pretraining.quality import EPOCHS, PICTURES, masks_judge, scan_masks, trained_judge
-from fedwarm.diffusion.sentences import WORDS, prompts
+from fedwarm.diffusion.pretraining.glyphs import CANVAS, font_masks
+from fedwarm.diffusion.pretraining.quality import (
+    EPOCHS,
+    PICTURES,
+    TESTED,
+    drawn_digits,
+    masks_judge,
+    scan_masks,
+    shown_digits,
+    trained_judge,
+)
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.training.evaluate import correct
 
@@ -49,13 +54,13 @@ def main() -> None:
         if given.data:
             kinds["MNIST"] = mnist_masks(given.data, given.seed)
         judges = {name: masks_judge(known, PICTURES, given.seed) for name, (known, _) in kinds.items()}
-        tests = {name: pictures(kept, given.seed) for name, (_, kept) in kinds.items()}
+        tests = {name: shown_digits(kept, TESTED, generator(given.seed, "judge-test")) for name, (_, kept) in kinds.items()}
         own = {name: correct(judge, *tests[name]) / len(tests[name][1]) for name, judge in judges.items()}
         print("| foundation, steps |", " | ".join(f"{name} agrees (own {own[name]:.1%}) | teaches {name}" for name in kinds), "|")
         print("|---|" + "---|---|" * len(kinds))
         for name in given.foundations:
             for steps in given.steps:
-                pool = drawn(name, steps, given.images, given.seed)
+                pool = drawn_digits(chosen(name, steps), given.images, given.seed)
                 learned = trained_judge(pool.images, pool.labels, 10, given.seed, EPOCHS * PICTURES // len(pool))
                 cells = [
                     f"{correct(judges[k], pool.images, pool.labels) / len(pool):.1%} | "
@@ -65,19 +70,10 @@ def main() -> None:
                 print(f"| {Path(name).name}, {steps} |", " | ".join(cells), "|", flush=True)
 
 
-def drawn(name: str, steps: int, images: int, seed: int) -> Pool:
-    """So many images of each digit, from prompts alone."""
-    known = Diffusion().foundation
-    place = name if name == known else str(Path(name).absolute())
-    settings = replace(Diffusion(), foundation=place, sample_steps=steps)
-    order = Order(prompts("a photo of a {class}", WORDS), range(10), images, seed, 0, SIZE)
-    return generate(load_foundation(settings, "cpu"), None, order, settings)
-
-
-def pictures(masks: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """2,000 digits of these shapes, uint8, and which they are."""
-    images, _, labels = glyph_batch(masks, 2000, generator(seed, "judge-test"))
-    return ((images + 1) * 127.5).round().to(torch.uint8), labels
+def chosen(name: str, steps: int) -> Diffusion:
+    """The embedded foundation by its name, or another by its folder."""
+    place = name if name == Diffusion().foundation else str(Path(name).absolute())
+    return replace(Diffusion(), foundation=place, sample_steps=steps)
 
 
 def mnist_masks(folder: str, seed: int) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from fedwarm.data.scans import scans, strokes
 from fedwarm.data.shards import draw
 from fedwarm.diffusion.foundation import load_foundation
 from fedwarm.diffusion.generate import Order, generate
+from fedwarm.diffusion.pool import Pool
 from fedwarm.diffusion.pretraining.captions import PublicPart
 from fedwarm.diffusion.pretraining.glyphs import CANVAS, SIZE, font_masks, glyph_batch
 from fedwarm.diffusion.pretraining.pen import HEIGHT
@@ -48,23 +49,33 @@ def judged(folder: Path, seed: int, pictures: int = PICTURES, per_class: int = P
         from the training; `judge_on_drawn` and `scans_judge_on_drawn` over the same drawn images.
     """
     settings = Diffusion(foundation=str(folder.absolute()))
-    order = Order(prompts("a photo of a {class}", WORDS), range(10), per_class, seed, 0, SIZE)
-    drawn = generate(load_foundation(settings, "cpu"), None, order, settings)
+    drawn = drawn_digits(settings, per_class, seed)
     fonts, (known, kept) = font_masks(), scan_masks(seed)
     found = {}
     for name, train, test in (("rendered", fonts, fonts), ("scans", known, kept)):
         prefix = "" if name == "rendered" else f"{name}_"
         judge = masks_judge(train, pictures, seed)
-        fresh, _, truth = glyph_batch(test, TESTED, generator(seed, "judge-test"))
-        found[f"{prefix}judge_on_{name}"] = round(correct(judge, _bytes(fresh), truth) / len(truth), 4)
+        fresh, truth = shown_digits(test, TESTED, generator(seed, "judge-test"))
+        found[f"{prefix}judge_on_{name}"] = round(correct(judge, fresh, truth) / len(truth), 4)
         found[f"{prefix}judge_on_drawn"] = round(correct(judge, drawn.images, drawn.labels) / len(drawn), 4)
     return found
 
 
 def masks_judge(masks: Tensor, pictures: int, seed: int) -> nn.Module:
     """A small CNN that knows digits of so many shapes (n, 10, 64, 64), bent and coloured."""
-    images, _, labels = glyph_batch(masks, pictures, generator(seed, "judge"))
-    return trained_judge(_bytes(images), labels, 10, seed)
+    return trained_judge(*shown_digits(masks, pictures, generator(seed, "judge")), 10, seed)
+
+
+def shown_digits(masks: Tensor, count: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+    """So many digits of shapes (n, 10, 64, 64), bent and coloured: uint8 (count, 3, 32, 32), and which they are (count,)."""
+    images, _, labels = glyph_batch(masks, count, draws)
+    return ((images + 1) * 127.5).round().to(torch.uint8), labels
+
+
+def drawn_digits(settings: Diffusion, per_class: int, seed: int) -> Pool:
+    """So many images of each digit that a foundation draws from prompts alone."""
+    order = Order(prompts("a photo of a {class}", WORDS), range(10), per_class, seed, 0, SIZE)
+    return generate(load_foundation(settings, "cpu"), None, order, settings)
 
 
 def scan_masks(seed: int) -> tuple[Tensor, Tensor]:
@@ -131,7 +142,3 @@ def trained_judge(images: Tensor, labels: Tensor, classes: int, seed: int, epoch
     judge = build_model(Model(), classes, images.shape[-1], seed)
     fit(judge, images, labels, Plan(epochs, 64, 0.02, 0.9), generator(seed, "judge-order"), stage="judge")
     return judge
-
-
-def _bytes(images: Tensor) -> Tensor:
-    return ((images + 1) * 127.5).round().to(torch.uint8)
