@@ -1,16 +1,17 @@
-"""FedSparse: accuracy, density and bytes beside FedAvg, over five seeds; and a sweep of lambda_0 beside other ways to be sparse.
+"""FedSparse: accuracy, density and bytes beside FedAvg, over five seeds; and a sweep of densities beside other ways to be sparse.
 
-    python benchmarks/fedsparse.py tune --data path/to/mnist --prices 0.03 0.04 0.05
+    python benchmarks/fedsparse.py tune --data path/to/mnist --limits 0.19 --prices 0.03 0.04 0.05
     python benchmarks/fedsparse.py claim --data path/to/mnist
     python benchmarks/fedsparse.py claim --data path/to/femnist --writers
     python benchmarks/fedsparse.py claim --data path/to/cifar10 --pixels 16
     python benchmarks/fedsparse.py curve --data path/to/mnist --seeds 3 --picture curve.png
 
 All arms train the same CNN from the same weights on the same images with the same step size, chosen for FedAvg at seed 101;
-`lambda_0` is chosen by `tune` at the seeds 101 to 103: the least that ends at a density of at most .2 at each of them. Bytes
-are those on the wire in both directions, masks, probabilities and headers included, but not what only measures models.
-`density` is the share of the final model's numbers that are not zero: for FedSparse whole units are gone, for SSFL and what is
-pruned by magnitude at the end, without training after it, single weights (easier on accuracy).
+what FedSparse's plan is made of was chosen on MNIST at the seeds 101 to 103, and a fixed `lambda_0` by `tune` there: the
+least that ends at a density of at most .2 at each of them. `claim` has FedAvg with a network that is small from the start
+beside it. Bytes are those on the wire in both directions, masks, probabilities and headers included, but not what only
+measures models. `density` is the share of the final model's numbers that are not zero: for FedSparse whole units are gone,
+for SSFL and what is pruned by magnitude at the end, without training after it, single weights (easier on accuracy).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ COMMON: dict[str, Value] = {
 WRITERS: dict[str, Value] = {"data.partition": "natural", "data.partition-by": "writer_id", "fraction-train": 0.5}
 MIXED: dict[str, Value] = {"data.partition": "iid", "data.test-fraction": 0.02}
 DENSITY = "0.2"
-LAMBDAS = (0.046, 0.06, 0.08)
+LIMITS = (0.19, 0.1, 0.05)
 MAPS = (3, 4, 6)
 ROUNDS, KEEPS, SHARES, DENSITIES = (8, 15, 30), (0.4, 0.6, 0.8), (0.02, 0.05, 0.2), (0.2, 0.1, 0.05)
 
@@ -67,17 +68,23 @@ def sparse_accuracy(results: Results) -> float:
     return accuracy(results) if density(results) < 1 else 100 * float(results["measures"]["pruned"][DENSITY])
 
 
-def fedsparse(price: float, given: Any) -> Arm:
-    """At a lambda_0, with what the options change beside it."""
-    more = {"warmup": given.warmup, "up": given.up}
-    changed = {name: value for name, value in more.items() if value}
-    name = " ".join(["fedsparse", f"{price:g}", *(f"{name} {value}" for name, value in changed.items())])
-    return Arm(name, "fedsparse", {"fedsparse.lambda0": price, **{f"fedsparse.{name}": v for name, v in changed.items()}})
+def fedsparse(given: Any, density: float = 0.0, price: float = 0.0) -> Arm:
+    """With a planned density, or else at a lambda_0, with what the options change beside it."""
+    more = {"warmup": given.warmup, "up": given.up, "density": density, "lambda0": price}
+    changed: dict[str, Value] = {name: value for name, value in more.items() if value}
+    name = " ".join(["fedsparse", *(f"{name} {value}" for name, value in changed.items())])
+    return Arm(name, "fedsparse", {f"fedsparse.{name}": value for name, value in {"density": 0.0, **changed}.items()})
+
+
+def small(maps: int) -> Arm:
+    """FedAvg with a network of few maps."""
+    return Arm(f"fedavg, {maps} maps", "fedavg", {"cnn.channels": maps})
 
 
 def tune(made: Bench, given: Any) -> None:
     """FedAvg and each lambda_0 at seeds that are in no other table."""
-    arms = [Arm("fedavg", "fedavg"), *(fedsparse(price, given) for price in given.prices)]
+    ours = [*(fedsparse(given, density=d) for d in given.limits), *(fedsparse(given, price=p) for p in given.prices)]
+    arms = [Arm("fedavg", "fedavg"), *ours]
     rows = made.all(arms, given.seeds, TUNING_SEED)
     columns = {"accuracy, %": accuracy, "density": density, "MB, both ways": megabytes, "s a round": seconds}
     print("\n" + table(rows, columns))
@@ -86,25 +93,26 @@ def tune(made: Bench, given: Any) -> None:
 
 
 def claim(made: Bench, given: Any) -> None:
-    """FedAvg and FedSparse at one lambda_0, seed by seed."""
-    rows = made.all([Arm("fedavg", "fedavg"), fedsparse(given.price, given)], given.seeds)
+    """FedAvg, FedSparse at one density or price, and networks that are small from the start, seed by seed."""
+    ours = fedsparse(given, price=given.price) if given.price else fedsparse(given, density=given.limits[0])
+    rows = made.all([Arm("fedavg", "fedavg"), ours, *map(small, given.maps)], given.seeds)
     columns = {"accuracy, %": accuracy, "density": density, "MB, both ways": megabytes, "s a round": seconds}
     print("\n" + table(rows, columns))
-    first, ours = rows.values()
+    first, ours, *_ = rows.values()
     gaps = [accuracy(b) - accuracy(a) for a, b in zip(first, ours, strict=True)]
     shares = [megabytes(b) / megabytes(a) for a, b in zip(first, ours, strict=True)]
     slower = [seconds(b) / seconds(a) for a, b in zip(first, ours, strict=True)]
     print(f"points from FedAvg {spread(gaps)}, share of its bytes {spread(shares)}, its seconds a round {spread(slower)}")
     if given.picture:
-        draw_rounds(rows, given.picture)
+        draw_rounds(dict(list(rows.items())[:2]), given.picture)
 
 
 def curve(made: Bench, given: Any) -> None:
     """Each way to a density of at most .2, at three settings; a run that breaks is told, and is not in the table."""
     arms = {
-        "fedsparse": [(made, fedsparse(price, given)) for price in given.prices],
+        "fedsparse": [(made, fedsparse(given, density=density)) for density in given.limits],
         "ssfl": [(made, Arm(f"ssfl {d:g}", "ssfl", {"ssfl.density": d})) for d in DENSITIES],
-        "small from the start": [(made, Arm(f"fedavg, {c} maps", "fedavg", {"cnn.channels": c})) for c in given.maps],
+        "small from the start": [(made, small(maps)) for maps in given.maps],
         "fedavg, pruned": [
             (replace(made, rounds=n), Arm(f"fedavg {n} rounds", "fedavg")) for n in (*given.shorter, made.rounds)
         ],
@@ -183,8 +191,9 @@ def main() -> None:
     options = parser(__doc__, 10, 60)
     options.add_argument("part", choices=("tune", "claim", "curve"))
     options.add_argument("--writers", action="store_true", help="a client a writer, half of them a round")
-    options.add_argument("--price", type=float, default=LAMBDAS[0], help="lambda_0 of the claim")
-    options.add_argument("--prices", type=float, nargs="+", default=LAMBDAS, help="those of the curve")
+    options.add_argument("--price", type=float, default=0.0, help="lambda_0 of the claim, in place of a planned density")
+    options.add_argument("--prices", type=float, nargs="*", default=(), help="those to tune")
+    options.add_argument("--limits", type=float, nargs="*", default=LIMITS, help="planned densities; of a claim the first")
     options.add_argument("--warmup", type=int, default=0, help="rounds over which it grows; 0: as many as FedSparse has")
     options.add_argument("--up", default="", help="what FedSparse's clients send; empty: masks")
     options.add_argument("--only", nargs="*", default=[], help="the ways of the curve; all if not said")

@@ -33,6 +33,7 @@ class Received:
     theta: Floats
     arrays: Arrays
     live: Masks
+    price: float
 
 
 class GroupedClient(BaseClient):
@@ -68,7 +69,7 @@ class GroupedClient(BaseClient):
         live = groups.live(alive)
         arrays = from_values(reader, groups.chosen(live, mask))
         reader.end()
-        return Received(groups, mask, theta, arrays, live)
+        return Received(groups, mask, theta, arrays, live, float(payload.metrics.get("price", 0)))
 
     def packed(self, got: Received, arrays: Arrays, number: int) -> Bytes:
         """The groups that this client keeps, as bytes."""
@@ -91,7 +92,7 @@ class FedSparseClient(GroupedClient):
     def begin(self, got: Received, number: int) -> None:
         sizes, examples = got.groups.sizes_of(got.live).astype(np.float64), len(self.shard.train_labels)
         settings = self.config.of(FedSparse)
-        told = (got.mask, got.theta, sizes, examples, settings.price(number), self.draws("gates", number))
+        told = (got.mask, got.theta, sizes, examples, got.price, self.draws("gates", number))
         self.prior = SparsePrior(settings, got.groups, *told)
 
     def hooks(self) -> list[Hook]:

@@ -117,7 +117,7 @@ class WarmFedClient(BaseClient):
     def privately(self) -> list[tuple[int, int, int]]:
         diffusion, settings = self.config.of(Diffusion), self.settings
         n, batch, steps = super().privately()[0]
-        adapt = [(n, diffusion.lora_batch_size, diffusion.lora_steps)] if settings.adapt and settings.synthetic_ratio else []
+        adapt = [(n, diffusion.lora_batch_size, diffusion.lora_steps)] if settings.adapts else []
         uploaded = steps // self.config.run.num_server_rounds if settings.local_model_source == "uploaded" else 0
         return [*adapt, (n, batch, uploaded + (steps if settings.protocol == "five-round" else 0))]
 

@@ -33,9 +33,11 @@ from fedwarm.sparse.groups import Floats, Groups, Mask, Masks, groups_of
 from fedwarm.sparse.history import History
 from fedwarm.sparse.mean import GroupMean
 from fedwarm.sparse.packing import PACKED, Reader, from_rounded, from_values, to_numbers, to_values
+from fedwarm.sparse.plan import held, multiplier
 from fedwarm.sparse.replies import bits_of, refuse_statistics, validated
 
 THETA, ALIVE, SHARED = "theta", "alive", "server"
+MUCH = 1.25
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,11 @@ class Grouped(BaseStrategy):
         theta = to_numbers(self.theta[mask]) if self.tells_theta else b""
         values = to_values(self.shared, self.groups.chosen(self.live, mask))
         packed = packing.joined([pack_mask(mask), pack_mask(~self.alive) if pruned else b"", theta, values])
-        return Payload("words", {PACKED: packed}, {"round": stage.round, "pruned": int(pruned)})
+        return Payload("words", {PACKED: packed}, {"round": stage.round, "pruned": int(pruned), **self.told(stage)})
+
+    def told(self, stage: Stage) -> dict[str, float]:
+        """What else clients are told in a round."""
+        return {}
 
     @property
     def live(self) -> Masks:
@@ -196,7 +202,7 @@ class FedSparse(Grouped):
 
     def __init__(self, config: Config | None = None, folder: RunFolder | None = None, **settings: Value) -> None:
         super().__init__(config, folder, **settings)
-        self.history = History()
+        self.history, self.factor = History(), 1.0
 
     @property
     def settings(self) -> Settings:
@@ -221,6 +227,12 @@ class FedSparse(Grouped):
         drawn: Mask = self.alive & (draws.random(self.groups.count) < self.theta)
         return drawn
 
+    def told(self, stage: Stage) -> dict[str, float]:
+        if not self.learns:
+            return {}
+        price = self.settings.price(stage.round, self.config.run.num_server_rounds, self.groups.density(self.theta))
+        return {"price": self.factor * price}
+
     def begin(self, stage: Stage) -> None:
         super().begin(stage)
         if stage.name == "round":
@@ -244,6 +256,10 @@ class FedSparse(Grouped):
         if self.learns:
             before, mean = self.theta, np.divide(self.on, self.asked, out=self.theta.copy(), where=self.asked > 0)
             self.theta = stepped({THETA: self.theta}, {THETA: mean}, found.theta_rate)[0][THETA].astype(np.float64)
+            if found.density:
+                planned = found.planned(stage.round, rounds)
+                self.factor = multiplier(self.factor, self.groups.density(self.theta), planned)
+                self.theta = held(self.groups, before, self.theta, planned)
             if stage.round >= found.pruned_from(rounds):
                 self.alive = self.groups.closed(self.alive & (self.theta >= found.tau))
                 self.theta = self.theta * self.alive
@@ -255,10 +271,16 @@ class FedSparse(Grouped):
     def close(self) -> None:
         if self.learns:
             self.record.found("gates", self.history.told(self.groups, self.theta))
+            reached = self.history.density[-1] if self.history.density else 1.0
+            if reached > self.settings.density * MUCH > 0:
+                self.record.note(
+                    f"the density ended at {reached:.2f}, planned was {self.settings.density:.2f}; more rounds, a larger "
+                    "fedsparse.gate-rate or a larger fedsparse.lambda0 bring it there"
+                )
 
     def facts(self) -> dict[str, Any]:
-        return {"history": self.history.facts()}
+        return {"history": self.history.facts(), "factor": self.factor}
 
     def restore(self, parts: Mapping[str, Arrays], facts: Mapping[str, Any]) -> None:
         super().restore(parts, facts)
-        self.history = History(**facts.get("history", {}))
+        self.history, self.factor = History(**facts.get("history", {})), float(facts.get("factor", 1.0))

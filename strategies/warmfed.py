@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +20,7 @@ from fedwarm.core.norms import floats
 from fedwarm.core.payload import Payload, PayloadError
 from fedwarm.core.placement import cards_for
 from fedwarm.core.seeds import generator
-from fedwarm.diffusion.pool import Pool, join
+from fedwarm.diffusion.pool import Pool, join, read_pool
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.methods.warmfed import CLASSIFIER, SELECTED, SELECTION, quota, tuning_factor
 from fedwarm.methods.warmfed import WarmFed as Settings
@@ -46,7 +47,7 @@ class WarmFed(BaseStrategy):
 
     def __init__(self, config: Config | None = None, folder: RunFolder | None = None, **settings: Value) -> None:
         super().__init__(config, folder, **settings)
-        if self.generates and self.settings.adapt:
+        if self.settings.adapts:
             self.tuner.check_settings()
         self.uploads: Arrays = {}
         self.drawn: Arrays = {}
@@ -71,7 +72,7 @@ class WarmFed(BaseStrategy):
     @foreseeable
     def plan(self) -> Iterator[Stage]:
         if self.generates:
-            if self.settings.adapt:
+            if self.settings.adapts:
                 yield Stage(0, "adapt", "train", self.everyone, long=True, action="adapt")
             yield Stage(0, "generate")
             yield Stage(0, "warm start")
@@ -107,7 +108,7 @@ class WarmFed(BaseStrategy):
         return self.everyone
 
     def sends(self) -> dict[str, int]:
-        adapt = {"adapt": 1} if self.generates and self.settings.adapt else {}
+        adapt = {"adapt": 1} if self.settings.adapts else {}
         return adapt if self.settings.protocol == "one-shot" else {**adapt, "round": self.config.run.num_server_rounds}
 
     def check(self, stage: Stage, payload: Payload) -> None:
@@ -197,6 +198,9 @@ class WarmFed(BaseStrategy):
         from fedwarm.diffusion.sentences import prompts
 
         sentences = prompts(self.settings.prompt, self.fleet.classes)
+        if self.settings.pool:
+            self.drawn = from_tensors(read_pool(Path(self.settings.pool), sentences).tensors())
+            return
         sent = {client: adapter for client in self.partitions if (adapter := self._uploaded(client))}
         adapters = self.parts.used(sent) if sent else {}
         wanted = []

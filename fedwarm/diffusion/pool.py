@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 
 from fedwarm.core.files import replacing
+from fedwarm.settings.fields import SettingError
+
+PARTS = ("images", "labels", "clients", "seeds")
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Pool:
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything but the prompts, by name."""
-        return {"images": self.images, "labels": self.labels, "clients": self.clients, "seeds": self.seeds}
+        return {name: getattr(self, name) for name in PARTS}
 
     def save(self, path: Path) -> None:
         """Write the pool as one safetensors file with its prompts, whole or not at all, readable by its owner only."""
@@ -48,6 +51,25 @@ class Pool:
 
         with replacing(path, private=True) as temporary:
             save_file(self.tensors(), temporary, metadata={"prompts": "\n".join(self.prompts)})
+
+
+def read_pool(path: Path, sentences: Sequence[str]) -> Pool:
+    """A pool that an earlier run drew, for the sentences of this one, if they are known.
+
+    Raises:
+        SettingError: the file cannot be read, is no pool, or was drawn from other sentences.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            said = (file.metadata() or {}).get("prompts", "").split("\n")
+            tensors = {name: file.get_tensor(name) for name in PARTS}
+    except (OSError, SafetensorError) as error:
+        raise SettingError(f"no pool of images can be read from {path} ({error}); name RUN/pool/pool-0.safetensors") from error
+    if sentences and said != list(sentences):
+        raise SettingError(f"{path} is of other classes or another prompt: {said[0]!r}, not {sentences[0]!r}; name another")
+    return Pool(**tensors, prompts=tuple(said))
 
 
 def join(pools: Sequence[Pool]) -> Pool:

@@ -30,7 +30,6 @@ from fedwarm.settings.kinds import ENGINES
 from fedwarm.settings.text import literal, parse_overrides
 
 LEAST_SEEDS = 5
-MODEL = "model.safetensors"
 
 
 def run_study(
@@ -143,17 +142,16 @@ class Work:
 
     def run(self, arm: Arm, seed: int, chosen: Mapping[str, Value]) -> Found | None:
         """What a run came to: read where it is complete, else run now; None where it failed, or is not there to be read."""
-        weights, before = None, None
+        first, before = None, None
         if arm.start:
-            first = self.study.arm(arm.start)
-            settings = self._settings(first)
-            base = None if settings is None else self.run(first, seed, settings)
+            settings = self._settings(of := self.study.arm(arm.start))
+            base = None if settings is None else self.run(of, seed, settings)
             if base is None:
                 if not self.only_read:
                     self.failures[f"{named(arm.name)}-seed-{seed}"] = f"the run that it starts from, {arm.start}, is missing"
                 return None
-            weights, before = base.folder / MODEL, base.last
-        job = self.study.job(arm, seed, chosen, weights)
+            first, before = base.folder, base.last
+        job = self.study.job(arm, seed, chosen, first)
         place = self.folder / job.name
         if not self._made(job, place, arm):
             return None

@@ -20,7 +20,8 @@ name = "FedProx"
 method = "fedprox"
 settings = { local-epochs = 2 }
 grid = { learning-rate = [0.01, 0.05], fedprox.mu = [0.01, 0.1] }   # in the place of the one above
-start = "FedAvg"              # begins with that arm's last model of the same seed, whose cost counts, too
+start = "FedAvg"              # begins with that arm's last model of the same seed, whose cost counts, too; where a setting has
+                              # {start} in it, the folder of that run stands there instead, and nothing else is taken from it
 vary = { local-epochs = [2, 10] }                                   # makes one arm of each value
 """
 
@@ -47,6 +48,7 @@ KINDS: dict[str, type] = {
 }  # fmt: skip
 ARM: dict[str, type] = {"name": str, "method": str, "settings": dict, "grid": dict, "vary": dict, "start": str}
 TUNING: dict[str, type] = {"seeds": list, "grid": dict}
+MODEL, FIRST = "model.safetensors", "{start}"
 ELSEWHERE = {
     "method": "each arm has its method", "seed": "seeds stand in `seeds`", "out": "the folder is given by --out",
     "resume": "a study always goes on with what is there",
@@ -93,10 +95,17 @@ class Study:
         """The arm of a name."""
         return next(arm for arm in self.arms if arm.name == name)
 
-    def job(self, arm: Arm, seed: int, chosen: Mapping[str, Value], weights: Path | None = None) -> Job:
-        """One run of an arm; `weights` are those that it begins with."""
-        first = {} if weights is None else {"model.weights": str(weights.absolute())}
-        return Job(arm.method, seed, dict(chosen), {**self.settings, **arm.settings, **chosen, **first}, arm.name)
+    def job(self, arm: Arm, seed: int, chosen: Mapping[str, Value], base: Path | None = None) -> Job:
+        """One run of an arm; `base` is the folder of the run that it starts from."""
+        own = {**self.settings, **arm.settings, **chosen}
+        after = [key for key, value in own.items() if isinstance(value, str) and FIRST in value]
+        if base is None:  # it is only looked at
+            own = {key: value for key, value in own.items() if key not in after}
+        elif after:
+            own |= {key: str(own[key]).replace(FIRST, str(base.absolute())) for key in after}
+        else:
+            own["model.weights"] = str(base.absolute() / MODEL)
+        return Job(arm.method, seed, dict(chosen), own, arm.name)
 
 
 def read_study(path: Path, overrides: Mapping[str, Value] | None = None) -> Study:
@@ -191,6 +200,9 @@ def _check_arm(study: Study, arm: Arm, where: str) -> None:
     for key in (*study.settings, *arm.settings, *arm.grid):
         if key in ELSEWHERE:
             raise SettingError(f"{where}: {key} cannot stand in a study's file: {ELSEWHERE[key]}")
+    used = [key for key, value in arm.settings.items() if isinstance(value, str) and FIRST in value]
+    if used and not arm.start:
+        raise SettingError(f"{where}: {arm.name!r} has {FIRST} in {used[0]}, and starts from no arm; add start = '...'")
     if arm.start and "model.weights" in {**study.settings, **arm.settings, **arm.grid}:
         raise SettingError(f"{where}: {arm.name!r} has start and model.weights; leave one of them out")
     for chosen in arm.choices():

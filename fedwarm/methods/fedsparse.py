@@ -31,6 +31,10 @@ def _learned(run: Any) -> bool:
     return bool(run["fedsparse.gates"] == "learned")
 
 
+def _planned(run: Any) -> bool:
+    return _learned(run) and bool(run["fedsparse.density"] > 0)
+
+
 @dataclass(frozen=True)
 class FedSparse(Group, prefix="fedsparse"):
     """Settings of FedSparse."""
@@ -44,12 +48,24 @@ class FedSparse(Group, prefix="fedsparse"):
     precision: float = setting(
         1.0, "lambda, pull of a client's weights to the server's, for a loss summed over its images; 0: none", low=0.0
     )
+    density: float = setting(
+        0.2, "share of the model's numbers that is left at the end; clients are charged for open gates while the model has more "
+        "than is planned for the round; 0: no plan, lambda_0 alone decides", low=0.0, high=1.0, when=_learned,
+    )  # fmt: skip
+    density_rounds: int = setting(
+        0, "rounds over which the planned density falls from 1 to its value; 0: a third of the rounds", low=0, when=_planned,
+    )  # fmt: skip
+    density_band: float = setting(
+        0.05, "density above the plan at which the whole of lambda_0 is charged; proportionally less for less", low=1e-6,
+        when=_planned,
+    )  # fmt: skip
     lambda0: float = setting(
-        0.046, "lambda_0, penalty of each open gate, for a summed loss; larger values give sparser models", low=0.0, when=_learned
-    )
+        0.05, "lambda_0, penalty of each open gate, for a summed loss; with a planned density only where it starts; without one, "
+        "larger values make sparser models", low=0.0, when=_learned,
+    )  # fmt: skip
     warmup: int = setting(
         8, "rounds over which the penalty lambda_0 grows from 0 to its value", low=0,
-        when=_learned,
+        when=lambda r: _learned(r) and not r["fedsparse.density"],
     )  # fmt: skip
     lambda0_per: str = setting(
         "weight",
@@ -57,7 +73,7 @@ class FedSparse(Group, prefix="fedsparse"):
         choices=("weight", "gate"),
         when=_learned,
     )
-    theta: float = setting(0.9, "theta, initial probability that a group of weights is kept", low=0.05, high=0.99, when=_learned)
+    theta: float = setting(0.99, "theta, initial probability that a group of weights is kept", low=0.05, high=0.99, when=_learned)
     gate_rate: float = setting(20.0, "learning rate of the gates", low=0.0, when=_learned)
     down: str = setting(
         "sampled", "groups that clients receive; sampled: drawn with probability theta; dense: all", choices=("sampled", "dense"),
@@ -99,9 +115,17 @@ class FedSparse(Group, prefix="fedsparse"):
         choices=("hard", "mean"), when=_learned,
     )  # fmt: skip
 
-    def price(self, number: int) -> float:
-        """lambda_0 in a round, counted from 1."""
-        return self.lambda0 * min(1.0, (number - 1) / self.warmup) if self.warmup else self.lambda0
+    def price(self, number: int, rounds: int, density: float) -> float:
+        """lambda_0 in a round, counted from 1, that starts at a density."""
+        if not self.density:
+            return self.lambda0 * min(1.0, (number - 1) / self.warmup) if self.warmup else self.lambda0
+        excess = density - self.planned(number, rounds)
+        return self.lambda0 * min(1.0, max(0.0, excess) / self.density_band)
+
+    def planned(self, number: int, rounds: int) -> float:
+        """The density that is planned for the end of a round, counted from 1."""
+        over = self.density_rounds or max(1, rounds // 3)
+        return 1 - (1 - self.density) * min(1.0, number / over)
 
     def pruned_from(self, rounds: int) -> int:
         """The round after which groups may go."""
@@ -195,9 +219,11 @@ class SparsePrior(Hook):
 def fixed_rounds(config: Config) -> str:
     """Reason why the number of rounds cannot change once a run has started; empty if it can."""
     settings = config.of(FedSparse)
-    if settings.gates == "on" or settings.prune_start:
+    if settings.gates == "on":
         return ""
-    return "groups go for good after half of the planned rounds (fedsparse.prune-start = 0)"
+    if settings.density and not settings.density_rounds:
+        return "the density falls over a third of the planned rounds (fedsparse.density-rounds = 0)"
+    return "" if settings.prune_start else "groups go for good after half of the planned rounds (fedsparse.prune-start = 0)"
 
 
 COMPONENT = Method(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 
 from fedwarm.methods import Method
 from fedwarm.settings.config import Config
-from fedwarm.settings.fields import Group, setting
+from fedwarm.settings.fields import Group, SettingError, setting
+from fedwarm.settings.kinds import PRIVACY
 from fedwarm.training.distill import distillation_term as distillation_term
 from fedwarm.training.evaluate import predict
 from fedwarm.training.loop import Batch, Hook
@@ -38,8 +40,13 @@ class WarmFed(Group, prefix="warmfed"):
         choices=("one-shot", "five-round"),
     )  # fmt: skip
     adapt: bool = setting(
-        True, "clients tune and send adapters; false: the server generates images from prompts alone", when=lambda r: r.generates
-    )
+        True, "clients tune and send adapters; false: the server generates images from prompts alone",
+        when=lambda r: r.generates and not r["warmfed.pool"],
+    )  # fmt: skip
+    pool: str = setting(
+        "", "images that an earlier run of the same clients drew, RUN/pool/pool-0.safetensors, in place of adapters and drawing; "
+        "empty: draw", when=lambda r: r.generates,
+    )  # fmt: skip
     prompt: str = setting(
         "a photo of a {class}", "prompt for the foundation; {class} stands for the name of the class", when=lambda r: r.generates
     )
@@ -89,7 +96,7 @@ class WarmFed(Group, prefix="warmfed"):
     regenerate_each_round: bool = setting(
         False,
         "true: generate new images for each round; false: reuse the first ones",
-        when=lambda r: r.generates and r.rounds and r[TUNING] != START,
+        when=lambda r: r.generates and r.rounds and r[TUNING] != START and not r["warmfed.pool"],
     )
     selection: str = setting(
         "sample_better",
@@ -119,6 +126,11 @@ class WarmFed(Group, prefix="warmfed"):
     temperature: float = setting(
         1.0, "T, temperature of the distillation term", low=1e-3, when=lambda r: r["warmfed.selection"] != "never"
     )
+
+    @property
+    def adapts(self) -> bool:
+        """Whether clients tune adapters and send them."""
+        return self.adapt and self.synthetic_ratio > 0 and not self.pool
 
 
 def tuning_factor(settings: WarmFed, number: int, rounds: int) -> float:
@@ -236,7 +248,7 @@ def does(run: Any) -> dict[str, bool]:
     """What a run of WarmFed does, by its settings."""
     one_shot = run["warmfed.protocol"] == "one-shot"
     generates = bool(run["warmfed.synthetic-ratio"])
-    adapts = generates and bool(run["warmfed.adapt"])
+    adapts = generates and bool(run["warmfed.adapt"]) and not run["warmfed.pool"]
     tuned = generates and run["warmfed.finetune-targets"] == "local_and_aggregate" and run["warmfed.epochs-local"] > 0
     averages, rule = not one_shot or tuned, run["warmfed.selection"]
     taught = rule != "never" and (run["warmfed.teacher-first"] == "local" or rule == "model_best")
@@ -263,7 +275,7 @@ def reach(run: Any, config: Config, clients: int) -> Iterator[str]:
     from fedwarm.diffusion.hours import Work, told
 
     settings, data = config.of(WarmFed), config.of(Data)
-    if settings.synthetic_ratio and not data.own:
+    if settings.synthetic_ratio and not data.own and not settings.pool:
         held = [(sum(row), sum(map(bool, row))) for row in partition_table(data, config.run.seed, clients)]
         images = sum(present * quota(settings, examples, present) for examples, present in held)
         yield told(config, Work(tuple(examples for examples, _ in held) if settings.adapt else (), images))
@@ -276,9 +288,31 @@ def check(config: Config, known: Any) -> None:
 
     settings = config.of(WarmFed)
     prompts(settings.prompt, ["x"])
-    if settings.synthetic_ratio > 0 and settings.adapt:
+    if settings.adapts:
         tuner_for(config).check_before(known.clients)
+    elif settings.pool and settings.synthetic_ratio:
+        _check_pool(settings, config, known)
     tuple(reach(None, config, known.clients))
+
+
+def _check_pool(settings: WarmFed, config: Config, known: Any) -> None:
+    """See that images of an earlier run are those of this one's clients, or raise a SettingError."""
+    from fedwarm.data.settings import Data
+    from fedwarm.diffusion.pool import read_pool
+    from fedwarm.diffusion.sentences import prompts
+
+    if config.run.privacy != PRIVACY.first:
+        raise SettingError(
+            f"warmfed.pool = {settings.pool!r} was drawn by another run, whose privacy this one's account does not hold; "
+            f"leave it empty, or take privacy = {PRIVACY.first!r}"
+        )
+    pool = read_pool(Path(settings.pool), prompts(settings.prompt, known.classes) if known.classes else ())
+    side, wanted, most = pool.images.shape[-1], config.of(Data).image_size, int(pool.clients.max())
+    if side != wanted or most >= known.clients:
+        raise SettingError(
+            f"{settings.pool} has images of {side} pixels for {most + 1} clients or more; here are {known.clients} clients and "
+            f"{wanted} pixels: name a run of the same ones"
+        )
 
 
 COMPONENT = Method(

@@ -90,11 +90,14 @@ class Groups:
             alive[place] = (inputs & alive[units][:, None]).reshape(-1)
         return alive
 
-    def live(self, alive: Mask) -> Masks:
-        """Which numbers of each tensor are left where these gates (G,) are alive: no row, bias, column of a unit that is gone."""
-        left: Masks = {name: np.ones(shape, np.bool_) for name, shape in self.shapes.items()}
+    def live(self, alive: NDArray[T]) -> dict[str, NDArray[T]]:
+        """Which numbers of each tensor are left where these gates (G,) are alive: no row, bias, column of a unit that is gone.
+
+        Of probabilities in [0, 1] in place of yes and no: the least of those that a number hangs on.
+        """
+        left = {name: np.ones(shape, alive.dtype) for name, shape in self.shapes.items()}
         for site, place in self.places.values():
-            left[site.weight] &= np.broadcast_to(self.spread(site.weight, alive), self.shapes[site.weight])
+            left[site.weight] = np.minimum(left[site.weight], self.spread(site.weight, alive))
             if not site.inputs:
                 units = np.repeat(alive[place], site.units)
                 self._rows(left, site.layer, units, norm=site.norm)
@@ -103,21 +106,26 @@ class Groups:
                 self._rows(left, site.source, alive[place])
         return left
 
+    def density(self, alive: NDArray[T]) -> float:
+        """The share of the model's numbers that are left where these gates (G,) are alive, or are so probably."""
+        left = self.live(alive).values()
+        return float(sum(values.sum(dtype=np.float64) for values in left) / sum(values.size for values in left))
+
     def _linear(self, layer: str) -> bool:
         return self.places[f"{layer}.weight"][0].inputs
 
-    def _rows(self, left: Masks, layer: str, units: Mask, norm: str = "") -> None:
+    def _rows(self, left: dict[str, NDArray[T]], layer: str, units: NDArray[T], norm: str = "") -> None:
         names = [f"{layer}.weight", f"{layer}.bias", *([f"{norm}.weight", f"{norm}.bias"] if norm else [])]
         for name in names:
             if name in left:
-                left[name] &= units.reshape(-1, *[1] * (left[name].ndim - 1))
+                left[name] = np.minimum(left[name], units.reshape(-1, *[1] * (left[name].ndim - 1)))
 
-    def _columns(self, left: Masks, layer: str, units: Mask) -> None:
+    def _columns(self, left: dict[str, NDArray[T]], layer: str, units: NDArray[T]) -> None:
         name = f"{layer}.weight"
         if left[name].ndim == 4:
-            left[name] &= units[None, :, None, None]
+            left[name] = np.minimum(left[name], units[None, :, None, None])
         else:
-            left[name] &= np.repeat(units, left[name].shape[1] // units.size)[None, :]
+            left[name] = np.minimum(left[name], np.repeat(units, left[name].shape[1] // units.size)[None, :])
 
     def chosen(self, live: Masks, gates: Mask) -> Masks:
         """Of what is left, the numbers of these groups (G,) and those of no group."""

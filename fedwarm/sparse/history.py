@@ -34,8 +34,7 @@ class History:
         """A round has ended; `before`, `theta`, `alive` (G,)."""
         on = groups.closed(alive & (theta >= HALF))
         live = groups.live(on)
-        left = sum(int(mask.sum()) for mask in live.values())
-        self.density.append(round(left / sum(mask.size for mask in live.values()), 6))
+        self.density.append(round(groups.density(on), 6))
         for site in groups.sites:
             self.layers.setdefault(site.layer, []).append(round(float(live[site.weight].mean()), 6))
         self.on.append(int(on.sum()))

@@ -19,7 +19,9 @@ from fedwarm.data.settings import Data
 from fedwarm.diffusion.foundation import load_foundation
 from fedwarm.diffusion.lora import adapter_size, targeted
 from fedwarm.diffusion.settings import Diffusion
+from fedwarm.launch.preflight import check_run
 from fedwarm.methods.warmfed import RULES, SelfDistillation
+from fedwarm.settings.fields import SettingError
 from fedwarm.training.evaluate import predict
 from tests.runs import SMALL_WARMFED, run, same
 
@@ -138,6 +140,23 @@ def test_prompts_alone_send_nothing_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+def test_what_one_run_drew_another_may_take(one_shot, tmp_path: Path) -> None:
+    """The same model without adapters and drawing, and a run that cannot take it says so."""
+    pool = one_shot.folder / "pool" / "pool-0.safetensors"
+    taken = run("warmfed", tmp_path / "taken", {**SMALL_WARMFED, "warmfed.pool": str(pool)})
+    assert same(taken.model, one_shot.model)
+    assert {row["stage"] for row in taken.ledger} == {"distill"} and not (taken.folder / "adapters").exists()
+    for own, words in (
+        ({"warmfed.pool": str(tmp_path / "none")}, "RUN/pool/pool-0.safetensors"),
+        ({"warmfed.pool": str(one_shot.folder / "model.safetensors")}, "RUN/pool/pool-0.safetensors"),
+        ({"warmfed.pool": str(pool), "warmfed.prompt": "the digit {class}"}, "another prompt"),
+        ({"warmfed.pool": str(pool), "data.image-size": 24}, "here are 4 clients and 24 pixels"),
+        ({"warmfed.pool": str(pool), "privacy": "dp-sgd"}, "privacy"),
+    ):
+        with pytest.raises(SettingError, match=words):
+            check_run({**SMALL_WARMFED, **own, "method": "warmfed"}, 4)
+
+
 def test_local_models_may_be_uploaded_with_the_adapter(one_shot, tmp_path: Path) -> None:
     outcome = run("warmfed", tmp_path / "run", {**SMALL_WARMFED, "warmfed.local-model-source": "uploaded"})
     classifier = sum(a.nbytes + 128 for a in one_shot.model.values())

@@ -156,6 +156,13 @@ def test_what_begins_with_another_arm_has_its_weights_of_the_same_seed(ran: Runs
     assert found == {s: str(folder / f"pulled-mu-1.0-seed-{s}" / "model.safetensors") for s in (1, 2, 3)}
 
 
+def test_it_may_take_something_else_of_that_run_than_its_model(ran: Runs) -> None:
+    arms = "[[arms]]\nname='a'\nmethod='fedavg'\n[[arms]]\nname='b'\nmethod='fedavg'\nstart='a'\n"
+    folder = run_study(file(HEAD + arms + "settings={client-folder='{start}/clients'}"), workers=1)
+    found = [(flat["client-folder"], flat["model.weights"]) for flat in ran if "clients" in flat["client-folder"]]
+    assert found == [(str(folder / f"a-seed-{seed}" / "clients"), "") for seed in (1, 2, 3)]
+
+
 def test_the_same_command_reads_what_is_there(ran: Runs, capsys: pytest.CaptureFixture[str]) -> None:
     path = file(HEAD + ARMS)
     run_study(path, workers=1, seeds=1)
@@ -212,6 +219,7 @@ def test_a_run_that_fails_is_noted_and_so_is_what_begins_with_it(ran: Runs, monk
             "[[arms]]\nmethod='fedavg'\n[[arms]]\nname='b'\nmethod='fedavg'\nstart='fedavg'\nsettings={model.weights='x'}",
             ["leave one"],
         ),
+        ("[[arms]]\nmethod='warmfed'\nsettings={warmfed.pool='{start}/x'}", ["has {start} in warmfed.pool", "add start"]),
     ],
 )
 def test_a_file_that_cannot_be_is_refused_in_words(text: str, words: list[str]) -> None:

@@ -26,6 +26,7 @@ from fedwarm.sparse.groups import Groups
 from fedwarm.sparse.hard_concrete import active, log_alpha_of
 from fedwarm.sparse.packing import PACKED, Reader, from_values, joined, to_values, values_bytes
 from fedwarm.sparse.penalty import Penalty, Prior
+from fedwarm.sparse.plan import GROWS
 from fedwarm.sparse.sites import Site
 from fedwarm.strategies import strategy_class
 from fedwarm.training.loop import Batch, Plan, fit
@@ -35,7 +36,10 @@ SMALL: dict[str, Value] = {
     "num-server-rounds": 3, "local-epochs": 1, "data.max-examples": 24, "data.image-size": 16, "model.name": "lenet5",
 }  # fmt: skip
 ON: dict[str, Value] = {"fedsparse.gates": "on", "fedsparse.precision": 0.0}
-HARD: dict[str, Value] = {"fedsparse.gate-rate": 1000.0, "fedsparse.theta-rate": 1.0, "fedsparse.tau": 0.3, "fedsparse.warmup": 0}
+HARD: dict[str, Value] = {
+    "fedsparse.gate-rate": 1000.0, "fedsparse.theta-rate": 1.0, "fedsparse.theta": 0.9, "fedsparse.tau": 0.3,
+    "fedsparse.density": 0.0, "fedsparse.warmup": 0,
+}  # fmt: skip
 
 
 class Net(nn.Module):
@@ -141,10 +145,34 @@ def test_the_gradient_of_the_objective_by_differences(per: str) -> None:
             assert (up - down) / 2e-6 == pytest.approx(gradient.view(-1)[i].item(), rel=1e-5, abs=1e-8)
 
 
-def test_the_price_grows_over_the_warm_up() -> None:
-    settings = FedSparse(lambda0=0.4, warmup=4)
-    assert [settings.price(n) for n in (1, 2, 3, 5, 9)] == pytest.approx([0, 0.1, 0.2, 0.4, 0.4])
-    assert FedSparse(lambda0=0.4, warmup=0).price(1) == 0.4
+def test_without_a_plan_the_price_grows_over_the_warm_up() -> None:
+    settings = FedSparse(density=0.0, lambda0=0.4, warmup=4)
+    assert [settings.price(n, 9, 0.5) for n in (1, 2, 3, 5, 9)] == pytest.approx([0, 0.1, 0.2, 0.4, 0.4])
+    assert FedSparse(density=0.0, lambda0=0.4, warmup=0).price(1, 9, 0.5) == 0.4
+
+
+def test_with_a_plan_only_what_is_above_it_is_charged() -> None:
+    settings = FedSparse(density=0.2, lambda0=0.4, density_band=0.1, density_rounds=4)
+    assert [settings.planned(n, 99) for n in (1, 2, 4, 9)] == pytest.approx([0.8, 0.6, 0.2, 0.2])
+    assert [settings.price(2, 99, at) for at in (0.5, 0.6, 0.65, 0.7, 1.0)] == pytest.approx([0, 0, 0.2, 0.4, 0.4])
+    assert FedSparse(density=0.2).planned(5, 30) == pytest.approx(0.6)  # over a third of the rounds
+
+
+def test_a_run_keeps_to_its_plan(tmp_path: Path) -> None:
+    """What is charged finds its size from either side, and the density ends where it was planned."""
+    own: dict[str, Value] = {
+        **SMALL, "num-server-rounds": 18, "fedsparse.density": 0.4, "fedsparse.gate-rate": 60.0, "fedsparse.theta-rate": 1.0,
+        "learning-rate": 0.05,
+    }  # fmt: skip
+    charged, ends, notes = [], [], []
+    for price in (0.01, 1.0):
+        outcome = run("fedsparse", tmp_path / f"{price}", {**own, "fedsparse.lambda0": price})
+        charged.append([from_records(m.content).number("price") for m in outcome.asked("round")][::4])
+        ends.append(outcome.results["measures"]["gates"]["density"])
+        notes.append(any("planned was 0.40" in note for note in outcome.results["notes"]))
+    assert charged[0][5] == pytest.approx(0.01 * GROWS**5) and min(charged[1]) < 0.7
+    assert ends[0][-1] > 0.6 and 0.3 < ends[1][-1] < 0.5
+    assert notes == [True, False]
 
 
 def test_a_group_costs_what_its_weights_do() -> None:
@@ -308,7 +336,8 @@ def test_a_large_price_leaves_nothing_and_training_survives(tmp_path: Path) -> N
 
 def test_without_a_price_and_with_a_strong_prior_theta_stays(tmp_path: Path) -> None:
     settings: dict[str, Value] = {
-        **SMALL, "fedsparse.lambda0": 0.0, "fedsparse.precision": 1e3, "fedsparse.up": "logits", "fedsparse.down": "dense",
+        **SMALL, "fedsparse.theta": 0.9, "fedsparse.lambda0": 0.0, "fedsparse.precision": 1e3, "fedsparse.up": "logits",
+        "fedsparse.down": "dense",
     }  # fmt: skip
     theta = run("fedsparse", tmp_path / "run", settings).results["measures"]["gates"]["theta"]
     assert all(sum(counts[17:19]) == sum(counts) for counts in theta["layers"].values())  # of 20 bins those from .85 to .95
@@ -343,7 +372,8 @@ def test_pruned_groups_do_not_travel(tmp_path: Path) -> None:
     ],
 )
 def test_a_resumed_run_ends_in_the_same_model(own: dict[str, Value], tmp_path: Path) -> None:
-    settings: dict[str, Value] = {**SMALL, "fedsparse.prune-start": 2, "fraction-train": 0.5, **own}
+    plan: dict[str, Value] = {"fedsparse.prune-start": 2, "fedsparse.density-rounds": 2}
+    settings: dict[str, Value] = {**SMALL, **plan, "fraction-train": 0.5, **own}
     whole = run("fedsparse", tmp_path / "whole", settings)
     run("fedsparse", tmp_path / "part", {**settings, "num-server-rounds": 2})
     part = run("fedsparse", tmp_path / "part", {**settings, "resume": True})
@@ -385,9 +415,11 @@ def test_refusals(own: dict[str, Value], why: str) -> None:
 
 
 def test_more_rounds_are_refused_where_half_of_them_is_the_plan(tmp_path: Path) -> None:
-    run("fedsparse", tmp_path / "run", {**SMALL, "num-server-rounds": 1})
-    with pytest.raises(SettingError, match="groups go for good after half of the planned rounds"):
-        run("fedsparse", tmp_path / "run", {**SMALL, "num-server-rounds": 2, "resume": True})
+    for i, (density, words) in enumerate(((0.2, "a third of the planned rounds"), (0.0, "after half of the planned rounds"))):
+        own: dict[str, Value] = {**SMALL, "num-server-rounds": 1, "fedsparse.density": density}
+        run("fedsparse", tmp_path / f"{i}", own)
+        with pytest.raises(SettingError, match=words):
+            run("fedsparse", tmp_path / f"{i}", {**own, "num-server-rounds": 2, "resume": True})
 
 
 def test_the_server_keeps_no_message_that_one_client_alone_was_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

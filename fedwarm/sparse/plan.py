@@ -1,0 +1,36 @@
+"""A density that is planned: what a round may take away, and what the next one charges.
+
+A penalty that is fixed does not give a density: how much a gate moves in a round hangs on steps, examples and the size of its
+group, and once gates lie at their ends nothing moves them. So the density is a constraint, and the penalty its multiplier, as in
+Gallego-Posada et al., "Controlled Sparsity via Constrained Optimization", NeurIPS 2022, arXiv 2208.04425 (for federations FLoPS,
+arXiv 2512.23071). The rules below are worked out here: they are the server's alone, and the multiplier moves by factors, so that
+no scale has to be known.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fedwarm.sparse.groups import Floats, Groups
+
+GROWS, SHRINKS, HALVINGS = 1.2, 0.7, 12
+
+
+def held(groups: Groups, before: Floats, after: Floats, least: float) -> Floats:
+    """The probabilities (G,) after a round with what fell in it taken back by one share, so that the density is at least `least`.
+
+    What rose stays. Where even what rose alone is below it, nothing falls.
+    """
+    if groups.density(after) >= least:
+        return after
+    rose, fell = np.maximum(before, after), np.minimum(after - before, 0.0)
+    low, high = 0.0, 1.0
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if groups.density(rose + middle * fell) >= least else (low, middle)
+    return np.asarray(rose + low * fell)
+
+
+def multiplier(now: float, density: float, planned: float) -> float:
+    """What a round is charged at most after one that would have ended at a density, had nothing been taken back."""
+    return now * (GROWS if density > planned else SHRINKS)
