@@ -33,7 +33,7 @@ from fedwarm.sparse.groups import Floats, Groups, Mask, Masks, groups_of
 from fedwarm.sparse.history import History
 from fedwarm.sparse.mean import GroupMean
 from fedwarm.sparse.packing import PACKED, Reader, from_rounded, from_values, to_numbers, to_values
-from fedwarm.sparse.plan import held, multiplier
+from fedwarm.sparse.plan import held, multiplier, reached
 from fedwarm.sparse.replies import bits_of, refuse_statistics, validated
 
 THETA, ALIVE, SHARED = "theta", "alive", "server"
@@ -230,7 +230,7 @@ class FedSparse(Grouped):
     def told(self, stage: Stage) -> dict[str, float]:
         if not self.learns:
             return {}
-        price = self.settings.price(stage.round, self.config.run.num_server_rounds, self.groups.density(self.theta))
+        price = self.settings.price(stage.round, self.config.run.num_server_rounds, reached(self.groups, self.theta))
         return {"price": self.factor * price}
 
     def begin(self, stage: Stage) -> None:
@@ -258,7 +258,7 @@ class FedSparse(Grouped):
             self.theta = stepped({THETA: self.theta}, {THETA: mean}, found.theta_rate)[0][THETA].astype(np.float64)
             if found.density:
                 planned = found.planned(stage.round, rounds)
-                self.factor = multiplier(self.factor, self.groups.density(self.theta), planned)
+                self.factor = multiplier(self.factor, reached(self.groups, self.theta), planned)
                 self.theta = held(self.groups, before, self.theta, planned)
             if stage.round >= found.pruned_from(rounds):
                 self.alive = self.groups.closed(self.alive & (self.theta >= found.tau))
@@ -271,10 +271,10 @@ class FedSparse(Grouped):
     def close(self) -> None:
         if self.learns:
             self.record.found("gates", self.history.told(self.groups, self.theta))
-            reached = self.history.density[-1] if self.history.density else 1.0
-            if reached > self.settings.density * MUCH > 0:
+            left = self.history.density[-1] if self.history.density else 1.0
+            if left > self.settings.density * MUCH > 0:
                 self.record.note(
-                    f"the density ended at {reached:.2f}, planned was {self.settings.density:.2f}; more rounds, a larger "
+                    f"the density ended at {left:.2f}, planned was {self.settings.density:.2f}; more rounds, a larger "
                     "fedsparse.gate-rate or a larger fedsparse.lambda0 bring it there"
                 )
 

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from fedwarm.sparse.groups import Floats, Groups, Mask
+from fedwarm.sparse.plan import HALF
 
-HALF, BINS = 0.5, 20
+BINS = 20
 
 
 @dataclass

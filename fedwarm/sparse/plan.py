@@ -13,7 +13,12 @@ import numpy as np
 
 from fedwarm.sparse.groups import Floats, Groups
 
-GROWS, SHRINKS, HALVINGS = 1.2, 0.7, 12
+GROWS, SHRINKS, HALVINGS, HALF = 1.2, 0.7, 12, 0.5
+
+
+def reached(groups: Groups, theta: Floats) -> float:
+    """The density of a model with these probabilities (G,), of which units are on from 1/2: in expectation, and at least that."""
+    return max(groups.density(theta), groups.density(groups.closed(theta >= HALF)))
 
 
 def held(groups: Groups, before: Floats, after: Floats, least: float) -> Floats:

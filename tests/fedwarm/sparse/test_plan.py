@@ -8,7 +8,7 @@ import torch
 
 from fedwarm.models import Model, build_model
 from fedwarm.sparse.groups import Groups
-from fedwarm.sparse.plan import held, multiplier
+from fedwarm.sparse.plan import held, multiplier, reached
 
 
 @pytest.fixture
@@ -37,6 +37,13 @@ def test_below_the_plan_nothing_falls_and_what_rose_stays(groups: Groups) -> Non
     before = np.full(groups.count, 0.3)
     after = np.where(np.arange(groups.count) % 2, 0.1, 0.5)
     np.testing.assert_array_equal(held(groups, before, after, 0.9), np.maximum(before, after))
+
+
+def test_units_that_are_on_count_whole(groups: Groups) -> None:
+    some = np.arange(groups.count) % 2 > 0
+    theta = np.where(some, 0.6, 0.1)
+    assert reached(groups, theta) == groups.density(groups.closed(some)) > groups.density(theta)
+    assert reached(groups, np.full(groups.count, 0.4)) == pytest.approx(groups.density(np.full(groups.count, 0.4)))
 
 
 def test_what_is_charged_grows_while_there_is_too_much() -> None:
