@@ -126,19 +126,30 @@ class Work:
         return self.choices[arm.name].taken if arm.grid else {}
 
     def _choose(self, arm: Arm) -> None:
-        """Try every combination at the tuning seeds, and take the one that is best on examples that clients hold back."""
+        """Try every combination at the tuning seeds, and take the one that is best on examples that clients hold back.
+
+        These are few: of those that end alike, the one that is best over all rounds, as it is there sooner.
+        """
         values: list[tuple[dict[str, Value], float | None]] = []
+        sooner: list[float] = []
         for chosen in arm.choices():
             runs = [self.run(arm, seed, chosen) for seed in self.study.tuning]
             held = [followed(run.last.held, self.study.watch) for run in runs if run is not None]
             known = [value for value in held if value is not None]
             values.append((chosen, statistics.fmean(known) if len(known) == len(runs) else None))
-        best = max(values, key=lambda pair: -math.inf if pair[1] is None else pair[1])
+            sooner.append(self._on_the_way(runs))
+        ranks = [(-math.inf if value is None else round(value, 9), way) for (_, value), way in zip(values, sooner, strict=True)]
+        best = values[ranks.index(max(ranks))]
         taken = None if best[1] is None else best[0]
         self.choices[arm.name] = Choice(values, taken)
         if taken is not None and not self.only_read:
             words = ", ".join(f"{key}={literal(value)}" for key, value in taken.items())
             say(f"study: {arm.name}: {words} is best of {len(values)} on held-back examples, {100 * (best[1] or 0):.1f} %")
+
+    def _on_the_way(self, runs: Sequence[Found | None]) -> float:
+        """The mean over runs and rounds of what held-back examples say."""
+        held = [followed(at.held, self.study.watch) for run in runs if run is not None for at in run.rounds]
+        return statistics.fmean([value for value in held if value is not None] or [-math.inf])
 
     def run(self, arm: Arm, seed: int, chosen: Mapping[str, Value]) -> Found | None:
         """What a run came to: read where it is complete, else run now; None where it failed, or is not there to be read."""

@@ -10,7 +10,7 @@ rounds = [1, 5]               # rounds that the table shows beside the last
 num-server-rounds = 10
 data.validation-fraction = 0.2
 [tuning]                      # settings are chosen here, on examples that clients hold back, before a test example is seen
-seeds = [101]
+seeds = [101]                 # few examples are held back: take several seeds; of values that end alike the sooner one wins
 grid = { learning-rate = [0.01, 0.05] }
 [[arms]]
 name = "FedAvg"

@@ -99,6 +99,8 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Runs:
         own = {"per_client": [0.2, 0.4]} if alone else None
         last["validation"] = {"images": 9, "global": share, "personal": own}
         last["personal"] = {"per_client": [0.7, 0.9]} if alone else None
+        early = {"accuracy": 0.1 + flat["momentum"] / 2, "per_client": [None, None]}
+        document["rounds"][1]["validation"] = {"images": 9, "global": early, "personal": None}
         assert request.out is not None
         request.out.mkdir(parents=True, exist_ok=True)
         (request.out / "results.json").write_text(json.dumps(document))
@@ -128,6 +130,13 @@ def test_settings_are_chosen_on_what_clients_hold_back(ran: Runs, capsys: pytest
     said = capsys.readouterr()
     assert "study: 3 seeds are few" in said.err and "pulled: fedprox.mu=1.0 is best of 3" in said.err
     assert "run 25 of 25: local_only, seed 3 (about " in said.err
+
+
+def test_of_values_that_end_alike_the_one_that_is_there_sooner_is_taken(ran: Runs) -> None:
+    arm = "[tuning]\nseeds = [101]\n[[arms]]\nmethod = 'fedavg'\ngrid = { momentum = [0.1, 0.7, 0.4] }"
+    folder = run_study(file(HEAD + arm), workers=1)
+    choice = json.loads((folder / "study.json").read_text())["choices"]["fedavg"]
+    assert len({value for _, value in choice["tried"]}) == 1 and choice["taken"] == {"momentum": 0.7}
 
 
 def test_differences_are_paired_and_costs_hold_what_came_before(ran: Runs, capsys: pytest.CaptureFixture[str]) -> None:
