@@ -6,7 +6,7 @@ Everything travels as one packed array each way (see `fedwarm.sparse.packing`). 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,7 +33,7 @@ class Received:
     theta: Floats
     arrays: Arrays
     live: Masks
-    price: float
+    price: float | None
 
 
 class GroupedClient(BaseClient):
@@ -69,7 +69,7 @@ class GroupedClient(BaseClient):
         live = groups.live(alive)
         arrays = from_values(reader, groups.chosen(live, mask))
         reader.end()
-        return Received(groups, mask, theta, arrays, live, float(payload.metrics.get("price", 0)))
+        return Received(groups, mask, theta, arrays, live, payload.metrics.get("price"))
 
     def packed(self, got: Received, arrays: Arrays, number: int) -> Bytes:
         """The groups that this client keeps, as bytes."""
@@ -92,14 +92,16 @@ class FedSparseClient(GroupedClient):
     def begin(self, got: Received, number: int) -> None:
         sizes, examples = got.groups.sizes_of(got.live).astype(np.float64), len(self.shard.train_labels)
         settings = self.config.of(FedSparse)
-        told = (got.mask, got.theta, sizes, examples, got.price, self.draws("gates", number))
+        if got.price is None:  # gates have ended
+            settings = replace(settings, gates="on")
+        told = (got.mask, got.theta, sizes, examples, got.price or 0.0, self.draws("gates", number))
         self.prior = SparsePrior(settings, got.groups, *told)
 
     def hooks(self) -> list[Hook]:
         return [self.prior]
 
     def kept(self, got: Received, number: int) -> tuple[Mask, bytes]:
-        settings, (pi, open_) = self.config.of(FedSparse), self.prior.probabilities()
+        settings, (pi, open_) = self.prior.settings, self.prior.probabilities()
         if settings.gates == "on":
             return super().kept(got, number)
         if settings.up == "logits":

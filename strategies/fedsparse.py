@@ -33,7 +33,7 @@ from fedwarm.sparse.groups import Floats, Groups, Mask, Masks, groups_of
 from fedwarm.sparse.history import History
 from fedwarm.sparse.mean import GroupMean
 from fedwarm.sparse.packing import PACKED, Reader, from_rounded, from_values, to_numbers, to_values
-from fedwarm.sparse.plan import held, multiplier, reached
+from fedwarm.sparse.plan import held, likeliest, multiplier, reached
 from fedwarm.sparse.replies import bits_of, refuse_statistics, validated
 
 THETA, ALIVE, SHARED = "theta", "alive", "server"
@@ -202,7 +202,7 @@ class FedSparse(Grouped):
 
     def __init__(self, config: Config | None = None, folder: RunFolder | None = None, **settings: Value) -> None:
         super().__init__(config, folder, **settings)
-        self.history, self.factor = History(), 1.0
+        self.history, self.factor, self.settled = History(), 1.0, False
 
     @property
     def settings(self) -> Settings:
@@ -214,21 +214,21 @@ class FedSparse(Grouped):
 
     @property
     def hears_pi(self) -> bool:
-        return self.learns and self.settings.up == "logits"
+        return self.learns and not self.settled and self.settings.up == "logits"
 
     @property
     def first_theta(self) -> float:
         return self.settings.theta if self.learns else 1.0
 
     def drawn(self, number: int, client: int) -> Mask:
-        if not self.learns or self.settings.down == "dense":
+        if not self.learns or self.settled or self.settings.down == "dense":
             return self.alive
         draws = numpy_generator(self.config.run.seed, self.method, "down", number, client)
         drawn: Mask = self.alive & (draws.random(self.groups.count) < self.theta)
         return drawn
 
     def told(self, stage: Stage) -> dict[str, float]:
-        if not self.learns:
+        if not self.learns or self.settled:
             return {}
         price = self.settings.price(stage.round, self.config.run.num_server_rounds, reached(self.groups, self.theta))
         return {"price": self.factor * price}
@@ -253,7 +253,7 @@ class FedSparse(Grouped):
             return
         found, rounds = self.settings, self.config.run.num_server_rounds
         self.shared, _ = stepped(self.shared, self.mean.result(self.shared), found.server_rate)
-        if self.learns:
+        if self.learns and not self.settled:
             before, mean = self.theta, np.divide(self.on, self.asked, out=self.theta.copy(), where=self.asked > 0)
             self.theta = stepped({THETA: self.theta}, {THETA: mean}, found.theta_rate)[0][THETA].astype(np.float64)
             if found.density:
@@ -265,7 +265,12 @@ class FedSparse(Grouped):
                 self.theta = self.theta * self.alive
             else:
                 self.theta = np.maximum(self.theta, found.theta_min)
+            if stage.round == found.settled_from(rounds):
+                self.alive = likeliest(self.groups, self.theta, found.density or 1.0)
+                self.theta, self.settled = self.alive.astype(np.float64), True
             self.history.add(self.groups, before, self.theta, self.alive)
+        elif self.learns:
+            self.history.add(self.groups, self.theta, self.theta, self.alive)
         self.arrays = final(self.groups, self.shared, self.theta, self.alive, found.final)
 
     def close(self) -> None:
@@ -279,8 +284,9 @@ class FedSparse(Grouped):
                 )
 
     def facts(self) -> dict[str, Any]:
-        return {"history": self.history.facts(), "factor": self.factor}
+        return {"history": self.history.facts(), "factor": self.factor, "settled": self.settled}
 
     def restore(self, parts: Mapping[str, Arrays], facts: Mapping[str, Any]) -> None:
         super().restore(parts, facts)
         self.history, self.factor = History(**facts.get("history", {})), float(facts.get("factor", 1.0))
+        self.settled = bool(facts.get("settled", False))

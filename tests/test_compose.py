@@ -279,15 +279,16 @@ def trained(fed: Compose) -> int:
 
 
 def test_a_node_that_is_paused_past_the_deadline_is_left_out_and_named(fed: Compose) -> None:
-    without = "faults.kind='crash' faults.clients='2' faults.rate=1.0 min-replies=2"
+    long = "local-epochs=150"  # so that a node is still training when it is paused
+    without = f"{long} faults.kind='crash' faults.clients='2' faults.rate=1.0 min-replies=2"
     fed.admin(*run("fedavg", "others", without, *HERE), "--rounds", "1")
     before = trained(fed)
-    command = [*run("fedavg", "paused", "stage-timeout=40 nodes.least=2", *THERE), "--rounds", "1"]
+    command = [*run("fedavg", "paused", f"{long} stage-timeout=120 nodes.least=2", *THERE), "--rounds", "1"]
     process = fed.start_admin(*command)
     try:
         until(lambda: trained(fed) > before)
         fed("pause", "supernode-2")
-        told, _ = process.communicate(timeout=600)
+        told, _ = process.communicate(timeout=900)
     finally:
         fed("unpause", "supernode-2")
         process.kill()

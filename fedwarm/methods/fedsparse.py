@@ -110,6 +110,10 @@ class FedSparse(Group, prefix="fedsparse"):
         0.05, "lower limit of the probabilities theta before prune-start, so that a group can return", low=0.0, high=0.5,
         when=lambda r: _learned(r) and (r["fedsparse.prune-start"] or r["num-server-rounds"] // 2) > 1,
     )  # fmt: skip
+    settle_start: int = setting(
+        0, "round after which the units that are on stay and train on without gates, and the others are gone; with a density so "
+        "many of the likeliest as it has room for; 0: two thirds of the rounds", low=0, when=_learned,
+    )  # fmt: skip
     final: str = setting(
         "hard", "final model; hard: groups with theta of at least 1/2; mean: all groups, each times its expected gate",
         choices=("hard", "mean"), when=_learned,
@@ -130,6 +134,10 @@ class FedSparse(Group, prefix="fedsparse"):
     def pruned_from(self, rounds: int) -> int:
         """The round after which groups may go."""
         return self.prune_start or max(1, rounds // 2)
+
+    def settled_from(self, rounds: int) -> int:
+        """The round after which no gate changes any more."""
+        return self.settle_start or max(1, 2 * rounds // 3)
 
 
 def final(groups: Groups, arrays: Arrays, theta: Floats, alive: Mask, how: str) -> Arrays:
@@ -223,6 +231,8 @@ def fixed_rounds(config: Config) -> str:
         return ""
     if settings.density and not settings.density_rounds:
         return "the density falls over a third of the planned rounds (fedsparse.density-rounds = 0)"
+    if not settings.settle_start:
+        return "gates end after two thirds of the planned rounds (fedsparse.settle-start = 0)"
     return "" if settings.prune_start else "groups go for good after half of the planned rounds (fedsparse.prune-start = 0)"
 
 

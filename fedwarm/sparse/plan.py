@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedwarm.sparse.groups import Floats, Groups
+from fedwarm.sparse.groups import Floats, Groups, Mask
 
 GROWS, SHRINKS, HALVINGS, HALF = 1.2, 0.7, 12, 0.5
 
@@ -22,18 +22,39 @@ def reached(groups: Groups, theta: Floats) -> float:
 
 
 def held(groups: Groups, before: Floats, after: Floats, least: float) -> Floats:
-    """The probabilities (G,) after a round with what fell in it taken back by one share, so that the density is at least `least`.
+    """The probabilities (G,) after a round, of which only so many fall that the density is at least `least`.
 
-    What rose stays. Where even what rose alone is below it, nothing falls.
+    Those that clients want least fall as they would; others keep what they had, and those in between fall by a share. What rose
+    stays. Where even what rose alone is below it, nothing falls.
     """
     if groups.density(after) >= least:
         return after
-    rose, fell = np.maximum(before, after), np.minimum(after - before, 0.0)
-    low, high = 0.0, 1.0
+    levels = np.unique(after[after < before])
+
+    def fallen(count: int, share: float) -> Floats:
+        """With the lowest `count` levels fallen, and the next by a share."""
+        fell, edge = after < before, levels[count]
+        part = np.where(after == edge, before + share * (after - before), before)
+        return np.where(fell & (after >= edge), part, after)
+
+    low, high = 0, len(levels)  # so many levels may fall, and so many are too many
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if groups.density(fallen(middle, 0.0)) >= least else (low, middle)
+    most, over = 0.0, 1.0
     for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if groups.density(rose + middle * fell) >= least else (low, middle)
-    return np.asarray(rose + low * fell)
+        share = (most + over) / 2
+        most, over = (share, over) if groups.density(fallen(low, share)) >= least else (most, share)
+    return fallen(low, most)
+
+
+def likeliest(groups: Groups, theta: Floats, most: float) -> Mask:
+    """The groups (G,) that are on from 1/2, or from the least higher probability that leaves a density of at most `most`."""
+    for edge in (HALF, *np.unique(theta[theta > HALF])):
+        on = groups.closed(theta >= edge)
+        if groups.density(on) <= most:
+            return on
+    return groups.closed(theta >= HALF)
 
 
 def multiplier(now: float, density: float, planned: float) -> float:

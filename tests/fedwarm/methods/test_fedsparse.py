@@ -162,7 +162,7 @@ def test_a_run_keeps_to_its_plan(tmp_path: Path) -> None:
     """What is charged finds its size from either side, and the density ends where it was planned."""
     own: dict[str, Value] = {
         **SMALL, "num-server-rounds": 18, "fedsparse.density": 0.4, "fedsparse.gate-rate": 60.0, "fedsparse.theta-rate": 1.0,
-        "learning-rate": 0.05,
+        "learning-rate": 0.05, "fedsparse.settle-start": 99,
     }  # fmt: skip
     charged, ends, notes = [], [], []
     for price in (0.01, 1.0):
@@ -173,6 +173,24 @@ def test_a_run_keeps_to_its_plan(tmp_path: Path) -> None:
     assert charged[0][5] == pytest.approx(0.01 * GROWS**5) and min(charged[1]) < 0.7
     assert ends[0][-1] > 0.6 and 0.3 < ends[1][-1] < 0.5
     assert notes == [True, False]
+
+
+def test_units_that_are_on_train_on_without_gates(tmp_path: Path) -> None:
+    """After two thirds of the rounds messages hold them whole, both ways, and no price."""
+    own: dict[str, Value] = {
+        **SMALL, **HARD, "num-server-rounds": 6, "fedsparse.lambda0": 0.2, "fedsparse.gate-rate": 60.0, "fedsparse.up": "logits",
+    }  # fmt: skip
+    outcome = run("fedsparse", tmp_path / "run", own)
+    groups, found = groups_of_lenet(), outcome.results["measures"]["gates"]
+    asked, answered = outcome.asked("round"), outcome.answered("round")
+    assert ["price" in from_records(m.content).metrics for m in asked] == [True] * 16 + [False] * 8
+    assert 0 < found["on"][3] == found["on"][4] == groups.count - found["gone"][4]
+    for message, reply in zip(asked[16:], answered[16:], strict=True):
+        down, up = (Reader(from_records(m.content).arrays[PACKED]) for m in (message, reply))
+        mask, gone = down.mask(groups.count), down.mask(groups.count)
+        assert np.array_equal(mask, ~gone) and mask.sum() == found["on"][4] and up.mask(int(mask.sum())).all()
+        from_values(up, groups.chosen(groups.live(mask), mask))
+        up.end()  # no probabilities
 
 
 def test_a_group_costs_what_its_weights_do() -> None:
@@ -337,7 +355,7 @@ def test_a_large_price_leaves_nothing_and_training_survives(tmp_path: Path) -> N
 def test_without_a_price_and_with_a_strong_prior_theta_stays(tmp_path: Path) -> None:
     settings: dict[str, Value] = {
         **SMALL, "fedsparse.theta": 0.9, "fedsparse.lambda0": 0.0, "fedsparse.precision": 1e3, "fedsparse.up": "logits",
-        "fedsparse.down": "dense",
+        "fedsparse.down": "dense", "fedsparse.settle-start": 9,
     }  # fmt: skip
     theta = run("fedsparse", tmp_path / "run", settings).results["measures"]["gates"]["theta"]
     assert all(sum(counts[17:19]) == sum(counts) for counts in theta["layers"].values())  # of 20 bins those from .85 to .95
@@ -372,7 +390,7 @@ def test_pruned_groups_do_not_travel(tmp_path: Path) -> None:
     ],
 )
 def test_a_resumed_run_ends_in_the_same_model(own: dict[str, Value], tmp_path: Path) -> None:
-    plan: dict[str, Value] = {"fedsparse.prune-start": 2, "fedsparse.density-rounds": 2}
+    plan: dict[str, Value] = {"fedsparse.prune-start": 2, "fedsparse.density-rounds": 2, "fedsparse.settle-start": 2}
     settings: dict[str, Value] = {**SMALL, **plan, "fraction-train": 0.5, **own}
     whole = run("fedsparse", tmp_path / "whole", settings)
     run("fedsparse", tmp_path / "part", {**settings, "num-server-rounds": 2})
@@ -414,9 +432,13 @@ def test_refusals(own: dict[str, Value], why: str) -> None:
         check_run({"method": "fedsparse", **own}, 8)
 
 
+PLANS = ((0.2, 0, "a third of the planned"), (0.0, 0, "two thirds of the planned"), (0.0, 9, "half of the planned"))
+
+
 def test_more_rounds_are_refused_where_half_of_them_is_the_plan(tmp_path: Path) -> None:
-    for i, (density, words) in enumerate(((0.2, "a third of the planned rounds"), (0.0, "after half of the planned rounds"))):
-        own: dict[str, Value] = {**SMALL, "num-server-rounds": 1, "fedsparse.density": density}
+    for i, (density, settle, words) in enumerate(PLANS):
+        plan: dict[str, Value] = {"fedsparse.density": density, "fedsparse.settle-start": settle}
+        own: dict[str, Value] = {**SMALL, **plan, "num-server-rounds": 1}
         run("fedsparse", tmp_path / f"{i}", own)
         with pytest.raises(SettingError, match=words):
             run("fedsparse", tmp_path / f"{i}", {**own, "num-server-rounds": 2, "resume": True})

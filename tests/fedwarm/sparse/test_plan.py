@@ -8,7 +8,7 @@ import torch
 
 from fedwarm.models import Model, build_model
 from fedwarm.sparse.groups import Groups
-from fedwarm.sparse.plan import held, multiplier, reached
+from fedwarm.sparse.plan import held, likeliest, multiplier, reached
 
 
 @pytest.fixture
@@ -17,15 +17,30 @@ def groups() -> Groups:
         return Groups.of(build_model(Model(name="lenet5"), 10, 16, 0))
 
 
-def test_what_fell_too_far_is_taken_back_by_one_share(groups: Groups) -> None:
+def test_of_what_falls_too_far_those_fall_that_are_wanted_least(groups: Groups) -> None:
     draws = np.random.default_rng(0)
-    before, after = np.full(groups.count, 0.9), draws.random(groups.count)
+    before, after = np.full(groups.count, 0.9), draws.random(groups.count).round(2)
     kept = held(groups, before, after, 0.7)
-    assert groups.density(after) < 0.7 <= groups.density(kept) < 0.701
-    fell = after < before
-    assert np.array_equal(kept[~fell], after[~fell])
-    shares = (kept[fell] - 0.9) / (after[fell] - 0.9)
-    np.testing.assert_allclose(shares, shares[0])
+    assert groups.density(after) < 0.7 <= groups.density(kept) < 0.71
+    edge = after[(kept > after) & (after < 0.9)].min()
+    np.testing.assert_array_equal(kept[after < edge], after[after < edge])
+    assert len(set(kept[after == edge])) == 1 and edge <= kept[after == edge][0] < 0.9
+    np.testing.assert_array_equal(kept[after > edge], np.maximum(after, 0.9)[after > edge])
+
+
+def test_of_groups_that_are_wanted_alike_all_fall_by_one_share(groups: Groups) -> None:
+    kept = held(groups, np.full(groups.count, 0.9), np.zeros(groups.count), 0.5)
+    assert len(set(kept)) == 1 and groups.density(kept) == pytest.approx(0.5, abs=1e-3)
+
+
+def test_what_is_left_at_the_end_has_room_in_the_plan(groups: Groups) -> None:
+    theta = np.linspace(0.3, 0.99, groups.count)
+    half = groups.density(groups.closed(theta >= 0.5))
+    assert groups.density(likeliest(groups, theta, 1.0)) == half
+    on = likeliest(groups, theta, 0.2)
+    assert 0.15 < groups.density(on) <= 0.2 and theta[on].min() > theta[~on].max() - 0.7
+    alike = np.full(groups.count, 0.9)
+    assert likeliest(groups, alike, 0.2).all()  # nothing tells them apart
 
 
 def test_what_is_not_below_the_plan_stays(groups: Groups) -> None:
