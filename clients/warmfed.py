@@ -17,7 +17,7 @@ from fedwarm.core.files import DiskError
 from fedwarm.core.payload import Fact, Payload
 from fedwarm.data.originals import Originals
 from fedwarm.diffusion.settings import Diffusion
-from fedwarm.methods.warmfed import CLASSIFIER, SCORED, SELECTED, SelfDistillation, WarmFed, best_of
+from fedwarm.methods.warmfed import CLASSIFIER, SCORED, SELECTED, WarmFed
 from fedwarm.privacy.levels import Level, Reasons
 from fedwarm.rounds.client import PERSONAL, BaseClient
 from fedwarm.rounds.measuring import GLOBAL, together
@@ -25,6 +25,7 @@ from fedwarm.rounds.measuring import PERSONAL as OWN
 from fedwarm.settings.fields import SettingError
 from fedwarm.training.evaluate import predict
 from fedwarm.training.loop import Hook, Plan, fit
+from fedwarm.training.selection import SelfDistillation, best_of
 
 if TYPE_CHECKING:
     from fedwarm.diffusion.foundation import Foundation

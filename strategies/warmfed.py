@@ -21,6 +21,7 @@ from fedwarm.core.payload import Payload, PayloadError
 from fedwarm.core.placement import cards_for
 from fedwarm.core.seeds import generator
 from fedwarm.diffusion.pool import Pool, join, read_pool
+from fedwarm.diffusion.sentences import prompts
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.methods.warmfed import CLASSIFIER, SELECTED, SELECTION, quota, tuning_factor
 from fedwarm.methods.warmfed import WarmFed as Settings
@@ -195,7 +196,6 @@ class WarmFed(BaseStrategy):
         """Generate for every client, class by class, and keep a few pictures for the report."""
         from fedwarm.diffusion.foundation import load_foundation
         from fedwarm.diffusion.generate import Commission, Order, generate_all
-        from fedwarm.diffusion.sentences import prompts
 
         sentences = prompts(self.settings.prompt, self.fleet.classes)
         if self.settings.pool:
@@ -231,8 +231,6 @@ class WarmFed(BaseStrategy):
     @property
     def pool(self) -> Pool:
         """What was drawn, with its provenance."""
-        from fedwarm.diffusion.sentences import prompts
-
         return Pool(**to_tensors(self.drawn), prompts=tuple(prompts(self.settings.prompt, self.fleet.classes)))
 
     def _of(self, client: int) -> tuple[Tensor, Tensor]:
@@ -285,10 +283,8 @@ class WarmFed(BaseStrategy):
             return
         d = self.config.of(Diffusion)
         for client in self.partitions:
-            arrays = self._uploaded(client)
-            if arrays:
-                place = self.folder.path / "adapters" / f"client-{client}"
-                with writing(place):
+            if arrays := self._uploaded(client):
+                with writing(place := self.folder.path / "adapters" / f"client-{client}"):
                     targets, family = self.parts.attaching(arrays).targets, self.foundation.family
                     save_adapter(place, to_tensors(arrays), d.rank, d.alpha, targets, family)
 

@@ -20,9 +20,10 @@ from fedwarm.diffusion.foundation import load_foundation
 from fedwarm.diffusion.lora import adapter_size, targeted
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.launch.preflight import check_run
-from fedwarm.methods.warmfed import RULES, SelfDistillation
+from fedwarm.methods.warmfed import RULES
 from fedwarm.settings.fields import SettingError
 from fedwarm.training.evaluate import predict
+from fedwarm.training.selection import SelfDistillation
 from tests.runs import SMALL_WARMFED, run, same
 
 

@@ -13,20 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fedwarm.core.seeds import generator
-from fedwarm.methods.warmfed import (
-    RULES,
-    SAMPLE_RULES,
-    SelfDistillation,
-    WarmFed,
-    best_of,
-    class_better,
-    distillation_term,
-    quota,
-    sample_better,
-    sample_correct,
-)
+from fedwarm.methods.warmfed import RULES, WarmFed, quota
 from fedwarm.models.cnn import cnn
+from fedwarm.training.distill import distillation_term
 from fedwarm.training.loop import Batch, Hook, Plan, fit
+from fedwarm.training.selection import SAMPLE_RULES, SelfDistillation, best_of, class_better, sample_better, sample_correct
 
 N, CLASSES, SIZE = 30, 4, 8
 PLAN = Plan(epochs=3, batch_size=8, learning_rate=0.05, momentum=0.9)
