@@ -35,6 +35,13 @@ def _planned(run: Any) -> bool:
     return _learned(run) and bool(run["fedsparse.density"] > 0)
 
 
+def _prunes(run: Any) -> bool:
+    """Whether groups may go before gates end."""
+    rounds = int(run["num-server-rounds"])
+    first = run["fedsparse.prune-start"] or max(1, rounds // 2)
+    return _learned(run) and first <= (run["fedsparse.settle-start"] or max(1, 2 * rounds // 3))
+
+
 @dataclass(frozen=True)
 class FedSparse(Group, prefix="fedsparse"):
     """Settings of FedSparse."""
@@ -104,7 +111,7 @@ class FedSparse(Group, prefix="fedsparse"):
         "a group whose probability theta is below this is removed for good, after prune-start",
         low=0.0,
         high=0.5,
-        when=_learned,
+        when=_prunes,
     )
     theta_min: float = setting(
         0.05, "lower limit of the probabilities theta before prune-start, so that a group can return", low=0.0, high=0.5,
