@@ -228,15 +228,14 @@ class FedSparse(Grouped):
         return drawn
 
     def told(self, stage: Stage) -> dict[str, float]:
-        if not self.learns or self.settled:
-            return {}
-        price = self.settings.price(stage.round, self.config.run.num_server_rounds, reached(self.groups, self.theta))
-        return {"price": self.factor * price}
+        return {"price": self.price} if self.learns and not self.settled else {}
 
     def begin(self, stage: Stage) -> None:
         super().begin(stage)
         if stage.name == "round":
             self.on, self.asked = np.zeros(self.groups.count), np.zeros(self.groups.count)
+            rounds, density = self.config.run.num_server_rounds, reached(self.groups, self.theta)
+            self.price = self.factor * self.settings.price(stage.round, rounds, density)
 
     def weight(self, payload: Payload) -> float:
         return super().weight(payload) if self.settings.weight_by == "examples" else 1.0

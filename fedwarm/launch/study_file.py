@@ -98,7 +98,7 @@ class Study:
     def job(self, arm: Arm, seed: int, chosen: Mapping[str, Value], base: Path | None = None) -> Job:
         """One run of an arm; `base` is the folder of the run that it starts from."""
         own = {**self.settings, **arm.settings, **chosen}
-        after = [key for key, value in own.items() if isinstance(value, str) and FIRST in value]
+        after = _after(own)
         if base is None:  # it is only looked at
             own = {key: value for key, value in own.items() if key not in after}
         elif after:
@@ -106,6 +106,11 @@ class Study:
         else:
             own["model.weights"] = str(base.absolute() / MODEL)
         return Job(arm.method, seed, dict(chosen), own, arm.name)
+
+
+def _after(settings: Mapping[str, Value]) -> list[str]:
+    """Those settings that name the folder of the run before."""
+    return [key for key, value in settings.items() if isinstance(value, str) and FIRST in value]
 
 
 def read_study(path: Path, overrides: Mapping[str, Value] | None = None) -> Study:
@@ -200,8 +205,7 @@ def _check_arm(study: Study, arm: Arm, where: str) -> None:
     for key in (*study.settings, *arm.settings, *arm.grid):
         if key in ELSEWHERE:
             raise SettingError(f"{where}: {key} cannot stand in a study's file: {ELSEWHERE[key]}")
-    used = [key for key, value in arm.settings.items() if isinstance(value, str) and FIRST in value]
-    if used and not arm.start:
+    if (used := _after({**study.settings, **arm.settings})) and not arm.start:
         raise SettingError(f"{where}: {arm.name!r} has {FIRST} in {used[0]}, and starts from no arm; add start = '...'")
     if arm.start and "model.weights" in {**study.settings, **arm.settings, **arm.grid}:
         raise SettingError(f"{where}: {arm.name!r} has start and model.weights; leave one of them out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import TypeVar
@@ -108,8 +109,7 @@ class Groups:
 
     def density(self, alive: NDArray[T]) -> float:
         """The share of the model's numbers that are left where these gates (G,) are alive, or are so probably."""
-        left = self.live(alive).values()
-        return float(sum(values.sum(dtype=np.float64) for values in left) / sum(values.size for values in left))
+        return share(self.live(alive))
 
     def _linear(self, layer: str) -> bool:
         return self.places[f"{layer}.weight"][0].inputs
@@ -152,6 +152,11 @@ class Groups:
                     if layer and name in out:
                         out[name] = _times(out[name], factor.reshape(-1, *[1] * (out[name].ndim - 1)))
         return out
+
+
+def share(live: Mapping[str, NDArray[T]]) -> float:
+    """The share of all numbers that are left, of what `Groups.live` says of each."""
+    return float(sum(left.sum(dtype=np.float64) for left in live.values()) / sum(left.size for left in live.values()))
 
 
 def _times(array: NDArray[np.generic], factor: NDArray[np.floating]) -> NDArray[np.generic]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fedwarm.sparse.groups import Floats, Groups, Mask
+from fedwarm.sparse.groups import Floats, Groups, Mask, share
 from fedwarm.sparse.plan import HALF
 
 BINS = 20
@@ -35,7 +35,7 @@ class History:
         """A round has ended; `before`, `theta`, `alive` (G,)."""
         on = groups.closed(alive & (theta >= HALF))
         live = groups.live(on)
-        self.density.append(round(groups.density(on), 6))
+        self.density.append(round(share(live), 6))
         for site in groups.sites:
             self.layers.setdefault(site.layer, []).append(round(float(live[site.weight].mean()), 6))
         self.on.append(int(on.sum()))

@@ -9,6 +9,8 @@ no scale has to be known.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
+
 import numpy as np
 
 from fedwarm.sparse.groups import Floats, Groups, Mask
@@ -37,10 +39,8 @@ def held(groups: Groups, before: Floats, after: Floats, least: float) -> Floats:
         part = np.where(after == edge, before + share * (after - before), before)
         return np.where(fell & (after >= edge), part, after)
 
-    low, high = 0, len(levels)  # so many levels may fall, and so many are too many
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if groups.density(fallen(middle, 0.0)) >= least else (low, middle)
+    too_many = bisect_right(range(len(levels)), -least, key=lambda count: -groups.density(fallen(count, 0.0)))
+    low = max(0, too_many - 1)
     most, over = 0.0, 1.0
     for _ in range(HALVINGS):
         share = (most + over) / 2
@@ -50,11 +50,9 @@ def held(groups: Groups, before: Floats, after: Floats, least: float) -> Floats:
 
 def likeliest(groups: Groups, theta: Floats, most: float) -> Mask:
     """The groups (G,) that are on from 1/2, or from the least higher probability that leaves a density of at most `most`."""
-    for edge in (HALF, *np.unique(theta[theta > HALF])):
-        on = groups.closed(theta >= edge)
-        if groups.density(on) <= most:
-            return on
-    return groups.closed(theta >= HALF)
+    edges = (HALF, *np.unique(theta[theta > HALF]))
+    first = bisect_left(edges, -most, key=lambda edge: -groups.density(groups.closed(theta >= edge)))
+    return groups.closed(theta >= edges[first % len(edges)])  # the first, too, where none leaves so few
 
 
 def multiplier(now: float, density: float, planned: float) -> float:

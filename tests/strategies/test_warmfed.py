@@ -140,7 +140,6 @@ def test_prompts_alone_send_nothing_up(tmp_path: Path) -> None:
     assert [r["stage"] for r in outcome.ledger] == ["distill"] * 4
 
 
-@pytest.mark.long
 def test_what_one_run_drew_another_may_take(one_shot, tmp_path: Path) -> None:
     """The same model without adapters and drawing, and a run that cannot take it says so."""
     pool = one_shot.folder / "pool" / "pool-0.safetensors"
@@ -158,6 +157,7 @@ def test_what_one_run_drew_another_may_take(one_shot, tmp_path: Path) -> None:
             check_run({**SMALL_WARMFED, **own, "method": "warmfed"}, 4)
 
 
+@pytest.mark.long
 def test_local_models_may_be_uploaded_with_the_adapter(one_shot, tmp_path: Path) -> None:
     outcome = run("warmfed", tmp_path / "run", {**SMALL_WARMFED, "warmfed.local-model-source": "uploaded"})
     classifier = sum(a.nbytes + 128 for a in one_shot.model.values())
