@@ -4,6 +4,7 @@
     python benchmarks/fedsparse.py claim --data path/to/mnist
     python benchmarks/fedsparse.py claim --data path/to/femnist --writers
     python benchmarks/fedsparse.py claim --data path/to/cifar10 --pixels 16
+    python benchmarks/fedsparse.py claim --data path/to/femnist --writers --clients 30 --channels 32 --maps 10
     python benchmarks/fedsparse.py curve --data path/to/mnist --seeds 3 --picture curve.png
 
 All arms train the same CNN from the same weights on the same images with the same step size, chosen for FedAvg at seed 101;
@@ -19,6 +20,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from paired import TUNING_SEED, Arm, Bench, Results, accuracy, bench, parser, sp
 
 from fedwarm.core.failures import RunError
 from fedwarm.models import Model, build_model
+from fedwarm.models.cnn import Cnn
 from fedwarm.settings.fields import Value
 
 COMMON: dict[str, Value] = {
@@ -52,20 +55,26 @@ def seconds(results: Results) -> float:
     return statistics.median(rounds)
 
 
-def density(results: Results) -> float:
-    """Of the final model, 1 where it is not sparse; a network that was small at first has a share of the numbers of others."""
+def density_beside(channels: int, results: Results) -> float:
+    """Of the final model, 1 where it is not sparse; a network that was small at first has a share of the numbers of others.
+
+    Args:
+        channels: feature maps of the others' first convolution.
+        results: of a run.
+    """
     found = results.get("measures", {}).get("gates")
     if found:
         return float(found["density"][-1])
     if results["method"] == "ssfl":
         return float(results["settings"]["ssfl.density"])
-    whole = build_model(Model(name="cnn"), len(results["partition"]["classes"]), int(results["settings"]["data.image-size"]), 0)
+    net = Model(name="cnn", own_settings=(Cnn(channels=channels),))
+    whole = build_model(net, len(results["partition"]["classes"]), int(results["settings"]["data.image-size"]), 0)
     return float(results["totals"]["parameters"]) / sum(p.numel() for p in whole.parameters())
 
 
-def sparse_accuracy(results: Results) -> float:
+def sparse_accuracy(channels: int, results: Results) -> float:
     """Of the final model in percent where it is sparse, else of what is left of it at a density of .2."""
-    return accuracy(results) if density(results) < 1 else 100 * float(results["measures"]["pruned"][DENSITY])
+    return accuracy(results) if density_beside(channels, results) < 1 else 100 * float(results["measures"]["pruned"][DENSITY])
 
 
 def fedsparse(given: Any, density: float = 0.0, price: float = 0.0) -> Arm:
@@ -86,6 +95,7 @@ def tune(made: Bench, given: Any) -> None:
     ours = [*(fedsparse(given, density=d) for d in given.limits), *(fedsparse(given, price=p) for p in given.prices)]
     arms = [Arm("fedavg", "fedavg"), *ours]
     rows = made.all(arms, given.seeds, TUNING_SEED)
+    density = partial(density_beside, given.channels)
     columns = {"accuracy, %": accuracy, "density": density, "MB, both ways": megabytes, "s a round": seconds}
     print("\n" + table(rows, columns))
     for name, results in rows.items():
@@ -96,6 +106,7 @@ def claim(made: Bench, given: Any) -> None:
     """FedAvg, FedSparse at one density or price, and networks that are small from the start, seed by seed."""
     ours = fedsparse(given, price=given.price) if given.price else fedsparse(given, density=given.limits[0])
     rows = made.all([Arm("fedavg", "fedavg"), ours, *map(small, given.maps)], given.seeds)
+    density = partial(density_beside, given.channels)
     columns = {"accuracy, %": accuracy, "density": density, "MB, both ways": megabytes, "s a round": seconds}
     print("\n" + table(rows, columns))
     first, ours, *_ = rows.values()
@@ -137,11 +148,11 @@ def curve(made: Bench, given: Any) -> None:
     found = {way: {name: results for name, results in rows.items() if results} for way, rows in found.items()}
     for rows in found.values():
         for name, results in rows.items():
-            left = [min(density(r), float(DENSITY)) for r in results]
-            cells = [[f(r) for r in results] for f in (megabytes, sparse_accuracy, accuracy)]
+            left = [min(density_beside(given.channels, r), float(DENSITY)) for r in results]
+            cells = [[f(r) for r in results] for f in (megabytes, partial(sparse_accuracy, given.channels), accuracy)]
             print(f"| {name} | {len(results)} | {spread(cells[0])} | {spread(left)} | {spread(cells[1])} | {spread(cells[2])} |")
     if given.picture:
-        draw(found, given.picture)
+        draw(found, given.channels, given.picture)
 
 
 def axes_of() -> tuple[Any, Any]:
@@ -172,11 +183,12 @@ def draw_rounds(rows: Mapping[str, Sequence[Results]], path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
-def draw(found: Mapping[str, Mapping[str, Sequence[Results]]], path: Path) -> None:
+def draw(found: Mapping[str, Mapping[str, Sequence[Results]]], channels: int, path: Path) -> None:
     """Accuracy against bytes, a line a way, with standard errors."""
     figure, axes = axes_of()
     for way, rows in found.items():
-        points = sorted((statistics.mean(map(megabytes, r)), [sparse_accuracy(each) for each in r]) for r in rows.values())
+        left = partial(sparse_accuracy, channels)
+        points = sorted((statistics.mean(map(megabytes, r)), [left(each) for each in r]) for r in rows.values())
         means = [statistics.mean(values) for _, values in points]
         errors = [statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0 for _, values in points]
         axes.errorbar([x for x, _ in points], means, errors, marker="o", capsize=3, label=way)
@@ -199,11 +211,13 @@ def main() -> None:
     options.add_argument("--only", nargs="*", default=[], help="the ways of the curve; all if not said")
     options.add_argument("--maps", type=int, nargs="+", default=MAPS, help="of networks that are small from the start")
     options.add_argument("--shorter", type=int, nargs="+", default=ROUNDS, help="rounds of FedAvg beside --rounds")
+    options.add_argument("--channels", type=int, default=16, help="feature maps of the first convolution of the whole network")
     options.add_argument("--pixels", type=int, default=14)
     options.add_argument("--rate", type=float, default=0.0, help="step size, where it is another than that of the table")
     options.add_argument("--picture", type=Path, default=None, help="where to draw it")
     given = options.parse_args()
-    own: dict[str, Value] = {**COMMON, "data.image-size": given.pixels, **(WRITERS if given.writers else MIXED)}
+    size: dict[str, Value] = {"data.image-size": given.pixels, "cnn.channels": given.channels}
+    own: dict[str, Value] = {**COMMON, **size, **(WRITERS if given.writers else MIXED)}
     if given.rate:
         own["learning-rate"] = given.rate
     made = bench(given, "fedsparse-writers" if given.writers else "fedsparse", own)

@@ -228,11 +228,12 @@ def federated(given: argparse.Namespace) -> None:
     base = made.tuned(Arm("FedAvg", "fedavg"), given.rates, right)
     rate = base.settings["learning-rate"]
     found = Arm("B", "partitioned_hpo", {"learning-rate": rate, f"{own}rate": given.psi_rate})
+    whole = Arm("B, half the rounds, then its network whole", "partitioned_hpo", {**found.settings, f"{own}final": "finetune"})
     half = Arm("B, half the rounds, then a fresh network", "partitioned_hpo", {**found.settings, f"{own}final": "retrain"})
     control = Arm("by the training loss", "partitioned_hpo", {**found.settings, f"{own}chunks": 1, f"{own}score": "trained"})
     rows: dict[str, list[Results]] = {}
     for seed in seeds:
-        for arm in (base, found):
+        for arm in (base, found, whole):
             rows.setdefault(arm.name, []).append(made.one(arm, seed))
         psi = rows[found.name][-1]["measures"]["psi"]["settings"]
         later = Arm("FedAvg at the psi of B", found.method, {**psi, "learning-rate": rate})
