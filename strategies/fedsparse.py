@@ -33,11 +33,11 @@ from fedwarm.sparse.groups import Floats, Groups, Mask, Masks, groups_of
 from fedwarm.sparse.history import History
 from fedwarm.sparse.mean import GroupMean
 from fedwarm.sparse.packing import PACKED, Reader, from_rounded, from_values, to_numbers, to_values
-from fedwarm.sparse.plan import held, likeliest, multiplier, reached
+from fedwarm.sparse.plan import HALF, held, likeliest, multiplier, reached
 from fedwarm.sparse.replies import bits_of, refuse_statistics, validated
 
 THETA, ALIVE, SHARED = "theta", "alive", "server"
-MUCH = 1.25
+MUCH, SLACK = 1.25, 1.02
 
 
 @dataclass(frozen=True)
@@ -264,13 +264,21 @@ class FedSparse(Grouped):
                 self.theta = self.theta * self.alive
             else:
                 self.theta = np.maximum(self.theta, found.theta_min)
-            if stage.round == found.settled_from(rounds):
-                self.alive = likeliest(self.groups, self.theta, found.density or 1.0)
+            if stage.round == found.settled_from(rounds) or self.settles(stage.round, rounds):
+                on = self.groups.closed(self.theta >= HALF)
+                self.alive = likeliest(self.groups, self.theta, found.density) if found.density else on
                 self.theta, self.settled = self.alive.astype(np.float64), True
             self.history.add(self.groups, before, self.theta, self.alive)
         elif self.learns:
             self.history.add(self.groups, self.theta, self.theta, self.alive)
         self.arrays = final(self.groups, self.shared, self.theta, self.alive, found.final)
+
+    def settles(self, number: int, rounds: int) -> bool:
+        """Whether gates end with a round because the model has reached the density that was asked for."""
+        found = self.settings
+        if found.settle_start or not found.density or found.planned(number, rounds) > found.density:
+            return False
+        return reached(self.groups, self.theta) <= found.density * SLACK
 
     def close(self) -> None:
         if self.learns:

@@ -119,7 +119,8 @@ class FedSparse(Group, prefix="fedsparse"):
     )  # fmt: skip
     settle_start: int = setting(
         0, "round after which the units that are on stay and train on without gates, and the others are gone; with a density so "
-        "many of the likeliest as it has room for; 0: two thirds of the rounds", low=0, when=_learned,
+        "many of the likeliest as it has room for; 0: once the density is reached, at the latest two thirds of the rounds", low=0,
+        when=_learned,
     )  # fmt: skip
     final: str = setting(
         "hard", "final model; hard: groups with theta of at least 1/2; mean: all groups, each times its expected gate",
@@ -143,7 +144,7 @@ class FedSparse(Group, prefix="fedsparse"):
         return self.prune_start or max(1, rounds // 2)
 
     def settled_from(self, rounds: int) -> int:
-        """The round after which no gate changes any more."""
+        """The round after which no gate changes any more, at the latest."""
         return self.settle_start or max(1, 2 * rounds // 3)
 
 

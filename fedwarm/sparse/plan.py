@@ -49,10 +49,10 @@ def held(groups: Groups, before: Floats, after: Floats, least: float) -> Floats:
 
 
 def likeliest(groups: Groups, theta: Floats, most: float) -> Mask:
-    """The groups (G,) that are on from 1/2, or from the least higher probability that leaves a density of at most `most`."""
-    edges = (HALF, *np.unique(theta[theta > HALF]))
+    """The groups (G,) from the least probability on that leaves a density of at most `most`; from 1/2 where none does."""
+    edges = np.unique(theta[theta > 0])
     first = bisect_left(edges, -most, key=lambda edge: -groups.density(groups.closed(theta >= edge)))
-    return groups.closed(theta >= edges[first % len(edges)])  # the first, too, where none leaves so few
+    return groups.closed(theta >= (edges[first] if first < len(edges) else HALF))
 
 
 def multiplier(now: float, density: float, planned: float) -> float:

@@ -378,6 +378,19 @@ def test_pruned_groups_do_not_travel(tmp_path: Path) -> None:
         reader.end()
 
 
+def test_gates_end_once_the_density_is_reached_or_where_it_is_said() -> None:
+    made = server()
+    groups, number = made.groups, made.config.run.num_server_rounds
+    made.theta = np.full(groups.count, 0.9)
+    assert groups.density(made.theta) > 0.2 and not made.settles(number, number)
+    made.theta = np.where(np.arange(groups.count) % 20 > 0, 0.05, 0.9)
+    assert groups.density(made.theta) < 0.2 and made.settles(number, number)
+    assert not made.settles(1, 30)  # the plan still falls
+    said = server(**{"fedsparse.settle-start": 2})
+    said.theta = made.theta
+    assert not said.settles(number, number)
+
+
 # Together with others
 
 

@@ -35,12 +35,20 @@ def test_of_groups_that_are_wanted_alike_all_fall_by_one_share(groups: Groups) -
 
 def test_what_is_left_at_the_end_has_room_in_the_plan(groups: Groups) -> None:
     theta = np.linspace(0.3, 0.99, groups.count)
-    half = groups.density(groups.closed(theta >= 0.5))
-    assert groups.density(likeliest(groups, theta, 1.0)) == half
+    assert likeliest(groups, theta, 1.0).all()
+    gone = np.where(theta < 0.5, 0.0, theta)
+    np.testing.assert_array_equal(likeliest(groups, gone, 1.0), groups.closed(gone > 0))
     on = likeliest(groups, theta, 0.2)
     assert 0.15 < groups.density(on) <= 0.2 and theta[on].min() > theta[~on].max() - 0.7
     alike = np.full(groups.count, 0.9)
     assert likeliest(groups, alike, 0.2).all()  # nothing tells them apart
+    assert not likeliest(groups, np.full(groups.count, 0.4), 0.2).any()
+
+
+def test_groups_below_one_half_fill_the_room_that_is_left(groups: Groups) -> None:
+    theta = np.where(np.arange(groups.count) % 10 > 0, np.linspace(0.1, 0.4, groups.count), 0.9)
+    on, likely = groups.density(likeliest(groups, theta, 0.5)), groups.density(groups.closed(theta > 0.5))
+    assert likely < 0.4 < on <= 0.5
 
 
 def test_what_is_not_below_the_plan_stays(groups: Groups) -> None:
