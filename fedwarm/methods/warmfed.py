@@ -123,7 +123,11 @@ class WarmFed(Group, prefix="warmfed"):
     @property
     def adapts(self) -> bool:
         """Whether clients tune adapters and send them."""
-        return self.adapt and self.synthetic_ratio > 0 and not self.pool
+        return _adapts(self.adapt, self.synthetic_ratio, self.pool)
+
+
+def _adapts(adapt: bool, ratio: float, pool: str) -> bool:
+    return adapt and ratio > 0 and not pool
 
 
 def tuning_factor(settings: WarmFed, number: int, rounds: int) -> float:
@@ -148,7 +152,7 @@ def does(run: Any) -> dict[str, bool]:
     """What a run of WarmFed does, by its settings."""
     one_shot = run["warmfed.protocol"] == "one-shot"
     generates = bool(run["warmfed.synthetic-ratio"])
-    adapts = generates and bool(run["warmfed.adapt"]) and not run["warmfed.pool"]
+    adapts = _adapts(run["warmfed.adapt"], run["warmfed.synthetic-ratio"], run["warmfed.pool"])
     tuned = generates and run["warmfed.finetune-targets"] == "local_and_aggregate" and run["warmfed.epochs-local"] > 0
     averages, rule = not one_shot or tuned, run["warmfed.selection"]
     taught = rule != "never" and (run["warmfed.teacher-first"] == "local" or rule == "model_best")
