@@ -227,7 +227,7 @@ def federated(given: argparse.Namespace) -> None:
     own, seeds = "partitioned-hpo.", range(given.first, given.first + given.seeds)
     base = made.tuned(Arm("FedAvg", "fedavg"), given.rates, right)
     rate = base.settings["learning-rate"]
-    found = Arm("B", "partitioned_hpo", {"learning-rate": rate, f"{own}rate": given.psi_rate})
+    found = Arm("B", "partitioned_hpo", {"learning-rate": rate, f"{own}rate": given.psi_rate, f"{own}final": "full"})
     whole = Arm("B, half the rounds, then its network whole", "partitioned_hpo", {**found.settings, f"{own}final": "finetune"})
     half = Arm("B, half the rounds, then a fresh network", "partitioned_hpo", {**found.settings, f"{own}final": "retrain"})
     control = Arm("by the training loss", "partitioned_hpo", {**found.settings, f"{own}chunks": 1, f"{own}score": "trained"})

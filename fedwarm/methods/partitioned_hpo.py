@@ -115,10 +115,10 @@ class PartitionedHpo(Group, prefix="partitioned-hpo"):
         when=_drawn,
     )
     final: str = setting(
-        "full",
-        "final model; full: all partitions together; retrain: a new network, trained whole with the learned "
-        "hyperparameters; finetune: all partitions, trained further as a whole",
-        choices=("full", "retrain", "finetune"), when=_several,
+        "finetune",
+        "final model; finetune: all partitions, trained further as a whole; full: all partitions together; retrain: a new network, "
+        "trained whole with the learned hyperparameters",
+        choices=("finetune", "full", "retrain"), when=_several,
     )  # fmt: skip
     final_rounds: int = setting(0, "last rounds in which the whole network trains; 0: half of all rounds", low=0, when=_ends)
 

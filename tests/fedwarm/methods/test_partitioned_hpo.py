@@ -27,7 +27,7 @@ from tests.runs import Outcome, run, same
 OWN = "partitioned-hpo."
 SMALL: dict[str, Value] = {
     "num-server-rounds": 3, "local-epochs": 1, "data.max-examples": 20, "data.image-size": 8, "model.name": "logistic",
-    "server-threads": 1, f"{OWN}samples": 2,
+    "server-threads": 1, f"{OWN}samples": 2, f"{OWN}final": "full",
 }  # fmt: skip
 
 
