@@ -6,6 +6,7 @@
     python benchmarks/fedsparse.py claim --data path/to/cifar10 --pixels 16
     python benchmarks/fedsparse.py claim --data path/to/femnist --writers --clients 30 --channels 32 --maps 10
     python benchmarks/fedsparse.py curve --data path/to/mnist --seeds 3 --picture curve.png
+    python benchmarks/fedsparse.py ablations --data path/to/mnist --seeds 3          # one setting changed at a time
 
 All arms train the same CNN from the same weights on the same images with the same step size, chosen for FedAvg at seed 101;
 what FedSparse's plan is made of was chosen on MNIST at the seeds 101 to 103, and a fixed `lambda_0` by `tune` there: the
@@ -41,6 +42,11 @@ MIXED: dict[str, Value] = {"data.partition": "iid", "data.test-fraction": 0.02}
 DENSITY = "0.2"
 LIMITS = (0.19, 0.1, 0.05)
 MAPS = (3, 4, 6)
+CHANGES: dict[str, dict[str, Value]] = {
+    "all groups down": {"down": "dense"}, "probabilities up": {"up": "logits"}, "price per gate": {"lambda0-per": "gate"},
+    "theta from 0.9": {"theta": 0.9}, "no floor of theta": {"theta-min": 0.0}, "groups go early": {"prune-start": 10},
+    "gates to two thirds": {"settle-start": 40}, "no plan": {"density": 0.0, "lambda0": 0.046}, "no prior": {"precision": 0.0},
+}  # fmt: skip
 ROUNDS, KEEPS, SHARES, DENSITIES = (8, 15, 30), (0.4, 0.6, 0.8), (0.02, 0.05, 0.2), (0.2, 0.1, 0.05)
 
 
@@ -116,6 +122,15 @@ def claim(made: Bench, given: Any) -> None:
     print(f"points from FedAvg {spread(gaps)}, share of its bytes {spread(shares)}, its seconds a round {spread(slower)}")
     if given.picture:
         draw_rounds(dict(list(rows.items())[:2]), given.picture)
+
+
+def ablations(made: Bench, given: Any) -> None:
+    """FedSparse at its defaults, and with one setting changed."""
+    plain = Arm("fedsparse density 0.2", "fedsparse", {"fedsparse.density": 0.2, "fedsparse.lambda0": 0.05})
+    changed = [Arm(f"fedsparse, {n}", "fedsparse", {f"fedsparse.{k}": v for k, v in c.items()}) for n, c in CHANGES.items()]
+    rows = made.all([plain, *changed], given.seeds)
+    density = partial(density_beside, given.channels)
+    print("\n" + table(rows, {"accuracy, %": accuracy, "density": density, "MB, both ways": megabytes, "s a round": seconds}))
 
 
 def curve(made: Bench, given: Any) -> None:
@@ -201,7 +216,7 @@ def draw(found: Mapping[str, Mapping[str, Sequence[Results]]], channels: int, pa
 
 def main() -> None:
     options = parser(__doc__, 10, 60)
-    options.add_argument("part", choices=("tune", "claim", "curve"))
+    options.add_argument("part", choices=("tune", "claim", "curve", "ablations"))
     options.add_argument("--writers", action="store_true", help="a client a writer, half of them a round")
     options.add_argument("--price", type=float, default=0.0, help="lambda_0 of the claim, in place of a planned density")
     options.add_argument("--prices", type=float, nargs="*", default=(), help="those to tune")
@@ -221,7 +236,7 @@ def main() -> None:
     if given.rate:
         own["learning-rate"] = given.rate
     made = bench(given, "fedsparse-writers" if given.writers else "fedsparse", own)
-    {"tune": tune, "claim": claim, "curve": curve}[given.part](made, given)
+    {"tune": tune, "claim": claim, "curve": curve, "ablations": ablations}[given.part](made, given)
 
 
 if __name__ == "__main__":

@@ -116,8 +116,8 @@ class PartitionedHpo(Group, prefix="partitioned-hpo"):
     )
     final: str = setting(
         "finetune",
-        "final model; finetune: all partitions, trained further as a whole; full: all partitions together; retrain: a new network, "
-        "trained whole with the learned hyperparameters",
+        "final model; finetune: all partitions, trained further as a whole; full: all partitions together; retrain: a new "
+        "network, trained whole with the learned hyperparameters",
         choices=("finetune", "full", "retrain"), when=_several,
     )  # fmt: skip
     final_rounds: int = setting(0, "last rounds in which the whole network trains; 0: half of all rounds", low=0, when=_ends)
