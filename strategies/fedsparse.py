@@ -265,20 +265,13 @@ class FedSparse(Grouped):
             else:
                 self.theta = np.maximum(self.theta, found.theta_min)
             if stage.round == found.settled_from(rounds) or self.settles(stage.round, rounds):
-                self.alive = self.likely(found.density)
+                on = self.groups.closed(self.theta >= HALF)
+                self.alive = likeliest(self.groups, self.theta, found.density) if found.density else on
                 self.theta, self.settled = self.alive.astype(np.float64), True
-            on = self.alive if self.settled else self.likely(found.planned(stage.round, rounds))
-            self.history.add(self.groups, before, self.theta, on, self.alive)
-            self.arrays = final(self.groups, self.shared, self.theta, on, found.final)
-        else:
-            if self.learns:
-                self.history.add(self.groups, self.theta, self.theta, self.alive, self.alive)
-            self.arrays = final(self.groups, self.shared, self.theta, self.alive, found.final)
-
-    def likely(self, most: float) -> Mask:
-        """The groups (G,) of the model: so many of the likeliest as a density has room for; without a plan those from 1/2 on."""
-        theta = self.theta * self.alive
-        return likeliest(self.groups, theta, most) if self.settings.density else self.groups.closed(theta >= HALF)
+            self.history.add(self.groups, before, self.theta, self.alive)
+        elif self.learns:
+            self.history.add(self.groups, self.theta, self.theta, self.alive)
+        self.arrays = final(self.groups, self.shared, self.theta, self.alive, found.final)
 
     def settles(self, number: int, rounds: int) -> bool:
         """Whether gates end with a round because the model has reached the density that was asked for."""

@@ -148,12 +148,13 @@ class FedSparse(Group, prefix="fedsparse"):
         return self.settle_start or max(1, 2 * rounds // 3)
 
 
-def final(groups: Groups, arrays: Arrays, theta: Floats, on: Mask, how: str) -> Arrays:
-    """The model without noise, as plain weights: groups that are on (G,), `hard` as they are, or each times its expected gate."""
+def final(groups: Groups, arrays: Arrays, theta: Floats, alive: Mask, how: str) -> Arrays:
+    """The model without noise, as plain weights; `theta`, `alive` (G,)."""
     if how == "hard":
-        return groups.switched(arrays, on.astype(np.float64))
-    values = hard_concrete.deterministic(hard_concrete.log_alpha_of(torch.from_numpy(theta))).numpy()
-    return groups.switched(arrays, values * groups.closed(values > 0))
+        values = (theta >= 0.5).astype(np.float64)
+    else:
+        values = hard_concrete.deterministic(hard_concrete.log_alpha_of(torch.from_numpy(theta))).numpy()
+    return groups.switched(arrays, values * groups.closed(alive & (values > 0)))
 
 
 class SparsePrior(Hook):

@@ -18,11 +18,11 @@ class History:
     """What each round came to.
 
     Attributes:
-        density: of the model's numbers, the share in units that are on.
+        density: of the model's numbers, the share in units that are on (theta of at least 1/2).
         layers: the same of each layer with gates, by its name.
-        on: groups that the model has: the likeliest that the plan has room for; without one those with theta of at least 1/2.
+        on: groups that are on.
         gone: groups that are gone for good.
-        returned: groups whose theta was below 1/2 before the round and is not behind it.
+        returned: groups that were off before the round and are on behind it.
     """
 
     density: list[float] = field(default_factory=list)
@@ -31,8 +31,9 @@ class History:
     gone: list[int] = field(default_factory=list)
     returned: list[int] = field(default_factory=list)
 
-    def add(self, groups: Groups, before: Floats, theta: Floats, on: Mask, alive: Mask) -> None:
-        """A round has ended; `before`, `theta`, `on`, `alive` (G,)."""
+    def add(self, groups: Groups, before: Floats, theta: Floats, alive: Mask) -> None:
+        """A round has ended; `before`, `theta`, `alive` (G,)."""
+        on = groups.closed(alive & (theta >= HALF))
         live = groups.live(on)
         self.density.append(round(share(live), 6))
         for site in groups.sites:
