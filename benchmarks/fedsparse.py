@@ -19,7 +19,7 @@ for SSFL and what is pruned by magnitude at the end, without training after it, 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
@@ -83,6 +83,12 @@ def sparse_accuracy(channels: int, results: Results) -> float:
     return accuracy(results) if density_beside(channels, results) < 1 else 100 * float(results["measures"]["pruned"][DENSITY])
 
 
+def columns(given: Any) -> dict[str, Callable[[Results], float]]:
+    """What a table shows of each arm."""
+    density = partial(density_beside, given.channels)
+    return {"accuracy, %": accuracy, "density": density, "MB, both ways": megabytes, "s a round": seconds}
+
+
 def fedsparse(given: Any, density: float = 0.0, price: float = 0.0) -> Arm:
     """With a planned density, or else at a lambda_0, with what the options change beside it."""
     more = {"warmup": given.warmup, "up": given.up, "density": density, "lambda0": price}
@@ -101,20 +107,17 @@ def tune(made: Bench, given: Any) -> None:
     ours = [*(fedsparse(given, density=d) for d in given.limits), *(fedsparse(given, price=p) for p in given.prices)]
     arms = [Arm("fedavg", "fedavg"), *ours]
     rows = made.all(arms, given.seeds, TUNING_SEED)
-    density = partial(density_beside, given.channels)
-    columns = {"accuracy, %": accuracy, "density": density, "MB, both ways": megabytes, "s a round": seconds}
-    print("\n" + table(rows, columns))
+    print("\n" + table(rows, columns(given)))
     for name, results in rows.items():
-        print(f"{name}: density at most {max(map(density, results)):.3f}, accuracies {[round(accuracy(r), 1) for r in results]}")
+        densest = max(density_beside(given.channels, r) for r in results)
+        print(f"{name}: density at most {densest:.3f}, accuracies {[round(accuracy(r), 1) for r in results]}")
 
 
 def claim(made: Bench, given: Any) -> None:
     """FedAvg, FedSparse at one density or price, and networks that are small from the start, seed by seed."""
     ours = fedsparse(given, price=given.price) if given.price else fedsparse(given, density=given.limits[0])
     rows = made.all([Arm("fedavg", "fedavg"), ours, *map(small, given.maps)], given.seeds)
-    density = partial(density_beside, given.channels)
-    columns = {"accuracy, %": accuracy, "density": density, "MB, both ways": megabytes, "s a round": seconds}
-    print("\n" + table(rows, columns))
+    print("\n" + table(rows, columns(given)))
     first, ours, *_ = rows.values()
     gaps = [accuracy(b) - accuracy(a) for a, b in zip(first, ours, strict=True)]
     shares = [megabytes(b) / megabytes(a) for a, b in zip(first, ours, strict=True)]
@@ -126,11 +129,9 @@ def claim(made: Bench, given: Any) -> None:
 
 def ablations(made: Bench, given: Any) -> None:
     """FedSparse at its defaults, and with one setting changed."""
-    plain = Arm("fedsparse density 0.2", "fedsparse", {"fedsparse.density": 0.2, "fedsparse.lambda0": 0.05})
     changed = [Arm(f"fedsparse, {n}", "fedsparse", {f"fedsparse.{k}": v for k, v in c.items()}) for n, c in CHANGES.items()]
-    rows = made.all([plain, *changed], given.seeds)
-    density = partial(density_beside, given.channels)
-    print("\n" + table(rows, {"accuracy, %": accuracy, "density": density, "MB, both ways": megabytes, "s a round": seconds}))
+    rows = made.all([fedsparse(given, density=float(DENSITY)), *changed], given.seeds)
+    print("\n" + table(rows, columns(given)))
 
 
 def curve(made: Bench, given: Any) -> None:

@@ -33,11 +33,11 @@ from fedwarm.sparse.groups import Floats, Groups, Mask, Masks, groups_of
 from fedwarm.sparse.history import History
 from fedwarm.sparse.mean import GroupMean
 from fedwarm.sparse.packing import PACKED, Reader, from_rounded, from_values, to_numbers, to_values
-from fedwarm.sparse.plan import HALF, held, likeliest, multiplier, reached
+from fedwarm.sparse.plan import held, likeliest, multiplier, on, reached
 from fedwarm.sparse.replies import bits_of, refuse_statistics, validated
 
 THETA, ALIVE, SHARED = "theta", "alive", "server"
-MUCH, SLACK = 1.25, 1.02
+MUCH, SLACK = 1.25, 1.02  # what a plan may be missed by before the run says so, and what halving leaves above it
 
 
 @dataclass(frozen=True)
@@ -265,8 +265,8 @@ class FedSparse(Grouped):
             else:
                 self.theta = np.maximum(self.theta, found.theta_min)
             if stage.round == found.settled_from(rounds) or self.settles(stage.round, rounds):
-                on = self.groups.closed(self.theta >= HALF)
-                self.alive = likeliest(self.groups, self.theta, found.density) if found.density else on
+                most = found.density
+                self.alive = likeliest(self.groups, self.theta, most) if most else on(self.groups, self.theta)
                 self.theta, self.settled = self.alive.astype(np.float64), True
             self.history.add(self.groups, before, self.theta, self.alive)
         elif self.learns:

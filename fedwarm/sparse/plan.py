@@ -18,9 +18,14 @@ from fedwarm.sparse.groups import Floats, Groups, Mask
 GROWS, SHRINKS, HALVINGS, HALF = 1.2, 0.7, 12, 0.5
 
 
+def on(groups: Groups, theta: Floats) -> Mask:
+    """The groups (G,) whose probability is at least 1/2."""
+    return groups.closed(theta >= HALF)
+
+
 def reached(groups: Groups, theta: Floats) -> float:
     """The density of a model with these probabilities (G,), of which units are on from 1/2: in expectation, and at least that."""
-    return max(groups.density(theta), groups.density(groups.closed(theta >= HALF)))
+    return max(groups.density(theta), groups.density(on(groups, theta)))
 
 
 def held(groups: Groups, before: Floats, after: Floats, least: float) -> Floats:
@@ -52,7 +57,7 @@ def likeliest(groups: Groups, theta: Floats, most: float) -> Mask:
     """The groups (G,) from the least probability on that leaves a density of at most `most`; from 1/2 where none does."""
     edges = np.unique(theta[theta > 0])
     first = bisect_left(edges, -most, key=lambda edge: -groups.density(groups.closed(theta >= edge)))
-    return groups.closed(theta >= (edges[first] if first < len(edges) else HALF))
+    return groups.closed(theta >= edges[first]) if first < len(edges) else on(groups, theta)
 
 
 def multiplier(now: float, density: float, planned: float) -> float:
