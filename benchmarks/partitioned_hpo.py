@@ -4,6 +4,7 @@
     python benchmarks/partitioned_hpo.py rotated --data path/to/mnist           # the width of a rotation, on one machine
     python benchmarks/partitioned_hpo.py federated --data path/to/mnist         # 20 clients of 100 rotated images each
     python benchmarks/partitioned_hpo.py federated --data path/to/femnist --writers
+    python benchmarks/partitioned_hpo.py federated --data path/to/mnist --ablations --seeds 2   # one setting changed at a time
 
 Toy: labels are the sign of a random ReLU network of the first 10 inputs around its median, and 10 % of those for training are
 flipped. `informative` and `noise` are the mean mask of those inputs; `retrained` is a fresh network at the psi found.
@@ -201,6 +202,15 @@ def rotated(given: argparse.Namespace) -> None:
 
 # A federation
 
+OWN = "partitioned-hpo."
+SKEWED: dict[str, Value] = {"data.partition": "pathological"}  # two digits a client
+CHANGES: dict[str, dict[str, Value]] = {
+    "mode A": {f"{OWN}mode": "A"}, "2 chunks": {f"{OWN}chunks": 2}, "5 chunks": {f"{OWN}chunks": 5},
+    "equal shares": {f"{OWN}shares": "1,1,1"}, "defaults 0": {f"{OWN}defaults": "zeros"},
+    "psi every 5 rounds": {f"{OWN}every": 5}, "first chunk too": {f"{OWN}include-first": True},
+    "one draw": {f"{OWN}score-samples": 1},
+}  # fmt: skip
+
 
 def drawn(number: int, seed: int) -> str:
     """Half-widths of a random search: shifts and scalings below 0.3, shears below 0.5, rotations below pi."""
@@ -224,11 +234,13 @@ def federated(given: argparse.Namespace) -> None:
             "data.test-fraction": 0.25,
         }
     made = Bench(settings, given.clients, given.rounds, folder, given.workers, given.first)
-    own, seeds = "partitioned-hpo.", range(given.first, given.first + given.seeds)
+    own, seeds = OWN, range(given.first, given.first + given.seeds)
     base = made.tuned(Arm("FedAvg", "fedavg"), given.rates, right)
     rate = base.settings["learning-rate"]
     found = Arm("B", "partitioned_hpo", {"learning-rate": rate, f"{own}rate": given.psi_rate, f"{own}final": "full"})
     whole = Arm("B, half the rounds, then its network whole", "partitioned_hpo", {**found.settings, f"{own}final": "finetune"})
+    if given.ablations:
+        return ablated(made, base, whole, given.seeds)
     half = Arm("B, half the rounds, then a fresh network", "partitioned_hpo", {**found.settings, f"{own}final": "retrain"})
     control = Arm("by the training loss", "partitioned_hpo", {**found.settings, f"{own}chunks": 1, f"{own}score": "trained"})
     rows: dict[str, list[Results]] = {}
@@ -251,6 +263,22 @@ def federated(given: argparse.Namespace) -> None:
     print(table(rows, {"accuracy, %": right}), flush=True)
 
 
+def ablated(made: Bench, base: Arm, whole: Arm, seeds: int) -> None:
+    """FedAvg, the method at its defaults, and with one setting changed; where clients differ in their digits, by chunks."""
+    arms = [base, whole, *(Arm(f"B, {name}", whole.method, {**whole.settings, **own}) for name, own in CHANGES.items())]
+    print(table(made.all(arms, seeds), {"accuracy, %": right, "rotation, rad": rotation}), flush=True)
+    arms = [Arm(f"two digits, {base.name}", base.method, {**base.settings, **SKEWED})]
+    for order in ("random", "in-order"):
+        arms.append(Arm(f"two digits, chunks {order}", whole.method, {**whole.settings, **SKEWED, f"{OWN}assign": order}))
+    print(table(made.all(arms, seeds), {"accuracy, %": right, "rotation, rad": rotation}), flush=True)
+
+
+def rotation(results: Results) -> float:
+    """The half-width of rotation found, in radians; NaN where none is learned."""
+    found = results.get("measures", {}).get("psi")
+    return float("nan") if found is None else abs(float(found["settings"][f"{OWN}psi"].split(",")[2]))
+
+
 def main() -> None:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("part", choices=("toy", "rotated", "federated"))
@@ -268,6 +296,7 @@ def main() -> None:
     made.add_argument("--rounds", type=int, default=40)
     made.add_argument("--writers", action="store_true", help="a client a writer, no image turned, in place of turned iid ones")
     made.add_argument("--psi-rate", type=float, default=0.1, help="step size of psi in the federation")
+    made.add_argument("--ablations", action="store_true", help="of the federation: one setting changed at a time")
     made.add_argument("--tries", type=int, default=8, help="runs of the random search; 0: no control either")
     made.add_argument("--rates", nargs="+", type=float, default=[0.03, 0.1])
     made.add_argument("--workers", type=int, default=0, help="worker processes; 0: as many as there are cores")

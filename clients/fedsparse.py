@@ -37,9 +37,9 @@ class Received:
 
 
 class GroupedClient(BaseClient):
-    """Answers a packed model by one; `told_theta`: whether it is sent a number with each group."""
+    """Answers a packed model by one; `single`: whether every weight is a group."""
 
-    told_theta = False
+    single = False
 
     def kept(self, got: Received, number: int) -> tuple[Mask, bytes]:
         """Which of the groups that it was sent it sends back, and what it says of each of these."""
@@ -62,14 +62,15 @@ class GroupedClient(BaseClient):
     def received(self, payload: Payload) -> Received:
         """The model out of its packing."""
         width = task_of(self.config.run).width(len(self.real.classes))
-        groups, reader = groups_of(self.config.of(Model), width, self.real.form), Reader(payload.arrays[PACKED])
+        groups = groups_of(self.config.of(Model), width, self.real.form, self.single)
+        reader, price = Reader(payload.arrays[PACKED]), payload.metrics.get("price")
         mask = reader.mask(groups.count)
         alive = ~reader.mask(groups.count) if payload.count("pruned") else np.ones(groups.count, np.bool_)
-        theta = reader.numbers(int(mask.sum())) if self.told_theta else np.ones(int(mask.sum()))
+        theta = np.ones(int(mask.sum())) if price is None else reader.numbers(int(mask.sum()))
         live = groups.live(alive)
         arrays = from_values(reader, groups.chosen(live, mask))
         reader.end()
-        return Received(groups, mask, theta, arrays, live, payload.metrics.get("price"))
+        return Received(groups, mask, theta, arrays, live, price)
 
     def packed(self, got: Received, arrays: Arrays, number: int) -> Bytes:
         """The groups that this client keeps, as bytes."""
@@ -86,8 +87,11 @@ class GroupedClient(BaseClient):
 class FedSparseClient(GroupedClient):
     """Trains a gate with each group, and sends the groups that its gates leave."""
 
-    told_theta = True
     prior: SparsePrior
+
+    @property
+    def single(self) -> bool:  # type: ignore[override]
+        return self.config.of(FedSparse).single
 
     def begin(self, got: Received, number: int) -> None:
         sizes, examples = got.groups.sizes_of(got.live).astype(np.float64), len(self.shard.train_labels)

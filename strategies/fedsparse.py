@@ -33,11 +33,11 @@ from fedwarm.sparse.groups import Floats, Groups, Mask, Masks, groups_of
 from fedwarm.sparse.history import History
 from fedwarm.sparse.mean import GroupMean
 from fedwarm.sparse.packing import PACKED, Reader, from_rounded, from_values, to_numbers, to_values
-from fedwarm.sparse.plan import held, likeliest, multiplier, on, reached
+from fedwarm.sparse.plan import Gates, reached, turned
 from fedwarm.sparse.replies import bits_of, refuse_statistics, validated
 
 THETA, ALIVE, SHARED = "theta", "alive", "server"
-MUCH, SLACK = 1.25, 1.02  # what a plan may be missed by before the run says so, and what halving leaves above it
+MUCH = 1.25  # what a plan may be missed by before the run says so
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,10 @@ class Grouped(BaseStrategy):
     """Groups of weights go to clients and come back, and each is averaged over the clients that sent it.
 
     Attributes:
-        tells_theta: whether clients are sent a number with each group.
-        hears_pi: whether they send one.
+        single: whether every weight is a group.
     """
 
-    tells_theta = False
+    single = False
     _live: tuple[Mask, Masks] | None = None
 
     def __init__(self, config: Config | None = None, folder: RunFolder | None = None, **settings: Value) -> None:
@@ -77,12 +76,18 @@ class Grouped(BaseStrategy):
         self.shared: Arrays = {}
 
     @property
+    def tells_theta(self) -> bool:
+        """Whether clients are sent a number with each group."""
+        return False
+
+    @property
     def hears_pi(self) -> bool:
+        """Whether they send one."""
         return False
 
     @cached_property
     def groups(self) -> Groups:
-        return groups_of(self.config.of(Model), self.width, self.fleet.form)
+        return groups_of(self.config.of(Model), self.width, self.fleet.form, self.single)
 
     def plan(self) -> Iterator[Stage]:
         refuse_statistics(dict(self.new_model().named_buffers()))
@@ -198,7 +203,6 @@ class FedSparse(Grouped):
     """w_g <- sum_s z_sg phi_sg / sum_s z_sg over the clients that sent g, theta_g <- mean_s z_sg over those that had it."""
 
     method = "fedsparse"
-    tells_theta = True
 
     def __init__(self, config: Config | None = None, folder: RunFolder | None = None, **settings: Value) -> None:
         super().__init__(config, folder, **settings)
@@ -209,33 +213,43 @@ class FedSparse(Grouped):
         return self.config.of(Settings)
 
     @property
-    def learns(self) -> bool:
-        return self.settings.gates == "learned"
+    def single(self) -> bool:  # type: ignore[override]
+        return self.settings.single
+
+    @property
+    def moving(self) -> bool:
+        """Whether there are gates, and they have not ended."""
+        return self.settings.learns and not self.settled
+
+    @property
+    def tells_theta(self) -> bool:
+        return self.moving
 
     @property
     def hears_pi(self) -> bool:
-        return self.learns and not self.settled and self.settings.up == "logits"
+        return self.moving and self.settings.up == "logits"
 
     @property
     def first_theta(self) -> float:
-        return self.settings.theta if self.learns else 1.0
+        return self.settings.theta if self.settings.learns else 1.0
 
     def drawn(self, number: int, client: int) -> Mask:
-        if not self.learns or self.settled or self.settings.down == "dense":
+        if not self.moving or self.settings.down == "dense":
             return self.alive
         draws = numpy_generator(self.config.run.seed, self.method, "down", number, client)
         drawn: Mask = self.alive & (draws.random(self.groups.count) < self.theta)
         return drawn
 
     def told(self, stage: Stage) -> dict[str, float]:
-        return {"price": self.price} if self.learns and not self.settled else {}
+        return {"price": self.price} if self.moving else {}
 
     def begin(self, stage: Stage) -> None:
         super().begin(stage)
         if stage.name == "round":
             self.on, self.asked = np.zeros(self.groups.count), np.zeros(self.groups.count)
-            rounds, density = self.config.run.num_server_rounds, reached(self.groups, self.theta)
-            self.price = self.factor * self.settings.price(stage.round, rounds, density)
+            if self.moving:
+                rounds, density = self.config.run.num_server_rounds, reached(self.groups, self.theta)
+                self.price = self.factor * self.settings.price(stage.round, rounds, density)
 
     def weight(self, payload: Payload) -> float:
         return super().weight(payload) if self.settings.weight_by == "examples" else 1.0
@@ -252,36 +266,19 @@ class FedSparse(Grouped):
             return
         found, rounds = self.settings, self.config.run.num_server_rounds
         self.shared, _ = stepped(self.shared, self.mean.result(self.shared), found.server_rate)
-        if self.learns and not self.settled:
-            before, mean = self.theta, np.divide(self.on, self.asked, out=self.theta.copy(), where=self.asked > 0)
-            self.theta = stepped({THETA: self.theta}, {THETA: mean}, found.theta_rate)[0][THETA].astype(np.float64)
-            if found.density:
-                planned = found.planned(stage.round, rounds)
-                self.factor = multiplier(self.factor, reached(self.groups, self.theta), planned)
-                self.theta = held(self.groups, before, self.theta, planned)
-            if stage.round >= found.pruned_from(rounds):
-                self.alive = self.groups.closed(self.alive & (self.theta >= found.tau))
-                self.theta = self.theta * self.alive
-            else:
-                self.theta = np.maximum(self.theta, found.theta_min)
-            if stage.round == found.settled_from(rounds) or self.settles(stage.round, rounds):
-                most = found.density
-                self.alive = likeliest(self.groups, self.theta, most) if most else on(self.groups, self.theta)
-                self.theta, self.settled = self.alive.astype(np.float64), True
+        before = self.theta
+        if self.moving:
+            mean = np.divide(self.on, self.asked, out=before.copy(), where=self.asked > 0)
+            theta = stepped({THETA: before}, {THETA: mean}, found.theta_rate)[0][THETA].astype(np.float64)
+            gates = Gates(before, self.alive, self.factor)
+            gates = turned(self.groups, gates, theta, found.turn(stage.round, rounds))
+            self.theta, self.alive, self.factor, self.settled = gates.theta, gates.alive, gates.factor, gates.settled
+        if found.learns:
             self.history.add(self.groups, before, self.theta, self.alive)
-        elif self.learns:
-            self.history.add(self.groups, self.theta, self.theta, self.alive)
         self.arrays = final(self.groups, self.shared, self.theta, self.alive, found.final)
 
-    def settles(self, number: int, rounds: int) -> bool:
-        """Whether gates end with a round because the model has reached the density that was asked for."""
-        found = self.settings
-        if found.settle_start or not found.density or found.planned(number, rounds) > found.density:
-            return False
-        return reached(self.groups, self.theta) <= found.density * SLACK
-
     def close(self) -> None:
-        if self.learns:
+        if self.settings.learns:
             self.record.found("gates", self.history.told(self.groups, self.theta))
             left = self.history.density[-1] if self.history.density else 1.0
             if left > self.settings.density * MUCH > 0:

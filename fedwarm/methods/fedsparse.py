@@ -23,12 +23,19 @@ from fedwarm.sparse import hard_concrete
 from fedwarm.sparse.gating import Gated
 from fedwarm.sparse.groups import Floats, Groups, Mask
 from fedwarm.sparse.penalty import Penalty, Prior
+from fedwarm.sparse.plan import Turn
 from fedwarm.sparse.replies import check, validated
 from fedwarm.training.loop import Batch, Hook
+
+UNITS = "units"
 
 
 def _learned(run: Any) -> bool:
     return bool(run["fedsparse.gates"] == "learned")
+
+
+def _by_unit(run: Any) -> bool:
+    return _learned(run) and bool(run["fedsparse.groups"] == UNITS)
 
 
 def _planned(run: Any) -> bool:
@@ -51,6 +58,11 @@ class FedSparse(Group, prefix="fedsparse"):
             "gates of groups of weights; learned: clients train one for each group; on: all groups stay, which is "
             "FedAvg or FedProx",
         choices=("learned", "on"),
+    )  # fmt: skip
+    groups: str = setting(
+        UNITS, "weights that share a gate; units: those of a feature map or of a linear layer's input, and the network becomes "
+        "smaller; weights: each has its own, and the network keeps its size, with zeros in it",
+        choices=(UNITS, "weights"), when=_learned,
     )  # fmt: skip
     precision: float = setting(
         1.0, "lambda, pull of a client's weights to the server's, for a loss summed over its images; 0: none", low=0.0
@@ -78,7 +90,7 @@ class FedSparse(Group, prefix="fedsparse"):
         "weight",
         "unit of the penalty lambda_0; weight: each weight of a group; gate: each group",
         choices=("weight", "gate"),
-        when=_learned,
+        when=_by_unit,
     )
     theta: float = setting(0.99, "theta, initial probability that a group of weights is kept", low=0.05, high=0.99, when=_learned)
     gate_rate: float = setting(20.0, "learning rate of the gates", low=0.0, when=_learned)
@@ -139,13 +151,22 @@ class FedSparse(Group, prefix="fedsparse"):
         over = self.density_rounds or max(1, rounds // 3)
         return 1 - (1 - self.density) * min(1.0, number / over)
 
-    def pruned_from(self, rounds: int) -> int:
-        """The round after which groups may go."""
-        return self.prune_start or max(1, rounds // 2)
+    def turn(self, number: int, rounds: int) -> Turn:
+        """What a round, counted from 1, may do to gates."""
+        planned, goes = self.planned(number, rounds), number >= (self.prune_start or max(1, rounds // 2))
+        ends = number == (self.settle_start or max(1, 2 * rounds // 3))
+        may_end = not self.settle_start and 0 < planned <= self.density
+        return Turn(planned, self.density, self.tau if goes else self.theta_min, goes, ends, may_end)
 
-    def settled_from(self, rounds: int) -> int:
-        """The round after which no gate changes any more, at the latest."""
-        return self.settle_start or max(1, 2 * rounds // 3)
+    @property
+    def learns(self) -> bool:
+        """Whether there are gates at all."""
+        return self.gates == "learned"
+
+    @property
+    def single(self) -> bool:
+        """Whether every weight has a gate of its own."""
+        return self.learns and self.groups != UNITS
 
 
 def final(groups: Groups, arrays: Arrays, theta: Floats, alive: Mask, how: str) -> Arrays:
@@ -180,7 +201,7 @@ class SparsePrior(Hook):
         self.settings, self.groups, self.examples, self.price, self.draws = settings, groups, examples, price, draws
         self.sent = torch.from_numpy(np.flatnonzero(sent))
         start = hard_concrete.log_alpha_of(torch.from_numpy(theta)).float()
-        self.log_alpha = start.clone().requires_grad_(settings.gates == "learned")
+        self.log_alpha = start.clone().requires_grad_(settings.learns)
         self.theta = hard_concrete.active(start)
         self.sizes = torch.from_numpy(sizes[sent]).float()
         self.centre: dict[str, Tensor] = {}
@@ -188,7 +209,7 @@ class SparsePrior(Hook):
 
     @property
     def learns(self) -> bool:
-        return self.settings.gates == "learned"
+        return self.settings.learns
 
     def prepare(self, model: nn.Module) -> None:
         device = next(model.parameters()).device

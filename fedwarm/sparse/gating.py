@@ -1,7 +1,7 @@
 """Gates in a model's forward pass: each map behind its normalisation, and each input of a linear layer, times its gate.
 
 A map times z is the map of a filter and bias times z, and so it is with scale and shift of a normalisation: gates multiply the
-weights of a pass, which are fewer than its activations.
+weights of a pass, which are fewer than its activations. Gates of single weights multiply these.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ class Gated:
     def _forward(self, layer: nn.Module, site: Site, place: slice) -> Callable[[Tensor], Tensor]:
         def values() -> Tensor:
             assert self.gates is not None
+            if site.single:
+                return self.gates[place].view(layer.get_parameter("weight").shape)
             return self.gates[place] if site.units == 1 else self.gates[place].repeat_interleave(site.units)
 
         def linear(x: Tensor) -> Tensor:
@@ -47,8 +49,8 @@ class Gated:
         def conv(x: Tensor) -> Tensor:
             assert isinstance(layer, nn.Conv2d)
             z = values()
-            bias = None if layer.bias is None else layer.bias * z
-            made: Tensor = layer._conv_forward(x, layer.weight * z[:, None, None, None], bias)
+            bias = layer.bias if site.single or layer.bias is None else layer.bias * z
+            made: Tensor = layer._conv_forward(x, layer.weight * (z if site.single else z[:, None, None, None]), bias)
             return made
 
         def norm(x: Tensor) -> Tensor:
@@ -58,7 +60,7 @@ class Gated:
                 return F.group_norm(x, layer.num_groups, eps=layer.eps) * z[:, None, None]
             return F.group_norm(x, layer.num_groups, layer.weight * z, layer.bias * z, layer.eps)
 
-        return linear if site.inputs else norm if site.norm else conv
+        return linear if isinstance(layer, nn.Linear) else norm if site.norm else conv
 
     def remove(self) -> None:
         """Take them out."""

@@ -15,7 +15,7 @@ from torch import nn
 from fedwarm.core.arrays import Arrays
 from fedwarm.core.inputs import Form
 from fedwarm.models import Model, build_model
-from fedwarm.sparse.sites import Site, found
+from fedwarm.sparse.sites import Site, found, singles
 
 T = TypeVar("T", bound=np.generic)
 Mask = NDArray[np.bool_]
@@ -36,9 +36,10 @@ class Groups:
     shapes: dict[str, tuple[int, ...]]
 
     @staticmethod
-    def of(model: nn.Module) -> Groups:
-        """The groups of a model."""
-        return Groups(found(model), {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
+    def of(model: nn.Module, single: bool = False) -> Groups:
+        """The groups of a model; `single`: every weight is one."""
+        shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        return Groups(singles(model) if single else found(model), shapes)
 
     @cached_property
     def count(self) -> int:
@@ -68,6 +69,8 @@ class Groups:
     def spread(self, name: str, values: NDArray[T]) -> NDArray[T]:
         """Values of the gates (G,) so that they broadcast over a grouped tensor."""
         site, place = self.places[name]
+        if site.single:
+            return values[place].reshape(self.shapes[name])
         if site.inputs:
             return values[place][None, :]
         return np.repeat(values[place], site.units).reshape(-1, *[1] * (len(self.shapes[name]) - 1))
@@ -99,6 +102,8 @@ class Groups:
         left = {name: np.ones(shape, alive.dtype) for name, shape in self.shapes.items()}
         for site, place in self.places.values():
             left[site.weight] = np.minimum(left[site.weight], self.spread(site.weight, alive))
+            if site.single:
+                continue
             if not site.inputs:
                 units = np.repeat(alive[place], site.units)
                 self._rows(left, site.layer, units, norm=site.norm)
@@ -142,8 +147,8 @@ class Groups:
             values = gates[place]
             if (values == 1).all():
                 continue
-            if site.inputs:
-                out[site.weight] = _times(out[site.weight], values[None, :])
+            if site.inputs or site.single:
+                out[site.weight] = _times(out[site.weight], self.spread(site.weight, gates))
                 continue
             units, kept = (np.repeat(v, site.units) for v in (values, np.where(values > 0, 1.0, 0.0)))
             first, last = (kept, units) if site.norm else (units, kept)
@@ -164,7 +169,7 @@ def _times(array: NDArray[np.generic], factor: NDArray[np.floating]) -> NDArray[
 
 
 @lru_cache(maxsize=16)
-def groups_of(settings: Model, classes: int, inputs: Form | int) -> Groups:
-    """The groups of a run's classifier."""
+def groups_of(settings: Model, classes: int, inputs: Form | int, single: bool = False) -> Groups:
+    """The groups of a run's classifier; `single`: every weight is one."""
     with torch.device("meta"):
-        return Groups.of(build_model(replace(settings, weights=""), classes, inputs, 0))
+        return Groups.of(build_model(replace(settings, weights=""), classes, inputs, 0), single)

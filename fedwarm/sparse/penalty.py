@@ -90,8 +90,11 @@ class Prior:
             if name in self.groups.places:
                 site, place = self.groups.places[name]
                 values = everywhere[place]
-                shaped = values if site.inputs else values.repeat_interleave(site.units).reshape(-1, *[1] * (gap.dim() - 1))
-                out.append(factor * shaped * gap)
+                if site.single:
+                    values = values.view(gap.shape)
+                elif not site.inputs:
+                    values = values.repeat_interleave(site.units).reshape(-1, *[1] * (gap.dim() - 1))
+                out.append(factor * values * gap)
             else:
                 out.append(factor * gap)
         return out

@@ -10,12 +10,69 @@ no scale has to be known.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from dataclasses import dataclass
 
 import numpy as np
 
 from fedwarm.sparse.groups import Floats, Groups, Mask
 
 GROWS, SHRINKS, HALVINGS, HALF = 1.2, 0.7, 12, 0.5
+SLACK = 1.02  # what halving leaves above a density
+
+
+@dataclass(frozen=True)
+class Gates:
+    """The server's gates.
+
+    Attributes:
+        theta: the probability of each group (G,).
+        alive: the groups (G,) that are not gone for good.
+        factor: what the most that is charged has grown by.
+        settled: whether gates have ended: the groups that are left are on.
+    """
+
+    theta: Floats
+    alive: Mask
+    factor: float = 1.0
+    settled: bool = False
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a round may do to gates.
+
+    Attributes:
+        planned: the least density that it may end at; 0: any.
+        density: the one at the end of all rounds; 0: none is planned.
+        least: theta does not fall below it; of one where groups go, those below are gone for good.
+        goes: whether groups go.
+        ends: whether gates end with it.
+        may_end: whether they end with it if the density is reached.
+    """
+
+    planned: float
+    density: float
+    least: float
+    goes: bool
+    ends: bool
+    may_end: bool
+
+
+def turned(groups: Groups, gates: Gates, theta: Floats, turn: Turn) -> Gates:
+    """The gates after a round whose clients would have theta (G,)."""
+    factor, alive = gates.factor, gates.alive
+    if turn.density:
+        factor = multiplier(factor, reached(groups, theta), turn.planned)
+        theta = held(groups, gates.theta, theta, turn.planned)
+    if turn.goes:
+        alive = groups.closed(alive & (theta >= turn.least))
+        theta = theta * alive
+    else:
+        theta = np.maximum(theta, turn.least)
+    if not turn.ends and not (turn.may_end and reached(groups, theta) <= turn.density * SLACK):
+        return Gates(theta, alive, factor)
+    alive = likeliest(groups, theta, turn.density) if turn.density else on(groups, theta)
+    return Gates(alive.astype(np.float64), alive, factor, settled=True)
 
 
 def on(groups: Groups, theta: Floats) -> Mask:

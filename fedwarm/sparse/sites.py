@@ -4,6 +4,7 @@ A unit is a feature map of a convolution or an input of a linear layer. A map ca
 one layer that reads it, and all between keeps zeros: normalisation by groups, ReLU, pooling, flattening. Maps that a shortcut
 adds to others stay, as all layers that write to or read from that sum have the same ones. Maps that GroupNorm normalises together
 share one gate: what is left of them is then normalised as before.
+Nothing of this counts where every weight has a gate of its own.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Site:
         source: the layer that makes a linear layer's inputs and whose units go with them; empty: none can.
         spread: inputs that one unit of `source` becomes.
         reader: the layer that reads a convolution's maps.
+        single: whether each weight has a gate of its own; then there are neither maps nor inputs.
     """
 
     layer: str
@@ -42,11 +44,18 @@ class Site:
     source: str = ""
     spread: int = 1
     reader: str = ""
+    single: bool = False
 
     @property
     def weight(self) -> str:
         """The name of the grouped tensor."""
         return f"{self.layer}.weight"
+
+
+def singles(model: nn.Module) -> tuple[Site, ...]:
+    """A gate for every weight of the convolutions and linear layers of a model, whatever stands between them."""
+    layers = [(name, part) for name, part in model.named_modules() if type(part) in (nn.Conv2d, nn.Linear)]
+    return tuple(Site(name, False, part.get_parameter("weight").numel(), single=True) for name, part in layers)
 
 
 def found(model: nn.Module) -> tuple[Site, ...]:

@@ -89,11 +89,11 @@ def test_with_equal_weights_it_is_the_plain_mean(tmp_path: Path) -> None:
         np.testing.assert_allclose(array, sum(r[name] for r in replies) / 4, atol=1e-7)
 
 
-def groups_of_lenet() -> Groups:
+def groups_of_lenet(single: bool = False) -> Groups:
     from fedwarm.models import Model
     from fedwarm.sparse.groups import groups_of
 
-    return groups_of(Model(name="lenet5"), 10, 16)
+    return groups_of(Model(name="lenet5"), 10, 16, single)
 
 
 def test_with_all_gates_on_one_gradient_is_fedprox_s() -> None:
@@ -115,16 +115,17 @@ def test_with_all_gates_on_one_gradient_is_fedprox_s() -> None:
 # The objective
 
 
-@pytest.mark.parametrize("per", ["weight", "gate"])
+@pytest.mark.parametrize("per", ["weight", "gate", "single"])
 def test_the_gradient_of_the_objective_by_differences(per: str) -> None:
     """For weights and gates, with fixed noise, relative 1e-5."""
-    model, groups = Net(), Groups.of(Net())
-    hook = prior(groups, FedSparse(precision=2.0, lambda0=0.1, lambda0_per=per))
+    model, groups = Net(), Groups.of(Net(), per == "single")
+    count = groups.count
+    hook = prior(groups, FedSparse(precision=2.0, lambda0=0.1, lambda0_per="gate" if per == "gate" else "weight"))
     hook.prepare(model)
     for p in model.parameters():
         p.data += 0.1
-    hook.log_alpha = (log_alpha_of(torch.linspace(0.3, 0.8, 7, dtype=torch.float64))).requires_grad_(True)
-    hook.theta, hook.sizes = torch.linspace(0.4, 0.9, 7, dtype=torch.float64), hook.sizes.double()
+    hook.log_alpha = (log_alpha_of(torch.linspace(0.3, 0.8, count, dtype=torch.float64))).requires_grad_(True)
+    hook.theta, hook.sizes = torch.linspace(0.4, 0.9, count, dtype=torch.float64), hook.sizes.double()
     inputs = torch.randn(6, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     labels = torch.tensor([0, 1, 1, 0, 1, 0])
 
@@ -378,17 +379,22 @@ def test_pruned_groups_do_not_travel(tmp_path: Path) -> None:
         reader.end()
 
 
-def test_gates_end_once_the_density_is_reached_or_where_it_is_said() -> None:
-    made = server()
-    groups, number = made.groups, made.config.run.num_server_rounds
-    made.theta = np.full(groups.count, 0.9)
-    assert groups.density(made.theta) > 0.2 and not made.settles(number, number)
-    made.theta = np.where(np.arange(groups.count) % 20 > 0, 0.05, 0.9)
-    assert groups.density(made.theta) < 0.2 and made.settles(number, number)
-    assert not made.settles(1, 30)  # the plan still falls
-    said = server(**{"fedsparse.settle-start": 2})
-    said.theta = made.theta
-    assert not said.settles(number, number)
+def test_single_weights_that_go_are_zeros_in_the_model(tmp_path: Path) -> None:
+    """Each weight has a gate; messages hold the weights that are drawn, and at the end theta no more."""
+    own: dict[str, Value] = {
+        **SMALL, **HARD, "num-server-rounds": 6, "fedsparse.groups": "weights", "fedsparse.density": 0.3, "fedsparse.lambda0": 1.0
+    }  # fmt: skip
+    outcome = run("fedsparse", tmp_path / "run", own)
+    groups, found = groups_of_lenet(single=True), outcome.results["measures"]["gates"]
+    weights = sum(array.size for name, array in outcome.model.items() if name in groups.places)
+    assert found["groups"] == groups.count == weights and 0 < found["on"][-1] < 0.3 * weights
+    assert sum(np.count_nonzero(outcome.model[name]) for name in groups.places) <= found["on"][-1]
+    first, last = (from_records(outcome.asked("round")[at].content) for at in (0, -1))
+    reader = Reader(first.arrays[PACKED])
+    mask = reader.mask(groups.count)
+    assert 0 < mask.mean() < 1 and (reader.numbers(int(mask.sum())) > 0).all()
+    others = sum(array.size for array in outcome.model.values()) - weights
+    assert len(last.arrays[PACKED]) == 2 * mask_bytes(groups.count) + 4 * (found["on"][-1] + others)
 
 
 # Together with others
@@ -400,6 +406,7 @@ def test_gates_end_once_the_density_is_reached_or_where_it_is_said() -> None:
         {"fedsparse.up": "logits", "fedsparse.server-rate": 0.5, "fedsparse.final": "mean"},
         {"fedsparse.down": "dense", "fedsparse.lambda0-per": "gate", "codec": "stochastic-rounding"},
         {**HARD, "fedsparse.prune-start": 1, "fedsparse.lambda0": 0.05, "robust.clip-norm": 0.05},
+        {"fedsparse.groups": "weights", "fedsparse.gate-rate": 500.0},
     ],
 )
 def test_a_resumed_run_ends_in_the_same_model(own: dict[str, Value], tmp_path: Path) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from fedwarm.models import Model, build_model
 from fedwarm.sparse.groups import Groups
-from fedwarm.sparse.plan import held, likeliest, multiplier, reached
+from fedwarm.sparse.plan import Gates, Turn, held, likeliest, multiplier, reached, turned
 
 
 @pytest.fixture
@@ -75,3 +77,24 @@ def test_what_is_charged_grows_while_there_is_too_much() -> None:
     for density in (0.5, 0.3) * 5:
         ten = multiplier(ten, density, 0.4)
     assert ten < 1  # an excess is forgiven more slowly than it is charged for
+
+
+def test_gates_end_once_the_density_is_reached_or_where_it_is_said(groups: Groups) -> None:
+    few = np.where(np.arange(groups.count) % 20 > 0, 0.05, 0.9)
+    many = np.full(groups.count, 0.9)
+    gates = Gates(many, np.ones(groups.count, np.bool_))
+    soon = Turn(0.2, 0.2, 0.05, goes=False, ends=False, may_end=True)
+    assert groups.density(many) > 0.2 and not turned(groups, gates, many, soon).settled
+    ended = turned(groups, gates, few, soon)
+    assert ended.settled and set(ended.theta) == {0, 1} and groups.density(ended.alive) <= 0.2
+    assert not turned(groups, gates, few, replace(soon, may_end=False)).settled
+    assert turned(groups, gates, many, replace(soon, may_end=False, ends=True)).settled
+
+
+def test_groups_go_once_they_may(groups: Groups) -> None:
+    theta = np.linspace(0.01, 0.9, groups.count)
+    gates = Gates(theta, np.ones(groups.count, np.bool_))
+    stay = turned(groups, gates, theta, Turn(0.0, 0.0, 0.05, goes=False, ends=False, may_end=False))
+    assert stay.alive.all() and stay.theta.min() == 0.05
+    gone = turned(groups, gates, theta, Turn(0.0, 0.0, 0.1, goes=True, ends=False, may_end=False))
+    assert not gone.alive[theta < 0.1].any() and not gone.theta[~gone.alive].any() and gone.factor == 1.0

@@ -88,6 +88,26 @@ def test_gates_between_0_and_1_are_plain_weights_too(name: str) -> None:
     torch.testing.assert_close(outputs(model), expected)
 
 
+@pytest.mark.parametrize("name", ["cnn", "resnet8"])
+def test_gates_of_single_weights_are_plain_weights_too(name: str) -> None:
+    """All weights of all layers, behind shortcuts as well; biases and norms stay."""
+    model = made(name)
+    groups, arrays = Groups.of(model, single=True), from_module(model)
+    assert groups.count == sum(array.size for array in arrays.values() if array.ndim > 1)
+    values = torch.rand(groups.count, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    gated = Gated(model, groups, lambda: values)
+    expected = outputs(model)
+    gated.remove()
+    switched = groups.switched(arrays, values.numpy())
+    assert all(switched[name] is arrays[name] for name in arrays.keys() - groups.places.keys())
+    model.load_state_dict(to_tensors(switched))
+    torch.testing.assert_close(outputs(model), expected)
+    on = values.numpy() < 0.3
+    live = groups.live(groups.closed(on))
+    assert sum(int(live[name].sum()) for name in groups.places) == on.sum()
+    assert all(live[name].all() for name in arrays.keys() - groups.places.keys())
+
+
 def test_a_whole_network_stays() -> None:
     model = made("cnn")
     assert kept_of(model) == {}
