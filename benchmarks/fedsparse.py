@@ -46,6 +46,8 @@ CHANGES: dict[str, dict[str, Value]] = {
     "all groups down": {"down": "dense"}, "probabilities up": {"up": "logits"}, "price per gate": {"lambda0-per": "gate"},
     "theta from 0.9": {"theta": 0.9}, "no floor of theta": {"theta-min": 0.0}, "groups go early": {"prune-start": 10},
     "gates to two thirds": {"settle-start": 40}, "no plan": {"density": 0.0, "lambda0": 0.046}, "no prior": {"precision": 0.0},
+    "groups fall whole": {"falls": "whole", "up": "logits"},
+    "single weights": {"groups": "weights", "gate-rate": 5000.0, "theta": 0.9, "lambda0": 0.3},
 }  # fmt: skip
 ROUNDS, KEEPS, SHARES, DENSITIES = (8, 15, 30), (0.4, 0.6, 0.8), (0.02, 0.05, 0.2), (0.2, 0.1, 0.05)
 
@@ -91,7 +93,7 @@ def columns(given: Any) -> dict[str, Callable[[Results], float]]:
 
 def fedsparse(given: Any, density: float = 0.0, price: float = 0.0) -> Arm:
     """With a planned density, or else at a lambda_0, with what the options change beside it."""
-    more = {"warmup": given.warmup, "up": given.up, "density": density, "lambda0": price}
+    more = {"warmup": given.warmup, "up": given.up, "falls": given.falls, "density": density, "lambda0": price}
     changed: dict[str, Value] = {name: value for name, value in more.items() if value}
     name = " ".join(["fedsparse", *(f"{name} {value}" for name, value in changed.items())])
     return Arm(name, "fedsparse", {f"fedsparse.{name}": value for name, value in {"density": 0.0, **changed}.items()})
@@ -224,6 +226,7 @@ def main() -> None:
     options.add_argument("--limits", type=float, nargs="*", default=LIMITS, help="planned densities; of a claim the first")
     options.add_argument("--warmup", type=int, default=0, help="rounds over which it grows; 0: as many as FedSparse has")
     options.add_argument("--up", default="", help="what FedSparse's clients send; empty: masks")
+    options.add_argument("--falls", default="", help="what falls in a round of FedSparse, part or whole; empty: its default")
     options.add_argument("--only", nargs="*", default=[], help="the ways of the curve; all if not said")
     options.add_argument("--maps", type=int, nargs="+", default=MAPS, help="of networks that are small from the start")
     options.add_argument("--shorter", type=int, nargs="+", default=ROUNDS, help="rounds of FedAvg beside --rounds")

@@ -78,6 +78,11 @@ class FedSparse(Group, prefix="fedsparse"):
         0.05, "density above the plan at which the whole of lambda_0 is charged; proportionally less for less", low=1e-6,
         when=_planned,
     )  # fmt: skip
+    falls: str = setting(
+        "part", "what falls in a round under a planned density; part: theta of the groups that are wanted least, as far as "
+        "clients have it; whole: so many of these groups as the plan asks for, each to the least theta at once",
+        choices=("part", "whole"), when=_planned,
+    )  # fmt: skip
     lambda0: float = setting(
         0.05, "lambda_0, penalty of each open gate, for a summed loss; with a planned density only where it starts; without one, "
         "larger values make sparser models", low=0.0, when=_learned,
@@ -156,7 +161,7 @@ class FedSparse(Group, prefix="fedsparse"):
         planned, goes = self.planned(number, rounds), number >= (self.prune_start or max(1, rounds // 2))
         ends = number == (self.settle_start or max(1, 2 * rounds // 3))
         may_end = not self.settle_start and 0 < planned <= self.density
-        return Turn(planned, self.density, self.tau if goes else self.theta_min, goes, ends, may_end)
+        return Turn(planned, self.density, self.tau if goes else self.theta_min, goes, ends, may_end, self.falls == "whole")
 
     @property
     def learns(self) -> bool:

@@ -48,6 +48,7 @@ class Turn:
         goes: whether groups go.
         ends: whether gates end with it.
         may_end: whether they end with it if the density is reached.
+        whole: whether a group that falls under a plan falls to `least` at once.
     """
 
     planned: float
@@ -56,6 +57,7 @@ class Turn:
     goes: bool
     ends: bool
     may_end: bool
+    whole: bool = False
 
 
 def turned(groups: Groups, gates: Gates, theta: Floats, turn: Turn) -> Gates:
@@ -63,13 +65,14 @@ def turned(groups: Groups, gates: Gates, theta: Floats, turn: Turn) -> Gates:
     factor, alive = gates.factor, gates.alive
     if turn.density:
         factor = multiplier(factor, reached(groups, theta), turn.planned)
-        theta = held(groups, gates.theta, theta, turn.planned)
+        theta = felled(groups, gates.theta, theta, turn) if turn.whole else held(groups, gates.theta, theta, turn.planned)
     if turn.goes:
         alive = groups.closed(alive & (theta >= turn.least))
         theta = theta * alive
     else:
         theta = np.maximum(theta, turn.least)
-    if not turn.ends and not (turn.may_end and reached(groups, theta) <= turn.density * SLACK):
+    left = groups.density(on(groups, theta)) if turn.whole else reached(groups, theta)
+    if not turn.ends and not (turn.may_end and left <= turn.density * SLACK):
         return Gates(theta, alive, factor)
     alive = likeliest(groups, theta, turn.density) if turn.density else on(groups, theta)
     return Gates(alive.astype(np.float64), alive, factor, settled=True)
@@ -108,6 +111,22 @@ def held(groups: Groups, before: Floats, after: Floats, least: float) -> Floats:
         share = (most + over) / 2
         most, over = (share, over) if groups.density(fallen(low, share)) >= least else (most, share)
     return fallen(low, most)
+
+
+def felled(groups: Groups, before: Floats, after: Floats, turn: Turn) -> Floats:
+    """The probabilities (G,) after a round in which those groups that clients want least fall to the least there is, one by one.
+
+    So many that the planned density is reached, of those that fell at all; the others keep what they had. What rose stays.
+    """
+    order = np.argsort(after, kind="stable")
+    order = order[(after < before)[order]]
+
+    def fallen(count: int) -> Floats:
+        theta = np.maximum(before, after)
+        theta[order[:count]] = 0.0 if turn.goes else turn.least
+        return theta
+
+    return fallen(bisect_left(range(len(order)), -turn.planned, key=lambda n: -groups.density(on(groups, fallen(n)))))
 
 
 def likeliest(groups: Groups, theta: Floats, most: float) -> Mask:

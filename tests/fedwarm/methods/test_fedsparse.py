@@ -407,6 +407,7 @@ def test_single_weights_that_go_are_zeros_in_the_model(tmp_path: Path) -> None:
         {"fedsparse.down": "dense", "fedsparse.lambda0-per": "gate", "codec": "stochastic-rounding"},
         {**HARD, "fedsparse.prune-start": 1, "fedsparse.lambda0": 0.05, "robust.clip-norm": 0.05},
         {"fedsparse.groups": "weights", "fedsparse.gate-rate": 500.0},
+        {"fedsparse.falls": "whole", "fedsparse.up": "logits"},
     ],
 )
 def test_a_resumed_run_ends_in_the_same_model(own: dict[str, Value], tmp_path: Path) -> None:
