@@ -47,6 +47,7 @@ CHANGES: dict[str, dict[str, Value]] = {
     "theta from 0.9": {"theta": 0.9}, "no floor of theta": {"theta-min": 0.0}, "groups go early": {"prune-start": 10},
     "gates to two thirds": {"settle-start": 40}, "no plan": {"density": 0.0, "lambda0": 0.046}, "no prior": {"precision": 0.0},
     "groups fall whole": {"falls": "whole", "up": "logits"},
+    "posterior": {"gates": "posterior"}, "posterior, single weights": {"gates": "posterior", "groups": "weights"},
     "single weights": {"groups": "weights", "gate-rate": 5000.0, "theta": 0.9, "lambda0": 0.3},
 }  # fmt: skip
 ROUNDS, KEEPS, SHARES, DENSITIES = (8, 15, 30), (0.4, 0.6, 0.8), (0.02, 0.05, 0.2), (0.2, 0.1, 0.05)
@@ -93,7 +94,15 @@ def columns(given: Any) -> dict[str, Callable[[Results], float]]:
 
 def fedsparse(given: Any, density: float = 0.0, price: float = 0.0) -> Arm:
     """With a planned density, or else at a lambda_0, with what the options change beside it."""
-    more = {"warmup": given.warmup, "up": given.up, "falls": given.falls, "density": density, "lambda0": price}
+    more = {
+        "warmup": given.warmup,
+        "up": given.up,
+        "falls": given.falls,
+        "gates": given.gates,
+        "groups": given.groups,
+        "density": density,
+        "lambda0": price,
+    }
     changed: dict[str, Value] = {name: value for name, value in more.items() if value}
     name = " ".join(["fedsparse", *(f"{name} {value}" for name, value in changed.items())])
     return Arm(name, "fedsparse", {f"fedsparse.{name}": value for name, value in {"density": 0.0, **changed}.items()})
@@ -102,6 +111,11 @@ def fedsparse(given: Any, density: float = 0.0, price: float = 0.0) -> Arm:
 def small(maps: int) -> Arm:
     """FedAvg with a network of few maps."""
     return Arm(f"fedavg, {maps} maps", "fedavg", {"cnn.channels": maps})
+
+
+def ssfl(density: float) -> Arm:
+    """One mask of single weights, chosen before training."""
+    return Arm(f"ssfl {density:g}", "ssfl", {"ssfl.density": density})
 
 
 def tune(made: Bench, given: Any) -> None:
@@ -118,7 +132,8 @@ def tune(made: Bench, given: Any) -> None:
 def claim(made: Bench, given: Any) -> None:
     """FedAvg, FedSparse at one density or price, and networks that are small from the start, seed by seed."""
     ours = fedsparse(given, price=given.price) if given.price else fedsparse(given, density=given.limits[0])
-    rows = made.all([Arm("fedavg", "fedavg"), ours, *map(small, given.maps)], given.seeds)
+    rivals = [*map(small, given.maps), *(ssfl(d) for d in given.limits[:1] if given.ssfl)]
+    rows = made.all([Arm("fedavg", "fedavg"), ours, *rivals], given.seeds)
     print("\n" + table(rows, columns(given)))
     first, ours, *_ = rows.values()
     gaps = [accuracy(b) - accuracy(a) for a, b in zip(first, ours, strict=True)]
@@ -140,7 +155,7 @@ def curve(made: Bench, given: Any) -> None:
     """Each way to a density of at most .2, at three settings; a run that breaks is told, and is not in the table."""
     arms = {
         "fedsparse": [(made, fedsparse(given, density=density)) for density in given.limits],
-        "ssfl": [(made, Arm(f"ssfl {d:g}", "ssfl", {"ssfl.density": d})) for d in DENSITIES],
+        "ssfl": [(made, ssfl(d)) for d in DENSITIES],
         "small from the start": [(made, small(maps)) for maps in given.maps],
         "fedavg, pruned": [
             (replace(made, rounds=n), Arm(f"fedavg {n} rounds", "fedavg")) for n in (*given.shorter, made.rounds)
@@ -226,6 +241,9 @@ def main() -> None:
     options.add_argument("--limits", type=float, nargs="*", default=LIMITS, help="planned densities; of a claim the first")
     options.add_argument("--warmup", type=int, default=0, help="rounds over which it grows; 0: as many as FedSparse has")
     options.add_argument("--up", default="", help="what FedSparse's clients send; empty: masks")
+    options.add_argument("--gates", default="", help="of FedSparse, learned or posterior; empty: its default")
+    options.add_argument("--groups", default="", help="what one gate of FedSparse is for, units or weights; empty: its default")
+    options.add_argument("--ssfl", action="store_true", help="SSFL of the same density beside it in the claim")
     options.add_argument("--falls", default="", help="what falls in a round of FedSparse, part or whole; empty: its default")
     options.add_argument("--only", nargs="*", default=[], help="the ways of the curve; all if not said")
     options.add_argument("--maps", type=int, nargs="+", default=MAPS, help="of networks that are small from the start")

@@ -14,11 +14,12 @@ from fedwarm.coding.packing import pack_mask
 from fedwarm.core.arrays import Arrays, from_module
 from fedwarm.core.payload import Payload
 from fedwarm.core.seeds import numpy_generator
-from fedwarm.methods.fedsparse import FedSparse, SparsePrior
+from fedwarm.methods.fedsparse import FedSparse
 from fedwarm.models import Model
 from fedwarm.rounds.client import BaseClient
 from fedwarm.sparse.groups import Floats, Groups, Mask, Masks, groups_of
 from fedwarm.sparse.packing import PACKED, Bytes, Reader, from_values, joined, to_numbers, to_rounded, to_values
+from fedwarm.sparse.prior import Masked, SparsePrior
 from fedwarm.sparse.replies import bits_of
 from fedwarm.tasks import task_of
 from fedwarm.training.loop import Hook
@@ -64,9 +65,10 @@ class GroupedClient(BaseClient):
         width = task_of(self.config.run).width(len(self.real.classes))
         groups = groups_of(self.config.of(Model), width, self.real.form, self.single)
         reader, price = Reader(payload.arrays[PACKED]), payload.metrics.get("price")
+        same = 1.0 if price is None else payload.metrics.get("theta")
         mask = reader.mask(groups.count)
         alive = ~reader.mask(groups.count) if payload.count("pruned") else np.ones(groups.count, np.bool_)
-        theta = np.ones(int(mask.sum())) if price is None else reader.numbers(int(mask.sum()))
+        theta = reader.numbers(int(mask.sum())) if same is None else np.full(int(mask.sum()), same)
         live = groups.live(alive)
         arrays = from_values(reader, groups.chosen(live, mask))
         reader.end()
@@ -88,6 +90,8 @@ class FedSparseClient(GroupedClient):
     """Trains a gate with each group, and sends the groups that its gates leave."""
 
     prior: SparsePrior
+    masks: Masks
+    told: FedSparse
 
     @property
     def single(self) -> bool:  # type: ignore[override]
@@ -96,19 +100,19 @@ class FedSparseClient(GroupedClient):
     def begin(self, got: Received, number: int) -> None:
         sizes, examples = got.groups.sizes_of(got.live).astype(np.float64), len(self.shard.train_labels)
         settings = self.config.of(FedSparse)
-        if got.price is None:  # gates have ended
-            settings = replace(settings, gates="on")
+        self.told = settings if got.price is not None else replace(settings, gates="on")  # they have ended
         told = (got.mask, got.theta, sizes, examples, got.price or 0.0, self.draws("gates", number))
-        self.prior = SparsePrior(settings, got.groups, *told)
+        self.prior = SparsePrior(self.told, got.groups, *told)
+        self.masks = got.groups.chosen(got.live, got.mask) if self.single else {}  # units that are not here have no gradient
 
     def hooks(self) -> list[Hook]:
-        return [self.prior]
+        return [self.prior, *([Masked(self.masks)] if self.masks else [])]
 
     def kept(self, got: Received, number: int) -> tuple[Mask, bytes]:
-        settings, (pi, open_) = self.prior.settings, self.prior.probabilities()
-        if settings.gates == "on":
+        if not self.told.learns:
             return super().kept(got, number)
-        if settings.up == "logits":
+        pi, open_ = self.prior.probabilities()
+        if self.told.up == "logits":
             return open_, to_numbers(pi[open_])
         draws = numpy_generator(self.config.run.seed, self.config.run.method, "up", number, self.node.partition)
         return draws.random(len(pi)) < pi, b""

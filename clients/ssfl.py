@@ -10,10 +10,11 @@ import torch
 from fedwarm.core.arrays import from_module, from_tensors
 from fedwarm.core.payload import Payload, PayloadError
 from fedwarm.core.seeds import numpy_generator
-from fedwarm.methods.ssfl import MASK, Masked, Ssfl, saliency
+from fedwarm.methods.ssfl import MASK, Ssfl, saliency
 from fedwarm.rounds.client import BaseClient
 from fedwarm.sparse.groups import Mask, Masks
 from fedwarm.sparse.packing import PACKED, Reader, from_values, joined, to_rounded, to_values
+from fedwarm.sparse.prior import Masked
 from fedwarm.sparse.replies import bits_of
 from fedwarm.tasks import task_of
 from fedwarm.training.loop import Hook

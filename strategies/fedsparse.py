@@ -7,7 +7,6 @@ that sent it. Groups whose probability stays low go for good.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -29,33 +28,15 @@ from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Value
 from fedwarm.settings.kinds import CODECS
 from fedwarm.sparse import packing
-from fedwarm.sparse.groups import Floats, Groups, Mask, Masks, groups_of
+from fedwarm.sparse.groups import Groups, Mask, Masks, groups_of
 from fedwarm.sparse.history import History
 from fedwarm.sparse.mean import GroupMean
 from fedwarm.sparse.packing import PACKED, Reader, from_rounded, from_values, to_numbers, to_values
-from fedwarm.sparse.plan import Gates, reached, turned
-from fedwarm.sparse.replies import bits_of, refuse_statistics, validated
+from fedwarm.sparse.plan import Gates, edge, reached, turned
+from fedwarm.sparse.replies import Taken, bits_of, refuse_statistics, validated
 
 THETA, ALIVE, SHARED = "theta", "alive", "server"
 MUCH = 1.25  # what a plan may be missed by before the run says so
-
-
-@dataclass(frozen=True)
-class Taken:
-    """What came of one client.
-
-    Attributes:
-        had: the groups that it was sent (G,).
-        values: v of each group (G,): 1, or its probability; 0 where it did not send it.
-        chosen: the numbers that it sent.
-        arrays, reference: the model's tensors with them, and with what it was sent in their place.
-    """
-
-    had: Mask
-    values: Floats
-    chosen: Masks
-    arrays: Arrays
-    reference: Arrays
 
 
 class Grouped(BaseStrategy):
@@ -112,9 +93,12 @@ class Grouped(BaseStrategy):
             return super().instruct(stage, client)
         mask, pruned = self.drawn(stage.round, client), not self.alive.all()
         theta = to_numbers(self.theta[mask]) if self.tells_theta else b""
+        facts = {"round": stage.round, "pruned": int(pruned), **self.told(stage)}
+        if theta == theta[: packing.NUMBER_BYTES] * int(mask.sum()) != b"":  # one number for all
+            facts, theta = {**facts, THETA: float(np.float16(self.theta[mask][0]))}, b""
         values = to_values(self.shared, self.groups.chosen(self.live, mask))
         packed = packing.joined([pack_mask(mask), pack_mask(~self.alive) if pruned else b"", theta, values])
-        return Payload("words", {PACKED: packed}, {"round": stage.round, "pruned": int(pruned), **self.told(stage)})
+        return Payload("words", {PACKED: packed}, facts)
 
     def told(self, stage: Stage) -> dict[str, float]:
         """What else clients are told in a round."""
@@ -248,8 +232,15 @@ class FedSparse(Grouped):
         if stage.name == "round":
             self.on, self.asked = np.zeros(self.groups.count), np.zeros(self.groups.count)
             if self.moving:
-                rounds, density = self.config.run.num_server_rounds, reached(self.groups, self.theta)
-                self.price = self.factor * self.settings.price(stage.round, rounds, density)
+                self.price = self.charged(stage.round)
+
+    def charged(self, number: int) -> float:
+        """lambda_0 of a round."""
+        found, rounds = self.settings, self.config.run.num_server_rounds
+        if found.trains or not found.density:
+            return self.factor * found.price(number, rounds, reached(self.groups, self.theta))
+        worth = found.worth(self.groups, self.shared, self.theta, self.live)
+        return edge(self.groups, worth, self.alive, found.planned(number, rounds))
 
     def weight(self, payload: Payload) -> float:
         return super().weight(payload) if self.settings.weight_by == "examples" else 1.0

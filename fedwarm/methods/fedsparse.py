@@ -8,29 +8,30 @@ fixes neither strengths nor schedules; where the code had to choose, the choice 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from fedwarm.core.arrays import Arrays
 from fedwarm.methods import Method
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Group, setting
 from fedwarm.sparse import hard_concrete
-from fedwarm.sparse.gating import Gated
-from fedwarm.sparse.groups import Floats, Groups, Mask
-from fedwarm.sparse.penalty import Penalty, Prior
+from fedwarm.sparse.groups import Floats, Groups, Mask, Masks
 from fedwarm.sparse.plan import Turn
 from fedwarm.sparse.replies import check, validated
-from fedwarm.training.loop import Batch, Hook
 
-UNITS = "units"
+UNITS, POSTERIOR, LEAST = "units", "posterior", 1e-9
 
 
 def _learned(run: Any) -> bool:
+    return bool(run["fedsparse.gates"] != "on")
+
+
+def _trained(run: Any) -> bool:
     return bool(run["fedsparse.gates"] == "learned")
 
 
@@ -40,6 +41,11 @@ def _by_unit(run: Any) -> bool:
 
 def _planned(run: Any) -> bool:
     return _learned(run) and bool(run["fedsparse.density"] > 0)
+
+
+def _whole(run: Any) -> bool:
+    """Whether the posterior decides what falls, and then the whole of it, so that theta has no other values."""
+    return _planned(run) and not _trained(run) and bool(run["fedsparse.falls"] != "part")
 
 
 def _prunes(run: Any) -> bool:
@@ -54,10 +60,13 @@ class FedSparse(Group, prefix="fedsparse"):
     """Settings of FedSparse."""
 
     gates: str = setting(
-        "learned",
-            "gates of groups of weights; learned: clients train one for each group; on: all groups stay, which is "
-            "FedAvg or FedProx",
-        choices=("learned", "on"),
+        "learned", "gates of groups of weights; learned: clients train one for each group; posterior: the probability that a "
+        "group is on follows from its trained weights, small ones are off; on: all groups stay, which is FedAvg or FedProx",
+        choices=("learned", POSTERIOR, "on"),
+    )  # fmt: skip
+    spike: float = setting(
+        3000.0, "lambda_2, precision of weights that are off, around 0, for a summed loss; the larger, the smaller are the "
+        "weights that are off", low=1e-6, when=lambda r: not _trained(r) and _learned(r),
     )  # fmt: skip
     groups: str = setting(
         UNITS, "weights that share a gate; units: those of a feature map or of a linear layer's input, and the network becomes "
@@ -72,20 +81,21 @@ class FedSparse(Group, prefix="fedsparse"):
         "than is planned for the round; 0: no plan, lambda_0 alone decides", low=0.0, high=1.0, when=_learned,
     )  # fmt: skip
     density_rounds: int = setting(
-        0, "rounds over which the planned density falls from 1 to its value; 0: a third of the rounds", low=0, when=_planned,
+        0, "rounds over which the planned density falls from 1 to its value; 0: a third of the rounds, half of them with "
+        "gates='posterior'", low=0, when=_planned,
     )  # fmt: skip
     density_band: float = setting(
         0.05, "density above the plan at which the whole of lambda_0 is charged; proportionally less for less", low=1e-6,
-        when=_planned,
+        when=lambda r: _planned(r) and _trained(r),
     )  # fmt: skip
     falls: str = setting(
-        "part", "what falls in a round under a planned density; part: theta of the groups that are wanted least, as far as "
-        "clients have it; whole: so many of these groups as the plan asks for, each to the least theta at once",
-        choices=("part", "whole"), when=_planned,
+        "auto", "what falls in a round under a planned density; part: theta of the groups that are wanted least, as far as "
+        "clients have it; whole: so many of these groups as the plan asks for, each to the least theta at once; auto: whole with "
+        "gates='posterior', else part", choices=("auto", "part", "whole"), when=_planned,
     )  # fmt: skip
     lambda0: float = setting(
         0.05, "lambda_0, penalty of each open gate, for a summed loss; with a planned density only where it starts; without one, "
-        "larger values make sparser models", low=0.0, when=_learned,
+        "larger values make sparser models", low=0.0, when=_trained,
     )  # fmt: skip
     warmup: int = setting(
         8, "rounds over which the penalty lambda_0 grows from 0 to its value", low=0,
@@ -98,7 +108,7 @@ class FedSparse(Group, prefix="fedsparse"):
         when=_by_unit,
     )
     theta: float = setting(0.99, "theta, initial probability that a group of weights is kept", low=0.05, high=0.99, when=_learned)
-    gate_rate: float = setting(20.0, "learning rate of the gates", low=0.0, when=_learned)
+    gate_rate: float = setting(20.0, "learning rate of the gates", low=0.0, when=_trained)
     down: str = setting(
         "sampled", "groups that clients receive; sampled: drawn with probability theta; dense: all", choices=("sampled", "dense"),
         when=_learned,
@@ -116,23 +126,20 @@ class FedSparse(Group, prefix="fedsparse"):
     )
     server_rate: float = setting(1.0, "eta_w, learning rate of the server for weights; 1: the clients' mean", low=1e-6, high=1.0)
     theta_rate: float = setting(
-        0.5,
-        "eta_theta, learning rate of the server for the probabilities theta; 1: the clients' mean",
-        low=1e-6,
-        high=1.0,
-        when=_learned,
-    )
+        0.5, "eta_theta, learning rate of the server for the probabilities theta; 1: the clients' mean", low=1e-6, high=1.0,
+        when=lambda r: _learned(r) and not _whole(r),
+    )  # fmt: skip
     prune_start: int = setting(0, "round after which groups can be removed for good; 0: half of the rounds", low=0, when=_learned)
     tau: float = setting(
         0.1,
         "a group whose probability theta is below this is removed for good, after prune-start",
         low=0.0,
         high=0.5,
-        when=_prunes,
+        when=lambda r: _prunes(r) and not _whole(r),
     )
     theta_min: float = setting(
         0.05, "lower limit of the probabilities theta before prune-start, so that a group can return", low=0.0, high=0.5,
-        when=lambda r: _learned(r) and (r["fedsparse.prune-start"] or r["num-server-rounds"] // 2) > 1,
+        when=lambda r: _trained(r) and (r["fedsparse.prune-start"] or r["num-server-rounds"] // 2) > 1,
     )  # fmt: skip
     settle_start: int = setting(
         0, "round after which the units that are on stay and train on without gates, and the others are gone; with a density so "
@@ -146,14 +153,23 @@ class FedSparse(Group, prefix="fedsparse"):
 
     def price(self, number: int, rounds: int, density: float) -> float:
         """lambda_0 in a round, counted from 1, that starts at a density."""
+        most = self.lambda0 if self.trains else max(0.0, math.log(self.spike / (self.precision or 1.0)) / 2)
         if not self.density:
-            return self.lambda0 * min(1.0, (number - 1) / self.warmup) if self.warmup else self.lambda0
+            return most * min(1.0, (number - 1) / self.warmup) if self.warmup else most
         excess = density - self.planned(number, rounds)
-        return self.lambda0 * min(1.0, max(0.0, excess) / self.density_band)
+        return most * min(1.0, max(0.0, excess) / self.density_band)
+
+    def worth(self, groups: Groups, arrays: Arrays, theta: Floats, live: Masks) -> Floats:
+        """The lambda_0 at which the posterior of each group (G,) is 1/2 at the server's weights; it prices a planned density."""
+        squares = groups.squares({name: torch.from_numpy(arrays[name]).double() for name in groups.places}).numpy()
+        costs = groups.sizes_of(live) if self.lambda0_per == "weight" else np.ones(groups.count)
+        inside = np.clip(theta, LEAST, 1 - LEAST)
+        found: Floats = (np.log(inside / (1 - inside)) + self.spike * squares / 2) / np.maximum(costs, 1)
+        return found
 
     def planned(self, number: int, rounds: int) -> float:
         """The density that is planned for the end of a round, counted from 1."""
-        over = self.density_rounds or max(1, rounds // 3)
+        over = self.density_rounds or max(1, rounds // (3 if self.trains else 2))
         return 1 - (1 - self.density) * min(1.0, number / over)
 
     def turn(self, number: int, rounds: int) -> Turn:
@@ -161,11 +177,18 @@ class FedSparse(Group, prefix="fedsparse"):
         planned, goes = self.planned(number, rounds), number >= (self.prune_start or max(1, rounds // 2))
         ends = number == (self.settle_start or max(1, 2 * rounds // 3))
         may_end = not self.settle_start and 0 < planned <= self.density
-        return Turn(planned, self.density, self.tau if goes else self.theta_min, goes, ends, may_end, self.falls == "whole")
+        least = self.tau if goes else self.theta_min if self.trains else 0.0
+        whole = self.falls == "whole" or (self.falls == "auto" and not self.trains)
+        return Turn(planned, self.density, least, goes, ends, may_end, whole)
 
     @property
     def learns(self) -> bool:
         """Whether there are gates at all."""
+        return self.gates != "on"
+
+    @property
+    def trains(self) -> bool:
+        """Whether clients train gates."""
         return self.gates == "learned"
 
     @property
@@ -183,88 +206,14 @@ def final(groups: Groups, arrays: Arrays, theta: Floats, alive: Mask, how: str) 
     return groups.switched(arrays, values * groups.closed(alive & (values > 0)))
 
 
-class SparsePrior(Hook):
-    """Trains gates with the weights, under the server's prior.
-
-    Args:
-        settings: of the method.
-        groups: of the model.
-        sent: the groups that are here (G,).
-        theta: their probabilities, one each.
-        sizes: |g| of all groups (G,).
-        examples: N_s; penalties are divided by it, as the loss is a mean.
-        price: lambda_0 in this round.
-        draws: makes the noise of the gates.
-    """
-
-    uses = "batch"
-
-    def __init__(
-        self, settings: FedSparse, groups: Groups, sent: Mask, theta: Floats, sizes: Floats, examples: int, price: float,
-        draws: torch.Generator,
-    ) -> None:  # fmt: skip
-        self.settings, self.groups, self.examples, self.price, self.draws = settings, groups, examples, price, draws
-        self.sent = torch.from_numpy(np.flatnonzero(sent))
-        start = hard_concrete.log_alpha_of(torch.from_numpy(theta)).float()
-        self.log_alpha = start.clone().requires_grad_(settings.learns)
-        self.theta = hard_concrete.active(start)
-        self.sizes = torch.from_numpy(sizes[sent]).float()
-        self.centre: dict[str, Tensor] = {}
-        self.gated: Gated | None = None
-
-    @property
-    def learns(self) -> bool:
-        return self.settings.learns
-
-    def prepare(self, model: nn.Module) -> None:
-        device = next(model.parameters()).device
-        self.sent, self.theta, self.sizes = (t.to(device) for t in (self.sent, self.theta, self.sizes))
-        self.log_alpha = self.log_alpha.detach().to(device).requires_grad_(self.learns)
-        self.centre = {name: p.detach().clone() for name, p in model.named_parameters()}
-        if self.learns:
-            self.gated = Gated(model, self.groups, self.draw)
-
-    def draw(self) -> Tensor:
-        """All gates (G,) of a step; those of groups that are not here are 0."""
-        noise = torch.rand(len(self.sent), generator=self.draws).to(self.log_alpha)
-        gates = self.log_alpha.new_zeros(self.groups.count)
-        return gates.index_put((self.sent,), hard_concrete.sampled(self.log_alpha, noise))
-
-    def loss(self, batch: Batch, loss: Tensor) -> Tensor:
-        if not self.learns and not self.settings.precision:
-            return loss
-        names, weights = zip(*batch.model.named_parameters(), strict=True)
-        sizes = self.sizes if self.settings.lambda0_per == "weight" else torch.ones_like(self.sizes)
-        centre = [self.centre[name] for name in names]
-        told = (self.settings.precision, self.price, self.learns)
-        prior = Prior(self.groups, names, centre, self.sent, self.theta, sizes, *told)
-        term: Tensor = Penalty.apply(prior, self.log_alpha, *weights)
-        return loss + term / self.examples
-
-    @torch.no_grad()
-    def gradient(self, model: nn.Module) -> None:
-        if self.log_alpha.grad is not None:
-            self.log_alpha -= self.settings.gate_rate * self.log_alpha.grad
-            self.log_alpha.copy_(hard_concrete.clamped(self.log_alpha))
-            self.log_alpha.grad = None
-
-    def finish(self, model: nn.Module) -> None:
-        if self.gated is not None:
-            self.gated.remove()
-
-    def probabilities(self) -> tuple[Floats, Mask]:
-        """Of the groups that are here: (pi, whether the gate is not shut without noise)."""
-        la = self.log_alpha.detach().cpu().double()
-        return hard_concrete.active(la).numpy(), (hard_concrete.deterministic(la) > 0).numpy()
-
-
 def fixed_rounds(config: Config) -> str:
     """Reason why the number of rounds cannot change once a run has started; empty if it can."""
     settings = config.of(FedSparse)
     if settings.gates == "on":
         return ""
     if settings.density and not settings.density_rounds:
-        return "the density falls over a third of the planned rounds (fedsparse.density-rounds = 0)"
+        share = "a third" if settings.trains else "half"
+        return f"the density falls over {share} of the planned rounds (fedsparse.density-rounds = 0)"
     if not settings.settle_start:
         return "gates end after two thirds of the planned rounds (fedsparse.settle-start = 0)"
     return "" if settings.prune_start else "groups go for good after half of the planned rounds (fedsparse.prune-start = 0)"

@@ -18,7 +18,6 @@ from fedwarm.settings.fields import Group, setting
 from fedwarm.sparse.groups import Masks
 from fedwarm.sparse.replies import check, validated
 from fedwarm.tasks import Task
-from fedwarm.training.loop import Hook
 
 MASK = "mask"
 
@@ -51,20 +50,6 @@ def salient(scores: Arrays, density: float) -> Masks:
     for name in weights:
         out[name], start = kept[start : start + scores[name].size].reshape(scores[name].shape), start + scores[name].size
     return out
-
-
-class Masked(Hook):
-    """Weights outside the mask stay where they are: their gradients are 0."""
-
-    uses = "weights"
-
-    def __init__(self, masks: Masks) -> None:
-        self.masks = {name: torch.from_numpy(mask) for name, mask in masks.items()}
-
-    def gradient(self, model: nn.Module) -> None:
-        for name, p in model.named_parameters():
-            if p.grad is not None:
-                p.grad.mul_(self.masks[name].to(p.grad))
 
 
 COMPONENT = Method(

@@ -66,6 +66,14 @@ class Groups:
         """A site's weights as (gates, |g|)."""
         return array.T if site.inputs else array.reshape(site.gates, -1)
 
+    def squares(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """||x_g||^2 of each group (G,)."""
+        parts = [
+            tensors[site.weight].square().sum(0) if site.inputs else tensors[site.weight].reshape(site.gates, -1).square().sum(1)
+            for site in self.sites
+        ]
+        return torch.cat(parts)
+
     def spread(self, name: str, values: NDArray[T]) -> NDArray[T]:
         """Values of the gates (G,) so that they broadcast over a grouped tensor."""
         site, place = self.places[name]

@@ -73,12 +73,8 @@ class Prior:
     def distances(self, gaps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """(||phi_g - w_g||^2 of all groups (G,), and of what is in no group)."""
         found = dict(zip(self.names, gaps, strict=True))
-        parts = [
-            found[site.weight].square().sum(0) if site.inputs else found[site.weight].reshape(site.gates, -1).square().sum(1)
-            for site in self.groups.sites
-        ]
         rest = torch.cat([gap.reshape(-1) for name, gap in found.items() if name not in self.groups.places] or [gaps[0][:0]])
-        return torch.cat(parts), rest.square().sum()
+        return self.groups.squares(found), rest.square().sum()
 
     def pulls(self, factor: Tensor, pi: Tensor, gaps: Sequence[Tensor]) -> list[Tensor]:
         """factor pi_g (phi_g - w_g) of all weights."""

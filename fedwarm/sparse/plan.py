@@ -116,13 +116,13 @@ def held(groups: Groups, before: Floats, after: Floats, least: float) -> Floats:
 def felled(groups: Groups, before: Floats, after: Floats, turn: Turn) -> Floats:
     """The probabilities (G,) after a round in which those groups that clients want least fall to the least there is, one by one.
 
-    So many that the planned density is reached, of those that fell at all; the others keep what they had. What rose stays.
+    So many that the planned density is reached, of those that fell at all; the others keep what they had. What was off may rise.
     """
     order = np.argsort(after, kind="stable")
     order = order[(after < before)[order]]
 
     def fallen(count: int) -> Floats:
-        theta = np.maximum(before, after)
+        theta = np.where(before >= HALF, before, np.maximum(before, after))
         theta[order[:count]] = 0.0 if turn.goes else turn.least
         return theta
 
@@ -134,6 +134,13 @@ def likeliest(groups: Groups, theta: Floats, most: float) -> Mask:
     edges = np.unique(theta[theta > 0])
     first = bisect_left(edges, -most, key=lambda edge: -groups.density(groups.closed(theta >= edge)))
     return groups.closed(theta >= edges[first]) if first < len(edges) else on(groups, theta)
+
+
+def edge(groups: Groups, worth: Floats, alive: Mask, planned: float) -> float:
+    """The least of the prices that groups are worth (G,) at which a density of at most `planned` is left; the largest if none."""
+    prices = np.unique(worth[alive])
+    first = bisect_left(prices, -planned, key=lambda price: -groups.density(groups.closed(alive & (worth >= price))))
+    return float(prices[min(first, len(prices) - 1)]) if len(prices) else 0.0
 
 
 def multiplier(now: float, density: float, planned: float) -> float:

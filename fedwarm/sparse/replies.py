@@ -1,17 +1,38 @@
-"""What replies that differ from client to client, by groups of weights, go with."""
+"""Replies that differ from client to client, by groups of weights: what came of one, and what they go with."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from fedwarm.aggregators import Robust
 from fedwarm.codecs import codec_for
 from fedwarm.codecs.stochastic_rounding import Rounded
+from fedwarm.core.arrays import Arrays
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
 from fedwarm.settings.kinds import CODECS, RULES
+from fedwarm.sparse.groups import Floats, Mask, Masks
 from fedwarm.training.sizes import layers_of
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What came of one client.
+
+    Attributes:
+        had: the groups that it was sent (G,).
+        values: v of each group (G,): 1, or its probability; 0 where it did not send it.
+        chosen: the numbers that it sent.
+        arrays, reference: the model's tensors with them, and with what it was sent in their place.
+    """
+
+    had: Mask
+    values: Floats
+    chosen: Masks
+    arrays: Arrays
+    reference: Arrays
 
 
 def bits_of(config: Config) -> int:

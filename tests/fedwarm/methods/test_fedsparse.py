@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedwarm.catalogue import parse
 from fedwarm.coding.packing import mask_bytes, pack_mask
+from fedwarm.core.arrays import from_module
 from fedwarm.core.payload import Payload, PayloadError
 from fedwarm.core.stages import Stage
 from fedwarm.flower.wire import from_records, to_records
 from fedwarm.launch.preflight import check_run
 from fedwarm.methods.fedprox import FedProx, ProximalTerm
-from fedwarm.methods.fedsparse import FedSparse, SparsePrior
+from fedwarm.methods.fedsparse import FedSparse
 from fedwarm.rounds.fleet import Fleet, Member
 from fedwarm.settings.fields import SettingError, Value
 from fedwarm.sparse.groups import Groups
@@ -27,6 +30,7 @@ from fedwarm.sparse.hard_concrete import active, log_alpha_of
 from fedwarm.sparse.packing import PACKED, Reader, from_values, joined, to_values, values_bytes
 from fedwarm.sparse.penalty import Penalty, Prior
 from fedwarm.sparse.plan import GROWS
+from fedwarm.sparse.prior import SparsePrior
 from fedwarm.sparse.sites import Site
 from fedwarm.strategies import strategy_class
 from fedwarm.training.loop import Batch, Plan, fit
@@ -229,7 +233,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 
 
 def test_bytes_both_ways_are_those_of_the_formula(outcome: Outcome) -> None:
-    """One array each way; the ledger has its length, and its header beside."""
+    """One array each way, theta beside it where it is the same of all; the ledger has its length, and its header beside."""
     groups = groups_of_lenet()
     live = groups.live(np.ones(groups.count, np.bool_))
     lines = [line for line in outcome.ledger if line.get("stage") == "round" and line["round"] < 3]
@@ -238,8 +242,10 @@ def test_bytes_both_ways_are_those_of_the_formula(outcome: Outcome) -> None:
         down, up = (from_records(m.content).arrays for m in (asked, answered))
         assert down.keys() == up.keys() == {PACKED}
         mask = Reader(down[PACKED]).mask(groups.count)
-        had = int(mask.sum())
-        assert line["payload_bytes_down"] == mask_bytes(groups.count) + 2 * had + values_bytes(groups.chosen(live, mask))
+        had, same = int(mask.sum()), "theta" in from_records(asked.content).metrics
+        assert same == (line["round"] == 1)
+        told = 0 if same else 2 * had
+        assert line["payload_bytes_down"] == mask_bytes(groups.count) + told + values_bytes(groups.chosen(live, mask))
         gates = mask.copy()
         gates[mask] = Reader(up[PACKED]).mask(had)
         assert line["payload_bytes_up"] == mask_bytes(had) + values_bytes(groups.chosen(live, gates))
@@ -374,7 +380,7 @@ def test_pruned_groups_do_not_travel(tmp_path: Path) -> None:
         reader = Reader(payload.arrays[PACKED])
         mask, gone = reader.mask(groups.count), reader.mask(groups.count)
         assert gone.sum() == found["gone"][1] and not (mask & gone).any()
-        reader.numbers(int(mask.sum()))
+        reader.numbers(0 if "theta" in payload.metrics else int(mask.sum()))
         from_values(reader, groups.chosen(groups.live(~gone), mask))
         reader.end()
 
@@ -390,11 +396,44 @@ def test_single_weights_that_go_are_zeros_in_the_model(tmp_path: Path) -> None:
     assert found["groups"] == groups.count == weights and 0 < found["on"][-1] < 0.3 * weights
     assert sum(np.count_nonzero(outcome.model[name]) for name in groups.places) <= found["on"][-1]
     first, last = (from_records(outcome.asked("round")[at].content) for at in (0, -1))
-    reader = Reader(first.arrays[PACKED])
-    mask = reader.mask(groups.count)
-    assert 0 < mask.mean() < 1 and (reader.numbers(int(mask.sum())) > 0).all()
+    assert 0 < Reader(first.arrays[PACKED]).mask(groups.count).mean() < 1 and first.number("theta") == np.float16(0.9)
     others = sum(array.size for array in outcome.model.values()) - weights
     assert len(last.arrays[PACKED]) == 2 * mask_bytes(groups.count) + 4 * (found["on"][-1] + others)
+
+
+def test_a_posterior_is_bayes_rule_for_two_normals() -> None:
+    """Of a slab around the server's weights and a spike around 0, group by group, with lambda_0 = ln(lambda_2 / lambda) / 2."""
+    groups, model = Groups.of(Net()), Net()
+    settings = FedSparse(gates="posterior", precision=4.0, spike=30.0)
+    price = settings.price(9, 30, 1.0)
+    assert price == pytest.approx(np.log(30 / 4) / 2)
+    hook = prior(groups, replace(settings, lambda0=price))
+    hook.prepare(model)
+    for p in model.parameters():
+        p.data *= 0.3
+    hook.finish(model)
+    pi, worth = hook.probabilities()
+    centre = from_module(Net())
+    for g, theta in enumerate(hook.theta.double().numpy()):
+        site, place = next(found for found in groups.places.values() if found[1].start <= g < found[1].stop)
+        phi, w = (groups.rows(site, arrays[site.weight])[g - place.start] for arrays in (from_module(model), centre))
+        slab, spike = norm.logpdf(phi, w, 4.0**-0.5).sum(), norm.logpdf(phi, 0, 30.0**-0.5).sum()
+        expected = 1 / (1 + (1 - theta) / theta * np.exp(spike - slab))
+        assert pi[g] == pytest.approx(expected, rel=1e-4, abs=1e-6) and worth[g] == (pi[g] > 0.05)
+
+
+@pytest.mark.parametrize("groups", ["units", "weights"])
+def test_by_the_posterior_the_density_is_what_is_planned(groups: str, tmp_path: Path) -> None:
+    """No gate is trained; a round ends at its plan, the smallest weights are those that go, and theta takes no bytes."""
+    own: dict[str, Value] = {**SMALL, "num-server-rounds": 9, "fedsparse.gates": "posterior", "fedsparse.groups": groups}
+    outcome = run("fedsparse", tmp_path / "run", own)
+    found = outcome.results["measures"]["gates"]
+    planned = [FedSparse(gates="posterior").planned(n, 9) for n in range(1, 10)]
+    slack = 0.001 if groups == "weights" else 0.15  # a unit has many weights
+    assert all(plan - slack < density <= plan + 1e-6 for density, plan in zip(found["density"][2:], planned[2:], strict=True))
+    assert all("theta" in from_records(m.content).metrics for m in outcome.asked("round")[:16])
+    parts = groups_of_lenet(groups == "weights")
+    assert found["groups"] == parts.count and found["returned"] == [0] * 9
 
 
 # Together with others
@@ -408,6 +447,7 @@ def test_single_weights_that_go_are_zeros_in_the_model(tmp_path: Path) -> None:
         {**HARD, "fedsparse.prune-start": 1, "fedsparse.lambda0": 0.05, "robust.clip-norm": 0.05},
         {"fedsparse.groups": "weights", "fedsparse.gate-rate": 500.0},
         {"fedsparse.falls": "whole", "fedsparse.up": "logits"},
+        {"fedsparse.gates": "posterior", "fedsparse.groups": "weights", "fedsparse.density-rounds": 3},
     ],
 )
 def test_a_resumed_run_ends_in_the_same_model(own: dict[str, Value], tmp_path: Path) -> None:
