@@ -81,7 +81,7 @@ class FedSparse(Group, prefix="fedsparse"):
         "than is planned for the round; 0: no plan, lambda_0 alone decides", low=0.0, high=1.0, when=_learned,
     )  # fmt: skip
     density_rounds: int = setting(
-        0, "rounds over which the planned density falls from 1 to its value; 0: a third of the rounds, half of them with "
+        0, "rounds over which the planned density falls from 1 to its value; 0: a third of the rounds, two thirds with "
         "gates='posterior'", low=0, when=_planned,
     )  # fmt: skip
     density_band: float = setting(
@@ -169,7 +169,7 @@ class FedSparse(Group, prefix="fedsparse"):
 
     def planned(self, number: int, rounds: int) -> float:
         """The density that is planned for the end of a round, counted from 1."""
-        over = self.density_rounds or max(1, rounds // (3 if self.trains else 2))
+        over = self.density_rounds or max(1, (1 if self.trains else 2) * rounds // 3)
         return 1 - (1 - self.density) * min(1.0, number / over)
 
     def turn(self, number: int, rounds: int) -> Turn:
@@ -212,7 +212,7 @@ def fixed_rounds(config: Config) -> str:
     if settings.gates == "on":
         return ""
     if settings.density and not settings.density_rounds:
-        share = "a third" if settings.trains else "half"
+        share = "a third" if settings.trains else "two thirds"
         return f"the density falls over {share} of the planned rounds (fedsparse.density-rounds = 0)"
     if not settings.settle_start:
         return "gates end after two thirds of the planned rounds (fedsparse.settle-start = 0)"
