@@ -448,6 +448,7 @@ def test_by_the_posterior_the_density_is_what_is_planned(groups: str, tmp_path: 
         {"fedsparse.groups": "weights", "fedsparse.gate-rate": 500.0},
         {"fedsparse.falls": "whole", "fedsparse.up": "logits"},
         {"fedsparse.gates": "posterior", "fedsparse.groups": "weights", "fedsparse.density-rounds": 3},
+        {"fedsparse.gates": "posterior", "fedsparse.density": 0.0},
     ],
 )
 def test_a_resumed_run_ends_in_the_same_model(own: dict[str, Value], tmp_path: Path) -> None:
