@@ -1,13 +1,15 @@
 """Quantized models as files of their true size: packed safetensors, or ONNX with whole-number weights.
 
 The safetensors file holds each quantized weight as ceil(bits numel / 8) bytes under its own name and its steps under
-`<name>.step`; whatever else the model's state holds is float. Its header says the rest as JSON. In the ONNX file a weight is an
+`<name>.step`; whatever else the model's state holds is float. Of a tensor that is mostly zeros before it is quantized it holds
+the others alone, and a bit for each number under `<name>.mask`. Its header says the rest as JSON. In the ONNX file a weight is an
 initializer of the narrowest whole type that holds it (2, 4, 8 or 16 bits) with a DequantizeLinear behind it.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedwarm.coding.packing import CodeError, pack, unpack
+from fedwarm.coding.packing import CodeError, mask_bytes, pack, pack_mask, unpack, unpack_mask
 from fedwarm.core.files import replacing
 from fedwarm.core.inputs import Form
 from fedwarm.models import Model, build_model, model_of, own_settings_of
@@ -31,6 +33,7 @@ from fedwarm.settings.kinds import MODELS
 
 FORMATS = ("torch", "onnx")
 HEADER, VERSION, STEP = "fedwarm", 1, ".step"
+MASK, SPARSE_VERSION, MOSTLY = ".mask", 2, 0.5  # a file that leaves zeros out is of another version
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ class Exported:
         bits: the width of the weights.
         stored_bits: the width that they are stored in; more only where ONNX has no type of `bits`.
         weights: how many weights the quantized layers have.
-        weight_bytes: what they take.
+        zeros: how many of these are zeros that the file leaves out.
+        weight_bytes: what they take, with the bits that say where zeros are.
         overhead_bytes: everything else: steps, biases and norms as floats, names, shapes and, in ONNX, the graph.
         file_bytes: the sum.
     """
@@ -49,6 +53,7 @@ class Exported:
     bits: int
     stored_bits: int
     weights: int
+    zeros: int
     weight_bytes: int
     overhead_bytes: int
     file_bytes: int
@@ -57,7 +62,8 @@ class Exported:
     def text(self) -> str:
         stored = "" if self.stored_bits == self.bits else f" (ONNX has no {self.bits}-bit type: stored in {self.stored_bits})"
         kind = "float" if self.bits == FLOAT_BITS else f"{self.bits}-bit"
-        weights = f"{self.weights:,} {kind} weights{stored} in {self.weight_bytes:,} bytes"
+        left = f", {self.zeros:,} of them zeros that are left out," if self.zeros else ""
+        weights = f"{self.weights:,} {kind} weights{stored}{left} in {self.weight_bytes:,} bytes"
         return f"{weights}, {self.overhead_bytes:,} bytes of other floats, names and structure: {self.file_bytes:,} bytes"
 
 
@@ -92,6 +98,8 @@ def export(
     if form not in FORMATS:
         raise SettingError(f"format {form!r} is unknown; choose one of {', '.join(FORMATS)}")
     coded = codes_of(model, bits, scheme, learned)
+    sizes = {tensor_of(n): part.get_parameter("weight").numel() for n, part in layers(model, scheme.skip_first_last).items()}
+    left: dict[str, int] = {}
     if form == "onnx":
         from fedwarm.quantize.onnx_graph import write_onnx
 
@@ -100,11 +108,19 @@ def export(
         stored_bits = bits
         own = {"model": settings.name, "norm": settings.norm, "classes": classes, **_shape(Form.at(inputs))}
         special = own_settings_of(settings)
-        _write_packed(model, coded, bits, path, {**(told or {}), **own, **({"settings": special} if special else {})})
-    sizes = [layer.get_parameter("weight").numel() for layer in layers(model, scheme.skip_first_last).values()]
-    weight_bytes = sum(-(-size * stored_bits // 8) for size in sizes)
+        left = _write_packed(model, coded, bits, path, {**(told or {}), **own, **({"settings": special} if special else {})})
+    zeros = {name: size - left.get(name, size) for name, size in sizes.items()}
+    weight_bytes = sum(
+        _bytes(size - zeros[name], stored_bits) + mask_bytes(size) * (name in left) for name, size in sizes.items()
+    )
     file_bytes = path.stat().st_size
-    return Exported(bits, stored_bits, sum(sizes), weight_bytes, file_bytes - weight_bytes, file_bytes)
+    return Exported(
+        bits, stored_bits, sum(sizes.values()), sum(zeros.values()), weight_bytes, file_bytes - weight_bytes, file_bytes
+    )
+
+
+def _bytes(count: int, bits: int) -> int:
+    return -(-count * bits // 8)
 
 
 def _shape(form: Form) -> dict[str, Any]:
@@ -142,20 +158,37 @@ def codes_of(model: nn.Module, bits: int, scheme: Scheme = PLAIN, learned: Learn
     return found
 
 
-def _write_packed(model: nn.Module, coded: Mapping[str, Coded], bits: int, path: Path, told: Mapping[str, Any]) -> None:
+def _write_packed(model: nn.Module, coded: Mapping[str, Coded], bits: int, path: Path, told: Mapping[str, Any]) -> dict[str, int]:
+    """How many numbers are left of each weight whose zeros the file leaves out."""
     from safetensors.torch import save_file
 
     tensors: dict[str, Tensor] = {}
+    left: dict[str, int] = {}
+    shapes: dict[str, list[int]] = {}
     for name, tensor in model.state_dict().items():
-        if name in coded:
-            tensors[name] = torch.frombuffer(bytearray(pack(coded[name].codes.reshape(-1), bits)), dtype=torch.uint8)
-            tensors[name + STEP] = coded[name].step
+        code = coded.get(name)
+        values = tensor.detach().cpu().numpy() if code is None else code.codes
+        there = values != (0 if code is None else -code.low)
+        width = bits if code is not None else 8 * values.itemsize
+        small = mask_bytes(values.size) + _bytes(int(there.sum()), width) < _bytes(values.size, width)
+        if small and values.ndim > 1 and float((tensor == 0).float().mean()) > MOSTLY:
+            left[name], shapes[name] = int(there.sum()), list(values.shape)
+            tensors[name + MASK] = torch.frombuffer(bytearray(pack_mask(there.reshape(-1))), dtype=torch.uint8)
+            values = values[there]
+        if code is not None:
+            packed = bytearray(pack(values.reshape(-1), bits))
+            tensors[name] = torch.frombuffer(packed, dtype=torch.uint8) if packed else torch.empty(0, dtype=torch.uint8)
+            tensors[name + STEP] = code.step
         else:
-            tensors[name] = tensor.detach().cpu().contiguous().clone()
-    header = {"version": VERSION, "bits": bits, **told, "low": min((c.low for c in coded.values()), default=0)}
+            tensors[name] = torch.from_numpy(np.ascontiguousarray(values)).clone()
+    version = SPARSE_VERSION if left else VERSION
+    header = {"version": version, "bits": bits, **told, "low": min((c.low for c in coded.values()), default=0)}
     header["shapes"] = {name: list(c.codes.shape) for name, c in coded.items()}
+    if left:
+        header["sparse"] = shapes
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata={HEADER: json.dumps(header, separators=(",", ":"))})
+    return left
 
 
 def load_exported(
@@ -177,11 +210,12 @@ def load_exported(
         with safe_open(path, "pt") as file:
             header = json.loads((file.metadata() or {})[HEADER])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a safetensors file is no mapping)
-        if header["version"] != VERSION:
+        if header["version"] not in (VERSION, SPARSE_VERSION):
             raise SettingError(
-                f"{path} has version {header['version']!r}; this fedwarm reads version {VERSION}: export the run again"
+                f"{path} has version {header['version']!r}; this fedwarm reads versions {VERSION} and {SPARSE_VERSION}: export "
+                "the run again"
             )
-        state = _unpacked(tensors, header["shapes"], int(header["bits"]), int(header["low"]))
+        state = _unpacked(tensors, header["shapes"], int(header["bits"]), int(header["low"]), header.get("sparse", {}))
         name = settings.name if settings else header["model"]
         if not MODELS.takes(name):
             raise SettingError(
@@ -202,12 +236,22 @@ def load_exported(
         raise SettingError(f"{path} was not written by `fedwarm export`: {type(error).__name__}: {reason}") from error
 
 
-def _unpacked(tensors: Mapping[str, Tensor], shapes: Mapping[str, list[int]], bits: int, low: int) -> dict[str, Tensor]:
+def _unpacked(
+    tensors: Mapping[str, Tensor], shapes: Mapping[str, list[int]], bits: int, low: int, sparse: Mapping[str, list[int]]
+) -> dict[str, Tensor]:
     """The float state."""
-    steps = {name + STEP for name in shapes}
-    state = {name: tensor for name, tensor in tensors.items() if name not in steps}
+    beside = {name + STEP for name in shapes} | {name + MASK for name in sparse}
+    state = {name: tensor for name, tensor in tensors.items() if name not in beside}
+    there = {name: unpack_mask(tensors[name + MASK].numpy().tobytes(), math.prod(shape)) for name, shape in sparse.items()}
+    for name, shape in sparse.items():
+        if name not in shapes:
+            whole = np.zeros(there[name].size, tensors[name].numpy().dtype)
+            whole[there[name]] = tensors[name].numpy()
+            state[name] = torch.from_numpy(whole).reshape(shape)
     for name, shape in shapes.items():
-        codes = unpack(tensors[name].numpy().tobytes(), int(np.prod(shape)), bits).astype(np.float32) + low
+        codes = np.zeros(int(np.prod(shape)), np.float32)
+        mask = there.get(name, np.ones(codes.size, np.bool_))
+        codes[mask] = unpack(tensors[name].numpy().tobytes(), int(mask.sum()), bits).astype(np.float32) + low
         step = tensors[name + STEP]
         if step.numel() not in (1, shape[0]) or not bool(torch.isfinite(step).all()):
             raise CodeError(f"{name} has {step.numel()} steps for {shape[0]} channels")

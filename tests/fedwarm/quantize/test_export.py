@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fedwarm.models import Model, build_model
-from fedwarm.quantize.export import STEP, export, load_exported
+from fedwarm.quantize.export import MASK, STEP, export, load_exported
 from fedwarm.quantize.learned import Learned, weight_name
 from fedwarm.quantize.surgery import layers
 from fedwarm.quantize.sweep import quantized
@@ -73,6 +73,31 @@ def test_32_bits_is_the_float_model(model: nn.Module, tmp_path: Path) -> None:
     done = export(model, 32, "torch", tmp_path / "model", CNN, 10, 16)
     assert torch.equal(predict(load_exported(tmp_path / "model"), pictures()), predict(model, pictures()))
     assert done.weight_bytes == 4 * done.weights and "float weights" in done.text
+
+
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES.keys())
+@pytest.mark.parametrize("bits", [2, 4, 8, 32])
+def test_zeros_of_a_sparse_model_are_left_out(bits: int, scheme: Scheme, tmp_path: Path) -> None:
+    """A tensor that is mostly zeros takes a bit a number and the bits of the others; the same model comes back."""
+    sparse = build_model(CNN, 10, 16, 0)
+    kept = {}
+    for name, p in sparse.named_parameters():
+        if p.dim() > 1:
+            kept[name] = torch.rand(p.shape, generator=torch.Generator().manual_seed(1)) < 0.2
+            p.data *= kept[name]
+    done = export(sparse, bits, "torch", tmp_path / "model", CNN, 10, 16, scheme)
+    loaded = load_exported(tmp_path / "model")
+    assert torch.equal(predict(loaded, pictures()), predict(quantized(sparse, bits, scheme), pictures()))
+    tensors, names = load_file(tmp_path / "model"), [f"{n}.weight" for n in layers(sparse, scheme.skip_first_last)]
+    for name in names:
+        there = int(loaded.get_parameter(name).count_nonzero())
+        assert there <= int(kept[name].sum()) and len(tensors[name + MASK]) == -(-kept[name].numel() // 8)
+        assert tensors[name].nbytes == -(-there * bits // 8)
+    assert done.weight_bytes == sum(tensors[name].nbytes + tensors[name + MASK].nbytes for name in names)
+    assert done.zeros == sum(kept[n].numel() - int(loaded.get_parameter(n).count_nonzero()) for n in names)
+    assert "of them zeros that are left out, in" in done.text
+    whole = export(sparse, bits, "onnx", tmp_path / "whole", CNN, 10, 16, scheme) if bits == 8 else None
+    assert whole is None or (whole.zeros == 0 and "zeros" not in whole.text)
 
 
 def test_learned_steps_are_exported(model: nn.Module, tmp_path: Path) -> None:
@@ -151,7 +176,9 @@ def test_what_is_no_exported_model_is_refused(model: nn.Module, tmp_path: Path) 
         save_file({**load_file(good), **tensors}, path, metadata={"fedwarm": json.dumps({**header, **change})})
 
     spoilt: list[tuple[dict[str, Any], dict[str, Tensor]]] = [
-        ({"version": 2}, {}),
+        ({"version": 3}, {}),
+        ({"version": 2, "sparse": {"3.weight": [2, 2]}}, {}),
+        ({"version": 2, "sparse": {"7.bias": [10]}}, {"7.bias.mask": torch.zeros(2, dtype=torch.uint8)}),
         ({"model": "vgg"}, {}),
         ({"bits": 3}, {}),
         ({"bits": 99}, {}),
