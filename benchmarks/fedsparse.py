@@ -2,6 +2,7 @@
 
     python benchmarks/fedsparse.py tune --data path/to/mnist --limits 0.19 --prices 0.03 0.04 0.05
     python benchmarks/fedsparse.py claim --data path/to/mnist
+    python benchmarks/fedsparse.py claim --data path/to/mnist --own gates=posterior groups=weights
     python benchmarks/fedsparse.py claim --data path/to/femnist --writers
     python benchmarks/fedsparse.py claim --data path/to/cifar10 --pixels 16
     python benchmarks/fedsparse.py claim --data path/to/femnist --writers --clients 30 --channels 32 --maps 10
@@ -12,8 +13,9 @@ All arms train the same CNN from the same weights on the same images with the sa
 what FedSparse's plan is made of was chosen on MNIST at the seeds 101 to 103, and a fixed `lambda_0` by `tune` there: the
 least that ends at a density of at most .2 at each of them. `claim` has FedAvg with a network that is small from the start
 beside it. Bytes are those on the wire in both directions, masks, probabilities and headers included, but not what only
-measures models. `density` is the share of the final model's numbers that are not zero: for FedSparse whole units are gone,
-for SSFL and what is pruned by magnitude at the end, without training after it, single weights (easier on accuracy).
+measures models. `density` is the share of the final model's numbers that are not zero: for FedSparse whole units are gone
+(single weights with `groups=weights`), for SSFL and what is pruned by magnitude at the end, without training after it, single
+weights (easier on accuracy).
 """
 
 from __future__ import annotations
@@ -92,18 +94,10 @@ def columns(given: Any) -> dict[str, Callable[[Results], float]]:
     return {"accuracy, %": accuracy, "density": density, "MB, both ways": megabytes, "s a round": seconds}
 
 
-def fedsparse(given: Any, density: float = 0.0, price: float = 0.0) -> Arm:
-    """With a planned density, or else at a lambda_0, with what the options change beside it."""
-    more = {
-        "warmup": given.warmup,
-        "up": given.up,
-        "falls": given.falls,
-        "gates": given.gates,
-        "groups": given.groups,
-        "density": density,
-        "lambda0": price,
-    }
-    changed: dict[str, Value] = {name: value for name, value in more.items() if value}
+def fedsparse(own: Sequence[str], density: float = 0.0, price: float = 0.0) -> Arm:
+    """With a planned density, or else at a lambda_0, and settings NAME=VALUE beside it."""
+    told = {name: float(v) if v.replace(".", "", 1).isdigit() else v for name, _, v in (each.partition("=") for each in own)}
+    changed: dict[str, Value] = {**told, **{name: v for name, v in (("density", density), ("lambda0", price)) if v}}
     name = " ".join(["fedsparse", *(f"{name} {value}" for name, value in changed.items())])
     return Arm(name, "fedsparse", {f"fedsparse.{name}": value for name, value in {"density": 0.0, **changed}.items()})
 
@@ -120,7 +114,7 @@ def ssfl(density: float) -> Arm:
 
 def tune(made: Bench, given: Any) -> None:
     """FedAvg and each lambda_0 at seeds that are in no other table."""
-    ours = [*(fedsparse(given, density=d) for d in given.limits), *(fedsparse(given, price=p) for p in given.prices)]
+    ours = [*(fedsparse(given.own, density=d) for d in given.limits), *(fedsparse(given.own, price=p) for p in given.prices)]
     arms = [Arm("fedavg", "fedavg"), *ours]
     rows = made.all(arms, given.seeds, TUNING_SEED)
     print("\n" + table(rows, columns(given)))
@@ -130,10 +124,14 @@ def tune(made: Bench, given: Any) -> None:
 
 
 def claim(made: Bench, given: Any) -> None:
-    """FedAvg, FedSparse at one density or price, and networks that are small from the start, seed by seed."""
-    ours = fedsparse(given, price=given.price) if given.price else fedsparse(given, density=given.limits[0])
-    rivals = [*map(small, given.maps), *(ssfl(d) for d in given.limits[:1] if given.ssfl)]
-    rows = made.all([Arm("fedavg", "fedavg"), ours, *rivals], given.seeds)
+    """FedAvg, FedSparse at one density or price, and networks that are small from the start, seed by seed.
+
+    With settings of its own FedSparse's defaults and SSFL of the same density are beside it.
+    """
+    ours = fedsparse(given.own, price=given.price) if given.price else fedsparse(given.own, density=given.limits[0])
+    plain = [fedsparse([], density=given.limits[0])] if given.own else []
+    rivals = [*map(small, given.maps), *(ssfl(d) for d in given.limits[:1] if given.own)]
+    rows = made.all([Arm("fedavg", "fedavg"), ours, *plain, *rivals], given.seeds)
     print("\n" + table(rows, columns(given)))
     first, ours, *_ = rows.values()
     gaps = [accuracy(b) - accuracy(a) for a, b in zip(first, ours, strict=True)]
@@ -141,20 +139,20 @@ def claim(made: Bench, given: Any) -> None:
     slower = [seconds(b) / seconds(a) for a, b in zip(first, ours, strict=True)]
     print(f"points from FedAvg {spread(gaps)}, share of its bytes {spread(shares)}, its seconds a round {spread(slower)}")
     if given.picture:
-        draw_rounds(dict(list(rows.items())[:2]), given.picture)
+        draw_rounds(dict(list(rows.items())[: 2 + len(plain)]), given.picture)
 
 
 def ablations(made: Bench, given: Any) -> None:
     """FedSparse at its defaults, and with one setting changed."""
     changed = [Arm(f"fedsparse, {n}", "fedsparse", {f"fedsparse.{k}": v for k, v in c.items()}) for n, c in CHANGES.items()]
-    rows = made.all([fedsparse(given, density=float(DENSITY)), *changed], given.seeds)
+    rows = made.all([fedsparse([], density=float(DENSITY)), *changed], given.seeds)
     print("\n" + table(rows, columns(given)))
 
 
 def curve(made: Bench, given: Any) -> None:
     """Each way to a density of at most .2, at three settings; a run that breaks is told, and is not in the table."""
     arms = {
-        "fedsparse": [(made, fedsparse(given, density=density)) for density in given.limits],
+        "fedsparse": [(made, fedsparse(given.own, density=density)) for density in given.limits],
         "ssfl": [(made, ssfl(d)) for d in DENSITIES],
         "small from the start": [(made, small(maps)) for maps in given.maps],
         "fedavg, pruned": [
@@ -201,7 +199,7 @@ def axes_of() -> tuple[Any, Any]:
 def draw_rounds(rows: Mapping[str, Sequence[Results]], path: Path) -> None:
     """Accuracy, and density, against what was sent so far: means over the seeds, round by round."""
     figure, axes = axes_of()
-    for colour, (name, results) in zip(("#0072b2", "#d55e00"), rows.items(), strict=True):
+    for colour, (name, results) in zip(("#0072b2", "#d55e00", "#009e73"), rows.items(), strict=False):
         sent = [[sum(r["bytes_up"]) + sum(r["bytes_down"]) for r in each["rounds"] if r["round"]] for each in results]
         reached = [[100 * r["global"]["accuracy"] for r in each["rounds"] if r["round"]] for each in results]
         x = [total / 1e6 for total in accumulate(map(statistics.mean, zip(*sent, strict=True)))]
@@ -239,12 +237,7 @@ def main() -> None:
     options.add_argument("--price", type=float, default=0.0, help="lambda_0 of the claim, in place of a planned density")
     options.add_argument("--prices", type=float, nargs="*", default=(), help="those to tune")
     options.add_argument("--limits", type=float, nargs="*", default=LIMITS, help="planned densities; of a claim the first")
-    options.add_argument("--warmup", type=int, default=0, help="rounds over which it grows; 0: as many as FedSparse has")
-    options.add_argument("--up", default="", help="what FedSparse's clients send; empty: masks")
-    options.add_argument("--gates", default="", help="of FedSparse, learned or posterior; empty: its default")
-    options.add_argument("--groups", default="", help="what one gate of FedSparse is for, units or weights; empty: its default")
-    options.add_argument("--ssfl", action="store_true", help="SSFL of the same density beside it in the claim")
-    options.add_argument("--falls", default="", help="what falls in a round of FedSparse, part or whole; empty: its default")
+    options.add_argument("--own", nargs="*", default=[], help="settings of FedSparse, NAME=VALUE, e.g. gates=posterior")
     options.add_argument("--only", nargs="*", default=[], help="the ways of the curve; all if not said")
     options.add_argument("--maps", type=int, nargs="+", default=MAPS, help="of networks that are small from the start")
     options.add_argument("--shorter", type=int, nargs="+", default=ROUNDS, help="rounds of FedAvg beside --rounds")
