@@ -139,7 +139,8 @@ def claim(made: Bench, given: Any) -> None:
     slower = [seconds(b) / seconds(a) for a, b in zip(first, ours, strict=True)]
     print(f"points from FedAvg {spread(gaps)}, share of its bytes {spread(shares)}, its seconds a round {spread(slower)}")
     if given.picture:
-        draw_rounds(dict(list(rows.items())[: 2 + len(plain)]), given.picture)
+        names = ["FedAvg", " ".join(["FedSparse", *given.own]), "FedSparse"]
+        draw_rounds(dict(zip(names, list(rows.values())[: 2 + len(plain)], strict=False)), given.picture)
 
 
 def ablations(made: Bench, given: Any) -> None:
@@ -209,7 +210,7 @@ def draw_rounds(rows: Mapping[str, Sequence[Results]], path: Path) -> None:
             axes.plot(x, [100 * statistics.mean(s) for s in shares], "--", color=colour, label=f"{name}, density, %")
     axes.set(xlabel="MB sent so far, both directions, all clients", ylabel="%", ylim=(0, 100))
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="center right", fontsize="small")
     figure.tight_layout()
     figure.savefig(path, dpi=100)
 
