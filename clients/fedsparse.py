@@ -12,13 +12,13 @@ import numpy as np
 
 from fedwarm.coding.packing import pack_mask
 from fedwarm.core.arrays import Arrays, from_module
-from fedwarm.core.payload import Payload
+from fedwarm.core.payload import Payload, PayloadError
 from fedwarm.core.seeds import numpy_generator
 from fedwarm.methods.fedsparse import FedSparse
 from fedwarm.models import Model
 from fedwarm.rounds.client import BaseClient
 from fedwarm.sparse.groups import Floats, Groups, Mask, Masks, groups_of
-from fedwarm.sparse.packing import PACKED, Bytes, Reader, from_values, joined, to_numbers, to_rounded, to_values
+from fedwarm.sparse.packing import PACKED, THETA, Bytes, Reader, from_values, joined, to_numbers, to_rounded, to_values
 from fedwarm.sparse.prior import Masked, SparsePrior
 from fedwarm.sparse.replies import bits_of
 from fedwarm.tasks import task_of
@@ -64,11 +64,14 @@ class GroupedClient(BaseClient):
         """The model out of its packing."""
         width = task_of(self.config.run).width(len(self.real.classes))
         groups = groups_of(self.config.of(Model), width, self.real.form, self.single)
-        reader, price = Reader(payload.arrays[PACKED]), payload.metrics.get("price")
-        same = 1.0 if price is None else payload.metrics.get("theta")
+        reader = Reader(payload.arrays[PACKED])
+        price = payload.number("price") if "price" in payload.metrics else None
+        same = 1.0 if price is None else payload.number(THETA) if THETA in payload.metrics else None
         mask = reader.mask(groups.count)
         alive = ~reader.mask(groups.count) if payload.count("pruned") else np.ones(groups.count, np.bool_)
         theta = reader.numbers(int(mask.sum())) if same is None else np.full(int(mask.sum()), same)
+        if not ((theta >= 0) & (theta <= 1)).all():
+            raise PayloadError("the probability of a group is not between 0 and 1")
         live = groups.live(alive)
         arrays = from_values(reader, groups.chosen(live, mask))
         reader.end()
@@ -103,7 +106,9 @@ class FedSparseClient(GroupedClient):
         self.told = settings if got.price is not None else replace(settings, gates="on")  # they have ended
         told = (got.mask, got.theta, sizes, examples, got.price or 0.0, self.draws("gates", number))
         self.prior = SparsePrior(self.told, got.groups, *told)
-        self.masks = got.groups.chosen(got.live, got.mask) if self.single else {}  # units that are not here have no gradient
+        # Gates shut out what is not here; after they have ended its inputs may still be there, and so a gradient.
+        self.masks = {} if self.told.learns else got.groups.chosen(got.live, got.mask)
+        self.masks = {} if all(mask.all() for mask in self.masks.values()) else self.masks
 
     def hooks(self) -> list[Hook]:
         return [self.prior, *([Masked(self.masks)] if self.masks else [])]

@@ -31,11 +31,11 @@ from fedwarm.sparse import packing
 from fedwarm.sparse.groups import Groups, Mask, Masks, groups_of
 from fedwarm.sparse.history import History
 from fedwarm.sparse.mean import GroupMean
-from fedwarm.sparse.packing import PACKED, Reader, from_rounded, from_values, to_numbers, to_values
+from fedwarm.sparse.packing import PACKED, THETA, Reader, from_rounded, from_values, to_numbers, to_values
 from fedwarm.sparse.plan import Gates, edge, reached, turned
 from fedwarm.sparse.replies import Taken, bits_of, refuse_statistics, validated
 
-THETA, ALIVE, SHARED = "theta", "alive", "server"
+ALIVE, SHARED = "alive", "server"
 MUCH = 1.25  # what a plan may be missed by before the run says so
 
 
@@ -91,7 +91,8 @@ class Grouped(BaseStrategy):
     def instruct(self, stage: Stage, client: int) -> Payload:
         if stage.name != "round":
             return super().instruct(stage, client)
-        mask, pruned = self.drawn(stage.round, client), not self.alive.all()
+        mask = self.drawn(stage.round, client)
+        pruned = not (self.single or self.alive.all())  # nothing else hangs on a single weight
         theta = to_numbers(self.theta[mask]) if self.tells_theta else b""
         facts = {"round": stage.round, "pruned": int(pruned), **self.told(stage)}
         if theta == theta[: packing.NUMBER_BYTES] * int(mask.sum()) != b"":  # one number for all
@@ -266,17 +267,16 @@ class FedSparse(Grouped):
             self.theta, self.alive, self.factor, self.settled = gates.theta, gates.alive, gates.factor, gates.settled
         if found.learns:
             self.history.add(self.groups, before, self.theta, self.alive)
-        self.arrays = final(self.groups, self.shared, self.theta, self.alive, found.final)
+        self.arrays = final(self.groups, self.shared, self.theta, self.alive, found)
 
     def close(self) -> None:
         if self.settings.learns:
             self.record.found("gates", self.history.told(self.groups, self.theta))
             left = self.history.density[-1] if self.history.density else 1.0
             if left > self.settings.density * MUCH > 0:
-                self.record.note(
-                    f"the density ended at {left:.2f}, planned was {self.settings.density:.2f}; more rounds, a larger "
-                    "fedsparse.gate-rate or a larger fedsparse.lambda0 bring it there"
-                )
+                ways = "more rounds, a larger fedsparse.gate-rate or a larger fedsparse.lambda0 bring"
+                ways = ways if self.settings.trains else "more rounds or more clients a round bring"
+                self.record.note(f"the density ended at {left:.2f}, planned was {self.settings.density:.2f}; {ways} it there")
 
     def facts(self) -> dict[str, Any]:
         return {"history": self.history.facts(), "factor": self.factor, "settled": self.settled}

@@ -21,10 +21,10 @@ from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Group, setting
 from fedwarm.sparse import hard_concrete
 from fedwarm.sparse.groups import Floats, Groups, Mask, Masks
-from fedwarm.sparse.plan import Turn
+from fedwarm.sparse.plan import HALF, Turn
 from fedwarm.sparse.replies import check, validated
 
-UNITS, POSTERIOR, LEAST = "units", "posterior", 1e-9
+UNITS, POSTERIOR = "units", "posterior"
 
 
 def _learned(run: Any) -> bool:
@@ -44,8 +44,9 @@ def _planned(run: Any) -> bool:
 
 
 def _whole(run: Any) -> bool:
-    """Whether the posterior decides what falls, and then the whole of it, so that theta has no other values."""
-    return _planned(run) and not _trained(run) and bool(run["fedsparse.falls"] != "part")
+    """Whether the posterior decides what falls, and then the whole of it for good, so that theta has no other values."""
+    once = run["fedsparse.down"] == "sampled" and run["fedsparse.theta"] >= HALF
+    return _planned(run) and not _trained(run) and bool(run["fedsparse.falls"] != "part" and once)
 
 
 def _prunes(run: Any) -> bool:
@@ -65,8 +66,9 @@ class FedSparse(Group, prefix="fedsparse"):
         choices=("learned", POSTERIOR, "on"),
     )  # fmt: skip
     spike: float = setting(
-        3000.0, "lambda_2, precision of weights that are off, around 0, for a summed loss; the larger, the smaller are the "
-        "weights that are off", low=1e-6, when=lambda r: not _trained(r) and _learned(r),
+        3000.0, "lambda_2, precision of weights that are off, around 0, for a summed loss; with a planned density the larger, "
+        "the sharper is the edge between on and off; without one, the smaller are the weights that are off", low=1e-6,
+        when=lambda r: not _trained(r) and _learned(r),
     )  # fmt: skip
     groups: str = setting(
         UNITS, "weights that share a gate; units: those of a feature map or of a linear layer's input, and the network becomes "
@@ -77,8 +79,8 @@ class FedSparse(Group, prefix="fedsparse"):
         1.0, "lambda, pull of a client's weights to the server's, for a loss summed over its images; 0: none", low=0.0
     )
     density: float = setting(
-        0.2, "share of the model's numbers that is left at the end; clients are charged for open gates while the model has more "
-        "than is planned for the round; 0: no plan, lambda_0 alone decides", low=0.0, high=1.0, when=_learned,
+        0.2, "share of the model's numbers that is left at the end, to which it falls by a plan; 0: no plan, lambda_0 alone "
+        "decides", low=0.0, high=1.0, when=_learned,
     )  # fmt: skip
     density_rounds: int = setting(
         0, "rounds over which the planned density falls from 1 to its value; 0: a third of the rounds, two thirds with "
@@ -161,16 +163,18 @@ class FedSparse(Group, prefix="fedsparse"):
 
     def worth(self, groups: Groups, arrays: Arrays, theta: Floats, live: Masks) -> Floats:
         """The lambda_0 at which the posterior of each group (G,) is 1/2 at the server's weights; it prices a planned density."""
-        squares = groups.squares({name: torch.from_numpy(arrays[name]).double() for name in groups.places}).numpy()
+        squares = groups.squares({name: torch.from_numpy(arrays[name] * live[name]).double() for name in groups.places}).numpy()
         costs = groups.sizes_of(live) if self.lambda0_per == "weight" else np.ones(groups.count)
-        inside = np.clip(theta, LEAST, 1 - LEAST)
+        inside = hard_concrete.active(hard_concrete.log_alpha_of(torch.from_numpy(theta))).numpy()  # as clients have it
         found: Floats = (np.log(inside / (1 - inside)) + self.spike * squares / 2) / np.maximum(costs, 1)
         return found
 
     def planned(self, number: int, rounds: int) -> float:
         """The density that is planned for the end of a round, counted from 1."""
         over = self.density_rounds or max(1, (1 if self.trains else 2) * rounds // 3)
-        return 1 - (1 - self.density) * min(1.0, number / over)
+        if self.whole:
+            over = min(over, self.settle_start or max(1, 2 * rounds // 3))  # gates that end earlier have no order then
+        return self.density + (1 - self.density) * max(0.0, 1 - number / over)
 
     def turn(self, number: int, rounds: int) -> Turn:
         """What a round, counted from 1, may do to gates."""
@@ -178,8 +182,12 @@ class FedSparse(Group, prefix="fedsparse"):
         ends = number == (self.settle_start or max(1, 2 * rounds // 3))
         may_end = not self.settle_start and 0 < planned <= self.density
         least = self.tau if goes else self.theta_min if self.trains else 0.0
-        whole = self.falls == "whole" or (self.falls == "auto" and not self.trains)
-        return Turn(planned, self.density, least, goes, ends, may_end, whole)
+        return Turn(planned, self.density, least, goes, ends, may_end, self.whole)
+
+    @property
+    def whole(self) -> bool:
+        """Whether groups that fall under a plan fall whole."""
+        return self.falls == "whole" or (self.falls == "auto" and not self.trains)
 
     @property
     def learns(self) -> bool:
@@ -197,10 +205,12 @@ class FedSparse(Group, prefix="fedsparse"):
         return self.learns and self.groups != UNITS
 
 
-def final(groups: Groups, arrays: Arrays, theta: Floats, alive: Mask, how: str) -> Arrays:
+def final(groups: Groups, arrays: Arrays, theta: Floats, alive: Mask, settings: FedSparse) -> Arrays:
     """The model without noise, as plain weights; `theta`, `alive` (G,)."""
-    if how == "hard":
-        values = (theta >= 0.5).astype(np.float64)
+    if settings.final == "hard":
+        values = (theta >= HALF).astype(np.float64)
+    elif not settings.trains:
+        values = theta
     else:
         values = hard_concrete.deterministic(hard_concrete.log_alpha_of(torch.from_numpy(theta))).numpy()
     return groups.switched(arrays, values * groups.closed(alive & (values > 0)))

@@ -180,7 +180,8 @@ def _write_packed(model: nn.Module, coded: Mapping[str, Coded], bits: int, path:
             tensors[name] = torch.frombuffer(packed, dtype=torch.uint8) if packed else torch.empty(0, dtype=torch.uint8)
             tensors[name + STEP] = code.step
         else:
-            tensors[name] = torch.from_numpy(np.ascontiguousarray(values)).clone()
+            whole = tensor.detach().cpu().contiguous().clone()
+            tensors[name] = torch.from_numpy(values) if name in left else whole
     version = SPARSE_VERSION if left else VERSION
     header = {"version": version, "bits": bits, **told, "low": min((c.low for c in coded.values()), default=0)}
     header["shapes"] = {name: list(c.codes.shape) for name, c in coded.items()}
@@ -242,16 +243,23 @@ def _unpacked(
     """The float state."""
     beside = {name + STEP for name in shapes} | {name + MASK for name in sparse}
     state = {name: tensor for name, tensor in tensors.items() if name not in beside}
+    if not isinstance(sparse, dict) or any(name in shapes and shapes[name] != shape for name, shape in sparse.items()):
+        raise CodeError("the shapes of what is stored without zeros are not those of the weights")
     there = {name: unpack_mask(tensors[name + MASK].numpy().tobytes(), math.prod(shape)) for name, shape in sparse.items()}
     for name, shape in sparse.items():
         if name not in shapes:
+            if tensors[name].shape != (int(there[name].sum()),):
+                raise CodeError(f"{name} has {list(tensors[name].shape)} numbers for {int(there[name].sum())} places")
             whole = np.zeros(there[name].size, tensors[name].numpy().dtype)
             whole[there[name]] = tensors[name].numpy()
             state[name] = torch.from_numpy(whole).reshape(shape)
     for name, shape in shapes.items():
-        codes = np.zeros(int(np.prod(shape)), np.float32)
-        mask = there.get(name, np.ones(codes.size, np.bool_))
-        codes[mask] = unpack(tensors[name].numpy().tobytes(), int(mask.sum()), bits).astype(np.float32) + low
+        count = int(there[name].sum()) if name in there else math.prod(shape)
+        codes = unpack(tensors[name].numpy().tobytes(), count, bits).astype(np.float32) + low
+        if name in there:
+            whole = np.zeros(there[name].size, np.float32)
+            whole[there[name]] = codes
+            codes = whole
         step = tensors[name + STEP]
         if step.numel() not in (1, shape[0]) or not bool(torch.isfinite(step).all()):
             raise CodeError(f"{name} has {step.numel()} steps for {shape[0]} channels")

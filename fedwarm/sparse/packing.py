@@ -22,6 +22,7 @@ Bytes = NDArray[np.uint8]
 F = TypeVar("F", bound=np.floating)
 VALUE_BYTES, NUMBER_BYTES = 4, 2
 PACKED = "groups"  # how the array is called that travels
+THETA = "theta"  # and the number beside it, where theta is the same for all groups
 
 
 def most_bytes(count: int, numbers: int, tensors: int) -> int:

@@ -21,13 +21,18 @@ SHUT = 0.05  # a posterior below is as good as none
 class Masked(Hook):
     """Only weights within masks are trained."""
 
+    uses = "weights"
+
     def __init__(self, masks: Masks) -> None:
         self.masks = {name: torch.from_numpy(mask) for name, mask in masks.items()}
+
+    def prepare(self, model: nn.Module) -> None:
+        self.masks = {name: self.masks[name].to(p) for name, p in model.named_parameters()}
 
     def gradient(self, model: nn.Module) -> None:
         for name, p in model.named_parameters():
             if p.grad is not None:
-                p.grad.mul_(self.masks[name].to(p.grad))
+                p.grad.mul_(self.masks[name])
 
 
 class Strengths(Protocol):

@@ -14,9 +14,10 @@ from scipy.stats import norm
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from clients.fedsparse import GroupedClient, Received
 from fedwarm.catalogue import parse
 from fedwarm.coding.packing import mask_bytes, pack_mask
-from fedwarm.core.arrays import from_module
+from fedwarm.core.arrays import Arrays, from_module
 from fedwarm.core.payload import Payload, PayloadError
 from fedwarm.core.stages import Stage
 from fedwarm.flower.wire import from_records, to_records
@@ -398,7 +399,7 @@ def test_single_weights_that_go_are_zeros_in_the_model(tmp_path: Path) -> None:
     first, last = (from_records(outcome.asked("round")[at].content) for at in (0, -1))
     assert 0 < Reader(first.arrays[PACKED]).mask(groups.count).mean() < 1 and first.number("theta") == np.float16(0.9)
     others = sum(array.size for array in outcome.model.values()) - weights
-    assert len(last.arrays[PACKED]) == 2 * mask_bytes(groups.count) + 4 * (found["on"][-1] + others)
+    assert len(last.arrays[PACKED]) == mask_bytes(groups.count) + 4 * (found["on"][-1] + others)
 
 
 def test_a_posterior_is_bayes_rule_for_two_normals() -> None:
@@ -420,6 +421,31 @@ def test_a_posterior_is_bayes_rule_for_two_normals() -> None:
         slab, spike = norm.logpdf(phi, w, 4.0**-0.5).sum(), norm.logpdf(phi, 0, 30.0**-0.5).sum()
         expected = 1 / (1 + (1 - theta) / theta * np.exp(spike - slab))
         assert pi[g] == pytest.approx(expected, rel=1e-4, abs=1e-6) and worth[g] == (pi[g] > 0.05)
+
+
+def test_units_that_are_gone_are_not_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither while gates shut them out nor after they have ended, though their inputs are still there."""
+    packed, seen = GroupedClient.packed, list[tuple[bool, bool]]()
+
+    def watched(self: GroupedClient, got: Received, arrays: Arrays, number: int) -> Any:
+        sent = got.groups.chosen(got.live, got.mask)
+        seen.append((got.price is None, all(not array[~sent[name]].any() for name, array in arrays.items())))
+        return packed(self, got, arrays, number)
+
+    monkeypatch.setattr(GroupedClient, "packed", watched)
+    own: dict[str, Value] = {**SMALL, "model.name": "cnn", "num-server-rounds": 6, "fedsparse.gates": "posterior"}
+    found = run("fedsparse", tmp_path / "run", own).results["measures"]["gates"]
+    assert found["gone"][-1] > 0 and [ended for ended, _ in seen] == [False] * 16 + [True] * 8
+    assert all(still for _, still in seen)
+
+
+@pytest.mark.parametrize("own", [{"fedsparse.settle-start": 2}, {"fedsparse.density-rounds": 9}])
+def test_by_the_posterior_gates_end_at_the_density(own: dict[str, Value], tmp_path: Path) -> None:
+    """Though they end earlier than the plan that was asked for, as groups that are on have no order then."""
+    plan: dict[str, Value] = {"num-server-rounds": 6, "fedsparse.gates": "posterior", "fedsparse.density": 0.3}
+    settings: dict[str, Value] = {**SMALL, **plan, **own}
+    found = run("fedsparse", tmp_path / "run", settings).results["measures"]["gates"]
+    assert found["density"][-1] <= 0.3 and min(found["density"]) > 0.1
 
 
 @pytest.mark.parametrize("groups", ["units", "weights"])

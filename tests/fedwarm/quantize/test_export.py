@@ -178,6 +178,11 @@ def test_what_is_no_exported_model_is_refused(model: nn.Module, tmp_path: Path) 
     spoilt: list[tuple[dict[str, Any], dict[str, Tensor]]] = [
         ({"version": 3}, {}),
         ({"version": 2, "sparse": {"3.weight": [2, 2]}}, {}),
+        ({"version": 2, "sparse": ["3.weight"]}, {}),
+        (
+            {"version": 2, "sparse": {"7.bias": [10]}},
+            {"7.bias": torch.ones(1), "7.bias.mask": torch.tensor([255, 3], dtype=torch.uint8)},
+        ),
         ({"version": 2, "sparse": {"7.bias": [10]}}, {"7.bias.mask": torch.zeros(2, dtype=torch.uint8)}),
         ({"model": "vgg"}, {}),
         ({"bits": 3}, {}),
