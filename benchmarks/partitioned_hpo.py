@@ -234,15 +234,15 @@ def federated(given: argparse.Namespace) -> None:
             "data.test-fraction": 0.25,
         }
     made = Bench(settings, given.clients, given.rounds, folder, given.workers, given.first)
-    own, seeds = OWN, range(given.first, given.first + given.seeds)
+    seeds = range(given.first, given.first + given.seeds)
     base = made.tuned(Arm("FedAvg", "fedavg"), given.rates, right)
     rate = base.settings["learning-rate"]
-    found = Arm("B", "partitioned_hpo", {"learning-rate": rate, f"{own}rate": given.psi_rate, f"{own}final": "full"})
-    whole = Arm("B, half the rounds, then its network whole", "partitioned_hpo", {**found.settings, f"{own}final": "finetune"})
+    found = Arm("B", "partitioned_hpo", {"learning-rate": rate, f"{OWN}rate": given.psi_rate, f"{OWN}final": "full"})
+    whole = Arm("B, half the rounds, then its network whole", "partitioned_hpo", {**found.settings, f"{OWN}final": "finetune"})
     if given.ablations:
         return ablated(made, base, whole, given.seeds)
-    half = Arm("B, half the rounds, then a fresh network", "partitioned_hpo", {**found.settings, f"{own}final": "retrain"})
-    control = Arm("by the training loss", "partitioned_hpo", {**found.settings, f"{own}chunks": 1, f"{own}score": "trained"})
+    half = Arm("B, half the rounds, then a fresh network", "partitioned_hpo", {**found.settings, f"{OWN}final": "retrain"})
+    control = Arm("by the training loss", "partitioned_hpo", {**found.settings, f"{OWN}chunks": 1, f"{OWN}score": "trained"})
     rows: dict[str, list[Results]] = {}
     for seed in seeds:
         for arm in (base, found, whole):
@@ -250,13 +250,13 @@ def federated(given: argparse.Namespace) -> None:
         psi = rows[found.name][-1]["measures"]["psi"]["settings"]
         later = Arm("FedAvg at the psi of B", found.method, {**psi, "learning-rate": rate})
         rows.setdefault(later.name, []).append(made.one(later, seed))
-        print(f"seed {seed}, B: {psi[f'{own}psi']}\n{table(rows, {'accuracy, %': right})}", flush=True)
+        print(f"seed {seed}, B: {psi[f'{OWN}psi']}\n{table(rows, {'accuracy, %': right})}", flush=True)
     for seed in seeds if given.tries else ():
         for arm in (control, half):
             rows.setdefault(arm.name, []).append(made.one(arm, seed))
-        fixed = {"learning-rate": rate, f"{own}chunks": 1}
+        fixed = {"learning-rate": rate, f"{OWN}chunks": 1}
         tries = [
-            made.one(Arm(f"search {n}", found.method, {**fixed, f"{own}psi": drawn(n, seed)}), seed) for n in range(given.tries)
+            made.one(Arm(f"search {n}", found.method, {**fixed, f"{OWN}psi": drawn(n, seed)}), seed) for n in range(given.tries)
         ]
         print(f"seed {seed}, search: {', '.join(f'{right(each):.1f}' for each in tries)}", flush=True)
         rows.setdefault("search, best by the test images", []).append(max(tries, key=right))
@@ -265,12 +265,13 @@ def federated(given: argparse.Namespace) -> None:
 
 def ablated(made: Bench, base: Arm, whole: Arm, seeds: int) -> None:
     """FedAvg, the method at its defaults, and with one setting changed; where clients differ in their digits, by chunks."""
+    columns = {"accuracy, %": right, "rotation, rad": rotation}
     arms = [base, whole, *(Arm(f"B, {name}", whole.method, {**whole.settings, **own}) for name, own in CHANGES.items())]
-    print(table(made.all(arms, seeds), {"accuracy, %": right, "rotation, rad": rotation}), flush=True)
+    print(table(made.all(arms, seeds), columns), flush=True)
     arms = [Arm(f"two digits, {base.name}", base.method, {**base.settings, **SKEWED})]
     for order in ("random", "in-order"):
         arms.append(Arm(f"two digits, chunks {order}", whole.method, {**whole.settings, **SKEWED, f"{OWN}assign": order}))
-    print(table(made.all(arms, seeds), {"accuracy, %": right, "rotation, rad": rotation}), flush=True)
+    print(table(made.all(arms, seeds), columns), flush=True)
 
 
 def rotation(results: Results) -> float:

@@ -27,20 +27,24 @@ from fedwarm.training.loop import Hook
 
 @dataclass(frozen=True)
 class Received:
-    """What the server sent: groups, their probabilities, their weights, and which of the model's numbers are left."""
+    """What the server sent: groups, their probabilities, their weights; which of the model's numbers are left, and are here."""
 
     groups: Groups
     mask: Mask
     theta: Floats
     arrays: Arrays
     live: Masks
+    chosen: Masks
     price: float | None
 
 
 class GroupedClient(BaseClient):
-    """Answers a packed model by one; `single`: whether every weight is a group."""
+    """Answers a packed model by one."""
 
-    single = False
+    @property
+    def single(self) -> bool:
+        """Whether every weight is a group."""
+        return False
 
     def kept(self, got: Received, number: int) -> tuple[Mask, bytes]:
         """Which of the groups that it was sent it sends back, and what it says of each of these."""
@@ -73,9 +77,10 @@ class GroupedClient(BaseClient):
         if not ((theta >= 0) & (theta <= 1)).all():
             raise PayloadError("the probability of a group is not between 0 and 1")
         live = groups.live(alive)
-        arrays = from_values(reader, groups.chosen(live, mask))
+        chosen = groups.chosen(live, mask)
+        arrays = from_values(reader, chosen)
         reader.end()
-        return Received(groups, mask, theta, arrays, live, price)
+        return Received(groups, mask, theta, arrays, live, chosen, price)
 
     def packed(self, got: Received, arrays: Arrays, number: int) -> Bytes:
         """The groups that this client keeps, as bytes."""
@@ -97,7 +102,7 @@ class FedSparseClient(GroupedClient):
     told: FedSparse
 
     @property
-    def single(self) -> bool:  # type: ignore[override]
+    def single(self) -> bool:
         return self.config.of(FedSparse).single
 
     def begin(self, got: Received, number: int) -> None:
@@ -107,8 +112,7 @@ class FedSparseClient(GroupedClient):
         told = (got.mask, got.theta, sizes, examples, got.price or 0.0, self.draws("gates", number))
         self.prior = SparsePrior(self.told, got.groups, *told)
         # Gates shut out what is not here; after they have ended its inputs may still be there, and so a gradient.
-        self.masks = {} if self.told.learns else got.groups.chosen(got.live, got.mask)
-        self.masks = {} if all(mask.all() for mask in self.masks.values()) else self.masks
+        self.masks = {} if self.told.learns or all(mask.all() for mask in got.chosen.values()) else got.chosen
 
     def hooks(self) -> list[Hook]:
         return [self.prior, *([Masked(self.masks)] if self.masks else [])]

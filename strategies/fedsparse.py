@@ -40,13 +40,8 @@ MUCH = 1.25  # what a plan may be missed by before the run says so
 
 
 class Grouped(BaseStrategy):
-    """Groups of weights go to clients and come back, and each is averaged over the clients that sent it.
+    """Groups of weights go to clients and come back, and each is averaged over the clients that sent it."""
 
-    Attributes:
-        single: whether every weight is a group.
-    """
-
-    single = False
     _live: tuple[Mask, Masks] | None = None
 
     def __init__(self, config: Config | None = None, folder: RunFolder | None = None, **settings: Value) -> None:
@@ -55,6 +50,11 @@ class Grouped(BaseStrategy):
         self.bits = bits_of(self.config)
         self.wire_codec = CODECS.load(CODECS.first)(self.config)  # what is packed is rounded in its packing
         self.shared: Arrays = {}
+
+    @property
+    def single(self) -> bool:
+        """Whether every weight is a group."""
+        return False
 
     @property
     def tells_theta(self) -> bool:
@@ -198,7 +198,7 @@ class FedSparse(Grouped):
         return self.config.of(Settings)
 
     @property
-    def single(self) -> bool:  # type: ignore[override]
+    def single(self) -> bool:
         return self.settings.single
 
     @property

@@ -173,13 +173,17 @@ class FedSparse(Group, prefix="fedsparse"):
         """The density that is planned for the end of a round, counted from 1."""
         over = self.density_rounds or max(1, (1 if self.trains else 2) * rounds // 3)
         if self.whole:
-            over = min(over, self.settle_start or max(1, 2 * rounds // 3))  # gates that end earlier have no order then
+            over = min(over, self.settled_from(rounds))  # gates that end earlier have no order then
         return self.density + (1 - self.density) * max(0.0, 1 - number / over)
+
+    def settled_from(self, rounds: int) -> int:
+        """The round after which no gate changes any more, at the latest."""
+        return self.settle_start or max(1, 2 * rounds // 3)
 
     def turn(self, number: int, rounds: int) -> Turn:
         """What a round, counted from 1, may do to gates."""
         planned, goes = self.planned(number, rounds), number >= (self.prune_start or max(1, rounds // 2))
-        ends = number == (self.settle_start or max(1, 2 * rounds // 3))
+        ends = number == self.settled_from(rounds)
         may_end = not self.settle_start and 0 < planned <= self.density
         least = self.tau if goes else self.theta_min if self.trains else 0.0
         return Turn(planned, self.density, least, goes, ends, may_end, self.whole)

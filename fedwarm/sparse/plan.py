@@ -71,8 +71,11 @@ def turned(groups: Groups, gates: Gates, theta: Floats, turn: Turn) -> Gates:
         theta = theta * alive
     else:
         theta = np.maximum(theta, turn.least)
-    left = groups.density(on(groups, theta)) if turn.whole else reached(groups, theta)
-    if not turn.ends and not (turn.may_end and left <= turn.density * SLACK):
+    ends = turn.ends
+    if turn.may_end and not ends:
+        left = groups.density(on(groups, theta)) if turn.whole else reached(groups, theta)
+        ends = left <= turn.density * SLACK
+    if not ends:
         return Gates(theta, alive, factor)
     alive = likeliest(groups, theta, turn.density) if turn.density else on(groups, theta)
     return Gates(alive.astype(np.float64), alive, factor, settled=True)
