@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -75,14 +76,23 @@ def nonces(outcome: Outcome) -> list[bytes]:
 @pytest.mark.parametrize(("method", "codec"), [("dp_rec", "dense"), ("fedavg", "dp-rec")])
 def test_two_runs_of_one_seed_share_no_candidates(tmp_path: Path, method: str, codec: str) -> None:
     """Each message begins with its client's own nonce, which is in the key of its candidates; seeded runs repeat theirs."""
-    settings: dict[str, Value] = {**FAST, "codec": codec, "num-server-rounds": 2}
+    settings: dict[str, Value] = {**FAST, "codec": codec, "dp-rec.view": "local", "num-server-rounds": 2}
     first, second = (run(method, tmp_path / name, settings, clients=3) for name in ("first", "second"))
     drawn = nonces(first) + nonces(second)
-    assert len(set(drawn)) == len(drawn) == 12
+    assert len(set(drawn)) == len(drawn) == 12 and {len(nonce) for nonce in drawn} == {16}
     assert len({Stream(1, 1, 0, nonce=nonce).key(0) for nonce in drawn}) == 12
     seeded = [run(method, tmp_path / name, {**settings, "dp-rec.entropy": "seeded"}, clients=3) for name in ("a", "b")]
     assert nonces(seeded[0]) == nonces(seeded[1]) and len(set(nonces(seeded[0]))) == 6
     assert first.results["privacy"]["certified"] and not seeded[0].results["privacy"]["certified"]
+
+
+def test_two_runs_of_one_seed_share_no_secrets(tmp_path: Path) -> None:
+    """A central view's server draws its master anew for each run, so that its streams are those of no other."""
+    settings: dict[str, Value] = {**FAST, "dp-rec.view": "central_certified", "num-server-rounds": 2}
+    runs = [run("dp_rec", tmp_path / name, settings, clients=3) for name in ("first", "second")]
+    own, common = (Counter(pair[i] for outcome in runs for pair in told(outcome).values()) for i in (0, 1))
+    assert len(own) == 12 and set(own.values()) == {1}
+    assert len(common) == 4 and set(common.values()) == {3}, "one rotation a round, told to its three clients"
 
 
 def test_a_run_of_older_code_words_is_not_gone_on_with() -> None:
