@@ -124,6 +124,7 @@ def fluke(folder: str) -> float:
                 "batch_size": batch, "local_epochs": job["epochs"], "loss": nn.CrossEntropyLoss,
                 "optimizer": {"name": "SGD", "lr": job["rate"], "momentum": job["momentum"]},
                 "scheduler": {"name": "StepLR", "step_size": 1, "gamma": 1},
+                "persistency": False,  # else a client's momentum goes on from round to round, which no other library's does
             },
             "server": {"weighted": True},
             "model": model,
