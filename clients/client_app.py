@@ -28,7 +28,7 @@ from fedwarm.core.version import VERSION
 from fedwarm.data.checks import remarks
 from fedwarm.data.node import Node
 from fedwarm.data.settings import Data
-from fedwarm.flower.packing import SIGN, packing
+from fedwarm.flower.packing import RECORDS_TOO, SIGN, packing
 from fedwarm.flower.wire import from_records, size_of, to_records, unusable
 from fedwarm.models import on_gpu
 from fedwarm.privacy.limits import Limits
@@ -193,9 +193,10 @@ def place(node: Mapping[str, Value]) -> tuple[int, int]:
 
 
 def site_of(node: Mapping[str, Value], action: str) -> dict[str, Fact]:
-    """The name of this node's site, its versions and that it unpacks, where its node config has a name; told with who it is."""
+    """The name of this node's site, its versions and what it unpacks, where its node config has a name; told with who it is."""
     name = next((str(node[key]) for key in SITE if key in node), "")
-    return {"site": name, "fedwarm": VERSION, "flwr": version("flwr"), SIGN: 1} if name and action == "describe" else {}
+    told: dict[str, Fact] = {"site": name, "fedwarm": VERSION, "flwr": version("flwr"), SIGN: RECORDS_TOO}
+    return told if name and action == "describe" else {}
 
 
 @app.query()

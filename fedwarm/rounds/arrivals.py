@@ -94,10 +94,10 @@ class Contacts:
             yield self._reply(message, message_id, arrived.get(message.metadata.dst_node_id), end, whom)
 
     def _pack(self, clients: Sequence[int], messages: list[Message]) -> None:
-        packs: Packs = {}
+        known: Packs = {}
         for client, message in zip(clients, messages, strict=True):
-            if self.attendance.fleet.members[client].packs:
-                message.content = signed(pack(message.content, packs))
+            if level := self.attendance.fleet.members[client].packs:
+                message.content = signed(pack(message.content, known, level), level)
 
     def _reply(self, message: Message, message_id: str, came: object, end: float, whom: str) -> Message | None:
         said = looked = waiting.now()

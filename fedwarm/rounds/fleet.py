@@ -46,7 +46,7 @@ class Member:
         name: its site's name; empty where it has none.
         here: whether it can be asked now.
         known: whether it ever described itself; until then it holds nothing.
-        packs: whether its node takes and sends small arrays as one.
+        packs: what its node takes and sends as one (`fedwarm.flower.packing`); 0: nothing.
     """
 
     partition: int
@@ -58,7 +58,7 @@ class Member:
     name: str = ""
     here: bool = True
     known: bool = True
-    packs: bool = False
+    packs: int = 0
 
     @classmethod
     def unknown(cls, partition: int) -> Member:
@@ -242,9 +242,9 @@ def member_of(partition: int, node: int, answer: Payload, classes: Sequence[str]
     if own != list(classes):
         present, counts = _renumbered(own, classes, present, counts)
     name = name or clean(answer.facts.get("site", ""))
-    return Member(
-        partition, node, answer.count("num-examples"), answer.count("num-test"), present, counts, name, packs=SIGN in answer.facts
-    )
+    packs = answer.facts.get(SIGN, 0)
+    level = packs if isinstance(packs, int) else 0
+    return Member(partition, node, answer.count("num-examples"), answer.count("num-test"), present, counts, name, packs=level)
 
 
 def _renumbered(

@@ -30,7 +30,7 @@ ENVELOPE: Reasons = {
     "site": "who answers is in the clear",
     "fedwarm": "the version of a node's program is in the clear",
     "flwr": "so is the version of Flower",
-    "packs": "so is whether it joins small arrays on the line",
+    "packs": "so is what it joins on the line",
     "ticket": "names the message that is answered",
     "image-size": "a setting of the run",
     "shape": "what one input looks like is in the clear, as the model tells it",

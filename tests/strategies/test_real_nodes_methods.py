@@ -188,7 +188,7 @@ def test_a_site_s_name_stands_in_the_page(tmp_path: Path) -> None:
 def test_the_description_tells_a_site_s_name_only_where_it_has_one() -> None:
     from clients.client_app import site_of
 
-    told = {"fedwarm": VERSION, "flwr": version("flwr"), "packs": 1}
+    told = {"fedwarm": VERSION, "flwr": version("flwr"), "packs": 2}
     assert site_of({"site": "a", "name": "b"}, "describe") == {"site": "a", **told}
     assert site_of({"name": "b"}, "describe") == {"site": "b", **told}
     assert site_of({"site": "a"}, "round") == {} and site_of({}, "describe") == {}
