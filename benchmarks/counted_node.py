@@ -1,7 +1,8 @@
 """A site's node that notes the size of each of its HTTP requests: `python benchmarks/counted_node.py FILE --kit FOLDER`.
 
-One JSON object a line: seconds since 1970, path, and bytes of the request's head and body and of the response's head and body,
-before TLS. `slow_links.py` starts its nodes so.
+One JSON array a line: when it began and ended (this machine's monotonic clock), path, and bytes of the request's head and body
+and of the response's head and body, before TLS; of a request that failed, the response's are none. `slow_links.py` starts its
+nodes so, and `on_the_line.py` reads it.
 """
 
 from __future__ import annotations
@@ -31,12 +32,17 @@ class Counted(httpx.Client):
     file = Path()
 
     def send(self, request: httpx.Request, **named: Any) -> httpx.Response:
+        began, told, got = time.monotonic(), 0, 0
         asked = head(f"{request.method} {request.url.raw_path.decode()} HTTP/1.1", request.headers)
-        response = super().send(request, **named)
-        told = head(f"HTTP/1.1 {response.status_code} {response.reason_phrase}", response.headers)
-        sizes = [asked, len(request.content), told, len(response.content)]
-        with self.file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps([time.time(), request.url.path.rpartition("/")[2], *sizes]) + "\n")
+        try:
+            response = super().send(request, **named)
+            told = head(f"HTTP/1.1 {response.status_code} {response.reason_phrase}", response.headers)
+            got = len(response.content)
+        finally:
+            path = request.url.path.rpartition("/")[2]
+            noted = [began, time.monotonic(), path, asked, len(request.content), told, got]
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(noted) + "\n")
         return response
 
 

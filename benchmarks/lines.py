@@ -16,14 +16,15 @@ import sys
 import threading
 import time
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
-VERSION_4, TCP, SYN, ACK = 4, 6, 2, 16
+VERSION_4, TCP, SYN = 4, 6, 2
+DATA, HEADERS, ACKNOWLEDGED, AGAIN, OPENING = "data", "headers of data", "acknowledgements alone", "sent again", "opening"
 NET = int(os.environ.get("SLOW_LINES_NET", "77"))
 """Addresses begin with 10.NET.; two starts at a time take different ones."""
 HUB, TUNSETIFF, TUN, MTU = f"10.{NET}.0.1", 0x400454CA, 0x1001, 1500
-QUEUE_SECONDS, UPLOAD_SECONDS = 0.4, 0.5
+QUEUE_SECONDS, UPLOAD_SECONDS, LATE_SECONDS = 0.4, 0.5, 0.02
 HALF = 1 << 31
 
 
@@ -31,8 +32,8 @@ HALF = 1 << 31
 class Way:
     """One direction of a line: packets leave one after the other at the rate, wait out the delay, or are lost.
 
-    `parts` are bytes of the sending interface, so lost packets are among them, and sent again count twice. Until `cut_until`
-    (monotonic seconds) all are lost.
+    `sent` are bytes of the sending interface by time (monotonic seconds) and what they are for, so lost packets are among them,
+    and sent again count twice. Until `cut_until` all are lost. `lost` counts packets by why: chance, a full queue, the cut.
     """
 
     source: int
@@ -41,50 +42,59 @@ class Way:
     delay: float
     loss: float
     free_at: float = 0.0
-    lost: int = 0
-    parts: Counter[str] = field(default_factory=Counter)
-    opened: int = 0
+    lost: Counter[str] = field(default_factory=Counter)
+    sent: list[tuple[float, str, int]] = field(default_factory=list)
+    data: int = 0
     cut_until: float = 0.0
     ends: dict[bytes, int] = field(default_factory=dict)
 
     def due(self, packet: bytes, now: float, draws: random.Random) -> float | None:
         """When a packet arrives; None if it does not."""
         begin = max(now, self.free_at)
-        self.sort(packet)
-        if now < self.cut_until or begin - now > QUEUE_SECONDS or draws.random() < self.loss:
-            self.lost += 1
+        self.sent += [(now, name, size) for name, size in self.sort(packet) if size]
+        chance = draws.random() < self.loss
+        if why := "cut" if now < self.cut_until else "queue" if begin - now > QUEUE_SECONDS else "chance" if chance else "":
+            self.lost[why] += 1
             return None
         self.free_at = begin + 8 * len(packet) / self.rate
         return self.free_at + self.delay
 
-    def sort(self, packet: bytes) -> None:
-        """Count a packet by what it is for: headers, acknowledgements alone, data, and data that went before."""
+    def sort(self, packet: bytes) -> list[tuple[str, int]]:
+        """A packet's bytes by what they are for; together its length."""
         heads = 4 * (packet[0] & 15)
         if packet[0] >> 4 != VERSION_4 or packet[9] != TCP:
-            self.parts["other"] += len(packet)
-            return
-        self.opened += packet[heads + 13] & (SYN | ACK) == SYN
+            return [("other", len(packet))]
+        flags, line, sequence = packet[heads + 13], packet[12:24], int.from_bytes(packet[heads + 4 : heads + 8], "big")
         heads += 4 * (packet[heads + 12] >> 4)
         data = len(packet) - heads
-        self.parts["headers of data" if data else "acknowledgements alone"] += heads
-        line, sequence = packet[12:24], int.from_bytes(packet[24:28], "big")
-        begins, ends = self.ends.get(line, sequence), sequence + data
-        again = min(data, max(0, begins - sequence)) if abs(begins - sequence) < HALF else 0
-        self.parts["data again"] += again
-        self.parts["data"] += data - again
-        self.ends[line] = ends if abs(ends - begins) > HALF else max(begins, ends)
+        behind = 0 if flags & SYN else (self.ends.get(line, sequence) - sequence) % (2 * HALF)
+        behind = behind if behind < HALF else 0  # else it is ahead of what went before
+        again = min(data, behind)
+        self.ends[line] = sequence + max(data, behind)
+        self.data += data - again
+        if data and again == data:
+            return [(AGAIN, len(packet))]
+        alone = OPENING if flags & SYN else ACKNOWLEDGED
+        return [(HEADERS if data else alone, heads), (AGAIN, again), (DATA, data - again)]
 
 
 @dataclass
 class Lines:
-    """All lines, played by one thread."""
+    """All lines, played by one thread: two ways a node, to it and from it.
+
+    `passed` counts packets, and `late` those that it passed on more than LATE_SECONDS after their time: it had no core.
+    """
 
     ways: list[Way] = field(default_factory=list)
     draws: random.Random = field(default_factory=lambda: random.Random(1))
     ended: threading.Event = field(default_factory=threading.Event)
+    passed: int = 0
+    late: int = 0
 
     def play(self) -> None:
-        """Pass packets on until it is ended."""
+        """Pass packets on until it is ended, before all that shares the cores."""
+        with suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
         by_source = {way.source: way for way in self.ways}
         waiting: list[tuple[float, int, int, bytes]] = []
         number = 0
@@ -94,29 +104,26 @@ class Lines:
             now = time.monotonic()
             for source in readable:
                 packet, way, number = os.read(source, 2 * MTU), by_source[source], number + 1
-                if (due := way.due(packet, now, self.draws)) is not None:
-                    heapq.heappush(waiting, (due, number, way.target, packet))
+                if (when := way.due(packet, now, self.draws)) is not None:
+                    heapq.heappush(waiting, (when, number, way.target, packet))
             while waiting and waiting[0][0] <= now:
-                _, _, target, packet = heapq.heappop(waiting)
+                due, _, target, packet = heapq.heappop(waiting)
+                self.passed, self.late = self.passed + 1, self.late + (now - due > LATE_SECONDS)
                 try:
                     os.write(target, packet)
                 except OSError:
                     continue  # the interface is not up
 
-    def parts(self) -> Counter[str]:
-        """Bytes sent so far by all interfaces, both ways, by what they were for."""
-        return sum((way.parts for way in self.ways), Counter())
-
     def cut_in_upload(self, node: int, seconds: float) -> None:
         """Wait until a node sends much, then let its line lose everything, both ways, for so long."""
         near, far = self.ways[2 * node : 2 * node + 2]
-        before = far.parts["data"]
+        before = far.data
         while not self.ended.wait(UPLOAD_SECONDS):
-            if far.parts["data"] - before > UPLOAD_SECONDS * far.rate / 16:
+            if far.data - before > UPLOAD_SECONDS * far.rate / 16:
                 near.cut_until = far.cut_until = time.monotonic() + seconds
                 print(f"cut: node {node}, for {seconds:g} s", flush=True)
                 return
-            before = far.parts["data"]
+            before = far.data
 
 
 def ip(*words: str) -> None:
