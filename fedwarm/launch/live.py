@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fedwarm.record.signs import FILE as SIGNS
+
 REBUILT_SECONDS = 60.0
 RESULTS = "results.json"
 
@@ -34,10 +36,11 @@ def rebuilt(folder: Path, wanted: bool, seconds: float = REBUILT_SECONDS) -> Ite
 
 
 def _rebuild(folder: Path, ended: threading.Event, seconds: float) -> None:
-    last = 0.0
+    last = 0, 0
     while not ended.wait(seconds):
         try:
-            changed = (folder / RESULTS).stat().st_mtime
+            signs = folder / SIGNS
+            changed = (folder / RESULTS).stat().st_mtime_ns, signs.stat().st_mtime_ns if signs.exists() else 0
             if changed != last:
                 from fedwarm.report.page import make_report
 

@@ -14,6 +14,7 @@ from fedwarm.record.signs import FILE, write_signs
 from fedwarm.report import page
 from fedwarm.report.render import piece
 from fedwarm.report.sections.signs import COMPONENT
+from tests.waiting import wait_until
 
 NOW = datetime(2026, 3, 1, 12, 0, 30, tzinfo=UTC)
 
@@ -49,3 +50,22 @@ def test_a_page_is_rebuilt_while_a_run_goes_on_and_nothing_fails_by_it(tmp_path:
     with rebuilt(tmp_path, wanted=False):
         made.clear()
     assert not made
+
+
+def test_a_page_is_rebuilt_for_new_signs_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a site hangs nothing else of a run changes."""
+    made: list[str] = []
+
+    def make(folders: list[Path]) -> None:
+        made.append((folders[0] / FILE).read_text() if (folders[0] / FILE).exists() else "")
+
+    monkeypatch.setattr(page, "make_report", make)
+    (tmp_path / "results.json").write_text("{}")
+    with rebuilt(tmp_path, wanted=True, seconds=0.01):
+        wait_until(lambda: made == [""], 60, 0.01)
+        write_signs(tmp_path, [("lab-a", "online", 5.0)], NOW)
+        wait_until(lambda: "12:00:25 UTC" in made[-1], 20, 0.01)
+        write_signs(tmp_path, [("lab-a", "offline", 15.0)], NOW)
+        wait_until(lambda: "12:00:15 UTC" in made[-1], 20, 0.01)
+        time.sleep(0.1)  # ten looks at files that did not change
+    assert 3 <= len(made) <= 5  # a file may be written between a look at it and the page
