@@ -15,6 +15,7 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 from safetensors.numpy import load_file
 
+from fedwarm.core.chain import verify
 from fedwarm.engines import FEDERATION
 from fedwarm.federation.bringup import down, up
 from fedwarm.federation.control import control
@@ -28,6 +29,7 @@ from fedwarm.flower.processes import Daemon, free_ports
 from fedwarm.launch.run import Request, run_method
 from fedwarm.node import heartbeat
 from fedwarm.node.checks import Site, look
+from fedwarm.node.key import fingerprint
 from fedwarm.record.checkpoint import exists
 from fedwarm.record.checkpoint import load as checkpoint
 from tests.runs import same
@@ -70,6 +72,13 @@ def assert_warm(federation: Federation) -> None:
     assert sum("ready as process" in line for line in told) == 1 and sum("message: process" in line for line in told) >= 4
 
 
+def audited(federation: Federation) -> list[dict[str, str]]:
+    """The federation's audit log, which holds together."""
+    path = federation.folder / "audit.jsonl"
+    assert verify(path).problem == ""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def test_a_method_gives_the_local_engines_model_bit_for_bit(
     federation: Federation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -82,6 +91,8 @@ def test_a_method_gives_the_local_engines_model_bit_for_bit(
     assert (tmp_path / "there" / "report.html").is_file()
     assert not (federation.folder / "runs").exists()
     assert_warm(federation)
+    joined = [(each["event"], each.get("site", "")) for each in audited(federation) if each["event"] in ("run", "joined")]
+    assert joined == [("run", ""), ("joined", "node-0"), ("joined", "node-1")]
     told = status(federation)
     assert told.well and [member.state for member in told.members] == ["up", "up", "online", "online"]
     assert "fedavg, finished:completed, after round 1, evaluate" in told.runs[0] and str(tmp_path / "there") in told.runs[0]
@@ -134,6 +145,9 @@ def test_an_unregistered_key_is_refused_and_harms_nobody(federation: Federation,
 
     told = stranger(federation, tmp_path / "stranger", trust)
     assert "[code: 2004]" in told
+    key = fingerprint((tmp_path / "stranger" / "keys" / "node-0.pub").read_bytes())
+    refused = [each for each in audited(federation) if each["event"] == "refused"]
+    assert [(each["key"], each["why"]) for each in refused] == [(key, "No SuperNode found with the given public key.")]
     with control(federation) as link:
         assert len(link.nodes()) == 2
     assert status(federation).well

@@ -1,4 +1,6 @@
-"""A federation's own audit log: who was let in or shut out, by whom on this machine, and which runs were started."""
+"""A federation's own audit log: who was let in, shut out or refused, by whom on this machine; which runs were started, and who
+joined or refused them.
+"""
 
 from __future__ import annotations
 

@@ -4,19 +4,52 @@ Where a disk is slow or a machine busy, a write may wait for another for more th
 with an HTTP 500 then, after which a SuperNode asks no more and a ServerApp fails. Here a write may wait for a minute. And a
 connection without a request stays open for longer than nodes keep one (`fedwarm.node.line`), not for 5 seconds.
 
+Whom it does not let in is added to the audit log that `FEDWARM_AUDIT` names: the key's fingerprint and why. An answer of HTTP 401
+(a clock that is off, a node that was shut out and calls on) is not, as Flower's log has no line for it; when that node
+starts anew it is.
+
 It takes what `flower-superlink` takes: `python -m fedwarm.federation.patient --host ...`.
 """
 
 from __future__ import annotations
 
+import ast
+import logging
+import os
+import re
 import sys
 from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 
 COMMAND, PLACE, NAME, PRAGMA = "flower-superlink", "flwr.supercore.sql_mixin", "SQLITE_PRAGMAS", "busy_timeout"
 BUSY_SECONDS = 60
 KEPT_SECONDS = 90
+AUDIT_VARIABLE, MOST_KEYS = "FEDWARM_AUDIT", 1000
+UNKNOWN = re.compile(r"\[ApiError:\d+\] Attempted to register SuperNode with public key: (b'[^']*'), exception: (.*)")
+
+
+class Door(logging.Handler):
+    """Adds to an audit log whom the SuperLink does not let in, as its own log tells: a key and reason once, up to a limit."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(logging.ERROR)
+        self.path, self.told = path, set[tuple[str, str]]()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Append, where it is new; a line that cannot be written is told as logging does it."""
+        from fedwarm.core.chain import add
+        from fedwarm.node.key import fingerprint_of
+
+        try:
+            if (found := UNKNOWN.search(record.getMessage())) and len(self.told) < MOST_KEYS:
+                news = fingerprint_of(ast.literal_eval(found[1])), found[2]
+                if news not in self.told:
+                    self.told.add(news)
+                    add(self.path, {"event": "refused", "key": news[0], "why": news[1]})
+        except Exception:
+            self.handleError(record)
 
 
 def install() -> bool:
@@ -41,6 +74,8 @@ def main(arguments: Sequence[str]) -> None:
     sys.argv = [COMMAND, *arguments]
     if not install():
         print("fedwarm: this version of Flower has another way to wait for its database; it waits as it comes", file=sys.stderr)
+    if place := os.environ.get(AUDIT_VARIABLE):
+        logging.getLogger("flwr").addHandler(Door(Path(place)))
     flower_superlink()
 
 

@@ -16,10 +16,12 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
+from fedwarm.core.chain import FILE
 from fedwarm.core.files import write_text
 from fedwarm.core.progress import LOG_SECONDS_VARIABLE
 from fedwarm.core.version import VERSION
 from fedwarm.data.settings import DATA_FOLDER
+from fedwarm.federation.patient import AUDIT_VARIABLE
 from fedwarm.federation.settings import CLIENTS, SUPEREXEC, SUPERLINK, Federation, Node, Process
 from fedwarm.flower.family import end_family, lives
 from fedwarm.flower.processes import LOOPBACK, Daemon, environment, executable, plain
@@ -95,11 +97,13 @@ def member_environment(federation: Federation, member: str) -> dict[str, str]:
     server = member in (SUPERLINK, SUPEREXEC)
     base = environment(home(federation, member), federation.folder / "bytecode", [federation.reach])
     lean = {} if server else {"PATH": os.pathsep.join([str(federation.folder / "bin"), base["PATH"]])}
+    audit = {AUDIT_VARIABLE: str(federation.folder / FILE)} if member == SUPERLINK else {}
     poll = max(LEAST_POLL_SECONDS, POLL_SECONDS_PER_NODE * len(federation.nodes))
     return {
         **PIECES,
         **base,
         **lean,
+        **audit,
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": f"{poll:.2f}",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         ENGINE_VARIABLE: ENGINE,

@@ -15,8 +15,10 @@ from fedwarm.core.failures import RunError
 from fedwarm.core.files import copy_file
 from fedwarm.federation.control import ONLINE, Control, Seen, Unreachable, control
 from fedwarm.federation.nodes import Tell
+from fedwarm.federation.noting import note
 from fedwarm.federation.settings import STATE, Federation, Node, checked_name, flag, folder_of, load
 from fedwarm.flower.certificates import read_public
+from fedwarm.node.key import fingerprint
 from fedwarm.settings.fields import SettingError
 
 POLL_SECONDS, TELL_SECONDS = 0.5, 10.0
@@ -41,12 +43,15 @@ def connect(
         SettingError: it cannot be as it was asked for.
         RunError: the SuperLink did not answer in time, or refused a key.
     """
-    federation = _known(said, superlink, authority)
+    new, federation = not (folder_of(said) / STATE).is_file(), _known(said, superlink, authority)
     pems = {checked_name(name): read_public(path) for name, path in keys.items()}
     federation.save()
+    if new:
+        note(federation, "connected", superlink=federation.address)
     with control(federation) as link:
         seen = _answering(link, federation, patience_seconds, tell)
-        let_in(link, pems, seen, tell)
+        for name in let_in(link, pems, seen, tell):
+            note(federation, "registered", site=name, key=fingerprint(keys[name].read_bytes()))
         federation.nodes = _nodes(link.nodes())
     federation.save()
     return federation
@@ -96,14 +101,18 @@ def _answering(link: Control, federation: Federation, patience_seconds: float, t
         time.sleep(POLL_SECONDS)
 
 
-def let_in(link: Control, pems: Mapping[str, bytes], seen: list[Seen], tell: Tell) -> None:
+def let_in(link: Control, pems: Mapping[str, bytes], seen: list[Seen], tell: Tell) -> list[str]:
     """Register the keys (PEM) of nodes by name; a new key of a known name replaces the old one.
+
+    Returns:
+        The names of those whose keys were not registered before.
 
     Raises:
         RunError: the SuperLink refused one.
     """
     by_key = {each.key: each for each in seen}
     by_name = {each.name: each for each in seen}
+    new = []
     for name, pem in pems.items():
         if pem in by_key:
             other = by_key[pem].name
@@ -119,6 +128,8 @@ def let_in(link: Control, pems: Mapping[str, bytes], seen: list[Seen], tell: Tel
         except RuntimeError as error:
             raise RunError(f"the key of {name} was not registered: {error}; have that node make a new one") from None
         tell(f"{name}: its key is registered")
+        new.append(name)
+    return new
 
 
 def _nodes(seen: list[Seen]) -> list[Node]:

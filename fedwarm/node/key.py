@@ -63,3 +63,13 @@ def _public(path: Path, line: bytes) -> Iterator[Finding]:
 def fingerprint(line: bytes) -> str:
     """A public key's SHA-256, as `ssh-keygen -l` tells it."""
     return f"SHA256:{base64.b64encode(hashlib.sha256(base64.b64decode(line.split()[1])).digest()).decode().rstrip('=')}"
+
+
+def fingerprint_of(pem: bytes) -> str:
+    """The same of a public key in PEM, as a SuperLink knows it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    key = serialization.load_pem_public_key(pem)
+    return fingerprint(key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH))

@@ -76,8 +76,7 @@ def run_deployment(federation: Federation, app_folder: Path, overrides: Mapping[
     say(f"run {run_id} on federation {federation.name}")
     note(federation, "run", run=str(run_id), method=str(overrides.get("method", "")), out=str(folder))
     with control(federation) as link, ending_on_signals():
-        following = Following(federation, link, run_id)
-        following.folder = folder if folder.is_absolute() else None
+        following = Following(federation, link, run_id, folder if folder.is_absolute() else None)
         try:
             ended = following.to_the_end()
         except Exception:

@@ -7,6 +7,7 @@ asked of the SuperLink once a second, so that neither a broken stream nor a Supe
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections import deque
@@ -16,10 +17,14 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from fedwarm.core import terminal
+from fedwarm.core.chain import FILE
 from fedwarm.core.failures import RunError
+from fedwarm.core.files import DiskError
 from fedwarm.core.logs import restyled
 from fedwarm.core.progress import current, heard
-from fedwarm.federation.control import Control, Listed, Unreachable, control
+from fedwarm.core.refusals import reason_of
+from fedwarm.federation.control import ONLINE, Control, Listed, Unreachable, control
+from fedwarm.federation.noting import note
 from fedwarm.federation.processes import living
 from fedwarm.federation.settings import SUPERLINK, Federation, load
 from fedwarm.flower.outcome import KEPT_LINES
@@ -33,17 +38,25 @@ LOUD = ("WARNING", "ERROR", "CRITICAL")
 
 
 class Following:
-    """A run as it goes on: its log, the logs of the nodes, and its status."""
+    """A run as it goes on: its log, the logs of the nodes, and its status.
 
-    def __init__(self, federation: Federation, link: Control, run_id: int) -> None:
+    Args:
+        federation, link: the run's, and the control of its SuperLink.
+        run_id: the run.
+        folder: of the run, where it is known.
+    """
+
+    def __init__(self, federation: Federation, link: Control, run_id: int, folder: Path | None = None) -> None:
         self.federation, self.link, self.run_id = federation, link, run_id
         self.lines: deque[str] = deque(maxlen=KEPT_LINES)
         self._came: SimpleQueue[str] = SimpleQueue()
         self._ended = threading.Event()
         self._nodes = [Tail(federation.log(node.name)) for node in federation.nodes]
         self._away: float | None = None
-        self.folder: Path | None = None  # of the run, where it is known
+        self.folder = folder
         self._noted = -SIGNS_SECONDS
+        self._audit = None if folder is None else Tail(folder / FILE)
+        self._known: set[tuple[str, str]] = set()  # sites that joined, and that refused for a reason
         self._told = 0.0
 
     def to_the_end(self) -> Listed:
@@ -75,18 +88,34 @@ class Following:
         if self._away is not None:
             say("the SuperLink answers again")
             self._away = None
-        self._note_signs()
+        self._look(ended=run.finished)
         return run if run.finished else None
 
-    def _note_signs(self) -> None:
-        """Write down who was seen when, for the page of the run."""
-        if self.folder is None or time.monotonic() - self._noted < SIGNS_SECONDS:
+    def _look(self, ended: bool) -> None:
+        """Write down who was seen when, for the page of the run; and who joined or refused it, for the federation's audit log."""
+        if time.monotonic() - self._noted < SIGNS_SECONDS and not ended:
             return
         self._noted = time.monotonic()
         with suppress(RuntimeError):
-            write_signs(
-                self.folder, [(each.name or str(each.node_id), each.status, each.last_seen) for each in self.link.nodes()]
-            )
+            seen = [(each.name or str(each.node_id), each.status, each.last_seen) for each in self.link.nodes()]
+            if self.folder is not None:
+                write_signs(self.folder, seen)
+            for site in sorted(name for name, state, _ in seen if state == ONLINE):
+                self._note("joined", site)
+        for line in () if self._audit is None else self._audit.more():
+            with suppress(ValueError, KeyError, TypeError):
+                told = json.loads(line)
+                if told["event"] == "refused":
+                    self._note("refused", told["site"].rpartition(" (")[0] or told["site"], told["why"])
+
+    def _note(self, event: str, site: str, why: str = "") -> None:
+        """Add to the federation's audit log what is new of a site in this run."""
+        if (news := (site, reason_of(why))) not in self._known:
+            self._known.add(news)
+            try:
+                note(self.federation, event, run=str(self.run_id), site=site, **({"why": why} if why else {}))
+            except DiskError as error:
+                say(f"{error}; the audit log lacks that {site} {event}")
 
     def _wait_for_superlink(self) -> None:
         now = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from fedwarm.core import chain
 from fedwarm.core.failures import RunError
 from fedwarm.core.progress import Tick, listening
 from fedwarm.engines import Asked
 from fedwarm.engines.deployment import COMPONENT, engine, following
 from fedwarm.engines.deployment.following import Following, Tail
 from fedwarm.engines.deployment.retry import Stopped, persist
-from fedwarm.federation.control import Listed, Unreachable
+from fedwarm.federation.control import Listed, Seen, Unreachable
 from fedwarm.federation.settings import Federation, Node
 from fedwarm.launch.interrupt import command
 from fedwarm.launch.run import chosen
@@ -28,12 +30,16 @@ class Link:
 
     def __init__(self) -> None:
         self.asked, self.streams = 0, []  # type: int, list[float]
+        self.seen = [Seen(7, "lab-a", b"", "online", 3.0, 20.0), Seen(8, "", b"", "offline", 95.0, 0.0)]
 
     def run(self, run_id: int) -> Listed:
         self.asked += 1
         if self.asked in (2, 3):
             raise Unreachable("away")
         return Listed(run_id, "finished:completed" if self.asked > 4 else "running", "", "", {})
+
+    def nodes(self) -> list[Seen]:
+        return self.seen
 
     def logs(self, run_id: int, after: float) -> Iterator[tuple[str, float]]:
         self.streams.append(after)
@@ -95,6 +101,40 @@ def test_a_superlink_that_stays_away_ends_the_following(
     monkeypatch.setattr(following, "DRAIN_SECONDS", 0.1)
     with pytest.raises(RunError, match="did not answer for 0 s; the run may continue without it"):
         Following(federation, link, 7).to_the_end()  # type: ignore[arg-type]
+
+
+def test_who_joins_a_run_or_refuses_it_is_audited_once(
+    federation: Federation, link: Link, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Lab-b comes while the run goes on; its refusals stand in the run's own log, where an earlier part of the run left one."""
+    monkeypatch.setattr(following, "SIGNS_SECONDS", 0.0)
+    out, why = tmp_path / "run", "refused (policy): this site's policy allows the methods scaffold"
+    before = {"event": "refused", "site": "lab-a (0)", "why": "refused (rounds): it is over"}
+    chain.add(out / "audit.jsonl", before)
+    followed = Following(federation, link, 7, out)  # type: ignore[arg-type]
+    more = [{"event": "answered", "site": "lab-a (0)"}, *[{"event": "refused", "site": "lab-b (1)", "why": why}] * 2]
+    chain.add(out / "audit.jsonl", *more)
+    followed._look(ended=False)
+    link.seen = [*link.seen, Seen(9, "lab-b", b"", "online", 1.0, 20.0)]
+    followed._look(ended=False)
+    chain.add(out / "audit.jsonl", {"event": "refused", "site": "client 2", "why": "refused (epsilon): no more of it"})
+    assert followed.to_the_end().finished
+    told = [json.loads(line) for line in (federation.folder / "audit.jsonl").read_text().splitlines()]
+    assert [(each["event"], each["site"], each.get("why", "")) for each in told] == [
+        ("joined", "lab-a", ""), ("refused", "lab-b", why), ("joined", "lab-b", ""),
+        ("refused", "client 2", "refused (epsilon): no more of it"),
+    ]  # fmt: skip
+    assert {each["run"] for each in told} == {"7"} and chain.verify(federation.folder / "audit.jsonl").problem == ""
+    assert set(json.loads((out / "signs.json").read_text())["sites"]) == {"lab-a", "8", "lab-b"}
+
+
+def test_an_audit_log_that_cannot_be_written_to_ends_no_run(
+    federation: Federation, link: Link, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (federation.folder / "audit.jsonl").mkdir()
+    followed = Following(federation, link, 7)  # type: ignore[arg-type]
+    followed._look(ended=False)
+    assert "the audit log lacks that lab-a joined" in capsys.readouterr().err
 
 
 def test_a_tail_gives_whole_lines_once(tmp_path: Path) -> None:

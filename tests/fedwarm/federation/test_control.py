@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import sqlite3
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import httpx
 import pytest
 import uvicorn
 
+from fedwarm.core.chain import verify
 from fedwarm.federation import patient
 from fedwarm.federation.control import Control, Unreachable
+from fedwarm.flower.certificates import ensure_node_key, read_public
+from fedwarm.node.key import fingerprint
 
 
 class Client:
@@ -64,3 +70,33 @@ def test_another_flower_is_taken_as_it_is_and_that_is_said(
     patient.main(["--insecure"])
     assert called == [["flower-superlink", "--insecure"], {"timeout_keep_alive": 90}]
     assert "it waits as it comes" in capsys.readouterr().err
+
+
+def test_whom_a_superlink_does_not_let_in_is_audited_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower's own handler of the call and its own words, against a state that knows nobody."""
+    from flwr.proto.fleet_pb2 import ActivateNodeRequest
+    from flwr.supercore import log
+    from flwr.supercore.error import FlowerError
+    from flwr.superlink.servicer.fleet.fleet_handlers import activate_node
+
+    class Nobody:
+        def get_node_id_by_public_key(self, key: bytes) -> None:
+            return None
+
+    monkeypatch.setattr(patient, "MOST_KEYS", 2)
+    door = patient.Door(tmp_path / "audit.jsonl")
+    logging.getLogger("flwr").addHandler(door)
+    try:
+        for name in ("a", "b", "a", "c"):
+            ensure_node_key(tmp_path / name)
+            public = read_public(tmp_path / f"{name}.pub")
+            with pytest.raises(FlowerError) as caught:
+                activate_node(ActivateNodeRequest(public_key=public, heartbeat_interval=30.0), Nobody())  # type: ignore[arg-type]
+            log(logging.ERROR, f"[/v1/fleet/activate-node][ApiError:{caught.value.code}] {caught.value.message}")
+        log(logging.ERROR, "[/v1/fleet/activate-node][ApiError:2004] of another make")
+    finally:
+        logging.getLogger("flwr").removeHandler(door)
+    told = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    assert [each["key"] for each in told] == [fingerprint((tmp_path / f"{name}.pub").read_bytes()) for name in ("a", "b")]
+    assert {(each["event"], each["why"]) for each in told} == {("refused", "No SuperNode found with the given public key.")}
+    assert verify(tmp_path / "audit.jsonl").problem == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from fedwarm.federation.settings import load
 from fedwarm.federation.status import status
 from fedwarm.flower.certificates import read_public
 from fedwarm.launch.run import QUIET, Request, run_method
+from fedwarm.node.key import fingerprint
 from fedwarm.record.lock import Lock
 from fedwarm.settings.fields import SettingError
 
@@ -107,6 +109,17 @@ def test_it_is_remembered_and_nodes_are_let_in(join: Join, link: Link, keys: Pat
     assert found.authority is not None and found.authority.read_bytes() == (keys / "admin/ca.crt").read_bytes()
     assert f'root-certificates = "{found.authority}"' in (found.flower / "config.toml").read_text()
     assert found.folder.stat().st_mode & 0o077 == 0
+
+
+def test_who_was_let_in_stands_in_the_audit_log(join: Join, keys: Path) -> None:
+    join("b")
+    join("b", "a")
+    told = [json.loads(line) for line in (load("default").folder / "audit.jsonl").read_text().splitlines()]
+    assert [(each["event"], each.get("site", "")) for each in told] == [
+        ("connected", ""), ("registered", "b"), ("registered", "a"),
+    ]  # fmt: skip
+    assert told[0]["superlink"] == "fed.example.org:8444" and all(each["user"] for each in told)
+    assert told[1]["key"] == fingerprint((keys / "admin" / "b.pub").read_bytes())
 
 
 def test_a_second_time_changes_nothing_and_needs_no_address(join: Join, link: Link, keys: Path) -> None:

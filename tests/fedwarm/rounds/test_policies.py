@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from fedwarm.catalogue import parse
+from fedwarm.core.chain import verify
 from fedwarm.core.policy import Policy
 from fedwarm.core.refusals import RefusalError
 from fedwarm.data import own
@@ -33,7 +35,7 @@ def federated(folder: Path, policy: str, partition: int = 1, **settings: Any) ->
     (folder / "policy.toml").write_text(policy)
     with world(2, keys=True) as machines:
         machines.nodes[1001].name, machines.nodes[1002].name = "site-a", "site-b"
-        machines.node_config[partition] = {"policy": str(folder / "policy.toml")}
+        machines.node_config[partition] = {"policy": str(folder / "policy.toml"), "audit": str(folder / "site" / "audit.jsonl")}
         return machines.federate("fedavg", folder / "run", {**SETTINGS, **settings})
 
 
@@ -67,6 +69,23 @@ def test_a_site_keeps_its_measures_and_what_is_too_large(tmp_path: Path) -> None
     outcome = federated(tmp_path / "second", "most-bytes = 100", **{"min-replies": 1})
     told = {(e["stage"], e["client"]): e["failure"] for e in outcome.ledger}
     assert "lets 100 bytes" in told["round", 1] and not told["round", 0]
+
+
+def test_a_sites_own_audit_log_tells_what_was_asked_what_left_and_what_was_refused(tmp_path: Path) -> None:
+    """Beside the server's ledger: the same bytes and epsilon, and every message."""
+    private = {"privacy": "dp-sgd", "dp-sgd.entropy": "seeded", "batch-size": 16, "model.name": "logistic"}
+    outcome = federated(tmp_path, "metrics = 'nobody'", **private)
+    log = tmp_path / "site" / "audit.jsonl"
+    told = [json.loads(line) for line in log.read_text().splitlines()]
+    who, trained, measured = told
+    assert [(each["event"], each["action"], each["method"]) for each in told] == [
+        ("answered", "describe", "fedavg"), ("answered", "round", "fedavg"), ("refused", "evaluate", "fedavg"),
+    ]  # fmt: skip
+    (booked,) = [entry for entry in outcome.ledger if entry["client"] == 1 and entry["stage"] == "round"]
+    assert (trained["round"], trained["bytes-up"]) == ("1", booked["wire_bytes_up"]) and trained["bytes-up"] > 100
+    assert trained["epsilon"] == booked["epsilon"] > 0 and "epsilon" not in who
+    assert measured["why"].startswith("refused (policy): by this site's policy nobody may read") and "bytes-up" not in measured
+    assert len({each["run"] for each in told if each["run"]}) == 1 and verify(log) == (3, measured["hash"], "")
 
 
 def test_an_account_is_looked_at_by_one_message_at_a_time(tmp_path: Path) -> None:
