@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from enum import Enum
 from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from urllib.request import urlopen
 
 import pytest
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 from prometheus_client import start_http_server
 from prometheus_client.parser import text_string_to_metric_families
@@ -19,6 +23,7 @@ from fedwarm.federation.metrics import Watched, kind_of, newest_runs, registry_o
 from fedwarm.federation.settings import Federation
 from fedwarm.record.ledger import Entry, Ledger
 
+register_default_plugins()  # so that questions to Prometheus are read as such
 DASHBOARD = Path(__file__).parents[3] / "docker" / "grafana.json"
 SEEN = [Seen(7, "hospital-a", b"", "online", 3.5, 20.0), Seen(8, "hospital-b", b"", "offline", 95.0, 0.0)]
 
@@ -73,9 +78,64 @@ def test_a_superlink_that_is_away_and_folders_without_runs(tmp_path: Path) -> No
     assert kind_of("Node Unavailable: x") == "lost" and kind_of("something") == "other"
 
 
+def odd(value: Any, hint: Any, where: str = "dashboard") -> list[str]:
+    """Places whose values are not of the types that Grafana's schema gives them.
+
+    Its SDK is made out of the schema, but takes any value where it reads a dashboard; its models carry the types.
+    """
+    kind, parts = get_origin(hint), get_args(hint)
+    if hint in (Any, object):
+        return []
+    if kind in (Union, UnionType):
+        return min((odd(value, part, where) for part in parts), key=len)
+    if kind is Literal or issubclass(kind or hint, Enum):
+        return [] if value in (parts or [each.value for each in hint]) else [where]
+    if kind in (list, dict):
+        if not isinstance(value, kind):
+            return [where]
+        each = value.items() if kind is dict else enumerate(value)
+        return [place for name, one in each for place in odd(one, parts[-1], f"{where}.{name}")]
+    if hint in (int, float):
+        return [] if isinstance(value, (int, hint)) and not isinstance(value, bool) else [where]
+    if not isinstance(value, hint):
+        return [where]
+    hints = get_type_hints(type(value)) if hasattr(value, "from_json") else {}
+    return [place for name, one in hints.items() for place in odd(getattr(value, name, None), one, f"{where}.{name}")]
+
+
+SPOILED: dict[str, tuple[list[str | int], object]] = {
+    "title": (["title"], 7),
+    "schema_version": (["schemaVersion"], "36"),
+    "tags": (["tags"], "fedwarm"),
+    "refresh": (["refresh"], 30),
+    "time.from_val": (["time", "from"], 6),
+    "panels.0.grid_pos.w": (["panels", 0, "gridPos", "w"], "8"),
+    "panels.1.field_config.defaults.unit": (["panels", 1, "fieldConfig", "defaults", "unit"], 3),
+    "panels.0.targets.0.expr": (["panels", 0, "targets", 0, "expr"], ["fedwarm_superlink_up"]),
+}
+
+
+@pytest.mark.parametrize("place", SPOILED)
+def test_a_dashboard_with_a_field_of_a_wrong_type_is_none_by_grafanas_schema(place: str) -> None:
+    said, (path, value) = json.loads(DASHBOARD.read_text()), SPOILED[place]
+    inner = said
+    for key in path[:-1]:
+        inner = inner[key]
+    assert path[-1] in inner
+    inner[path[-1]] = value
+    assert odd(Dashboard.from_json(said), Dashboard) == [f"dashboard.{place}"]
+
+
+@pytest.mark.parametrize("panels", [7, ["no panel"], [{"title": "of no type"}]])
+def test_a_dashboard_whose_panels_are_none_is_refused_by_the_sdk(panels: object) -> None:
+    with pytest.raises((TypeError, KeyError, AttributeError)):
+        Dashboard.from_json({**json.loads(DASHBOARD.read_text()), "panels": panels})
+
+
 def test_the_dashboard_is_one_by_grafanas_schema_and_asks_for_what_is_told(told: dict[tuple[str, ...], float]) -> None:
     said = json.loads(DASHBOARD.read_text())
     made = Dashboard.from_json(said)
+    assert odd(made, Dashboard) == []
     again = json.loads(json.dumps(made, cls=JSONEncoder))
     assert said.keys() <= again.keys() and [p["title"] for p in again["panels"]] == [p["title"] for p in said["panels"]]
     for mine, theirs in zip(said["panels"], again["panels"], strict=True):
