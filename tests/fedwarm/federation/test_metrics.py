@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
+import sys
 from enum import Enum
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
@@ -21,7 +25,10 @@ from prometheus_client.registry import CollectorRegistry
 from fedwarm.federation.control import Seen
 from fedwarm.federation.metrics import Watched, kind_of, newest_runs, registry_of
 from fedwarm.federation.settings import Federation
+from fedwarm.flower.processes import free_ports
 from fedwarm.record.ledger import Entry, Ledger
+from fedwarm.settings.fields import Value
+from tests.runs import run
 
 register_default_plugins()  # so that questions to Prometheus are read as such
 DASHBOARD = Path(__file__).parents[3] / "docker" / "grafana.json"
@@ -49,11 +56,16 @@ def told(runs: Path) -> dict[tuple[str, ...], float]:
     registry = CollectorRegistry()
     registry.register(Watched(lambda: SEEN, lambda: newest_runs(runs)))  # type: ignore[arg-type]
     server, thread = start_http_server(0, "127.0.0.1", registry)
-    with urlopen(f"http://127.0.0.1:{server.server_port}/metrics", timeout=30) as answer:
-        families = list(text_string_to_metric_families(answer.read().decode()))
+    found = scraped(f"http://127.0.0.1:{server.server_port}/metrics")
     server.shutdown()
     thread.join()
     server.server_close()
+    return found
+
+
+def scraped(url: str) -> dict[tuple[str, ...], float]:
+    with urlopen(url, timeout=60) as answer:
+        families = list(text_string_to_metric_families(answer.read().decode()))
     return {(s.name, *(s.labels[key] for key in sorted(s.labels))): s.value for family in families for s in family.samples}
 
 
@@ -76,6 +88,29 @@ def test_a_superlink_that_is_away_and_folders_without_runs(tmp_path: Path) -> No
     Federation("here", tmp_path / "here", host="127.0.0.1", port=1, insecure=True).save()
     assert registry_of(f"{tmp_path}/here", tmp_path).get_sample_value("fedwarm_superlink_up") == 0
     assert kind_of("Node Unavailable: x") == "lost" and kind_of("something") == "other"
+
+
+def test_the_command_serves_a_run_over_http_until_it_is_ended(tmp_path: Path) -> None:
+    settings: dict[str, Value] = {"num-server-rounds": 2, "local-epochs": 1, "data.max-examples": 16, "model.name": "logistic"}
+    entries = run("fedavg", tmp_path / "runs" / "first", settings, clients=2).ledger
+    Federation("here", tmp_path / "here", host="127.0.0.1", port=1, insecure=True).save()
+    (port,), program = free_ports(1), str(Path(sys.executable).parent / "fedwarm")
+    words = ["--federation", f"{tmp_path}/here", "--runs", f"{tmp_path}/runs", "--port", str(port)]
+    with subprocess.Popen([program, "federation", "metrics", *words], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().split()[-1]
+            told = scraped(url)
+        finally:
+            process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    assert url == f"http://127.0.0.1:{port}/metrics" and told["fedwarm_superlink_up",] == 0
+    assert told["fedwarm_rounds_total", "first"] == 2 and told["fedwarm_stage_seconds_total", "first", "round"] > 0
+    assert told["fedwarm_replies_total", "first", "client 0"] == sum(each["client"] == 0 for each in entries) == 4
+    up = sum(each["wire_bytes_up"] for each in entries if each["client"] == 1)
+    assert told["fedwarm_bytes_total", "first", "client 1", "up"] == up > 0
+    with pytest.raises(URLError):
+        scraped(url)
 
 
 def odd(value: Any, hint: Any, where: str = "dashboard") -> list[str]:
