@@ -1,5 +1,5 @@
-"""The files for clusters: Kubernetes' by its own schema; Slurm's, which has none, by the shell and by names of sbatch's options and
-forms of their values as its documentation has them. Neither is run.
+"""The files for clusters: Kubernetes' by its own schema; Slurm's, which has none, by the shell and by names of sbatch's options
+and forms of their values as its documentation has them. Neither is run.
 """
 
 from __future__ import annotations

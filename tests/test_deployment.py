@@ -15,6 +15,7 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 from safetensors.numpy import load_file
 
+from fedwarm.core import logs
 from fedwarm.core.chain import verify
 from fedwarm.engines import FEDERATION
 from fedwarm.federation.bringup import down, up
@@ -52,6 +53,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
     with pytest.MonkeyPatch.context() as patch:
         for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
             patch.setenv(name, "http://127.0.0.1:9")
+        patch.setenv(logs.FILE_VARIABLE, str(Path(said) / "log.jsonl"))
         try:
             yield up(said, Wanted(nodes=2), told.append)
             assert told[-1].endswith("online (2 of 2)")
@@ -84,6 +86,7 @@ def test_a_method_gives_the_local_engines_model_bit_for_bit(
 ) -> None:
     there = run("deployment", tmp_path / "there", federation)
     said = capsys.readouterr()
+    lines = [json.loads(line) for line in (federation.folder / "log.jsonl").read_text().splitlines()]
     here = run("local", tmp_path / "here", federation)
     assert there["final"] == here["final"] and (there["engine"], here["engine"]) == ("deployment", "local")
     assert same(load_file(tmp_path / "there" / "model.safetensors"), load_file(tmp_path / "here" / "model.safetensors"))
@@ -93,6 +96,10 @@ def test_a_method_gives_the_local_engines_model_bit_for_bit(
     assert_warm(federation)
     joined = [(each["event"], each.get("site", "")) for each in audited(federation) if each["event"] in ("run", "joined")]
     assert joined == [("run", ""), ("joined", "node-0"), ("joined", "node-1")]
+    (started,) = [each["run"] for each in audited(federation) if each["event"] == "run"]
+    for node in ("node-0", "node-1"):  # each line written by the process of a message
+        at = {(line["run"], line["round"]) for line in lines if line.get("node") == node and "train 1/1" in line["text"]}
+        assert at == {(started, "1")}
     told = status(federation)
     assert told.well and [member.state for member in told.members] == ["up", "up", "online", "online"]
     assert "fedavg, finished:completed, after round 1, evaluate" in told.runs[0] and str(tmp_path / "there") in told.runs[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -43,25 +44,32 @@ def check(
     data: Annotated[Path | None, typer.Option(help="the folder of the site's pictures")] = None,
     kit: Annotated[Path | None, typer.Option(help="the site's folder, in place of --superlink, --ca, --key and --data")] = None,
     run_config: Annotated[
-        list[str] | None, typer.Option("-c", "--run-config", help="settings of the run, by which the data are read")
+        list[str] | None,
+        typer.Option("-c", "--run-config", help="settings of the run, by which the data are read and a model is trained"),
     ] = None,
+    seconds: Annotated[
+        float, typer.Option(min=0.0, help="longest time in seconds to train the run's model on the data; 0: not at all")
+    ] = 20.0,
 ) -> None:
     """Check everything that a node needs, one line each: ok, a warning, or a fault and how to fix it.
 
     The last line is `ready` with exit code 0, or exit code 2. What is not given is not looked at. Nothing is sent but questions.
     """
+    from fedwarm.catalogue import parse
+    from fedwarm.data.settings import Data
     from fedwarm.node.checks import Site, look, verdict
-    from fedwarm.node.finding import FAULT
+    from fedwarm.node.finding import FAULT, Finding
+    from fedwarm.settings.text import parse_overrides
 
-    reading = None
-    if run_config:
-        from fedwarm.catalogue import parse
-        from fedwarm.data.settings import Data
-        from fedwarm.settings.text import parse_overrides
+    config = parse(parse_overrides(run_config or []))
 
-        reading = parse(parse_overrides(run_config)).of(Data)
+    def trial(found: Data) -> Iterator[Finding]:
+        from fedwarm.launch.trial import look_at_training
+
+        return look_at_training(config, found, seconds)
+
     found = []
-    for each in look(Site(superlink, ca, key, data, reading, kit)):
+    for each in look(Site(superlink, ca, key, data, config.of(Data), kit, trial)):
         put(each.line)
         flush()
         found.append(each)

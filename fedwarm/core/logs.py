@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -120,6 +120,8 @@ def structured(**facts: str | int) -> Iterator[None]:
     if not place:
         yield
         return
+    with suppress(OSError):
+        Path(place).parent.mkdir(parents=True, exist_ok=True)
     handler = Lines(Path(place))
     for name in NAMES:
         logging.getLogger(name).addHandler(handler)

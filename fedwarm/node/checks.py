@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from fedwarm.node.network import look_at_network, parsed
 if TYPE_CHECKING:
     from fedwarm.data.settings import Data
 
-READY = "ready"
+READY, TRAINING = "ready", "training"
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Site:
         data: the folder of its pictures.
         reading: how the runs that it will take part in read data; None: as by default.
         kit: the site's folder, which says all of the above that is left out.
+        trial: trains on data that are good, and says how fast; None: nothing is trained.
     """
 
     superlink: str = ""
@@ -40,6 +41,7 @@ class Site:
     data: Path | None = None
     reading: Data | None = None
     kit: Path | None = None
+    trial: Callable[[Data], Iterator[Finding]] | None = None
 
     def told(self) -> Site:
         """With what its kit says.
@@ -77,23 +79,32 @@ def _all(site: Site, address: tuple[str, int] | None) -> Iterator[Finding]:
     if site.kit is not None:
         yield from _joining(site, site.kit, reached)
     yield from look_at_machine()
-    if site.data is None:
-        yield from unseen("as --data is not given", "data")
-    else:
-        from fedwarm.data.settings import Data
-        from fedwarm.node.data import look_at_data
+    yield from _of_data(site)
 
-        yield from look_at_data((site.reading or Data()).at(str(site.data.expanduser().absolute())))
+
+def _of_data(site: Site) -> Iterator[Finding]:
+    """The data, and how fast they are trained on."""
+    if site.data is None:
+        yield from unseen("as --data is not given", "data", TRAINING)
+        return
+    from fedwarm.data.settings import Data
+    from fedwarm.node.data import look_at_data
+
+    data, good = (site.reading or Data()).at(str(site.data.expanduser().absolute())), True
+    for each in look_at_data(data):
+        good &= each.level != FAULT
+        yield each
+    if site.trial is not None:
+        yield from site.trial(data) if good else unseen("as the data cannot be used", TRAINING)
 
 
 def _joining(site: Site, kit: Path, reached: bool) -> Iterator[Finding]:
     """What is tried for a site that joins by its kit."""
-    from fedwarm.node.trying import look_at_policy, look_at_registration, look_at_training
+    from fedwarm.node.trying import look_at_policy, look_at_registration
 
     if reached and site.authority is not None and site.key is not None and site.key.is_file():
         yield look_at_registration(site.superlink, site.authority, site.key)
     yield look_at_policy(kit / POLICY)
-    yield from look_at_training()
 
 
 def verdict(found: Sequence[Finding]) -> str:

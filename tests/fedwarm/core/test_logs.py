@@ -62,12 +62,12 @@ def test_lines_can_be_had_as_json_with_run_round_and_node(tmp_path: Path, monkey
     own = logging.getLogger("fedwarm")
     with logs.structured(run="7"):
         own.warning("nowhere")
-    monkeypatch.setenv(logs.FILE_VARIABLE, str(tmp_path / "log.jsonl"))
+    monkeypatch.setenv(logs.FILE_VARIABLE, str(tmp_path / "state" / "log.jsonl"))
     with logs.structured(run="7", node="server"):
         own.warning("\x1b[31mone\x1b[0m\ntwo %d", 3)
         logs.at(round=2)
         logging.getLogger("flwr").error("it failed")
     own.warning("after")
-    first, second = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    first, second = [json.loads(line) for line in (tmp_path / "state" / "log.jsonl").read_text().splitlines()]
     assert first.pop("time")[:2] == "20" and first == {"level": "warning", "run": "7", "node": "server", "text": "one\ntwo 3"}
     assert (second["round"], second["level"], second["text"]) == (2, "error", "it failed")

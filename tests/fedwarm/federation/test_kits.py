@@ -83,9 +83,11 @@ def test_a_kit_has_no_secret_and_all_that_a_site_needs(said: str, tmp_path: Path
     assert len(held["README.md"].splitlines()) <= 12
     service = yaml.safe_load(held["compose.yaml"])["services"]["node"]
     assert service["command"][:4] == ["fedwarm", "node", "run", "--kit"] and "ports" not in service
+    assert service["environment"]["FEDWARM_LOG_FILE"] == "/site/state/log.jsonl" and "./state:/site/state" in service["volumes"]
     unit = configparser.ConfigParser(strict=False, interpolation=None)
     unit.read_string(held["fedwarm-node.service"])
     assert unit["Service"]["ExecStart"].endswith("fedwarm node run --kit .") and unit["Service"]["Restart"] == "always"
+    assert "Environment=FEDWARM_LOG_FILE=/srv/fedwarm/hospital-a/state/log.jsonl\n" in held["fedwarm-node.service"]
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")

@@ -1,4 +1,4 @@
-"""What a site that joins by its kit is told: its policy, a training step, all that the kit says for it."""
+"""What a site that joins by its kit is told: its policy, all that the kit says for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fedwarm.federation.kits import found, make_kit
 from fedwarm.node.checks import Site
 from fedwarm.node.finding import FAULT, OK
 from fedwarm.node.kit import join, look_at_kit
-from fedwarm.node.trying import look_at_policy, look_at_training
+from fedwarm.node.trying import look_at_policy
 from fedwarm.rounds.fleet import UnfitError
 from fedwarm.rounds.register import check_versions
 
@@ -47,11 +47,6 @@ def test_a_policy_is_read_before_it_is_needed(kit: Path) -> None:
     assert (look_at_policy(policy).level, look_at_policy(policy).text.count("-")) == (OK, 4 + policy.as_posix().count("-"))
     policy.write_text("most = 3")
     assert look_at_policy(policy).level == FAULT
-
-
-def test_a_training_step_is_timed() -> None:
-    (finding,) = look_at_training()
-    assert finding.level == OK and "a step with 32 pictures of 32 x 32 takes 0." in finding.text
 
 
 OWN = {"fedwarm": "0.1.0", "flwr": "1.42.0"}
