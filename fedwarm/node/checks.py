@@ -85,7 +85,7 @@ def _all(site: Site, address: tuple[str, int] | None) -> Iterator[Finding]:
 def _of_data(site: Site) -> Iterator[Finding]:
     """The data, and how fast they are trained on."""
     if site.data is None:
-        yield from unseen("as --data is not given", "data", TRAINING)
+        yield from unseen("as --data is not given", "data", *([] if site.trial is None else [TRAINING]))
         return
     from fedwarm.data.settings import Data
     from fedwarm.node.data import look_at_data
