@@ -3,12 +3,20 @@
 python benchmarks/gpu.py --data path/to/mnist           # all steps; a line each, and $OUT/gpu.json
 python benchmarks/gpu.py loop stack --data path/to/mnist
 
-loop    FedAvg, 100 clients of 96 images, one after another in this process, over the bare loop on the same card (target 1.15)
-stack   the same with clients that train together, 10 to 100 at a time, and the peak of memory (target .10 at the default)
-apart   how far models are from one after another after five rounds (target 1e-5), and whether two runs have the same bits
-lora    steps of an adapter at batch 1 with AdamW in one kernel over AdamW as a loop (one half of the target of 1.5)
+loop       FedAvg, 100 clients of 96 images, one after another in this process, over the bare loop on the same card (target 1.15)
+stack      the same with clients that train together, 10 to 100 at a time, and the peak of memory (target .10 at the default)
+lora       whole steps of an adapter, batch 1 and 4: with plain AdamW, and as they were before (peft's products and copies), over
+           what they are now (target: as it was at least 1.5 times now)
+drawing    drawing over diffusers' own pipeline at equal sentences, noise, sampler, steps, guidance and batch (target 1.05)
+memory     the peak of hollowed tuning at the default depth over inference's, Stable Diffusion 1.5's layout in fp16 (target 1.0)
+coder      DP-REC: encoding over drawing K d normals, decoding over drawing d (target 2 of the first for both)
+apart      how far models are from one after another after five rounds (target 1e-5), and whether two runs have the same bits
+main       `fedwarm run warmfed`: seconds by stage (88 s in all on an H100 before)
+suite      the tests that only a GPU can show, as `make test-gpu` runs them: their closing line
+optimiser  AdamW's step alone, of as many matrices as Stable Diffusion's: in one kernel, by foreach, and as a loop
 
-`--device cpu --clients 4` tries the script where there is no GPU; its figures mean nothing then.
+`--device cpu --toy` tries the script where there is no GPU, at sizes that mean nothing; `--device cpu --layouts glyph drawing`
+draws with the embedded foundation on one thread.
 """
 
 from __future__ import annotations
@@ -16,18 +24,22 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from engine import ROUNDS, settings
+from gpu_diffusion import LAYOUTS, drawing, lora, synchronise
 
 from fedwarm.catalogue import parse
 from fedwarm.core.seeds import generator
@@ -37,12 +49,12 @@ from fedwarm.models import Model, build_model, to_input
 from fedwarm.settings.fields import Value
 
 IMAGES, PAIRS = 96, 3
-SECONDS = {"loop": 120, "stack": 120, "apart": 90, "lora": 90}
-
-
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+LIBRARIES = ("diffusers", "transformers", "peft", "flwr")
+TOY_RUN = {
+    "data.max-examples": 16, "num-server-rounds": 1, "local-epochs": 1, "server-threads": 1, "diffusion.lora-steps": 2,
+    "diffusion.lora-batch-size": 2, "diffusion.sample-steps": 1, "warmfed.synthetic-ratio": 0.1, "warmfed.min-per-class": 1,
+    "warmfed.epochs-warm": 1, "warmfed.teacher-epochs": 1, "warmfed.distill-epochs": 1,
+}  # fmt: skip
 
 
 def bare(flat: dict[str, Value], clients: int, device: torch.device) -> float:
@@ -142,27 +154,94 @@ def apart(asked: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def lora(asked: argparse.Namespace) -> dict[str, Any]:
+def memory(asked: argparse.Namespace) -> dict[str, Any]:
+    """Peaks of torch's allocator in MB, each case a process of its own (`hollowed_memory.py`), and their ratio."""
+    import hollowed_memory
+
+    card = ["--layout", "sd15", "--device", "cuda", "--precision", "fp16"]
+    given, part = (["--batch", "1", "--steps", "2"], "tensors") if asked.device == "cpu" else (card, "gpu")
+    rows = {case: hollowed_memory.child(given, part, case) for case in ("inference", "hollowed--1")}
+    failed = {case: row["failed"] for case, row in rows.items() if "failed" in row}
+    if failed:
+        return {"failed": failed}
+    return {"rows": rows, "hollowed / inference": rows["hollowed--1"]["tensors_mb"] / rows["inference"]["tensors_mb"]}
+
+
+def coder(asked: argparse.Namespace) -> dict[str, Any]:
+    """Ratios within a round (`dp_rec_coding.py`)."""
+    from dp_rec_coding import DECODE, DRAW, DRAW_D, ENCODE, Case, measure
+
+    case = Case(5000, 5, 512, 1, asked.device) if asked.toy else Case(1_000_000, 7, 4096, 1, asked.device)
+    rows = measure(case, asked.pairs)
+    found = {"size": case.size, "bits": case.bits, "block": case.block}
+    found |= {f"{name}, seconds": rows[name]["seconds"] for name in (DRAW, ENCODE, DRAW_D, DECODE)}
+    both = {"encode / draw K d": rows[ENCODE]["ratio"], "decode / draw d": rows[DECODE]["ratio"]}
+    return {**found, **both, "decode / draw K d": rows[DECODE]["seconds"] / rows[DRAW]["seconds"]}
+
+
+def main_job(asked: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of `fedwarm run warmfed` by stage; start is what the command took besides."""
+    command = [str(Path(sys.executable).parent / "fedwarm"), "run", "warmfed", "--fresh"]
+    given = {"device": asked.device, **(TOY_RUN if asked.toy else {})}
+    command += [word for key, value in given.items() for word in ("-c", f"{key}={json.dumps(value)}")]
+    with tempfile.TemporaryDirectory() as folder:
+        begun = time.perf_counter()
+        done = subprocess.run([*command, "--out", f"{folder}/run"], capture_output=True, text=True)
+        took = time.perf_counter() - begun
+        if done.returncode:
+            return {"failed": (done.stderr or done.stdout)[-500:]}
+        results = json.loads((Path(folder) / "run" / "results.json").read_text())
+    stages: dict[str, float] = {}
+    for stage in results["stages"]:
+        stages[stage["name"]] = round(stages.get(stage["name"], 0.0) + stage["seconds"], 3)
+    return {"seconds": took, "start": took - results["totals"]["seconds"], "stages": stages, "device": results["device"]}
+
+
+def suite(asked: argparse.Namespace) -> dict[str, Any]:
+    """The command of `make test-gpu`; where there is no GPU, its tests are skipped, and tried is one file of them."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:randomly", "-p", "no:cacheprovider", "-q", "-m", "gpu"]
+    command += ["tests/test_gpu.py"] if asked.toy else []
+    named = {"FEDWARM_TEST_GPU": "1"} if asked.device == "cuda" else {}
+    here = Path(__file__).parents[1]
+    done = subprocess.run(command, cwd=here, env={**os.environ, **named}, capture_output=True, text=True)
+    lines = done.stdout.strip().splitlines()
+    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+    return {"exit code": done.returncode, "closing line": lines[-1] if lines else done.stderr[-500:], "failed tests": failed}
+
+
+def optimiser(asked: argparse.Namespace) -> dict[str, Any]:
     """Seconds of AdamW's step alone, on 256 matrices of rank 4 with 798,720 numbers, about as many as Stable Diffusion's."""
     device = torch.device(asked.device)
     widths = [320] * 80 + [640] * 80 + [1280] * 96
     found = {}
-    for fused in (False, True):
+    for name in ("fused", "foreach", "loop"):
         parameters = [torch.nn.Parameter(torch.zeros(4, width, device=device)) for width in widths]
-        optimiser = torch.optim.AdamW(parameters, lr=1e-4, fused=fused)
+        adamw = torch.optim.AdamW(parameters, lr=1e-4, fused=name == "fused", foreach=name == "foreach")
         for p in parameters:
             p.grad = torch.ones_like(p)
         for count in (3, 200):
             synchronise(device)
             begun = time.perf_counter()
             for _ in range(count):
-                optimiser.step()
+                adamw.step()
             synchronise(device)
-        found["fused" if fused else "foreach"] = (time.perf_counter() - begun) / 200
-    return {**found, "ratio": found["foreach"] / found["fused"]}
+        found[name] = (time.perf_counter() - begun) / 200
+    return {**found, "foreach / fused": found["foreach"] / found["fused"], "loop / fused": found["loop"] / found["fused"]}
 
 
-STEPS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {"loop": loop, "stack": stack, "apart": apart, "lora": lora}
+def versions(device: str) -> dict[str, Any]:
+    """The card, and what computes on it."""
+    card = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+    found = {"card": card, "cards": torch.cuda.device_count(), "python": platform.python_version()}
+    return {**found, "torch": torch.__version__, "cuda": torch.version.cuda, **{name: version(name) for name in LIBRARIES}}
+
+
+Step = Callable[[argparse.Namespace], dict[str, Any]]
+STEPS: dict[str, tuple[Step, int]] = {
+    "loop": (loop, 120), "stack": (stack, 120), "lora": (lora, 120), "drawing": (drawing, 120), "memory": (memory, 90),
+    "coder": (coder, 60), "apart": (apart, 90), "main": (main_job, 150), "suite": (suite, 180), "optimiser": (optimiser, 45),
+}  # fmt: skip
+"""Each with the seconds that it may take."""
 
 
 def main() -> None:
@@ -171,28 +250,47 @@ def main() -> None:
     parser.add_argument("--data", default="digits", help="digits, or a folder of parquet files such as MNIST's")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--clients", type=int, default=100)
-    parser.add_argument("--pairs", type=int, default=PAIRS)
+    parser.add_argument("--pairs", type=int, default=PAIRS, help="turns that count, after one that warms up")
+    parser.add_argument(
+        "--layouts", nargs="*", choices=LAYOUTS, default=[], help="foundations; none: sd15 and glyph (--toy: tiny)"
+    )
+    parser.add_argument("--precision", choices=("fp16", "bf16", "fp32"), help="of sd15; else fp16, on a CPU fp32")
+    parser.add_argument("--toy", action="store_true", help="sizes that try the script, and whose figures mean nothing")
     parser.add_argument("--here", action="store_true", help="run the one step in this process")
     asked = parser.parse_args()
+    asked.precision = asked.precision or ("fp16" if asked.device == "cuda" else "fp32")
+    asked.layouts = asked.layouts or (["tiny"] if asked.toy else ["sd15", "glyph"])
+    if unknown := [step for step in asked.steps if step not in STEPS]:
+        parser.error(f"there is no step {unknown[0]!r}; choose some of {', '.join(STEPS)}")
+    if asked.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("torch sees no GPU here; --device cpu --toy tries the script without one")
     torch.set_num_threads(1)
     if asked.here:
-        print("RESULT", json.dumps(STEPS[asked.steps[0]](asked)))
+        print("RESULT", json.dumps(STEPS[asked.steps[0]][0](asked)))
         return
-    card = torch.cuda.get_device_name() if asked.device == "cuda" else "cpu"
-    found: dict[str, Any] = {"card": card, "torch": torch.__version__}
+    found: dict[str, Any] = versions(asked.device)
     print(found)
+    given = ["--data", asked.data, "--device", asked.device, "--clients", str(asked.clients), "--pairs", str(asked.pairs)]
+    given += ["--precision", asked.precision, *(["--toy"] if asked.toy else []), "--layouts", *asked.layouts]
     for step in asked.steps or STEPS:
-        given = ["--data", asked.data, "--device", asked.device, "--clients", str(asked.clients), "--pairs", str(asked.pairs)]
-        try:
-            done = subprocess.run(
-                [sys.executable, __file__, step, "--here", *given], capture_output=True, text=True, timeout=SECONDS[step]
-            )
-            line = next((text for text in done.stdout.splitlines() if text.startswith("RESULT ")), "")
-            found[step] = json.loads(line.removeprefix("RESULT ")) if line else {"failed": done.stderr[-500:]}
-        except subprocess.TimeoutExpired:
-            found[step] = {"failed": f"not done in {SECONDS[step]} s"}
+        found[step] = timed(step, given)
         print(step, found[step], flush=True)
-    (Path(os.environ.get("OUT", ".")) / "gpu.json").write_text(json.dumps(found, indent=1))
+        (Path(os.environ.get("OUT", ".")) / "gpu.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def timed(step: str, given: list[str]) -> dict[str, Any]:
+    """A step's figures, from a process of its own, which is ended with all that it started when its time is over."""
+    seconds = STEPS[step][1]
+    command = [sys.executable, __file__, step, "--here", *given]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        said, errors = child.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.communicate()
+        return {"failed": f"not done in {seconds} s"}
+    line = next((text for text in said.splitlines() if text.startswith("RESULT ")), "")
+    return json.loads(line.removeprefix("RESULT ")) if line else {"failed": errors[-500:]}
 
 
 if __name__ == "__main__":
