@@ -6,8 +6,9 @@ may differ between devices, in the last bits of a log-weight; what an index deco
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import islice, pairwise
 
 import numpy as np
 import torch
@@ -103,15 +104,53 @@ def decode(keys: Sequence[Key], indices: Tensor, lengths: NDArray[np.int64], dev
 
 def log_weights(key: Key, v: NDArray[np.float64], bits: int, device: torch.device) -> NDArray[np.float64]:
     """`rec.log_weights` on a device: <z_k, v> (K,) in float64, CHUNK normals at a time."""
-    count, whole = 1 << bits, torch.from_numpy(v).to(device)
+    return next(weights(iter([key]), v, np.array([0, v.size]), bits, device))
+
+
+def weights(
+    keys: Iterator[Key], v: NDArray[np.float64], starts: NDArray[np.int64], bits: int, device: torch.device
+) -> Iterator[NDArray[np.float64]]:
+    """The log-weights (K,) of one block after another, those of many neighbours computed at once.
+
+    Args:
+        keys: a block's key each.
+        v: all blocks, one after the other (d,).
+        starts: where they begin, and d (B + 1,).
+        bits: K = 2^bits.
+    """
+    for first, last in _neighbours(np.diff(starts), 1 << bits):
+        signed = torch.tensor([[_signed(k) for k in key] for key in islice(keys, last - first)], dtype=torch.int64)
+        parts = [torch.from_numpy(v[start:end]) for start, end in pairwise(starts[first : last + 1].tolist())]
+        together = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True).to(device)
+        yield from _weigh(signed.to(device), together, 1 << bits).cpu().numpy()
+
+
+def _neighbours(lengths: NDArray[np.int64], count: int) -> Iterator[tuple[int, int]]:
+    """(first, beyond the last) of blocks that are weighed together: CHUNK normals at most, and no more than half of them filling
+    shorter blocks up to the longest; a block that has more by itself is alone."""
+    first = longest = whole = 0
+    for j, length in enumerate(lengths.tolist()):
+        wide, held = max(longest, length), j - first + 1
+        if j > first and (held * wide * count > CHUNK or held * wide > 2 * (whole + length)):
+            yield first, j
+            first, wide, whole = j, length, 0
+        longest, whole = wide, whole + length
+    if len(lengths):
+        yield first, len(lengths)
+
+
+def _weigh(keys: Tensor, v: Tensor, count: int) -> Tensor:
+    """<z_k, v> (B, K) of blocks (B, m) with a key each (B, 2)."""
+    blocks, length = v.shape
     width = WORDS_PER_GROUP * PER_WORD
-    span = min(CHUNK, -(-v.size // width) * width)
+    span = min(CHUNK, -(-length // width) * width)
     rows = max(1, min(count, CHUNK // span))
-    out = torch.zeros(count, dtype=torch.float64, device=device)
+    out = torch.zeros(blocks, count, dtype=torch.float64, device=v.device)
     for first in range(0, count, rows):
-        candidates = torch.arange(first, min(first + rows, count), device=device)
-        for start in range(0, v.size, span):
-            piece = whole[start : start + span]
-            drawn = normals(key, candidates, piece.numel(), 1 + start // width).double()
-            out[first : first + rows] += drawn @ piece
-    return np.asarray(out.cpu().numpy())
+        candidates = torch.arange(first, min(first + rows, count), device=v.device)
+        each, numbers = keys.repeat_interleave(len(candidates), 0), candidates.repeat(blocks)
+        for start in range(0, length, span):
+            piece = v[:, start : start + span]
+            drawn = normals_rows(each, numbers, piece.shape[1], 1 + start // width).double()
+            out[:, first : first + rows] += torch.bmm(drawn.view(blocks, len(candidates), -1), piece[:, :, None])[:, :, 0]
+    return out

@@ -7,6 +7,7 @@ Everything here is in units of sigma. The working set of the encoder is bounded:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -79,12 +80,15 @@ def encode(
     """
     if not np.isfinite(v).all():
         raise CodeError("the vector to encode holds NaN or infinity")
-    words, here = stream.words(), device.type == "cpu" or bool(stream.secret)
-    out = np.empty(len(starts) - 1, np.uint16)
-    for j, (start, end) in enumerate(pairwise(starts.tolist())):
-        key, part = stream.key(j), v[start:end]
-        weights = log_weights(key, part, bits, words) if here else on_device.log_weights(key, part, bits, device)
-        out[j] = choose(weights, source)
+    keys, out = map(stream.key, range(len(starts) - 1)), np.empty(len(starts) - 1, np.uint16)
+    if device.type == "cpu" or stream.secret:
+        words = stream.words()
+        parts = (v[start:end] for start, end in pairwise(starts.tolist()))
+        weights: Iterator[NDArray[np.float64]] = (log_weights(*own, bits, words) for own in zip(keys, parts, strict=True))
+    else:
+        weights = on_device.weights(keys, v, starts, bits, device)
+    for j, own in enumerate(weights):
+        out[j] = choose(own, source)
     return out
 
 

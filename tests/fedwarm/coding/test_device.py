@@ -73,3 +73,34 @@ def test_decoding_many_blocks_at_once_gives_the_bits_of_one_after_another(
     wanted = rec.decode(indices, starts, STREAM)
     assert found.dtype == wanted.dtype and np.array_equal(found, wanted)
     assert np.array_equal(rec.decode(indices, starts, STREAM, torch.device(name)), wanted)
+
+
+@pytest.mark.parametrize("name", DEVICES)
+@pytest.mark.parametrize("chunk", [64, 1000, 1 << 22])
+@pytest.mark.parametrize("sizes", [[30] * 9 + [17], [1, 30, 17, 16, 64, 29, 5, 104, 100, 99], [700], []])
+def test_blocks_weighed_together_weigh_what_each_does_alone(
+    name: str, chunk: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever goes together: equal blocks, neighbours of unequal length, one that takes many chunks; the same code words."""
+    monkeypatch.setattr(device, "CHUNK", chunk)
+    starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    v = np.random.default_rng(0).normal(size=int(starts[-1])) / 10
+    keys = [STREAM.key(j) for j in range(len(sizes))]
+    found = list(device.weights(iter(keys), v, starts, 4, torch.device(name)))
+    wanted = [rec.log_weights(key, v[starts[j] : starts[j + 1]], 4) for j, key in enumerate(keys)]
+    assert len(found) == len(sizes)
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-10)
+    private = [np.random.default_rng(1).bytes for _ in range(2)]
+    words = np.array([rec.choose(one, private[0]) for one in found], np.uint16)
+    assert np.array_equal(words, rec.encode(v, starts, 4, STREAM, private[1]))
+
+
+def test_what_is_weighed_together_is_bounded_and_no_more_than_half_of_it_is_filling() -> None:
+    lengths = np.array([4096] * 20 + [10, 4096, 4096] + [1 << 23, 5])
+    groups = list(device._neighbours(lengths, 128))
+    assert [first for first, _ in groups[1:]] == [last for _, last in groups[:-1]] and groups[-1][1] == len(lengths)
+    assert groups[:3] == [(0, 8), (8, 16), (16, 23)]
+    for first, last in groups:
+        own = lengths[first:last]
+        assert last - first == 1 or len(own) * own.max() <= min(device.CHUNK // 128, 2 * own.sum())
