@@ -274,7 +274,7 @@ def check_side(side: int, step: int, most: int = 0) -> None:
 
 
 def _quietly_read(source: str) -> Any:
-    """The pipeline of a folder or Hub name, in float32; whatever a library has to say of it becomes one line."""
+    """The pipeline of a folder or Hub name; whatever a library has to say of it becomes one line."""
     from safetensors import SafetensorError
 
     hush()

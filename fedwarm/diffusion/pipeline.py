@@ -23,13 +23,14 @@ LIBRARIES = ("diffusers", "transformers")
 LEAST_TRANSFORMERS = "5.6"  # the first that knows the names of a text encoder's weights which it writes itself from then on
 VARIANTS = ("", "fp16", "bf16", "fp32")  # in the order of preference; the first stands for the plain files
 ANEW = """`python -c "from diffusers import DiffusionPipeline as P; P.from_pretrained('OLD').save_pretrained('NEW')"`"""
+HALVES = {"F16": torch.float16, "BF16": torch.bfloat16}
 BENIGN = ("position_ids",)  # positions 0, 1, .. that old versions kept as if they were weights
 FAULTS = {"missing_keys": "missing", "unexpected_keys": "unknown", "mismatched_keys": "of another shape"}
 SHOWN = 3
 
 
 def read_pipeline(folder: Path, name: str) -> Any:
-    """The pipeline in float32.
+    """The pipeline, each model in the precision of its files, so that it takes no more memory than they do.
 
     Args:
         folder: what `save_pretrained` of a family's pipeline writes, with all its parts.
@@ -92,12 +93,13 @@ def _model(folder: Path, part: str, entry: Any, name: str) -> Any:
             f"diffusion.foundation = {name!r} is not a Stable Diffusion pipeline of diffusers' own classes: its "
             f"{part} is {entry!r}"
         )
+    variant = see_weights(folder, part, name)
     model, told = maker.from_pretrained(
         folder,
         subfolder=part,
-        dtype=torch.float32,
+        dtype=kept_in(folder / part, variant),
         use_safetensors=True,
-        variant=see_weights(folder, part, name) or None,
+        variant=variant or None,
         local_files_only=True,
         ignore_mismatched_sizes=True,
         output_loading_info=True,
@@ -114,6 +116,25 @@ def variant_of(folder: Path, part: str) -> str | None:
         if {f"{stem_of(part)}{dotted}.safetensors", f"{stem_of(part)}.safetensors.index{dotted}.json"} & held:
             return variant
     return None
+
+
+def kept_in(folder: Path, variant: str) -> torch.dtype:
+    """The precision of a model's weights in its files; float32 where they differ or cannot be read, as the loader then says."""
+    from safetensors import SafetensorError, safe_open
+
+    files, kinds = [path for path in folder.glob("*.safetensors") if _variant_in(path.name) == variant], set[str]()
+    for path in files:
+        try:
+            with safe_open(path, "pt") as held:
+                kinds |= {held.get_slice(name).get_dtype() for name in held.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError):
+            return torch.float32
+    return HALVES[kinds.pop()] if len(kinds) == 1 and kinds <= set(HALVES) else torch.float32
+
+
+def _variant_in(file: str) -> str:
+    """The variant that a file's name says, as `model.fp16.safetensors` and `model.fp16-00001-of-00002.safetensors` do."""
+    return next((variant for variant in VARIANTS if variant and f".{variant}" in file), "")
 
 
 def stem_of(part: str) -> str:

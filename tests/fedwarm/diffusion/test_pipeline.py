@@ -17,8 +17,9 @@ from torch import Tensor
 
 from fedwarm.diffusion import pipeline as module
 from fedwarm.diffusion.families import usual_family
+from fedwarm.diffusion.fingerprints import fingerprint
 from fedwarm.diffusion.foundation import Foundation, load_foundation
-from fedwarm.diffusion.pipeline import refuse_partial, see_weights, variant_of
+from fedwarm.diffusion.pipeline import kept_in, read_pipeline, refuse_partial, see_weights, variant_of
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.settings.fields import SettingError
 
@@ -205,6 +206,22 @@ def test_variants_are_loaded_where_there_are_no_others(
     loaded = load(copy_of)
     assert {p.dtype for p in loaded.pipe.unet.parameters()} == {torch.float32}
     torch.testing.assert_close(loaded.embed(sentences), foundation.embed(sentences), rtol=1e-2, atol=1e-2)
+    read = read_pipeline(copy_of, "half")  # in half the memory, and the same numbers in any precision
+    for part in usual_family().models:
+        ours, theirs = (dict(getattr(pipe, part).named_parameters()) for pipe in (read, loaded.pipe))
+        assert {p.dtype for p in ours.values()} == {torch.float16}
+        assert ours.keys() == theirs.keys() and all(torch.equal(p.float(), theirs[name]) for name, p in ours.items())
+    assert fingerprint(read) == loaded.fingerprint
+
+
+def test_the_precision_of_files_is_theirs_only_where_they_agree(tmp_path: Path) -> None:
+    half, whole = {"a": torch.ones(2).bfloat16()}, {"b": torch.ones(2)}
+    save_file(half, tmp_path / "model-00001-of-00002.safetensors")
+    save_file(half, tmp_path / "model.fp16-00001-of-00001.safetensors")
+    save_file(whole, tmp_path / "model.fp32.safetensors")
+    assert [kept_in(tmp_path, v) for v in ("", "fp16", "fp32")] == [torch.bfloat16, torch.bfloat16, torch.float32]
+    save_file(whole, tmp_path / "model-00002-of-00002.safetensors")
+    assert kept_in(tmp_path, "") == torch.float32
 
 
 def test_plain_weights_come_before_others(copy_of: Path, foundation: Foundation) -> None:
