@@ -6,7 +6,6 @@ the same command finishes a study that was stopped.
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -19,15 +18,16 @@ from fedwarm.core.terminal import say
 from fedwarm.launch.interrupt import interruptible
 from fedwarm.launch.request import Request, engine_of
 from fedwarm.launch.several import announce, check_all, completed_run, is_done, run_one
+from fedwarm.launch.study_choice import Choice, Found, chosen_of, words
 from fedwarm.launch.study_file import Arm, Study, read_study
-from fedwarm.launch.study_found import Choice, Found, finish
+from fedwarm.launch.study_found import finish
 from fedwarm.launch.sweep_file import Job, named
 from fedwarm.record.folder import runs_root
 from fedwarm.record.lock import Lock, refuse_busy
-from fedwarm.report.studied import course, followed, last, server_seconds
+from fedwarm.report.studied import course, last, server_seconds
 from fedwarm.settings.fields import SettingError, Value
 from fedwarm.settings.kinds import ENGINES
-from fedwarm.settings.text import literal, parse_overrides
+from fedwarm.settings.text import parse_overrides
 
 LEAST_SEEDS = 5
 
@@ -70,7 +70,7 @@ def run_study(
     work = Work(study, folder, common, fresh, only_read=table)
     if not table:
         clients = chosen.clients(common.asked)
-        check_all([study.job(arm, study.seeds[0], arm.choices()[0]) for arm in study.arms], clients, chosen.real)
+        check_all([study.job(arm, study.seeds[0], study.tuned(arm).choices()[0]) for arm in study.arms], clients, chosen.real)
         refuse_busy(folder)
     with Lock(folder).held(), interruptible(lambda: "interrupted; the same command goes on with the study"):
         work.all()
@@ -123,33 +123,17 @@ class Work:
 
     def _settings(self, arm: Arm) -> Mapping[str, Value] | None:
         """What was chosen for an arm; None where nothing could be."""
-        return self.choices[arm.name].taken if arm.grid else {}
+        of = self.study.tuned(arm)
+        return self.choices[of.name].taken if of.grid else {}
 
     def _choose(self, arm: Arm) -> None:
-        """Try every combination at the tuning seeds, and take the one that is best on examples that clients hold back.
-
-        These are few: of those that end alike, the one that is best over all rounds, as it is there sooner.
-        """
-        values: list[tuple[dict[str, Value], float | None]] = []
-        sooner: list[float] = []
-        for chosen in arm.choices():
-            runs = [self.run(arm, seed, chosen) for seed in self.study.tuning]
-            held = [followed(run.last.held, self.study.watch) for run in runs if run is not None]
-            known = [value for value in held if value is not None]
-            values.append((chosen, statistics.fmean(known) if len(known) == len(runs) else None))
-            sooner.append(self._on_the_way(runs))
-        ranks = [(-math.inf if value is None else round(value, 9), way) for (_, value), way in zip(values, sooner, strict=True)]
-        best = values[ranks.index(max(ranks))]
-        taken = None if best[1] is None else best[0]
-        self.choices[arm.name] = Choice(values, taken)
-        if taken is not None and not self.only_read:
-            words = ", ".join(f"{key}={literal(value)}" for key, value in taken.items())
-            say(f"study: {arm.name}: {words} is best of {len(values)} on held-back examples, {100 * (best[1] or 0):.1f} %")
-
-    def _on_the_way(self, runs: Sequence[Found | None]) -> float:
-        """The mean over runs and rounds of what held-back examples say."""
-        held = [followed(at.held, self.study.watch) for run in runs if run is not None for at in run.rounds]
-        return statistics.fmean([value for value in held if value is not None] or [-math.inf])
+        """Try every combination at the tuning seeds, and take the one that is best on examples that clients hold back."""
+        tried = [(chosen, [self.run(arm, seed, chosen) for seed in self.study.tuning]) for chosen in arm.choices()]
+        choice = self.choices[arm.name] = chosen_of(tried, self.study.watch)
+        if choice.taken is not None and not self.only_read:
+            best = max(value for _, value in choice.values if value is not None)
+            told = f"{words(choice.taken)} is best of {len(tried)} on held-back examples, {100 * best:.1f} %"
+            say(f"study: {arm.name}: {told}")
 
     def run(self, arm: Arm, seed: int, chosen: Mapping[str, Value]) -> Found | None:
         """What a run came to: read where it is complete, else run now; None where it failed, or is not there to be read."""

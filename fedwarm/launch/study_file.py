@@ -23,6 +23,7 @@ grid = { learning-rate = [0.01, 0.05], fedprox.mu = [0.01, 0.1] }   # in the pla
 start = "FedAvg"              # begins with that arm's last model of the same seed, whose cost counts, too; where a setting has
                               # {start} in it, the folder of that run stands there instead, and nothing else is taken from it
 vary = { local-epochs = [2, 10] }                                   # makes one arm of each value
+chosen = "FedProx"            # takes what was chosen for that arm, in the place of a grid of its own
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ KINDS: dict[str, type] = {
     "title": str, "seeds": list, "clients": int, "baseline": str, "watch": str, "rounds": list, "settings": dict,
     "tuning": dict, "arms": list,
 }  # fmt: skip
-ARM: dict[str, type] = {"name": str, "method": str, "settings": dict, "grid": dict, "vary": dict, "start": str}
+ARM: dict[str, type] = {"name": str, "method": str, "settings": dict, "grid": dict, "vary": dict, "start": str, "chosen": str}
 TUNING: dict[str, type] = {"seeds": list, "grid": dict}
 MODEL, FIRST = "model.safetensors", "{start}"
 ELSEWHERE = {
@@ -64,6 +65,7 @@ class Arm:
         settings: what it has beside what all arms have.
         grid: values to choose from, by setting.
         start: the arm with whose last model of the same seed it begins; empty: with the shared initialisation.
+        chosen: the arm whose chosen settings it takes; empty: it has a grid of its own, or none.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Arm:
     settings: Mapping[str, Value] = field(default_factory=dict)
     grid: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
     start: str = ""
+    chosen: str = ""
 
     def choices(self) -> list[dict[str, Value]]:
         """Every combination of the grid; one that sets nothing where there is none."""
@@ -94,6 +97,10 @@ class Study:
     def arm(self, name: str) -> Arm:
         """The arm of a name."""
         return next(arm for arm in self.arms if arm.name == name)
+
+    def tuned(self, arm: Arm) -> Arm:
+        """The arm by whose runs an arm's settings are chosen."""
+        return self.arm(arm.chosen) if arm.chosen else arm
 
     def job(self, arm: Arm, seed: int, chosen: Mapping[str, Value], base: Path | None = None) -> Job:
         """One run of an arm; `base` is the folder of the run that it starts from."""
@@ -149,7 +156,7 @@ def _arms(path: Path, entry: Any, settings: Mapping[str, Value], common: Mapping
     except SettingError as error:
         raise SettingError(f"{path}: {error}") from error
     own = flat(entry.get("settings", {}), str(path))
-    bare = Arm(entry.get("name") or method, method, own, start=entry.get("start", ""))
+    bare = Arm(entry.get("name") or method, method, own, start=entry.get("start", ""), chosen=entry.get("chosen", ""))
     vary = grid_of(path, entry.get("vary", {}))
     found = []
     for values in itertools.product(*vary.values()):
@@ -157,7 +164,7 @@ def _arms(path: Path, entry: Any, settings: Mapping[str, Value], common: Mapping
         name = ", ".join([bare.name, *(f"{key.rpartition('.')[2]} {_plain(value)}" for key, value in varied.items())])
         held = {**own, **varied}
         usual = {k: v for k, v in common.items() if k not in held and concerns(k, method, {**settings, **held})}
-        grid = grid_of(path, entry["grid"]) if "grid" in entry else usual
+        grid = grid_of(path, entry["grid"]) if "grid" in entry else {} if bare.chosen else usual
         found.append(replace(bare, name=name, settings=held, grid=grid))
     return found
 
@@ -187,6 +194,12 @@ def check_study(study: Study, where: str) -> None:
     for i, arm in enumerate(study.arms):
         if arm.start and arm.start not in names[:i]:
             raise SettingError(f"{where}: {arm.name!r} starts from {arm.start!r}, which is no arm before it; put that arm first")
+        if arm.chosen and arm.grid:
+            raise SettingError(f"{where}: {arm.name!r} has chosen and grid; leave one of them out")
+        if arm.chosen and not any(arm.chosen == other.name and other.grid for other in study.arms[:i]):
+            raise SettingError(
+                f"{where}: {arm.name!r} takes what is chosen for {arm.chosen!r}, which is no arm with a grid before it; name one"
+            )
         _check_arm(study, arm, where)
 
 
@@ -209,7 +222,7 @@ def _check_arm(study: Study, arm: Arm, where: str) -> None:
         raise SettingError(f"{where}: {arm.name!r} has {FIRST} in {used[0]}, and starts from no arm; add start = '...'")
     if arm.start and "model.weights" in {**study.settings, **arm.settings, **arm.grid}:
         raise SettingError(f"{where}: {arm.name!r} has start and model.weights; leave one of them out")
-    for chosen in arm.choices():
+    for chosen in study.tuned(arm).choices():
         job = study.job(arm, study.seeds[0], chosen)
         try:
             config = parse(job.flat)

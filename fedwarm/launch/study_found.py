@@ -15,41 +15,14 @@ from typing import Any
 from fedwarm.core.files import write_text
 from fedwarm.core.forms import byte_text, second_text
 from fedwarm.core.terminal import put, show
+from fedwarm.launch.study_choice import LAST, Choice, Found
 from fedwarm.launch.study_file import Arm, Study
 from fedwarm.report import plots
 from fedwarm.report.paired import Difference, difference, gap_text, spread_text
 from fedwarm.report.render import filled, write_page
-from fedwarm.report.studied import HEADINGS, WATCHED, At, at_round
-from fedwarm.settings.fields import Value
-from fedwarm.settings.text import literal
+from fedwarm.report.studied import HEADINGS, WATCHED, At
 
 PAGE, TABLE, DOCUMENT = "report.html", "study.csv", "study.json"
-LAST = -1
-
-
-@dataclass(frozen=True)
-class Found:
-    """What one run came to: its rounds, the last one, and seconds of the server alone and of the whole run."""
-
-    folder: Path
-    seed: int
-    rounds: list[At]
-    last: At
-    server: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What an arm's settings were chosen from, each with its accuracy on held-back examples; None where nothing could be."""
-
-    values: Sequence[tuple[Mapping[str, Value], float | None]]
-    taken: Mapping[str, Value] | None
-
-    def text(self) -> list[str]:
-        """A line a combination, the best first."""
-        ranked = sorted(self.values, key=lambda pair: -(pair[1] if pair[1] is not None else -1.0))
-        return [f"{words(chosen)}: {'failed' if value is None else f'{100 * value:.1f} %'}" for chosen, value in ranked]
 
 
 @dataclass(frozen=True)
@@ -70,11 +43,6 @@ class Row:
         return self.arm if self.number == LAST else f"{self.arm}, round {self.number}"
 
 
-def words(settings: Mapping[str, Value]) -> str:
-    """Settings as `key=value, key=value`."""
-    return ", ".join(f"{key}={literal(value)}" for key, value in settings.items())
-
-
 def rows_of(study: Study, found: Mapping[str, Mapping[int, Found]]) -> list[Row]:
     """The table: each arm at its last round and at those asked for, with paired differences to the baseline's last."""
     base = {seed: run.last for seed, run in found[study.baseline].items()}
@@ -85,7 +53,7 @@ def rows_of(study: Study, found: Mapping[str, Mapping[int, Found]]) -> list[Row]
             continue
         ends = {run.last.number for run in runs.values()}
         for number in (*(n for n in study.rounds if ends != {n}), LAST):
-            points = {s: at for s, run in runs.items() if (at := run.last if number == LAST else at_round(run.rounds, number))}
+            points = {s: at for s, run in runs.items() if (at := run.at(number))}
             if points:
                 server = statistics.fmean(run.server for run in runs.values()) if number == LAST else math.nan
                 rows.append(_row(arm, number, points, base, server))
@@ -169,7 +137,8 @@ def document(
         "watch": study.watch,
         "settings": dict(study.settings),
         "arms": [
-            {"name": arm.name, "method": arm.method, "settings": dict(arm.settings), "start": arm.start} for arm in study.arms
+            {"name": arm.name, "method": arm.method, "settings": dict(arm.settings), "start": arm.start, "chosen": arm.chosen}
+            for arm in study.arms
         ],
         "rows": [{**asdict(row), "number": None if row.number == LAST else row.number} for row in rows],
         "runs": {name: {str(seed): _course(run) for seed, run in runs.items()} for name, runs in found.items()},

@@ -83,11 +83,6 @@ def last(rounds: Sequence[At]) -> At:
     return At(seen[-1].number, seen[-1].found, seen[-1].held, rounds[-1].up, rounds[-1].work)
 
 
-def at_round(rounds: Sequence[At], number: int) -> At | None:
-    """A round by its number; None where it was not measured."""
-    return next((at for at in rounds if at.number == number and any(v is not None for v in at.found.values())), None)
-
-
 def server_seconds(run: Run) -> float:
     """What the server worked by itself: stages that ask no client."""
     asked = {str(entry["stage"]) for entry in run.ledger}

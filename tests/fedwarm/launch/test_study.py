@@ -139,6 +139,27 @@ def test_of_values_that_end_alike_the_one_that_is_there_sooner_is_taken(ran: Run
     assert len({value for _, value in choice["tried"]}) == 1 and choice["taken"] == {"momentum": 0.7}
 
 
+def test_an_arm_may_take_what_was_chosen_for_another(ran: Runs) -> None:
+    arms = """
+        [tuning]
+        seeds = [101]
+        grid = { learning-rate = [0.1, 0.01] }
+        [[arms]]
+        name = "plain"
+        method = "fedavg"
+        [[arms]]
+        name = "as plain"
+        method = "fedprox"
+        chosen = "plain"
+    """
+    folder = run_study(file(HEAD + arms), workers=1)
+    assert [flat["learning-rate"] for flat in ran if flat["seed"] == 101] == [0.1, 0.01]
+    assert {flat["learning-rate"] for flat in ran if flat["method"] == "fedprox"} == {0.01}
+    assert {path.name for path in folder.glob("as-plain*")} == {f"as-plain-learning-rate-0.01-seed-{seed}" for seed in (1, 2, 3)}
+    lines = Page(folder / "report.html").text
+    assert "plain: learning-rate=0.01: 60.1 %; learning-rate=0.1: 51.1 %" in lines
+
+
 def test_differences_are_paired_and_costs_hold_what_came_before(ran: Runs, capsys: pytest.CaptureFixture[str]) -> None:
     folder = run_study(file(HEAD + ARMS), workers=1)
     rows = {(row["arm"], row["round"], row["seed"]): row for row in table()}
@@ -221,6 +242,8 @@ def test_a_run_that_fails_is_noted_and_so_is_what_begins_with_it(ran: Runs, monk
             "seeds = [101]\n[settings]\ndata.validation-fraction=0.1\n[[arms]]\nmethod='fedavg'\ngrid={momentum=[0.1]}",
             ["seed 101"],
         ),
+        ("[[arms]]\nmethod = 'fedavg'\nchosen = 'y'", ["takes what is chosen for 'y'", "no arm with a grid"]),
+        ("[[arms]]\nmethod = 'fedavg'\nchosen = 'y'\ngrid = {momentum=[0.1]}", ["has chosen and grid", "leave one"]),
         ("[[arms]]\nmethod = 'fedavg'\nstart = 'y'", ["starts from 'y', which is no arm before it"]),
         ("[[arms]]\nmethod = 'fedavg'\nsettings = { local-epoch = 2 }", ["fedavg: unknown setting 'local-epoch'"]),
         ("[settings]\nseed = 3\n[[arms]]\nmethod = 'fedavg'", ["seed cannot stand in a study's file"]),
