@@ -18,7 +18,7 @@ from fedwarm.core.terminal import say
 from fedwarm.launch.interrupt import interruptible
 from fedwarm.launch.request import Request, engine_of
 from fedwarm.launch.several import announce, check_all, completed_run, is_done, run_one
-from fedwarm.launch.study_choice import Choice, Found, chosen_of, words
+from fedwarm.launch.study_choice import Choice, Found, chosen_of, together, words
 from fedwarm.launch.study_file import Arm, Study, read_study
 from fedwarm.launch.study_found import finish
 from fedwarm.launch.sweep_file import Job, named
@@ -110,16 +110,33 @@ class Work:
         for arm in self.study.arms:
             if arm.grid:
                 self._choose(arm)
+        self.left = self._table()
         for seed in self.study.seeds:
             for arm in self.study.arms:
-                if (settings := self._settings(arm)) is not None and (found := self.run(arm, seed, settings)) is not None:
+                if (found := self._of_table(arm, seed)) is not None:
                     self.found[arm.name][seed] = found
 
     def _planned(self) -> list[tuple[str, int]]:
         """Arm and seed of every run that the study has, in the order in which they are done."""
         tuned = [arm for arm in self.study.arms if arm.grid]
-        tuning = [(arm.name, seed) for arm in tuned for _ in arm.choices() for seed in self.study.tuning]
-        return tuning + [(arm.name, seed) for seed in self.study.seeds for arm in self.study.arms]
+        return [(arm.name, seed) for arm in tuned for _ in arm.choices() for seed in self.study.tuning] + self._table()
+
+    def _table(self) -> list[tuple[str, int]]:
+        """Arm and seed of every run of the table, as far as settings are chosen."""
+        choices = {arm.name: self.choices.get(self.study.tuned(arm).name) for arm in self.study.arms}
+        times = {name: 1 if choice is None else max(1, len(choice.wanted())) for name, choice in choices.items()}
+        return [(arm.name, seed) for seed in self.study.seeds for arm in self.study.arms for _ in range(times[arm.name])]
+
+    def _of_table(self, arm: Arm, seed: int) -> Found | None:
+        """What an arm came to: of one run, or where rounds are chosen for by themselves, each round of the run that is for it."""
+        settings = self._settings(arm)
+        if settings is None or (end := self.run(arm, seed, settings)) is None:
+            return None
+        of = self.study.tuned(arm)
+        if not (of.grid and self.study.each):
+            return end
+        runs = {number: self.run(arm, seed, taken) for number, taken in self.choices[of.name].each.items() if taken is not None}
+        return together(end, {number: run for number, run in runs.items() if run is not None})
 
     def _settings(self, arm: Arm) -> Mapping[str, Value] | None:
         """What was chosen for an arm; None where nothing could be."""
@@ -129,7 +146,7 @@ class Work:
     def _choose(self, arm: Arm) -> None:
         """Try every combination at the tuning seeds, and take the one that is best on examples that clients hold back."""
         tried = [(chosen, [self.run(arm, seed, chosen) for seed in self.study.tuning]) for chosen in arm.choices()]
-        choice = self.choices[arm.name] = chosen_of(tried, self.study.watch)
+        choice = self.choices[arm.name] = chosen_of(tried, self.study.watch, self.study.rounds if self.study.each else ())
         if choice.taken is not None and not self.only_read:
             best = max(value for _, value in choice.values if value is not None)
             told = f"{words(choice.taken)} is best of {len(tried)} on held-back examples, {100 * best:.1f} %"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fedwarm.report.studied import At, followed
@@ -41,15 +41,26 @@ class Choice:
     Attributes:
         values: each combination with its accuracy on held-back examples after the last round; None where it failed.
         taken: the best of them; None where nothing could be chosen.
+        each: the same by round, of rounds that are chosen for by themselves.
     """
 
     values: Sequence[tuple[Settings, float | None]]
     taken: Settings | None
+    each: Mapping[int, Settings | None] = field(default_factory=dict)
+
+    def wanted(self) -> list[Settings]:
+        """Everything that was taken, each once; first what is for the end."""
+        found: list[Settings] = []
+        for settings in (self.taken, *self.each.values()):
+            if settings is not None and settings not in found:
+                found.append(settings)
+        return found
 
     def text(self) -> list[str]:
-        """A line a combination, the one that was taken first, then from the best to the worst."""
+        """A line a combination, the one that was taken first, then from the best to the worst; then what single rounds took."""
         ranked = sorted(self.values, key=lambda pair: (pair[0] != self.taken, -(pair[1] if pair[1] is not None else -1.0)))
-        return [f"{words(chosen)}: {'failed' if value is None else f'{100 * value:.1f} %'}" for chosen, value in ranked]
+        lines = [f"{words(chosen)}: {'failed' if value is None else f'{100 * value:.1f} %'}" for chosen, value in ranked]
+        return lines + [f"round {n}: {words(settings)}" for n, settings in self.each.items() if settings is not None]
 
 
 def words(settings: Settings) -> str:
@@ -57,30 +68,48 @@ def words(settings: Settings) -> str:
     return ", ".join(f"{key}={literal(value)}" for key, value in settings.items())
 
 
-def chosen_of(tried: Sequence[tuple[Settings, Sequence[Found | None]]], watch: str) -> Choice:
-    """What is best after the last round on held-back examples.
+def chosen_of(
+    tried: Sequence[tuple[Settings, Sequence[Found | None]]], watch: str, rounds: Sequence[int] = ()
+) -> Choice:  # fmt: skip
+    """What is best on held-back examples after the last round, and after each of some others.
 
-    These are few: of those that end alike, the one that is best over all rounds is taken, as it is there sooner.
+    These are few: of those that end alike, the one that is best over all rounds so far is taken, as it is there sooner.
 
     Args:
         tried: combinations, each with its runs at the seeds of tuning; None for one that failed.
         watch: the accuracy that counts.
+        rounds: those that are chosen for by themselves; one that was not measured has what is chosen for the end.
     """
-    values = [(chosen, _held(runs, watch)) for chosen, runs in tried]
-    ways = [_on_the_way(runs, watch) for _, runs in tried]
-    ranks = [(-math.inf if value is None else round(value, 9), way) for (_, value), way in zip(values, ways, strict=True)]
-    best, value = values[ranks.index(max(ranks))]
-    return Choice(values, None if value is None else best)
+    values = [(chosen, _held(runs, watch, LAST)) for chosen, runs in tried]
+    taken = _best(tried, watch, LAST)
+    return Choice(values, taken, {number: _best(tried, watch, number) or taken for number in rounds})
 
 
-def _held(runs: Sequence[Found | None], watch: str) -> float | None:
-    """The mean over runs of what held-back examples say at the end; None where one is missing."""
-    held = [followed(run.last.held, watch) for run in runs if run is not None]
+def _best(tried: Sequence[tuple[Settings, Sequence[Found | None]]], watch: str, number: int) -> Settings | None:
+    """The best combination at a round; None where none could be measured there."""
+    held = [_held(runs, watch, number) for _, runs in tried]
+    ways = [_on_the_way(runs, watch, number) for _, runs in tried]
+    ranks = [(-math.inf if value is None else round(value, 9), way) for value, way in zip(held, ways, strict=True)]
+    first = ranks.index(max(ranks))
+    return None if held[first] is None else tried[first][0]
+
+
+def _held(runs: Sequence[Found | None], watch: str, number: int) -> float | None:
+    """The mean over runs of what held-back examples say at a round; None where one is missing."""
+    held = [followed(at.held, watch) for run in runs if run is not None and (at := run.at(number))]
     known = [value for value in held if value is not None]
-    return statistics.fmean(known) if len(known) == len(runs) else None
+    return statistics.fmean(known) if known and len(known) == len(runs) else None
 
 
-def _on_the_way(runs: Sequence[Found | None], watch: str) -> float:
-    """The mean over runs and rounds of what held-back examples say."""
-    held = [followed(at.held, watch) for run in runs if run is not None for at in run.rounds]
+def _on_the_way(runs: Sequence[Found | None], watch: str, number: int) -> float:
+    """The mean over runs and rounds, up to that one, of what held-back examples say."""
+    rounds = [at for run in runs if run is not None for at in run.rounds if number == LAST or at.number <= number]
+    held = [followed(at.held, watch) for at in rounds]
     return statistics.fmean([value for value in held if value is not None] or [-math.inf])
+
+
+def together(end: Found, others: Mapping[int, Found]) -> Found:
+    """One course of several runs: each round of `others` as that run had it, and the end, and round 0, of `end`."""
+    rounds = [at for number, run in others.items() if (at := run.at(number)) and number != end.last.number]
+    kept = [at for at in end.rounds if at.number in (0, end.last.number)]
+    return replace(end, rounds=sorted(rounds + kept, key=lambda at: at.number))

@@ -12,6 +12,8 @@ data.validation-fraction = 0.2
 [tuning]                      # settings are chosen here, on examples that clients hold back, before a test example is seen
 seeds = [101]                 # few examples are held back: take several seeds; of values that end alike the sooner one wins
 grid = { learning-rate = [0.01, 0.05] }
+each-round = true             # each of `rounds` has its own choice: its row is of the run that was best after so many rounds,
+                              # as good as a shorter run where no setting looks at how many rounds are to come
 [[arms]]
 name = "FedAvg"
 method = "fedavg"
@@ -48,7 +50,7 @@ KINDS: dict[str, type] = {
     "tuning": dict, "arms": list,
 }  # fmt: skip
 ARM: dict[str, type] = {"name": str, "method": str, "settings": dict, "grid": dict, "vary": dict, "start": str, "chosen": str}
-TUNING: dict[str, type] = {"seeds": list, "grid": dict}
+TUNING: dict[str, type] = {"seeds": list, "grid": dict, "each-round": bool}
 MODEL, FIRST = "model.safetensors", "{start}"
 ELSEWHERE = {
     "method": "each arm has its method", "seed": "seeds stand in `seeds`", "out": "the folder is given by --out",
@@ -82,7 +84,12 @@ class Arm:
 
 @dataclass(frozen=True)
 class Study:
-    """What a study's file says; `tuning` are the seeds at which settings are chosen."""
+    """What a study's file says.
+
+    Attributes:
+        tuning: the seeds at which settings are chosen.
+        each: whether each of `rounds` has a choice of its own.
+    """
 
     arms: tuple[Arm, ...]
     seeds: tuple[int, ...]
@@ -93,6 +100,7 @@ class Study:
     rounds: tuple[int, ...] = ()
     settings: Mapping[str, Value] = field(default_factory=dict)
     tuning: tuple[int, ...] = ()
+    each: bool = False
 
     def arm(self, name: str) -> Arm:
         """The arm of a name."""
@@ -139,7 +147,8 @@ def read_study(path: Path, overrides: Mapping[str, Value] | None = None) -> Stud
     arms = tuple(arm for entry in table["arms"] for arm in _arms(path, entry, settings, common))
     facts = {"title": path.stem, "clients": 0, "watch": WATCHED[0], "baseline": arms[0].name}
     told = {key: table.get(key, usual) for key, usual in facts.items()}
-    study = Study(arms, seeds, rounds=rounds, settings=settings, tuning=tuned, **told)
+    each = tuning.get("each-round", False)
+    study = Study(arms, seeds, rounds=rounds, settings=settings, tuning=tuned, each=each, **told)
     check_study(study, where)
     return study
 
@@ -191,6 +200,8 @@ def check_study(study: Study, where: str) -> None:
         raise SettingError(f"{where}: clients = {study.clients} is out of range; it must be at least 0")
     if both := sorted({*study.seeds} & {*study.tuning}) if any(arm.grid for arm in study.arms) else []:
         raise SettingError(f"{where}: seed {both[0]} is for tuning and for the table; settings are chosen at seeds of their own")
+    if study.each and not study.rounds:
+        raise SettingError(f"{where}: each-round = true, and no rounds to choose for; add rounds = [...], or leave it out")
     for i, arm in enumerate(study.arms):
         if arm.start and arm.start not in names[:i]:
             raise SettingError(f"{where}: {arm.name!r} starts from {arm.start!r}, which is no arm before it; put that arm first")

@@ -143,7 +143,11 @@ def document(
         "rows": [{**asdict(row), "number": None if row.number == LAST else row.number} for row in rows],
         "runs": {name: {str(seed): _course(run) for seed, run in runs.items()} for name, runs in found.items()},
         "choices": {
-            name: {"tried": [[dict(chosen), value] for chosen, value in choice.values], "taken": choice.taken}
+            name: {
+                "tried": [[dict(chosen), value] for chosen, value in choice.values],
+                "taken": choice.taken,
+                "each": {str(number): taken for number, taken in choice.each.items()},
+            }
             for name, choice in choices.items()
         },
         "failures": dict(failures),
