@@ -4,7 +4,8 @@ title = "FedAvg and FedProx"
 seeds = [1, 2, 3, 4, 5]       # of the table; the same for every arm, so that differences are paired
 clients = 4
 baseline = "FedAvg"           # what the others are compared with; the first arm if it is not named
-watch = "global"              # or "own": the model that each client would use
+watch = "global"              # or "own": the model that each client would use; "client:2": the global model at client 2, from 0
+also = ["client:2"]           # whose differences the table shows beside the watched one's; settings are chosen by what is watched
 rounds = [1, 5]               # rounds that the table shows beside the last
 [settings]                    # of every run
 num-server-rounds = 10
@@ -40,14 +41,14 @@ from fedwarm.catalogue import parse
 from fedwarm.data.settings import Data
 from fedwarm.launch.sweep_file import Job, check_kinds, grid_of, named, table_of, values_of
 from fedwarm.report.compare import concerns
-from fedwarm.report.studied import WATCHED
+from fedwarm.report.studied import WATCHED, is_followed
 from fedwarm.settings.fields import SettingError, Value, near
 from fedwarm.settings.kinds import METHODS
 from fedwarm.settings.text import flat, literal
 
 KINDS: dict[str, type] = {
-    "title": str, "seeds": list, "clients": int, "baseline": str, "watch": str, "rounds": list, "settings": dict,
-    "tuning": dict, "arms": list,
+    "title": str, "seeds": list, "clients": int, "baseline": str, "watch": str, "also": list, "rounds": list,
+    "settings": dict, "tuning": dict, "arms": list,
 }  # fmt: skip
 ARM: dict[str, type] = {"name": str, "method": str, "settings": dict, "grid": dict, "vary": dict, "start": str, "chosen": str}
 TUNING: dict[str, type] = {"seeds": list, "grid": dict, "each-round": bool}
@@ -87,6 +88,7 @@ class Study:
     """What a study's file says.
 
     Attributes:
+        watch, also: the accuracy by which settings are chosen, and others whose differences are shown beside its own.
         tuning: the seeds at which settings are chosen.
         each: whether each of `rounds` has a choice of its own.
     """
@@ -97,10 +99,16 @@ class Study:
     clients: int = 0
     baseline: str = ""
     watch: str = WATCHED[0]
+    also: tuple[str, ...] = ()
     rounds: tuple[int, ...] = ()
     settings: Mapping[str, Value] = field(default_factory=dict)
     tuning: tuple[int, ...] = ()
     each: bool = False
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The accuracies that the table has."""
+        return tuple(dict.fromkeys((*WATCHED, self.watch, *self.also)))
 
     def arm(self, name: str) -> Arm:
         """The arm of a name."""
@@ -147,8 +155,9 @@ def read_study(path: Path, overrides: Mapping[str, Value] | None = None) -> Stud
     arms = tuple(arm for entry in table["arms"] for arm in _arms(path, entry, settings, common))
     facts = {"title": path.stem, "clients": 0, "watch": WATCHED[0], "baseline": arms[0].name}
     told = {key: table.get(key, usual) for key, usual in facts.items()}
+    also = values_of(path, "also", table["also"], (str,)) if "also" in table else ()
     each = tuning.get("each-round", False)
-    study = Study(arms, seeds, rounds=rounds, settings=settings, tuning=tuned, each=each, **told)
+    study = Study(arms, seeds, also=also, rounds=rounds, settings=settings, tuning=tuned, each=each, **told)
     check_study(study, where)
     return study
 
@@ -190,8 +199,12 @@ def check_study(study: Study, where: str) -> None:
     """
     names = [arm.name for arm in study.arms]
     _check_names(names, where)
-    if study.watch not in WATCHED:
-        raise SettingError(f"{where}: watch = {study.watch!r} is unknown; choose one of {', '.join(WATCHED)}")
+    for key, what in (("watch", study.watch), *(("also", what) for what in study.also)):
+        if not is_followed(what, study.clients):
+            known = ", ".join([*WATCHED, f"client:0 to client:{study.clients - 1 if study.clients else 'N'}"])
+            raise SettingError(f"{where}: {key} = {what!r} is unknown; choose one of {known}")
+    if study.watch in study.also:
+        raise SettingError(f"{where}: also holds {study.watch!r}, which is watched; leave it out there")
     if study.baseline not in names:
         raise SettingError(
             f"{where}: the baseline {study.baseline!r} is no arm{near(study.baseline, names)}; name one of its arms"

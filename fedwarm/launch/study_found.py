@@ -20,7 +20,7 @@ from fedwarm.launch.study_file import Arm, Study
 from fedwarm.report import plots
 from fedwarm.report.paired import Difference, difference, gap_text, spread_text
 from fedwarm.report.render import filled, write_page
-from fedwarm.report.studied import HEADINGS, WATCHED, At
+from fedwarm.report.studied import CLIENT, At, heading
 
 PAGE, TABLE, DOCUMENT = "report.html", "study.csv", "study.json"
 
@@ -56,14 +56,14 @@ def rows_of(study: Study, found: Mapping[str, Mapping[int, Found]]) -> list[Row]
             points = {s: at for s, run in runs.items() if (at := run.at(number))}
             if points:
                 server = statistics.fmean(run.server for run in runs.values()) if number == LAST else math.nan
-                rows.append(_row(arm, number, points, base, server))
+                rows.append(_row(study, arm, number, points, base, server))
     return rows
 
 
-def _row(arm: Arm, number: int, points: Mapping[int, At], base: Mapping[int, At], server: float) -> Row:
+def _row(study: Study, arm: Arm, number: int, points: Mapping[int, At], base: Mapping[int, At], server: float) -> Row:
     both = [seed for seed in points if seed in base]
-    values = {what: [at.found[what] for at in points.values()] for what in WATCHED}
-    gaps = {w: difference([points[s].found[w] for s in both], [base[s].found[w] for s in both]) for w in WATCHED}
+    values = {what: [at.found.get(what) for at in points.values()] for what in study.measures}
+    gaps = {w: difference([points[s].found.get(w) for s in both], [base[s].found.get(w) for s in both]) for w in study.measures}
     up, work = (statistics.fmean(getattr(at, name) for at in points.values()) for name in ("up", "work"))
     return Row(arm.name, number, [*points], values, gaps, up, work, server)
 
@@ -77,19 +77,20 @@ def finish(
     if not rows:
         put("no run of the study's table is complete")
         return
-    heads = ["arm", "seeds", HEADINGS["global"], HEADINGS["own"], "difference", "up a client", "work a client", "server"]
+    gaps = ["difference", *(f"difference of {heading(what)}" for what in study.also)]
+    heads = ["arm", "seeds", *map(heading, study.measures), *gaps, "up a client", "work a client", "server"]
     cells = [_cells(study, row) for row in rows]
-    write_text(folder / TABLE, _csv(rows))
+    write_text(folder / TABLE, _csv(study, rows))
     write_text(folder / DOCUMENT, json.dumps(document(study, rows, found, choices, failures), indent=1) + "\n")
     shown = {name: choice.text() for name, choice in choices.items()}
     missing = [f"{arm.name}, seed {seed}" for arm in study.arms for seed in study.seeds if seed not in found[arm.name]]
     page = filled(
         "study.html.j2", study=study, heads=heads, rows=cells, figures=charts(study, found), choices=shown, failures=failures,
-        missing=missing, runs=_links(folder, found), heading=HEADINGS[study.watch],
+        missing=missing, runs=_links(folder, found), heading=heading(study.watch),
     )  # fmt: skip
     write_page(folder / PAGE, page)
     show(heads, cells)
-    put(f"difference: {HEADINGS[study.watch]} to {study.baseline!r}, points, paired by seed [95 % interval], p of Student's t")
+    put(f"difference: {heading(study.watch)} to {study.baseline!r}, points, paired by seed [95 % interval], p of Student's t")
     if missing:
         put(f"not run: {len(missing)} of {len(study.arms) * len(study.seeds)} runs of the table")
     put(f"table   {folder / TABLE}\nreport  {folder / PAGE}")
@@ -97,28 +98,30 @@ def finish(
 
 def _cells(study: Study, row: Row) -> list[str]:
     """A row as text: accuracies in percent ± standard error, the watched one's difference to the baseline, and the costs."""
-    values = [spread_text([100 * v for v in row.found[what] if v is not None] or [math.nan]) or "–" for what in WATCHED]
+    values = [spread_text([100 * v for v in row.found[what] if v is not None] or [math.nan]) or "–" for what in study.measures]
     same = row.arm == study.baseline and row.number == LAST
-    gap = "baseline" if same else _gap(row, study.watch)
+    gaps = ["baseline" if same else _gap(row, what) for what in (study.watch, *study.also)]
     server = "–" if math.isnan(row.server) else second_text(row.server)
-    return [row.name, str(len(row.seeds)), *values, gap, byte_text(row.up), second_text(row.work), server]
+    return [row.name, str(len(row.seeds)), *values, *gaps, byte_text(row.up), second_text(row.work), server]
 
 
 def _gap(row: Row, watch: str) -> str:
     """The watched difference; of an arm without a global model, that of the models which clients would use."""
-    return gap_text(row.gaps[watch]) if row.gaps[watch].pairs else gap_text(row.gaps["own"]) + " (own)"
+    if row.gaps[watch].pairs or watch.startswith(CLIENT):
+        return gap_text(row.gaps[watch])
+    return gap_text(row.gaps["own"]) + " (own)"
 
 
-def _csv(rows: Sequence[Row]) -> str:
+def _csv(study: Study, rows: Sequence[Row]) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    gaps = [f"{what} {part}" for what in WATCHED for part in ("difference", "low", "high", "p")]
-    writer.writerow(["arm", "round", "seed", *WATCHED, "bytes up a client", "seconds a client", *gaps])
+    gaps = [f"{what} {part}" for what in study.measures for part in ("difference", "low", "high", "p")]
+    writer.writerow(["arm", "round", "seed", *study.measures, "bytes up a client", "seconds a client", *gaps])
     for row in rows:
-        told = [n for w in WATCHED for n in (row.gaps[w].mean, row.gaps[w].low, row.gaps[w].high, row.gaps[w].p)]
+        told = [n for w in study.measures for n in (row.gaps[w].mean, row.gaps[w].low, row.gaps[w].high, row.gaps[w].p)]
         for i, seed in enumerate(row.seeds):
             number = "last" if row.number == LAST else row.number
-            values = ["" if row.found[w][i] is None else row.found[w][i] for w in WATCHED]
+            values = ["" if row.found[w][i] is None else row.found[w][i] for w in study.measures]
             mean = ["" if math.isnan(value) else value for value in told]
             writer.writerow([row.arm, number, seed, *values, row.up, row.work, *mean])
     return stream.getvalue()
@@ -135,6 +138,7 @@ def document(
         "tuning_seeds": list(study.tuning) if choices else [],
         "baseline": study.baseline,
         "watch": study.watch,
+        "also": list(study.also),
         "settings": dict(study.settings),
         "arms": [
             {"name": arm.name, "method": arm.method, "settings": dict(arm.settings), "start": arm.start, "chosen": arm.chosen}
@@ -186,7 +190,7 @@ def charts(study: Study, found: Mapping[str, Mapping[int, Found]]) -> list[tuple
             if (line := _line(arm.name, i, [*found[arm.name].values()], study.watch, cost)).x
         ]  # fmt: skip
         if lines:
-            alt = f"{HEADINGS[study.watch].capitalize()} by {title}"
+            alt = f"{heading(study.watch).capitalize()} by {title}"
             chart = plots.curves(lines, alt, of_bytes=cost == "up", of_seconds=cost == "work", x_label=LABELS[cost])
             made.append((chart, f"{alt}; mean over seeds, shaded: lowest to highest."))
     return made
@@ -197,7 +201,7 @@ LABELS = {"up": "bytes up of a client so far", "work": "work of a client so far"
 
 def _line(label: str, style: int, runs: Sequence[Found], watch: str, cost: str) -> plots.Line:
     """Rounds that every run has measured; flat where nothing was paid."""
-    of_run = [{at.number: at for at in (*run.rounds, run.last) if at.found[watch] is not None} for run in runs]
+    of_run = [{at.number: at for at in (*run.rounds, run.last) if at.found.get(watch) is not None} for run in runs]
     numbers = sorted(set.intersection(*(set(found) for found in of_run))) if of_run else []
     values = [[found[n].found[watch] for found in of_run] for n in numbers]
     known = [[v for v in row if v is not None] for row in values]

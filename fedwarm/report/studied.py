@@ -1,7 +1,8 @@
 """What one run of a study came to, round by round, and what it had cost by then: bytes up and client work.
 
 Two accuracies are followed: that of the global model on all test examples, and that of the model which each client would use
-(its own where a method gives these, else the global one) on the client's own, each client counting the same.
+(its own where a method gives these, else the global one) on the client's own, each client counting the same. Beside them, by
+client (`client:2`), stands that of the global model on a client's own, or of the client's model where a method has no global one.
 """
 
 from __future__ import annotations
@@ -16,6 +17,18 @@ from fedwarm.record.reading import Round, Run, mean
 
 WATCHED = ("global", "own")
 HEADINGS = {"global": "global accuracy", "own": "model that a client would use"}
+CLIENT = "client:"
+
+
+def heading(what: str) -> str:
+    """What an accuracy is called in the table."""
+    return HEADINGS.get(what) or f"accuracy at client {what.removeprefix(CLIENT)}"
+
+
+def is_followed(what: str, clients: int = 0) -> bool:
+    """Whether there is an accuracy of a name, in a study of so many clients (0: not known)."""
+    number = what.removeprefix(CLIENT)
+    return what in WATCHED or (what != number and number.isdecimal() and (not clients or int(number) < clients))
 
 
 @dataclass(frozen=True)
@@ -24,7 +37,7 @@ class At:
 
     Attributes:
         number: the round.
-        found: test accuracies in [0, 1] by `WATCHED`; None where nothing was measured.
+        found: test accuracies in [0, 1] by `WATCHED` and by client; None where nothing was measured.
         held: the same on examples that clients hold back.
         up: bytes up, of a client in the mean.
         work: seconds that a client worked, in the mean.
@@ -53,12 +66,19 @@ def course(run: Run, before: At | None = None) -> list[At]:
 
 
 def _tested(r: Round) -> dict[str, float | None]:
-    return {"global": r.accuracy, "own": used(r.personal, r.clients)}
+    return {"global": r.accuracy, "own": used(r.personal, r.clients), **_by_client(r.personal, r.clients)}
 
 
 def _held(told: dict[str, Any]) -> dict[str, float | None]:
     shared, own = told.get("global") or {}, told.get("personal") or {}
-    return {"global": shared.get("accuracy"), "own": used(own.get("per_client") or [], shared.get("per_client") or [])}
+    each = own.get("per_client") or [], shared.get("per_client") or []
+    return {"global": shared.get("accuracy"), "own": used(*each), **_by_client(*each)}
+
+
+def _by_client(own: Sequence[float | None], shared: Sequence[float | None]) -> dict[str, float | None]:
+    """Of each client what the global model comes to on its examples; where there is no such model, what its own does."""
+    told = shared if any(value is not None for value in shared) else own
+    return {f"{CLIENT}{number}": value for number, value in enumerate(told)}
 
 
 def used(own: Sequence[float | None], shared: Sequence[float | None]) -> float | None:
@@ -68,7 +88,8 @@ def used(own: Sequence[float | None], shared: Sequence[float | None]) -> float |
 
 def followed(found: dict[str, float | None], watch: str) -> float | None:
     """What is watched of a model's accuracies; of methods without a global model, that of the clients' own."""
-    return found[watch] if found[watch] is not None else found["own"]
+    value = found.get(watch)
+    return value if value is not None or watch.startswith(CLIENT) else found["own"]
 
 
 def last(rounds: Sequence[At]) -> At:

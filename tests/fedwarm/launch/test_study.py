@@ -187,6 +187,22 @@ def test_each_round_may_have_a_choice_of_its_own(ran: Runs) -> None:
     assert "round 1: learning-rate=0.1" in Page(folder / "report.html").text
 
 
+def test_one_client_may_be_watched_beside_all(ran: Runs) -> None:
+    """Of the global model on that client's examples, and of the client's own where there is no global model."""
+    folder = run_study(file('also = ["client:1"]\n' + HEAD + ARMS), workers=1)
+    rows = {(row["arm"], row["round"], row["seed"]): row for row in table()}
+    plain, other = (
+        [float(rows[(name, "last", str(s))]["client:1"]) for s in (1, 2, 3)] for name in ("plain", "on, local-epochs 2")
+    )
+    assert plain == pytest.approx([float(rows[("plain", "last", str(s))]["global"]) + 0.1 for s in (1, 2, 3)])
+    row = rows[("on, local-epochs 2", "last", "1")]
+    assert float(row["client:1 difference"]) == pytest.approx(difference(other, plain).mean)
+    assert float(rows[("local_only", "last", "1")]["client:1"]) == 0.9
+    cells = {cells[0]: cells for cells in Page(folder / "report.html").tables["results"]}
+    assert "accuracy at client 1" in cells["arm"] and "difference of accuracy at client 1" in cells["arm"]
+    assert not cells["local_only"][6].endswith("(own)") and cells["local_only"][5].endswith("(own)")
+
+
 def test_differences_are_paired_and_costs_hold_what_came_before(ran: Runs, capsys: pytest.CaptureFixture[str]) -> None:
     folder = run_study(file(HEAD + ARMS), workers=1)
     rows = {(row["arm"], row["round"], row["seed"]): row for row in table()}
@@ -264,6 +280,8 @@ def test_a_run_that_fails_is_noted_and_so_is_what_begins_with_it(ran: Runs, monk
         ("[[arms]]\nmethod = 'fedavg'\n[[arms]]\nmethod = 'fedavg'", ["'fedavg' and 'fedavg' would share a folder"]),
         ("baseline = 'fedprox'\n[[arms]]\nmethod = 'fedavg'", ["the baseline 'fedprox' is no arm"]),
         ("watch = 'best'\n[[arms]]\nmethod = 'fedavg'", ["watch = 'best' is unknown", "global, own"]),
+        ("clients = 2\nwatch = 'client:2'\n[[arms]]\nmethod = 'fedavg'", ["'client:2' is unknown", "client:0 to client:1"]),
+        ("also = ['global']\n[[arms]]\nmethod = 'fedavg'", ["also holds 'global', which is watched"]),
         ("[[arms]]\nmethod = 'fedavg'\ngrid = { learning-rate = [0.1] }", ["hold back", "data.validation-fraction"]),
         (
             "seeds = [101]\n[settings]\ndata.validation-fraction=0.1\n[[arms]]\nmethod='fedavg'\ngrid={momentum=[0.1]}",
