@@ -171,7 +171,7 @@ class Work:
         if run is None:
             return None
         rounds = course(run, before)
-        return Found(place, run.seed, rounds, last(rounds), server_seconds(run), run.seconds)
+        return Found(place, run.seed, rounds, last(rounds, self.study.last), server_seconds(run), run.seconds)
 
     def _made(self, job: Job, place: Path, arm: Arm) -> bool:
         """Whether the run is complete, after it was run if it had to be."""

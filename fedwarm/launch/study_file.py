@@ -7,6 +7,7 @@ baseline = "FedAvg"           # what the others are compared with; the first arm
 watch = "global"              # or "own": the model that each client would use; "client:2": the global model at client 2, from 0
 also = ["client:2"]           # whose differences the table shows beside the watched one's; settings are chosen by what is watched
 rounds = [1, 5]               # rounds that the table shows beside the last
+last = 1                      # the last row, and what settings are chosen by, is the mean of so many last evaluations
 [settings]                    # of every run
 num-server-rounds = 10
 data.validation-fraction = 0.2
@@ -47,7 +48,7 @@ from fedwarm.settings.kinds import METHODS
 from fedwarm.settings.text import flat, literal
 
 KINDS: dict[str, type] = {
-    "title": str, "seeds": list, "clients": int, "baseline": str, "watch": str, "also": list, "rounds": list,
+    "title": str, "seeds": list, "clients": int, "baseline": str, "watch": str, "also": list, "rounds": list, "last": int,
     "settings": dict, "tuning": dict, "arms": list,
 }  # fmt: skip
 ARM: dict[str, type] = {"name": str, "method": str, "settings": dict, "grid": dict, "vary": dict, "start": str, "chosen": str}
@@ -89,6 +90,7 @@ class Study:
 
     Attributes:
         watch, also: the accuracy by which settings are chosen, and others whose differences are shown beside its own.
+        last: of how many evaluations, of the last rounds, the end of a run is the mean.
         tuning: the seeds at which settings are chosen.
         each: whether each of `rounds` has a choice of its own.
     """
@@ -101,6 +103,7 @@ class Study:
     watch: str = WATCHED[0]
     also: tuple[str, ...] = ()
     rounds: tuple[int, ...] = ()
+    last: int = 1
     settings: Mapping[str, Value] = field(default_factory=dict)
     tuning: tuple[int, ...] = ()
     each: bool = False
@@ -153,7 +156,7 @@ def read_study(path: Path, overrides: Mapping[str, Value] | None = None) -> Stud
     settings = {**flat(table.get("settings", {}), where), **(overrides or {})}
     common = grid_of(path, tuning.get("grid", {}))
     arms = tuple(arm for entry in table["arms"] for arm in _arms(path, entry, settings, common))
-    facts = {"title": path.stem, "clients": 0, "watch": WATCHED[0], "baseline": arms[0].name}
+    facts = {"title": path.stem, "clients": 0, "watch": WATCHED[0], "last": 1, "baseline": arms[0].name}
     told = {key: table.get(key, usual) for key, usual in facts.items()}
     also = values_of(path, "also", table["also"], (str,)) if "also" in table else ()
     each = tuning.get("each-round", False)
@@ -209,6 +212,8 @@ def check_study(study: Study, where: str) -> None:
         raise SettingError(
             f"{where}: the baseline {study.baseline!r} is no arm{near(study.baseline, names)}; name one of its arms"
         )
+    if study.last < 1:
+        raise SettingError(f"{where}: last = {study.last} is out of range; it must be at least 1")
     if study.clients < 0:
         raise SettingError(f"{where}: clients = {study.clients} is out of range; it must be at least 0")
     if both := sorted({*study.seeds} & {*study.tuning}) if any(arm.grid for arm in study.arms) else []:

@@ -91,6 +91,8 @@ def finish(
     write_page(folder / PAGE, page)
     show(heads, cells)
     put(f"difference: {heading(study.watch)} to {study.baseline!r}, points, paired by seed [95 % interval], p of Student's t")
+    if study.last > 1:
+        put(f"the end of a run is the mean of its last {study.last} evaluations")
     if missing:
         put(f"not run: {len(missing)} of {len(study.arms) * len(study.seeds)} runs of the table")
     put(f"table   {folder / TABLE}\nreport  {folder / PAGE}")
@@ -139,6 +141,7 @@ def document(
         "baseline": study.baseline,
         "watch": study.watch,
         "also": list(study.also),
+        "last": study.last,
         "settings": dict(study.settings),
         "arms": [
             {"name": arm.name, "method": arm.method, "settings": dict(arm.settings), "start": arm.start, "chosen": arm.chosen}

@@ -92,16 +92,27 @@ def followed(found: dict[str, float | None], watch: str) -> float | None:
     return value if value is not None or watch.startswith(CLIENT) else found["own"]
 
 
-def last(rounds: Sequence[At]) -> At:
-    """The last round in which something was measured, with all that the run cost.
+def last(rounds: Sequence[At], several: int = 1) -> At:
+    """The end of a run, with all that it cost: the mean of its last so many measurements, or of all there are after round 0.
 
     Raises:
-        ValueError: nothing was.
+        ValueError: nothing was measured.
     """
     seen = [at for at in rounds if any(value is not None for value in at.found.values())]
     if not seen:
         raise ValueError("nothing was measured")
-    return At(seen[-1].number, seen[-1].found, seen[-1].held, rounds[-1].up, rounds[-1].work)
+    end = [at for at in seen if at.number][-several:] or seen[-1:]
+    found, held = _mean([at.found for at in end]), _mean([at.held for at in end])
+    return At(end[-1].number, found, held, rounds[-1].up, rounds[-1].work)
+
+
+def _mean(told: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
+    """By name; None where one of them has none."""
+    return {name: mean([one.get(name) for one in told]) if _known(name, told) else None for name in told[-1]}
+
+
+def _known(name: str, told: Sequence[dict[str, float | None]]) -> bool:
+    return all(one.get(name) is not None for one in told)
 
 
 def server_seconds(run: Run) -> float:

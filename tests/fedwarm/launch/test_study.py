@@ -160,6 +160,22 @@ def test_an_arm_may_take_what_was_chosen_for_another(ran: Runs) -> None:
     assert "plain: learning-rate=0.01: 60.1 %; learning-rate=0.1: 51.1 %" in lines
 
 
+def test_the_end_may_be_the_mean_of_the_last_evaluations(ran: Runs) -> None:
+    """On test examples and on held-back ones, by which settings are chosen: never of round 0, with all that the run cost."""
+    arm = "[tuning]\nseeds = [101]\n[[arms]]\nmethod = 'fedavg'\ngrid = { learning-rate = [0.02, 0.01] }"
+    folder = run_study(file("last = 5\n" + HEAD + arm), workers=1)
+    told = json.loads((folder / "study.json").read_text())
+    at_round, at_end = (rounds := told["runs"]["fedavg"]["1"]["rounds"])[1:]
+    assert len(rounds) == 3 and told["last"] == 5
+    row = next(row for row in told["rows"] if row["number"] is None)
+    assert row["found"]["global"][0] == pytest.approx((at_round["found"]["global"] + at_end["found"]["global"]) / 2)
+    assert (row["up"], row["work"]) == (at_end["up"], at_end["work"])
+    ends = {chosen["learning-rate"]: value for chosen, value in told["choices"]["fedavg"]["tried"]}
+    held = 0.6 - 0.02 - 0.09 + 0.101
+    assert ends[0.02] == pytest.approx((0.1 + 0.45 + 0.02 + held) / 2)
+    assert "the mean of its last 5 evaluations" in Page(folder / "report.html").text
+
+
 def test_each_round_may_have_a_choice_of_its_own(ran: Runs) -> None:
     """Its row is of the run of that choice, the last of the run of the last's; the same runs, and no other, are made for both."""
     arms = """
@@ -281,6 +297,7 @@ def test_a_run_that_fails_is_noted_and_so_is_what_begins_with_it(ran: Runs, monk
         ("baseline = 'fedprox'\n[[arms]]\nmethod = 'fedavg'", ["the baseline 'fedprox' is no arm"]),
         ("watch = 'best'\n[[arms]]\nmethod = 'fedavg'", ["watch = 'best' is unknown", "global, own"]),
         ("clients = 2\nwatch = 'client:2'\n[[arms]]\nmethod = 'fedavg'", ["'client:2' is unknown", "client:0 to client:1"]),
+        ("last = 0\n[[arms]]\nmethod = 'fedavg'", ["last = 0 is out of range"]),
         ("also = ['global']\n[[arms]]\nmethod = 'fedavg'", ["also holds 'global', which is watched"]),
         ("[[arms]]\nmethod = 'fedavg'\ngrid = { learning-rate = [0.1] }", ["hold back", "data.validation-fraction"]),
         (
