@@ -23,7 +23,7 @@ from fedwarm.core.seeds import generator
 from fedwarm.diffusion.pool import Pool, join, read_pool
 from fedwarm.diffusion.sentences import prompts
 from fedwarm.diffusion.settings import Diffusion
-from fedwarm.methods.warmfed import CLASSIFIER, SELECTED, SELECTION, quota, tuning_factor
+from fedwarm.methods.warmfed import CLASSIFIER, SELECTED, SELECTION, efforts, quota, tuning_factor
 from fedwarm.methods.warmfed import WarmFed as Settings
 from fedwarm.models import device_of
 from fedwarm.record.folder import RunFolder
@@ -70,7 +70,7 @@ class WarmFed(BaseStrategy):
 
         return tuner_for(self.config)
 
-    @foreseeable
+    @foreseeable(efforts)
     def plan(self) -> Iterator[Stage]:
         if self.generates:
             if self.settings.adapts:

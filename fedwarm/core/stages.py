@@ -9,6 +9,19 @@ TOOK = "took_seconds"  # what an engine notes on a reply: how long its client wo
 
 
 @dataclass(frozen=True)
+class Effort:
+    """What a method foresees of the stages of a name.
+
+    Attributes:
+        seconds: how long one takes; from it on machines that are all alike only the ratio to others counts.
+        ticks: the work whose ticks (`fedwarm.core.progress`) say how far it is; empty: none does.
+    """
+
+    seconds: float
+    ticks: str = ""
+
+
+@dataclass(frozen=True)
 class Place:
     """Identity of a message in a run: exchange and client; unique."""
 

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from fedwarm.core.seeds import generator
 
+LOTS = 200
+
 
 @dataclass(frozen=True)
 class Copying:
@@ -24,6 +26,8 @@ class Copying:
         references: training images, and as many held-out ones, that they were held against.
         nearer: share of them that are nearer to a training image, ties half.
         training, held: median distance to the nearest of either.
+        error: standard error of `nearer` where nothing is copied, by what it comes to where the same images are made training
+            images and held-out ones by lot; so it holds that all drawn images are held against the same few.
     """
 
     drawn: int
@@ -31,11 +35,7 @@ class Copying:
     nearer: float
     training: float
     held: float
-
-    @property
-    def error(self) -> float:
-        """Standard error of `nearer` where nothing is copied and drawn images are independent."""
-        return float(0.5 / self.drawn**0.5)
+    error: float
 
 
 def copying(drawn: Tensor, training: Tensor, held: Tensor, seed: int, most: int = 400) -> Copying | None:
@@ -51,9 +51,13 @@ def copying(drawn: Tensor, training: Tensor, held: Tensor, seed: int, most: int 
         return None
     chosen = [_some(images, limit, seed) for images, limit in ((drawn, most), (training, count), (held, count))]
     asked, known, unknown = (images.flatten(1).float() / 255 for images in chosen)
-    near, far = (torch.cdist(asked, references).min(1).values for references in (known, unknown))
+    distances = torch.cdist(asked, torch.cat([known, unknown]))
+    near, far = (part.min(1).values for part in distances.split(count, 1))
     nearer = (near < far).double() + 0.5 * (near == far).double()
-    return Copying(len(asked), count, float(nearer.mean()), float(near.median()), float(far.median()))
+    lots = torch.rand(LOTS, 2 * count, generator=generator(seed, "lots")).argsort(1) < count
+    shares = lots[:, distances.argmin(1)].double().mean(1)
+    error = float((shares - 0.5).square().mean().sqrt())
+    return Copying(len(asked), count, float(nearer.mean()), float(near.median()), float(far.median()), error)
 
 
 def _some(images: Tensor, count: int, seed: int) -> Tensor:

@@ -24,7 +24,7 @@ from fedwarm.core.compute import torch_threads
 from fedwarm.core.forms import second_text
 from fedwarm.core.nodes import Patience
 from fedwarm.diffusion.families import Family
-from fedwarm.diffusion.foundation import PRECISIONS, folder_family, precision_of
+from fedwarm.diffusion.foundation import EMBEDDED, PRECISIONS, folder_family, precision_of
 from fedwarm.diffusion.needs import bare
 from fedwarm.diffusion.presets import folder_of
 from fedwarm.diffusion.settings import Diffusion
@@ -47,6 +47,10 @@ class Pace:
     image: float
 
 
+USUAL = Pace(step=0.08, original=0.0, image=0.042)
+"""Of the embedded foundation at the default settings, on one idle core of 2026."""
+
+
 @dataclass(frozen=True)
 class Work:
     """What a run has its foundation do: originals of each client that tunes an adapter, and images to draw."""
@@ -64,16 +68,36 @@ def told(config: Config, work: Work) -> str:
     found = pace_of(config)
     if found is None:
         return ""
-    settings, hands = config.of(Diffusion), _hands(config, len(work.originals))
+    settings, hands = config.of(Diffusion), hands_of(config, len(work.originals))
     tuned = [_tuning(settings, found, count) for count in work.originals]
     late = _late(max(tuned, default=0.0), settings.lora_steps, Patience.of(config.run, False).seconds("adapt"))
-    drawing = hands if _device(config).type == "cuda" else min(cores(), config.run.server_threads)
-    seconds = sum(tuned) / hands + work.images * found.image / drawing
+    seconds = sum(_seconds(config, work, found, min(cores(), config.run.server_threads)))
     whose = {"cpu": f"{hands} cores", "cuda": f"{hands} GPUs"}[_device(config).type] if hands > 1 else "one worker"
     about = "about" if settings.trainer == Diffusion().trainer else "at most about"
     parts = [f"{len(tuned)} adapters ({second_text(found.step)} a step)"] if tuned else []
     parts += [f"{work.images:,} images ({second_text(found.image)} each)"]
     return f"{' and '.join(parts)} take {about} {second_text(seconds)} of {whose}, by a step that was timed here{late}"
+
+
+def efforts(config: Config, work: Work) -> tuple[float, float] | None:
+    """Seconds of all tuning and of all drawing; None where nothing tells. Of the embedded foundation they are those of cores as
+    `USUAL` was measured on, so that only what they are beside each other counts elsewhere.
+    """
+    settings = config.of(Diffusion)
+    if settings.foundation not in EMBEDDED:
+        found = pace_of(config)
+        return None if found is None else _seconds(config, work, found, min(cores(), config.run.server_threads))
+    usual = Diffusion()
+    step = USUAL.step * settings.lora_batch_size / usual.lora_batch_size
+    image = USUAL.image * settings.sample_steps / usual.sample_steps * (1.0 if settings.guidance != 1 else 0.5)
+    return _seconds(config, work, Pace(step, USUAL.original, image), cores())
+
+
+def _seconds(config: Config, work: Work, pace: Pace, threads: int) -> tuple[float, float]:
+    """Of tuning and of drawing, the latter by so many threads where it is no GPU that draws."""
+    hands = hands_of(config, len(work.originals))
+    tuned = sum(_tuning(config.of(Diffusion), pace, count) for count in work.originals)
+    return tuned / hands, work.images * pace.image / (hands if _device(config).type == "cuda" else threads)
 
 
 def _late(longest: float, steps: int, wait: float) -> str:
@@ -100,8 +124,8 @@ def _device(config: Config) -> torch.device:
     return device_of(config.run.device)
 
 
-def _hands(config: Config, clients: int) -> int:
-    """How many work at a time: the cards, or the cores."""
+def hands_of(config: Config, clients: int) -> int:
+    """How many of so many clients work at a time: as many as there are cards, or cores."""
     return max(1, placement.cards() if _device(config).type == "cuda" else min(cores(), clients or 1))
 
 

@@ -38,7 +38,7 @@ from fedwarm.rounds.fleet import FederationError, Member
 from fedwarm.rounds.foundation_words import remark
 from fedwarm.rounds.method import Method, alone
 from fedwarm.rounds.odd import Held, of_record
-from fedwarm.rounds.outline import foreseen
+from fedwarm.rounds.outline import Outlook
 from fedwarm.rounds.register import remembered
 from fedwarm.rounds.remarks import remarks
 from fedwarm.rounds.rollcall import attend
@@ -88,8 +88,8 @@ class BaseStrategy(Method):
         exchange.pieces = None if self.folder is None else self.folder.pieces
         exchange.told = own_data.told(self.config, self.fleet)
         place = None if self.folder is None else self.folder.path
-        with closing(tracker(run.tracker, place, self.config.flat(), self.record.newest())) as told:
-            for index, stage in enumerate(foreseen(self, self._stages())):
+        with closing(tracker(run.tracker, place, self.config.flat(), self.record.newest())) as told, Outlook(self) as ahead:
+            for index, stage in ahead.of(self._stages()):
                 if index >= self.done:
                     self.run_stage(stage, index, exchange)
                     if stage.measures >= 0:

@@ -27,6 +27,15 @@ def test_without_copies_half_are_nearer_to_either() -> None:
     assert abs(told.nearer - 0.5) < 4 * told.error
 
 
+def test_the_error_knows_how_few_images_decide() -> None:
+    """A hundred copies of one image are one answer, not a hundred; of 40 different ones of 400 the error is that of 40 draws without return."""
+    one = copying(images(1, 1).expand(100, -1, -1, -1), images(20, 2), images(20, 3), 0)
+    assert one is not None and one.nearer in (0.0, 1.0) and one.error == 0.5
+    training, held = images(200, 2), images(200, 3)
+    many = copying(torch.cat([training[:20], held[:20]]), training, held, 0)
+    assert many is not None and many.nearer == 0.5 and abs(many.error - 0.5 * (360 / 399 / 40) ** 0.5) < 0.015
+
+
 def test_copies_with_noise_are_nearer_to_what_they_copy() -> None:
     """Every second image is a training image but for some noise, and all of these can be found."""
     training, held = images(60, 2), images(60, 3)
