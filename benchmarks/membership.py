@@ -63,6 +63,30 @@ def caught(members: Tensor, others: Tensor) -> float:
     return float((members > torch.quantile(others, 1 - FALSE)).double().mean())
 
 
+def scores(folder: Path, client: int, images: int = 100, draws: int = 10) -> tuple[Tensor, Tensor]:
+    """How much a client's adapter lowers the loss of its training images, and of as many held-out ones: (n,) each.
+
+    Args:
+        folder: of a finished run, with its adapters.
+        images: of each kind, at most.
+        draws: times and noises that a loss is averaged over.
+    """
+    run = read_run(folder, ledger=False)
+    config = parse(run.settings)
+    foundation = load_foundation(config.of(Diffusion), "cpu")
+    shard = load_shard(config.of(Data), run.seed, client, run.clients)
+    count = min(images, len(shard.train_labels), len(shard.test_labels))
+    asked = torch.cat([shard.train_images[:count], shard.test_images[:count]])
+    labels = torch.cat([shard.train_labels[:count], shard.test_labels[:count]])
+    said = prompts(config.of(WarmFed).prompt, shard.classes)
+    sentences = [said[int(label)] for label in labels]
+    bare = losses(foundation, asked, sentences, draws, run.seed)
+    foundation.pipe.load_lora_weights(folder / "adapters" / f"client-{client}")
+    gain = bare - losses(foundation, asked, sentences, draws, run.seed)
+    foundation.pipe.unload_lora_weights()
+    return gain[:count], gain[count:]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of a finished run of warmfed, with its adapters")
@@ -70,25 +94,11 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=10, help="times and noises that a loss is averaged over")
     given = parser.parse_args()
     run = read_run(given.run, ledger=False)
-    config = parse(run.settings)
-    foundation = load_foundation(config.of(Diffusion), "cpu")
     print("| client | images of each kind | area under the ROC curve | caught at 5 % false alarms |\n|---|---|---|---|")
     for client in range(run.clients):
-        shard = load_shard(config.of(Data), run.seed, client, run.clients)
-        count = min(given.images, len(shard.train_labels), len(shard.test_labels))
-        asked = torch.cat([shard.train_images[:count], shard.test_images[:count]])
-        labels = torch.cat([shard.train_labels[:count], shard.test_labels[:count]])
-        said = prompts(config.of(WarmFed).prompt, shard.classes)
-        sentences = [said[int(label)] for label in labels]
-        bare = losses(foundation, asked, sentences, given.draws, run.seed)
-        foundation.pipe.load_lora_weights(given.run / "adapters" / f"client-{client}")
-        gain = bare - losses(foundation, asked, sentences, given.draws, run.seed)
-        foundation.pipe.unload_lora_weights()
-        members, others = gain[:count], gain[count:]
-        print(
-            f"| {run.called(client)} | {count} | {area(members, others):.3f} | {100 * caught(members, others):.1f} % |",
-            flush=True,
-        )
+        members, others = scores(given.run, client, given.images, given.draws)
+        found = f"{area(members, others):.3f} | {100 * caught(members, others):.1f} %"
+        print(f"| {run.called(client)} | {len(members)} | {found} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """What comes next in a run and how long all of it takes, over its stages: told before each that is no plain round, and in it.
 
-A stage of a name that was there lasts as long as those of that name did. What did not come yet a method may foresee (`Effort`); its
-seconds are multiplied by how much longer what was measured took than it was foreseen to, the running stage by its ticks included.
-How long one lasts of which nothing is known is not guessed: the time that is left is then said to be at least that of the others.
+A stage of a name that was there lasts as long as those of that name did. What did not come yet a method may foresee (`Effort`);
+its seconds are multiplied by how much longer than foreseen those took that are done, and the running one takes by its ticks. How
+long one lasts of which nothing is known is not guessed: the time that is left is then said to be at least that of the others.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def names_of(strategy: Any) -> list[str]:
 
 
 def efforts_of(strategy: Any) -> Mapping[str, Effort]:
-    """What the strategy's plan foresees of the stages of a name; nothing where it says nothing, or who holds how much is hidden."""
+    """What the plan foresees of the stages of a name; nothing where it says nothing, or who holds how much is hidden."""
     by = getattr(type(strategy).plan, "foreseeable", None)
     if by is None or strategy.hidden:
         return {}

@@ -173,6 +173,7 @@ class Seen:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.teachers: list[torch.nn.Module] = []
         self.warm: list[torch.nn.Module] = []
+        self.students: list[torch.nn.Module] = []
         self.given: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.hooks: list[list[SelfDistillation]] = []
         true = clients.warmfed.fit
@@ -185,6 +186,8 @@ class Seen:
             found = true(model, images, labels, plan, draws, hooks, stage, private)
             if stage == "teacher":
                 self.teachers.append(copy.deepcopy(model))
+            elif stage == "personal model":
+                self.students.append(copy.deepcopy(model))
             return found
 
         monkeypatch.setattr(clients.warmfed, "fit", fit)
@@ -224,6 +227,29 @@ def test_every_rule_selects_what_it_says(rule: str, tmp_path: Path, monkeypatch:
         theirs = predict(models[losses.index(min(losses))], images)
     assert torch.equal(hook.teacher_logits, theirs)
     assert hook.selected.tolist() == wanted and told == {"rule": rule, "models": {"0": [sum(wanted) / len(wanted)]}}
+
+
+@pytest.mark.parametrize(("epochs", "best"), [(8, "local"), (1, "teacher")])
+def test_the_best_earlier_model_is_found_where_all_of_them_differ(
+    epochs: int, best: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a round there are the personal model from before it, a local one and the received one: a long training makes the
+    local one best, a single epoch of it the personal one, which learned for longer."""
+    seen = Seen(monkeypatch)
+    settings = {**SMALL_WARMFED, "warmfed.selection": "model_best", "warmfed.synthetic-ratio": 0.0, "data.max-examples": 240}
+    settings |= {"warmfed.teacher-epochs": epochs, "warmfed.protocol": "five-round", "num-server-rounds": 1, "local-epochs": 1}
+    own: dict[str, float] = {"distill-epochs": 10, "distill-learning-rate": 0.05} if best == "teacher" else {"distill-epochs": 1}
+    settings |= {"learning-rate": 0.01, **{f"warmfed.{name}": value for name, value in own.items()}}
+    run("warmfed", tmp_path / "run", settings, clients=1)
+    images, _ = seen.given[1]
+    shard = load_shard(parse({**settings}).of(Data), 0, 0, 1)
+    held = torch.tensor([not any(torch.equal(image, one) for one in images) for image in shard.train_images])
+    candidates = {"teacher": seen.students[0], "local": seen.teachers[-1], "warm": seen.warm[1]}
+    said = {name: predict(model, shard.train_images[held]) for name, model in candidates.items()}
+    losses = {name: float(torch.nn.functional.cross_entropy(out, shard.train_labels[held])) for name, out in said.items()}
+    assert len({*losses.values()}) == 3 and min(losses, key=losses.__getitem__) == best, losses
+    (hook,) = seen.hooks[1]
+    assert torch.equal(hook.teacher_logits, predict(candidates[best], images)) and hook.selected.all()
 
 
 def test_a_teacher_may_score_what_it_has_not_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ def test_without_copies_half_are_nearer_to_either() -> None:
 
 
 def test_the_error_knows_how_few_images_decide() -> None:
-    """A hundred copies of one image are one answer, not a hundred; of 40 different ones of 400 the error is that of 40 draws without return."""
+    """A hundred copies of one image are one answer; 40 different ones of 400 are as many draws without return."""
     one = copying(images(1, 1).expand(100, -1, -1, -1), images(20, 2), images(20, 3), 0)
     assert one is not None and one.nearer in (0.0, 1.0) and one.error == 0.5
     training, held = images(200, 2), images(200, 3)

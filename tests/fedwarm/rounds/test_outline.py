@@ -119,7 +119,7 @@ def test_text() -> None:
 
 
 def test_the_main_job_is_foreseen_as_it_was_measured() -> None:
-    """`make run` on two idle cores took 180 s of work (benchmarks/RESULTS.md): what is foreseen of it is within a factor of two."""
+    """`make run` on two idle cores took 180 s of work (benchmarks/RESULTS.md): foreseen is that within a factor of two."""
     config = parse({"method": "warmfed"})
     held = [(sum(row), sum(map(bool, row))) for row in partition_table(config.of(Data), 0, 4)]
     found = efforts(config, held, 9.05e6)

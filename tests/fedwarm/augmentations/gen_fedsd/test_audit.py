@@ -15,18 +15,12 @@ from fedwarm.augmentations.gen_fedsd.providers.foundation import Generated
 from fedwarm.core.seeds import generator
 from fedwarm.data import load_pooled, load_shard
 from fedwarm.data.settings import Data
-from fedwarm.diffusion.pretraining.glyphs import font_masks, glyph_batch
+from fedwarm.diffusion.pretraining.quality import scan_masks, shown_digits
 from fedwarm.diffusion.sentences import WORDS
 from fedwarm.settings.config import Config
 from fedwarm.training.evaluate import correct
 
 Configure = Callable[..., Config]
-
-
-def rendered(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures of the kind that the embedded foundation was trained on."""
-    images, _, labels = glyph_batch(font_masks(), n, generator(seed, "audit"))
-    return ((images + 1) * 127.5).round().to(torch.uint8), labels
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +39,22 @@ def drawn(config: Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[tor
 
 
 @pytest.mark.long
-def test_a_classifier_of_real_pictures_agrees_with_what_was_asked_for(
+def test_a_judge_of_real_digits_reads_drawn_ones_as_well_as_real_ones_that_it_has_not_seen(
     config: Config, drawn: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
-    model = trained(config, *rendered(8000, 0), 10, "real")
+    """The judge learned scans of handwriting, bent and coloured as public pictures are; the foundation has seen none of them.
+
+    It reads three quarters of scans that were kept from it, so nine tenths of agreement cannot be asked of it, and the audit's
+    warning is heard; images whose labels are wrong it tells apart from right ones.
+    """
+    known, kept = scan_masks(0)
+    model = trained(config, *shown_digits(known, 8000, generator(0, "audit")), 10, "real")
+    others, truth = shown_digits(kept, 1000, generator(1, "audit"))
+    own = correct(model, others, truth) / len(truth)
     images, labels = drawn
     share = correct(model, images, labels) / len(labels)
-    assert share >= LEAST_AGREEMENT and warning(share) == ""
+    assert own > 0.6 and share > own - 0.15, (own, share)
+    assert f"agrees with the labels of {share:.1%}" in warning(share) if share < LEAST_AGREEMENT else warning(share) == ""
     wrong = correct(model, images, (labels + 1) % 10) / len(labels)
     assert wrong < 0.2 and f"agrees with the labels of {wrong:.1%}" in warning(wrong) and "\n" not in warning(wrong)
 

@@ -1,0 +1,47 @@
+"""The membership benchmark: its measures on what is known, and what it finds in the adapters of real runs."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.runs import SMALL_WARMFED, run
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module("membership")
+
+
+def test_measures_of_known_scores(bench: Any) -> None:
+    """Apart: all are told; the same: half, with ties as half; turned: none. Of a hundred others five are false alarms."""
+    low, high = torch.arange(100.0), torch.arange(100.0) + 200
+    assert [bench.area(*pair) for pair in ((high, low), (low, low), (low, high))] == [1.0, 0.5, 0.0]
+    assert bench.area(torch.tensor([1.0, 3.0]), torch.tensor([1.0, 2.0])) == (0.5 + 0 + 1 + 1) / 4
+    assert bench.caught(high, low) == 1.0 and bench.caught(low, low) == 0.05
+
+
+@pytest.mark.long
+def test_images_that_an_adapter_knows_by_heart_are_told_from_others(
+    bench: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thirty images and a hundred steps, so that they come back; and an adapter of a single step, which knows nothing."""
+    small = {**SMALL_WARMFED, "data.max-examples": 40, "diffusion.lora-batch-size": 8}
+    folders = {steps: tmp_path / f"steps-{steps}" for steps in (1, 100)}
+    for steps, folder in folders.items():
+        run("warmfed", folder, {**small, "diffusion.lora-steps": steps}, clients=1)
+    found = {steps: bench.area(*bench.scores(folder, 0, draws=6)) for steps, folder in folders.items()}
+    assert found[100] > 0.75 and found[100] > found[1] + 0.1, found
+    monkeypatch.setattr(sys, "argv", ["membership.py", str(folders[100]), "--draws", "6"])
+    bench.main()
+    *_, line = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(rf"\| 0 \| 10 \| {found[100]:.3f} \| [\d.]+ % \|", line), line
