@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
+from fedwarm.flower import pushing
 from fedwarm.node.heartbeat import VARIABLE, Pulse, place
 from fedwarm.node.line import PIECES, kept
 
@@ -124,6 +125,7 @@ def main(arguments: Sequence[str]) -> None:
     from flwr.supernode.cli import flower_supernode
 
     sys.argv = [COMMAND, *arguments]
+    pushing.install(pushing.SUPERNODE)
     watch = Watch(pulse)
     if not install(watch):
         _say("this version of Flower does not tell of heartbeats; `fedwarm node alive` will know of none")
