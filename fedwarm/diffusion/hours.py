@@ -28,6 +28,7 @@ from fedwarm.diffusion.foundation import EMBEDDED, PRECISIONS, folder_family, pr
 from fedwarm.diffusion.needs import bare
 from fedwarm.diffusion.presets import folder_of
 from fedwarm.diffusion.settings import Diffusion
+from fedwarm.diffusion.tuners import tuner_for
 from fedwarm.diffusion.views import PLACES
 from fedwarm.models import device_of
 from fedwarm.settings.config import Config
@@ -73,10 +74,9 @@ def told(config: Config, work: Work) -> str:
     late = _late(max(tuned, default=0.0), settings.lora_steps, Patience.of(config.run, False).seconds("adapt"))
     seconds = sum(_seconds(config, work, found, min(cores(), config.run.server_threads)))
     whose = {"cpu": f"{hands} cores", "cuda": f"{hands} GPUs"}[_device(config).type] if hands > 1 else "one worker"
-    about = "about" if settings.trainer == Diffusion().trainer else "at most about"
     parts = [f"{len(tuned)} adapters ({second_text(found.step)} a step)"] if tuned else []
     parts += [f"{work.images:,} images ({second_text(found.image)} each)"]
-    return f"{' and '.join(parts)} take {about} {second_text(seconds)} of {whose}, by a step that was timed here{late}"
+    return f"{' and '.join(parts)} take about {second_text(seconds)} of {whose}, by a step that was timed here{late}"
 
 
 def efforts(config: Config, work: Work) -> tuple[float, float] | None:
@@ -115,9 +115,8 @@ def _late(longest: float, steps: int, wait: float) -> str:
 
 def pace_of(config: Config) -> Pace | None:
     """The pace of a run's workers on this machine; None where its foundation is embedded, or no folder tells."""
-    settings = config.of(Diffusion)
-    folder = folder_of(settings.foundation)
-    return None if folder is None else _pace(folder, settings, _device(config), config.run.client_threads)
+    folder = folder_of(config.of(Diffusion).foundation)
+    return None if folder is None else _pace(folder, _Timed(config), _device(config), config.run.client_threads)
 
 
 def _device(config: Config) -> torch.device:
@@ -135,11 +134,27 @@ def _tuning(settings: Diffusion, pace: Pace, originals: int) -> float:
     return settings.lora_steps * pace.step + originals * views * pace.original
 
 
+class _Timed:
+    """The settings of a run; the same as those of another where they have foundation and tuner alike."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        own = tuner_for(config).settings
+        self._decides = config.of(Diffusion), None if own is None else config.of(own)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Timed) and other._decides == self._decides
+
+    def __hash__(self) -> int:
+        return hash(self._decides)
+
+
 @lru_cache(maxsize=4)
-def _pace(folder: Path, settings: Diffusion, device: torch.device, threads: int) -> Pace | None:
+def _pace(folder: Path, timed: _Timed, device: torch.device, threads: int) -> Pace | None:
+    settings = timed.config.of(Diffusion)
     try:
         with torch_threads(threads):
-            return Trial(folder, folder_family(folder), settings, device).pace()
+            return Trial(folder, folder_family(folder), timed.config, device).pace()
     except torch.OutOfMemoryError as error:
         raise SettingError(
             f"a step on {settings.lora_batch_size} images of diffusion.foundation = {settings.foundation!r} does not fit into "
@@ -157,13 +172,16 @@ class Trial:
         most: operations that a trial may take on a CPU.
     """
 
-    def __init__(self, folder: Path, family: Family, settings: Diffusion, device: torch.device, most: float = TRIAL) -> None:
+    def __init__(self, folder: Path, family: Family, config: Config, device: torch.device, most: float = TRIAL) -> None:
+        settings = config.of(Diffusion)
         self.family, self.settings, self.device, self.most = family, settings, device, most
         self.dtype = PRECISIONS[precision_of(settings, device.type)]
         self.pipe = bare(folder, family)
         self.net: Any = getattr(self.pipe, family.net).to(self.dtype).requires_grad_(False)
         self.side = settings.image_size or int(self.net.config.sample_size) * self.pipe.vae_scale_factor
         self.operations: dict[int, float] = {}
+        latent = self.side // self.pipe.vae_scale_factor
+        self.steps = tuner_for(config).steps(self.net, 0, self.dtype, family.told(self.pipe)[0], latent)
 
     def pace(self) -> Pace:
         """Times a forward pass, and one with gradients."""
@@ -178,10 +196,13 @@ class Trial:
         batch, drawn = min(most, s.lora_batch_size), min(most, s.sample_batch_size * guided)
         with torch.no_grad():
             forward = self._timed(self._forward(drawn, side)) * scale / drawn
+        for part in self.steps.out:
+            part.to("meta")
         if s.gradient_checkpointing:
             self.net.enable_gradient_checkpointing()
         self.net.train()
         step = self._timed(self._backward(batch, side)) * scale / batch
+        step += self.steps.asked * forward
         return Pace(step * s.lora_batch_size, encoded * forward / whole, (s.sample_steps * guided + decoded / whole) * forward)
 
     def _trial_side(self) -> int:
@@ -207,10 +228,10 @@ class Trial:
         return lambda: self.family.predict(self.pipe, self.net, noisy, when, context, side)
 
     def _backward(self, rows: int, side: int) -> Callable[[], None]:
-        """A pass whose gradients go through the whole net to what it is told, as they do to its adapter."""
+        """A pass of what is tuned, whose gradients go to what it is told, as they do to its adapter."""
         noisy, when, context = self._inputs(rows, side, self.device)
         noisy.requires_grad_()
-        return lambda: self.family.predict(self.pipe, self.net, noisy, when, context, side).sum().backward()
+        return lambda: self.family.predict(self.pipe, self.steps.net, noisy, when, context, side).sum().backward()
 
     def _picture(self, part: nn.Module) -> Tensor:
         """What the autoencoder's encoder or decoder takes, without numbers."""

@@ -7,12 +7,13 @@ out. So the count is a least: what it does not fit into cannot be done.
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch import nn
 
 from fedwarm.core.capacity import free_bytes
 from fedwarm.diffusion.counting import kept_bytes
@@ -22,6 +23,8 @@ from fedwarm.diffusion.lora import adapter_size, attached
 from fedwarm.diffusion.pipeline import hush, read_index
 from fedwarm.diffusion.presets import folder_of
 from fedwarm.diffusion.settings import Diffusion
+from fedwarm.diffusion.tuners import Tuner, tuner_for
+from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
 
 GB = 1e9
@@ -35,20 +38,23 @@ class Need:
     Attributes:
         net: weights of the part that denoises.
         others: weights of the other parts, which rest in the host's memory while a GPU tunes.
+        side: of the images in pixels.
         adapter: its numbers, gradients and the optimiser's state.
         kept: what is kept for the gradients of a batch; 0 where it is recomputed (`diffusion.gradient-checkpointing`).
-        side: of the images in pixels.
+        out: weights of the net's that leave all memory while an adapter is tuned, as the other parts do then; 0: none does.
     """
 
     net: int
     others: int
-    adapter: int
-    kept: int
     side: int
+    adapter: int = 0
+    kept: int = 0
+    out: int = 0
 
     def tuning(self, device: str) -> int:
-        """On a type of device, while an adapter is tuned."""
-        return self.net + self.adapter + self.kept + (self.others if device == "cpu" else 0)
+        """On a type of device, for an adapter; where weights leave memory for its steps, all of them are asked before."""
+        whole = self.net + (self.others if device == "cpu" else 0)
+        return max(whole, self.net - self.out + self.adapter + self.kept) if self.out else whole + self.adapter + self.kept
 
     @property
     def drawing(self) -> int:
@@ -56,32 +62,51 @@ class Need:
         return self.net + self.others
 
 
-def needs(settings: Diffusion, device: str) -> Need | None:
-    """What a foundation takes on a type of device; None where it is embedded, or its files are not here yet."""
+def needs(config: Config, device: str, clients: int) -> Need | None:
+    """What a foundation takes on a type of device; None where it is embedded, or its files are not here yet.
+
+    Args:
+        clients: how many tune an adapter, of which the one that takes most counts; 0: none does.
+    """
+    settings = config.of(Diffusion)
     folder = folder_of(settings.foundation)
     if folder is None:
         return None
     try:
-        return counted(folder, folder_family(folder), settings, PRECISIONS[precision_of(settings, device)])
+        return counted(folder, folder_family(folder), config, PRECISIONS[precision_of(settings, device)], device, clients)
     except (OSError, ValueError, RuntimeError, AttributeError, TypeError):  # left to its loader, which says what is wrong
         return None
 
 
-def counted(folder: Path, family: Family, settings: Diffusion, dtype: torch.dtype) -> Need:
+def counted(folder: Path, family: Family, config: Config, dtype: torch.dtype, device: str, clients: int) -> Need:
     """The count of a pipeline in a folder, in a precision of the frozen weights."""
-    pipe = bare(folder, family)
+    pipe, settings = bare(folder, family), config.of(Diffusion)
     net = getattr(pipe, family.net).to(dtype).requires_grad_(False)
-    sizes = {part: dtype.itemsize * sum(p.numel() for p in getattr(pipe, part).parameters()) for part in family.models}
+    sizes = {part: dtype.itemsize * _numbers(getattr(pipe, part)) for part in family.models}
     side = settings.image_size or int(net.config.sample_size) * pipe.vae_scale_factor
+    plain, tuner = Need(sizes.pop(family.net), sum(sizes.values()), side), tuner_for(config)
+    tuned = [_tuned(plain, pipe, family, tuner, client) for client in tuner.kinds(clients)]
+    return max(tuned, key=lambda need: need.tuning(device), default=plain)
+
+
+def _tuned(plain: Need, pipe: Any, family: Family, tuner: Tuner, client: int) -> Need:
+    """The count with a client's adapter."""
+    net, latent = getattr(pipe, family.net), plain.side // pipe.vae_scale_factor
+    steps = tuner.steps(net, client, net.dtype, family.told(pipe)[0], latent)
+    settings, kept = steps.settings, 0
     adapter = 4 * STATES * adapter_size(net, settings.rank, settings.targets)
-    own, batch, latent = sizes.pop(family.net), settings.lora_batch_size, side // pipe.vae_scale_factor
-    if settings.gradient_checkpointing:
-        return Need(own, sum(sizes.values()), adapter, 0, side)
-    with torch.device("meta"), attached(net, settings, 0, "needs"):
-        noisy = torch.empty(batch, net.config.in_channels, latent, latent, dtype=dtype)
-        context, time = torch.empty(batch, *family.told(pipe), dtype=dtype), torch.zeros(batch)
-        kept = kept_bytes(net, lambda: family.predict(pipe, net, noisy, time, context, side))
-    return Need(own, sum(sizes.values()), adapter, kept, side)
+    out = net.dtype.itemsize * sum(map(_numbers, steps.out))
+    if not settings.gradient_checkpointing:
+        with torch.device("meta"), attached(net, settings, 0, "needs"):
+            batch = settings.lora_batch_size
+            noisy = torch.empty(batch, net.config.in_channels, latent, latent, dtype=net.dtype)
+            context, time = torch.empty(batch, *family.told(pipe), dtype=net.dtype), torch.zeros(batch)
+            kept = kept_bytes(net, lambda: family.predict(pipe, steps.net, noisy, time, context, plain.side))
+    return replace(plain, adapter=adapter, kept=kept, out=out)
+
+
+def _numbers(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def bare(folder: Path, family: Family) -> Any:
@@ -107,27 +132,27 @@ def room(device: torch.device) -> int:
     return free_bytes() if device.type == "cpu" else int(torch.cuda.get_device_properties(device).total_memory)
 
 
-def plan(settings: Diffusion, device: torch.device, adapts: bool) -> str:
+def plan(config: Config, device: torch.device, clients: int) -> str:
     """What a run takes of memory in one line; empty where nothing tells.
 
     Args:
-        settings: the foundation's and its adapters'.
+        config: its settings.
         device: where it computes.
-        adapts: whether adapters are tuned, beside images drawn.
+        clients: how many tune an adapter, beside images drawn; 0: none does.
 
     Raises:
         SettingError: it is more than the device has.
     """
-    found = needs(settings, device.type)
+    settings, found = config.of(Diffusion), needs(config, device.type, clients)
     if found is None:
         return ""
-    most = max(found.drawing, found.tuning(device.type) if adapts else 0)
+    most = max(found.drawing, found.tuning(device.type) if clients else 0)
     have, where = room(device), "of this machine are free" if device.type == "cpu" else f"has {device}"
     start = f"diffusion.foundation = {settings.foundation!r} takes at least"
     if most > have:
         remedy = "set diffusion.gradient-checkpointing=true, lower diffusion.lora-batch-size or diffusion.image-size"
         raise SettingError(f"{start} {most / GB:.1f} GB, and {have / GB:.1f} GB {where}; {remedy}, or take a smaller one")
     parts = (
-        f"{found.tuning(device.type) / GB:.1f} GB for an adapter (batches of {settings.lora_batch_size}) and " if adapts else ""
+        f"{found.tuning(device.type) / GB:.1f} GB for an adapter (batches of {settings.lora_batch_size}) and " if clients else ""
     )
     return f"{start} {parts}{found.drawing / GB:.1f} GB for images, at {found.side} pixels; {have / GB:.1f} GB {where}"

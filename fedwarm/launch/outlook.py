@@ -25,7 +25,8 @@ def outlook(config: Config, clients: int) -> Iterator[str]:
     run = Run.of(config)
     if run.generates or run.draws:
         diffusion = config.of(Diffusion)
-        yield from filter(None, (terms(diffusion.foundation), plan(diffusion, device_of(config.run.device), run.adapts)))
+        tuned = clients if run.adapts else 0
+        yield from filter(None, (terms(diffusion.foundation), plan(config, device_of(config.run.device), tuned)))
     for component in run.chosen:
         if hasattr(component, "outlook"):
             yield from component.outlook(config, clients)

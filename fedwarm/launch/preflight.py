@@ -182,7 +182,7 @@ def _check_components(config: Config, known: Known) -> None:
     check_private_model(config, len(known.classes) or FEWEST)
     run = Run.of(config)
     if run.generates or run.draws:
-        _check_foundation(config)
+        _check_foundation(config, max(1, known.clients) if run.adapts else 0)
     for component in run.chosen:
         if getattr(component, "check", None) is not None:
             component.check(config, known)
@@ -205,26 +205,25 @@ def _check_cohort(config: Config, clients: int) -> None:
         )
 
 
-def _check_foundation(config: Config) -> None:
-    """See, without loading it, that the foundation can be had whole and has seen no client's images."""
+def _check_foundation(config: Config, tuned: int) -> None:
+    """See, without loading it, that the foundation can be had whole and has seen no client's images; so many tune an adapter."""
     from fedwarm.diffusion.foundation import check_sampler, folder_family, locate
     from fedwarm.diffusion.hub import require
     from fedwarm.diffusion.needs import plan
     from fedwarm.diffusion.pipeline import see_weights
     from fedwarm.diffusion.pretraining.captions import refuse_seen
     from fedwarm.models import device_of
-    from fedwarm.relevance import Run
 
     name = locate(config.of(Diffusion).foundation)
     folder = Path(name)
     if not folder.is_dir():
         require(name)
-        plan(config.of(Diffusion), device_of(config.run.device), Run.of(config).adapts)
+        plan(config, device_of(config.run.device), tuned)
         return
     family = folder_family(folder)
     check_sampler(family, config.of(Diffusion))
     for part in family.models:
         see_weights(folder, part, name)
-    plan(config.of(Diffusion), device_of(config.run.device), Run.of(config).adapts)
+    plan(config, device_of(config.run.device), tuned)
     if not config.of(Data).own:
         refuse_seen(folder, config.of(Data))

@@ -6,15 +6,17 @@ different one for each client: then its `parts` tell the server what each of the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from fedwarm.core.arrays import Arrays, from_tensors
+from fedwarm.diffusion.families import Net
 from fedwarm.diffusion.foundation import Foundation
 from fedwarm.diffusion.lora import first_matrices, targets_of
 from fedwarm.diffusion.settings import Diffusion
@@ -77,6 +79,23 @@ class Parts:
         return self.settings if whole else replace(self.settings, targets=targets_of(adapter))
 
 
+@dataclass(frozen=True)
+class Steps:
+    """What a client's steps take, for counts before a run.
+
+    Attributes:
+        net: what is run with gradients, a function with the net's arguments.
+        settings: those that the adapter is attached by.
+        out: parts of the net that are in no memory meanwhile, and neither are the foundation's other models; none: all are.
+        asked: how often the whole net is asked, without gradients, for an image of a step.
+    """
+
+    net: Net
+    settings: Diffusion
+    out: Sequence[nn.Module] = ()
+    asked: float = 0.0
+
+
 class Tuner:
     """A tuner, which as it stands tunes the adapter of the whole net, all of it in memory.
 
@@ -113,6 +132,23 @@ class Tuner:
             SettingError: as `check_settings`, or as the foundation cannot be tuned so.
         """
         self.check_settings()
+
+    def kinds(self, clients: int) -> Sequence[int]:
+        """Of so many clients, one of each kind that takes steps of its own; here the first stands for all."""
+        return range(min(1, clients))
+
+    def steps(self, net: Any, client: int, dtype: torch.dtype, tokens: int, latent: int) -> Steps:
+        """What a client's steps take.
+
+        Args:
+            net: the part that denoises, with or without numbers.
+            dtype: of its weights.
+            tokens, latent: length of a sentence, and side of a latent.
+
+        Raises:
+            SettingError: the foundation cannot be tuned so.
+        """
+        return Steps(net, self.diffusion)
 
     def tune(self, tuning: Tuning, private: Mechanism | None = None, folder: Path | None = None) -> dict[str, Tensor]:
         """Train a client's adapter.

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from fedwarm.catalogue import parse
+from fedwarm.diffusion.families import usual_family
 from fedwarm.diffusion.foundation import folder_family
 from fedwarm.diffusion.hours import Pace, Trial, Work, counted, pace_of, told
-from fedwarm.diffusion.settings import Diffusion
+from fedwarm.diffusion.tuners.hollowed.cuts import cut_at
 from fedwarm.launch.outlook import outlook
 from fedwarm.launch.preflight import check_run
 from fedwarm.settings.config import Config
@@ -40,9 +41,23 @@ def test_every_family_is_timed(folder: Path) -> None:
 
 
 def test_what_is_too_much_for_a_trial_on_a_cpu_is_timed_on_smaller_images(folder: Path) -> None:
-    trial = Trial(folder, folder_family(folder), config(folder).of(Diffusion), torch.device("cpu"), most=0.0)
+    trial = Trial(folder, folder_family(folder), config(folder), torch.device("cpu"), most=0.0)
     assert trial.pace().step > 0
     assert min(trial.operations) < trial.side and trial.operations[min(trial.operations)] < trial.operations[trial.side]
+
+
+def test_a_net_without_its_core_is_timed_as_it_is_tuned(folder: Path) -> None:
+    """The whole net is asked, then the part that is kept takes steps: core and core alone leaves memory between."""
+    more: dict[str, Value] = {"diffusion.trainer": "hollowed", "hollowed.depth": 1, "hollowed.tuples": 4800}
+    if folder_family(folder) is not usual_family():
+        assert pace_of(config(folder, **more)) is None, "left to its check, which says why it cannot be cut"
+        return
+    trial = Trial(folder, folder_family(folder), config(folder, **more), torch.device("cpu"))
+    assert trial.pace().step > 0 and trial.steps.asked == 0.5
+    left = {name for name, parameter in trial.net.named_parameters() if parameter.device.type == "meta"}
+    cut = cut_at(trial.net, 1)
+    assert left == {name for name, _ in trial.net.named_parameters() if cut.holds(name)}
+    assert pace_of(config(folder, **more)) is not pace_of(config(folder))
 
 
 def test_a_line_says_what_there_is_to_do(folder: Path, tmp_path: Path) -> None:

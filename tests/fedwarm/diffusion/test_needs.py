@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,16 +11,20 @@ import torch
 
 from fedwarm.catalogue import parse
 from fedwarm.diffusion import needs as module
+from fedwarm.diffusion.families import usual_family
 from fedwarm.diffusion.foundation import load_foundation
 from fedwarm.diffusion.lora import adapter_size
 from fedwarm.diffusion.needs import STATES, Need, needs, plan
 from fedwarm.diffusion.settings import Diffusion
+from fedwarm.diffusion.tuners.hollowed.cuts import cut_at, removed_weights
 from fedwarm.diffusion.tuners.hollowed.memory import footprint
 from fedwarm.launch.outlook import outlook
-from fedwarm.settings.fields import SettingError
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import SettingError, Value
 from tests.families import PIPELINES, write_pipeline
 
 CPU = torch.device("cpu")
+NOTHING: Mapping[str, Value] = {}
 
 
 @pytest.fixture(scope="module", params=PIPELINES)
@@ -28,8 +33,13 @@ def settings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return Diffusion(foundation=str(folder), scheduler="foundation", lora_batch_size=2)
 
 
-def count(settings: Diffusion, device: str = "cpu") -> Need:
-    found = needs(settings, device)
+def run(settings: Diffusion, **more: Value) -> Config:
+    own: dict[str, Value] = {f"diffusion.{key.replace('_', '-')}": value for key, value in vars(settings).items()}
+    return parse({"method": "warmfed", **own, **more})
+
+
+def count(settings: Diffusion, device: str = "cpu", clients: int = 1, more: Mapping[str, Value] = NOTHING) -> Need:
+    found = needs(run(settings, **more), device, clients)
     assert found is not None
     return found
 
@@ -66,11 +76,34 @@ def test_a_gpu_tunes_without_the_parts_that_rest(settings: Diffusion) -> None:
 
 def test_what_does_not_fit_is_refused_before_a_run(settings: Diffusion, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "room", lambda device: count(settings).tuning("cpu") - 1)
-    assert plan(settings, CPU, adapts=False)
+    assert plan(run(settings), CPU, clients=0)
     with pytest.raises(
         SettingError, match="takes at least .* GB, and .* GB of this machine are free; set diffusion.gradient-chec"
     ):
-        plan(settings, CPU, adapts=True)
+        plan(run(settings), CPU, clients=4)
+
+
+HOLLOWED: dict[str, Value] = {"diffusion.trainer": "hollowed", "hollowed.depth": 1}
+
+
+def test_a_net_without_its_core_takes_less(settings: Diffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the count of hollowed tuning alone: a batch's size, at which tuning takes more than the whole foundation."""
+    large, deep = replace(settings, lora_batch_size=64), replace(settings, trainer="hollowed")
+    foundation, plain = load_foundation(settings, "cpu"), count(large)
+    if foundation.family is not usual_family():
+        assert needs(run(deep, **HOLLOWED), "cpu", 1) is None, "its check before the run says why it cannot be cut"
+        return
+    found, cut = count(large, more=HOLLOWED), cut_at(foundation.net, 1)
+    known = footprint(foundation.net, large, cut, torch.float32, tokens=20)
+    assert found.out == 4 * removed_weights(foundation.net, cut) and found.adapter == known.trained < plain.adapter
+    assert abs(found.tuning("cpu") - known.total) < 1024 and found.tuning("cuda") == found.tuning("cpu") < plain.tuning("cuda")
+    assert count(replace(settings, lora_batch_size=1), more=HOLLOWED).tuning("cuda") >= found.net, (
+        "which is asked before it is cut"
+    )
+    mixed = {**HOLLOWED, "hollowed.depths": "1,-2"}
+    assert count(large, clients=2, more=mixed) == plain and count(large, clients=1, more=mixed) == found
+    monkeypatch.setattr(module, "room", lambda device: plain.tuning("cpu") - 1)
+    assert f"{found.tuning('cpu') / 1e9:.1f} GB for an adapter" in plan(run(large, **HOLLOWED), CPU, clients=1)
 
 
 def test_a_run_says_its_plan(settings: Diffusion) -> None:
@@ -80,4 +113,5 @@ def test_a_run_says_its_plan(settings: Diffusion) -> None:
 
 
 def test_the_embedded_one_and_names_elsewhere_have_no_plan(tmp_path: Path) -> None:
-    assert plan(Diffusion(), CPU, adapts=True) == "" and plan(Diffusion(foundation="owner/model"), CPU, adapts=True) == ""
+    for name in ("glyph", "owner/model"):
+        assert plan(run(Diffusion(foundation=name)), CPU, clients=3) == ""

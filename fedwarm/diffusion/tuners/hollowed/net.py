@@ -10,6 +10,7 @@ with the kept encoder e, the core kappa and the kept decoder dec. The forward pa
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import torch
@@ -65,6 +66,12 @@ class HollowedUNet(nn.Module):
         finally:
             self.given.cached = None
         return predicted
+
+
+def untold(unet: Any, cut: Cut, noisy: Tensor, time_steps: Tensor, context: Tensor, **conditions: Any) -> SimpleNamespace:
+    """As diffusers' forward of the whole U-Net, of what is kept where the core said zeros: for counts of memory and time."""
+    said = noisy.new_zeros(len(noisy), *cut.shape(noisy.shape[-1]))
+    return SimpleNamespace(sample=HollowedUNet(unet, cut)(noisy, time_steps, context, said, **conditions))
 
 
 def _shallow(module: M) -> M:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fedwarm.core.arrays import Arrays
 from fedwarm.diffusion.foundation import EMBEDDED, PRECISIONS, Foundation
-from fedwarm.diffusion.tuners import Parts, Tuner
+from fedwarm.diffusion.tuners import Parts, Steps, Tuner
+from fedwarm.diffusion.tuners.hollowed.cuts import kept_layers
+from fedwarm.diffusion.tuners.hollowed.memory import TOKENS
+from fedwarm.diffusion.tuners.hollowed.net import untold
 from fedwarm.diffusion.tuners.hollowed.parts import HollowedParts
 from fedwarm.diffusion.tuners.hollowed.plan import bare_unet, cut_of, outside, planned_cut
 from fedwarm.diffusion.tuners.hollowed.settings import AUTO, Hollowed, dealt_depths, depth_of
@@ -48,12 +55,23 @@ class HollowedTuner(Tuner):
     def check_before(self, clients: int) -> None:
         """Refuse depths at which the foundation cannot be cut; one that is no folder is left to its loader."""
         super().check_before(clients)
-        by_depth = {depth_of(self.hollowed, client): client for client in range(clients)}
         unet = bare_unet(self.diffusion.foundation)
         narrow = torch.float32 if self.diffusion.foundation in EMBEDDED else torch.float16  # what `auto` comes to at best
         dtype = PRECISIONS.get(self.diffusion.precision, narrow)
-        for client in by_depth.values() if unet is not None else ():
+        for client in self.kinds(clients) if unet is not None else ():
             planned_cut(unet, self.diffusion, self.hollowed, client, dtype)
+
+    def kinds(self, clients: int) -> Sequence[int]:
+        return [*{depth_of(self.hollowed, client): client for client in range(clients)}.values()]
+
+    def steps(self, net: Any, client: int, dtype: torch.dtype, tokens: int, latent: int) -> Steps:
+        cut = planned_cut(net, self.diffusion, self.hollowed, client, dtype, min(tokens, TOKENS), latent)
+        if cut is None:
+            return super().steps(net, client, dtype, tokens, latent)
+        own = replace(self.diffusion, targets=",".join(kept_layers(net, cut, self.diffusion.targets)))
+        images = self.diffusion.lora_steps * self.diffusion.lora_batch_size
+        core = [net.get_submodule(name) for name in cut.removed]
+        return Steps(partial(untold, net, cut), own, core, (self.hollowed.tuples or images) / images)
 
     def tune(self, tuning: Tuning, private: Mechanism | None = None, folder: Path | None = None) -> dict[str, Tensor]:
         return tune_hollowed(tuning, self.hollowed, folder)
