@@ -20,8 +20,9 @@ from fedwarm.core.seeds import generator
 from fedwarm.diffusion.foundation import Foundation, load_foundation
 from fedwarm.diffusion.lora import attached, first_matrices, load_adapter
 from fedwarm.diffusion.merged import drawing, learning
-from fedwarm.diffusion.sampling import EXACT_ROWS, sample
+from fedwarm.diffusion.sampling import sample
 from fedwarm.diffusion.settings import Diffusion
+from fedwarm.diffusion.sizes import EXACT_ROWS
 from fedwarm.diffusion.steps import adamw
 from fedwarm.diffusion.tuning import Examples, Tuning
 

@@ -55,6 +55,10 @@ class App(ClientApp):
         """How many processes so many clients are good for; 0: as cores and memory allow."""
         return cohorts.workers(settings(tuple(flat.items())), clients)
 
+    def holds(self, flat: Mapping[str, Value], clients: int) -> int:
+        """Bytes of what each of these processes loads beside itself."""
+        return cohorts.holds(settings(tuple(flat.items())))
+
 
 app = App(mods=[packing, faulty])
 SITE = ("site", "name")

@@ -158,7 +158,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv(DEFAULTS_VARIABLE, SMALL)
     monkeypatch.delenv("FEDWARM_RUNS", raising=False)
-    monkeypatch.setattr("fedwarm.engines.local.run.workers_for", lambda clients, asked: 1)
+    monkeypatch.setattr("fedwarm.engines.local.run.workers_for", lambda *given: 1)
     yield tmp_path
     for name in [
         name for name, module in sys.modules.items() if str(getattr(module, "__file__", None)).startswith(str(tmp_path))

@@ -103,7 +103,7 @@ def test_the_commands_run_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyP
     }  # fmt: skip
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(DEFAULTS_VARIABLE, " ".join(f"{key}={json.dumps(value)}" for key, value in settings.items()))
-    monkeypatch.setattr("fedwarm.engines.local.run.workers_for", lambda clients, asked: 1)
+    monkeypatch.setattr("fedwarm.engines.local.run.workers_for", lambda *given: 1)
     assert sum(TRAINING in command for command in commands) == 1
     for command in (c + QUICK if TRAINING in c else c for c in commands):
         name, *words = shlex.split(command)

@@ -40,10 +40,14 @@ def threads_of(workers: int) -> int:
     return max(1, min([cores() // workers, *limits]))
 
 
-def workers_for(clients: int, asked: int = 0) -> int:
+def workers_for(clients: int, asked: int = 0, holds: int = 0) -> int:
     """The processes that `clients` clients are run in: as many as asked for, or (0) as cores and free memory are good for.
 
     Results do not depend on it. Fewer than there are cores, for want of memory, are told in one line.
+
+    Args:
+        clients, asked: numbers.
+        holds: bytes of what each process, and this one, loads beside itself.
 
     Raises:
         SettingError: a negative number was asked for.
@@ -53,12 +57,12 @@ def workers_for(clients: int, asked: int = 0) -> int:
     wanted = min(asked or cores(), clients)
     if asked or wanted == 1:
         return wanted
-    free = free_bytes()
-    found = max(1, min(wanted, free // WORKER_BYTES))
+    free, each = free_bytes(), WORKER_BYTES + holds
+    found = max(1, min(wanted, (free - holds) // each))
     if found < wanted:
         LOG.warning(
             "%d worker%s instead of %d: %.1f GB of memory are free and a worker takes about %.1f; --workers sets another number",
-            found, "s" if found > 1 else "", wanted, free / GB, WORKER_BYTES / GB,
+            found, "s" if found > 1 else "", wanted, free / GB, each / GB,
         )  # fmt: skip
     return found
 

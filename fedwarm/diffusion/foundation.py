@@ -22,12 +22,12 @@ from fedwarm.diffusion.hub import fetched, remedy
 from fedwarm.diffusion.offload import give_back
 from fedwarm.diffusion.pipeline import INDEX, hush, read_index, read_pipeline
 from fedwarm.diffusion.settings import Diffusion
+from fedwarm.diffusion.sizes import EXACT_ROWS, exact_rows
 from fedwarm.models import device_of
 from fedwarm.settings.fields import SettingError
 from fedwarm.settings.kinds import SAMPLERS
 
 EMBEDDED = ("glyph",)
-SMALL_NUMBERS = 2**24
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -79,7 +79,12 @@ class Foundation:
     @property
     def small(self) -> bool:
         """Whether it computes on a CPU so fast that one thread is best, and many processes can hold it."""
-        return self.device.type == "cpu" and sum(parameter.numel() for parameter in self.net.parameters()) <= SMALL_NUMBERS
+        return self.device.type == "cpu" and self.exact_rows == EXACT_ROWS
+
+    @property
+    def exact_rows(self) -> int:
+        """How many images a CPU draws together, always: with other numbers an image would be another in its last bits."""
+        return exact_rows(sum(parameter.numel() for parameter in self.net.parameters()))
 
     @property
     def image_size(self) -> int:

@@ -22,7 +22,6 @@ from fedwarm.diffusion.foundation import Foundation
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.settings.kinds import SAMPLERS
 
-EXACT_ROWS = 16
 DECODED = 8  # images that a GPU decodes together
 Through = Callable[[int, Callable[[], Tensor]], Tensor]
 
@@ -85,7 +84,7 @@ class Batches:
     @property
     def length(self) -> int:
         """Images of a batch."""
-        return EXACT_ROWS if self.foundation.device.type == "cpu" else self.settings.sample_batch_size
+        return self.foundation.exact_rows if self.foundation.device.type == "cpu" else self.settings.sample_batch_size
 
     @property
     def starts(self) -> range:
@@ -101,9 +100,9 @@ class Batches:
 
     @torch.no_grad()
     def draw(self, start: int) -> Tensor:
-        """The batch from this image on; on a CPU filled up to sixteen."""
+        """The batch from this image on; on a CPU filled up to its number."""
         end = min(start + self.length, len(self.seeds))
-        chosen = padded(list(range(start, end)), self.foundation.device)
+        chosen = padded(list(range(start, end)), self.foundation)
         context, rows, empty = self.context
         wanted, own = context[rows[chosen].to(context.device)], [self.seeds[i] for i in chosen]
         return _batch(self.foundation, own, wanted, empty, self.settings, self.size)
@@ -125,13 +124,14 @@ def _batch(
     return _decode(foundation, clean, size, settings.resize)
 
 
-def padded(rows: list[int], device: torch.device) -> list[int]:
-    """The rows, on a CPU filled up to sixteen by repeating the last one.
+def padded(rows: list[int], foundation: Foundation) -> list[int]:
+    """The rows, on a CPU filled up by repeating the last one: to sixteen of a small foundation; others draw one at a time.
 
     With other numbers (seen below 16 and from 64 on) torch's CPU kernels sum in another order, and an image would depend on
-    how many are drawn with it; so a CPU draws sixteen at a time, whatever the batch size.
+    how many are drawn with it; so a CPU draws as many at a time whatever the batch size. With sixteen it does not depend on the
+    number of threads either (one or two); with fewer it does, in its last bits, and that number is a setting.
     """
-    short = EXACT_ROWS - len(rows) if device.type == "cpu" else 0
+    short = foundation.exact_rows - len(rows) if foundation.device.type == "cpu" else 0
     return rows + [rows[-1]] * short
 
 

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from fedwarm.core import placement
+from fedwarm.diffusion.settings import Diffusion
+from fedwarm.diffusion.sizes import loaded_bytes
 from fedwarm.methods import method_of
 from fedwarm.objectives import hooks_of
 from fedwarm.relevance import Run
@@ -43,6 +45,12 @@ def workers(config: Config, clients: int) -> int:
     if not placement.on_gpu(config.run.device):
         return 0
     return min(placement.cards(), ceil(clients / max(1, size(config, clients))))
+
+
+def holds(config: Config) -> int:
+    """Bytes of the foundation that each process loads whose clients tune or draw, and the server; 0: they do neither."""
+    run = Run.of(config)
+    return loaded_bytes(config.of(Diffusion).foundation) if run.adapts or run.draws else 0
 
 
 def obstacle(config: Config) -> str:

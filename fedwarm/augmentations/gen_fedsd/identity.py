@@ -19,6 +19,7 @@ from fedwarm.diffusion.foundation import folder_family, load_foundation, locate,
 from fedwarm.diffusion.hub import version_of
 from fedwarm.diffusion.sentences import Wording, sentences
 from fedwarm.diffusion.settings import Diffusion
+from fedwarm.diffusion.sizes import EXACT_ROWS, rows_in
 from fedwarm.models import Model, device_of
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
@@ -55,6 +56,8 @@ def identity(config: Config, classes: Sequence[str]) -> dict[str, Any]:
     if own.judge:
         judge = {"file": file_digest(Path(own.judge)), "model": config.of(Model).name, "least": own.judge_least}
     resize: dict[str, Any] = {} if diffusion.resize == RESIZE else {"resize": diffusion.resize}
+    if device == "cpu" and (rows := rows_in(folder)) != EXACT_ROWS:
+        resize["rows"] = rows
     if diffusion.image_size:
         resize["image-size"] = diffusion.image_size
     return {

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD
 from fedwarm.data.settings import Data
-from fedwarm.diffusion.sampling import EXACT_ROWS
+from fedwarm.diffusion.sizes import EXACT_ROWS
 from fedwarm.models import Model, build_model, device_of
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError

@@ -214,7 +214,8 @@ def run_local(
 
 def _runner(crowd: Clients, asked: int) -> Runner:
     app, clients = crowd.app(), len(crowd.node_ids)
-    workers, cohort = workers_for(clients, asked or _said(app, "workers", crowd)), _said(app, "cohort", crowd)
+    workers, cohort = asked or _said(app, "workers", crowd), _said(app, "cohort", crowd)
+    workers = workers_for(clients, workers, 0 if workers else _said(app, "holds", crowd))
     return InProcess(crowd, cohort) if workers == 1 else Pool(crowd, workers, threads_of(workers), start_method(), cohort)
 
 

@@ -137,6 +137,16 @@ def test_workers_go_by_cores_and_memory(
         assert line.startswith(f"{count} worker{'s' * (count > 1)} instead of 6: {available / GB:.1f} GB of memory are free")
 
 
+def test_what_a_worker_loads_counts(machine: Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """And that this process loads it, too: five times 3.4 GB and four times .6 GB are 19.4 GB."""
+    machine(SECOND)
+    for available, count in ((194 * GB // 10, 4), (193 * GB // 10, 3), (GB, 1)):
+        monkeypatch.setattr(psutil, "virtual_memory", lambda available=available: SimpleNamespace(available=available))
+        with caplog.at_level(logging.WARNING, "fedwarm"):
+            assert workers_for(32, 0, 34 * GB // 10) == count and workers_for(32, 20, 34 * GB // 10) == 20
+        assert caplog.messages[-1].endswith("and a worker takes about 4.0; --workers sets another number")
+
+
 def test_the_environments_threads_bound_a_workers(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     assert [threads_of(workers) for workers in (1, 2, 8)] == [4, 4, 2]

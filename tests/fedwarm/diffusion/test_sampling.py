@@ -15,8 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from fedwarm.core.progress import Tick, listening
+from fedwarm.diffusion import sampling, sizes
 from fedwarm.diffusion.foundation import Foundation
-from fedwarm.diffusion.sampling import make_scheduler, sample, start_latents
+from fedwarm.diffusion.sampling import DECODED, make_scheduler, sample, start_latents
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.settings.kinds import SAMPLERS
 
@@ -64,6 +65,42 @@ def test_the_batch_size_changes_no_bit(draw: Draw, either: Foundation, sentences
     assert len({fingerprint(images) for images in ways}) == 1
     alone = draw(prompts[-1:], [69], either, sample_steps=1)
     assert torch.equal(alone[0], ways[0][-1])
+
+
+def test_a_large_foundation_is_drawn_one_at_a_time_on_a_cpu(
+    draw: Draw, foundation: Foundation, sentences: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both halves of its guidance: memory is that of one image, and a crash loses no more."""
+    monkeypatch.setattr(sizes, "SMALL_NUMBERS", 0)
+    rows: dict[str, set[int]] = {"net": set(), "decoder": set()}
+    hooks = [
+        module.register_forward_pre_hook(lambda _, given, name=name: rows[name].add(len(given[0])))
+        for name, module in (("net", foundation.net), ("decoder", foundation.pipe.vae.decoder))
+    ]
+    ways = [draw(sample_batch_size=size, sample_steps=1) for size in (1, 64)]
+    alone = draw(sentences[-1:], [9], sample_steps=1)
+    for hook in hooks:
+        hook.remove()
+    assert rows == {"net": {2}, "decoder": {1}}
+    assert torch.equal(*ways) and torch.equal(alone[0], ways[0][-1])
+
+
+class Card:
+    """A foundation on a device that stands for a GPU, which notes how many images it decodes together."""
+
+    def __init__(self) -> None:
+        self.device, self.decoded = torch.device("cuda"), list[int]()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        self.decoded.append(len(latents))
+        return latents[:, :3]
+
+
+def test_a_gpu_decodes_a_few_at_a_time() -> None:
+    card, latents = Card(), torch.linspace(-1, 1, 19).view(19, 1, 1, 1).expand(19, 4, 8, 8)
+    images = sampling._decode(card, latents, 8, "bicubic")  # type: ignore[arg-type]
+    assert card.decoded == [DECODED, DECODED, 3] and DECODED == 8
+    assert torch.equal(images[:, 0, 0, 0], ((latents[:, 0, 0, 0] + 1) * 127.5).round().to(torch.uint8))
 
 
 @pytest.mark.long

@@ -4,22 +4,40 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from fedwarm.clients.client_app import app
 from flwr.app import Message
 
 from fedwarm.catalogue import parse
 from fedwarm.core import placement
+from fedwarm.diffusion.sizes import loaded_bytes
+from fedwarm.engines.local import run as local
 from fedwarm.rounds import cohorts
 from fedwarm.settings.fields import Value
+from tests.pipelines import make_pipeline as make_pipeline
+from tests.pipelines import pipeline_folder as pipeline_folder
+from tests.pipelines import sentences as sentences
 from tests.runs import Outcome, run, same, ticket_of
 
 SMALL: dict[str, Value] = {
     "data.partition": "iid", "data.max-examples": 12, "batch-size": 8, "num-server-rounds": 2, "local-epochs": 1,
     "server-threads": 1, "cnn.channels": 4,
 }  # fmt: skip
+
+
+def test_the_engine_hears_what_each_process_loads(pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, asked = {"diffusion.foundation": str(pipeline_folder)}, list[tuple[int, ...]]()
+    monkeypatch.setattr(local, "workers_for", lambda *numbers: asked.append(numbers) or 1)
+    for method, more in (("warmfed", {}), ("fedavg", {}), ("warmfed", {"warmfed.adapt": False})):
+        crowd = SimpleNamespace(
+            app=lambda: app, node_ids=[1, 2, 3], run_config={**given, "method": method, "device": "cpu", **more}
+        )
+        local._runner(crowd, 0)  # type: ignore[arg-type]
+    assert asked == [(3, 0, loaded_bytes(str(pipeline_folder))), (3, 0, 0), (3, 0, 0)] and asked[0][2] > 0
 
 
 def small(folder: Path, method: str = "fedavg", clients: int = 5, workers: int = 1, **settings: Value) -> Outcome:

@@ -24,9 +24,9 @@ from fedwarm.core.store import make_room
 from fedwarm.data import Shard
 from fedwarm.data.settings import Data
 from fedwarm.diffusion.foundation import load_foundation, locate
-from fedwarm.diffusion.sampling import EXACT_ROWS, sample
+from fedwarm.diffusion.sampling import sample
 from fedwarm.diffusion.sentences import PLACE, sentences
-from fedwarm.models import device_of
+from fedwarm.diffusion.sizes import EXACT_ROWS
 from fedwarm.parts import Known
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
@@ -65,7 +65,8 @@ class Generated(Provider):
         self.facts: Mapping[str, Any] = identity(config, classes)
         self.size = config.of(Data).image_size
         tell = partial(provenance, self.facts, config, self.classes)
-        chunk = kept_together(sampler(config).sample_batch_size)
+        few = self.exact_rows is not None and self.exact_rows < EXACT_ROWS
+        chunk = self.batch if few else kept_together(sampler(config).sample_batch_size)
         self.shelf = Shelf(root, key_of(self.facts), self.size, tell, config.run.client_state_mb, chunk)
 
     @classmethod
@@ -106,9 +107,14 @@ class Generated(Provider):
         return self.shelf.take(owner, label, indices, partial(self.draw, owner, label), self.batch, self.settings.pool)
 
     @property
+    def exact_rows(self) -> int | None:
+        """How many images a CPU always draws together; None: a GPU draws."""
+        return int(self.facts.get("rows", EXACT_ROWS)) if self.facts["device"] == "cpu" else None
+
+    @property
     def batch(self) -> int:
-        """Images that cost as much as one: a CPU always draws sixteen."""
-        return EXACT_ROWS if device_of(self.config.run.device).type == "cpu" else 1
+        """Images that cost as much as one: a CPU always draws sixteen of a small foundation, one of others."""
+        return self.exact_rows or 1
 
     @property
     def pool(self) -> int:
@@ -168,7 +174,7 @@ class Generated(Provider):
         return self.settings.judge_least if self.settings.judge else ASKED
 
     def speed(self, measure: bool = True) -> float:
-        """Seconds an image, measured once on this machine by sixteen that are thrown away, and kept on the shelf.
+        """Seconds an image, measured once on this machine by some that are thrown away, and kept on the shelf.
 
         Without `measure` nothing is drawn for it: 0 where it is not known.
         """
@@ -176,9 +182,9 @@ class Generated(Provider):
 
     def _measure(self) -> float:
         load_foundation(sampler(self.config), self.config.run.device)
-        begun = time.monotonic()
-        self.draw("speed", 0, range(SPEED_IMAGES))
-        return (time.monotonic() - begun) / SPEED_IMAGES
+        begun, count = time.monotonic(), self.exact_rows or SPEED_IMAGES
+        self.draw("speed", 0, range(count))
+        return (time.monotonic() - begun) / count
 
 
 COMPONENT = Generated

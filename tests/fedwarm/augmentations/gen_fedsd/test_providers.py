@@ -18,6 +18,7 @@ from fedwarm.augmentations.gen_fedsd.providers.foundation import Generated, kept
 from fedwarm.augmentations.gen_fedsd.wanted import indices
 from fedwarm.core.progress import listening
 from fedwarm.core.seeds import derive
+from fedwarm.diffusion import sizes
 from fedwarm.diffusion.foundation import asset_folder, load_foundation
 from fedwarm.diffusion.sampling import sample
 from fedwarm.diffusion.sentences import GLYPHS, WORDS
@@ -89,6 +90,18 @@ def test_the_shelf_hands_out_what_was_drawn(configure: Configure, tmp_path: Path
 def test_a_crash_costs_some_batches_of_drawn_images(batch: int, kept: int) -> None:
     """Of whole ones, so that no bit hangs on it; of a foundation of full size, which draws few together, as few again."""
     assert kept_together(batch) == kept
+
+
+def test_a_cpu_draws_a_large_foundation_one_at_a_time_and_keeps_each(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = Generated(configure(), WORDS, tmp_path)
+    monkeypatch.setattr(sizes, "SMALL_NUMBERS", 0)
+    large = Generated(configure(), WORDS, tmp_path)
+    assert (large.batch, large.shelf.chunk, large.cost(3)) == (1, 1, 3)
+    assert large.shelf.folder != usual.shelf.folder, "its images differ from those that were drawn sixteen at a time"
+    large.take(1, 5, [0, 1])
+    assert len(list(large.shelf.folder.rglob("*.safetensors"))) == 2
 
 
 def test_a_pool_belongs_to_nobody_and_fills_its_batches(configure: Configure, tmp_path: Path) -> None:
