@@ -70,7 +70,7 @@ class WarmFed(Group, prefix="warmfed"):
         when=lambda r: r.generates and r["warmfed.finetune-targets"] == "local_and_aggregate",
     )
     server_tuning: str = setting(
-        "every",
+        FADING,
         "rounds in which the server trains on generated images; every: before the first round and after each; start: only "
         "before the first; fading: after round r of R with 1 - r/R of the learning rate",
         choices=(EVERY, START, FADING),
