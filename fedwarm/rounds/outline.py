@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from itertools import chain
 from typing import Any, TypeVar
 
-from fedwarm.core.progress import STAGES, Clock, Tick, current, listening, tick
+from fedwarm.core.progress import STAGES, Clock, Tick, current, listening
 from fedwarm.core.stages import Effort, Stage
 
 PLAIN, SHOWN = ("round", "evaluate"), 3
@@ -84,8 +84,10 @@ class Outlook:
 
     def say(self) -> None:
         """Tell it."""
+        assert self.outer is not None
         self.last, rest = self.now(), self.names[self.index + 1 :]
-        tick(STAGES, self.index + 1, max(len(self.names), self.index + 1), told(self.stage.name, rest, *self._left(rest)))
+        text = told(self.stage.name, rest, *self._left(rest))
+        self.outer(Tick("server", STAGES, self.index + 1, max(len(self.names), self.index + 1), text))
 
     def _effort(self, name: str) -> Effort:
         return self.efforts.get(name, Effort(0.0, " "))

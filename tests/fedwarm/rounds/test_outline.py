@@ -143,6 +143,7 @@ def test_a_run_says_what_comes_next(tmp_path: Path) -> None:
         (3, 4, "warm start, then distill"),
         (4, 4, "distill, the last one"),
     ]
+    assert {event.who for event in seen if event.stage == STAGES} == {"server"}
     assert all(re.fullmatch(r"about \d+ (s|min) left for all", str(time)) for *_, time in said)
     seen.clear()
     with listening(seen.append):

@@ -53,7 +53,7 @@ def test_a_judge_of_real_digits_reads_drawn_ones_as_well_as_real_ones_that_it_ha
     own = correct(model, others, truth) / len(truth)
     images, labels = drawn
     share = correct(model, images, labels) / len(labels)
-    assert own > 0.6 and share > own - 0.15, (own, share)
+    assert own > 0.6 and share > own - 0.1, (own, share)
     assert f"agrees with the labels of {share:.1%}" in warning(share) if share < LEAST_AGREEMENT else warning(share) == ""
     wrong = correct(model, images, (labels + 1) % 10) / len(labels)
     assert wrong < 0.2 and f"agrees with the labels of {wrong:.1%}" in warning(wrong) and "\n" not in warning(wrong)
