@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from fedwarm.core.files import DiskError, make_folder, replacing
-from fedwarm.diffusion.encoded import NAME as ENCODED
+from fedwarm.diffusion import encoded
+from fedwarm.diffusion.rows import EVERY_SECONDS
 
 NAME = "adapter-on-its-way.safetensors"
-EVERY_SECONDS = 60.0  # a crash costs this at most, and one step; two minutes are what users are promised
 TOLD = "told"
 
 
@@ -98,7 +98,7 @@ class Midway:
 def forget(folder: Path) -> None:
     """Remove what was kept, as the adapter is done and kept itself; also what its images were encoded to."""
     (folder / NAME).unlink(missing_ok=True)
-    (folder / ENCODED).unlink(missing_ok=True)
+    encoded.forget(folder)
 
 
 def mark_of(facts: object, tensors: Iterable[Tensor]) -> str:

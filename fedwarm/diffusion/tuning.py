@@ -7,7 +7,7 @@ says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from fedwarm.core.seeds import generator
-from fedwarm.diffusion.encoded import NAME as ENCODED
-from fedwarm.diffusion.encoded import encoded
+from fedwarm.diffusion import encoded
 from fedwarm.diffusion.families import Family, Net, usual_family
 from fedwarm.diffusion.foundation import Foundation
 from fedwarm.diffusion.lora import check_finite, trainable
@@ -28,11 +27,12 @@ from fedwarm.diffusion.midway import Midway, mark_of
 from fedwarm.diffusion.offload import apart, resting
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.steps import Scaling, adamw, descend, factor_of, minimise
-from fedwarm.diffusion.views import Views
+from fedwarm.diffusion.views import Views, parts
 from fedwarm.models import to_input
 from fedwarm.training.private import Mechanism
 
 CAPTION_DROPOUT = 0.1
+TOGETHER = 32  # images that are encoded at a time
 Noised = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -82,7 +82,7 @@ class Tuning:
         """Text embeddings (prompts + 1, tokens, width): a row for each prompt, and one of none."""
         return self.foundation.embed([*self.prompts, ""])
 
-    def latents(self, images: Tensor | Views, batch_size: int = 32) -> Tensor:
+    def latents(self, images: Tensor | Views, batch_size: int = TOGETHER) -> Tensor:
         """Latents (n, c, h, w) of some images, which are scaled and encoded `batch_size` at a time."""
         size = self.foundation.image_size
         return torch.cat([self.foundation.encode(to_foundation(part, size)) for part in images.split(batch_size)])
@@ -101,15 +101,17 @@ class Examples:
     @classmethod
     def of(cls, tuning: Tuning, folder: Path | None = None) -> Examples:
         """Those of a client, encoded once: in this process, or ever where the client's own folder keeps them."""
-        first = next(iter(tuning.images.split(8)), torch.empty(0, dtype=torch.uint8))
+        found, first = tuning.foundation, next(iter(tuning.images.split(8)), torch.empty(0, dtype=torch.uint8))
         mark = (
             "" if folder is None else mark_of((*tuning.facts, list(tuning.prompts), len(tuning.images)), [tuning.labels, first])
         )
-        latents, context = encoded(folder, mark, lambda: (tuning.latents(tuning.images), tuning.context()))
-        where = tuning.foundation.device
-        latents, context = (
-            found.contiguous().to(where) for found in (latents, context)
-        )  # as a file gives them: bits depend on it
+        like = torch.empty(found.net.config.in_channels, found.latent_size, found.latent_size, dtype=found.dtype, device="meta")
+
+        def batches(start: int) -> Iterator[Tensor]:
+            return (tuning.latents(part) for part in parts(tuning.images, TOGETHER, start))
+
+        latents, context = encoded.encoded(folder, mark, len(tuning.images), like, batches, tuning.context)
+        latents, context = (each.contiguous().to(found.device) for each in (latents, context))  # as a file gives them
         return cls(tuning.scheduler(), latents, tuning.labels, context, tuning.foundation)
 
     @property
@@ -191,7 +193,7 @@ def tune_adapter(tuning: Tuning, private: Mechanism | None = None, folder: Path 
         state = matrices()
     check_finite(state)
     if folder is not None:
-        (folder / ENCODED).unlink(missing_ok=True)
+        encoded.forget(folder)
     return state
 
 

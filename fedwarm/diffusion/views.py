@@ -60,9 +60,9 @@ class Views:
     def __len__(self) -> int:
         return len(self.images) * self.each
 
-    def split(self, together: int) -> Iterator[Tensor]:
-        """All of them in their order, so many at a time: uint8 (k, 3, size, size), or of the images' own size."""
-        for start in range(0, len(self), together):
+    def split(self, together: int, first: int = 0) -> Iterator[Tensor]:
+        """Those from number `first` on in their order, some at a time: uint8 (k, 3, size, size), or of the images' own size."""
+        for start in range(first, len(self), together):
             yield self._made(range(start, min(start + together, len(self))))
 
     def _made(self, which: Sequence[int]) -> Tensor:
@@ -74,6 +74,13 @@ class Views:
     def _one(self, picture: Tensor, row: int, view: int) -> Tensor:
         square = cut(picture, *self.spots[row, view].tolist())
         return square.flip(-1) if self.mirrored[row, view] else square
+
+
+def parts(images: Tensor | Views, together: int, first: int) -> Iterator[Tensor]:
+    """Images or views from number `first` on, so many at a time."""
+    if isinstance(images, Views):
+        return images.split(together, first)
+    return (images[start : start + together] for start in range(first, len(images), together))
 
 
 def cut(picture: Tensor, down: float, across: float) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedwarm.core import progress
 from fedwarm.core.progress import Tick, listening
-from fedwarm.diffusion import midway
+from fedwarm.diffusion import midway, rows
 from fedwarm.diffusion.foundation import Foundation, load_foundation
 from fedwarm.diffusion.midway import NAME, forget
 from fedwarm.diffusion.settings import Diffusion
@@ -30,6 +30,7 @@ Tune = Callable[..., State]
 @pytest.fixture(autouse=True)
 def at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(midway, "EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(rows, "EVERY_SECONDS", 0.0)
     monkeypatch.setattr(progress, "MIN_INTERVAL_SECONDS", 0.0)  # every step is heard, however fast they come
 
 
@@ -50,12 +51,12 @@ def same(a: State, b: State) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def ended(after: int, tune: Callable[[], Any]) -> list[int]:
+def ended(after: int, tune: Callable[[], Any], stage: str = "adapter") -> list[int]:
     """Steps of a tuning that breaks off after one of them."""
     seen: list[int] = []
 
     def look(event: Tick) -> None:
-        if event.stage == "adapter":
+        if event.stage == stage:
             seen.append(event.step)
             if event.step == after:
                 raise KeyboardInterrupt
@@ -93,6 +94,23 @@ def test_a_net_without_its_core_goes_on(tune: Tune, tmp_path: Path) -> None:
     straight = tune(tmp_path / "other", way=hollowed)
     assert ended(3, lambda: tune(tmp_path, way=hollowed)) == [1, 2, 3]
     assert same(tune(tmp_path, way=hollowed), straight)
+
+
+def test_the_cores_answers_go_on_where_they_ended(tune: Tune, tmp_path: Path) -> None:
+    """Six batches of eight, each computed once, and the same bits; a process that is killed leaves a file of weights, too."""
+    straight = tune(tmp_path / "other", way=hollowed)
+    assert ended(24, lambda: tune(tmp_path, way=hollowed), "tuples") == [8, 16, 24]
+    left = {path.name for path in (tmp_path / "hollowed-0").iterdir()}
+    assert {"core.safetensors", "core.safetensors.rows"} <= left
+    (tmp_path / "hollowed-0" / "weights.bin").write_bytes(b"of the process that was killed")
+    assert ended(40, lambda: tune(tmp_path, way=hollowed), "tuples") == [32, 40]
+    assert same(tune(tmp_path, way=hollowed), straight)
+    assert not [*tmp_path.glob("hollowed-*")]
+
+
+def test_answers_of_another_tuning_are_not_used(tune: Tune, tmp_path: Path) -> None:
+    ended(24, lambda: tune(tmp_path, way=hollowed), "tuples")
+    assert ended(0, lambda: tune(tmp_path, way=hollowed, seed=1), "tuples")[0] == 8
 
 
 @pytest.mark.parametrize("changed", [{"seed": 1}, {"rank": 2}, {"lora_learning_rate": 1e-2}])

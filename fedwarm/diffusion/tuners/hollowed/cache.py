@@ -6,77 +6,22 @@ again from its seed, the same bits each time.
 
 from __future__ import annotations
 
-import json
 import shutil
-import struct
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from fedwarm.core.files import make_folder, replacing, writing
-from fedwarm.diffusion.offload import open_private, read_into, write_all
 from fedwarm.diffusion.tuning import CAPTION_DROPOUT
 from fedwarm.settings.fields import SettingError
 
-NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}
-ALIGNED = 8
 MB = 1e6
 LAST_SEED = 2**63 - 1
-
-
-class Rows:
-    """A safetensors file of one tensor (count, *shape) that is written row after row and read by rows, in bounded memory.
-
-    Args:
-        path: a new file.
-        name: of the tensor.
-        count, shape, dtype: of the whole.
-    """
-
-    def __init__(self, path: Path, name: str, count: int, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-        self.path, self.count, self.shape, self.dtype = path, count, shape, dtype
-        self.row_bytes = prod(shape) * dtype.itemsize
-        self.data_bytes = count * self.row_bytes
-        entry = {"dtype": NAMES[dtype], "shape": [count, *shape], "data_offsets": [0, self.data_bytes]}
-        header = json.dumps({name: entry}).encode()
-        header += b" " * (-len(header) % ALIGNED)
-        self.header_bytes = 8 + len(header)
-        self.written = 0
-        with open_private(path) as file, writing(path):
-            file.write(struct.pack("<Q", len(header)) + header)
-
-    def append(self, rows: Tensor) -> None:
-        """Write the next rows (n, *shape), brought to the file's dtype.
-
-        Raises:
-            ValueError: other shapes, or more rows than announced.
-            FloatingPointError: a number does not fit the dtype.
-        """
-        if rows.shape[1:] != self.shape or self.written + len(rows) > self.count:
-            raise ValueError(f"{len(rows)} rows of {tuple(rows.shape[1:])} do not fit a file of {self.count} x {self.shape}")
-        cast = rows.detach().to("cpu", self.dtype)
-        if not torch.isfinite(cast).all():
-            raise FloatingPointError(f"the cache holds numbers beyond {self.dtype}; set hollowed.cache-dtype = 'float32'")
-        with writing(self.path), self.path.open("ab", buffering=0) as file:
-            write_all(file, cast)
-        self.written += len(rows)
-
-    def read(self, rows: Sequence[int]) -> Tensor:
-        """(n, *shape) in the file's dtype."""
-        out = torch.empty(len(rows), *self.shape, dtype=self.dtype)
-        with self.path.open("rb", buffering=0) as file:
-            for i, row in enumerate(rows):
-                if not 0 <= row < self.written:
-                    raise IndexError(f"row {row} of {self.written}")
-                file.seek(self.header_bytes + row * self.row_bytes)
-                read_into(file, out[i])
-        return out
 
 
 @dataclass(frozen=True)
@@ -117,27 +62,31 @@ def draw_tuples(labels: Tensor, count: int, captions: int, time_steps: int, gene
 
 @contextmanager
 def private_folder(parent: Path | None, name: str, keep: bool) -> Iterator[Path]:
-    """An empty folder for its owner alone, gone after the block, also after an error.
+    """A folder for its owner alone, gone after the block, also after an error.
 
     Args:
-        parent: where it is made; what a process that was killed left there under this name is deleted first. None: the system's
-            place for temporary files, under a name of its own.
+        parent: where it is made, or is there as a process left it that was ended in the block. None: the system's place for
+            temporary files, under a name of its own; it is gone then, too.
         keep: leave it where the block ends well.
     """
     if parent is None:
         folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
     else:
         folder = parent / name
-        shutil.rmtree(folder, ignore_errors=True)
         make_folder(parent, 0o700)
         with writing(folder):
-            folder.mkdir(mode=0o700)
-    done = False
+            folder.mkdir(mode=0o700, exist_ok=True)
+    stays = False
     try:
         yield folder
-        done = True
+        stays = keep
+    except Exception:
+        raise
+    except BaseException:  # the process is to end, and its run may go on
+        stays = parent is not None
+        raise
     finally:
-        if not (keep and done):
+        if not stays:
             shutil.rmtree(folder)
 
 

@@ -21,17 +21,23 @@ from torch import Tensor, nn
 from fedwarm.core.progress import tick
 from fedwarm.core.seeds import generator
 from fedwarm.diffusion.lora import FIRST, adapter_state, attached, check_finite, first_matrices, load_adapter
+from fedwarm.diffusion.midway import mark_of
 from fedwarm.diffusion.offload import apart, away
+from fedwarm.diffusion.rows import Rows
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.steps import Scaling, adamw, descend
-from fedwarm.diffusion.tuners.hollowed.cache import Draws, Rows, check_room, draw_tuples, private_folder
+from fedwarm.diffusion.tuners.hollowed.cache import Draws, check_room, draw_tuples, private_folder
 from fedwarm.diffusion.tuners.hollowed.cuts import Cut, kept_layers
 from fedwarm.diffusion.tuners.hollowed.net import HollowedUNet, core_output
 from fedwarm.diffusion.tuners.hollowed.plan import cut_of
 from fedwarm.diffusion.tuners.hollowed.settings import Hollowed
 from fedwarm.diffusion.tuning import Noised, Tuning, tune_adapter
+from fedwarm.diffusion.views import parts
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
+WEIGHTS = "weights.bin"
+LOOKED_AT = 8  # images of which the pixels tell a tuning from others
+REMEDY = "set hollowed.cache-dtype = 'float32'"
 
 
 def tune_hollowed(tuning: Tuning, hollowed: Hollowed, folder: Path | None = None) -> dict[str, Tensor]:
@@ -74,7 +80,7 @@ class Job:
     Attributes:
         context: a row for each prompt and one for none.
         where: the folder of this tuning's files, gone afterwards.
-        kept: the client's own folder, for the state of stage 2 on its way; stage 1 is done anew after a crash.
+        kept: the client's own folder, for the state of stage 2 on its way; stage 1 goes on with the files that it finds.
     """
 
     tuning: Tuning
@@ -110,22 +116,28 @@ class Job:
     def precompute(self) -> Cache:
         """Stage 1: the core's answers by the original weights, without gradient, in evaluation mode, a batch at a time.
 
+        Batches begin where they would without a crash, as an answer's last bits depend on what it is computed with.
+
         Raises:
             SettingError: the disk is too small; nothing has been computed then.
         """
         tuning, (latents, said) = self.tuning, self._files()
         batch, scheduler = self.settings.lora_batch_size, tuning.scheduler()
-        for part in tuning.images.split(batch):
+        latents.back_to(latents.written if latents.written == latents.count else latents.written // batch * batch)
+        for part in parts(tuning.images, batch, latents.written):
             latents.append(tuning.latents(part, batch))
+            latents.keep()
         source, steps = generator(tuning.seed, "tuples", tuning.client), scheduler.config.num_train_timesteps
         draws = draw_tuples(tuning.labels, self.count, len(self.context), steps, source)
         draws.save(self.where / "draws.safetensors")
         cache = Cache(draws, latents, said)
-        for start in range(0, self.count, batch):
+        said.back_to(said.written if said.written == said.count else said.written // batch * batch)
+        for start in range(said.written, self.count, batch):
             which = list(range(start, min(start + batch, self.count)))
             inputs = self.noised(cache, which, scheduler)[:3]
             said.append(core_output(self.unet, self.cut, *inputs, residual=self.residual))
             self._alive()
+            said.keep()
             tick("tuples", which[-1] + 1, self.count)
         return cache
 
@@ -141,11 +153,20 @@ class Job:
         stored = DTYPES[narrow if self.hollowed.cache_dtype == "auto" else self.hollowed.cache_dtype]
         side = self.tuning.foundation.latent_size
         size = (config.in_channels, side, side)
-        latents = Rows(self.where / "latents.safetensors", "latents", len(self.tuning.images), size, dtype)
-        said = Rows(self.where / "core.safetensors", "core", self.count, self.cut.shape(side), stored)
+        (self.where / WEIGHTS).unlink(missing_ok=True)
+        mark = "" if self.kept is None else self._mark()
+        latents = Rows(self.where / "latents.safetensors", "latents", len(self.tuning.images), size, dtype, mark)
+        said = Rows(self.where / "core.safetensors", "core", self.count, self.cut.shape(side), stored, mark, REMEDY)
         weights = sum(t.numel() * t.itemsize for module in self.unneeded for t in module.parameters())
-        check_room(self.where, latents.data_bytes + said.data_bytes, weights, self.count)
+        left = sum((rows.count - rows.written) * rows.row_bytes for rows in (latents, said))
+        check_room(self.where, left, weights, self.count)
         return latents, said
+
+    def _mark(self) -> str:
+        """What decides latents and answers."""
+        first = next(iter(self.tuning.images.split(LOOKED_AT)), torch.empty(0, dtype=torch.uint8))
+        facts = (*self.tuning.facts, list(self.tuning.prompts), len(self.tuning.images), self.hollowed, self.cut)
+        return mark_of(facts, [self.tuning.labels, first])
 
     def noised(self, cache: Cache, which: list[int], scheduler: Any) -> Noised:
         """(noisy latents, time steps, captions, targets) of some tuples, the same each time."""
@@ -168,7 +189,7 @@ class Job:
                 net.net.enable_gradient_checkpointing()
             net.train()
             try:
-                with away(self.unneeded, self.where / "weights.bin"):
+                with away(self.unneeded, self.where / WEIGHTS):
                     self._minimise(net, parameters, cache)
             finally:
                 net.net.disable_gradient_checkpointing()

@@ -15,7 +15,8 @@ from safetensors import safe_open
 from torch.autograd.profiler import profile
 
 from fedwarm.core.seeds import generator
-from fedwarm.diffusion.tuners.hollowed.cache import Draws, Rows, check_room, draw_tuples, private_folder
+from fedwarm.diffusion.rows import Rows
+from fedwarm.diffusion.tuners.hollowed.cache import Draws, check_room, draw_tuples, private_folder
 from fedwarm.settings.fields import SettingError
 
 
@@ -35,7 +36,7 @@ def test_a_file_of_rows_is_a_safetensors_file_of_exactly_so_many_bytes(tmp_path:
 
 
 def test_rows_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    rows = Rows(tmp_path / "x", "core", 2, (3,), torch.float16)
+    rows = Rows(tmp_path / "x", "core", 2, (3,), torch.float16, remedy="set hollowed.cache-dtype = 'float32'")
     with pytest.raises(ValueError, match="do not fit"):
         rows.append(torch.zeros(1, 4))
     with pytest.raises(ValueError, match="do not fit"):
@@ -102,7 +103,7 @@ def test_extreme_seeds_draw() -> None:
 
 
 @pytest.mark.parametrize("given", [True, False])
-def test_the_folder_is_private_and_goes(tmp_path: Path, given: bool) -> None:
+def test_the_folder_is_private_and_goes_unless_the_process_ends(tmp_path: Path, given: bool) -> None:
     for error in (None, KeyboardInterrupt, ValueError):
         try:
             with private_folder(tmp_path / "a" / "b" if given else None, "hollowed-3", False) as folder:
@@ -112,16 +113,46 @@ def test_the_folder_is_private_and_goes(tmp_path: Path, given: bool) -> None:
                     raise error
         except (KeyboardInterrupt, ValueError):
             pass
-        assert not folder.exists()
+        assert folder.exists() == (given and error is KeyboardInterrupt), "a run that was ended goes on with it"
 
 
-def test_what_a_killed_process_left_goes_first(tmp_path: Path) -> None:
+def test_what_a_killed_process_left_is_found(tmp_path: Path) -> None:
     (tmp_path / "hollowed-3").mkdir()
     (tmp_path / "hollowed-3" / "core.safetensors").write_text("old")
     (tmp_path / "hollowed-4").mkdir()
     with private_folder(tmp_path, "hollowed-3", False) as folder:
-        assert list(folder.iterdir()) == []
+        assert (folder / "core.safetensors").read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["hollowed-4"]
+
+
+def test_rows_that_were_settled_are_gone_on_with(tmp_path: Path) -> None:
+    numbers, path = torch.randn(7, 3, generator=generator(0, "rows")), tmp_path / "x.safetensors"
+
+    def begun(mark: str = "a", count: int = 7) -> Rows:
+        return Rows(path, "core", count, (3,), torch.float32, mark)
+
+    first = begun()
+    first.append(numbers[:4])
+    first.settle()
+    first.append(numbers[4:6])  # lost with the process
+    again = begun()
+    assert again.written == 4 and path.stat().st_size == again.header_bytes + 4 * again.row_bytes
+    assert torch.equal(again.read(range(4)), numbers[:4])
+    again.back_to(3)
+    again.append(numbers[3:])
+    again.keep()
+    assert begun().written == 7 and {p.stat().st_mode & 0o777 for p in tmp_path.iterdir()} == {0o600}
+    with safe_open(path, "pt") as file:
+        assert torch.equal(file.get_tensor("core"), numbers)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert begun().written == 0, "it is shorter than was settled"
+    for other in ({"mark": "b"}, {"count": 8}):
+        whole = begun()
+        whole.append(numbers)
+        whole.settle()
+        assert begun(**other).written == 0
+    Rows.forget(path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_it_is_kept_on_demand_but_not_after_an_error(tmp_path: Path) -> None:
