@@ -6,7 +6,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from huggingface_hub.errors import GatedRepoError, RemoteEntryNotFoundError
 
 from fedwarm.diffusion import hub as module
 from fedwarm.diffusion.foundation import Foundation, load_foundation
@@ -116,3 +118,55 @@ def test_the_first_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("diffusers.StableDiffusionPipeline.download", download)
     with pytest.raises(SettingError, match=r"'owner/none' could not be loaded \(no such model \(None\)\)"):
         load_foundation(Diffusion(foundation="owner/none"), "cpu")
+
+
+def answer(kind: type[Exception], code: int, text: str) -> Exception:
+    """An error as huggingface_hub raises it."""
+    request = httpx.Request("GET", "https://hub.example/owner/model/resolve/main/model_index.json")
+    return kind(text, response=httpx.Response(code, request=request))  # type: ignore[call-arg]
+
+
+REFUSED = "401 Client Error.\nCannot access gated repo for url https://hub.example/owner/gated. Access to model is restricted."
+MISSING = "404 Client Error.\nEntry Not Found for url: https://hub.example/owner/model/resolve/main/model_index.json."
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (answer(GatedRepoError, 401, REFUSED), "accept its terms on its page of the Hub, then `hf auth login`, or set HF_TOKEN"),
+        (
+            answer(RemoteEntryNotFoundError, 404, MISSING),
+            "name a repository whose top folder is a pipeline, or download the folder",
+        ),
+    ],
+)
+def test_what_the_hub_refuses_is_told_with_its_remedy(monkeypatch: pytest.MonkeyPatch, error: Exception, remedy: str) -> None:
+    def download(*_: Any, **__: Any) -> str:
+        raise error
+
+    monkeypatch.setattr(module, "hub_answers", lambda: True)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    with pytest.raises(SettingError, match=f"'owner/refused' could not be loaded .*; {remedy}") as caught:
+        load_foundation(Diffusion(foundation="owner/refused"), "cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pipeline_of_another_class_is_refused_before_its_weights_are_downloaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    monkeypatch.setattr(module, "hub_answers", lambda: True)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: str(tmp_path / "model_index.json"))
+    with pytest.raises(SettingError, match="'owner/flux' is a 'FluxPipeline'; choose a foundation of one of the classes Stable"):
+        load_foundation(Diffusion(foundation="owner/flux"), "cpu")
+
+
+def test_pickled_weights_by_a_hub_name_are_refused_with_the_way_to_write_them_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(name: str, variant: str | None = None, **_: Any) -> Path:
+        raise OSError(f"Could not find the necessary `safetensors` weights in {{'unet/pytorch.bin'}} (variant={variant})")
+
+    monkeypatch.setattr(module, "hub_answers", lambda: True)
+    monkeypatch.setattr(module, "index_of", lambda name: {"_class_name": "StableDiffusionPipeline"})
+    monkeypatch.setattr("diffusers.StableDiffusionPipeline.download", download)
+    with pytest.raises(SettingError, match=r"holds pickled weights only \(.bin\), .* write them as safetensors by `python -c"):
+        load_foundation(Diffusion(foundation="owner/pickled"), "cpu")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fedwarm.core.progress import Tick, listening
 from fedwarm.core.seeds import generator
-from fedwarm.diffusion import merged
+from fedwarm.diffusion import merged, tuning
 from fedwarm.diffusion.foundation import Foundation, load_foundation
 from fedwarm.diffusion.lora import adapter_size, adapter_state, attached, load_adapter
 from fedwarm.diffusion.settings import Diffusion
@@ -53,6 +53,24 @@ def test_images_fit_the_autoencoder(side: int, size: int) -> None:
     torch.testing.assert_close(inputs[:2].mean((1, 2, 3)), torch.tensor([-1.0, 1.0]))
     if side == size:
         torch.testing.assert_close(inputs, images / 127.5 - 1, rtol=0, atol=1e-6)
+
+
+def test_originals_are_scaled_a_few_at_a_time(
+    foundation: Foundation, settings: Diffusion, sentences: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand at once take gigabytes at a foundation's full size."""
+    lengths: list[int] = []
+
+    def scaled(images: Tensor, size: int) -> Tensor:
+        lengths.append(len(images))
+        return to_foundation(images, size)
+
+    monkeypatch.setattr(tuning, "to_foundation", scaled)
+    images = torch.randint(256, (70, 3, 28, 28), dtype=torch.uint8, generator=generator(0, "many"))
+    own = Tuning(foundation, images, torch.zeros(70, dtype=torch.int64), sentences, settings, 0, 0)
+    assert len(Examples.of(own).latents) == 70 and lengths == [32, 32, 6]
+    lengths.clear()
+    assert len(own.latents(images, 16)) == 70 and lengths == [16, 16, 16, 16, 6]
 
 
 def test_only_the_adapter_moves(foundation: Foundation, settings: Diffusion, tune: Tune, digest: Digest) -> None:
