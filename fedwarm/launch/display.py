@@ -1,15 +1,17 @@
-"""What a person sees while a run works: a bar per client and stage, with steps and time left; lines without a terminal."""
+"""What a person sees while a run works: what comes next and how long all takes, and a bar per client and piece of work, with
+steps and time left; lines without a terminal.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 
 import fedwarm.flower.wire  # noqa: F401  # imports Flower, which gives its logger a handler: that must be before `one_style`
 from fedwarm.core.logs import one_style
-from fedwarm.core.progress import Listener, Pace, Tick, listening
+from fedwarm.core.progress import STAGES, Listener, Pace, Tick, listening
 from fedwarm.core.terminal import lively, say
 from fedwarm.core.text import visible
 
@@ -43,8 +45,17 @@ def _weighty(record: logging.LogRecord) -> bool:
 
 @contextmanager
 def _bars(title: str) -> Iterator[Listener]:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Bars(Progress):
+        """Bars below a line about the whole run, which takes no room from them."""
+
+        whole = ""
+
+        def get_renderables(self) -> Iterable[RenderableType]:
+            return [*([Text(self.whole)] if self.whole else []), *super().get_renderables()]
 
     columns = (
         TextColumn("{task.fields[who]:<10}", markup=False), TextColumn("{task.description:<16}", markup=False), BarColumn(),
@@ -52,10 +63,13 @@ def _bars(title: str) -> Iterator[Listener]:
         TextColumn("{task.fields[text]}", markup=False),
     )  # fmt: skip
     tasks: dict[tuple[str, str], tuple[int, int]] = {}
-    with Progress(*columns, console=Console(stderr=True), transient=False) as progress:
+    with Bars(*columns, console=Console(stderr=True), transient=False) as progress:
         progress.console.print(visible(title), markup=False, emoji=False, highlight=False)
 
         def show(event: Tick) -> None:
+            if event.stage == STAGES:
+                progress.whole = visible(f"stage {event.step} of {event.of}: {event.text}")
+                return
             key = (event.who, event.stage)
             task, last = tasks.get(key, (-1, 0))
             if task >= 0 and event.step < last:
