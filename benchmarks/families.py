@@ -172,7 +172,7 @@ def plain(given: argparse.Namespace) -> Figures:
     settings, work, held = settings_of(given), Path(given.work), load_file(Path(given.work) / "ours.safetensors")
     nothing = {"safety_checker": None, "requires_safety_checker": False} if given.layout == "sd15" else {}
     pipe = diffusers.DiffusionPipeline.from_pretrained(
-        settings.foundation, torch_dtype=PRECISIONS[given.precision], local_files_only=True, **nothing
+        settings.foundation, dtype=PRECISIONS[given.precision], local_files_only=True, **nothing
     )
     pipe.set_progress_bar_config(disable=True)
 

@@ -1,0 +1,23 @@
+"""The benchmark of families at full size, with a narrow SDXL: its pipeline is loaded, its adapter read by diffusers alone."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.mark.long
+def test_a_narrow_pipeline_goes_all_the_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    families: Any = importlib.import_module("families")
+    given = families.arguments(["--image-size", "64", "--precision", "fp32"])
+    given.layout, given.work = "tiny", str(tmp_path)
+    wrote, ours, plain = (part(given) for part in families.PARTS.values())
+    assert wrote["bytes on disk"] >= 4 * sum(wrote["parameters"].values())
+    assert ours["class"] == "StableDiffusionXLPipeline" and ours["adapter bytes"] > 4 * ours["adapter numbers"]
+    assert plain["in sixteen"]["most"] <= 1 and plain["alone"]["most"] <= 1 and plain["without"]["most"] > 3
