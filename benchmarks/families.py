@@ -6,7 +6,8 @@ Pipelines of diffusers' own classes and of the published models' sizes, with ran
 written in the precision asked for (SDXL in bf16: 7 GB), and deleted at the end. Each part is a process of its own, for its peak
 of resident memory: `write`; `ours` loads the folder as a run does, makes some steps of an adapter, draws an image and saves the
 adapter; `plain` is diffusers' pipeline with `load_lora_weights`, drawing the same noise. Their images are compared in grey levels
-(0 to 255): in the batch of sixteen that a CPU draws, and drawn alone; `without` is how far the image is from that of no adapter.
+(0 to 255): of as many as a CPU draws together (sixteen of a small foundation, else one), and
+drawn alone; `without` is how far the image is from that of no adapter.
 """
 
 from __future__ import annotations
@@ -133,7 +134,7 @@ def ours(given: argparse.Namespace) -> Figures:
     from fedwarm.diffusion.foundation import load_foundation
     from fedwarm.diffusion.lora import adapter_size, save_adapter
     from fedwarm.diffusion.merged import drawing
-    from fedwarm.diffusion.sampling import EXACT_ROWS, sample, start_latents
+    from fedwarm.diffusion.sampling import sample, start_latents
     from fedwarm.diffusion.tuning import Tuning, tune_adapter
 
     settings, took, work = settings_of(given), {}, Path(given.work)
@@ -151,7 +152,7 @@ def ours(given: argparse.Namespace) -> Figures:
     tuning = Tuning(foundation, images, torch.arange(2), PROMPTS, settings, 0, 0)
     state = clocked(f"{settings.lora_steps} steps of an adapter, and what is encoded for it", lambda: tune_adapter(tuning))
     with drawing(foundation.net, settings, state):
-        image = clocked(f"a batch of {EXACT_ROWS} images", lambda: sample(foundation, PROMPTS[:1], [SEED], settings, side))
+        image = clocked(f"drawing {foundation.exact_rows}", lambda: sample(foundation, PROMPTS[:1], [SEED], settings, side))
     path = save_adapter(work / "adapter", state, settings.rank, settings.alpha, settings.targets, foundation.family)
     save_file({"image": image, "latents": start_latents(foundation, SEED)}, work / "ours.safetensors")
     numbers = sum(t.numel() for t in state.values())
@@ -167,7 +168,7 @@ def plain(given: argparse.Namespace) -> Figures:
     from safetensors.torch import load_file
 
     from fedwarm.diffusion.foundation import PRECISIONS
-    from fedwarm.diffusion.sampling import EXACT_ROWS
+    from fedwarm.diffusion.sizes import rows_in
 
     settings, work, held = settings_of(given), Path(given.work), load_file(Path(given.work) / "ours.safetensors")
     nothing = {"safety_checker": None, "requires_safety_checker": False} if given.layout == "sd15" else {}
@@ -191,7 +192,7 @@ def plain(given: argparse.Namespace) -> Figures:
 
     bare = drawn(1)
     pipe.load_lora_weights(work / "adapter")
-    return {"in sixteen": apart(drawn(EXACT_ROWS)), "alone": apart(drawn(1)), "without": apart(bare)}
+    return {"together": apart(drawn(rows_in(Path(settings.foundation)))), "alone": apart(drawn(1)), "without": apart(bare)}
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], Figures]] = {"write": write, "ours": ours, "plain": plain}

@@ -19,7 +19,7 @@ from fedwarm.core.seeds import generator
 from fedwarm.diffusion.foundation import PRECISIONS, Foundation, load_foundation
 from fedwarm.diffusion.lora import FIRST, attached, targeted_by_adapter
 from fedwarm.diffusion.merged import learning
-from fedwarm.diffusion.sampling import EXACT_ROWS, make_scheduler, sample, start_latents
+from fedwarm.diffusion.sampling import make_scheduler, sample, start_latents
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.steps import Scaling, adamw
 from fedwarm.diffusion.tuning import Examples, Tuning
@@ -166,7 +166,7 @@ def drawing(asked: argparse.Namespace) -> Figures:
     found: Figures = {}
     for layout in asked.layouts:
         foundation, settings = foundation_of(layout, asked)
-        batch = EXACT_ROWS if asked.device == "cpu" else 64 if layout == "glyph" else 8
+        batch = foundation.exact_rows if asked.device == "cpu" else 64 if layout == "glyph" else 8
         settings = replace(settings, sample_batch_size=batch)
         prompts = [PROMPTS[i % len(PROMPTS)] for i in range(batch)]
         parts = {draw.__name__: partial(draw, foundation, prompts, settings) for draw in (ours, theirs)}

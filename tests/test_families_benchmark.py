@@ -20,4 +20,4 @@ def test_a_narrow_pipeline_goes_all_the_way(monkeypatch: pytest.MonkeyPatch, tmp
     wrote, ours, plain = (part(given) for part in families.PARTS.values())
     assert wrote["bytes on disk"] >= 4 * sum(wrote["parameters"].values())
     assert ours["class"] == "StableDiffusionXLPipeline" and ours["adapter bytes"] > 4 * ours["adapter numbers"]
-    assert plain["in sixteen"]["most"] <= 1 and plain["alone"]["most"] <= 1 and plain["without"]["most"] > 3
+    assert plain["together"]["most"] <= 1 and plain["alone"]["most"] <= 1 and plain["without"]["most"] > 3

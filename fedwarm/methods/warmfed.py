@@ -179,6 +179,15 @@ def efforts(config: Config, held: Sequence[tuple[int, int]], operations: float) 
 
 
 ONE_SHOT = "warmfed.protocol = 'one-shot' has no rounds"
+FADES = "with warmfed.server-tuning = 'fading' the server's step size in a round hangs on how many there are"
+
+
+def fixed_rounds(config: Config) -> str:
+    """Why a run cannot be made longer; empty where it can."""
+    settings = config.of(WarmFed)
+    if settings.protocol == "one-shot":
+        return ONE_SHOT
+    return FADES if settings.server_tuning == FADING and settings.synthetic_ratio > 0 else ""
 
 
 def does(run: Any) -> dict[str, bool]:
@@ -262,6 +271,6 @@ COMPONENT = Method(
     does=does,
     reach=reach,
     check=check,
-    fixed_rounds=lambda config: "" if config.of(WarmFed).protocol != "one-shot" else ONE_SHOT,
+    fixed_rounds=fixed_rounds,
     refuses={"augment": "draws images of its own"},
 )

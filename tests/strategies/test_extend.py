@@ -15,7 +15,7 @@ from fedwarm.launch.run import Request, run_method
 from fedwarm.launch.sweep import run_sweep
 from fedwarm.record.checkpoint import FOLDER, INDEX, Checkpoint, load
 from fedwarm.record.folder import JOURNAL
-from fedwarm.rounds.extend import changed
+from fedwarm.rounds.extend import changed, planned
 from fedwarm.settings.fields import SettingError, Value
 from tests.runs import LOCAL, SMALL_WARMFED, run, same
 
@@ -23,7 +23,7 @@ FAST: dict[str, Value] = {"local-epochs": 1, "data.max-examples": 12, "data.imag
 FIVE: dict[str, Value] = {
     **SMALL_WARMFED, "data.max-examples": 12, "data.partition": "pathological", "diffusion.sample-steps": 1, "server-threads": 1,
     "warmfed.epochs-warm": 1, "warmfed.teacher-epochs": 1, "warmfed.distill-epochs": 1, "diffusion.lora-steps": 1,
-    "warmfed.protocol": "five-round", "warmfed.regenerate-each-round": True,
+    "warmfed.protocol": "five-round", "warmfed.regenerate-each-round": True, "warmfed.server-tuning": "every",
 }  # fmt: skip
 CASES: dict[str, tuple[str, dict[str, Value]]] = {
     "fedavg": ("fedavg", {**FAST, "fraction-train": 0.5}),
@@ -107,6 +107,13 @@ def test_the_command_refuses_what_cannot_be(copy: Path) -> None:
             run_method(Request("", out=copy, resume=True, run_config=(text,)))
         assert "\n" not in str(caught.value)
     assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == before
+
+
+def test_rounds_that_fade_with_their_number_are_no_more_and_no_fewer() -> None:
+    """A run of WarmFed whose server trains less and less knew from its first round on how many there are."""
+    for tuning, why in (("every", ""), ("start", ""), ("fading", "hangs on how many there are")):
+        config = parse({"method": "warmfed", "warmfed.protocol": "five-round", "warmfed.server-tuning": tuning})
+        assert why in planned(config) and bool(planned(config)) == bool(why)
 
 
 def test_a_setting_that_was_none_yet_has_its_default(copy: Path) -> None:
