@@ -28,9 +28,9 @@ docs: $(VENV)/.installed
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[docs]"
 	$(BIN)/mkdocs build --strict
 
-# What happens to machines: nodes that are killed, paused, full, refused, twenty of them. A quarter of an hour.
+# What happens to machines and sites: killed, paused, full, refused, twenty of them, upgraded, renewed. Minutes for each test.
 test-proofs: $(VENV)/.installed
-	$(BIN)/python -m pytest -p no:randomly -v -m proof tests/test_proofs.py tests/test_sites.py
+	$(BIN)/python -m pytest -p no:randomly -v -m proof tests/test_proofs.py tests/test_sites.py tests/test_site_states.py
 
 # On a machine with a CUDA GPU: what only a GPU can show. Everything else is tested on the CPU, there as well.
 test-gpu: $(VENV)/.installed

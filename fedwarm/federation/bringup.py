@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from fedwarm.federation.control import Unreachable, control
-from fedwarm.federation.kits import let_sites_in
+from fedwarm.federation.kits import let_sites_in, reload
 from fedwarm.federation.nodes import Nodes, Tell, register, watch
 from fedwarm.federation.preparing import Wanted, prepare
 from fedwarm.federation.processes import end, living, start
@@ -30,8 +31,12 @@ def up(said: str, wanted: Wanted, tell: Tell) -> Federation:
         RunError: a process ended, or nodes were not online in time. What this call started has ended again.
     """
     with locked(folder_of(said)), ending_on_signals():
+        before = _certificate(folder_of(said))
         federation = prepare(said, wanted)
         present = [member for member in federation.members if living(federation, member) is not None]
+        if SUPERLINK in present and _certificate(federation.folder) != before:
+            present.remove(SUPERLINK)  # it shows the one that it was started with
+            tell(f"superlink: started anew, with a certificate that was issued anew; runs go on{reload(federation)}")
         patience = wanted.patience_seconds or PATIENCE_SECONDS + PATIENCE_SECONDS_PER_NODE * len(federation.nodes)
         try:
             _bring_up(federation, present, tell, patience)
@@ -39,6 +44,11 @@ def up(said: str, wanted: Wanted, tell: Tell) -> Federation:
             end(federation, [member for member in federation.members if member not in present])
             raise
     return federation
+
+
+def _certificate(folder: Path) -> bytes:
+    file = folder / "certificates" / "server.crt"
+    return file.read_bytes() if file.is_file() else b""
 
 
 def _bring_up(federation: Federation, present: Sequence[str], tell: Tell, patience_seconds: float) -> None:

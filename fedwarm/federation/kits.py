@@ -72,6 +72,12 @@ def equip(federation: Federation) -> bool:
     return made
 
 
+def reload(federation: Federation) -> str:
+    """What a person has to do for a proxy that goes on showing the certificate of before; empty where there is none."""
+    proxy = federation.folder / PROXY
+    return f"; a proxy reads it by `nginx -c {proxy} -s reload`" if proxy.is_file() else ""
+
+
 def make_kit(said: str, site: str, out: Path | None, address: str = "", sites: int = 0) -> tuple[Kit, Path]:
     """Write a site's kit; a site that has one keeps its number.
 
@@ -206,7 +212,7 @@ def renew(said: str, tell: Tell) -> Federation:
         (federation.folder / "certificates" / "server.crt").unlink(missing_ok=True)
         equip(federation)
         note(federation, "renewed")
-        tell("the certificate is issued anew; sites need nothing (the CA is the same), a proxy `nginx -s reload`")
+        tell(f"the certificate is issued anew; sites need nothing, as the CA is the same{reload(federation)}")
         if living(federation, SUPERLINK) is not None:
             end(federation, [SUPERLINK])
             start(federation, SUPERLINK)

@@ -108,8 +108,10 @@ def _certificate(federation: Federation) -> list[str]:
     file = federation.folder / "certificates" / "server.crt"
     if not federation.outside or not file.is_file():
         return []
-    left = ends(file) - datetime.now(UTC)
-    return [f"the certificate ends in {left.days} days; `fedwarm federation renew` issues it anew"] if left < SOON else []
+    end = ends(file)
+    left = end - datetime.now(UTC)
+    when = f"ends in {left.days} days" if left > timedelta() else f"ended on {end:%Y-%m-%d}, and sites are shut out"
+    return [f"the certificate {when}; `fedwarm federation renew` issues it anew"] if left < SOON else []
 
 
 def _member(federation: Federation, name: str, partition: int, seen: Seen | None, answers: bool) -> Member:

@@ -216,6 +216,10 @@ def test_a_certificate_is_renewed_in_time_and_by_hand(said: str, monkeypatch: py
     assert not any("certificate" in note for note in status.status(load(said)).notes)
     monkeypatch.setattr(status, "ends", lambda file: datetime.now(UTC) + timedelta(days=20, hours=1))
     assert "the certificate ends in 20 days; `fedwarm federation renew` issues it anew" in status.status(load(said)).notes
+    monkeypatch.setattr(status, "ends", lambda file: datetime(2026, 2, 3, tzinfo=UTC))
+    assert any(
+        note.startswith("the certificate ended on 2026-02-03, and sites are shut out") for note in status.status(load(said)).notes
+    )
     renew(said, told.append)
     assert server_certificate(said).serial_number != before.serial_number
     assert (Path(said) / "certificates/ca.crt").read_bytes() == authority and "issued anew" in told[0]
