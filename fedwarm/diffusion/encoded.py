@@ -64,7 +64,8 @@ def _piecewise(folder: Path, mark: str, count: int, like: Tensor, batches: Batch
         make_folder(folder, 0o700)
         rows = Rows(folder / PIECES, "latents", count, tuple(like.shape), like.dtype, mark)
         found = [rows.read(range(rows.written))] if rows.written else []
-    except DiskError as error:
+    except (DiskError, OSError, EOFError) as error:
+        rows = None
         _warn(error)
     for part in batches(0 if rows is None else rows.written):
         found.append(part)
@@ -76,11 +77,12 @@ def _piecewise(folder: Path, mark: str, count: int, like: Tensor, batches: Batch
             except DiskError as error:
                 _warn(error)
                 rows = None
+                Rows.forget(folder / PIECES)
             fresh.clear()
     return torch.cat([part.to(found[-1].device) for part in found])
 
 
-def _warn(error: DiskError) -> None:
+def _warn(error: Exception) -> None:
     logging.getLogger("fedwarm").warning("tuning that ends now would encode its images anew: %s", error)
 
 

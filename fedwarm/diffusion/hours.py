@@ -80,12 +80,14 @@ def told(config: Config, work: Work) -> str:
 
 
 def efforts(config: Config, work: Work) -> tuple[float, float] | None:
-    """Seconds of all tuning and of all drawing; None where nothing tells. Of the embedded foundation they are those of cores as
-    `USUAL` was measured on, so that only what they are beside each other counts elsewhere.
+    """Seconds of all tuning and of all drawing; None where nothing tells, or nothing was timed in this process yet.
+
+    Of the embedded foundation they are those of cores as `USUAL` was measured on, so that only what they are beside each other
+    counts elsewhere.
     """
     settings = config.of(Diffusion)
     if settings.foundation not in EMBEDDED:
-        found = pace_of(config)
+        found = pace_of(config) if _key(config) in _asked else None  # a server whose clients are elsewhere does not time itself
         return None if found is None else _seconds(config, work, found, min(cores(), config.run.server_threads))
     usual = Diffusion()
     step = USUAL.step * settings.lora_batch_size / usual.lora_batch_size
@@ -115,8 +117,13 @@ def _late(longest: float, steps: int, wait: float) -> str:
 
 def pace_of(config: Config) -> Pace | None:
     """The pace of a run's workers on this machine; None where its foundation is embedded, or no folder tells."""
-    folder = folder_of(config.of(Diffusion).foundation)
-    return None if folder is None else _pace(folder, _Timed(config), _device(config), config.run.client_threads)
+    key = _key(config)
+    _asked.add(key)
+    return None if key[0] is None else _pace(key[0], *key[1:])
+
+
+def _key(config: Config) -> tuple[Path | None, _Timed, torch.device, int]:
+    return folder_of(config.of(Diffusion).foundation), _Timed(config), _device(config), config.run.client_threads
 
 
 def _device(config: Config) -> torch.device:
@@ -147,6 +154,10 @@ class _Timed:
 
     def __hash__(self) -> int:
         return hash(self._decides)
+
+
+_asked: set[tuple[Path | None, _Timed, torch.device, int]] = set()
+"""What was timed in this process, or cannot be."""
 
 
 @lru_cache(maxsize=4)

@@ -14,7 +14,7 @@ from fedwarm.diffusion.presets import folder_of
 SMALL_NUMBERS = 2**24
 EXACT_ROWS = 16
 LARGE_ROWS = 1  # one image of Stable Diffusion takes a CPU minutes and gigabytes; more at a time would not be faster
-LOADED_BYTES = 4  # of each weight while it is loaded, whatever precision it is brought to then
+LOADED_BYTES = 4  # of each weight while it is loaded, at most: files of half precision may take half
 
 
 def exact_rows(numbers: int) -> int:
@@ -61,5 +61,11 @@ def numbers_in(folder: Path, part: str) -> int:
 
 def _numbers(path: Path) -> int:
     with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return sum(prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+        length = int.from_bytes(file.read(8), "little")
+        if length > path.stat().st_size:  # e.g. a pointer of Git LFS, whose first bytes are letters
+            raise ValueError(f"{path} is no safetensors file")
+        header = json.loads(file.read(length))
+    try:
+        return sum(prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no safetensors file") from error

@@ -33,15 +33,16 @@ def up(said: str, wanted: Wanted, tell: Tell) -> Federation:
     with locked(folder_of(said)), ending_on_signals():
         before = _certificate(folder_of(said))
         federation = prepare(said, wanted)
-        present = [member for member in federation.members if living(federation, member) is not None]
+        running = [member for member in federation.members if living(federation, member) is not None]
+        present = list(running)
         if SUPERLINK in present and _certificate(federation.folder) != before:
             present.remove(SUPERLINK)  # it shows the one that it was started with
-            tell(f"superlink: started anew, with a certificate that was issued anew; runs go on{reload(federation)}")
+            tell(f"superlink: is started anew, with a certificate that was issued anew; runs go on{reload(federation)}")
         patience = wanted.patience_seconds or PATIENCE_SECONDS + PATIENCE_SECONDS_PER_NODE * len(federation.nodes)
         try:
             _bring_up(federation, present, tell, patience)
         except BaseException:
-            end(federation, [member for member in federation.members if member not in present])
+            end(federation, [member for member in federation.members if member not in running])
             raise
     return federation
 

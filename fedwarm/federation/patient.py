@@ -51,6 +51,11 @@ class Door(logging.Handler):
                 if news not in self.told:
                     self.told.add(news)
                     add(self.path, {"event": "refused", "key": news[0], "why": news[1]})
+                    if len(self.told) == MOST_KEYS:
+                        add(
+                            self.path,
+                            {"event": "refused", "why": f"{MOST_KEYS} keys; more are not noted until the SuperLink starts anew"},
+                        )
         except Exception:
             self.handleError(record)
 

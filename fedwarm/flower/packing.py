@@ -20,8 +20,8 @@ from fedwarm.flower.wire import RECORDS, payload_bytes
 STYPE, NAME, WHOLE = "fedwarm.packed", "packed", "fedwarm.whole"
 SIGN, ARRAYS_ALONE, RECORDS_TOO = "packs", 1, 2
 """Under this name a node tells, and a message, what is unpacked there: joined arrays, or messages of one record as well."""
-SMALL_BYTES, WHOLE_BYTES, TABLE_BYTES_AT_MOST, LENGTH_BYTES = 2**18, 2**20, 2**24, 4
-WRONG = (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, zlib.error)
+SMALL_BYTES, WHOLE_BYTES, TABLE_BYTES_AT_MOST, LENGTH_BYTES = 2**18, 2**20, 2**22, 4
+WRONG = (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, zlib.error, MemoryError)
 Packs = dict[tuple[tuple[str, int], ...], tuple[ArrayRecord, Array]]
 """Packs that were made already, by the names of their arrays and the identities of their bytes, which live as long."""
 

@@ -45,7 +45,7 @@ def forgiving(store: Any) -> Any:
         stored = (
             (session_id, object_id) in before
             or store(state, run_id, session_id, object_id, object_content)
-            or state.object_store.get(object_id) == object_content
+            or (object_content and state.object_store.get(object_id) == object_content)
             or store(state, run_id, ANY_SESSION, object_id, object_content)
         )
         if stored and session_id:

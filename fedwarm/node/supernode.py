@@ -125,7 +125,8 @@ def main(arguments: Sequence[str]) -> None:
     from flwr.supernode.cli import flower_supernode
 
     sys.argv = [COMMAND, *arguments]
-    pushing.install(pushing.SUPERNODE)
+    if not pushing.install(pushing.SUPERNODE):
+        _say("this version of Flower keeps objects in another way; what is sent twice may end a run")
     watch = Watch(pulse)
     if not install(watch):
         _say("this version of Flower does not tell of heartbeats; `fedwarm node alive` will know of none")

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from fedwarm.core.progress import STAGES, Clock, Tick, current, listening
 from fedwarm.core.stages import Effort, Stage
+from fedwarm.settings.fields import SettingError
 
 PLAIN, SHOWN = ("round", "evaluate"), 3
 EVERY_SECONDS, LEAST_SECONDS = 10.0, 2.0  # between two lines in a stage; of its ticks, before they tell how fast it is
@@ -50,7 +51,7 @@ class Outlook:
         self.strategy, self.now, self.outer = strategy, now, current()
         self.names = [] if self.outer is None else names_of(strategy)
         self.efforts = efforts_of(strategy) if len(self.names) > 1 else {}
-        self.index, self.stage, self.last = 0, Stage(0, ""), now()
+        self.index, self.stage, self.last, self.start = 0, Stage(0, ""), now(), now()
         self.shares: dict[str, float] = {}
         self.begun: tuple[float, float] | None = None
         self.ear = ExitStack()
@@ -131,7 +132,10 @@ def efforts_of(strategy: Any) -> Mapping[str, Effort]:
     if by is None or strategy.hidden:
         return {}
     held = [(member.examples, len(member.present)) for member in strategy.fleet.members if member.known]
-    found: Mapping[str, Effort] = by(strategy.config, held, operations_of(strategy))
+    try:
+        found: Mapping[str, Effort] = by(strategy.config, held, operations_of(strategy))
+    except (SettingError, RuntimeError, ValueError, TypeError):  # no line about time ends a run; what is wrong, others say
+        return {}
     return found
 
 

@@ -40,6 +40,11 @@ def test_halves_and_parts_of_files_are_counted(pipeline_folder: Path, foundation
     told = {"weight_map": {each: name for name, own_names in pieces.items() for each in own_names}}
     (own / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(told))
     assert numbers_in(own, "unet") == held(foundation, "unet")
+    for text in ("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "\x02\0\0\0\0\0\0\0[]"):  # a pointer, another form
+        (own / "unet" / "a.safetensors").write_text(text)
+        with pytest.raises(ValueError, match="a.safetensors is no safetensors file"):
+            numbers_in(own, "unet")
+        assert loaded_bytes(str(own)) == 0 and rows_in(own) == EXACT_ROWS
     shutil.rmtree(own / "unet")
     assert loaded_bytes(str(own)) == 0 and rows_in(own) == EXACT_ROWS
 
