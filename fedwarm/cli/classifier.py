@@ -12,13 +12,14 @@ from fedwarm.settings.fields import SettingError
 
 @dataclass(frozen=True)
 class Wanted:
-    """What was asked: where it goes, what it learns from (settings of a run), how many renders, and its seed."""
+    """What was asked: where it goes, what it learns from (settings of a run), how many renders, its seed, and where it trains."""
 
     out: Path
     settings: Sequence[str] = ()
     images: int = 20_000
     epochs: int = 8
     seed: int = 0
+    device: str = "cpu"
 
 
 def train_classifier(wanted: Wanted) -> None:
@@ -38,7 +39,7 @@ def train_classifier(wanted: Wanted) -> None:
     from fedwarm.diffusion.pretraining.classifier import DIGITS, of_public, renders, trained
     from fedwarm.launch.display import shown
     from fedwarm.launch.request import absolute
-    from fedwarm.models import Model
+    from fedwarm.models import Model, device_of
     from fedwarm.rounds.artefacts import header
     from fedwarm.settings.text import parse_overrides
     from fedwarm.training.plan import Plan
@@ -46,7 +47,8 @@ def train_classifier(wanted: Wanted) -> None:
     if wanted.out.suffix != ".safetensors":
         raise SettingError(f"{wanted.out} must be a file's name that ends with .safetensors")
     flat = parse_overrides([*wanted.settings])
-    config = parse({**flat, **absolute(flat)})
+    config = parse({**flat, **absolute(flat), "device": wanted.device})
+    device = device_of(config.run.device)
     data, sources = config.of(Data), []
     with shown(f"classifier {wanted.out}"), torch_threads(1):
         if data.public:
@@ -55,9 +57,9 @@ def train_classifier(wanted: Wanted) -> None:
         else:
             (images, labels), classes = renders(wanted.images, data.image_size, wanted.seed), DIGITS
         plan = Plan.of(config.run, epochs=wanted.epochs)
-        model, share = trained(config.of(Model), plan, images, labels, classes, wanted.seed)
+        model, share = trained(config.of(Model), plan, images, labels, classes, wanted.seed, device)
     wanted.out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(wanted.out) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, temporary, header(sources))
+        save_file({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}, temporary, header(sources))
     what = "public images" if data.public else "digits of fonts and pen"
     put(f"{wanted.out}: {len(labels):,} {what}, accuracy {share:.4f} on some that were kept from it")

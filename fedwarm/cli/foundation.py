@@ -76,6 +76,7 @@ def foundation_classifier(
     images: Annotated[int, typer.Option(min=60, help="digits of fonts and pen to learn from, where no data are public")] = 20_000,
     epochs: Annotated[int, typer.Option(min=1, help="epochs of training")] = 8,
     seed: Annotated[int, typer.Option(help="seed of weights, renders and their order")] = 0,
+    device: Annotated[str, typer.Option(help="where it trains: cpu, cuda or auto; changes the last bits of the result")] = "cpu",
     run_config: Annotated[
         list[str] | None, typer.Option("-c", "--run-config", help="settings of the runs that it is for: model.*, data.*, ..")
     ] = None,
@@ -86,4 +87,4 @@ def foundation_classifier(
     """
     from fedwarm.cli.classifier import Wanted, train_classifier
 
-    train_classifier(Wanted(out, run_config or (), images, epochs, seed))
+    train_classifier(Wanted(out, run_config or (), images, epochs, seed, device))

@@ -17,6 +17,7 @@ from fedwarm.training.loop import fit
 from fedwarm.training.plan import Plan
 
 DIGITS, HELD = 10, 2000
+CPU = torch.device("cpu")
 
 
 def renders(count: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -27,16 +28,19 @@ def renders(count: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
     return ((images + 1) * 127.5).round().to(torch.uint8), labels
 
 
-def trained(model: Model, plan: Plan, images: Tensor, labels: Tensor, classes: int, seed: int) -> tuple[nn.Module, float]:
+def trained(
+    model: Model, plan: Plan, images: Tensor, labels: Tensor, classes: int, seed: int, device: torch.device = CPU
+) -> tuple[nn.Module, float]:
     """A classifier that learned from public images alone, and its accuracy on some that were kept from it.
 
     Args:
         model, plan: which one, and how it is trained.
         images, labels: uint8 (n, 3, S, S) and (n,); up to 2,000 of them, and a sixth at most, are kept to judge it.
+        device: where it trains, and is afterwards.
     """
     rows = torch.randperm(len(labels), generator=generator(seed, "classifier-held"))
     held, rest = rows[: min(HELD, len(labels) // 6)], rows[min(HELD, len(labels) // 6) :]
-    net = build_model(model, classes, images.shape[-1], seed)
+    net = build_model(model, classes, images.shape[-1], seed).to(device)
     fit(net, images[rest], labels[rest], plan, generator(seed, "classifier-order"), stage="classifier")
     return net, correct(net, images[held], labels[held]) / max(1, len(held))
 

@@ -11,12 +11,14 @@ from safetensors.torch import load_file
 
 from fedwarm.catalogue import parse
 from fedwarm.cli.classifier import Wanted, train_classifier
+from fedwarm.core import placement
 from fedwarm.data.provenance import PUBLIC
 from fedwarm.diffusion.pretraining.classifier import renders
 from fedwarm.diffusion.pretraining.untrained import EMBEDDED_RECIPE
 from fedwarm.launch.preflight import check_run
 from fedwarm.rounds.artefacts import sources, unknown
 from fedwarm.settings.fields import SettingError
+from tests import cards
 from tests.runs import run, same
 
 SMALL = ("model.name='logistic' data.image-size=8 learning-rate=0.05",)
@@ -46,6 +48,25 @@ def test_it_learned_from_no_data_set_and_runs_begin_with_it(tmp_path: Path, caps
     outcome = run("fedavg", tmp_path / "run", begun, clients=2)
     kept = load_file(file)
     assert all(torch.allclose(torch.from_numpy(array), kept[name], atol=1e-6) for name, array in outcome.model.items())
+
+
+def test_it_trains_where_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a card that stands for a GPU."""
+    on: list[torch.device] = []
+
+    def device(number: int) -> torch.device:
+        on.append(torch.device("cpu", number))
+        return on[-1]
+
+    with placement.standing_in(replace(cards.TWO, device=device, hears=placement._deaf)):
+        train_classifier(Wanted(tmp_path / "a.safetensors", SMALL, 60, 1, device="cuda"))
+    assert on
+    on.clear()
+    train_classifier(Wanted(tmp_path / "b.safetensors", SMALL, 60, 1))
+    assert not on and same(*({n: t.numpy() for n, t in load_file(tmp_path / f"{x}.safetensors").items()} for x in "ab"))
+    with pytest.raises(SettingError, match="no CUDA device"):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        train_classifier(Wanted(tmp_path / "c.safetensors", SMALL, 60, 1, device="cuda"))
 
 
 def test_of_a_public_part_it_says_which_images_these_are(tmp_path: Path) -> None:
