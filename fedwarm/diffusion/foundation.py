@@ -19,7 +19,7 @@ from torch import Tensor
 from fedwarm.diffusion.families import Family, Net, family_of, known_pipelines, usual_family
 from fedwarm.diffusion.fingerprints import fingerprint
 from fedwarm.diffusion.hub import fetched, remedy
-from fedwarm.diffusion.offload import give_back
+from fedwarm.diffusion.offload import give_back, working
 from fedwarm.diffusion.pipeline import INDEX, hush, read_index, read_pipeline
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.sizes import EXACT_ROWS, exact_rows
@@ -64,10 +64,10 @@ class Foundation:
         return [getattr(self.pipe, part) for part in self.family.models]
 
     def wake(self) -> None:
-        """Bring its models to its device, wherever they are; on a CPU they are there."""
-        if self.device.type != "cpu":
-            for model in self.models:
-                model.to(self.device)
+        """Bring its models to its device, wherever they are, but for those that come when a sentence is read; a CPU has all."""
+        for part in self.family.models:
+            if self.device.type != "cpu" and part not in self.family.encoders:
+                getattr(self.pipe, part).to(self.device)
 
     def rest(self) -> None:
         """Leave the device's memory to others until it is woken; on a CPU nothing is done."""
@@ -98,8 +98,12 @@ class Foundation:
 
     @torch.no_grad()
     def embed(self, prompts: list[str]) -> Tensor:
-        """Text embeddings (n, tokens, width), each computed alone so that it does not depend on its neighbours."""
-        return torch.cat([self.family.embed(self.pipe, prompt, self.device) for prompt in prompts])
+        """Text embeddings (n, tokens, width), each computed alone so that it does not depend on its neighbours.
+
+        The text encoders are on the device for this alone.
+        """
+        with working([getattr(self.pipe, part) for part in self.family.encoders], self.device):
+            return torch.cat([self.family.embed(self.pipe, prompt, self.device) for prompt in prompts])
 
     def predict(self, noisy: Tensor, time: Tensor, context: Tensor, net: Net | None = None) -> Tensor:
         """What the net says of noisy latents (n, c, h, w) at a time or at times (n,), by rows of `embed`.

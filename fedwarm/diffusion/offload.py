@@ -105,6 +105,23 @@ def resting(modules: Iterable[nn.Module], device: torch.device) -> Iterator[None
             module.to(device)
 
 
+@contextmanager
+def working(modules: Iterable[nn.Module], device: torch.device) -> Iterator[None]:
+    """The modules are on their device for the block, and in the host's memory afterwards; on a CPU they stay there."""
+    if device.type == "cpu":
+        yield
+        return
+    moved = list(modules)
+    for module in moved:
+        module.to(device)
+    try:
+        yield
+    finally:
+        for module in moved:
+            module.to("cpu")
+        give_back()
+
+
 def _freed(tensors: list[Tensor]) -> int:
     """Empty the tensors and see that their memory is the system's again: bytes."""
     size, spans = sum(t.numel() * t.itemsize for t in tensors), _mapped_files()

@@ -110,7 +110,8 @@ class Examples:
         def batches(start: int) -> Iterator[Tensor]:
             return (tuning.latents(part) for part in parts(tuning.images, TOGETHER, start))
 
-        latents, context = encoded.encoded(folder, mark, len(tuning.images), like, batches, tuning.context)
+        with resting([found.net], found.device):
+            latents, context = encoded.encoded(folder, mark, len(tuning.images), like, batches, tuning.context)
         latents, context = (each.contiguous().to(found.device) for each in (latents, context))  # as a file gives them
         return cls(tuning.scheduler(), latents, tuning.labels, context, tuning.foundation)
 
@@ -170,10 +171,10 @@ def tune_adapter(tuning: Tuning, private: Mechanism | None = None, folder: Path 
         FloatingPointError: it diverged.
     """
     settings, examples, unet = tuning.settings, Examples.of(tuning, folder), tuning.unet
-    others, device = [model for model in tuning.foundation.models if model is not unet], tuning.foundation.device
+    vae, device = tuning.foundation.pipe.vae, tuning.foundation.device
     whole = private is not None or settings.gradient_checkpointing
     learner = learning(tuning.foundation, settings, tuning.seed, tuning.client, whole)
-    with apart(), resting(others, device), learner as (net, parameters, matrices):
+    with apart(), resting([vae], device), learner as (net, parameters, matrices):
         if settings.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         unet.train()

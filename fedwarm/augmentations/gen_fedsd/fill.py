@@ -15,7 +15,7 @@ from torch import Tensor
 from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD
 from fedwarm.augmentations.gen_fedsd.checks import check_private
 from fedwarm.augmentations.gen_fedsd.drawn import DRAWS, Drawn
-from fedwarm.augmentations.gen_fedsd.providers import provider_of, provider_type
+from fedwarm.augmentations.gen_fedsd.providers import Provider, provider_of, provider_type
 from fedwarm.augmentations.gen_fedsd.wanted import check_size, chosen_of, wanted_of
 from fedwarm.core.progress import Tick, current, listening, tick
 from fedwarm.data import Shard, partition_table
@@ -94,7 +94,7 @@ def fill(config: Config, shard: Shard, partition: int, root: Path, announced: in
     chosen = [chosen_of(config, provider, partition, label, count, shard.classes) for label, count in enumerate(wanted)]
     taken: dict[int, Drawn] = {}
     made, classes = 0, len(wanted)
-    with _progress(sum(wanted)) as progress:
+    with _progress(sum(wanted)) as progress, _resting(provider):
         for step in range(classes):
             label = (partition + step) % classes  # so that workers who share a pool do not wait for each other
             taken[label], new = provider.take(partition, label, chosen[label])
@@ -169,6 +169,14 @@ class _Progress:
         self.base = self.finished
         with listening(self.outer):
             tick(DRAWS, self.base, self.of)
+
+
+@contextmanager
+def _resting(provider: Provider) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        provider.rest()
 
 
 @contextmanager

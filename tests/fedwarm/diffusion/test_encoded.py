@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,13 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from fedwarm.core.files import DiskError
+from fedwarm.core.progress import listening
 from fedwarm.diffusion import rows
 from fedwarm.diffusion import tuning as module
 from fedwarm.diffusion.encoded import NAME, PIECES
+from fedwarm.diffusion.families import usual_family
 from fedwarm.diffusion.foundation import Foundation
 from fedwarm.diffusion.midway import forget
 from fedwarm.diffusion.offload import resting
 from fedwarm.diffusion.settings import Diffusion
+from fedwarm.diffusion.tuners.hollowed import tune
+from fedwarm.diffusion.tuners.hollowed.settings import Hollowed
 from fedwarm.diffusion.tuning import Examples, Tuning
 
 
@@ -94,6 +101,66 @@ def test_other_images_or_sentences_are_encoded_anew(tuning: Tuning, tmp_path: Pa
     assert torch.equal(Examples.of(other, tmp_path).latents, Examples.of(other).latents)
     said = dataclasses.replace(tuning, prompts=[f"no {prompt}" for prompt in tuning.prompts])
     assert torch.equal(Examples.of(said, tmp_path).context, Examples.of(said).context)
+
+
+def test_each_part_is_on_a_card_while_it_works(tuning: Tuning, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By stand-ins on a device that is not there: encoders for sentences, and while originals are encoded no net."""
+    net, vae, reader = Recorder(), Recorder(), Recorder()
+    net.config = tuning.foundation.net.config  # type: ignore[assignment]
+    pipe = SimpleNamespace(unet=net, vae=vae, text_encoder=reader, vae_scale_factor=4)
+    card = Foundation(pipe, torch.device("cuda", 1), torch.float32, "")
+
+    class Reads(type(usual_family())):  # type: ignore[misc]
+        def embed(self, *_: Any) -> Tensor:
+            assert reader.places[-1] == "cuda:1"
+            return torch.zeros(1, 2, 3)
+
+    card.__dict__["family"] = Reads()
+    card.wake()
+    assert (net.places, vae.places, reader.places) == (["cuda:1"], ["cuda:1"], [])
+    assert card.embed(["a", "b"]).shape == (2, 2, 3) and reader.places == ["cuda:1", "cpu"]
+
+    def latents(self: Tuning, images: Tensor, *_: int) -> Tensor:
+        assert net.places[-1] == "cpu" and vae.places[-1] == "cuda:1"
+        raise KeyError("as far as stand-ins go")
+
+    monkeypatch.setattr(Tuning, "latents", latents)
+    with pytest.raises(KeyError, match="as far as"):
+        Examples.of(dataclasses.replace(tuning, foundation=card))
+    assert net.places[-1] == "cuda:1"
+    card.rest()
+    assert net.places[-1] == vae.places[-1] == reader.places[-1] == "cpu"
+
+
+@pytest.mark.parametrize("way", ["plain", "hollowed"])
+def test_what_is_done_rests_while_an_adapter_is_tuned(
+    tuning: Tuning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    parts = {id(tuning.foundation.net): "net", id(tuning.foundation.pipe.vae): "vae"}
+    seen: dict[str, set[str]] = {}
+    away: list[str] = []
+
+    @contextmanager
+    def rest(modules: list[Any], _: torch.device) -> Iterator[None]:
+        away.extend(parts[id(each)] for each in modules)
+        yield
+        del away[-len(modules) :]
+
+    def latents(self: Tuning, *given: Any) -> Tensor:
+        seen.setdefault("latents", set()).update(away)
+        return plain(self, *given)
+
+    plain = Tuning.latents
+    monkeypatch.setattr(Tuning, "latents", latents)
+    for place in (module, tune):
+        monkeypatch.setattr(place, "resting", rest)
+    with listening(lambda event: seen.setdefault(event.stage, set()).update(away)):
+        if way == "plain":
+            module.tune_adapter(tuning, folder=tmp_path)
+        else:
+            tune.tune_hollowed(tuning, Hollowed(depth=1), tmp_path)
+    wanted = {"latents": {"net"}, "adapter": {"vae"}, **({"tuples": {"vae"}} if way == "hollowed" else {})}
+    assert seen == wanted and not away
 
 
 class Recorder(nn.Module):

@@ -124,6 +124,9 @@ class Provider:
     def make_room(self) -> None:
         """Called after images were drawn: what is kept of other runs may have to go."""
 
+    def rest(self) -> None:
+        """Called when a client has its images: what drew them may leave the device's memory to others."""
+
     # Costs
 
     @property

@@ -63,7 +63,7 @@ class Generated(Provider):
         super().__init__(config, classes, root, shard)
         self.settings = config.of(GenFedSD)
         self.facts: Mapping[str, Any] = identity(config, classes)
-        self.size = config.of(Data).image_size
+        self.size, self.awake = config.of(Data).image_size, False
         tell = partial(provenance, self.facts, config, self.classes)
         few = self.exact_rows is not None and self.exact_rows < EXACT_ROWS
         chunk = self.batch if few else kept_together(sampler(config).sample_batch_size)
@@ -135,6 +135,11 @@ class Generated(Provider):
     def make_room(self) -> None:
         make_room(self.root, self.shelf.folder, self.shelf.limit_bytes)
 
+    def rest(self) -> None:
+        if self.awake:
+            load_foundation(sampler(self.config), self.config.run.device, awake=False).rest()
+            self.awake = False
+
     def find(self, client: int, label: int, indices: Sequence[int]) -> Drawn:
         """Those of the images that are there already."""
         return self.shelf.find(self.owner(client), label, indices)
@@ -150,7 +155,7 @@ class Generated(Provider):
         images = torch.empty(n, 3, self.size, self.size, dtype=torch.uint8)
         seeds, tries, best = torch.zeros(n, dtype=torch.int64), torch.zeros(n, dtype=torch.int64), torch.full((n,), -2.0)
         seconds, rows = torch.zeros(n), list(range(n))
-        foundation = load_foundation(sampler(self.config), self.config.run.device)
+        foundation, self.awake = load_foundation(sampler(self.config), self.config.run.device), True
         for attempt in range(self.settings.judge_tries if n else 0):
             begun = time.monotonic()
             own = [derive(self.config.run.seed, DRAWS, owner, label, indices[row], attempt) for row in rows]

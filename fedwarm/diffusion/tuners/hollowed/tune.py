@@ -22,7 +22,7 @@ from fedwarm.core.progress import tick
 from fedwarm.core.seeds import generator
 from fedwarm.diffusion.lora import FIRST, adapter_state, attached, check_finite, first_matrices, load_adapter
 from fedwarm.diffusion.midway import mark_of
-from fedwarm.diffusion.offload import apart, away
+from fedwarm.diffusion.offload import apart, away, resting
 from fedwarm.diffusion.rows import Rows
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.steps import Scaling, adamw, descend
@@ -124,14 +124,22 @@ class Job:
         tuning, (latents, said) = self.tuning, self._files()
         batch, scheduler = self.settings.lora_batch_size, tuning.scheduler()
         latents.back_to(latents.written if latents.written == latents.count else latents.written // batch * batch)
-        for part in parts(tuning.images, batch, latents.written):
-            latents.append(tuning.latents(part, batch))
-            latents.keep()
+        with resting([self.unet], tuning.foundation.device):
+            for part in parts(tuning.images, batch, latents.written):
+                latents.append(tuning.latents(part, batch))
+                latents.keep()
         source, steps = generator(tuning.seed, "tuples", tuning.client), scheduler.config.num_train_timesteps
         draws = draw_tuples(tuning.labels, self.count, len(self.context), steps, source)
         draws.save(self.where / "draws.safetensors")
         cache = Cache(draws, latents, said)
         said.back_to(said.written if said.written == said.count else said.written // batch * batch)
+        with resting([tuning.foundation.pipe.vae], tuning.foundation.device):
+            self._ask(cache, scheduler)
+        return cache
+
+    def _ask(self, cache: Cache, scheduler: Any) -> None:
+        """Write what the core says of the tuples that are left."""
+        batch, said = self.settings.lora_batch_size, cache.said
         for start in range(said.written, self.count, batch):
             which = list(range(start, min(start + batch, self.count)))
             inputs = self.noised(cache, which, scheduler)[:3]
@@ -139,7 +147,6 @@ class Job:
             self._alive()
             said.keep()
             tick("tuples", which[-1] + 1, self.count)
-        return cache
 
     def _alive(self) -> None:
         """Touch the client's folder: a run that makes room takes those first in which nothing has happened for longest."""
@@ -189,7 +196,8 @@ class Job:
                 net.net.enable_gradient_checkpointing()
             net.train()
             try:
-                with away(self.unneeded, self.where / WEIGHTS):
+                vae = self.tuning.foundation.pipe.vae
+                with resting([vae], self.tuning.foundation.device), away(self.unneeded, self.where / WEIGHTS):
                     self._minimise(net, parameters, cache)
             finally:
                 net.net.disable_gradient_checkpointing()

@@ -22,6 +22,7 @@ from fedwarm.core.seeds import generator
 from fedwarm.data import Shard, load_shard
 from fedwarm.data.classes import imbalance
 from fedwarm.data.settings import Data
+from fedwarm.diffusion.foundation import Foundation
 from fedwarm.models import Model, build_model
 from fedwarm.parts import Known
 from fedwarm.relevance import Run
@@ -41,6 +42,17 @@ def shard_of(config: Config, client: int) -> Shard:
 
 def digests(filled: Filled) -> list[str]:
     return [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in filled.images]
+
+
+def test_the_foundation_rests_when_a_client_has_its_images(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rests: list[Foundation] = []
+    monkeypatch.setattr(Foundation, "rest", lambda self: rests.append(self))
+    config = configure(budget_images=2)
+    for _ in range(2):  # the second time nothing is drawn, and nothing need be loaded
+        assert fill(config, shard_of(config, 1), 1, tmp_path).report.synthetic
+        assert len(rests) == 1
 
 
 def test_what_is_lacking_is_added(configure: Configure, tmp_path: Path) -> None:
