@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
+from threading import Lock
 from typing import Any
 from urllib.parse import unquote, urlparse
 
@@ -242,15 +243,17 @@ def precision_of(settings: Diffusion, device: str) -> str:
 
 
 _kept: dict[torch.device, tuple[object, Foundation]] = {}
+_loading = Lock()  # one at a time: the loaders set torch's default type to that of the files, for all threads, and back
 
 
 def _load(source: str, device: torch.device, dtype: torch.dtype, side: int) -> Foundation:
     """The device's, as it was kept, or in the host's memory."""
     key = source, dtype, side
-    if device not in _kept or _kept[device][0] != key:
-        _kept.pop(device, None)
-        _kept[device] = key, _loaded(source, device, dtype, side)
-    return _kept[device][1]
+    with _loading:
+        if device not in _kept or _kept[device][0] != key:
+            _kept.pop(device, None)
+            _kept[device] = key, _loaded(source, device, dtype, side)
+        return _kept[device][1]
 
 
 def _loaded(source: str, device: torch.device, dtype: torch.dtype, side: int) -> Foundation:

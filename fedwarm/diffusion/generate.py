@@ -7,6 +7,7 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
+from threading import Barrier, BrokenBarrierError
 
 import numpy as np
 import torch
@@ -124,18 +125,28 @@ def generate_all(
 def _drawn(studio: Studio, jobs: Sequence[Job], cards: int, load: Load | None) -> Drawn:
     """Batches as they come, by whoever is best for them."""
     if load is not None and cards > 1:
-        return over_cards([partial(_on_card, studio.commissions, jobs, cards, card, load) for card in range(cards)])
+        turns = [[job for job in jobs if job[0] % cards == card] for card in range(cards)]
+        ready = Barrier(max(1, sum(map(bool, turns))))
+        return over_cards([partial(_on_card, studio.commissions, own, load, ready) for own in turns])
     return spread(studio.draw, jobs) if studio.foundation.small else studio.drawn(jobs)
 
 
-def _on_card(commissions: Sequence[Commission], jobs: Sequence[Job], cards: int, card: int, load: Load) -> Drawn:
-    """What falls to one of the cards."""
-    if own := [job for job in jobs if job[0] % cards == card]:
+def _on_card(commissions: Sequence[Commission], jobs: Sequence[Job], load: Load, ready: Barrier) -> Drawn:
+    """What falls to one of the cards; no card draws before all have loaded, which changes torch's default type for a while."""
+    if not jobs:
+        return
+    try:
         foundation = load()
-        try:
-            yield from Studio(foundation, commissions).drawn(own)
-        finally:
-            foundation.rest()
+    except BaseException:
+        ready.abort()
+        raise
+    try:
+        ready.wait()
+        yield from Studio(foundation, commissions).drawn(jobs)
+    except BrokenBarrierError:  # another card's error is told
+        return
+    finally:
+        foundation.rest()
 
 
 class Studio:
