@@ -8,11 +8,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 from safetensors.numpy import load_file
 
 from fedwarm.core import logs
@@ -24,7 +27,7 @@ from fedwarm.federation.preparing import Wanted
 from fedwarm.federation.processes import command, home, living, member_environment
 from fedwarm.federation.settings import CLIENTS, SUPEREXEC, SUPERLINK, Federation, Node, load
 from fedwarm.federation.status import status
-from fedwarm.flower.certificates import ensure_certificates, ensure_node_key
+from fedwarm.flower.certificates import ensure_authority, ensure_certificates, ensure_node_key
 from fedwarm.flower.family import family
 from fedwarm.flower.processes import Daemon, free_ports
 from fedwarm.launch.run import Request, run_method
@@ -160,9 +163,24 @@ def test_an_unregistered_key_is_refused_and_harms_nobody(federation: Federation,
     assert status(federation).well
 
 
+def trust_ended(federation: Federation, own: Federation) -> None:
+    """Give a node the federation's CA as it would be after its last day."""
+    folder, now = federation.folder / "certificates", datetime.now(UTC)
+    authority = ensure_authority(folder, federation.name, now)
+    before, ended = authority.certificate, x509.CertificateBuilder()
+    for each in before.extensions:
+        ended = ended.add_extension(each.value, each.critical)
+    ended = ended.subject_name(before.subject).issuer_name(before.issuer).public_key(before.public_key())
+    ended = ended.serial_number(before.serial_number).not_valid_before(now - timedelta(9)).not_valid_after(now - timedelta(1))
+    signed = ended.sign(authority.key, hashes.SHA384())
+    (own.folder / "certificates" / "ca.crt").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+
+
 @pytest.mark.long
 def test_another_ca_and_no_tls_are_refused(federation: Federation, tmp_path: Path) -> None:
     assert "CERTIFICATE_VERIFY_FAILED" in stranger(federation, tmp_path / "other", lambda own: None)
+    told = stranger(federation, tmp_path / "ended", partial(trust_ended, federation))
+    assert "certificate verify failed: certificate has expired" in told
     keyless = stranger(federation, tmp_path / "plain", lambda own: setattr(own, "insecure", True))
     assert "SuperNode ID" not in keyless
     assert status(federation).well
