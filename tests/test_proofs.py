@@ -113,20 +113,24 @@ def left_out(out: Path, site: str) -> list[str]:
     return [each["failure"] for each in failed]
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "paused past the deadline"])
+@pytest.mark.parametrize(
+    ("how", "seconds", "told"),
+    [(signal.SIGKILL, 240, "Node Unavailable"), (signal.SIGSTOP, 45, "no reply within 45 s")],
+    ids=["killed", "paused past the deadline"],
+)
 def test_a_node_that_is_lost_in_a_round_is_left_out_and_named(
-    how: signal.Signals, federation: Federation, tmp_path: Path
+    how: signal.Signals, seconds: int, told: str, federation: Federation, tmp_path: Path
 ) -> None:
     present = load(str(federation.folder))
     log = federation.log("node-2")
     before = log.stat().st_size
-    with there(tmp_path / "there", federation, "stage-timeout=45 min-replies=2 nodes.return-timeout=1"):
+    with there(tmp_path / "there", federation, f"stage-timeout={seconds} min-replies=2 nodes.return-timeout=1"):
         until(lambda: b"train" in log.read_bytes()[before:])
         family = [living(present, "node-2"), *living(present, "node-2").children(recursive=True)]  # type: ignore[union-attr]
         for each in family:
             os.kill(each.pid, how)  # type: ignore[union-attr]
     try:
-        left_out(tmp_path / "there", "node-2")
+        assert all(told in why for why in left_out(tmp_path / "there", "node-2"))
         here(tmp_path / "here", "faults.kind='crash' faults.clients='2' faults.rate=1.0 min-replies=2")
         assert same(model(tmp_path / "there"), model(tmp_path / "here"))
     finally:
