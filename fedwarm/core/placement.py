@@ -84,6 +84,11 @@ def cards() -> int:
     return _present.count()
 
 
+def devices() -> list[torch.device]:
+    """All GPUs that can be used here."""
+    return [_present.device(number) for number in range(cards())]
+
+
 def title(number: int = 0) -> str:
     """The model of a card."""
     return _present.title(number)

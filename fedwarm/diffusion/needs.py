@@ -15,11 +15,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from fedwarm.core import placement
 from fedwarm.core.capacity import free_bytes
 from fedwarm.diffusion.counting import kept_bytes
 from fedwarm.diffusion.families import Family
 from fedwarm.diffusion.foundation import PRECISIONS, folder_family, precision_of
 from fedwarm.diffusion.lora import adapter_size, attached
+from fedwarm.diffusion.offload import give_back
 from fedwarm.diffusion.pipeline import hush, read_index
 from fedwarm.diffusion.presets import folder_of
 from fedwarm.diffusion.settings import Diffusion
@@ -127,9 +129,17 @@ def bare(folder: Path, family: Family) -> Any:
     return SimpleNamespace(**parts, vae_scale_factor=1 << (len(parts["vae"].config.block_out_channels) - 1))
 
 
-def room(device: torch.device) -> int:
-    """Bytes of memory that a device has: all of a GPU's, and what is free of the host's."""
-    return free_bytes() if device.type == "cpu" else int(torch.cuda.get_device_properties(device).total_memory)
+def room(device: torch.device, clients: int) -> tuple[int, str]:
+    """Bytes of memory that are free, and of what: of the host's, or of that card which has least of those that a run computes on.
+
+    Args:
+        clients: how many tune an adapter, which go over the cards in turn, as do their images; 0: all cards count.
+    """
+    if device.type == "cpu":
+        return free_bytes(), "this machine"
+    give_back()
+    used = placement.devices()[: clients or None]
+    return min((int(torch.cuda.mem_get_info(card)[0]), str(card)) for card in used)
 
 
 def plan(config: Config, device: torch.device, clients: int) -> str:
@@ -147,12 +157,16 @@ def plan(config: Config, device: torch.device, clients: int) -> str:
     if found is None:
         return ""
     most = max(found.drawing, found.tuning(device.type) if clients else 0)
-    have, where = room(device), "of this machine are free" if device.type == "cpu" else f"has {device}"
+    have, where = room(device, clients)
     start = f"diffusion.foundation = {settings.foundation!r} takes at least"
     if most > have:
         remedy = "set diffusion.gradient-checkpointing=true, lower diffusion.lora-batch-size or diffusion.image-size"
-        raise SettingError(f"{start} {most / GB:.1f} GB, and {have / GB:.1f} GB {where}; {remedy}, or take a smaller one")
+        raise SettingError(
+            f"{start} {most / GB:.1f} GB, and {have / GB:.1f} GB of {where} are free; {remedy}, or take a smaller one"
+        )
     parts = (
         f"{found.tuning(device.type) / GB:.1f} GB for an adapter (batches of {settings.lora_batch_size}) and " if clients else ""
     )
-    return f"{start} {parts}{found.drawing / GB:.1f} GB for images, at {found.side} pixels; {have / GB:.1f} GB {where}"
+    return (
+        f"{start} {parts}{found.drawing / GB:.1f} GB for images, at {found.side} pixels; {have / GB:.1f} GB of {where} are free"
+    )

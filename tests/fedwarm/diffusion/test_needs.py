@@ -10,17 +10,19 @@ import pytest
 import torch
 
 from fedwarm.catalogue import parse
+from fedwarm.core import placement
 from fedwarm.diffusion import needs as module
 from fedwarm.diffusion.families import usual_family
 from fedwarm.diffusion.foundation import load_foundation
 from fedwarm.diffusion.lora import adapter_size
-from fedwarm.diffusion.needs import STATES, Need, needs, plan
+from fedwarm.diffusion.needs import STATES, Need, needs, plan, room
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.tuners.hollowed.cuts import cut_at, removed_weights
 from fedwarm.diffusion.tuners.hollowed.memory import footprint
 from fedwarm.launch.outlook import outlook
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError, Value
+from tests import cards
 from tests.families import PIPELINES, write_pipeline
 
 CPU = torch.device("cpu")
@@ -75,7 +77,7 @@ def test_a_gpu_tunes_without_the_parts_that_rest(settings: Diffusion) -> None:
 
 
 def test_what_does_not_fit_is_refused_before_a_run(settings: Diffusion, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "room", lambda device: count(settings).tuning("cpu") - 1)
+    monkeypatch.setattr(module, "room", lambda *_: (count(settings).tuning("cpu") - 1, "this machine"))
     assert plan(run(settings), CPU, clients=0)
     with pytest.raises(
         SettingError, match="takes at least .* GB, and .* GB of this machine are free; set diffusion.gradient-chec"
@@ -102,7 +104,7 @@ def test_a_net_without_its_core_takes_less(settings: Diffusion, monkeypatch: pyt
     )
     mixed = {**HOLLOWED, "hollowed.depths": "1,-2"}
     assert count(large, clients=2, more=mixed) == plain and count(large, clients=1, more=mixed) == found
-    monkeypatch.setattr(module, "room", lambda device: plain.tuning("cpu") - 1)
+    monkeypatch.setattr(module, "room", lambda *_: (plain.tuning("cpu") - 1, "this machine"))
     assert f"{found.tuning('cpu') / 1e9:.1f} GB for an adapter" in plan(run(large, **HOLLOWED), CPU, clients=1)
 
 
@@ -110,6 +112,16 @@ def test_a_run_says_its_plan(settings: Diffusion) -> None:
     given = {"diffusion.foundation": settings.foundation, "diffusion.scheduler": "foundation", "device": "cpu"}
     lines = [line for line in outlook(parse(given), 4) if "takes at least" in line]
     assert len(lines) == 1 and "for an adapter (batches of 16)" in lines[0] and "at 32 pixels" in lines[0]
+
+
+def test_the_card_with_least_free_memory_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those that so many clients compute on; what somebody else holds there is not free."""
+    free = {"cuda:0": 50, "cuda:1": 30, "cuda:2": 10}
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda card: (free[str(card)], 80))
+    three = replace(cards.TWO, count=lambda: 3, device=lambda number: torch.device("cuda", number))
+    with placement.standing_in(three):
+        found = [room(torch.device("cuda", 0), clients) for clients in (1, 2, 7, 0)]
+    assert found == [(50, "cuda:0"), (30, "cuda:1"), (10, "cuda:2"), (10, "cuda:2")]
 
 
 def test_the_embedded_one_and_names_elsewhere_have_no_plan(tmp_path: Path) -> None:
