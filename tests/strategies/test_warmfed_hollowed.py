@@ -138,7 +138,6 @@ def test_the_cache_is_private_while_it_is_there_and_gone_afterwards(shallow: Out
     modes = {(name, mode) for name, mode, _ in seen}
     assert modes == {
         ("hollowed-0", 0o700), ("hollowed-1", 0o700), ("core.safetensors", 0o600), ("latents.safetensors", 0o600),
-        ("core.safetensors.rows", 0o600), ("latents.safetensors.rows", 0o600),
         ("draws.safetensors", 0o600), ("weights.bin", 0o600),
         ("core.safetensors.rows", 0o600), ("latents.safetensors.rows", 0o600),
     }  # fmt: skip
