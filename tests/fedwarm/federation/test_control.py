@@ -97,6 +97,8 @@ def test_whom_a_superlink_does_not_let_in_is_audited_once(tmp_path: Path, monkey
     finally:
         logging.getLogger("flwr").removeHandler(door)
     told = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    *told, last = told
+    assert "key" not in last and last["why"] == "2 keys; more are not noted until the SuperLink starts anew"
     assert [each["key"] for each in told] == [fingerprint((tmp_path / f"{name}.pub").read_bytes()) for name in ("a", "b")]
     assert {(each["event"], each["why"]) for each in told} == {("refused", "No SuperNode found with the given public key.")}
     assert verify(tmp_path / "audit.jsonl").problem == ""
