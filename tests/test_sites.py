@@ -172,7 +172,7 @@ def test_versions_that_do_not_fit_are_refused_by_whom_the_page_names(place: Plac
     place.starts("lab-a")
     place.starts("lab-b", there.fedwarm)
     until(lambda: place.state("lab-a") == place.state("lab-b") == "online")
-    assert {each["site"] for each in entries(place.ran(tmp_path / "run"))} == {"lab-a"}
+    assert {each["site"] for each in entries(place.ran(tmp_path / "run", more="nodes.gather-timeout=120"))} == {"lab-a"}
     notes = " ".join(json.loads((tmp_path / "run" / "results.json").read_text())["notes"])
     assert "lab-b" in notes and f"it runs fedwarm '99.0.0' and the server {VERSION}" in notes
     there.tells_another_flower("0.9.0")
@@ -198,4 +198,5 @@ def behind_a_proxy_with_a_limit(place: Place, tmp_path: Path) -> None:
         until(lambda: not place.nodes["lab-a"].alive)
     assert "refuses bodies of this size (HTTP 413)" in place.said("lab-a")
     assert "43200" not in done.stderr and "no reply within" not in done.stderr, done.stderr[-3000:]
-    assert "its reply did not arrive whole" in done.stderr
+    seen = ("its reply did not arrive whole", "Node Unavailable")  # the run began to fetch it, or the site had signed off before
+    assert any(words in done.stderr for words in seen), done.stderr[-3000:]
