@@ -15,8 +15,8 @@ from scipy.special import ndtr
 
 from fedwarm.coding.streams import Stream
 from fedwarm.privacy.events import RandomCoding
+from tests.benches import loaded
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
 QUICK = {
     "code words, large epsilon": 360, "one block at the rule's edge": 3000, "few bits, outside the rule": 9000,
     "single bits": 9000, "Gaussian, one round": 900, "Gaussian, four rounds": 600, "dp-sgd, 1,000 steps": 1400,
@@ -29,8 +29,7 @@ QUICK = {
 @pytest.fixture(scope="module")
 def audit() -> ModuleType:
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(FOLDER))
-        return importlib.import_module("dp_rec_audit")
+        return loaded(patch, "dp_rec_audit")
 
 
 @pytest.fixture(scope="module")

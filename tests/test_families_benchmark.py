@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
+from tests.benches import loaded
 
 
 @pytest.mark.long
 def test_a_narrow_pipeline_goes_all_the_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.syspath_prepend(str(FOLDER))
-    families: Any = importlib.import_module("families")
+    families: Any = loaded(monkeypatch, "families")
     given = families.arguments(["--image-size", "64", "--precision", "fp32"])
     given.layout, given.work = "tiny", str(tmp_path)
     wrote, ours, plain = (part(given) for part in families.PARTS.values())

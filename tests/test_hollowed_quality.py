@@ -14,14 +14,12 @@ import pytest
 import torch
 
 from fedwarm.settings.fields import SettingError
-
-FOLDER = Path(__file__).parents[1] / "benchmarks"
+from tests.benches import FOLDER, loaded
 
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module("hollowed_quality")
+    return loaded(monkeypatch, "hollowed_quality")
 
 
 @pytest.fixture

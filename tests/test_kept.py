@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
+from tests.benches import loaded
 
 
 def test_a_kept_run_is_taken_refused_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(FOLDER))
-    kept: Any = importlib.import_module("kept").kept
+    kept: Any = loaded(monkeypatch, "kept").kept
     results = {"complete": True, "settings": {"seed": 1, "momentum": 0.9, "data.name": "/a"}, "partition": {"clients": 4}}
     asked = {"seed": 1, "momentum": 0.9, "data.name": "/b"}
     assert kept(tmp_path, asked, 4) is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import sys
 from pathlib import Path
@@ -11,15 +10,13 @@ from typing import Any
 import pytest
 import torch
 
+from tests.benches import loaded
 from tests.runs import SMALL_WARMFED, run
-
-FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module("membership")
+    return loaded(monkeypatch, "membership")
 
 
 def test_measures_of_known_scores(bench: Any) -> None:

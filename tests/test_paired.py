@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import statistics
 from pathlib import Path
@@ -11,14 +10,12 @@ from typing import Any
 import pytest
 
 from fedwarm.core.failures import RunError
-
-FOLDER = Path(__file__).parents[1] / "benchmarks"
+from tests.benches import loaded
 
 
 @pytest.fixture
 def paired(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module("paired")
+    return loaded(monkeypatch, "paired")
 
 
 def result(value: float, sent: float = 0.0) -> dict[str, Any]:

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
+from tests.benches import loaded
+
 SYN, ACK, TOP = 2, 16, 2**32
 
 
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module("lines")
+    return loaded(monkeypatch, "lines")
 
 
 @pytest.fixture

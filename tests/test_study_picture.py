@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 
 import pytest
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
+from tests.benches import loaded
+
 STUDY = {
     "title": "Costs in $",
     "rows": [
@@ -24,8 +24,7 @@ STUDY = {
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module("study_picture")
+    return loaded(monkeypatch, "study_picture")
 
 
 def test_spots_are_means_with_their_standard_errors_by_cost(bench: Any) -> None:

@@ -194,11 +194,6 @@ def missing_parts(folder: Path) -> str:
     return f"it lacks {', '.join(missing)}" if missing else ""
 
 
-def folder_family(folder: Path) -> Family:
-    """The family of a pipeline in a folder."""
-    return family_of((read_index(folder) or {}).get("_class_name")) or usual_family()
-
-
 def check_sampler(family: Family, settings: Diffusion) -> None:
     """Refuse a sampler that a family cannot be drawn by.
 

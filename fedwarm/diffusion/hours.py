@@ -24,8 +24,9 @@ from fedwarm.core.compute import torch_threads
 from fedwarm.core.forms import second_text
 from fedwarm.core.nodes import Patience
 from fedwarm.diffusion.families import Family
-from fedwarm.diffusion.foundation import EMBEDDED, PRECISIONS, folder_family, precision_of
+from fedwarm.diffusion.foundation import EMBEDDED, PRECISIONS, precision_of
 from fedwarm.diffusion.needs import bare
+from fedwarm.diffusion.pipeline import folder_family
 from fedwarm.diffusion.presets import folder_of
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.tuners import tuner_for

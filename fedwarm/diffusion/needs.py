@@ -19,10 +19,10 @@ from fedwarm.core import placement
 from fedwarm.core.capacity import free_bytes
 from fedwarm.diffusion.counting import kept_bytes
 from fedwarm.diffusion.families import Family
-from fedwarm.diffusion.foundation import PRECISIONS, folder_family, precision_of
+from fedwarm.diffusion.foundation import PRECISIONS, precision_of
 from fedwarm.diffusion.lora import adapter_size, attached
 from fedwarm.diffusion.offload import give_back
-from fedwarm.diffusion.pipeline import hush, read_index
+from fedwarm.diffusion.pipeline import folder_family, hush, read_index
 from fedwarm.diffusion.presets import folder_of
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.tuners import Tuner, tuner_for

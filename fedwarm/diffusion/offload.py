@@ -7,7 +7,7 @@ import mmap
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,6 +18,7 @@ from fedwarm.core.files import PRIVATE, writing
 
 DROP_PAGES, MMAP_THRESHOLD = 4, -3
 APART_BYTES, USUAL_BYTES = 1 << 20, 1 << 25
+HOST = torch.device("cpu")
 Span = tuple[int, int]
 
 
@@ -88,37 +89,34 @@ def away(modules: Iterable[nn.Module], path: Path) -> Iterator[int]:
             path.unlink()
 
 
-@contextmanager
-def resting(modules: Iterable[nn.Module], device: torch.device) -> Iterator[None]:
+def resting(modules: Iterable[nn.Module], device: torch.device) -> AbstractContextManager[None]:
     """The modules are in the host's memory for the block, and on their device again afterwards; on a CPU they stay there."""
-    if device.type == "cpu":
-        yield
-        return
-    moved = list(modules)
-    for module in moved:
-        module.to("cpu")
-    give_back()
-    try:
-        yield
-    finally:
-        for module in moved:
-            module.to(device)
+    return _moved(modules, HOST, device)
+
+
+def working(modules: Iterable[nn.Module], device: torch.device) -> AbstractContextManager[None]:
+    """The modules are on their device for the block, and in the host's memory afterwards; on a CPU they stay there."""
+    return _moved(modules, device, HOST)
 
 
 @contextmanager
-def working(modules: Iterable[nn.Module], device: torch.device) -> Iterator[None]:
-    """The modules are on their device for the block, and in the host's memory afterwards; on a CPU they stay there."""
-    if device.type == "cpu":
+def _moved(modules: Iterable[nn.Module], inside: torch.device, after: torch.device) -> Iterator[None]:
+    if inside.type == after.type:
         yield
         return
     moved = list(modules)
-    for module in moved:
-        module.to(device)
+    _bring(moved, inside)
     try:
         yield
     finally:
-        for module in moved:
-            module.to("cpu")
+        _bring(moved, after)
+
+
+def _bring(modules: Iterable[nn.Module], device: torch.device) -> None:
+    """Move modules; the device that they leave for the host has their memory back."""
+    for module in modules:
+        module.to(device)
+    if device.type == HOST.type:
         give_back()
 
 

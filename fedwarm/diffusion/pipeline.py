@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from fedwarm.diffusion.families import ENCODER, Family, family_of, known_pipelines
+from fedwarm.diffusion.families import ENCODER, Family, family_of, known_pipelines, usual_family
 from fedwarm.settings.fields import SettingError
 
 INDEX = "model_index.json"
@@ -67,6 +67,11 @@ def read_index(folder: Path) -> dict[str, Any] | None:
     except (ValueError, OSError):
         return None
     return known if isinstance(known, dict) else None
+
+
+def folder_family(folder: Path) -> Family:
+    """The family of a pipeline in a folder."""
+    return family_of((read_index(folder) or {}).get("_class_name")) or usual_family()
 
 
 def family_in(index: Mapping[str, Any], name: str) -> Family:

@@ -7,8 +7,8 @@ from math import prod
 from pathlib import Path
 
 from fedwarm.core.files import read_object
-from fedwarm.diffusion.families import family_of, usual_family
-from fedwarm.diffusion.pipeline import read_index, stem_of, variant_of
+from fedwarm.diffusion.families import family_of
+from fedwarm.diffusion.pipeline import folder_family, read_index, stem_of, variant_of
 from fedwarm.diffusion.presets import folder_of
 
 SMALL_NUMBERS = 2**24
@@ -25,8 +25,7 @@ def exact_rows(numbers: int) -> int:
 def rows_in(folder: Path) -> int:
     """The same of a pipeline's folder; of one whose files cannot be read, that of a small one."""
     try:
-        family = family_of((read_index(folder) or {}).get("_class_name")) or usual_family()
-        return exact_rows(numbers_in(folder, family.net))
+        return exact_rows(numbers_in(folder, folder_family(folder).net))
     except (OSError, ValueError):
         return EXACT_ROWS
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedwarm.core.network import hub_answers
-from fedwarm.diffusion.foundation import EMBEDDED, folder_family, locate
+from fedwarm.diffusion.foundation import EMBEDDED, locate
 from fedwarm.diffusion.hub import version_of
+from fedwarm.diffusion.pipeline import folder_family
 
 CARD = "README.md"
 

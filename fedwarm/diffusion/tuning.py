@@ -33,6 +33,7 @@ from fedwarm.training.private import Mechanism
 
 CAPTION_DROPOUT = 0.1
 TOGETHER = 32  # images that are encoded at a time
+LOOKED_AT = 8  # images of which the pixels tell a tuning from others
 Noised = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -78,6 +79,11 @@ class Tuning:
         found = self.foundation
         return self.settings, self.seed, self.client, found.fingerprint, found.device.type, found.dtype
 
+    def mark(self, *more: object) -> str:
+        """Tells what is made of its images from what is made of others: by facts, labels, prompts, and the pixels of some."""
+        first = next(iter(self.images.split(LOOKED_AT)), torch.empty(0, dtype=torch.uint8))
+        return mark_of((*self.facts, list(self.prompts), len(self.images), *more), [self.labels, first])
+
     def context(self) -> Tensor:
         """Text embeddings (prompts + 1, tokens, width): a row for each prompt, and one of none."""
         return self.foundation.embed([*self.prompts, ""])
@@ -101,10 +107,7 @@ class Examples:
     @classmethod
     def of(cls, tuning: Tuning, folder: Path | None = None) -> Examples:
         """Those of a client, encoded once: in this process, or ever where the client's own folder keeps them."""
-        found, first = tuning.foundation, next(iter(tuning.images.split(8)), torch.empty(0, dtype=torch.uint8))
-        mark = (
-            "" if folder is None else mark_of((*tuning.facts, list(tuning.prompts), len(tuning.images)), [tuning.labels, first])
-        )
+        found, mark = tuning.foundation, "" if folder is None else tuning.mark()
         like = torch.empty(found.net.config.in_channels, found.latent_size, found.latent_size, dtype=found.dtype, device="meta")
 
         def batches(start: int) -> Iterator[Tensor]:

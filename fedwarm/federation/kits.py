@@ -212,7 +212,7 @@ def renew(said: str, tell: Tell) -> Federation:
         (federation.folder / "certificates" / "server.crt").unlink(missing_ok=True)
         equip(federation)
         note(federation, "renewed")
-        tell(f"the certificate is issued anew; sites need nothing, as the CA is the same{reload(federation)}")
+        tell(f"the certificate is issued anew; sites need nothing, as the CA has the same key{reload(federation)}")
         if living(federation, SUPERLINK) is not None:
             end(federation, [SUPERLINK])
             start(federation, SUPERLINK)

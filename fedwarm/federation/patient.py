@@ -46,16 +46,17 @@ class Door(logging.Handler):
         from fedwarm.node.key import fingerprint_of
 
         try:
-            if (found := UNKNOWN.search(record.getMessage())) and len(self.told) < MOST_KEYS:
-                news = fingerprint_of(ast.literal_eval(found[1])), found[2]
-                if news not in self.told:
-                    self.told.add(news)
-                    add(self.path, {"event": "refused", "key": news[0], "why": news[1]})
-                    if len(self.told) == MOST_KEYS:
-                        add(
-                            self.path,
-                            {"event": "refused", "why": f"{MOST_KEYS} keys; more are not noted until the SuperLink starts anew"},
-                        )
+            found = UNKNOWN.search(record.getMessage())
+            if found is None or len(self.told) >= MOST_KEYS:
+                return
+            key, why = news = fingerprint_of(ast.literal_eval(found[1])), found[2]
+            if news in self.told:
+                return
+            self.told.add(news)
+            add(self.path, {"event": "refused", "key": key, "why": why})
+            if len(self.told) == MOST_KEYS:
+                why = f"{MOST_KEYS} keys; more are not noted until the SuperLink starts anew"
+                add(self.path, {"event": "refused", "why": why})
         except Exception:
             self.handleError(record)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from fedwarm.core.version import VERSION
 from fedwarm.federation.processes import home, living, tail
 from fedwarm.federation.settings import SUPEREXEC, SUPERLINK, Federation
-from fedwarm.flower.certificates import ends
+from fedwarm.flower.certificates import BEFORE, ends
 from fedwarm.node.heartbeat import look, place
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def status(federation: Federation) -> Status:
     if federation.outside:
         members += _sites(federation, link_nodes)
     notes = [f"{each.name} ended; its log ends: {_last_line(federation, each.name)}" for each in members if each.state == ENDED]
-    notes += _certificate(federation)
+    notes += [*_certificate(federation), *_authority(federation)]
     return Status(members, tuple(map(describe, going)), tuple(notes))
 
 
@@ -112,6 +112,16 @@ def _certificate(federation: Federation) -> list[str]:
     left = end - datetime.now(UTC)
     when = f"ends in {left.days} days" if left > timedelta() else f"ended on {end:%Y-%m-%d}, and sites are shut out"
     return [f"the certificate {when}; `fedwarm federation renew` issues it anew"] if left < SOON else []
+
+
+def _authority(federation: Federation) -> list[str]:
+    """A line where the CA was issued anew, as long as sites may hold the one before it."""
+    file = federation.folder / "certificates" / BEFORE
+    if not federation.outside or not file.is_file() or (end := ends(file)) < datetime.now(UTC) - SOON:
+        return []
+    tense = "end" if end > datetime.now(UTC) else "ended"
+    again = "make each site a new one by `fedwarm federation kit SITE`, to join over its folder"
+    return [f"the CA was issued anew, and what kits from before hold {tense} on {end:%Y-%m-%d}; {again}"]
 
 
 def _member(federation: Federation, name: str, partition: int, seen: Seen | None, answers: bool) -> Member:

@@ -19,10 +19,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from fedwarm.core.files import replacing
+from fedwarm.core.files import copy_file, replacing
 from fedwarm.settings.fields import SettingError
 
-CA_DAYS, SERVER_DAYS, RENEW_DAYS = 3650, 825, 30
+CA_DAYS, SERVER_DAYS = 3650, 825
+RENEW_DAYS, CA_RENEW_DAYS = 30, 365
+BEFORE = "ca-before.crt"
 CLOCK_SKEW = timedelta(minutes=10)
 
 
@@ -36,8 +38,11 @@ class Signed:
 
 def make_authority(name: str, now: datetime) -> Signed:
     """A CA that signs servers' certificates and nothing else."""
-    key = ec.generate_private_key(ec.SECP384R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"fedwarm federation {name}")])
+    return _authority(subject, ec.generate_private_key(ec.SECP384R1()), now)
+
+
+def _authority(subject: x509.Name, key: ec.EllipticCurvePrivateKey, now: datetime) -> Signed:
     builder = _dated(subject, subject, key, now, CA_DAYS)
     usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)  # signs certificates and revocations
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -82,9 +87,9 @@ def serves(certificate: x509.Certificate, addresses: Sequence[str], now: datetim
     return {_general(each) for each in addresses} <= set(named) and lasts(certificate, now)
 
 
-def lasts(certificate: x509.Certificate, now: datetime) -> bool:
-    """Whether a certificate is valid now and for another month."""
-    return certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc - timedelta(days=RENEW_DAYS)
+def lasts(certificate: x509.Certificate, now: datetime, days: int = RENEW_DAYS) -> bool:
+    """Whether a certificate is valid now and for so many more days."""
+    return certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc - timedelta(days=days)
 
 
 def ends(file: Path) -> datetime:
@@ -105,15 +110,23 @@ def ensure_certificates(folder: Path, name: str, addresses: Sequence[str], now: 
 
 
 def ensure_authority(folder: Path, name: str, now: datetime) -> Signed:
-    """The CA in `ca.crt` and `ca.key` of a folder; made where there is none, or one that ends within a month.
+    """The CA in `ca.crt` and `ca.key` of a folder, made where there is none.
+
+    One that ends within a year is issued anew with the same key, so that who trusts the certificate before, kept as `BEFORE`,
+    still knows the servers until that one ends: a year to hand the new one out.
 
     Raises:
         SettingError: a file that is there cannot be read.
     """
-    authority = _read(folder / "ca")
-    if authority is None or not lasts(authority.certificate, now):
+    before = _read(folder / "ca")
+    if before is not None and lasts(before.certificate, now, CA_RENEW_DAYS):
+        return before
+    if before is None:
         authority = make_authority(name, now)
-        _write(folder / "ca", authority)
+    else:
+        copy_file(folder / "ca.crt", folder / BEFORE)
+        authority = _authority(before.certificate.subject, before.key, now)
+    _write(folder / "ca", authority)
     return authority
 
 

@@ -207,10 +207,10 @@ def _check_cohort(config: Config, clients: int) -> None:
 
 def _check_foundation(config: Config, tuned: int) -> None:
     """See, without loading it, that the foundation can be had whole and has seen no client's images; so many tune an adapter."""
-    from fedwarm.diffusion.foundation import check_sampler, folder_family, locate
+    from fedwarm.diffusion.foundation import check_sampler, locate
     from fedwarm.diffusion.hub import require
     from fedwarm.diffusion.needs import plan
-    from fedwarm.diffusion.pipeline import see_weights
+    from fedwarm.diffusion.pipeline import folder_family, see_weights
     from fedwarm.diffusion.pretraining.captions import refuse_seen
     from fedwarm.models import device_of
 

@@ -68,9 +68,7 @@ def words(settings: Settings) -> str:
     return ", ".join(f"{key}={literal(value)}" for key, value in settings.items())
 
 
-def chosen_of(
-    tried: Sequence[tuple[Settings, Sequence[Found | None]]], watch: str, rounds: Sequence[int] = ()
-) -> Choice:  # fmt: skip
+def chosen_of(tried: Sequence[tuple[Settings, Sequence[Found | None]]], watch: str, rounds: Sequence[int] = ()) -> Choice:
     """What is best on held-back examples after the last round, and after each of some others.
 
     These are few: of those that end alike, the one that is best over all rounds so far is taken, as it is there sooner.

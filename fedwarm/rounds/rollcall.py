@@ -82,6 +82,7 @@ class RollCall(Attendance):
         self.failed: dict[int, str] = {}
         self.barred: set[int] = set()  # of those, who claim what is another's
         self.unusable: set[int] = set()  # of those, who cannot use the settings or their data
+        self.unfit: set[int] = set()  # of those, whose versions or classes are not the run's
         self.gone: dict[int, float] = {}  # by partition: until when it is waited for
 
     @property
@@ -189,6 +190,7 @@ class RollCall(Attendance):
         except FederationError as error:
             if self.register.facts is None and not isinstance(error, UnfitError):
                 raise
+            self.unfit.update({node} if isinstance(error, UnfitError) else ())
             self._refuse(node, str(error))
 
     def _settle(self) -> None:
@@ -225,12 +227,13 @@ class RollCall(Attendance):
             waiting.sleep(max(0.0, min(waiting.POLL_SECONDS, until - now)))
 
     def _complete(self) -> bool:
-        unfit = {node: why for node, why in self.failed.items() if node not in self.barred}
-        if unfit and not self.register.holders() and not self.questions:
-            node, why = next(iter(unfit.items()))
+        failed = {node: why for node, why in self.failed.items() if node not in self.barred}
+        if failed and not self.register.holders() and not self.questions:
+            node, why = next(iter(failed.items()))
             raise (SettingError if node in self.unusable else FederationError)(f"{self._node(node)} cannot take part: {why}")
         size, expected = self.register.size, self.settings.expected
-        answered = len(self.register.holders()) + (len(self.unusable & unfit.keys()) if expected else 0)
+        final = (self.unusable | self.unfit) & failed.keys()  # waiting does not change what they said
+        answered = len(self.register.holders()) + (len(final) if expected else 0)
         return bool(size) and answered >= min(expected or size, size)
 
     def _pending(self) -> bool:

@@ -284,6 +284,27 @@ def test_a_node_that_cannot_describe_itself_is_named_by_the_id_that_was_asked(tm
         assert machines.time < 60, "where nobody can, there is nobody to wait for"
 
 
+@pytest.mark.parametrize("version", ["fedwarm", "flwr"])
+def test_a_node_of_another_version_is_waited_for_where_all_are_and_not_where_those_online_are(
+    version: str, tmp_path: Path
+) -> None:
+    def spoil(sent: Sent, reply: Message) -> Message:
+        if sent.message.metadata.message_type == "query" and sent.node is bad:
+            payload = from_records(reply.content)
+            payload.facts[version] = "99.0.0"
+            reply.content = to_records(payload)
+        return reply
+
+    for expected in (CLIENTS, 0):
+        with world(CLIENTS) as machines:
+            bad, machines.spoil = machines.node(1), spoil
+            settings = {**FAST, "num-server-rounds": 1, "nodes.gather-timeout": 40.0, "nodes.expected": expected}
+            outcome = machines.federate("fedavg", tmp_path / f"run-{expected}", settings)
+            assert f"node {bad.id} cannot take part: it runs {version} '99.0.0'" in outcome.results["notes"][0]
+            waited = any(line.startswith("waiting") for line in machines.lines)
+            assert waited is (expected == 0), machines.lines
+
+
 # Replies that come late, twice or too large
 
 

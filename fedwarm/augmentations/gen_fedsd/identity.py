@@ -15,8 +15,9 @@ from typing import Any
 
 from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD
 from fedwarm.data.settings import Data
-from fedwarm.diffusion.foundation import folder_family, load_foundation, locate, precision_of
+from fedwarm.diffusion.foundation import load_foundation, locate, precision_of
 from fedwarm.diffusion.hub import version_of
+from fedwarm.diffusion.pipeline import folder_family
 from fedwarm.diffusion.sentences import Wording, sentences
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.sizes import EXACT_ROWS, rows_in

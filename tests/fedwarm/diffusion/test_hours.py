@@ -9,8 +9,8 @@ import torch
 
 from fedwarm.catalogue import parse
 from fedwarm.diffusion.families import usual_family
-from fedwarm.diffusion.foundation import folder_family
 from fedwarm.diffusion.hours import Pace, Trial, Work, counted, pace_of, told
+from fedwarm.diffusion.pipeline import folder_family
 from fedwarm.diffusion.tuners.hollowed.cuts import cut_at
 from fedwarm.launch.outlook import outlook
 from fedwarm.launch.preflight import check_run

@@ -24,7 +24,7 @@ from fedwarm.federation.control import Seen
 from fedwarm.federation.kits import found, make_kit, register, renew, revoke
 from fedwarm.federation.preparing import Wanted, prepare
 from fedwarm.federation.settings import Federation, load
-from fedwarm.flower.certificates import read_public
+from fedwarm.flower.certificates import BEFORE, CA_DAYS, ensure_certificates, read_public
 from fedwarm.node import kit as node_kit
 from fedwarm.node.kit import arguments, fingerprint, join, read, skew
 from fedwarm.node.starting import started_with
@@ -223,6 +223,24 @@ def test_a_certificate_is_renewed_in_time_and_by_hand(said: str, monkeypatch: py
     renew(said, told.append)
     assert server_certificate(said).serial_number != before.serial_number
     assert (Path(said) / "certificates/ca.crt").read_bytes() == authority and "issued anew" in told[0]
+
+
+def test_a_ca_that_ends_within_a_year_is_issued_anew_and_old_kits_are_spoken_of(
+    said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, told = Path(said) / "certificates", []  # type: Path, list[str]
+    monkeypatch.setattr(status, "living", lambda federation, member: None)
+    renew(said, told.append)
+    assert not (folder / BEFORE).exists() and not any("CA" in note for note in status.status(load(said)).notes)
+    for name in ("ca.crt", "ca.key", "server.crt", "server.key"):
+        (folder / name).unlink()
+    ends = datetime.now(UTC) + timedelta(days=100)
+    ensure_certificates(folder, load(said).name, ["localhost"], ends - timedelta(days=CA_DAYS))
+    renew(said, told.append)
+    kit, _ = make_kit(said, "hospital-a", Path(said) / "new.zip")
+    assert kit.fingerprint == fingerprint((folder / "ca.crt").read_bytes()) != fingerprint((folder / BEFORE).read_bytes())
+    (note,) = [note for note in status.status(load(said)).notes if "CA" in note]
+    assert note.startswith(f"the CA was issued anew, and what kits from before hold end on {ends:%Y-%m-%d}; make each site a new")
 
 
 def test_the_server_stands_behind_a_proxy_unless_it_is_asked_to_listen(said: str, tmp_path: Path) -> None:

@@ -101,9 +101,10 @@ def test_the_command_serves_a_run_over_http_until_it_is_ended(tmp_path: Path) ->
             assert process.stdout is not None
             url = process.stdout.readline().split()[-1]
             told = scraped(url)
-        finally:
             process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
+            assert process.wait(60) == 130
+        finally:
+            process.kill()
     assert url == f"http://127.0.0.1:{port}/metrics" and told["fedwarm_superlink_up",] == 0
     assert told["fedwarm_rounds_total", "first"] == 2 and told["fedwarm_stage_seconds_total", "first", "round"] > 0
     assert told["fedwarm_replies_total", "first", "client 0"] == sum(each["client"] == 0 for each in entries) == 4

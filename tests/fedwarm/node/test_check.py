@@ -18,7 +18,7 @@ import pytest
 from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE
 
 from fedwarm.cli.app import main
-from fedwarm.flower.certificates import CA_DAYS, SERVER_DAYS, ensure_certificates, ensure_node_key
+from fedwarm.flower.certificates import BEFORE, CA_DAYS, SERVER_DAYS, ensure_certificates, ensure_node_key
 from fedwarm.flower.processes import LOOPBACK, free_ports
 from fedwarm.node import network, proxy
 from fedwarm.node.certificate import matches
@@ -135,6 +135,19 @@ def test_a_ca_that_ended_is_told_apart_from_its_servers_certificate(tmp_path: Pa
     with served(made(tmp_path, days=CA_DAYS + 1)) as link:
         first, second = found(link.server_port, authority=tmp_path / "ca.crt")["certificate"]
     assert first.text.startswith(f"the CA in {tmp_path / 'ca.crt'} ended on") and second.text.startswith("it ended on")
+
+
+def test_a_ca_that_was_issued_anew_shuts_out_nobody_who_holds_the_one_before(tmp_path: Path) -> None:
+    made(tmp_path, days=CA_DAYS - 300)
+    before = (tmp_path / "ca.crt").read_bytes()
+    made(tmp_path)
+    assert (tmp_path / BEFORE).read_bytes() == before != (tmp_path / "ca.crt").read_bytes()
+    with served(tmp_path) as link:
+        for trust in (BEFORE, "ca.crt"):
+            (told,) = found(link.server_port, authority=tmp_path / trust)["certificate"]
+            assert told.level == OK and f"until {NOW + timedelta(days=SERVER_DAYS):%Y-%m-%d}" in told.text
+    made(tmp_path)
+    assert (tmp_path / BEFORE).read_bytes() == before, "the new one lasts, and is not issued again"
 
 
 def test_another_ca_another_name_and_no_ca_at_all(good: Path, tmp_path: Path) -> None:

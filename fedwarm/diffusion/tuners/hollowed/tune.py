@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from fedwarm.core.progress import tick
 from fedwarm.core.seeds import generator
 from fedwarm.diffusion.lora import FIRST, adapter_state, attached, check_finite, first_matrices, load_adapter
-from fedwarm.diffusion.midway import mark_of
 from fedwarm.diffusion.offload import apart, away, resting
 from fedwarm.diffusion.rows import Rows
 from fedwarm.diffusion.settings import Diffusion
@@ -36,7 +35,6 @@ from fedwarm.diffusion.views import parts
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 WEIGHTS = "weights.bin"
-LOOKED_AT = 8  # images of which the pixels tell a tuning from others
 REMEDY = "set hollowed.cache-dtype = 'float32'"
 
 
@@ -161,19 +159,13 @@ class Job:
         side = self.tuning.foundation.latent_size
         size = (config.in_channels, side, side)
         (self.where / WEIGHTS).unlink(missing_ok=True)
-        mark = "" if self.kept is None else self._mark()
+        mark = "" if self.kept is None else self.tuning.mark(self.hollowed, self.cut)
         latents = Rows(self.where / "latents.safetensors", "latents", len(self.tuning.images), size, dtype, mark)
         said = Rows(self.where / "core.safetensors", "core", self.count, self.cut.shape(side), stored, mark, REMEDY)
         weights = sum(t.numel() * t.itemsize for module in self.unneeded for t in module.parameters())
         left = sum((rows.count - rows.written) * rows.row_bytes for rows in (latents, said))
         check_room(self.where, left, weights, self.count)
         return latents, said
-
-    def _mark(self) -> str:
-        """What decides latents and answers."""
-        first = next(iter(self.tuning.images.split(LOOKED_AT)), torch.empty(0, dtype=torch.uint8))
-        facts = (*self.tuning.facts, list(self.tuning.prompts), len(self.tuning.images), self.hollowed, self.cut)
-        return mark_of(facts, [self.tuning.labels, first])
 
     def noised(self, cache: Cache, which: list[int], scheduler: Any) -> Noised:
         """(noisy latents, time steps, captions, targets) of some tuples, the same each time."""
