@@ -85,13 +85,18 @@ def environment(home: Path, bytecode: Path | None = None, hosts: Sequence[str] =
         "RAY_USAGE_STATS_ENABLED": "0",
         "PYTHONUNBUFFERED": "1",
         **bypass(hosts),
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+        "PATH": own_commands_first(),
     }
     if len(str(home)) <= LONGEST_RAY_FOLDER:
         changed["RAY_TMPDIR"] = str(home)
     if os.environ.get("PYTHONDONTWRITEBYTECODE") and not _is_compiled("flwr"):
         changed |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(bytecode or home / "bytecode")}
     return {**os.environ, **changed}
+
+
+def own_commands_first() -> str:
+    """A PATH on which the commands of this Python's installation come first, whether or not its environment is activated."""
+    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 
 def _is_compiled(package: str) -> bool:

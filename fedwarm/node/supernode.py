@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import Any
 
 from fedwarm.flower import pushing
+from fedwarm.flower.processes import own_commands_first
 from fedwarm.node.heartbeat import VARIABLE, Pulse, place
 from fedwarm.node.line import PIECES, kept
 
@@ -121,7 +122,7 @@ def install(watch: Watch) -> bool:
 
 def main(arguments: Sequence[str]) -> None:
     """Run a SuperNode until it ends."""
-    os.environ.update({**PIECES, **os.environ})
+    os.environ.update({**PIECES, **os.environ, "PATH": own_commands_first()})  # a SuperNode starts others by their names
     from flwr.supernode.cli import flower_supernode
 
     sys.argv = [COMMAND, *arguments]
@@ -133,8 +134,8 @@ def main(arguments: Sequence[str]) -> None:
     try:
         flower_supernode()
         watch.why = watch.why or ENDED  # it returns when its loop has ended, and leaves a thread that serves on
-    except OSError as error:  # that thread would keep the process alive then, too
-        watch.why = watch.why or f"the node cannot start ({error}); see that Flower's commands are on its PATH"
+    except (OSError, RuntimeError) as error:  # that thread would keep the process alive then, too
+        watch.why = watch.why or f"the node cannot start ({error}); what stands above may say why"
     finally:
         if watch.why:
             watch.end()

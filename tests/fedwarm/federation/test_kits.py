@@ -9,9 +9,10 @@ import stat
 import subprocess
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from socket import socket
 
 import pytest
 import yaml
@@ -27,7 +28,7 @@ from fedwarm.federation.settings import Federation, load
 from fedwarm.flower.certificates import BEFORE, CA_DAYS, ensure_certificates, read_public
 from fedwarm.node import kit as node_kit
 from fedwarm.node.kit import arguments, fingerprint, join, read, skew
-from fedwarm.node.starting import started_with
+from fedwarm.node.starting import HOST, PORT, started_with
 from fedwarm.settings.fields import SettingError
 
 
@@ -134,6 +135,16 @@ def test_a_site_starts_its_node_by_its_folder_alone(said: str, tmp_path: Path) -
     assert f"data-folder='{tmp_path}/pictures'" in told and words[-2:] == ["--max-retries", "3"]
     assert f"data-folder='{tmp_path}/b'" in " ".join(arguments(tmp_path / "a", tmp_path / "b"))
     assert started_with(["--insecure"]) == ["--insecure"]
+
+
+def test_two_nodes_of_one_machine_take_ports_of_their_own(said: str, tmp_path: Path) -> None:
+    joined(said, "hospital-a", tmp_path)
+    with socket() as taken:
+        with suppress(OSError):  # where something else has it, it is taken as well
+            taken.bind((HOST, PORT))
+        words = started_with(["--kit", str(tmp_path / "hospital-a")])
+    assert words[-2] == "--port" and int(words[-1]) != PORT
+    assert started_with(["--kit", str(tmp_path / "hospital-a"), "--port", "7"])[-2:] == ["--port", "7"]
 
 
 def test_what_is_wrong_with_a_kit_is_said(said: str, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socket import socket
 from types import ModuleType, SimpleNamespace
 
 import psutil  # type: ignore[import-untyped]
@@ -151,6 +152,26 @@ def test_another_make_of_flower_runs_unwatched(
     monkeypatch.setitem(sys.modules, "bare", ModuleType("bare"))
     monkeypatch.setattr(supernode, "CONNECTION", "bare")
     assert not supernode.install(supernode.Watch(lambda: None))
+
+
+def test_it_finds_flowers_commands_whatever_the_path_and_says_in_a_line_what_keeps_it_from_starting(tmp_path: Path) -> None:
+    program = "from fedwarm.node.supernode import main; main(['--insecure', '--superlink', '127.0.0.1:1', '--port', '{}'])"
+    environment = {**os.environ, "PATH": os.defpath, "HOME": str(tmp_path), "FLWR_HOME": str(tmp_path)}
+    with socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        command = [sys.executable, "-c", program.format(taken.getsockname()[1])]
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr
+    assert ended.stderr.splitlines()[-1].startswith(
+        "fedwarm: the node cannot start (SuperNode Runtime HTTP API failed to start.)"
+    )
+    program = (
+        "import shutil; from flwr.supernode import cli; cli.flower_supernode = lambda: print(shutil.which('flower-superexec'))"
+    )
+    command = [sys.executable, "-c", f"{program}; from fedwarm.node.supernode import main; main([])"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert ended.stdout.strip() == str(Path(sys.executable).parent / "flower-superexec")
 
 
 def test_a_file_that_cannot_be_had_is_said_and_hinders_nobody(
