@@ -22,7 +22,8 @@ class Nodes(Group, prefix="nodes", used=lambda r: r.real):
 
     least: int = setting(
         0,
-        "least number of real nodes that a run needs to start and to continue; 0: min-replies, or half of its partitions",
+        "least number of real nodes that a run needs to start and to continue; 0: min-replies, or half of nodes.expected or, "
+        "where that is 0, too, of its partitions",
         low=0,
         free=True,
     )

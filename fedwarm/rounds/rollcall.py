@@ -97,10 +97,12 @@ class RollCall(Attendance):
             SettingError: no node can use the settings or its data.
             FederationError: too few are there, or they do not fit together.
         """
-        self._wait(self._complete, waiting.now() + self.settings.gather_timeout)
+        begun = waiting.now()
+        self._wait(self._complete, begun + self.settings.gather_timeout)
         holders, missing = self.register.holders(), self.register.missing()
         if len(holders) < max(1, self._least()):
-            raise FederationError(f"{self._shortage()} within {self.settings.gather_timeout:g} s (nodes.gather-timeout)")
+            needed = f", {self._least()} are needed (nodes.least)" if holders else ""
+            raise FederationError(f"{self._shortage()} within {waiting.now() - begun:.0f} s (nodes.gather-timeout){needed}")
         self.register.open()
         waiting.say(f"{several(map(self.register.label, holders))}: {len(holders)} of {self.register.size} clients are here")
         for partition in holders:
@@ -247,7 +249,7 @@ class RollCall(Attendance):
 
     def _least(self) -> int:
         size = self.register.size
-        return min(self.settings.least or half(size), size)
+        return min(self.settings.least or half(self.settings.expected or size), size)
 
     # Words
 

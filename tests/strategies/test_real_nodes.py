@@ -284,6 +284,12 @@ def test_a_node_that_cannot_describe_itself_is_named_by_the_id_that_was_asked(tm
         assert machines.time < 60, "where nobody can, there is nobody to wait for"
 
 
+def test_few_of_many_places_are_enough_where_no_more_are_expected(tmp_path: Path) -> None:
+    with world(8, on=(0, 1)) as machines:
+        outcome = machines.federate("fedavg", tmp_path / "run", {**FAST, "num-server-rounds": 1, "nodes.expected": 2})
+        assert outcome.results["rounds"] and machines.time < 60
+
+
 @pytest.mark.parametrize("version", ["fedwarm", "flwr"])
 def test_a_node_of_another_version_is_waited_for_where_all_are_and_not_where_those_online_are(
     version: str, tmp_path: Path
