@@ -13,7 +13,7 @@ FILE = "signs.json"
 
 
 def write_signs(folder: Path, seen: Iterable[tuple[str, str, float | None]], now: datetime | None = None) -> None:
-    """Write who was seen when; nothing where there is no such folder, or it cannot be written to.
+    """Write who was seen when; nothing where no run has begun in the folder, or it cannot be written to.
 
     Args:
         folder: the run's.
@@ -21,7 +21,7 @@ def write_signs(folder: Path, seen: Iterable[tuple[str, str, float | None]], now
         now: the moment that the seconds count back from.
     """
     moment = now or datetime.now(UTC)
-    if not folder.is_dir():
+    if not (folder / "results.json").is_file():  # or a run that could not begin would leave a folder that none can have again
         return
     sites = {name: {"state": state, "seen": _told(moment, ago)} for name, state, ago in sorted(seen)}
     try:

@@ -111,6 +111,7 @@ def test_who_joins_a_run_or_refuses_it_is_audited_once(
     out, why = tmp_path / "run", "refused (policy): this site's policy allows the methods scaffold"
     before = {"event": "refused", "site": "lab-a (0)", "why": "refused (rounds): it is over"}
     chain.add(out / "audit.jsonl", before)
+    (out / "results.json").write_text("{}")
     followed = Following(federation, link, 7, out)  # type: ignore[arg-type]
     more = [{"event": "answered", "site": "lab-a (0)"}, *[{"event": "refused", "site": "lab-b (1)", "why": why}] * 2]
     chain.add(out / "audit.jsonl", *more)

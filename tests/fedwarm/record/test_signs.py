@@ -21,7 +21,9 @@ NOW = datetime(2026, 3, 1, 12, 0, 30, tzinfo=UTC)
 
 def test_the_page_tells_when_each_site_was_seen(tmp_path: Path) -> None:
     run = SimpleNamespace(folder=tmp_path)
-    assert COMPONENT.shown(run) is None  # type: ignore[arg-type]
+    write_signs(tmp_path, [("lab-a", "online", 5.0)], NOW)
+    assert COMPONENT.shown(run) is None and not [*tmp_path.iterdir()], "no run has begun there"  # type: ignore[arg-type]
+    (tmp_path / "results.json").write_text("{}")
     write_signs(tmp_path, [("lab-b", "offline", 90.0), ("lab-a<", "online", 5.0), ("lab-c", "registered", None)], NOW)
     shown = COMPONENT.shown(run)  # type: ignore[arg-type]
     html = piece(COMPONENT.template, run=run, shown=shown, id="")
