@@ -25,7 +25,7 @@ from fedwarm.diffusion.sentences import prompts
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.methods.warmfed import CLASSIFIER, SELECTED, SELECTION, efforts, quota, tuning_factor
 from fedwarm.methods.warmfed import WarmFed as Settings
-from fedwarm.models import device_of
+from fedwarm.models import device_of, weights_in
 from fedwarm.record.folder import RunFolder
 from fedwarm.rounds.outline import foreseeable
 from fedwarm.rounds.server import BaseStrategy, Stage
@@ -208,10 +208,8 @@ class WarmFed(BaseStrategy):
             adapter = adapters.get(member.partition, {})
             if not member.known or (self.settings.adapt and not adapter):
                 continue
-            order = Order(
-                sentences, member.present, quota(self.settings, member.examples, len(member.present)), self.config.run.seed,
-                member.partition, self.fleet.image_size, self.draw,
-            )  # fmt: skip
+            count, seed = quota(self.settings, member.examples, len(member.present)), self.config.run.seed
+            order = Order(sentences, member.present, count, seed, member.partition, self.fleet.image_size, self.draw)
             own = self.parts.attaching(adapter) if adapter else self.config.of(Diffusion)
             wanted.append(Commission(order, to_tensors(adapter) if adapter else None, own, self._kept_batches(member.partition)))
         load = partial(load_foundation, self.config.of(Diffusion), self.config.run.device)
@@ -242,7 +240,10 @@ class WarmFed(BaseStrategy):
     # Training at the server
 
     def _warm_start(self) -> None:
-        """w^0: local models on their own images, their average, then the average on all images."""
+        """w^0: local models on their own images, their average, then the average on all images; or an earlier run's."""
+        if self.settings.warmed:
+            self.arrays = from_tensors(weights_in(self.settings.warm_model, "warmfed.warm-model", to_tensors(self.arrays)))
+            return
         if self.settings.finetune_targets == "local_and_aggregate" and self.settings.epochs_local:
             mean = self.aggregator()
             for member in self.fleet.members:
@@ -263,8 +264,7 @@ class WarmFed(BaseStrategy):
         model.to(device_of(self.config.run.device))
         rate = self.settings.server_learning_rate or (self.config.run.learning_rate if factor != 1 else 0.0)
         plan = Plan.of(self.config.run, epochs, factor * rate)
-        draws = generator(self.config.run.seed, "server", purpose)
-        fit(model, *data, plan, draws, (), "server model")
+        fit(model, *data, plan, generator(self.config.run.seed, "server", purpose), (), "server model")
         return from_module(model)
 
     # The record

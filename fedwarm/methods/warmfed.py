@@ -42,6 +42,10 @@ class WarmFed(Group, prefix="warmfed"):
         "", "images that an earlier run of the same clients drew, RUN/pool/pool-0.safetensors, in place of adapters and drawing; "
         "empty: draw", when=lambda r: r.generates,
     )  # fmt: skip
+    warm_model: str = setting(
+        "", "warm model that such a run trained on these images, for one shot RUN/model.safetensors, in place of training it; "
+        "empty: train it", when=lambda r: r.generates and bool(r["warmfed.pool"]),
+    )  # fmt: skip
     prompt: str = setting(
         "a photo of a {class}", "prompt for the foundation; {class} stands for the name of the class", when=lambda r: r.generates
     )
@@ -54,7 +58,7 @@ class WarmFed(Group, prefix="warmfed"):
         "models that the server trains on generated images; local_and_aggregate: each client's and their average; "
         "aggregate_only: the average",
         choices=("local_and_aggregate", "aggregate_only"),
-        when=lambda r: r.generates,
+        when=lambda r: _tunes(r),
     )
     local_model_source: str = setting(
         "server_synth",
@@ -67,7 +71,7 @@ class WarmFed(Group, prefix="warmfed"):
         2,
         "server epochs over a client's generated images (local models)",
         low=0,
-        when=lambda r: r.generates and r["warmfed.finetune-targets"] == "local_and_aggregate",
+        when=lambda r: _tunes(r) and r["warmfed.finetune-targets"] == "local_and_aggregate",
     )
     server_tuning: str = setting(
         FADING,
@@ -83,10 +87,10 @@ class WarmFed(Group, prefix="warmfed"):
         when=lambda r: r.generates and r.rounds and r[TUNING] != START,
     )
     epochs_warm: int = setting(
-        30, "server epochs over all generated images (average), in the warm start", low=0, when=lambda r: r.generates
+        30, "server epochs over all generated images (average), in the warm start", low=0, when=lambda r: _warms(r)
     )
     server_learning_rate: float = setting(
-        0.005, "learning rate of the server's training on generated images; 0: learning-rate", low=0.0, when=lambda r: r.generates
+        0.005, "learning rate of the server's training on generated images; 0: learning-rate", low=0.0, when=lambda r: _tunes(r)
     )
     regenerate_each_round: bool = setting(
         False,
@@ -123,6 +127,11 @@ class WarmFed(Group, prefix="warmfed"):
     )
 
     @property
+    def warmed(self) -> bool:
+        """Whether the warm model is another run's."""
+        return bool(self.pool and self.warm_model)
+
+    @property
     def adapts(self) -> bool:
         """Whether clients tune adapters and send them."""
         return _adapts(self.adapt, self.synthetic_ratio, self.pool)
@@ -130,6 +139,17 @@ class WarmFed(Group, prefix="warmfed"):
 
 def _adapts(adapt: bool, ratio: float, pool: str) -> bool:
     return adapt and ratio > 0 and not pool
+
+
+def _warms(run: Any) -> bool:
+    """Whether the server trains a warm model of its own."""
+    return bool(run["warmfed.synthetic-ratio"]) and not (run["warmfed.pool"] and run["warmfed.warm-model"])
+
+
+def _tunes(run: Any) -> bool:
+    """Whether the server trains on generated images at all."""
+    rounds = run["warmfed.protocol"] != "one-shot" and run[TUNING] != START
+    return _warms(run) or (rounds and bool(run["warmfed.synthetic-ratio"]))
 
 
 def tuning_factor(settings: WarmFed, number: int, rounds: int) -> float:
@@ -172,7 +192,7 @@ def efforts(config: Config, held: Sequence[tuple[int, int]], operations: float) 
     return {
         "adapt": Effort(spent[0], "adapter"),
         "generate": Effort(spent[1], "images"),
-        "warm start": Effort(images * once * (alone + s.epochs_warm)),
+        "warm start": Effort(0.0 if s.warmed else images * once * (alone + s.epochs_warm)),
         "round": Effort(known * (run.local_epochs + s.distill_epochs) + taught / max(1, rounds) + tuned + again),
         "distill": Effort(known * s.distill_epochs + (0.0 if rounds else taught)),
     }
@@ -195,7 +215,7 @@ def does(run: Any) -> dict[str, bool]:
     one_shot = run["warmfed.protocol"] == "one-shot"
     generates = bool(run["warmfed.synthetic-ratio"])
     adapts = _adapts(run["warmfed.adapt"], run["warmfed.synthetic-ratio"], run["warmfed.pool"])
-    tuned = generates and run["warmfed.finetune-targets"] == "local_and_aggregate" and run["warmfed.epochs-local"] > 0
+    tuned = _tunes(run) and run["warmfed.finetune-targets"] == "local_and_aggregate" and run["warmfed.epochs-local"] > 0
     averages, rule = not one_shot or tuned, run["warmfed.selection"]
     taught = rule != "never" and (run["warmfed.teacher-first"] == "local" or rule == "model_best")
     return {
@@ -208,7 +228,7 @@ def does(run: Any) -> dict[str, bool]:
         "late": True,
         "rounds": not one_shot,
         "taught": taught,
-        "steps": taught or not run["warmfed.distill-learning-rate"] or (generates and not run["warmfed.server-learning-rate"]),
+        "steps": taught or not run["warmfed.distill-learning-rate"] or (_tunes(run) and not run["warmfed.server-learning-rate"]),
         "generates": generates,
         "adapts": adapts,
     }
@@ -259,6 +279,8 @@ def _check_pool(settings: WarmFed, config: Config, known: Any) -> None:
             f"{settings.pool} has images of {side} pixels for {most + 1} clients or more; here are {known.clients} clients and "
             f"{wanted} pixels: name a run of the same ones"
         )
+    if settings.warmed and not Path(settings.warm_model).is_file():
+        raise SettingError(f"warmfed.warm-model = {settings.warm_model!r} is no file; name RUN/model.safetensors")
 
 
 COMPONENT = Method(

@@ -249,10 +249,29 @@ def _twin(module: nn.Module, state: Mapping[str, Tensor] | None = None, prefix: 
 
 
 def _load_weights(model: nn.Module, settings: Model, say: Say | None) -> None:
+    state = model.state_dict()
+    model.load_state_dict(weights_in(settings.weights, "model.weights", state, head_of(settings, model), say))
+
+
+def weights_in(
+    path: str, key: str, state: Mapping[str, Tensor], head: tuple[str, ...] = (), say: Say | None = None
+) -> dict[str, Tensor]:
+    """The weights that a file holds of a model with this state.
+
+    Args:
+        path: of the file.
+        key: the setting that names it, for errors.
+        state: the model's own, which has the names and shapes that are wanted.
+        head: names of the head's tensors, which may be those of another number of classes where `say` is given: they stay then.
+        say: is told that they do.
+
+    Raises:
+        SettingError: there is no such file, or it does not fit.
+    """
     try:
-        model.load_state_dict(fitting(tensors_of(settings.weights), model.state_dict(), head_of(settings, model), say))
+        return fitting(tensors_of(path), state, head, say)
     except SettingError as error:
-        raise SettingError(f"model.weights = {settings.weights!r} {error}") from error
+        raise SettingError(f"{key} = {path!r} {error}") from error
 
 
 def device_of(name: str) -> torch.device:

@@ -152,9 +152,24 @@ def test_what_one_run_drew_another_may_take(one_shot, tmp_path: Path) -> None:
         ({"warmfed.pool": str(pool), "warmfed.prompt": "the digit {class}"}, "another prompt"),
         ({"warmfed.pool": str(pool), "data.image-size": 24}, "here are 4 clients and 24 pixels"),
         ({"warmfed.pool": str(pool), "privacy": "dp-sgd"}, "privacy"),
+        (
+            {"warmfed.pool": str(pool), "warmfed.warm-model": "none"},
+            r"warm-model = 'none' is no file; name RUN/model.safetensors",
+        ),
     ):
         with pytest.raises(SettingError, match=words):
             check_run({**SMALL_WARMFED, **own, "method": "warmfed"}, 4)
+
+
+def test_what_one_run_trained_on_its_images_another_need_not_train_again(one_shot, tmp_path: Path) -> None:
+    """The same global and personal models without the server's training; a model of another architecture is refused."""
+    pool, model = one_shot.folder / "pool" / "pool-0.safetensors", one_shot.folder / "model.safetensors"
+    own = {"warmfed.pool": str(pool), "warmfed.warm-model": str(model), "warmfed.epochs-warm": 7}  # the last is of no matter
+    taken = run("warmfed", tmp_path / "taken", {**SMALL_WARMFED, **own})
+    assert same(taken.model, one_shot.model)
+    assert taken.results["rounds"][-1]["personal"] == one_shot.results["rounds"][-1]["personal"]
+    with pytest.raises(SettingError, match=r"warmfed.warm-model = .*the classifier"):
+        run("warmfed", tmp_path / "other", {**SMALL_WARMFED, **own, "model.name": "logistic"})
 
 
 @pytest.mark.long
