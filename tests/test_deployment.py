@@ -14,8 +14,7 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from safetensors.numpy import load_file
 
 from fedwarm.core import logs
@@ -27,7 +26,8 @@ from fedwarm.federation.preparing import Wanted
 from fedwarm.federation.processes import command, home, living, member_environment
 from fedwarm.federation.settings import CLIENTS, SUPEREXEC, SUPERLINK, Federation, Node, load
 from fedwarm.federation.status import status
-from fedwarm.flower.certificates import ensure_authority, ensure_certificates, ensure_node_key
+from fedwarm.flower import certificates
+from fedwarm.flower.certificates import ensure_certificates, ensure_node_key
 from fedwarm.flower.family import family
 from fedwarm.flower.processes import Daemon, free_ports
 from fedwarm.launch.run import Request, run_method
@@ -165,15 +165,11 @@ def test_an_unregistered_key_is_refused_and_harms_nobody(federation: Federation,
 
 def trust_ended(federation: Federation, own: Federation) -> None:
     """Give a node the federation's CA as it would be after its last day."""
-    folder, now = federation.folder / "certificates", datetime.now(UTC)
-    authority = ensure_authority(folder, federation.name, now)
-    before, ended = authority.certificate, x509.CertificateBuilder()
-    for each in before.extensions:
-        ended = ended.add_extension(each.value, each.critical)
-    ended = ended.subject_name(before.subject).issuer_name(before.issuer).public_key(before.public_key())
-    ended = ended.serial_number(before.serial_number).not_valid_before(now - timedelta(9)).not_valid_after(now - timedelta(1))
-    signed = ended.sign(authority.key, hashes.SHA384())
-    (own.folder / "certificates" / "ca.crt").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    now = datetime.now(UTC)
+    authority = certificates.ensure_authority(federation.folder / "certificates", federation.name, now)
+    subject, so_long_ago = authority.certificate.subject, now - timedelta(days=certificates.CA_DAYS + 1)
+    ended = certificates._authority(subject, authority.key, so_long_ago).certificate
+    (own.folder / "certificates" / "ca.crt").write_bytes(ended.public_bytes(serialization.Encoding.PEM))
 
 
 @pytest.mark.long

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD
 from fedwarm.data.settings import Data
 from fedwarm.diffusion.sizes import EXACT_ROWS
-from fedwarm.models import Model, build_model, device_of
+from fedwarm.models import Model, build_model, device_of, weights_in
 from fedwarm.settings.config import Config
-from fedwarm.settings.fields import SettingError
 from fedwarm.training.evaluate import predict
 
 BLANK, ASKED = -1.0, 0.0
@@ -32,10 +31,8 @@ class Judge:
             SettingError: there is no such file, or it does not fit.
         """
         path = config.of(GenFedSD).judge
-        try:
-            model = build_model(replace(config.of(Model), weights=path), classes, config.of(Data).image_size, config.run.seed)
-        except SettingError as error:
-            raise SettingError(str(error).replace("model.weights", "gen-fedsd.judge")) from error
+        model = build_model(replace(config.of(Model), weights=""), classes, config.of(Data).image_size, config.run.seed)
+        model.load_state_dict(weights_in(path, "gen-fedsd.judge", model.state_dict()))
         return cls(model.to(device_of(config.run.device)))
 
     def probability(self, images: Tensor, label: int) -> Tensor:
