@@ -55,7 +55,7 @@ def executable(name: str) -> str:
     Raises:
         RunError: there is none.
     """
-    beside = Path(sys.executable).parent / name
+    beside = Path(own_commands()) / name
     found = str(beside) if beside.is_file() else shutil.which(name)
     if found is None:
         raise RunError(f"the command {name} is not installed beside {sys.executable}; pip install 'flwr[simulation]'")
@@ -85,7 +85,7 @@ def environment(home: Path, bytecode: Path | None = None, hosts: Sequence[str] =
         "RAY_USAGE_STATS_ENABLED": "0",
         "PYTHONUNBUFFERED": "1",
         **bypass(hosts),
-        "PATH": own_commands_first(),
+        "PATH": os.pathsep.join([own_commands(), os.environ.get("PATH", os.defpath)]),
     }
     if len(str(home)) <= LONGEST_RAY_FOLDER:
         changed["RAY_TMPDIR"] = str(home)
@@ -94,9 +94,18 @@ def environment(home: Path, bytecode: Path | None = None, hosts: Sequence[str] =
     return {**os.environ, **changed}
 
 
-def own_commands_first() -> str:
-    """A PATH on which the commands of this Python's installation come first, whether or not its environment is activated."""
-    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+def own_commands() -> str:
+    """The folder of the commands of this Python's installation."""
+    return str(Path(sys.executable).parent)
+
+
+def with_own_commands(path: str, name: str) -> str:
+    """A PATH on which the command `name` is this installation's, its environment activated or not.
+
+    It stays as it is where that is so, and what stands before them comes first (a federation's own `flwr-clientapp`).
+    """
+    is_own = shutil.which(name, path=path) == os.path.join(own_commands(), name)
+    return path if is_own else os.pathsep.join([own_commands(), path])
 
 
 def _is_compiled(package: str) -> bool:

@@ -18,11 +18,11 @@ from importlib import import_module
 from typing import Any
 
 from fedwarm.flower import pushing
-from fedwarm.flower.processes import own_commands_first
+from fedwarm.flower.processes import with_own_commands
 from fedwarm.node.heartbeat import VARIABLE, Pulse, place
 from fedwarm.node.line import PIECES, kept
 
-COMMAND, CONNECTION = "flower-supernode", "flwr.supernode.fleet_http_connection"
+COMMAND, EXECUTOR, CONNECTION = "flower-supernode", "flower-superexec", "flwr.supernode.fleet_http_connection"
 UNAUTHORIZED, TOO_LARGE, FAILED = 401, 413, 1
 GRACE_SECONDS = 4.0  # Flower ends its process by force after 5, with an exit code that says that all is well
 ENDED = "Flower's SuperNode has given the SuperLink up (its error stands above) and asks no more"
@@ -122,7 +122,8 @@ def install(watch: Watch) -> bool:
 
 def main(arguments: Sequence[str]) -> None:
     """Run a SuperNode until it ends."""
-    os.environ.update({**PIECES, **os.environ, "PATH": own_commands_first()})  # a SuperNode starts others by their names
+    path = with_own_commands(os.environ.get("PATH", os.defpath), EXECUTOR)
+    os.environ.update({**PIECES, **os.environ, "PATH": path})
     from flwr.supernode.cli import flower_supernode
 
     sys.argv = [COMMAND, *arguments]
