@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import fedwarm
-from fedwarm.federation.warm import stub
 from fedwarm.flower.family import end_family, family
+from fedwarm.node.warm import stub
 
-LEAN = Path(fedwarm.__file__).parent / "federation" / "clientapp.py"
+LEAN = Path(fedwarm.__file__).parent / "node" / "clientapp.py"
 MESSAGE = """
 import json, pathlib, sys, tempfile, time
 {entry}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -39,21 +38,6 @@ def test_the_image_installs_what_the_package_needs_less_what_no_node_uses() -> N
     wanted = {each.replace("flwr[simulation]", "flwr") for each in project if re.split(r"[>=<\[]", each)[0] not in LEFT_OUT}
     lines = (DOCKER / "requirements.txt").read_text(encoding="utf-8").splitlines()
     assert {line for line in lines if line and not line.startswith("#")} == wanted
-
-
-def test_a_message_starts_what_the_package_holds(tmp_path: Path) -> None:
-    """The image's `flwr-clientapp`, with a Python in the image's place that tells how it was called."""
-    package, python = tmp_path / "lib" / "python3.11" / "site-packages", tmp_path / "bin" / "python3"
-    for folder in (package, python.parent):
-        folder.mkdir(parents=True)
-    (package / "fedwarm").symlink_to(ROOT / "fedwarm")
-    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-    python.chmod(0o700)
-    script = (DOCKER / "flwr-clientapp").read_text(encoding="utf-8").replace("/venv/", f"{tmp_path}/")
-    told = subprocess.run(["sh", "-c", script, "flwr-clientapp", "--token", "a b"], capture_output=True, text=True, check=True)
-    stub, folder_of_sockets, mark, entry, *rest = told.stdout.split("\n")[2:]
-    assert told.stdout.startswith("-I\n-S\n") and mark == "" and rest == ["--token", "a b", ""]
-    assert all(Path(path).is_file() for path in (stub, entry)) and folder_of_sockets.startswith("/tmp/")
 
 
 def test_no_compiler_and_no_tool_reaches_the_last_stage() -> None:

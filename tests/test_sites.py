@@ -93,6 +93,8 @@ def joined(place: Place) -> None:
 
 def a_site_refuses_and_the_run_goes_on(place: Place, out: Path) -> None:
     failed = failures(place.ran(out))
+    (told,) = [path.read_text() for path in (place.root / "lab-a").glob("flower-*/fedwarm/clients/*.log")]
+    assert told.count("message: process") >= 3, "a site's messages are forked: who are you, train, evaluate"
     assert failed.keys() == {"lab-b"} and heard(out) == {"lab-a"}
     assert failed["lab-b"][0].startswith("refused (policy): this site's policy allows the methods scaffold")
     assert json.loads((out / "results.json").read_text())["privacy"]["refusals"] == {"policy": 1}

@@ -84,6 +84,7 @@ def run(context: typer.Context) -> None:
 
     `--kit FOLDER` takes all that the site's kit says, `--data FOLDER` after it other data than `join` was told.
     Where the SuperLink no longer hears it, it ends with exit code 1, so that a restart policy can act.
+    On Linux a process that has torch loaded answers its messages; with FEDWARM_WARM=0 in the environment each message loads it.
     """
     from fedwarm.node.starting import started_with
     from fedwarm.node.supernode import main

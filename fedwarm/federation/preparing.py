@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedwarm.federation.kits import equip
-from fedwarm.federation.processes import SECRET, living, write_clientapp
+from fedwarm.federation.processes import SECRET, living
 from fedwarm.federation.settings import (
     ANYWHERE,
+    CLIENTS,
     STATE,
     SUPEREXEC,
     SUPERLINK,
@@ -24,6 +25,7 @@ from fedwarm.federation.settings import (
 from fedwarm.federation.sites import site_folders
 from fedwarm.flower.certificates import ensure_certificates, ensure_node_key, ensure_secret
 from fedwarm.flower.processes import LOOPBACK, free_ports
+from fedwarm.node.messages import script, write
 from fedwarm.settings.fields import SettingError
 
 NODES = 3
@@ -138,7 +140,7 @@ def _equip(federation: Federation) -> None:
     federation.folder.chmod(0o700)
     for name in ("certificates", "keys", "flower", "nodes", "database", "logs"):
         (federation.folder / name).mkdir(exist_ok=True, mode=0o700)
-    write_clientapp(federation)
+    write(federation.folder / "bin", script(federation.folder / CLIENTS, federation.templates, federation.cold))
     ensure_secret(federation.folder / "keys" / SECRET)
     if federation.insecure:
         return

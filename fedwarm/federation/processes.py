@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import shutil
 import sys
 from collections.abc import Iterable
@@ -17,7 +16,6 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 
 from fedwarm.core.chain import FILE
-from fedwarm.core.files import write_text
 from fedwarm.core.progress import LOG_SECONDS_VARIABLE
 from fedwarm.core.version import VERSION
 from fedwarm.data.settings import DATA_FOLDER
@@ -109,17 +107,6 @@ def member_environment(federation: Federation, member: str) -> dict[str, str]:
         ENGINE_VARIABLE: ENGINE,
         LOG_SECONDS_VARIABLE: f"{LOG_SECONDS:g}",
     }
-
-
-def write_clientapp(federation: Federation) -> None:
-    """Write the `flwr-clientapp` that nodes find first on their PATH (see `clientapp`, and `warm` where messages are warm)."""
-    path, here = federation.folder / "bin" / "flwr-clientapp", Path(__file__).parent
-    words = [sys.executable, "-P", str(here / "clientapp.py")]
-    if sys.platform == "linux" and not federation.cold:
-        warm = [str(federation.folder / CLIENTS), federation.templates, str(here / "clientapp.py")]
-        words = [sys.executable, "-I", "-S", str(here / "warm" / "stub.py"), *warm]
-    write_text(path, f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
-    path.chmod(0o700)
 
 
 def start(federation: Federation, member: str) -> None:

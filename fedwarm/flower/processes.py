@@ -99,15 +99,6 @@ def own_commands() -> str:
     return str(Path(sys.executable).parent)
 
 
-def with_own_commands(path: str, name: str) -> str:
-    """A PATH on which the command `name` is this installation's, its environment activated or not.
-
-    It stays as it is where that is so, and what stands before them comes first (a federation's own `flwr-clientapp`).
-    """
-    is_own = shutil.which(name, path=path) == os.path.join(own_commands(), name)
-    return path if is_own else os.pathsep.join([own_commands(), path])
-
-
 def _is_compiled(package: str) -> bool:
     spec = importlib.util.find_spec(package)
     return spec is not None and spec.origin is not None and Path(importlib.util.cache_from_source(spec.origin)).exists()

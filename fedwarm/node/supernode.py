@@ -18,11 +18,11 @@ from importlib import import_module
 from typing import Any
 
 from fedwarm.flower import pushing
-from fedwarm.flower.processes import with_own_commands
 from fedwarm.node.heartbeat import VARIABLE, Pulse, place
 from fedwarm.node.line import PIECES, kept
+from fedwarm.node.messages import with_own_commands, with_warm_messages
 
-COMMAND, EXECUTOR, CONNECTION = "flower-supernode", "flower-superexec", "flwr.supernode.fleet_http_connection"
+COMMAND, CONNECTION = "flower-supernode", "flwr.supernode.fleet_http_connection"
 UNAUTHORIZED, TOO_LARGE, FAILED = 401, 413, 1
 GRACE_SECONDS = 4.0  # Flower ends its process by force after 5, with an exit code that says that all is well
 ENDED = "Flower's SuperNode has given the SuperLink up (its error stands above) and asks no more"
@@ -122,8 +122,7 @@ def install(watch: Watch) -> bool:
 
 def main(arguments: Sequence[str]) -> None:
     """Run a SuperNode until it ends."""
-    path = with_own_commands(os.environ.get("PATH", os.defpath), EXECUTOR)
-    os.environ.update({**PIECES, **os.environ, "PATH": path})
+    os.environ.update({**PIECES, **os.environ, "PATH": commands()})
     from flwr.supernode.cli import flower_supernode
 
     sys.argv = [COMMAND, *arguments]
@@ -140,6 +139,16 @@ def main(arguments: Sequence[str]) -> None:
     finally:
         if watch.why:
             watch.end()
+
+
+def commands() -> str:
+    """The PATH of what this node starts by name."""
+    path = with_own_commands(os.environ.get("PATH", os.defpath))
+    try:
+        return with_warm_messages(path, place().parent)
+    except OSError as error:
+        _say(f"{error.filename} cannot be written ({error.strerror}), so every message loads torch anew; set {VARIABLE}")
+    return path
 
 
 def pulse() -> Pulse | None:

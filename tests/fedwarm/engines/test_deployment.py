@@ -229,7 +229,7 @@ def test_a_clients_process_imports_only_what_its_message_needs(tmp_path: Path) -
 
 
 def test_the_nodes_command_for_a_message_leaves_the_server_out() -> None:
-    from fedwarm.federation import clientapp
+    from fedwarm.node import clientapp
 
     told = "import runpy, sys; print(runpy.run_path(sys.argv[1])['lean']().__module__, *sys.modules)"
     done = subprocess.run([sys.executable, "-c", told, clientapp.__file__], capture_output=True, text=True, check=True)

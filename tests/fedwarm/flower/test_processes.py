@@ -15,7 +15,7 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from fedwarm.core.failures import RunError
-from fedwarm.flower.processes import MARK, Daemon, environment, executable, free_ports, plain, with_own_commands
+from fedwarm.flower.processes import MARK, Daemon, environment, executable, free_ports, plain
 from fedwarm.flower.writing import write_app
 from tests.federation import loopback_federation, write_tiny
 
@@ -71,15 +71,6 @@ def test_the_environment_keeps_flower_to_its_folder(monkeypatch: pytest.MonkeyPa
     assert env["NO_PROXY"] == "example.org,127.0.0.1,localhost"
     assert env["PATH"].split(os.pathsep)[0] == str(Path(executable("flwr")).parent)
     assert "RAY_TMPDIR" not in environment(Path("/tmp") / ("long" * 20))
-
-
-def test_own_commands_come_first_only_where_they_would_not_be_found(tmp_path: Path) -> None:
-    own, strange = str(Path(executable("flwr")).parent), tmp_path / "flwr"
-    assert with_own_commands(str(tmp_path), "flwr") == os.pathsep.join([own, str(tmp_path)]), "not activated"
-    before = os.pathsep.join([str(tmp_path), own])
-    assert with_own_commands(before, "flwr") == before, "a federation puts its own flwr-clientapp before them"
-    strange.touch(0o755)
-    assert with_own_commands(before, "flwr") == os.pathsep.join([own, before]), "another installation's is not it"
 
 
 def test_bytecode_goes_elsewhere_only_where_it_may_not_lie_beside_the_code(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 
 from fedwarm.federation import processes
 from fedwarm.federation.settings import Federation, Node
-from fedwarm.flower.processes import LOOPBACK, environment, free_ports
+from fedwarm.flower.processes import LOOPBACK, environment, free_ports, own_commands
 from fedwarm.node import supernode
 from fedwarm.node.heartbeat import Pulse, look
 from tests.waiting import wait_until
@@ -167,11 +167,24 @@ def test_it_finds_flowers_commands_whatever_the_path_and_says_in_a_line_what_kee
         "fedwarm: the node cannot start (SuperNode Runtime HTTP API failed to start.)"
     )
     program = (
-        "import shutil; from flwr.supernode import cli; cli.flower_supernode = lambda: print(shutil.which('flower-superexec'))"
+        "import shutil; from flwr.supernode import cli; "
+        "cli.flower_supernode = lambda: print(*map(shutil.which, ('flower-superexec', 'flwr-clientapp')), sep='\\n')"
     )
     command = [sys.executable, "-c", f"{program}; from fedwarm.node.supernode import main; main([])"]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert ended.stdout.strip() == str(Path(sys.executable).parent / "flower-superexec")
+    executor, clientapp = ended.stdout.split()
+    assert executor == str(Path(sys.executable).parent / "flower-superexec")
+    assert Path(clientapp).is_relative_to(tmp_path / "fedwarm"), "messages are forked from a warm process"
+
+
+def test_a_home_that_cannot_be_written_costs_warm_messages_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path / "file" / "home"))
+    monkeypatch.setenv("PATH", own_commands())
+    assert supernode.commands() == own_commands()
+    assert "so every message loads torch anew; set FLWR_HOME" in capsys.readouterr().err
 
 
 def test_a_file_that_cannot_be_had_is_said_and_hinders_nobody(

@@ -19,9 +19,9 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from fedwarm.federation import clientapp
-from fedwarm.federation.warm import stub, template
 from fedwarm.flower.family import MARK, end_family, family
+from fedwarm.node import clientapp
+from fedwarm.node.warm import stub, template
 from tests.waiting import wait_until
 
 until = partial(wait_until, seconds=60, poll_seconds=0.05)

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fedwarm.federation.warm import child, stub
+    from fedwarm.node.warm import child, stub
 
 IDLE_VARIABLE, IDLE_SECONDS = "FEDWARM_WARM_IDLE_SECONDS", 120.0
 TICK_SECONDS, READ_SECONDS = 1.0, 5.0
