@@ -160,7 +160,7 @@ def namespace(number: int) -> str:
 def network(stack: ExitStack, nodes: int, rate: float, delay: float, loss: float) -> Lines:
     """Nodes' namespaces, each at the end of a line to HUB."""
     lines = Lines()
-    ip("address", "add", f"{HUB}/32", "dev", "lo")
+    ip("address", "replace", f"{HUB}/32", "dev", "lo")  # one that was ended by force left it
     stack.callback(ip, "address", "del", f"{HUB}/32", "dev", "lo")
     for number in range(nodes):
         space, here, there = namespace(number), f"10.{NET}.{number + 1}.1", f"10.{NET}.{number + 1}.2"
