@@ -19,8 +19,11 @@ from pathlib import Path
 
 import pytest
 
+from fedwarm.core.chain import verify
 from fedwarm.flower.certificates import ensure_node_key
 from fedwarm.flower.processes import free_ports
+from fedwarm.node.kit import join
+from tests.sets import write_site
 from tests.waiting import wait_until
 
 until = partial(wait_until, seconds=240, poll_seconds=0.5)
@@ -48,7 +51,8 @@ class Compose:
         self.name = f"fedwarm-test-{os.getpid()}"
         new = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
         files = ["-f", str(ROOT / "docker" / "compose.yaml"), "-f", str(ROOT / "docker" / "compose.dev.yaml")]
-        self.words = [*(["docker", "compose"] if new else ["docker-compose"]), "-p", self.name, *files]
+        self.program = ["docker", "compose"] if new else ["docker-compose"]
+        self.words = [*self.program, "-p", self.name, *files]
         ports = {"FEDWARM_PORT": f"127.0.0.1:{port}", "FEDWARM_CONTROL_PORT": str(free_ports(1)[0])}
         self.env = {**os.environ, "DOCKER_BUILDKIT": "1" if new else "0", **ports}
 
@@ -297,3 +301,48 @@ def test_a_node_that_is_paused_past_the_deadline_is_left_out_and_named(fed: Comp
     assert failed and {(each["site"], each["client"]) for each in failed} == {("node-2", 2)}
     assert digests(fed, "paused")["model.safetensors"] == digests(fed, "others")["model.safetensors"]
     until(lambda: fed.health("supernode-2") == "healthy")
+
+
+class Site:
+    """A site whose node runs by the compose.yaml of its kit, in which the network alone is the federation's here."""
+
+    def __init__(self, fed: Compose, folder: Path, data: Path) -> None:
+        told = f"networks: {{default: {{external: true, name: {fed.name}_fleet}}}}\n"
+        (folder / "network.yaml").write_text(told)
+        files = ["-f", str(folder / "compose.yaml"), "-f", str(folder / "network.yaml")]
+        self.words, self.env = [*fed.program, "-p", f"{fed.name}-{folder.name}", *files], {**fed.env, "FEDWARM_DATA": str(data)}
+
+    def __call__(self, *words: str) -> str:
+        done = subprocess.run([*self.words, *words], env=self.env, capture_output=True, encoding="utf-8", timeout=300)
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def health(self) -> str:
+        words = ["docker", "inspect", "-f", "{{.State.Health.Status}}", self("ps", "-q", "node").strip()]
+        return subprocess.run(words, capture_output=True, encoding="utf-8", check=True).stdout.strip()
+
+
+def test_a_site_joins_by_its_kit_alone(fed: Compose, tmp_path: Path) -> None:
+    """The last test: the federation's own nodes are stopped, so that the run is the site's alone."""
+    fed("stop", *NODES)
+    folder, data, words = tmp_path / "lab", tmp_path / "pictures", ("cat", "dog")
+    write_site(data, "classes", [(word, i) for word in words for i in range(12)], words)
+    make = ["fedwarm", "federation", "kit", folder.name, "--address", "proxy:8443", "--sites", "1"]
+    fed.admin(*make, "--out", "/data/runs/lab.zip")
+    copy = ["docker", "cp", f"{fed.container('superexec')}:/data/runs/lab.zip", str(tmp_path / "lab.zip")]
+    subprocess.run(copy, check=True, capture_output=True)
+    fed.admin("fedwarm", "federation", "register", join(tmp_path / "lab.zip", folder, None)[1])
+    site = Site(fed, folder, data)
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, 49999, 49999)
+    try:
+        site("up", "-d")
+        until(lambda: site.health() == "healthy")
+        fed.admin(*run("fedavg", "kit", "data.name='own' data.image-size=8 model.name='logistic'", *THERE))
+        assert [each["site"] for each in ledger(fed, "kit")] == ["lab"] * 4
+        log = site("exec", "-T", "node", "sh", "-c", "cat /tmp/flwr/fedwarm/clients/*.log")
+        assert log.count("message: process") >= 5, "who are you, two trainings, two measurements"
+        assert verify(folder / "state" / "audit.jsonl").problem == ""
+    finally:
+        print(site("logs", "--no-color", "--tail", "60"))
+        site("down", "--volumes", "--timeout", "20")

@@ -1,6 +1,6 @@
 """Augmentations: what clients add to their data before training, as parts with two halves (`fedwarm.parts`).
 
-An augmentation may say three things more: `classifiers(config)`, the settings that name a trained classifier, with their values;
+An augmentation may say three things more: `earlier(config)`, the settings that name files of earlier runs, with their values;
 `sources(config)`, which data sets its images come from; and, where it has a foundation draw, `understood(config, folder, classes,
 words)`, of which classes that one knows the words.
 """

@@ -72,6 +72,21 @@ def read_pool(path: Path, sentences: Sequence[str]) -> Pool:
     return Pool(**tensors, prompts=tuple(said))
 
 
+def check_pool(path: Path, sentences: Sequence[str], clients: int, side: int) -> None:
+    """See that images of an earlier run are those of so many clients, at so many pixels.
+
+    Raises:
+        SettingError: they are not, or cannot be read.
+    """
+    pool = read_pool(path, sentences)
+    found, most = pool.images.shape[-1], int(pool.clients.max())
+    if found != side or most >= clients:
+        raise SettingError(
+            f"{path} has images of {found} pixels for {most + 1} clients or more; here are {clients} clients and {side} pixels: "
+            "name a run of the same ones"
+        )
+
+
 def join(pools: Sequence[Pool]) -> Pool:
     """One pool of several with the same prompts."""
     return Pool(

@@ -34,6 +34,7 @@ class Method:
         does: what its runs do (see `relevance.FACTS`), where that is not the usual.
         validate: refuses settings that do not go together, from them alone.
         check: refuses before a run what cannot be, from the settings and what is known (`parts.Known`).
+        earlier: the settings that name files of earlier runs, and their values; what those were trained on counts as this run's.
         fixed_rounds: why the number of rounds cannot be another once a run has begun; an empty text where it can.
         stacks: whether clients train one model by the run's settings alone and with its hooks, so that they can train together
             where hooks, objective and optimiser allow it (see `training.cohort`).
@@ -60,6 +61,7 @@ class Method:
     does: Callable[[Any], Mapping[str, bool]] | None = None
     validate: Callable[[Config], Any] | None = None
     check: Callable[[Config, Any], None] | None = None
+    earlier: Callable[[Config], Iterable[tuple[str, str]]] = lambda config: ()
     fixed_rounds: Callable[[Config], str] | None = None
     stacks: bool = False
     averages: bool = True

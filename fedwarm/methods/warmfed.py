@@ -40,11 +40,11 @@ class WarmFed(Group, prefix="warmfed"):
     )  # fmt: skip
     pool: str = setting(
         "", "images that an earlier run of the same clients drew, RUN/pool/pool-0.safetensors, in place of adapters and drawing; "
-        "empty: draw", when=lambda r: r.generates,
+        "empty: draw", path=True, when=lambda r: r.generates,
     )  # fmt: skip
     warm_model: str = setting(
         "", "warm model that such a run trained on these images, for one shot RUN/model.safetensors, in place of training it; "
-        "empty: train it", when=lambda r: r.generates and bool(r["warmfed.pool"]),
+        "empty: train it", path=True, when=lambda r: r.generates and bool(r["warmfed.pool"]),
     )  # fmt: skip
     prompt: str = setting(
         "a photo of a {class}", "prompt for the foundation; {class} stands for the name of the class", when=lambda r: r.generates
@@ -248,7 +248,9 @@ def reach(run: Any, config: Config, clients: int) -> Iterator[str]:
 
 
 def check(config: Config, known: Any) -> None:
-    """See before a run that the sentences and the adapters' plan can be, or raise a SettingError."""
+    """See before a run that the sentences, the adapters' plan and an earlier run's files can be, or raise a SettingError."""
+    from fedwarm.data.settings import Data
+    from fedwarm.diffusion.pool import check_pool
     from fedwarm.diffusion.sentences import prompts
     from fedwarm.diffusion.tuners import tuner_for
 
@@ -257,30 +259,24 @@ def check(config: Config, known: Any) -> None:
     if settings.adapts:
         tuner_for(config).check_before(known.clients)
     elif settings.pool and settings.synthetic_ratio:
-        _check_pool(settings, config, known)
+        if config.run.privacy != PRIVACY.first:
+            raise SettingError(
+                f"warmfed.pool = {settings.pool!r} was drawn by another run, whose privacy this one's account does not hold; "
+                f"leave it empty, or take privacy = {PRIVACY.first!r}"
+            )
+        sentences = prompts(settings.prompt, known.classes) if known.classes else ()
+        check_pool(Path(settings.pool), sentences, known.clients, config.of(Data).image_size)
+        if settings.warmed and not Path(settings.warm_model).is_file():
+            raise SettingError(f"warmfed.warm-model = {settings.warm_model!r} is no file; name RUN/model.safetensors")
     tuple(reach(None, config, known.clients))
 
 
-def _check_pool(settings: WarmFed, config: Config, known: Any) -> None:
-    """See that images of an earlier run are those of this one's clients, or raise a SettingError."""
-    from fedwarm.data.settings import Data
-    from fedwarm.diffusion.pool import read_pool
-    from fedwarm.diffusion.sentences import prompts
-
-    if config.run.privacy != PRIVACY.first:
-        raise SettingError(
-            f"warmfed.pool = {settings.pool!r} was drawn by another run, whose privacy this one's account does not hold; "
-            f"leave it empty, or take privacy = {PRIVACY.first!r}"
-        )
-    pool = read_pool(Path(settings.pool), prompts(settings.prompt, known.classes) if known.classes else ())
-    side, wanted, most = pool.images.shape[-1], config.of(Data).image_size, int(pool.clients.max())
-    if side != wanted or most >= known.clients:
-        raise SettingError(
-            f"{settings.pool} has images of {side} pixels for {most + 1} clients or more; here are {known.clients} clients and "
-            f"{wanted} pixels: name a run of the same ones"
-        )
-    if settings.warmed and not Path(settings.warm_model).is_file():
-        raise SettingError(f"warmfed.warm-model = {settings.warm_model!r} is no file; name RUN/model.safetensors")
+def earlier(config: Config) -> Iterator[tuple[str, str]]:
+    """The settings that name files of an earlier run, and their values, where they are in force."""
+    settings = config.of(WarmFed)
+    if settings.pool and settings.synthetic_ratio:
+        yield "warmfed.pool", settings.pool
+        yield from [("warmfed.warm-model", settings.warm_model)] if settings.warmed else []
 
 
 COMPONENT = Method(
@@ -293,6 +289,7 @@ COMPONENT = Method(
     does=does,
     reach=reach,
     check=check,
+    earlier=earlier,
     fixed_rounds=fixed_rounds,
     refuses={"augment": "draws images of its own"},
 )

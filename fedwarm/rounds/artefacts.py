@@ -32,8 +32,8 @@ HEADER, KEY = "fedwarm", "trained_on"
 def trained_on(config: Config, clients: int) -> list[Source]:
     """Everything that a run's models are trained on: its clients' images, and what its other inputs had been trained on."""
     run, found = Run.of(config), [source_of(TRAIN, config.of(Data), config.run.seed, clients)]
-    if config.of(Model).weights:
-        found += sources(Path(config.of(Model).weights)) or []
+    for _, path in used(config):
+        found += sources(Path(path)) or []
     for component in run.chosen:
         if hasattr(component, "sources"):
             found += component.sources(config)
@@ -98,16 +98,16 @@ def _of_run(folder: Path) -> list[Source] | None:
 
 
 def used(config: Config) -> Iterator[tuple[str, str]]:
-    """The settings of a run that name a trained classifier, and their values."""
+    """The settings of a run that name what an earlier one trained or drew, and their values."""
     if config.of(Model).weights:
         yield "model.weights", config.of(Model).weights
     for component in Run.of(config).chosen:
-        if hasattr(component, "classifiers"):
-            yield from component.classifiers(config)
+        if hasattr(component, "earlier"):
+            yield from component.earlier(config)
 
 
 def refuse_seen_tests(config: Config, clients: int) -> None:
-    """Refuse a classifier that was trained on images which this run tests on.
+    """Refuse a file of an earlier run that was trained on images which this run tests on.
 
     Where the run's data are not on this machine nothing can be said, and nothing is.
 
@@ -135,7 +135,7 @@ def _why(source: Source) -> str:
 
 
 def unknown(config: Config) -> list[str]:
-    """A line for each classifier that does not say what it was trained on."""
+    """A line for each file of an earlier run that does not say what it was trained on."""
     return [
         f"{key} = {path!r} does not say what it was trained on; with this run's test images among it, accuracies are too high"
         for key, path in used(config)

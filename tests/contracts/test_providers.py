@@ -63,7 +63,7 @@ def test_a_provider_says_what_it_is_and_can_be_used(name: str) -> None:
     validated(config.of(GenFedSD))
     kind.check(config, Known(CLIENTS, shard_of(config).classes))
     assert summary(kind) and kind in run.chosen and (run.draws, run.fills) == (kind.draws, kind.fills)
-    assert bool(kind.kept) != kind.draws and list(kind.classifiers(config)) == []
+    assert bool(kind.kept) != kind.draws and list(kind.earlier(config)) == []
     assert kind not in Run.of(parse({"gen-fedsd.provider": name})).chosen  # nobody asks for it there
     assert len(kind.offered([3, 0, 2], [0, 5, 1])) == 3 and max(kind.offered([3, 0, 2], [0, 5, 1])) <= 3
 

@@ -168,8 +168,11 @@ def test_what_one_run_trained_on_its_images_another_need_not_train_again(one_sho
     taken = run("warmfed", tmp_path / "taken", {**SMALL_WARMFED, **own})
     assert same(taken.model, one_shot.model)
     assert taken.results["rounds"][-1]["personal"] == one_shot.results["rounds"][-1]["personal"]
+    assert taken.results["trained_on"] == one_shot.results["trained_on"]
     with pytest.raises(SettingError, match=r"warmfed.warm-model = .*the classifier"):
         run("warmfed", tmp_path / "other", {**SMALL_WARMFED, **own, "model.name": "logistic"})
+    with pytest.raises(SettingError, match=r"warmfed.pool = .* was trained on \d+ of \d+ test images of this run"):
+        run("warmfed", tmp_path / "seen", {**SMALL_WARMFED, **own, "seed": 11})
 
 
 @pytest.mark.long

@@ -234,7 +234,7 @@ def test_method_settings_stand_with_their_methods() -> None:
 def test_what_fields_say_of_paths_nodes_and_numbers() -> None:
     """What a device may set of its own, and what a resumed run may change, is a promise to those who hold the data."""
     places = {"data.name", "diffusion.foundation", "model.weights", "gen-fedsd.file", "gen-fedsd.judge", "gen-fedsd.prompts-file"}
-    assert {*places, "gen-fedsd.phrases"} <= flagged("path")
+    assert {*places, "gen-fedsd.phrases", "warmfed.pool", "warmfed.warm-model"} <= flagged("path")
     limits = {"limits.least-noise", "limits.most-epsilon", "limits.most-rounds", "limits.delta"}
     assert flagged("node") == {"device", "client-folder", "hollowed.memory-budget-mb", *limits}
     assert flagged("neutral") == {"out", "client-folder", "resume", "tracker", "client-state-mb", "save-pictures"}

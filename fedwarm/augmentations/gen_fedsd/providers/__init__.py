@@ -87,8 +87,8 @@ class Provider:
         return list(missing)
 
     @classmethod
-    def classifiers(cls, config: Config) -> Iterator[tuple[str, str]]:
-        """The settings that name a trained classifier, and their values."""
+    def earlier(cls, config: Config) -> Iterator[tuple[str, str]]:
+        """The settings that name files of earlier runs, and their values."""
         yield from ()
 
     @classmethod

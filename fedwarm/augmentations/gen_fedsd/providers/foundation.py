@@ -86,7 +86,7 @@ class Generated(Provider):
             check_room(config, known.clients)
 
     @classmethod
-    def classifiers(cls, config: Config) -> Iterator[tuple[str, str]]:
+    def earlier(cls, config: Config) -> Iterator[tuple[str, str]]:
         if config.of(GenFedSD).judge:
             yield "gen-fedsd.judge", config.of(GenFedSD).judge
 
