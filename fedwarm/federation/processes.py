@@ -25,6 +25,7 @@ from fedwarm.flower.family import end_family, lives
 from fedwarm.flower.processes import LOOPBACK, Daemon, environment, executable, plain
 from fedwarm.node.kit import quoted
 from fedwarm.node.line import PIECES
+from fedwarm.node.messages import POLL_VARIABLE
 from fedwarm.record.record import ENGINE_VARIABLE
 
 ENGINE = "deployment"
@@ -102,7 +103,7 @@ def member_environment(federation: Federation, member: str) -> dict[str, str]:
         **base,
         **lean,
         **audit,
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": f"{poll:.2f}",
+        POLL_VARIABLE: f"{poll:.2f}",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         ENGINE_VARIABLE: ENGINE,
         LOG_SECONDS_VARIABLE: f"{LOG_SECONDS:g}",

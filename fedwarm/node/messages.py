@@ -14,6 +14,8 @@ from fedwarm.flower.processes import own_commands
 
 COMMAND, EXECUTOR = "flwr-clientapp", "flower-superexec"
 FOLDER, SOCKETS = "fedwarm", "clients"
+POLL_VARIABLE, POLL_SECONDS = "FLWR_SUPEREXEC_TASK_POLL_INTERVAL", 0.25
+"""How often a node's executor looks whether there is a message to answer, on this machine; by itself once a second."""
 
 
 def script(sockets: Path, mark: str = "", cold: bool = False) -> str:

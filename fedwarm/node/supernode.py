@@ -20,7 +20,7 @@ from typing import Any
 from fedwarm.flower import pushing
 from fedwarm.node.heartbeat import VARIABLE, Pulse, place
 from fedwarm.node.line import PIECES, kept
-from fedwarm.node.messages import with_own_commands, with_warm_messages
+from fedwarm.node.messages import POLL_SECONDS, POLL_VARIABLE, with_own_commands, with_warm_messages
 
 COMMAND, CONNECTION = "flower-supernode", "flwr.supernode.fleet_http_connection"
 UNAUTHORIZED, TOO_LARGE, FAILED = 401, 413, 1
@@ -122,7 +122,7 @@ def install(watch: Watch) -> bool:
 
 def main(arguments: Sequence[str]) -> None:
     """Run a SuperNode until it ends."""
-    os.environ.update({**PIECES, **os.environ, "PATH": commands()})
+    os.environ.update({**PIECES, POLL_VARIABLE: f"{POLL_SECONDS:g}", **os.environ, "PATH": commands()})
     from flwr.supernode.cli import flower_supernode
 
     sys.argv = [COMMAND, *arguments]

@@ -24,6 +24,7 @@ from fedwarm.federation.settings import Federation, Node
 from fedwarm.flower.processes import LOOPBACK, environment, free_ports, own_commands
 from fedwarm.node import supernode
 from fedwarm.node.heartbeat import Pulse, look
+from fedwarm.node.messages import POLL_SECONDS
 from tests.waiting import wait_until
 
 until = partial(wait_until, seconds=120, poll_seconds=0.05)
@@ -167,14 +168,16 @@ def test_it_finds_flowers_commands_whatever_the_path_and_says_in_a_line_what_kee
         "fedwarm: the node cannot start (SuperNode Runtime HTTP API failed to start.)"
     )
     program = (
-        "import shutil; from flwr.supernode import cli; "
-        "cli.flower_supernode = lambda: print(*map(shutil.which, ('flower-superexec', 'flwr-clientapp')), sep='\\n')"
+        "import os, shutil; from flwr.supernode import cli; "
+        "cli.flower_supernode = lambda: print(*map(shutil.which, ('flower-superexec', 'flwr-clientapp')), "
+        "os.environ['FLWR_SUPEREXEC_TASK_POLL_INTERVAL'], sep='\\n')"
     )
     command = [sys.executable, "-c", f"{program}; from fedwarm.node.supernode import main; main([])"]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    executor, clientapp = ended.stdout.split()
+    executor, clientapp, poll_seconds = ended.stdout.split()
     assert executor == str(Path(sys.executable).parent / "flower-superexec")
     assert Path(clientapp).is_relative_to(tmp_path / "fedwarm"), "messages are forked from a warm process"
+    assert float(poll_seconds) == POLL_SECONDS
 
 
 def test_a_home_that_cannot_be_written_costs_warm_messages_alone(
