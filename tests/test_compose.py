@@ -277,6 +277,13 @@ def running(fed: Compose) -> list[str]:
     return told.stdout.split()
 
 
+def docker(*words: str) -> int:
+    """The exit code of a command of Docker's."""
+    done = subprocess.run(["docker", *words], capture_output=True, encoding="utf-8", check=False)
+    print(done.stderr)
+    return done.returncode
+
+
 def trained(container: str) -> int:
     """How many messages of training a node has got so far."""
     told = subprocess.run(["docker", "logs", container], capture_output=True, encoding="utf-8", errors="replace", check=True)
@@ -284,7 +291,7 @@ def trained(container: str) -> int:
 
 
 def test_a_node_that_is_paused_past_the_deadline_is_left_out_and_named(fed: Compose) -> None:
-    long = "local-epochs=1500"  # so that a node is still training when it is paused
+    long = "local-epochs=600"  # so that a node is still training when it is paused
     without = f"{long} faults.kind='crash' faults.clients='2' faults.rate=1.0 min-replies=2"
     fed.admin(*run("fedavg", "others", without, *HERE), "--rounds", "1")
     node = fed.container("supernode-2")
@@ -293,10 +300,10 @@ def test_a_node_that_is_paused_past_the_deadline_is_left_out_and_named(fed: Comp
     process = fed.start_admin(*command)
     try:
         wait_until(lambda: trained(node) > before, seconds=240, poll_seconds=0.1)
-        subprocess.run(["docker", "pause", node], check=True, capture_output=True)
+        wait_until(lambda: docker("pause", node) == 0, seconds=30, poll_seconds=0.1)  # not while its processes are being forked
         told, _ = process.communicate(timeout=900)
     finally:
-        subprocess.run(["docker", "unpause", node], check=True, capture_output=True)
+        docker("unpause", node)
         process.kill()
     assert process.returncode == 0, told
     failed = [each for each in ledger(fed, "paused") if each["failure"]]
