@@ -30,6 +30,9 @@ def run(
     sweep: Annotated[
         Path | None, typer.Option(help="run a sweep: all combinations in a .toml file that are not complete yet")
     ] = None,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="with --sweep: runs at once, each with its share of the cores and a log of its own")
+    ] = 1,
     app_folder: Annotated[Path | None, typer.Option("--app", help="run any Flower app's folder instead of a method")] = None,
     federation: Annotated[str, typer.Option(help="federation of --engine deployment, see `fedwarm federation`")] = "default",
     keep_going: Annotated[
@@ -47,6 +50,8 @@ def run(
 
     options = Asked(clients, workers, federation, keep_going)
     engine_of(engine, options)
+    if jobs > 1 and sweep is None:
+        raise SettingError(f"--jobs {jobs} is for the runs of a sweep; use it with --sweep FILE, or leave it out")
     if app_folder is not None:
         given = {"--seed": seed, "--rounds": rounds, "--out": out, "--fresh": fresh or None, "--resume": resume or None}
         _refuse_with_app(method, {**given, "--sweep": sweep})
@@ -59,7 +64,7 @@ def run(
         pairs = [*(run_config or []), *([f"num-server-rounds={rounds}"] if rounds is not None else [])]
         run_sweep(
             sweep, out, method=method, engine=engine, federation=federation, keep_going=keep_going, clients=clients,
-            workers=workers, fresh=fresh, overrides=pairs,
+            workers=workers, jobs=jobs, fresh=fresh, overrides=pairs,
         )  # fmt: skip
     elif not method and not (resume and out is not None):
         raise SettingError("no method is given; name one (`fedwarm methods` lists them), or an app by --app FOLDER")

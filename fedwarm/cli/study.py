@@ -17,6 +17,7 @@ def study(
     seeds: Annotated[int, typer.Option(min=0, help="only the first so many seeds of the file; 0: all")] = 0,
     engine: Annotated[str, typer.Option(help="engine of its runs: local, ray, or module:attribute")] = ENGINES.first,
     workers: Annotated[int, typer.Option(help="client processes; 0: what cores and memory allow; 1: none")] = 0,
+    jobs: Annotated[int, typer.Option(min=1, help="runs at once, each with its share of the cores and a log of its own")] = 1,
     fresh: Annotated[bool, typer.Option("--fresh", help="run everything anew")] = False,
     table: Annotated[bool, typer.Option("--table", help="run nothing; print and write what the finished runs say")] = False,
     run_config: Settings = None,
@@ -27,4 +28,6 @@ def study(
     """
     from fedwarm.launch.study import run_study
 
-    run_study(file, out, seeds=seeds, engine=engine, workers=workers, fresh=fresh, table=table, overrides=run_config or [])
+    run_study(
+        file, out, seeds=seeds, engine=engine, workers=workers, jobs=jobs, fresh=fresh, table=table, overrides=run_config or []
+    )

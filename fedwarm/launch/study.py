@@ -1,13 +1,14 @@
 """A study: arms by seeds with equal splits, settings chosen on examples that clients hold back, paired differences at the end.
 
 Runs that are complete are read, those that were broken off are resumed, and those that fail are noted while the study goes on; so
-the same command finishes a study that was stopped.
+the same command finishes a study that was stopped. With several jobs, each run begins as soon as those that it needs are there.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 from fedwarm.core.failures import RunError
 from fedwarm.core.forms import second_text
 from fedwarm.core.terminal import say
+from fedwarm.launch.crew import crew, refuse_jobs
 from fedwarm.launch.interrupt import interruptible
 from fedwarm.launch.request import Request, engine_of
 from fedwarm.launch.several import announce, check_all, completed_run, is_done, run_one
@@ -39,6 +41,7 @@ def run_study(
     seeds: int = 0,
     engine: str = ENGINES.first,
     workers: int = 0,
+    jobs: int = 1,
     fresh: bool = False,
     table: bool = False,
     overrides: Sequence[str] = (),
@@ -50,6 +53,7 @@ def run_study(
         out: the folder; None: `runs/study-<name of the file>`.
         seeds: only so many of the file's seeds; 0: all.
         engine, workers: as of one run.
+        jobs: runs at once, each with its share of the cores.
         fresh: begin every run anew.
         table: run nothing; write what is there.
         overrides: settings of every run, as `-c` takes them; they win over the file's `[settings]`.
@@ -67,12 +71,15 @@ def run_study(
     folder = (out or runs_root() / f"study-{path.stem}").absolute()
     common = Request("", engine, clients=study.clients, workers=workers)
     chosen = engine_of(engine, common.asked)
-    work = Work(study, folder, common, fresh, only_read=table)
+    refuse_jobs(jobs, engine, chosen.real)
+    work = Work(study, folder, common, fresh, only_read=table, jobs=jobs)
     if not table:
         clients = chosen.clients(common.asked)
         check_all([study.job(arm, study.seeds[0], study.tuned(arm).choices()[0]) for arm in study.arms], clients, chosen.real)
         refuse_busy(folder)
     with Lock(folder).held(), interruptible(lambda: "interrupted; the same command goes on with the study"):
+        if jobs > 1 and not table:
+            work.at_once()
         work.all()
         finish(study, folder, work.found, work.choices, work.failures)
     for name, line in work.failures.items():
@@ -90,6 +97,12 @@ class Work:
         found: of each arm the runs of the table, by seed.
         choices: of each arm with a grid, what was tried and what was taken.
         failures: the last line of each run that failed, by its name.
+        paces: seconds of the runs that are there, by arm.
+        tried: the arm of each run that is done or failed, by its folder.
+        known: what runs came to that were read.
+        ready: where runs are only looked for, those that are missing and can be run, by name.
+        under_way: those of them that other processes are at.
+        waits: whether a run that was asked for is still to come.
     """
 
     study: Study
@@ -100,32 +113,65 @@ class Work:
     found: dict[str, dict[int, Found]] = field(default_factory=dict)
     choices: dict[str, Choice] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    jobs: int = 1
     paces: dict[str, list[float]] = field(default_factory=dict)
-    tried: set[Path] = field(default_factory=set)
+    tried: dict[Path, str] = field(default_factory=dict)
+    known: dict[Path, Found] = field(default_factory=dict)
+    ready: dict[str, tuple[Job, Arm]] | None = None
+    under_way: dict[str, tuple[Job, Arm]] = field(default_factory=dict)
+    waits: bool = False
+
+    def at_once(self) -> None:
+        """Run what is missing, several at once: each as soon as those are there by which it is chosen or from which it starts."""
+        with crew(self.jobs, self.folder, self.common, self.fresh) as hands:
+            for ended in hands.work(self._ready, self._begins):
+                job, arm = self.under_way.pop(ended.job.name)
+                self._ended(job, arm, ended.line, ended.seconds)
+                told = f"failed: {ended.line}" if ended.line else second_text(ended.seconds)
+                say(f"study: {job.cell}, seed {job.seed}: {told}")
+        self.ready = None
+
+    def _ready(self) -> list[Job]:
+        """The runs that are missing and lack nothing but to be run, in the order in which they are wanted."""
+        self.ready = {}
+        self.all()
+        return [job for job, _ in self.ready.values()]
+
+    def _begins(self, job: Job) -> None:
+        assert self.ready is not None
+        self._announce(job, len(self.under_way))
+        self.under_way[job.name] = self.ready[job.name]
 
     def all(self) -> None:
         """Choose the settings of every arm, then run the table, seed by seed."""
         self.found = {arm.name: {} for arm in self.study.arms}
-        self.left = self._planned()
         for arm in self.study.arms:
-            if arm.grid:
+            if arm.grid and arm.name not in self.choices:
                 self._choose(arm)
-        self.left = self._table()
         for seed in self.study.seeds:
             for arm in self.study.arms:
                 if (found := self._of_table(arm, seed)) is not None:
                     self.found[arm.name][seed] = found
 
-    def _planned(self) -> list[tuple[str, int]]:
-        """Arm and seed of every run that the study has, in the order in which they are done."""
-        tuned = [arm for arm in self.study.arms if arm.grid]
-        return [(arm.name, seed) for arm in tuned for _ in arm.choices() for seed in self.study.tuning] + self._table()
-
-    def _table(self) -> list[tuple[str, int]]:
-        """Arm and seed of every run of the table, as far as settings are chosen."""
+    def _planned(self) -> Counter[str]:
+        """How many runs of each arm the study has, as far as settings are chosen."""
         choices = {arm.name: self.choices.get(self.study.tuned(arm).name) for arm in self.study.arms}
         times = {name: 1 if choice is None else max(1, len(choice.wanted())) for name, choice in choices.items()}
-        return [(arm.name, seed) for seed in self.study.seeds for arm in self.study.arms for _ in range(times[arm.name])]
+        found = Counter({name: count * len(self.study.seeds) for name, count in times.items()})
+        begun: set[str] = set()
+        for arm in self.study.arms:
+            if arm.grid:
+                found[arm.name] += len(arm.choices()) * len(self.study.tuning)
+                begun |= {each.name for each in self._before(arm) if not each.grid}
+        found.update({name: len(self.study.tuning) for name in begun})
+        return found
+
+    def _before(self, arm: Arm) -> list[Arm]:
+        """The arms from which one starts, and these in turn."""
+        found: list[Arm] = []
+        while arm.start:
+            found.append(arm := self.study.arm(arm.start))
+        return found
 
     def _of_table(self, arm: Arm, seed: int) -> Found | None:
         """What an arm came to: of one run, or where rounds are chosen for by themselves, each round of the run that is for it."""
@@ -139,13 +185,19 @@ class Work:
         return together(end, {number: run for number, run in runs.items() if run is not None})
 
     def _settings(self, arm: Arm) -> Mapping[str, Value] | None:
-        """What was chosen for an arm; None where nothing could be."""
+        """What was chosen for an arm; None where nothing could be, or is not yet."""
         of = self.study.tuned(arm)
-        return self.choices[of.name].taken if of.grid else {}
+        if not of.grid:
+            return {}
+        self.waits |= of.name not in self.choices
+        return self.choices[of.name].taken if of.name in self.choices else None
 
     def _choose(self, arm: Arm) -> None:
         """Try every combination at the tuning seeds, and take the one that is best on examples that clients hold back."""
+        self.waits = False
         tried = [(chosen, [self.run(arm, seed, chosen) for seed in self.study.tuning]) for chosen in arm.choices()]
+        if self.waits:
+            return
         choice = self.choices[arm.name] = chosen_of(tried, self.study.watch, self.study.rounds if self.study.each else ())
         if choice.taken is not None and not self.only_read:
             best = max(value for _, value in choice.values if value is not None)
@@ -159,45 +211,56 @@ class Work:
             settings = self._settings(of := self.study.arm(arm.start))
             base = None if settings is None else self.run(of, seed, settings)
             if base is None:
-                if not self.only_read:
+                if not self.only_read and self.ready is None:
                     self.failures[f"{named(arm.name)}-seed-{seed}"] = f"the run that it starts from, {arm.start}, is missing"
                 return None
             first, before = base.folder, base.last
         job = self.study.job(arm, seed, chosen, first)
         place = self.folder / job.name
-        if not self._made(job, place, arm):
-            return None
-        run = completed_run(place, ledger=True)
-        if run is None:
-            return None
-        rounds = course(run, before)
-        return Found(place, run.seed, rounds, last(rounds, self.study.last), server_seconds(run), run.seconds)
+        if place not in self.known:
+            run = completed_run(place, ledger=True) if self._made(job, place, arm) else None
+            if run is None:
+                return None
+            rounds = course(run, before)
+            self.known[place] = Found(place, run.seed, rounds, last(rounds, self.study.last), server_seconds(run), run.seconds)
+        return self.known[place]
 
     def _made(self, job: Job, place: Path, arm: Arm) -> bool:
-        """Whether the run is complete, after it was run if it had to be."""
+        """Whether the run is complete, after it was run if it had to be; where runs are only looked for, it is one of these."""
         if place in self.tried:
             return job.name not in self.failures
         if self.only_read:
             return True
-        self.tried.add(place)
-        begun, done = time.monotonic(), not self.fresh and is_done(job, place, self.study.clients, "study")
-        if not done:
+        if job.name not in self.under_way and not self.fresh and is_done(job, place, self.study.clients, "study"):
+            run = completed_run(place)
+            self._ended(job, arm, "", None if run is None else run.seconds)
+        elif self.ready is not None:
+            self.ready[job.name] = job, arm
+            self.waits = True
+        else:
             self._announce(job)
-            if line := run_one(job, place, self.common, self.fresh):
-                self.failures[job.name] = line
-            self.paces.setdefault(arm.name, []).append(time.monotonic() - begun)
-        elif (run := completed_run(place)) is not None:
-            self.paces.setdefault(arm.name, []).append(run.seconds)
-        if (arm.name, job.seed) in self.left:
-            self.left.remove((arm.name, job.seed))
-        return job.name not in self.failures
+            begun = time.monotonic()
+            line = run_one(job, place, self.common, self.fresh)
+            self._ended(job, arm, line, time.monotonic() - begun)
+        return place in self.tried and job.name not in self.failures
 
-    def _announce(self, job: Job) -> None:
-        total = len(self._planned())
-        text = f"run {total - len(self.left) + 1} of {total}: {job.cell}, seed {job.seed}"
+    def _ended(self, job: Job, arm: Arm, line: str, seconds: float | None) -> None:
+        """Note that a run is done, or that it failed with a line."""
+        self.tried[self.folder / job.name] = arm.name
+        if line:
+            self.failures[job.name] = line
+        if seconds is not None:
+            self.paces.setdefault(arm.name, []).append(seconds)
+
+    def _announce(self, job: Job, others: int = 0) -> None:
+        """Say that a run begins, while others are under way."""
+        planned, done = self._planned(), Counter(self.tried.values())
+        total, number = planned.total(), done.total() + others
+        text = f"run {number + 1} of {total}: {job.cell}, seed {job.seed}"
         known = [seconds for paces in self.paces.values() for seconds in paces]
         if known:
             usual = statistics.fmean(known)
-            rest = sum(statistics.fmean(self.paces.get(name, [usual])) for name, _ in self.left)
-            text += f" (about {second_text(rest)} left for all)"
-        announce("study", text, total - len(self.left), total)
+            left = {name: max(0, count - done[name]) for name, count in planned.items()}
+            rest = sum(count * statistics.fmean(self.paces.get(name, [usual])) for name, count in left.items())
+            text += f" (about {second_text(rest / self.jobs)} left for all)"
+        announce("study", text, number, total)

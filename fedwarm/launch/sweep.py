@@ -18,10 +18,12 @@ from fedwarm.core.files import write_text
 from fedwarm.core.forms import second_text
 from fedwarm.core.terminal import put, say, show
 from fedwarm.engines import FEDERATION
+from fedwarm.launch.crew import crew, refuse_jobs
 from fedwarm.launch.interrupt import interruptible
 from fedwarm.launch.request import Request, engine_of
 from fedwarm.launch.several import announce, check_all, completed_run, is_done, run_one
-from fedwarm.launch.sweep_file import Job, Sweep, jobs, read_sweep
+from fedwarm.launch.sweep_file import Job, Sweep, read_sweep
+from fedwarm.launch.sweep_file import jobs as all_jobs
 from fedwarm.record.folder import runs_root
 from fedwarm.record.lock import Lock, refuse_busy
 from fedwarm.record.reading import Run
@@ -55,6 +57,7 @@ def run_sweep(
     keep_going: bool = False,
     clients: int = 0,
     workers: int = 0,
+    jobs: int = 1,
     fresh: bool = False,
     overrides: Sequence[str] = (),
 ) -> Path:
@@ -65,6 +68,7 @@ def run_sweep(
         out: the folder; None: `runs/sweep-<name of the file>`.
         method: only this one of the file's methods, or the one where the file names none.
         engine: as of one run, and so `federation`, `keep_going`, `clients` (0: the file's) and `workers`.
+        jobs: runs at once, each with its share of the cores.
         fresh: begin every run anew.
         overrides: settings of every run, as `-c` takes them; they win over the file's.
 
@@ -74,16 +78,17 @@ def run_sweep(
     """
     sweep = _asked(read_sweep(path), path, method, clients, parse_overrides(list(overrides)))
     folder = out or runs_root() / f"sweep-{path.stem}"
-    listed = jobs(sweep, str(path))
+    listed = all_jobs(sweep, str(path))
     done = {job.name for job in listed if not fresh and is_done(job, folder / job.name, sweep.clients)}
     missing = [job for job in listed if job.name not in done]
     common = Request("", engine, clients=sweep.clients, workers=workers, federation=federation, keep_going=keep_going)
     chosen = engine_of(engine, common.asked)
+    refuse_jobs(jobs, engine, chosen.real)
     check_all(missing, chosen.clients(common.asked) if missing else sweep.clients, chosen.real)
     for place in (folder, *(folder / job.name for job in missing)):
         refuse_busy(place)
     with Lock(folder.absolute()).held(), interruptible(lambda: "interrupted; the same command goes on with the sweep"):
-        failures = _run_all(missing, folder, common, fresh, len(listed))
+        failures = _run_all(missing, folder, common, fresh, len(listed), jobs)
         finish(listed, folder)
     for name, line in failures.items():
         say(f"failed: {name}: {line}")
@@ -103,22 +108,34 @@ def _asked(sweep: Sweep, path: Path, method: str, clients: int, overrides: Mappi
     return replace(sweep, methods=named, clients=clients or sweep.clients, settings=settings)
 
 
-def _run_all(missing: Sequence[Job], folder: Path, common: Request, fresh: bool, total: int) -> dict[str, str]:
-    """Run one after the other; what the failed ones ended with, by name."""
-    failures: dict[str, str] = {}
+def _run_all(missing: Sequence[Job], folder: Path, common: Request, fresh: bool, total: int, at_once: int) -> dict[str, str]:
+    """Run one after the other, or several at once; what the failed ones ended with, by name."""
     begun, before = time.monotonic(), total - len(missing)
+    ended: dict[str, str] = {}
     if before:
         say(f"sweep: {before} of {total} runs are complete already")
-    for i, job in enumerate(missing):
-        _announce(job, before + i, total, time.monotonic() - begun, i)
-        if line := run_one(job, folder / job.name, common, fresh):
-            failures[job.name] = line
-    return failures
+
+    def begins(job: Job, others: int = 0) -> None:
+        _announce(job, before + len(ended), others, total, time.monotonic() - begun, len(ended))
+
+    if at_once == 1:
+        for job in missing:
+            begins(job)
+            ended[job.name] = run_one(job, folder / job.name, common, fresh)
+    else:
+        with crew(at_once, folder.absolute(), common, fresh) as hands:
+            left = {job.name: job for job in missing}
+            for each in hands.work(lambda: [*left.values()], lambda job: begins(job, len(hands.at))):
+                del left[each.job.name]
+                ended[each.job.name] = each.line
+                told = f"failed: {each.line}" if each.line else second_text(each.seconds)
+                say(f"sweep: {each.job.cell}, seed {each.job.seed}: {told}")
+    return {name: line for name, line in ended.items() if line}
 
 
-def _announce(job: Job, done: int, total: int, gone_seconds: float, finished: int) -> None:
+def _announce(job: Job, done: int, others: int, total: int, gone_seconds: float, finished: int) -> None:
     """Which run begins, of how many, how long the sweep took so far and will take; with a bar on a terminal."""
-    text = f"run {done + 1} of {total}: {job.cell}, seed {job.seed}"
+    text = f"run {done + others + 1} of {total}: {job.cell}, seed {job.seed}"
     if finished:
         left = gone_seconds / finished * (total - done)
         text += f" ({second_text(gone_seconds)} gone, about {second_text(left)} left)"

@@ -1,0 +1,185 @@
+"""Several runs at once: the same bits as one after the other, in the order of what needs what, and nothing left when it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+import pytest
+from safetensors.numpy import load_file
+
+from fedwarm.cli.run import run
+from fedwarm.core.capacity import cores
+from fedwarm.core.failures import RunError
+from fedwarm.launch.crew import Crew, Ended, crew
+from fedwarm.launch.request import Request
+from fedwarm.launch.run import QUIET
+from fedwarm.launch.study import run_study
+from fedwarm.launch.sweep import run_sweep
+from fedwarm.launch.sweep_file import Job
+from fedwarm.record.lock import refuse_busy
+from fedwarm.settings.fields import SettingError
+from tests.runs import same
+
+SMALL = """
+clients = 2
+[settings]
+num-server-rounds = 1
+local-epochs = 1
+data.max-examples = 12
+data.image-size = 8
+data.validation-fraction = 0.3
+model.name = "logistic"
+"""
+ENDLESS = {
+    "method": "fedavg",
+    "num-server-rounds": 10**6,
+    "data.max-examples": 12,
+    "data.image-size": 8,
+    "model.name": "logistic",
+}
+SECONDS = 120.0
+
+
+@pytest.fixture(autouse=True)
+def _shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in (*QUIET, "FEDWARM_ENGINE"):
+        monkeypatch.setenv(name, "1")
+    for name in ("FEDWARM_DEBUG", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def file(text: str) -> Path:
+    Path("some.toml").write_text(text)
+    return Path("some.toml")
+
+
+def until(what: Any, why: str) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + SECONDS
+    while not what():
+        assert time.monotonic() < end, why
+        time.sleep(0.05)
+
+
+def test_a_sweep_at_once_is_the_sweep_one_after_the_other(capsys: pytest.CaptureFixture[str]) -> None:
+    """Runs that fail are noted in both, each with the file of all that it said."""
+    path = file("methods = ['fedavg', 'fedprox']\nseeds = [1, 2]\n" + SMALL)
+    for folder in ("one", "two"):
+        Path(folder).mkdir()
+        Path(folder, "fedprox-seed-1").write_text("in the way")
+    with pytest.raises(RunError, match="^1 of 4 runs failed"):
+        run_sweep(path, Path("one"), workers=1)
+    capsys.readouterr()
+    with pytest.raises(RunError, match="^1 of 4 runs failed"):
+        run_sweep(path, Path("two"), jobs=2)
+    said = capsys.readouterr().err
+    for name in ("fedavg-seed-1", "fedavg-seed-2", "fedprox-seed-2"):
+        assert same(*(load_file(Path(folder, name, "model.safetensors")) for folder in ("one", "two")))
+        assert "global accuracy" in Path("two/logs", f"{name}.log").read_text()
+    log = Path("two/logs/fedprox-seed-1.log").absolute()
+    assert "failed: fedprox-seed-1: --out two/fedprox-seed-1" in said.replace(f"{Path.cwd()}/", "")
+    assert f"(all that it said: {log})" in said and "failed: fedprox-seed-1" in log.read_text()
+    assert [f"sweep: run {n} of 4: " in said for n in (1, 2, 3, 4, 5)] == [True] * 4 + [False]
+    for folder in ("one", "two"):
+        Path(folder, "fedprox-seed-1").unlink()
+        run_sweep(path, Path(folder), jobs=2)
+    accuracies = [[line.split(",")[3] for line in Path(each, "sweep.csv").read_text().splitlines()] for each in ("one", "two")]
+    assert accuracies[0] == accuracies[1] and "3 of 4 runs are complete already" in capsys.readouterr().err
+
+
+def test_a_study_at_once_is_the_study_one_after_the_other(capsys: pytest.CaptureFixture[str]) -> None:
+    """With settings that are chosen, and arms that start from what was chosen for another."""
+    arms = """
+        [tuning]
+        seeds = [101]
+        grid = { learning-rate = [0.01, 0.1] }
+        [[arms]]
+        name = "first"
+        method = "fedavg"
+        [[arms]]
+        name = "then"
+        method = "fedavg"
+        start = "first"
+        [[arms]]
+        name = "plain"
+        method = "fedavg"
+        grid = {}
+    """
+    path = file("seeds = [1, 2]\n" + SMALL + arms)
+    told = []
+    for number, folder in ((1, "one"), (3, "two")):
+        found = run_study(path, Path(folder), jobs=number)
+        document = json.loads((found / "study.json").read_text())
+        told.append(([(row["arm"], row["found"]) for row in document["rows"]], document["choices"]))
+        said = capsys.readouterr().err
+        assert said.count("study: run ") == 10 and "study: run 10 of 10: " in said and "best of 2 on held-back" in said
+    assert told[0] == told[1]
+    run_study(path, Path("two"), jobs=3)
+    assert "study: run" not in capsys.readouterr().err
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Iterator[Crew]:
+    """A crew of two."""
+    with crew(2, tmp_path, Request("", clients=2), fresh=False) as found:
+        yield found
+
+
+def endless(seed: int) -> Job:
+    """A run that does not end by itself, and what it is called."""
+    return Job("fedavg", seed, {}, ENDLESS, f"endless {seed}")
+
+
+def at_work(folder: Path) -> bool:
+    """Whether a run has kept its first stage."""
+    return (folder / "checkpoint").exists()
+
+
+def test_a_process_that_dies_costs_its_run_alone(two: Crew, tmp_path: Path) -> None:
+    """The others go on in it, and a new process takes its place."""
+    lost = endless(1)
+    short = [Job("fedavg", seed, {}, ENDLESS | {"num-server-rounds": 1}, f"short {seed}") for seed in (2, 3)]
+    left = {job.name: job for job in (lost, *short)}
+    ended: dict[str, Ended] = {}
+    for each in two.work(lambda: [*left.values()], lambda job: None):
+        del left[each.job.name]
+        ended[each.job.name] = each
+        if lost.name in left and len(ended) == 2:
+            until(lambda: at_work(tmp_path / lost.name), "the run has not begun")
+            (hand,) = [hand for hand in two._hands if hand.job is lost]
+            os.kill(hand.process.pid or 0, signal.SIGKILL)
+    assert "its process ended with exit code -9; if memory was short, ask for fewer --jobs" in ended[lost.name].line
+    assert [ended[job.name].line for job in short] == ["", ""] and len(ended) == 3
+
+
+def test_what_is_under_way_is_ended_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run's folder is free afterwards and holds what it had reached; its process had a share of the cores."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "64")
+    with crew(2, tmp_path, Request("", clients=2), fresh=False) as two:
+        jobs = [endless(1), endless(2)]
+        for job in jobs:
+            two._begin(job)
+        until(lambda: all(at_work(tmp_path / job.name) for job in jobs), "the runs have not begun")
+        processes = [hand.process.pid or 0 for hand in two._hands]
+        surroundings = [psutil.Process(process).environ() for process in processes]
+    for job, process in zip(jobs, processes, strict=True):
+        refuse_busy(tmp_path / job.name)
+        assert at_work(tmp_path / job.name) and not psutil.pid_exists(process)
+    share = str(max(1, cores() // 2))
+    assert [(each["OMP_NUM_THREADS"], each["OMP_WAIT_POLICY"]) for each in surroundings] == [(share, "PASSIVE")] * 2
+    assert os.environ["OMP_NUM_THREADS"] == "64" and "OMP_WAIT_POLICY" not in os.environ
+
+
+def test_where_runs_cannot_be_at_once_it_is_said() -> None:
+    with pytest.raises(SettingError, match="--jobs 2 cannot be used with --engine deployment: a federation does one run"):
+        run_sweep(file("methods = ['fedavg']\n" + SMALL.replace("clients = 2", "")), engine="deployment", jobs=2)
+    with pytest.raises(SettingError, match="--jobs 2 is for the runs of a sweep"):
+        run("fedavg", jobs=2)
