@@ -16,15 +16,17 @@ from fedwarm.settings.fields import SettingError
 
 LOG = logging.getLogger("fedwarm")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+CORES_VARIABLE = "FEDWARM_CORES"
 WORKER_BYTES = 600 * 10**6
 GB = 1e9
 ROOT = Path("/")
 
 
 def cores() -> int:
-    """The cores this process may use, at least one; a quota's part of a core counts as one."""
+    """The cores this process may use, at least one, and no more than `FEDWARM_CORES`; a quota's part of a core counts as one."""
     affine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([affine, *map(ceil, _quotas())]))
+    told = [int(os.environ[CORES_VARIABLE])] if os.environ.get(CORES_VARIABLE, "").isdigit() else []
+    return max(1, min([affine, *map(ceil, _quotas()), *told]))
 
 
 def free_bytes() -> int:

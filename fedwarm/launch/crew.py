@@ -9,19 +9,23 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from traceback import format_exc
 from typing import Any
 
-from fedwarm.core.capacity import THREAD_VARIABLES, threads_of
-from fedwarm.core.failures import Interrupted
-from fedwarm.core.files import writing
+from fedwarm.core.capacity import CORES_VARIABLE, THREAD_VARIABLES, cores
+from fedwarm.core.failures import Interrupted, RunError
+from fedwarm.core.files import DiskError, writing
 from fedwarm.core.forking import SPAWN, end_with_parent
+from fedwarm.core.forms import second_text
+from fedwarm.core.terminal import say
 from fedwarm.launch.request import Request
 from fedwarm.launch.several import run_one
 from fedwarm.launch.sweep_file import Job
@@ -33,23 +37,35 @@ WAIT_IDLY = {"OMP_WAIT_POLICY": "PASSIVE"}
 """A server has as many threads as its run's setting says: where they are more than the cores, those that wait must not spin."""
 
 
-def refuse_jobs(jobs: int, engine: str, real: bool) -> None:
+def refuse_jobs(jobs: int, engine: str, real: bool, runs: Iterable[Job]) -> None:
     """Refuse several runs at once where they cannot be.
 
     Raises:
-        SettingError: the runs are of one federation of real nodes, which does one after the other.
+        SettingError: a federation of real nodes does one after the other, or all keep their clients' states in one folder.
     """
     if jobs > 1 and real:
-        raise SettingError(f"--jobs {jobs} cannot be used with --engine {engine}: a federation does one run after the other")
+        raise SettingError(
+            f"--jobs {jobs} cannot be used with --engine {engine}, as a federation does one run after the other; leave --jobs out"
+        )
+    if jobs > 1 and any(job.flat.get("client-folder") for job in runs):
+        raise SettingError(
+            f"--jobs {jobs} cannot be used with client-folder, where a run removes what others keep; leave one of them out"
+        )
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A run that ended: the line that it failed with, empty if it did not, and how long it took."""
+    """A run that ended: the line that it failed with, empty if it did not, how long it took, and the file of all that it said."""
 
     job: Job
     line: str
     seconds: float
+    log: Path
+
+    @property
+    def told(self) -> str:
+        """How it ended, in words."""
+        return f"failed: {self.line} (all that it said: {self.log})" if self.line else second_text(self.seconds)
 
 
 @dataclass(eq=False)
@@ -67,8 +83,7 @@ class Crew:
 
     def __init__(self, size: int, folder: Path, common: Request, fresh: bool) -> None:
         self.size, self._folder, self._fresh = size, folder, fresh
-        self._threads = threads_of(size)
-        self._common = replace(common, workers=common.workers or self._threads, progress=False)
+        self._common = replace(common, progress=False)
         self._hands: list[_Hand] = []
 
     @property
@@ -94,10 +109,6 @@ class Crew:
             for hand in [hand for hand in self._hands if hand.connection in speaking]:
                 yield self._heard(hand)
 
-    def log(self, job: Job) -> Path:
-        """The file of what a run says."""
-        return self._folder / LOGS / f"{job.name}.log"
-
     def close(self) -> None:
         """End all processes: idle ones by word, the others by a signal, so that each clears away what it began."""
         for hand in self._hands:
@@ -111,19 +122,31 @@ class Crew:
         self._hands.clear()
 
     def _begin(self, job: Job) -> None:
-        hand = next((hand for hand in self._hands if hand.job is None), None) or self._another()
-        with writing(log := self.log(job)):
-            log.parent.mkdir(parents=True, exist_ok=True)
-        hand.job, hand.begun = job, time.monotonic()
-        with suppress(OSError):  # that it is gone is heard
-            hand.connection.send((job, self._folder / job.name, log))
+        """Give the run to a process that is idle and alive, or to a new one."""
+        given = (job, self._folder / job.name, self._log(job))
+        while True:
+            hand = next((hand for hand in self._hands if hand.job is None), None) or self._another()
+            try:
+                hand.connection.send(given)
+            except OSError:  # it died while it was idle
+                self._bury(hand)
+                self._hands.remove(hand)
+            else:
+                hand.job, hand.begun = job, time.monotonic()
+                return
+
+    def _log(self, job: Job) -> Path:
+        return self._folder / LOGS / f"{job.name}.log"
 
     def _another(self) -> _Hand:
         context: Any = multiprocessing.get_context(SPAWN)
         ours, theirs = context.Pipe()
         process = context.Process(target=_run_what_comes, args=(theirs, self._common, self._fresh), daemon=False)
-        with _environment(WAIT_IDLY | os.environ | dict.fromkeys(THREAD_VARIABLES, str(self._threads))):
-            process.start()
+        try:
+            with _environment(_share(self.size)):
+                process.start()
+        except OSError as error:
+            raise RunError(f"no process could be started for a run: {error.strerror}; ask for fewer --jobs") from error
         theirs.close()
         self._hands.append(hand := _Hand(process, ours))
         return hand
@@ -132,11 +155,15 @@ class Crew:
         assert hand.job is not None
         job, hand.job = hand.job, None
         try:
-            line = str(hand.connection.recv())
+            line, trace = hand.connection.recv()
         except (EOFError, OSError):
-            line = f"its process ended with exit code {self._bury(hand)}; if memory was short, ask for fewer --jobs"
+            code, trace = self._bury(hand), ""
+            killed = f"its process was killed (signal {-(code or 0)}); if memory was short, ask for fewer --jobs"
+            line = killed if (code or 0) < 0 else f"its process ended with exit code {code}"
             self._hands.remove(hand)
-        return Ended(job, line and f"{line} (all that it said: {self.log(job)})", time.monotonic() - hand.begun)
+        if trace:
+            say(trace)
+        return Ended(job, line, time.monotonic() - hand.begun, self._log(job))
 
     def _bury(self, hand: _Hand, seconds: float = GRACE_SECONDS) -> int | None:
         """Its exit code, when it is gone: by itself within these seconds, else by force."""
@@ -160,30 +187,58 @@ def crew(size: int, folder: Path, common: Request, fresh: bool) -> Iterator[Crew
         found.close()
 
 
+def _share(size: int) -> dict[str, str]:
+    """What the environment of one of so many processes says of its share of the cores."""
+    each = max(1, cores() // size)
+    told = {name: os.environ.get(name, "") for name in THREAD_VARIABLES}
+    threads = {name: str(min(each, int(text)) if text.isdigit() else each) for name, text in told.items()}
+    return (
+        WAIT_IDLY | {name: os.environ[name] for name in WAIT_IDLY if name in os.environ} | threads | {CORES_VARIABLE: str(each)}
+    )
+
+
 @contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
     """In this block these variables are so: a library of the process that is started reads them before any of our code runs."""
-    before = dict(os.environ)
+    before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
         yield
     finally:
-        for name in values:
-            if name in before:
-                os.environ[name] = before[name]
-            else:
+        for name, text in before.items():
+            if text is None:
                 del os.environ[name]
+            else:
+                os.environ[name] = text
 
 
 def _run_what_comes(connection: Connection, common: Request, fresh: bool) -> None:
     """A process of the crew, until it is told None. Ctrl-C is its starter's to hear, who ends it by a signal."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
-    with suppress(EOFError, OSError, Interrupted):
-        while (given := connection.recv()) is not None:
-            job, place, log = given
+    try:
+        while (given := _received(connection)) is not None:
+            connection.send(_ran(*given, common, fresh))
+    except Interrupted as error:
+        sys.exit(error.code)
+
+
+def _received(connection: Connection) -> tuple[Job, Path, Path] | None:
+    try:
+        return connection.recv()  # type: ignore[no-any-return]
+    except (EOFError, OSError):
+        return None
+
+
+def _ran(job: Job, place: Path, log: Path, common: Request, fresh: bool) -> tuple[str, str]:
+    """What a run failed with in one line, empty if it did not, and where, for whoever looks for that (`FEDWARM_DEBUG`)."""
+    try:
+        with writing(log):
+            log.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            for stream in (1, 2):
-                os.dup2(descriptor, stream)
-            os.close(descriptor)
-            connection.send(run_one(job, place, common, fresh))
+        for stream in (1, 2):
+            os.dup2(descriptor, stream)
+        os.close(descriptor)
+        return run_one(job, place, common, fresh), ""
+    except Exception as error:
+        return (str(error).strip() or type(error).__name__).splitlines()[0], "" if isinstance(error, DiskError) else format_exc()

@@ -71,17 +71,19 @@ def run_study(
     folder = (out or runs_root() / f"study-{path.stem}").absolute()
     common = Request("", engine, clients=study.clients, workers=workers)
     chosen = engine_of(engine, common.asked)
-    refuse_jobs(jobs, engine, chosen.real)
     work = Work(study, folder, common, fresh, only_read=table, jobs=jobs)
     if not table:
         clients = chosen.clients(common.asked)
-        check_all([study.job(arm, study.seeds[0], study.tuned(arm).choices()[0]) for arm in study.arms], clients, chosen.real)
+        first = [study.job(arm, study.seeds[0], study.tuned(arm).choices()[0]) for arm in study.arms]
+        refuse_jobs(jobs, engine, chosen.real, first)
+        check_all(first, clients, chosen.real)
         refuse_busy(folder)
     with Lock(folder).held(), interruptible(lambda: "interrupted; the same command goes on with the study"):
         if jobs > 1 and not table:
             work.at_once()
         work.all()
-        finish(study, folder, work.found, work.choices, work.failures)
+        choices = {arm.name: work.choices[arm.name] for arm in study.arms if arm.name in work.choices}
+        finish(study, folder, work.found, choices, work.failures)
     for name, line in work.failures.items():
         say(f"failed: {name}: {line}")
     if work.failures:
@@ -123,12 +125,13 @@ class Work:
 
     def at_once(self) -> None:
         """Run what is missing, several at once: each as soon as those are there by which it is chosen or from which it starts."""
-        with crew(self.jobs, self.folder, self.common, self.fresh) as hands:
+        self._ready()
+        left = self._planned().total() - len(self.tried)
+        with crew(max(1, min(self.jobs, left)), self.folder, self.common, self.fresh) as hands:
             for ended in hands.work(self._ready, self._begins):
                 job, arm = self.under_way.pop(ended.job.name)
                 self._ended(job, arm, ended.line, ended.seconds)
-                told = f"failed: {ended.line}" if ended.line else second_text(ended.seconds)
-                say(f"study: {job.cell}, seed {job.seed}: {told}")
+                say(f"study: {job.cell}, seed {job.seed}: {ended.told}")
         self.ready = None
 
     def _ready(self) -> list[Job]:
@@ -175,14 +178,12 @@ class Work:
 
     def _of_table(self, arm: Arm, seed: int) -> Found | None:
         """What an arm came to: of one run, or where rounds are chosen for by themselves, each round of the run that is for it."""
-        settings = self._settings(arm)
-        if settings is None or (end := self.run(arm, seed, settings)) is None:
-            return None
-        of = self.study.tuned(arm)
-        if not (of.grid and self.study.each):
+        settings, of = self._settings(arm), self.study.tuned(arm)
+        end = None if settings is None else self.run(arm, seed, settings)
+        if settings is None or (end is None and self.ready is None) or not (of.grid and self.study.each):
             return end
         runs = {number: self.run(arm, seed, taken) for number, taken in self.choices[of.name].each.items() if taken is not None}
-        return together(end, {number: run for number, run in runs.items() if run is not None})
+        return None if end is None else together(end, {number: run for number, run in runs.items() if run is not None})
 
     def _settings(self, arm: Arm) -> Mapping[str, Value] | None:
         """What was chosen for an arm; None where nothing could be, or is not yet."""
@@ -208,10 +209,12 @@ class Work:
         """What a run came to: read where it is complete, else run now; None where it failed, or is not there to be read."""
         first, before = None, None
         if arm.start:
+            others, self.waits = self.waits, False
             settings = self._settings(of := self.study.arm(arm.start))
             base = None if settings is None else self.run(of, seed, settings)
+            comes, self.waits = self.waits, self.waits or others
             if base is None:
-                if not self.only_read and self.ready is None:
+                if not self.only_read and not comes:
                     self.failures[f"{named(arm.name)}-seed-{seed}"] = f"the run that it starts from, {arm.start}, is missing"
                 return None
             first, before = base.folder, base.last
@@ -262,5 +265,5 @@ class Work:
             usual = statistics.fmean(known)
             left = {name: max(0, count - done[name]) for name, count in planned.items()}
             rest = sum(count * statistics.fmean(self.paces.get(name, [usual])) for name, count in left.items())
-            text += f" (about {second_text(rest / self.jobs)} left for all)"
+            text += f" (about {second_text(rest / max(1, min(self.jobs, sum(left.values()))))} left for all)"
         announce("study", text, number, total)

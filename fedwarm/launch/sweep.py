@@ -83,7 +83,7 @@ def run_sweep(
     missing = [job for job in listed if job.name not in done]
     common = Request("", engine, clients=sweep.clients, workers=workers, federation=federation, keep_going=keep_going)
     chosen = engine_of(engine, common.asked)
-    refuse_jobs(jobs, engine, chosen.real)
+    refuse_jobs(jobs, engine, chosen.real, missing)
     check_all(missing, chosen.clients(common.asked) if missing else sweep.clients, chosen.real)
     for place in (folder, *(folder / job.name for job in missing)):
         refuse_busy(place)
@@ -118,18 +118,17 @@ def _run_all(missing: Sequence[Job], folder: Path, common: Request, fresh: bool,
     def begins(job: Job, others: int = 0) -> None:
         _announce(job, before + len(ended), others, total, time.monotonic() - begun, len(ended))
 
-    if at_once == 1:
+    if at_once == 1 or len(missing) < 2:
         for job in missing:
             begins(job)
             ended[job.name] = run_one(job, folder / job.name, common, fresh)
     else:
-        with crew(at_once, folder.absolute(), common, fresh) as hands:
+        with crew(min(at_once, len(missing)), folder.absolute(), common, fresh) as hands:
             left = {job.name: job for job in missing}
             for each in hands.work(lambda: [*left.values()], lambda job: begins(job, len(hands.at))):
                 del left[each.job.name]
                 ended[each.job.name] = each.line
-                told = f"failed: {each.line}" if each.line else second_text(each.seconds)
-                say(f"sweep: {each.job.cell}, seed {each.job.seed}: {told}")
+                say(f"sweep: {each.job.cell}, seed {each.job.seed}: {each.told}")
     return {name: line for name, line in ended.items() if line}
 
 

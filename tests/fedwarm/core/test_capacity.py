@@ -38,7 +38,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(capacity, "ROOT", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=64 * GB))
-    for name in capacity.THREAD_VARIABLES:
+    for name in (*capacity.THREAD_VARIABLES, capacity.CORES_VARIABLE):
         monkeypatch.delenv(name, raising=False)
 
     def write(files: dict[str, str]) -> None:
@@ -82,6 +82,15 @@ def test_cores_where_nobody_tells_of_affinity(machine: Machine, monkeypatch: pyt
     assert cores() == 12
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert cores() == 1
+
+
+@pytest.mark.parametrize(("told", "count"), [("4", 4), ("99", 16), ("0", 1), ("", 16), ("many", 16)])
+def test_cores_are_no_more_than_the_environment_says(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, told: str, count: int
+) -> None:
+    machine({})
+    monkeypatch.setenv(capacity.CORES_VARIABLE, told)
+    assert cores() == count
 
 
 @pytest.mark.parametrize(

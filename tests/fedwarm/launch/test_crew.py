@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from safetensors.numpy import load_file
 from fedwarm.cli.run import run
 from fedwarm.core.capacity import cores
 from fedwarm.core.failures import RunError
-from fedwarm.launch.crew import Crew, Ended, crew
+from fedwarm.launch.crew import Ended, crew
 from fedwarm.launch.request import Request
 from fedwarm.launch.run import QUIET
 from fedwarm.launch.study import run_study
@@ -52,7 +54,7 @@ def _shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in (*QUIET, "FEDWARM_ENGINE"):
         monkeypatch.setenv(name, "1")
-    for name in ("FEDWARM_DEBUG", "OMP_WAIT_POLICY"):
+    for name in ("FEDWARM_DEBUG", "OMP_WAIT_POLICY", "FEDWARM_CORES"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -126,16 +128,42 @@ def test_a_study_at_once_is_the_study_one_after_the_other(capsys: pytest.Capture
     assert "study: run" not in capsys.readouterr().err
 
 
-@pytest.fixture
-def two(tmp_path: Path) -> Iterator[Crew]:
-    """A crew of two."""
-    with crew(2, tmp_path, Request("", clients=2), fresh=False) as found:
-        yield found
+def test_what_fails_in_a_study_is_told_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A base that fails at a seed of tuning, and what would have started from it."""
+    arms = """
+        [tuning]
+        seeds = [101]
+        grid = { learning-rate = [0.01, 0.1] }
+        [[arms]]
+        name = "first"
+        method = "fedavg"
+        grid = {}
+        [[arms]]
+        name = "then"
+        method = "fedavg"
+        start = "first"
+    """
+    path = file("seeds = [1, 2]\n" + SMALL + arms)
+    told = []
+    for number, folder in ((1, "one"), (2, "two")):
+        Path(folder).mkdir()
+        Path(folder, "first-seed-101").write_text("in the way")
+        with pytest.raises(RunError, match="^2 runs failed; the same command tries them again$"):
+            run_study(path, Path(folder), jobs=number)
+        document = json.loads(Path(folder, "study.json").read_text())
+        failures = {name: line.replace(f"{Path.cwd()}/{folder}", "") for name, line in document["failures"].items()}
+        told.append((failures, [*document["choices"].items()], [(row["arm"], row["found"]) for row in document["rows"]]))
+    assert told[0] == told[1] and set(told[0][0]) == {"first-seed-101", "then-seed-101"}
 
 
 def endless(seed: int) -> Job:
-    """A run that does not end by itself, and what it is called."""
+    """A run that does not end by itself."""
     return Job("fedavg", seed, {}, ENDLESS, f"endless {seed}")
+
+
+def short(seed: int) -> Job:
+    """A run of one round."""
+    return Job("fedavg", seed, {}, ENDLESS | {"num-server-rounds": 1}, f"short {seed}")
 
 
 def at_work(folder: Path) -> bool:
@@ -143,43 +171,115 @@ def at_work(folder: Path) -> bool:
     return (folder / "checkpoint").exists()
 
 
-def test_a_process_that_dies_costs_its_run_alone(two: Crew, tmp_path: Path) -> None:
-    """The others go on in it, and a new process takes its place."""
+def gone(processes: Sequence[psutil.Process]) -> bool:
+    """Whether processes have ended; those that nobody has asked after count, too."""
+    return not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in processes)
+
+
+def test_a_process_that_dies_costs_its_run_alone(tmp_path: Path) -> None:
+    """With all that it had begun; the others go on, and a new process takes its place."""
     lost = endless(1)
-    short = [Job("fedavg", seed, {}, ENDLESS | {"num-server-rounds": 1}, f"short {seed}") for seed in (2, 3)]
-    left = {job.name: job for job in (lost, *short)}
+    left = {job.name: job for job in (lost, short(2), short(3))}
     ended: dict[str, Ended] = {}
-    for each in two.work(lambda: [*left.values()], lambda job: None):
-        del left[each.job.name]
-        ended[each.job.name] = each
-        if lost.name in left and len(ended) == 2:
-            until(lambda: at_work(tmp_path / lost.name), "the run has not begun")
-            (hand,) = [hand for hand in two._hands if hand.job is lost]
-            os.kill(hand.process.pid or 0, signal.SIGKILL)
-    assert "its process ended with exit code -9; if memory was short, ask for fewer --jobs" in ended[lost.name].line
-    assert [ended[job.name].line for job in short] == ["", ""] and len(ended) == 3
+    with crew(2, tmp_path, Request("", clients=2, workers=2), fresh=False) as two:
+        for each in two.work(lambda: [*left.values()], lambda job: None):
+            del left[each.job.name]
+            ended[each.job.name] = each
+            if lost.name in left and len(ended) == 2:
+                until(lambda: at_work(tmp_path / lost.name), "the run has not begun")
+                (hand,) = [hand for hand in two._hands if hand.job is lost]
+                family = [process := psutil.Process(hand.process.pid), *process.children(recursive=True)]
+                os.kill(process.pid, signal.SIGKILL)
+    assert ended[lost.name].line == "its process was killed (signal 9); if memory was short, ask for fewer --jobs"
+    assert [ended[short(seed).name].line for seed in (2, 3)] == ["", ""] and len(family) > 1
+    until(lambda: gone(family), "what the process had begun goes on")
+
+
+def test_one_that_dies_while_it_is_idle_costs_nothing(tmp_path: Path) -> None:
+    first, second = short(1), short(2)
+    with crew(1, tmp_path, Request("", clients=2, workers=1), fresh=False) as one:
+        assert [each.line for each in one.work(lambda: [first] * (not (tmp_path / first.name).exists()), lambda job: None)] == [
+            ""
+        ]
+        (hand,) = one._hands
+        hand.process.kill()
+        hand.process.join()
+        assert [each.line for each in one.work(lambda: [second] * (not (tmp_path / second.name).exists()), lambda job: None)] == [
+            ""
+        ]
+        assert one._hands != [hand]
+
+
+def test_what_cannot_be_written_or_breaks_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A log in whose place a folder lies; and with FEDWARM_DEBUG, where a run broke."""
+    monkeypatch.setenv("FEDWARM_DEBUG", "1")
+    job, broken = short(1), Job("fedavg", 2, {}, {"data.name": str(tmp_path / "none")}, "broken")
+    (tmp_path / "logs" / f"{job.name}.log").mkdir(parents=True)
+    left = {each.name: each for each in (job, broken)}
+    lines = {}
+    with crew(1, tmp_path, Request("", clients=2, workers=1), fresh=False) as one:
+        for each in one.work(lambda: [*left.values()], lambda job: None):
+            del left[each.job.name]
+            lines[each.job.name] = each.line
+    assert lines[job.name].endswith(f"{job.name}.log cannot be written: Is a directory; name another folder")
+    assert str(tmp_path / "none") in lines[broken.name]
+    assert "Traceback" in (said := capsys.readouterr().err) and "SettingError" in said
 
 
 def test_what_is_under_way_is_ended_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each run's folder is free afterwards and holds what it had reached; its process had a share of the cores."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "64")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1000000")
+    monkeypatch.setenv("MKL_NUM_THREADS", "1")
+    share = str(max(1, cores() // 2))
     with crew(2, tmp_path, Request("", clients=2), fresh=False) as two:
         jobs = [endless(1), endless(2)]
         for job in jobs:
             two._begin(job)
         until(lambda: all(at_work(tmp_path / job.name) for job in jobs), "the runs have not begun")
-        processes = [hand.process.pid or 0 for hand in two._hands]
-        surroundings = [psutil.Process(process).environ() for process in processes]
-    for job, process in zip(jobs, processes, strict=True):
+        processes = [psutil.Process(hand.process.pid) for hand in two._hands]
+        surroundings = [process.environ() for process in processes]
+    for job in jobs:
         refuse_busy(tmp_path / job.name)
-        assert at_work(tmp_path / job.name) and not psutil.pid_exists(process)
-    share = str(max(1, cores() // 2))
-    assert [(each["OMP_NUM_THREADS"], each["OMP_WAIT_POLICY"]) for each in surroundings] == [(share, "PASSIVE")] * 2
-    assert os.environ["OMP_NUM_THREADS"] == "64" and "OMP_WAIT_POLICY" not in os.environ
+        assert at_work(tmp_path / job.name)
+    assert gone(processes)
+    names = ("FEDWARM_CORES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY")
+    assert [[each[name] for name in names] for each in surroundings] == [[share, share, "1", "PASSIVE"]] * 2
+    assert os.environ["OMP_NUM_THREADS"] == "1000000" and not {"OMP_WAIT_POLICY", "FEDWARM_CORES"} & {*os.environ}
+
+
+def test_nothing_goes_on_where_the_one_that_gave_it_out_was_killed(tmp_path: Path) -> None:
+    path = file("methods = ['fedavg']\nseeds = [1, 2]\n" + SMALL.replace("rounds = 1", "rounds = 1000000"))
+    words = [
+        sys.executable,
+        "-c",
+        "from fedwarm.cli.app import main; main()",
+        "run",
+        "--sweep",
+        str(path),
+        "--jobs",
+        "2",
+        "--workers",
+        "1",
+        "--out",
+        "out",
+    ]
+    whole = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: all(at_work(Path(f"out/fedavg-seed-{seed}")) for seed in (1, 2)), "the runs have not begun")
+        family = psutil.Process(whole.pid).children(recursive=True)
+    finally:
+        whole.kill()
+        whole.wait()
+    assert len(family) > 1
+    until(lambda: gone(family), "the runs go on")
 
 
 def test_where_runs_cannot_be_at_once_it_is_said() -> None:
-    with pytest.raises(SettingError, match="--jobs 2 cannot be used with --engine deployment: a federation does one run"):
+    with pytest.raises(SettingError, match="--jobs 2 cannot be used with --engine deployment, as a federation does one run"):
         run_sweep(file("methods = ['fedavg']\n" + SMALL.replace("clients = 2", "")), engine="deployment", jobs=2)
+    with pytest.raises(SettingError, match="--jobs 2 cannot be used with client-folder, where a run removes"):
+        run_sweep(file("methods = ['fedavg']\n" + SMALL + "client-folder = '/tmp/all'"), jobs=2)
     with pytest.raises(SettingError, match="--jobs 2 is for the runs of a sweep"):
         run("fedavg", jobs=2)
