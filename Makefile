@@ -38,7 +38,7 @@ test-gpu: $(VENV)/.installed
 
 # On a machine with a Docker engine: builds the images (unless FEDWARM_IMAGE names one) and runs the federation of docker/.
 test-docker: $(VENV)/.installed
-	FEDWARM_TEST_DOCKER=1 $(BIN)/python -m pytest -p no:randomly -v tests/test_compose.py
+	FEDWARM_TEST_DOCKER=1 $(BIN)/python -m pytest -p no:randomly -v tests/test_compose.py tests/test_systemd.py
 
 # Some gigabytes and minutes each, so no part of `make test`: a fresh environment, imports, short runs of each kind, page, exports.
 test-lowest test-newest: test-%: $(VENV)/.installed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -60,6 +62,7 @@ class App(ClientApp):
         return cohorts.holds(settings(tuple(flat.items())))
 
 
+LOG = logging.getLogger("flwr")
 app = App(mods=[packing, faulty])
 SITE = ("site", "name")
 CAUSE, AUDIT = "failure.txt", "audit"
@@ -89,21 +92,26 @@ def handle(message: Message, context: Context) -> Message:
 
 @contextmanager
 def audited(message: Message, context: Context, action: str) -> Iterator[list[Message]]:
-    """What becomes of a message, as a line in the site's audit log, where it has one; the block adds its answer."""
-    place, answers = str(context.node_config.get(AUDIT, "")), []  # type: str, list[Message]
+    """What becomes of a message, as a line in the audit log of a site that has one, and in its log; the block adds its answer."""
+    place, answers, begun = str(context.node_config.get(AUDIT, "")), [], time.monotonic()  # type: str, list[Message], float
     asked = {"run": str(context.run_id), "method": str(context.run_config.get("method", "")), "action": action}
     asked["round"] = message.metadata.group_id
     try:
         yield answers
     except Exception as error:
-        kind = "refused" if isinstance(error, SettingError) and reason_of(str(error)) else "failed"
+        kind, why = "failed", str(error).partition("\n")[0]
+        if isinstance(error, SettingError) and reason_of(str(error)):
+            kind = "refused"
         if place:
-            add_event(Path(place), {"event": kind, **asked, "why": str(error).partition("\n")[0]})
+            add_event(Path(place), {"event": kind, **asked, "why": why})
+            LOG.warning("%s %s: %s", kind, action, why)
         raise
     if place:
         told: Mapping[str, Any] = answers[0].content.metric_records.get("metrics", {})
         epsilon = {"epsilon": told["epsilon"]} if "epsilon" in told else {}
-        add_event(Path(place), {"event": "answered", **asked, "bytes-up": size_of(answers[0].content).wire_bytes, **epsilon})
+        sent = size_of(answers[0].content).wire_bytes
+        add_event(Path(place), {"event": "answered", **asked, "bytes-up": sent, **epsilon})
+        LOG.info("answered %s in %.1f s, %s bytes up", action, time.monotonic() - begun, f"{sent:,}")
 
 
 def answered(message: Message, context: Context, payload: Payload, action: str) -> Message:

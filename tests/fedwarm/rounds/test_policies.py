@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from fedwarm.catalogue import parse
 from fedwarm.core.chain import verify
+from fedwarm.core.logs import FILE_VARIABLE
 from fedwarm.core.policy import Policy
 from fedwarm.core.refusals import RefusalError
 from fedwarm.data import own
@@ -71,9 +73,12 @@ def test_a_site_keeps_its_measures_and_what_is_too_large(tmp_path: Path) -> None
     assert "lets 100 bytes" in told["round", 1] and not told["round", 0]
 
 
-def test_a_sites_own_audit_log_tells_what_was_asked_what_left_and_what_was_refused(tmp_path: Path) -> None:
-    """Beside the server's ledger: the same bytes and epsilon, and every message."""
+def test_a_sites_own_audit_log_tells_what_was_asked_what_left_and_what_was_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the server's ledger: the same bytes and epsilon, and every message; its log has a line for each, too."""
     private = {"privacy": "dp-sgd", "dp-sgd.entropy": "seeded", "batch-size": 16, "model.name": "logistic"}
+    monkeypatch.setenv(FILE_VARIABLE, str(tmp_path / "log.jsonl"))
     outcome = federated(tmp_path, "metrics = 'nobody'", **private)
     log = tmp_path / "site" / "audit.jsonl"
     told = [json.loads(line) for line in log.read_text().splitlines()]
@@ -86,6 +91,10 @@ def test_a_sites_own_audit_log_tells_what_was_asked_what_left_and_what_was_refus
     assert trained["epsilon"] == booked["epsilon"] > 0 and "epsilon" not in who
     assert measured["why"].startswith("refused (policy): by this site's policy nobody may read") and "bytes-up" not in measured
     assert len({each["run"] for each in told if each["run"]}) == 1 and verify(log) == (3, measured["hash"], "")
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    said = [(each["level"], each["text"]) for each in lines if each.get("node") == "1"]
+    assert len(said) == 3 and said[2] == ("warning", f"refused evaluate: {measured['why']}")
+    assert re.fullmatch(rf"answered round in \d+\.\d s, {trained['bytes-up']:,} bytes up", said[1][1])
 
 
 def test_an_account_is_looked_at_by_one_message_at_a_time(tmp_path: Path) -> None:
