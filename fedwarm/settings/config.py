@@ -122,7 +122,7 @@ class General(Group):
     )
     stage_timeout: float = setting(
         0.0,
-        "seconds that a stage waits for replies; 0: 12 hours, or on real nodes 15 minutes (2 hours for generating images)",
+        "seconds that a stage waits for replies; 0: 12 hours; on real nodes 15 minutes, 2 hours to draw, tune adapters or distil",
         low=0.0,
         free=True,
     )
