@@ -425,8 +425,9 @@ def test_what_was_asked_reaches_the_sweep(shell: Path, monkeypatch: pytest.Monke
     asked: list[object] = []
     monkeypatch.setattr("fedwarm.launch.sweep.run_sweep", lambda *given, **named: asked.extend([given, named]))
     options = ["--engine", "ray", "--out", "o", "--rounds", "4", "--clients", "5", "--workers", "6", "--fresh", "-c", "a=1"]
+    options += ["--jobs", "7"]
     assert call(monkeypatch, "run", "fedprox", "--sweep", "grid.toml", *options) == 0
-    named = {"method": "fedprox", "engine": "ray", "clients": 5, "workers": 6, "fresh": True}
+    named = {"method": "fedprox", "engine": "ray", "clients": 5, "workers": 6, "jobs": 7, "fresh": True}
     named |= {"federation": "default", "keep_going": False}
     assert asked == [(Path("grid.toml"), Path("o")), {**named, "overrides": ["a=1", "num-server-rounds=4"]}]
 
