@@ -99,9 +99,8 @@ def audited(message: Message, context: Context, action: str) -> Iterator[list[Me
     try:
         yield answers
     except Exception as error:
-        kind, why = "failed", str(error).partition("\n")[0]
-        if isinstance(error, SettingError) and reason_of(str(error)):
-            kind = "refused"
+        kind = "refused" if isinstance(error, SettingError) and reason_of(str(error)) else "failed"
+        why = str(error).partition("\n")[0]
         if place:
             add_event(Path(place), {"event": kind, **asked, "why": why})
             LOG.warning("%s %s: %s", kind, action, why)

@@ -11,8 +11,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -25,9 +25,10 @@ from fedwarm.core.failures import Interrupted, RunError
 from fedwarm.core.files import DiskError, writing
 from fedwarm.core.forking import SPAWN, end_with_parent
 from fedwarm.core.forms import second_text
+from fedwarm.core.surroundings import surroundings
 from fedwarm.core.terminal import say
 from fedwarm.launch.request import Request
-from fedwarm.launch.several import run_one
+from fedwarm.launch.several import line_of, run_one
 from fedwarm.launch.sweep_file import Job
 from fedwarm.settings.fields import SettingError
 
@@ -79,7 +80,7 @@ class _Hand:
 
 
 class Crew:
-    """Processes that run what they are given; they are started when they are wanted."""
+    """So many processes, started when they are wanted, that do runs in folders of their names in `folder`, until it is closed."""
 
     def __init__(self, size: int, folder: Path, common: Request, fresh: bool) -> None:
         self.size, self._folder, self._fresh = size, folder, fresh
@@ -87,9 +88,9 @@ class Crew:
         self._hands: list[_Hand] = []
 
     @property
-    def at(self) -> Mapping[str, float]:
-        """The names of the runs that are under way, each with the seconds that it took so far."""
-        return {hand.job.name: time.monotonic() - hand.begun for hand in self._hands if hand.job is not None}
+    def at(self) -> set[str]:
+        """The names of the runs that are under way."""
+        return {hand.job.name for hand in self._hands if hand.job is not None}
 
     def work(self, ready: Callable[[], Sequence[Job]], begins: Callable[[Job], None]) -> Iterator[Ended]:
         """Run what can be run, first things first, until nothing is left; each run as it ends.
@@ -143,7 +144,7 @@ class Crew:
         ours, theirs = context.Pipe()
         process = context.Process(target=_run_what_comes, args=(theirs, self._common, self._fresh), daemon=False)
         try:
-            with _environment(_share(self.size)):
+            with surroundings(_share(self.size)):  # libraries read it before any of our code runs there
                 process.start()
         except OSError as error:
             raise RunError(f"no process could be started for a run: {error.strerror}; ask for fewer --jobs") from error
@@ -158,33 +159,24 @@ class Crew:
             line, trace = hand.connection.recv()
         except (EOFError, OSError):
             code, trace = self._bury(hand), ""
-            killed = f"its process was killed (signal {-(code or 0)}); if memory was short, ask for fewer --jobs"
-            line = killed if (code or 0) < 0 else f"its process ended with exit code {code}"
+            line = f"its process ended with exit code {code}"
+            if code < 0:
+                line = f"its process was killed (signal {-code}); if memory was short, ask for fewer --jobs"
             self._hands.remove(hand)
         if trace:
             say(trace)
         return Ended(job, line, time.monotonic() - hand.begun, self._log(job))
 
-    def _bury(self, hand: _Hand, seconds: float = GRACE_SECONDS) -> int | None:
+    def _bury(self, hand: _Hand, seconds: float = GRACE_SECONDS) -> int:
         """Its exit code, when it is gone: by itself within these seconds, else by force."""
         hand.process.join(max(0.0, seconds))
         if hand.process.is_alive():
             hand.process.kill()
         hand.process.join()
-        code = hand.process.exitcode
+        code = hand.process.exitcode or 0
         hand.process.close()
         hand.connection.close()
         return code
-
-
-@contextmanager
-def crew(size: int, folder: Path, common: Request, fresh: bool) -> Iterator[Crew]:
-    """So many runs at once in this block, in the folders of their names in `folder`; at its end no process is left."""
-    found = Crew(size, folder, common, fresh)
-    try:
-        yield found
-    finally:
-        found.close()
 
 
 def _share(size: int) -> dict[str, str]:
@@ -192,24 +184,8 @@ def _share(size: int) -> dict[str, str]:
     each = max(1, cores() // size)
     told = {name: os.environ.get(name, "") for name in THREAD_VARIABLES}
     threads = {name: str(min(each, int(text)) if text.isdigit() else each) for name, text in told.items()}
-    return (
-        WAIT_IDLY | {name: os.environ[name] for name in WAIT_IDLY if name in os.environ} | threads | {CORES_VARIABLE: str(each)}
-    )
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """In this block these variables are so: a library of the process that is started reads them before any of our code runs."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, text in before.items():
-            if text is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = text
+    waits = {name: os.environ.get(name, usual) for name, usual in WAIT_IDLY.items()}
+    return {**waits, **threads, CORES_VARIABLE: str(each)}
 
 
 def _run_what_comes(connection: Connection, common: Request, fresh: bool) -> None:
@@ -241,4 +217,4 @@ def _ran(job: Job, place: Path, log: Path, common: Request, fresh: bool) -> tupl
         os.close(descriptor)
         return run_one(job, place, common, fresh), ""
     except Exception as error:
-        return (str(error).strip() or type(error).__name__).splitlines()[0], "" if isinstance(error, DiskError) else format_exc()
+        return line_of(error), "" if isinstance(error, DiskError) else format_exc()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fedwarm.core.failures import RunError
 from fedwarm.core.files import DiskError
+from fedwarm.core.surroundings import surroundings
 from fedwarm.core.terminal import put, say
 from fedwarm.data.settings import Data
 from fedwarm.engines import Asked, Engine
@@ -80,7 +81,7 @@ def completed(request: Request) -> Path:
     progress = _shown(config.run.method, engine, wanted) if request.progress else _silent()
     try:
         live = rebuilt(folder.path, engine.real)
-        with _named(request.engine), interruptible(lambda: how_to_go_on(out, place)), progress, live:
+        with surroundings({ENGINE_VARIABLE: request.engine}), interruptible(lambda: how_to_go_on(out, place)), progress, live:
             _guarded(lambda: engine.run(flat, wanted))
     except DiskError as error:
         raise RunError(f"{error}; then continue with: {command(out, place)}") from error
@@ -131,19 +132,6 @@ def _resumed(request: Request, flat: dict[str, Value]) -> Checkpoint | None:
         own["client-folder"] = checkpoint.settings["client-folder"]
     flat.update({key: value for key, value in own.items() if key not in flat})
     return replace(checkpoint, complete=checkpoint.complete and not other)
-
-
-@contextmanager
-def _named(engine: str) -> Iterator[None]:
-    """Tell the run's processes by their environment which engine they are on, for the record."""
-    before = os.environ.get(ENGINE_VARIABLE)
-    os.environ[ENGINE_VARIABLE] = engine
-    try:
-        yield
-    finally:
-        os.environ.pop(ENGINE_VARIABLE)
-        if before is not None:
-            os.environ[ENGINE_VARIABLE] = before
 
 
 def chosen(name: str, engine: Engine, asked: Asked) -> str:

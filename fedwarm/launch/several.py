@@ -65,10 +65,15 @@ def run_one(job: Job, folder: Path, common: Request, fresh: bool) -> str:
     except Exception as error:
         if os.environ.get("FEDWARM_DEBUG"):
             raise
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        line = line_of(error)
         say(f"failed: {job.name}: {line}")
         return line
     return ""
+
+
+def line_of(error: Exception) -> str:
+    """What an error says, in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def announce(what: str, text: str, done: int, total: int) -> None:

@@ -10,13 +10,14 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fedwarm.core.failures import RunError
 from fedwarm.core.forms import second_text
 from fedwarm.core.terminal import say
-from fedwarm.launch.crew import crew, refuse_jobs
+from fedwarm.launch.crew import Crew, refuse_jobs
 from fedwarm.launch.interrupt import interruptible
 from fedwarm.launch.request import Request, engine_of
 from fedwarm.launch.several import announce, check_all, completed_run, is_done, run_one
@@ -119,31 +120,30 @@ class Work:
     paces: dict[str, list[float]] = field(default_factory=dict)
     tried: dict[Path, str] = field(default_factory=dict)
     known: dict[Path, Found] = field(default_factory=dict)
-    ready: dict[str, tuple[Job, Arm]] | None = None
-    under_way: dict[str, tuple[Job, Arm]] = field(default_factory=dict)
+    ready: dict[str, Job] | None = None
+    under_way: set[str] = field(default_factory=set)
     waits: bool = False
 
     def at_once(self) -> None:
         """Run what is missing, several at once: each as soon as those are there by which it is chosen or from which it starts."""
         self._ready()
         left = self._planned().total() - len(self.tried)
-        with crew(max(1, min(self.jobs, left)), self.folder, self.common, self.fresh) as hands:
-            for ended in hands.work(self._ready, self._begins):
-                job, arm = self.under_way.pop(ended.job.name)
-                self._ended(job, arm, ended.line, ended.seconds)
-                say(f"study: {job.cell}, seed {job.seed}: {ended.told}")
+        with closing(Crew(max(1, min(self.jobs, left)), self.folder, self.common, self.fresh)) as crew:
+            for ended in crew.work(self._ready, self._begins):
+                self.under_way.remove(ended.job.name)
+                self._ended(ended.job, ended.line, ended.seconds)
+                say(f"study: {ended.job.cell}, seed {ended.job.seed}: {ended.told}")
         self.ready = None
 
     def _ready(self) -> list[Job]:
         """The runs that are missing and lack nothing but to be run, in the order in which they are wanted."""
         self.ready = {}
         self.all()
-        return [job for job, _ in self.ready.values()]
+        return [*self.ready.values()]
 
     def _begins(self, job: Job) -> None:
-        assert self.ready is not None
         self._announce(job, len(self.under_way))
-        self.under_way[job.name] = self.ready[job.name]
+        self.under_way.add(job.name)
 
     def all(self) -> None:
         """Choose the settings of every arm, then run the table, seed by seed."""
@@ -221,14 +221,14 @@ class Work:
         job = self.study.job(arm, seed, chosen, first)
         place = self.folder / job.name
         if place not in self.known:
-            run = completed_run(place, ledger=True) if self._made(job, place, arm) else None
+            run = completed_run(place, ledger=True) if self._made(job, place) else None
             if run is None:
                 return None
             rounds = course(run, before)
             self.known[place] = Found(place, run.seed, rounds, last(rounds, self.study.last), server_seconds(run), run.seconds)
         return self.known[place]
 
-    def _made(self, job: Job, place: Path, arm: Arm) -> bool:
+    def _made(self, job: Job, place: Path) -> bool:
         """Whether the run is complete, after it was run if it had to be; where runs are only looked for, it is one of these."""
         if place in self.tried:
             return job.name not in self.failures
@@ -236,24 +236,24 @@ class Work:
             return True
         if job.name not in self.under_way and not self.fresh and is_done(job, place, self.study.clients, "study"):
             run = completed_run(place)
-            self._ended(job, arm, "", None if run is None else run.seconds)
+            self._ended(job, "", None if run is None else run.seconds)
         elif self.ready is not None:
-            self.ready[job.name] = job, arm
+            self.ready[job.name] = job
             self.waits = True
         else:
             self._announce(job)
             begun = time.monotonic()
             line = run_one(job, place, self.common, self.fresh)
-            self._ended(job, arm, line, time.monotonic() - begun)
+            self._ended(job, line, time.monotonic() - begun)
         return place in self.tried and job.name not in self.failures
 
-    def _ended(self, job: Job, arm: Arm, line: str, seconds: float | None) -> None:
-        """Note that a run is done, or that it failed with a line."""
-        self.tried[self.folder / job.name] = arm.name
+    def _ended(self, job: Job, line: str, seconds: float | None) -> None:
+        """Note that a run is done, or that it failed with a line; a run's label is its arm's name."""
+        self.tried[self.folder / job.name] = job.label
         if line:
             self.failures[job.name] = line
         if seconds is not None:
-            self.paces.setdefault(arm.name, []).append(seconds)
+            self.paces.setdefault(job.label, []).append(seconds)
 
     def _announce(self, job: Job, others: int = 0) -> None:
         """Say that a run begins, while others are under way."""

@@ -10,6 +10,7 @@ import csv
 import io
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from fedwarm.core.files import write_text
 from fedwarm.core.forms import second_text
 from fedwarm.core.terminal import put, say, show
 from fedwarm.engines import FEDERATION
-from fedwarm.launch.crew import crew, refuse_jobs
+from fedwarm.launch.crew import Crew, refuse_jobs
 from fedwarm.launch.interrupt import interruptible
 from fedwarm.launch.request import Request, engine_of
 from fedwarm.launch.several import announce, check_all, completed_run, is_done, run_one
@@ -123,10 +124,10 @@ def _run_all(missing: Sequence[Job], folder: Path, common: Request, fresh: bool,
             begins(job)
             ended[job.name] = run_one(job, folder / job.name, common, fresh)
     else:
-        with crew(min(at_once, len(missing)), folder.absolute(), common, fresh) as hands:
-            left = {job.name: job for job in missing}
-            for each in hands.work(lambda: [*left.values()], lambda job: begins(job, len(hands.at))):
-                del left[each.job.name]
+        with closing(Crew(min(at_once, len(missing)), folder.absolute(), common, fresh)) as crew:
+            for each in crew.work(
+                lambda: [job for job in missing if job.name not in ended], lambda job: begins(job, len(crew.at))
+            ):
                 ended[each.job.name] = each.line
                 say(f"sweep: {each.job.cell}, seed {each.job.seed}: {each.told}")
     return {name: line for name, line in ended.items() if line}

@@ -7,10 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 import pytest
@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from fedwarm.cli.run import run
 from fedwarm.core.capacity import cores
 from fedwarm.core.failures import RunError
-from fedwarm.launch.crew import Ended, crew
+from fedwarm.launch.crew import Crew, Ended
 from fedwarm.launch.request import Request
 from fedwarm.launch.run import QUIET
 from fedwarm.launch.study import run_study
@@ -28,6 +28,7 @@ from fedwarm.launch.sweep_file import Job
 from fedwarm.record.lock import refuse_busy
 from fedwarm.settings.fields import SettingError
 from tests.runs import same
+from tests.waiting import wait_until
 
 SMALL = """
 clients = 2
@@ -46,7 +47,12 @@ ENDLESS = {
     "data.image-size": 8,
     "model.name": "logistic",
 }
-SECONDS = 120.0
+until = partial(wait_until, seconds=120.0)
+TUNING = """
+[tuning]
+seeds = [101]
+grid = { learning-rate = [0.01, 0.1] }
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -61,14 +67,6 @@ def _shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def file(text: str) -> Path:
     Path("some.toml").write_text(text)
     return Path("some.toml")
-
-
-def until(what: Any, why: str) -> None:
-    """Wait until something is so."""
-    end = time.monotonic() + SECONDS
-    while not what():
-        assert time.monotonic() < end, why
-        time.sleep(0.05)
 
 
 def test_a_sweep_at_once_is_the_sweep_one_after_the_other(capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,9 +98,6 @@ def test_a_sweep_at_once_is_the_sweep_one_after_the_other(capsys: pytest.Capture
 def test_a_study_at_once_is_the_study_one_after_the_other(capsys: pytest.CaptureFixture[str]) -> None:
     """With settings that are chosen, and arms that start from what was chosen for another."""
     arms = """
-        [tuning]
-        seeds = [101]
-        grid = { learning-rate = [0.01, 0.1] }
         [[arms]]
         name = "first"
         method = "fedavg"
@@ -115,7 +110,7 @@ def test_a_study_at_once_is_the_study_one_after_the_other(capsys: pytest.Capture
         method = "fedavg"
         grid = {}
     """
-    path = file("seeds = [1, 2]\n" + SMALL + arms)
+    path = file("seeds = [1, 2]\n" + SMALL + TUNING + arms)
     told = []
     for number, folder in ((1, "one"), (3, "two")):
         found = run_study(path, Path(folder), jobs=number)
@@ -131,9 +126,6 @@ def test_a_study_at_once_is_the_study_one_after_the_other(capsys: pytest.Capture
 def test_what_fails_in_a_study_is_told_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     """A base that fails at a seed of tuning, and what would have started from it."""
     arms = """
-        [tuning]
-        seeds = [101]
-        grid = { learning-rate = [0.01, 0.1] }
         [[arms]]
         name = "first"
         method = "fedavg"
@@ -143,7 +135,7 @@ def test_what_fails_in_a_study_is_told_alike(monkeypatch: pytest.MonkeyPatch) ->
         method = "fedavg"
         start = "first"
     """
-    path = file("seeds = [1, 2]\n" + SMALL + arms)
+    path = file("seeds = [1, 2]\n" + SMALL + TUNING + arms)
     told = []
     for number, folder in ((1, "one"), (2, "two")):
         Path(folder).mkdir()
@@ -166,6 +158,15 @@ def short(seed: int) -> Job:
     return Job("fedavg", seed, {}, ENDLESS | {"num-server-rounds": 1}, f"short {seed}")
 
 
+def done(crew: Crew, *jobs: Job, heard: Callable[[dict[str, Ended]], None] = lambda ended: None) -> dict[str, str]:
+    """The lines that runs ended with, by name; `heard` is called with all that have ended, after each."""
+    ended: dict[str, Ended] = {}
+    for each in crew.work(lambda: [job for job in jobs if job.name not in ended], lambda job: None):
+        ended[each.job.name] = each
+        heard(ended)
+    return {name: each.line for name, each in ended.items()}
+
+
 def at_work(folder: Path) -> bool:
     """Whether a run has kept its first stage."""
     return (folder / "checkpoint").exists()
@@ -178,35 +179,31 @@ def gone(processes: Sequence[psutil.Process]) -> bool:
 
 def test_a_process_that_dies_costs_its_run_alone(tmp_path: Path) -> None:
     """With all that it had begun; the others go on, and a new process takes its place."""
-    lost = endless(1)
-    left = {job.name: job for job in (lost, short(2), short(3))}
-    ended: dict[str, Ended] = {}
-    with crew(2, tmp_path, Request("", clients=2, workers=2), fresh=False) as two:
-        for each in two.work(lambda: [*left.values()], lambda job: None):
-            del left[each.job.name]
-            ended[each.job.name] = each
-            if lost.name in left and len(ended) == 2:
-                until(lambda: at_work(tmp_path / lost.name), "the run has not begun")
-                (hand,) = [hand for hand in two._hands if hand.job is lost]
-                family = [process := psutil.Process(hand.process.pid), *process.children(recursive=True)]
-                os.kill(process.pid, signal.SIGKILL)
-    assert ended[lost.name].line == "its process was killed (signal 9); if memory was short, ask for fewer --jobs"
-    assert [ended[short(seed).name].line for seed in (2, 3)] == ["", ""] and len(family) > 1
-    until(lambda: gone(family), "what the process had begun goes on")
+    lost, family = endless(1), list[psutil.Process]()
+
+    def kill_it(ended: dict[str, Ended]) -> None:
+        """Once the two others are done."""
+        if lost.name not in ended and len(ended) == 2:
+            until(lambda: at_work(tmp_path / lost.name))
+            (hand,) = [hand for hand in two._hands if hand.job is lost]
+            family[:] = [process := psutil.Process(hand.process.pid), *process.children(recursive=True)]
+            os.kill(process.pid, signal.SIGKILL)
+
+    with closing(Crew(2, tmp_path, Request("", clients=2, workers=2), fresh=False)) as two:
+        lines = done(two, lost, short(2), short(3), heard=kill_it)
+    assert lines[lost.name] == "its process was killed (signal 9); if memory was short, ask for fewer --jobs"
+    assert [lines[short(seed).name] for seed in (2, 3)] == ["", ""] and len(family) > 1
+    until(lambda: gone(family))
 
 
 def test_one_that_dies_while_it_is_idle_costs_nothing(tmp_path: Path) -> None:
     first, second = short(1), short(2)
-    with crew(1, tmp_path, Request("", clients=2, workers=1), fresh=False) as one:
-        assert [each.line for each in one.work(lambda: [first] * (not (tmp_path / first.name).exists()), lambda job: None)] == [
-            ""
-        ]
+    with closing(Crew(1, tmp_path, Request("", clients=2, workers=1), fresh=False)) as one:
+        assert done(one, first) == {first.name: ""}
         (hand,) = one._hands
         hand.process.kill()
         hand.process.join()
-        assert [each.line for each in one.work(lambda: [second] * (not (tmp_path / second.name).exists()), lambda job: None)] == [
-            ""
-        ]
+        assert done(one, second) == {second.name: ""}
         assert one._hands != [hand]
 
 
@@ -217,12 +214,8 @@ def test_what_cannot_be_written_or_breaks_is_told(
     monkeypatch.setenv("FEDWARM_DEBUG", "1")
     job, broken = short(1), Job("fedavg", 2, {}, {"data.name": str(tmp_path / "none")}, "broken")
     (tmp_path / "logs" / f"{job.name}.log").mkdir(parents=True)
-    left = {each.name: each for each in (job, broken)}
-    lines = {}
-    with crew(1, tmp_path, Request("", clients=2, workers=1), fresh=False) as one:
-        for each in one.work(lambda: [*left.values()], lambda job: None):
-            del left[each.job.name]
-            lines[each.job.name] = each.line
+    with closing(Crew(1, tmp_path, Request("", clients=2, workers=1), fresh=False)) as one:
+        lines = done(one, job, broken)
     assert lines[job.name].endswith(f"{job.name}.log cannot be written: Is a directory; name another folder")
     assert str(tmp_path / "none") in lines[broken.name]
     assert "Traceback" in (said := capsys.readouterr().err) and "SettingError" in said
@@ -233,11 +226,11 @@ def test_what_is_under_way_is_ended_in_order(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("OMP_NUM_THREADS", "1000000")
     monkeypatch.setenv("MKL_NUM_THREADS", "1")
     share = str(max(1, cores() // 2))
-    with crew(2, tmp_path, Request("", clients=2), fresh=False) as two:
+    with closing(Crew(2, tmp_path, Request("", clients=2), fresh=False)) as two:
         jobs = [endless(1), endless(2)]
         for job in jobs:
             two._begin(job)
-        until(lambda: all(at_work(tmp_path / job.name) for job in jobs), "the runs have not begun")
+        until(lambda: all(at_work(tmp_path / job.name) for job in jobs))
         processes = [psutil.Process(hand.process.pid) for hand in two._hands]
         surroundings = [process.environ() for process in processes]
     for job in jobs:
@@ -267,13 +260,13 @@ def test_nothing_goes_on_where_the_one_that_gave_it_out_was_killed(tmp_path: Pat
     ]
     whole = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        until(lambda: all(at_work(Path(f"out/fedavg-seed-{seed}")) for seed in (1, 2)), "the runs have not begun")
+        until(lambda: all(at_work(Path(f"out/fedavg-seed-{seed}")) for seed in (1, 2)))
         family = psutil.Process(whole.pid).children(recursive=True)
     finally:
         whole.kill()
         whole.wait()
     assert len(family) > 1
-    until(lambda: gone(family), "the runs go on")
+    until(lambda: gone(family))
 
 
 def test_where_runs_cannot_be_at_once_it_is_said() -> None:
