@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import random
 import shutil
 import signal
 import socket
@@ -32,6 +33,8 @@ from fedwarm.flower.family import KILL_ROUNDS, MARK, POLL_SECONDS, end_family
 
 LOOPBACK = "127.0.0.1"
 LONGEST_RAY_FOLDER = 36
+LOWEST_PORT = 20000  # above Flower's 9091 to 9095 and the workers of Ray, 10002 to 19999
+SYSTEM_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _left: list[subprocess.Popen[bytes]] = []  # a process that is forgotten while it runs draws a warning
 
 
@@ -41,12 +44,28 @@ def plain(text: str) -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Distinct loopback ports that nobody listens on at this moment."""
+    """Distinct loopback ports that nobody listens on at this moment.
+
+    They lie below those that the system itself gives to outgoing connections: one of these, of any program of the machine, would
+    else take the port between this look and the start of the process that it is for. Where that leaves none, the system chooses.
+    """
+    own = range(LOWEST_PORT, _system_ports_from())
+    tries = iter(random.SystemRandom().sample(own, len(own)))
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind((LOOPBACK, 0))
-        return [each.getsockname()[1] for each in sockets]
+        ports: list[int] = []
+        while len(ports) < count:
+            each, port = stack.enter_context(socket.socket()), next(tries, 0)
+            with contextlib.suppress(OSError):
+                each.bind((LOOPBACK, port))
+                ports.append(each.getsockname()[1])
+        return ports
+
+
+def _system_ports_from() -> int:
+    """The first port that the system gives to outgoing connections: Linux says it; elsewhere it is 49152 (RFC 6335)."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int(SYSTEM_PORTS.read_text().split()[0])
+    return 49152
 
 
 def executable(name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from fedwarm.core.failures import RunError
-from fedwarm.flower.processes import MARK, Daemon, environment, executable, free_ports, plain
+from fedwarm.flower.processes import LOOPBACK, MARK, Daemon, environment, executable, free_ports, plain
 from fedwarm.flower.writing import write_app
 from tests.federation import loopback_federation, write_tiny
 
@@ -61,6 +62,27 @@ def test_free_ports_are_distinct_and_can_be_bound() -> None:
     ports = free_ports(20)
     assert len(set(ports)) == 20
     assert all(1024 <= port < 65536 for port in ports)
+
+
+def test_a_free_port_is_none_that_an_outgoing_connection_may_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = tmp_path / "range"
+    monkeypatch.setattr("fedwarm.flower.processes.SYSTEM_PORTS", said)
+    said.write_text("20400\t60999\n")
+    assert all(20000 <= port < 20400 for port in free_ports(20))
+    said.write_text("1024\t65535\n")
+    assert len(set(free_ports(20))) == 20
+    said.unlink()
+    assert all(20000 <= port < 49152 for port in free_ports(20))
+
+
+def test_a_taken_port_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    (port,) = free_ports(1)
+    monkeypatch.setattr("fedwarm.flower.processes.LOWEST_PORT", port)
+    monkeypatch.setattr("fedwarm.flower.processes._system_ports_from", lambda: port + 1)
+    assert free_ports(1) == [port]
+    with socket.socket() as taken:
+        taken.bind((LOOPBACK, port))
+        assert port not in free_ports(2)
 
 
 def test_the_environment_keeps_flower_to_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
