@@ -5,8 +5,9 @@
 
 `agrees`: the share of drawn images that a judge takes for the digit that was asked for; beside it what it reads of other digits
 of its own kind. `teaches`: what a classifier trained on the drawn images alone reads of those digits. Judges and classifiers are
-the small CNN, all for as many steps, and see shapes bent and coloured by the law of the public images. Only judges see scans and
-MNIST.
+the small CNN, all for as many steps. Judges of fonts, scans and MNIST see shapes bent and coloured by the law of fonts alone
+(`FONTS_ALONE` in `glyphs`), that of `digits` sees the data set as it is, in its four looks. Only judges see scans, MNIST and
+`digits`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from fedwarm.core.compute import torch_threads
 from fedwarm.core.seeds import generator
+from fedwarm.data import load_pooled
 from fedwarm.data.opening import kept_table
 from fedwarm.data.settings import Data
 from fedwarm.diffusion.pretraining.glyphs import CANVAS, font_masks
@@ -37,7 +39,7 @@ from fedwarm.diffusion.pretraining.quality import (
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.training.evaluate import correct
 
-Kinds = dict[str, tuple[Tensor, Tensor]]
+Labelled = tuple[Tensor, Tensor]
 
 
 def main() -> None:
@@ -50,11 +52,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     with torch_threads(given.threads):
-        kinds: Kinds = {"fonts": (font_masks(),) * 2, "scans": scan_masks(given.seed)}
+        masks = {"fonts": (font_masks(),) * 2, "scans": scan_masks(given.seed)}
         if given.data:
-            kinds["MNIST"] = mnist_masks(given.data, given.seed)
-        judges = {name: masks_judge(known, PICTURES, given.seed) for name, (known, _) in kinds.items()}
-        tests = {name: shown_digits(kept, TESTED, generator(given.seed, "judge-test")) for name, (_, kept) in kinds.items()}
+            masks["MNIST"] = mnist_masks(given.data, given.seed)
+        judges = {name: masks_judge(known, PICTURES, given.seed) for name, (known, _) in masks.items()}
+        tests = {name: shown_digits(kept, TESTED, generator(given.seed, "judge-test")) for name, (_, kept) in masks.items()}
+        known, tests["digits"] = looks(given.seed)
+        judges["digits"] = trained_judge(*known, 10, given.seed, EPOCHS * PICTURES // len(known[1]))
+        kinds = list(judges)
         own = {name: correct(judge, *tests[name]) / len(tests[name][1]) for name, judge in judges.items()}
         print("| foundation, steps |", " | ".join(f"{name} agrees (own {own[name]:.1%}) | teaches {name}" for name in kinds), "|")
         print("|---|" + "---|---|" * len(kinds))
@@ -74,6 +79,12 @@ def chosen(name: str, steps: int) -> Diffusion:
     """The embedded foundation by its name, or another by its folder."""
     place = name if name == Diffusion().foundation else str(Path(name).absolute())
     return replace(Diffusion(), foundation=place, sample_steps=steps)
+
+
+def looks(seed: int) -> tuple[Labelled, Labelled]:
+    """The data set `digits` of four clients, a look each: training and test images uint8 (n, 3, 32, 32) with their labels."""
+    shard = load_pooled(Data(), seed, 4)
+    return (shard.train_images, shard.train_labels), (shard.test_images, shard.test_labels)
 
 
 def mnist_masks(folder: str, seed: int) -> tuple[Tensor, Tensor]:

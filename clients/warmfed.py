@@ -17,7 +17,7 @@ from fedwarm.core.files import DiskError
 from fedwarm.core.payload import Fact, Payload
 from fedwarm.data.originals import Originals
 from fedwarm.diffusion.settings import Diffusion
-from fedwarm.methods.warmfed import CLASSIFIER, SCORED, SELECTED, WarmFed
+from fedwarm.methods.warmfed import CLASSIFIER, COMPARED, SCORED, SELECTED, WarmFed
 from fedwarm.privacy.levels import Level, Reasons
 from fedwarm.rounds.client import PERSONAL, BaseClient
 from fedwarm.rounds.measuring import GLOBAL, together
@@ -76,9 +76,10 @@ class WarmFedClient(BaseClient):
         return Payload("adapter", arrays, {"num-examples": len(shard.train_labels), **self.spent}, facts)
 
     def _adapted(self, foundation: Foundation) -> Arrays:
-        from fedwarm.diffusion.sentences import prompts
+        from fedwarm.diffusion.asking import asked
 
-        arrays = from_tensors(self._tuned(foundation, prompts(self.settings.prompt, self.shard.classes)))
+        sentences = asked(self.settings.prompt, self.config.of(Diffusion).foundation, self.shard.classes)
+        arrays = from_tensors(self._tuned(foundation, sentences))
         if self.settings.local_model_source == "uploaded":
             local = self.model()
             self.fit(local, "train", 0)
@@ -148,7 +149,7 @@ class WarmFedClient(BaseClient):
         warm, student = self.model(payload), self.model(payload)
         images, labels, held = self._split()
         hooks: list[Hook] = []
-        if settings.selection != "never":
+        if settings.selection != "never" and (held is not None or settings.selection not in COMPARED):
             hooks = [SelfDistillation(self._teaching(warm, number, held), settings, images, labels, held)]
         plan = Plan.of(self.config.run, settings.distill_epochs, settings.distill_learning_rate)
         fit(student, images, labels, plan, self.draws("distill", number), hooks, "personal model")
@@ -177,9 +178,9 @@ class WarmFedClient(BaseClient):
         return logits[torch.argsort(torch.cat([part for part, _ in said]))]
 
     def _split(self) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
-        """Images and labels to learn from, and a held-out fifth of them for the rules that compare models."""
+        """Images and labels to learn from, and a held-out fifth for the rules that compare models; none of fewer than five."""
         images, labels = self.shard.train_images, self.shard.train_labels
-        if self.settings.selection not in ("class_better", "model_best") or len(labels) < HELD_SHARE:
+        if self.settings.selection not in COMPARED or len(labels) < HELD_SHARE:
             return images, labels, None
         rows = torch.randperm(len(labels), generator=self.draws("held"))
         held, kept = rows[: len(labels) // HELD_SHARE], rows[len(labels) // HELD_SHARE :]

@@ -20,8 +20,8 @@ from fedwarm.core.norms import floats
 from fedwarm.core.payload import Payload, PayloadError
 from fedwarm.core.placement import cards_for
 from fedwarm.core.seeds import generator
+from fedwarm.diffusion.asking import asked
 from fedwarm.diffusion.pool import Pool, join, read_pool
-from fedwarm.diffusion.sentences import prompts
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.methods.warmfed import CLASSIFIER, SELECTED, SELECTION, efforts, quota, tuning_factor
 from fedwarm.methods.warmfed import WarmFed as Settings
@@ -120,6 +120,9 @@ class WarmFed(BaseStrategy):
     def begin(self, stage: Stage) -> None:
         self.mean = self.aggregator()
         self.shares: dict[int, float] = {}
+        if stage.name == "round" and self.settings.regenerate_each_round and self.generates and self._factor(stage.round) > 0:
+            self.draw = stage.round
+            self._draw_pool()
 
     def absorb(self, stage: Stage, client: int, payload: Payload) -> None:
         if SELECTED in payload.metrics:
@@ -144,14 +147,8 @@ class WarmFed(BaseStrategy):
         elif stage.name == "warm start":
             self._warm_start()
         elif stage.name == "round":
-            self._finish_round(stage.round)
-
-    def _finish_round(self, number: int) -> None:
-        factor = self._factor(number)
-        self.draw += self.settings.regenerate_each_round and self.generates and factor > 0
-        if self.draw and factor:
-            self._draw_pool()
-        self.arrays = self._tuned(self.mean.result(), self._all(), self.settings.epochs_aggregate, f"aggregate {number}", factor)
+            epochs, factor = self.settings.epochs_aggregate, self._factor(stage.round)
+            self.arrays = self._tuned(self.mean.result(), self._of(), epochs, f"aggregate {stage.round}", factor)
 
     def _factor(self, number: int) -> float:
         return tuning_factor(self.settings, number, self.config.run.num_server_rounds)
@@ -197,9 +194,8 @@ class WarmFed(BaseStrategy):
         from fedwarm.diffusion.foundation import load_foundation
         from fedwarm.diffusion.generate import Commission, Order, generate_all
 
-        sentences = prompts(self.settings.prompt, self.fleet.classes)
         if self.settings.pool:
-            self.drawn = from_tensors(read_pool(Path(self.settings.pool), sentences).tensors())
+            self.drawn = from_tensors(read_pool(Path(self.settings.pool), self.sentences).tensors())
             return
         sent = {client: adapter for client in self.partitions if (adapter := self._uploaded(client))}
         adapters = self.parts.used(sent) if sent else {}
@@ -209,13 +205,18 @@ class WarmFed(BaseStrategy):
             if not member.known or (self.settings.adapt and not adapter):
                 continue
             count, seed = quota(self.settings, member.examples, len(member.present)), self.config.run.seed
-            order = Order(sentences, member.present, count, seed, member.partition, self.fleet.image_size, self.draw)
+            order = Order(self.sentences, member.present, count, seed, member.partition, self.fleet.image_size, self.draw)
             own = self.parts.attaching(adapter) if adapter else self.config.of(Diffusion)
             wanted.append(Commission(order, to_tensors(adapter) if adapter else None, own, self._kept_batches(member.partition)))
         load = partial(load_foundation, self.config.of(Diffusion), self.config.run.device)
         self.drawn = from_tensors(join(generate_all(load(), wanted, cards_for(self.config.run.device), load)).tensors())
         self.foundation.rest()
         self._save_pool()
+
+    @property
+    def sentences(self) -> list[str]:
+        """What the foundation is asked for, by class."""
+        return asked(self.settings.prompt, self.config.of(Diffusion).foundation, self.fleet.classes)
 
     def _kept_batches(self, client: int) -> Through:
         """What gives the batches that a run drew for a client before it was ended in this stage, and keeps new ones."""
@@ -229,13 +230,13 @@ class WarmFed(BaseStrategy):
     @property
     def pool(self) -> Pool:
         """What was drawn, with its provenance."""
-        return Pool(**to_tensors(self.drawn), prompts=tuple(prompts(self.settings.prompt, self.fleet.classes)))
+        return Pool(**to_tensors(self.drawn), prompts=tuple(self.sentences))
 
-    def _of(self, client: int) -> tuple[Tensor, Tensor]:
-        return self.pool.of_client(client) if self.drawn else _nothing()
-
-    def _all(self) -> tuple[Tensor, Tensor]:
-        return (self.pool.images, self.pool.labels) if self.drawn else _nothing()
+    def _of(self, client: int | None = None) -> tuple[Tensor, Tensor]:
+        """Images and labels that were drawn for a client, or for all."""
+        if not self.drawn:
+            return torch.empty(0), torch.empty(0, dtype=torch.long)
+        return (self.pool.images, self.pool.labels) if client is None else self.pool.of_client(client)
 
     # Training at the server
 
@@ -253,7 +254,7 @@ class WarmFed(BaseStrategy):
                     tuned = self._tuned(start, local, self.settings.epochs_local, f"local 0 {member.partition}")
                     mean.add(tuned, member.examples)
             self.arrays = mean.result()
-        self.arrays = self._tuned(self.arrays, self._all(), self.settings.epochs_warm, "aggregate 0")
+        self.arrays = self._tuned(self.arrays, self._of(), self.settings.epochs_warm, "aggregate 0")
 
     def _tuned(self, arrays: Arrays, data: tuple[Tensor, Tensor], epochs: int, purpose: str, factor: float = 1.0) -> Arrays:
         """The weights after some epochs on generated images, at a part of the step size; unchanged where there are none."""
@@ -294,7 +295,3 @@ class WarmFed(BaseStrategy):
         self.pool.save(self.folder.path / "pool" / f"pool-{self.draw}.safetensors")
         if self.config.run.save_pictures:
             save_pictures(self.folder.path / "pictures" / "generated.safetensors", self.pool)
-
-
-def _nothing() -> tuple[Tensor, Tensor]:
-    return torch.empty(0), torch.empty(0, dtype=torch.long)

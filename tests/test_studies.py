@@ -13,7 +13,7 @@ from fedwarm.launch.study_file import read_study
 from fedwarm.settings.text import parse_overrides
 
 STUDIES = sorted((Path(__file__).parents[1] / "benchmarks" / "studies").glob("*.toml"))
-DECIDES = ("warmfed_steps",)  # what defaults become: at seeds of which no table is made
+DECIDES = ("warmfed_steps",)  # what defaults become: at seeds of its own
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)

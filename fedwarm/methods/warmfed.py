@@ -22,6 +22,7 @@ CLASSIFIER = "classifier."
 SELECTION, SELECTED = "selection", "selected"  # of the record; of a reply: the share of its images that a client's rule selected
 TUNING, EVERY, START, FADING = "warmfed.server-tuning", "every", "start", "fading"
 SCORED = ("sample_better", "sample_correct", "always")  # rules that look at training images
+COMPARED = ("class_better", "model_best")  # rules that compare models on a fifth of the images, which is held out
 OPERATION = 3.3e-11  # seconds of one of a classifier, forwards: 0.3 ms to train on an image what takes 9 million
 RULES = ("sample_better", "sample_correct", "class_better", "model_best", "always", "never")
 
@@ -100,8 +101,8 @@ class WarmFed(Group, prefix="warmfed"):
     selection: str = setting(
         "sample_better",
         "examples that are distilled; sample_better: those with a lower loss of the teacher; sample_correct: those that "
-        "the teacher labels right; class_better: those of classes that the teacher labels better; model_best: all, from "
-        "the best earlier model; always: all; never: none",
+        "the teacher labels right; class_better: those of classes that the teacher labels better; model_best: all, from the "
+        "best earlier model (both train on 4/5 of a client's images and compare on the rest; under 5: never); always; never",
         choices=RULES,
     )
     teacher_first: str = setting(
@@ -250,8 +251,10 @@ def reach(run: Any, config: Config, clients: int) -> Iterator[str]:
 def check(config: Config, known: Any) -> None:
     """See before a run that the sentences, the adapters' plan and an earlier run's files can be, or raise a SettingError."""
     from fedwarm.data.settings import Data
+    from fedwarm.diffusion.asking import asked
     from fedwarm.diffusion.pool import check_pool
     from fedwarm.diffusion.sentences import prompts
+    from fedwarm.diffusion.settings import Diffusion
     from fedwarm.diffusion.tuners import tuner_for
 
     settings = config.of(WarmFed)
@@ -264,7 +267,7 @@ def check(config: Config, known: Any) -> None:
                 f"warmfed.pool = {settings.pool!r} was drawn by another run, whose privacy this one's account does not hold; "
                 f"leave it empty, or take privacy = {PRIVACY.first!r}"
             )
-        sentences = prompts(settings.prompt, known.classes) if known.classes else ()
+        sentences = asked(settings.prompt, config.of(Diffusion).foundation, known.classes) if known.classes else ()
         check_pool(Path(settings.pool), sentences, known.clients, config.of(Data).image_size)
         if settings.warmed and not Path(settings.warm_model).is_file():
             raise SettingError(f"warmfed.warm-model = {settings.warm_model!r} is no file; name RUN/model.safetensors")

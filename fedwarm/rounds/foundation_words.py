@@ -5,11 +5,11 @@ A text-to-image model that has never seen a word draws noise for it, and nothing
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from fedwarm.core.text import words_of
+from fedwarm.diffusion.asking import called, known_words
 from fedwarm.diffusion.foundation import locate
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.relevance import Run
@@ -18,16 +18,6 @@ from fedwarm.settings.fields import SettingError
 
 SHOWN = 10
 REMEDY = "train one on public images of them by `fedwarm foundation train NAME --data ..`"
-
-
-def known_words(folder: Path) -> tuple[str, ...]:
-    """What the classes were called that a foundation was trained on; empty where its folder does not say."""
-    try:
-        recipe = json.loads((folder / "recipe.json").read_text())
-        told = recipe.get("classes") or recipe["data"]["classes"]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return ()
-    return tuple(str(word) for word in told) if isinstance(told, list) else ()
 
 
 def strangers(config: Config, classes: Sequence[str]) -> list[str]:
@@ -79,11 +69,11 @@ def remark(config: Config, classes: Sequence[str]) -> str:
 
 
 def _found(config: Config, folder: Path, classes: Sequence[str], words: set[str]) -> list[bool]:
-    """Of each class, whether its sentences are in known words; by its name where no component says how it asks."""
+    """Of each class, whether its sentences are in known words; by what it is called where no component says how it asks."""
     asking = [found for found in Run.of(config).chosen if hasattr(found, "understood")]
     if asking:
         return [all(each) for each in zip(*(found.understood(config, folder, classes, words) for found in asking), strict=True)]
-    return [words_of(name.replace("_", " ")) in words for name in classes]
+    return [words_of(name) in words for name in called(config.of(Diffusion).foundation, classes)]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ sentence, whatever the net takes in how many parts: so tuning, drawing and priva
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -17,6 +18,8 @@ from fedwarm.settings.kinds import FAMILIES
 
 Net = Callable[..., Any]
 ENCODER, TOKENIZER = "text_encoder", "tokenizer"
+LOG = logging.getLogger("fedwarm")
+_cut: set[str] = set()
 
 
 class Family:
@@ -109,10 +112,14 @@ class Family:
         return torch.randint(schedule.config.num_train_timesteps, (count,), generator=draws)
 
     def noised(self, schedule: Any, clean: Tensor, noise: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents (n, c, h, w) with noise at their times (n,), and what the net is to say of them: the noise, or the velocity."""
+        """Latents (n, c, h, w) with noise at their times (n,), and what the net is to say of them: the noise, or the velocity.
+
+        Worked out in float32: in bfloat16 one less a small step's part, .9991, is 1, and the noise of early times would be wrong.
+        """
+        exact = clean.float(), noise.float()
         velocity = schedule.config.prediction_type == "v_prediction"
-        target = schedule.get_velocity(clean, noise, times) if velocity else noise
-        return schedule.add_noise(clean, noise, times), target
+        target = schedule.get_velocity(*exact, times) if velocity else noise
+        return schedule.add_noise(*exact, times).to(clean.dtype), target
 
     def saved(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """An adapter's matrices by the names that diffusers' scripts save them by."""
@@ -123,9 +130,12 @@ class Family:
 
 
 def tokens(tokenizer: Any, encoder: Any, prompt: str) -> Tensor:
-    """A sentence's tokens (1, n), cut or filled up to what the encoder takes."""
+    """A sentence's tokens (1, n), cut or filled up to what the encoder takes; that one is cut is said once."""
     length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
     found: Tensor = tokenizer(prompt, padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids
+    if prompt not in _cut and len(tokenizer(prompt, truncation=True, max_length=length + 1, verbose=False).input_ids) > length:
+        _cut.add(prompt)
+        LOG.warning("fedwarm: the text encoder reads %d tokens of a sentence, and %r has more; shorten it", length, prompt)
     return found
 
 

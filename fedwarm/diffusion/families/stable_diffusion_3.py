@@ -73,7 +73,7 @@ class StableDiffusion3(Family):
 
     def noised(self, schedule: Any, clean: Tensor, noise: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
         share = (times / schedule.config.num_train_timesteps).view(-1, 1, 1, 1)
-        return ((1 - share) * clean.float() + share * noise.float()).to(clean.dtype), noise - clean
+        return ((1 - share) * clean.float() + share * noise.float()).to(clean.dtype), noise.float() - clean.float()
 
     def saved(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return dict(state)

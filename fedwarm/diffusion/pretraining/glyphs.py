@@ -44,7 +44,7 @@ class Law:
     sides: tuple[int, ...] = (8, 8, 10, 12, 16, 32, 32)
 
 
-FONTS_ALONE = Law()  # of the foundation `glyph`: its tilts and grids are near those of the data set `digits`
+FONTS_ALONE = Law()  # of the embedded foundation until 28 November 2026, and of judges: near the tilts and grids of `digits`
 BY_HAND = Law(0.6, (0.15, 0.8), (10, 12, 14, 16, 18, 20, 24, 28, 32, 32))
 
 

@@ -36,7 +36,7 @@ def judged(folder: Path, seed: int, pictures: int = PICTURES, per_class: int = P
     """What two small CNNs read in digits that a foundation draws, and in fresh ones of their own kind.
 
     One was trained on digits rendered from fonts, which the embedded foundation knows; the other on scikit-learn's scans of
-    handwriting, which it has never seen. Both see them bent and coloured as `glyphs` does, so that the shapes alone differ.
+    handwriting, which it has never seen. Both see them bent and coloured by `glyphs.FONTS_ALONE`: the shapes alone differ.
 
     Args:
         folder: a pipeline.

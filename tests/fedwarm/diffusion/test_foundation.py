@@ -300,3 +300,14 @@ def test_the_embedded_foundation_loads_and_draws(glyph: Path, sentences: list[st
     assert ours.image_size == 32 and ours.dtype == torch.float32
     embedded = ours.embed(["", *sentences])
     assert len({row.numpy().tobytes() for row in embedded}) == 11
+
+
+def test_a_sentence_that_is_cut_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    foundation = load_foundation(Diffusion(), "cpu")
+    with caplog.at_level("WARNING", logger="fedwarm"):
+        foundation.embed(["a photo of a seven, light on dark, thick strokes"])
+        assert not caplog.messages
+        long = "a photo of a " + "very " * 30 + "small seven"
+        states = [foundation.embed([long]), foundation.embed([long])]
+    assert caplog.messages == [f"fedwarm: the text encoder reads 20 tokens of a sentence, and {long!r} has more; shorten it"]
+    assert torch.equal(*states) and states[0].shape[1] == 20

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
 from fedwarm.core.progress import Tick, listening
 from fedwarm.core.seeds import generator
 from fedwarm.diffusion import merged, tuning
+from fedwarm.diffusion.families import Family
 from fedwarm.diffusion.foundation import Foundation, load_foundation
 from fedwarm.diffusion.lora import adapter_size, adapter_state, attached, load_adapter
 from fedwarm.diffusion.settings import Diffusion
@@ -275,3 +277,17 @@ def test_bf16_foundation_trains_float32_adapters(settings: Diffusion, pictures: 
     assert kinds == {torch.float32} == {t.dtype for t in state.values()}
     assert all(bool((state[name] != 0).any()) for name in state)
     assert all(torch.equal(p, weights[name]) for name, p in half.pipe.unet.named_parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_early_times_have_their_noise_in_half_precision_too(dtype: torch.dtype, prediction: str) -> None:
+    """Alpha-bar of the first times of a thousand rounds to 1 in bfloat16, which would leave no noise at all."""
+    schedule = DDPMScheduler(prediction_type=prediction)
+    times, ones = torch.tensor([0, 1, 10, 500, 999]), torch.ones(5, 4, 8, 8, dtype=dtype)
+    share = schedule.alphas_cumprod[times].double()
+    noisy, target = Family().noised(schedule, 0 * ones, ones, times)
+    assert noisy.dtype == dtype
+    assert torch.allclose(noisy[:, 0, 0, 0].double(), (1 - share).sqrt(), rtol=1 / 128)
+    wanted = share.sqrt() if prediction == "v_prediction" else torch.ones(5, dtype=torch.float64)
+    assert torch.allclose(target[:, 0, 0, 0].double(), wanted, rtol=1 / 128)

@@ -1,0 +1,46 @@
+"""What a foundation is asked for, one sentence a class, in words that it learned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from fedwarm.core.text import words_of
+from fedwarm.diffusion.sentences import Wording, phrases, prompts
+from fedwarm.settings.fields import SettingError
+
+
+def known_words(folder: Path) -> tuple[str, ...]:
+    """What the classes were called that a foundation was trained on; empty where its folder does not say."""
+    try:
+        recipe = json.loads((folder / "recipe.json").read_text())
+        told = recipe.get("classes") or recipe["data"]["classes"]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return ()
+    return tuple(str(word) for word in told) if isinstance(told, list) else ()
+
+
+def called(foundation: str, classes: Sequence[str]) -> list[str]:
+    """The name of each class in a sentence: its own, if the foundation was trained on that, else its gloss, if it has one.
+
+    `7` stays `7` for the embedded foundation and is `seven` for others, `T-shirt/top` is `t-shirt` (`sentences.GLOSSES`).
+    """
+    from fedwarm.diffusion.foundation import locate
+
+    known: set[str] = set()
+    with suppress(SettingError):  # whoever loads it says so
+        known = {words_of(word) for word in known_words(Path(locate(foundation)))}
+    plain = [name.replace("_", " ") for name in classes]
+    glossed = phrases(Wording(), classes)
+    return [own if words_of(own) in known else gloss for own, gloss in zip(plain, glossed, strict=True)]
+
+
+def asked(template: str, foundation: str, classes: Sequence[str]) -> list[str]:
+    """The template with what each class is called in place of `{class}`.
+
+    Raises:
+        SettingError: the template has no `{class}`.
+    """
+    return prompts(template, called(foundation, classes))

@@ -1,0 +1,42 @@
+"""What a class is called depends on what the foundation learned."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fedwarm.diffusion import foundation
+from fedwarm.diffusion.asking import asked, called
+from fedwarm.settings.fields import SettingError
+
+DIGITS = tuple("0123456789")
+GARMENTS = ("T - shirt / top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+
+
+def test_the_embedded_foundation_knows_figures_and_words() -> None:
+    assert asked("a photo of a {class}", "glyph", DIGITS)[7] == "a photo of a 7"
+    assert asked("a photo of a {class}", "glyph", ("zero", "one"))[1] == "a photo of a one"
+
+
+def test_others_are_asked_by_what_people_say() -> None:
+    assert called("owner/model", DIGITS)[7] == "seven"
+    assert called("owner/model", GARMENTS)[:2] == ["t-shirt", "pair of trousers"]
+    assert called("owner/model", ("polar_bear", "7")) == ["polar bear", "7"]
+
+
+def test_a_foundation_is_asked_by_the_names_that_its_recipe_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(foundation, "locate", lambda _: str(tmp_path))
+    (tmp_path / "recipe.json").write_text(json.dumps({"data": {"classes": ["seven", "t-shirt"]}}))
+    assert called("mine", DIGITS)[7] == "seven"
+    (tmp_path / "recipe.json").write_text(json.dumps({"classes": list(DIGITS[:8])}))
+    assert called("mine", DIGITS)[6:] == ["6", "7", "eight", "nine"]
+
+
+def test_a_foundation_that_is_not_there_does_not_matter_until_it_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(_: str) -> str:
+        raise SettingError("not here")
+
+    monkeypatch.setattr(foundation, "locate", none)
+    assert called("glyph", ("zero", "one")) == ["zero", "one"]
