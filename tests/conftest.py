@@ -20,6 +20,10 @@ os.environ |= {} if "FEDWARM_TEST_GPU" in os.environ else {"CUDA_VISIBLE_DEVICES
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("suite", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")  # the same examples each time, however slow the machine
 
 
 @pytest.fixture(autouse=True, scope="session")

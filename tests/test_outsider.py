@@ -65,7 +65,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     wheels = [str(path) for path in sorted((folder / "wheels").glob("*.whl"))]
     python = str(env / "bin" / "python")
     subprocess.run(
-        [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--no-deps", "--python", python, *wheels, flower], check=True
+        [sys.executable, "-m", "uv", "pip", "install", "--offline", "--quiet", "--no-deps", "--python", python, *wheels, flower],
+        check=True,
     )
     (site / "shared.pth").write_text(f"{next(Path(p) for p in sys.path if p.endswith('site-packages'))}\n")
     return env

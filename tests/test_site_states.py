@@ -10,6 +10,7 @@ import re
 import shutil
 import ssl
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -22,6 +23,7 @@ from fedwarm.federation.processes import end, start
 from fedwarm.federation.settings import SUPERLINK, load
 from fedwarm.flower import certificates
 from fedwarm.flower.processes import Daemon
+from fedwarm.node import heartbeat
 from fedwarm.node.kit import read
 from fedwarm.record.checkpoint import exists
 from fedwarm.record.checkpoint import load as checkpoint
@@ -29,7 +31,7 @@ from tests.sites import Other, Place, entries, failures, heard, standing, until
 
 pytestmark = [pytest.mark.alone, pytest.mark.proof]
 NGINX = pytest.mark.skipif(shutil.which("nginx") is None, reason="needs nginx")
-LEFT_SECONDS = 45
+LEFT_SECONDS = 120
 EXPIRED = "CERTIFICATE_VERIFY_FAILED] certificate verify failed: certificate has expired"
 OLD = "0.0.9"
 PRIVATE = "data.classes='cat,dog' dp-rec.view='local'"
@@ -92,7 +94,7 @@ def test_a_certificate_that_is_renewed_in_a_run_costs_nothing(
         place.online("lab-a", "lab-b")
         host, port = load(place.server).outside.split(":")
         before, out = ssl.get_server_certificate((host, int(port))), tmp_path / "run"
-        words = place.run(out, 4, "min-replies=2 nodes.return-timeout=240")
+        words = place.run(out, 8, "min-replies=2 nodes.return-timeout=240")
         with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as running:
             until(lambda: exists(out) and checkpoint(out).done >= 1)
             told = place("federation", "renew", "--federation", place.server)
@@ -100,10 +102,10 @@ def test_a_certificate_that_is_renewed_in_a_run_costs_nothing(
                 assert " ".join([*nginx, "-s", "reload"]) in told
                 subprocess.run([*nginx, "-s", "reload"], check=True)
             until(lambda: ssl.get_server_certificate((host, int(port))) != before)
-            assert checkpoint(out).done < 4
+            assert checkpoint(out).done < 12
             _, told = running.communicate(timeout=900)
         assert running.returncode == 0, told[-3000:]
-        assert not failures(out) and {each["site"] for each in entries(out) if each["round"] == 4} == {"lab-a", "lab-b"}
+        assert not failures(out) and {each["site"] for each in entries(out) if each["round"] == 8} == {"lab-a", "lab-b"}
         assert all(node.alive for node in place.nodes.values())
 
 
@@ -153,8 +155,11 @@ def test_what_a_node_says_whose_certificate_ended_or_whose_proxy_leads_nowhere(p
     nowhere.close()
 
     running = place.online("lab-a")
+    since = time.clock_gettime(heartbeat.CLOCK)
     ends = shown(place, timedelta(seconds=LEFT_SECONDS))
-    until(lambda: place.state("lab-a") == "online")
+    beats = heartbeat.place(running.env["FLWR_HOME"])
+    until(lambda: heartbeat.look(beats).alive(time.clock_gettime(heartbeat.CLOCK) - since - 1))
+    assert datetime.now(UTC) < ends
     until(lambda: datetime.now(UTC) > ends)
     late = place.starts("lab-b")
     until(lambda: not late.alive)

@@ -102,7 +102,7 @@ def a_site_refuses_and_the_run_goes_on(place: Place, out: Path) -> None:
 
 
 def a_third_site_joins_a_run_and_one_is_shut_out(place: Place, out: Path) -> None:
-    with subprocess.Popen(place.run(out, 6), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as running:
+    with subprocess.Popen(place.run(out, 12), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as running:
         until(lambda: exists(out) and checkpoint(out).done >= 1)
         place.registered("lab-c")
         place.starts("lab-c")
@@ -113,7 +113,7 @@ def a_third_site_joins_a_run_and_one_is_shut_out(place: Place, out: Path) -> Non
     until(lambda: not place.nodes["lab-a"].alive)
     assert place.state("lab-a") == "" and "fedwarm: the SuperLink refused this node (HTTP 401)" in place.said("lab-a")
     assert re.search(r"lab-a .*no key is registered", place("federation", "status", "--federation", place.server))
-    last = [each for each in entries(out) if each["round"] == 6 and not each["failure"]]
+    last = [each for each in entries(out) if each["round"] == 12 and not each["failure"]]
     assert {each["site"] for each in last} == {"lab-b", "lab-c"}
 
 
@@ -125,7 +125,7 @@ def a_scrape_tells_it(place: Place, runs: Path) -> None:
             families = list(text_string_to_metric_families(answer.read().decode()))
     told = {(each.name, *sorted(each.labels.items())): each.value for family in families for each in family.samples}
     assert told["fedwarm_superlink_up",] == told["fedwarm_node_online", ("site", "lab-b")] == 1
-    assert told["fedwarm_rounds_total", ("run", "first")] == 1 and told["fedwarm_rounds_total", ("run", "second")] == 6
+    assert told["fedwarm_rounds_total", ("run", "first")] == 1 and told["fedwarm_rounds_total", ("run", "second")] == 12
     assert told["fedwarm_failures_total", ("kind", "policy"), ("run", "first"), ("site", "lab-b (1)")] == 1
     assert told["fedwarm_bytes_total", ("run", "second"), ("site", "lab-c (2)"), ("way", "up")] > 0
 

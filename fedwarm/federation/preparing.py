@@ -108,14 +108,20 @@ def _assign(federation: Federation, sites: Sequence[tuple[str, str]]) -> None:
                 f"port {federation.port} of the SuperLink is taken by another process, and nodes that run look for it there; "
                 "end that process (`ss -ltnp` tells which), or all nodes by `fedwarm federation down`"
             )
-        (federation.port,) = free_ports(1)
-    before, spare = {node.partition: node for node in federation.nodes}, free_ports(len(sites))
+        federation.port = _new_ports(federation, 1)[0]
+    before, spare = {node.partition: node for node in federation.nodes}, _new_ports(federation, len(sites))
     federation.nodes = []
     for partition, (name, data) in enumerate(sites):
         node, port = before.get(partition), spare[partition]
         if node is not None and (node.name in present or _free(LOOPBACK, node.port)):
             port = node.port
         federation.nodes.append(Node(name, partition, port, data))
+
+
+def _new_ports(federation: Federation, count: int) -> list[int]:
+    """Free ones that the federation has not kept for one of its own."""
+    kept = {federation.port, *(node.port for node in federation.nodes)}
+    return [port for port in free_ports(count + len(kept)) if port not in kept][:count]
 
 
 def _free(host: str, port: int) -> bool:

@@ -35,6 +35,7 @@ LOOPBACK = "127.0.0.1"
 LONGEST_RAY_FOLDER = 36
 LOWEST_PORT = 20000  # above Flower's 9091 to 9095 and the workers of Ray, 10002 to 19999
 SYSTEM_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_given: set[int] = set()
 _left: list[subprocess.Popen[bytes]] = []  # a process that is forgotten while it runs draws a warning
 
 
@@ -44,12 +45,12 @@ def plain(text: str) -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Distinct loopback ports that nobody listens on at this moment.
+    """Distinct loopback ports that nobody listens on at this moment, and that this process has given to nobody before.
 
     They lie below those that the system itself gives to outgoing connections: one of these, of any program of the machine, would
     else take the port between this look and the start of the process that it is for. Where that leaves none, the system chooses.
     """
-    own = range(LOWEST_PORT, _system_ports_from())
+    own = [port for port in range(LOWEST_PORT, _system_ports_from()) if port not in _given]
     tries = iter(random.SystemRandom().sample(own, len(own)))
     with contextlib.ExitStack() as stack:
         ports: list[int] = []
@@ -58,6 +59,7 @@ def free_ports(count: int) -> list[int]:
             with contextlib.suppress(OSError):
                 each.bind((LOOPBACK, port))
                 ports.append(each.getsockname()[1])
+        _given.update(ports)
         return ports
 
 

@@ -36,11 +36,10 @@ def rebuilt(folder: Path, wanted: bool, seconds: float = REBUILT_SECONDS) -> Ite
 
 
 def _rebuild(folder: Path, ended: threading.Event, seconds: float) -> None:
-    last = 0, 0
+    last: tuple[tuple[int, int], ...] = ()
     while not ended.wait(seconds):
         try:
-            signs = folder / SIGNS
-            changed = (folder / RESULTS).stat().st_mtime_ns, signs.stat().st_mtime_ns if signs.exists() else 0
+            changed = tuple(_version(folder / name) for name in (RESULTS, SIGNS))
             if changed != last:
                 from fedwarm.report.page import make_report
 
@@ -48,3 +47,12 @@ def _rebuild(folder: Path, ended: threading.Event, seconds: float) -> None:
                 last = changed
         except Exception:  # a file that is being written to; the next page has it
             continue
+
+
+def _version(path: Path) -> tuple[int, int]:
+    """Of a file that is replaced by each write: a clock may be too coarse to tell two of them apart."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return found.st_mtime_ns, found.st_ino

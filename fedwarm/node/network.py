@@ -87,6 +87,7 @@ def asked(host: str, port: int, path: str, *, secure: bool) -> tuple[HTTPRespons
     if secure:
         connection = HTTPSConnection(host, port, timeout=PATIENCE_SECONDS, context=unverified())
     try:
+        connection.connect()
         begun = time.time()
         connection.request("GET", path)
         answer = connection.getresponse()

@@ -110,8 +110,18 @@ def load(folder: Path) -> Checkpoint:
     index = folder / FOLDER / INDEX
     if not index.is_file():
         raise SettingError(f"{folder} holds no checkpoint to resume from; run without --resume to begin")
+    while True:
+        said = index.read_bytes()
+        try:
+            return _read(index, said)
+        except (SettingError, FileNotFoundError):
+            if index.read_bytes() == said:
+                raise  # else a run that goes on has replaced it meanwhile
+
+
+def _read(index: Path, said: bytes) -> Checkpoint:
     try:
-        document = json.loads(index.read_text(encoding="utf-8"))
+        document = json.loads(said)
         schema = document.pop("schema")
         files: dict[str, dict[str, str]] = document.pop("parts")
         if schema != SCHEMA:

@@ -13,6 +13,7 @@ from flwr.app import Message
 from safetensors.numpy import load_file
 
 from fedwarm.launch.run import Request, run_method
+from fedwarm.record import checkpoint
 from fedwarm.record.checkpoint import FOLDER, INDEX, Checkpoint, Keeper, load
 from fedwarm.settings.fields import SettingError, Value
 from tests.engines import Heard
@@ -100,6 +101,31 @@ def test_arrays_come_back_however_they_lie_in_memory(tmp_path: Path) -> None:
     parts = {"model": {"f": np.asfortranarray(np.arange(6.0).reshape(2, 3)), "n": np.array(3), "s": np.arange(8.0)[::2]}}
     Keeper(tmp_path).save(Checkpoint(0, False, "aa", 1, 0.0, {}, {}, {}, {}, parts))
     assert same(dict(load(tmp_path).parts["model"]), parts["model"])
+
+
+@pytest.mark.parametrize("reader", ["_digest", "_read_part"])
+def test_one_that_is_replaced_while_it_is_read_is_read_again(
+    reader: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The part that the first index names is gone before or after it was found."""
+    keeper, plain, reads = Keeper(tmp_path), getattr(checkpoint, reader), list[Any]()
+
+    def saved(done: int) -> None:
+        keeper.save(Checkpoint(done, False, "aa", 1, 0.0, {}, {}, {}, {}, {"model": {"w": np.full(3, float(done))}}))
+
+    def reading(*given: Any) -> Any:
+        reads.append(given)
+        if len(reads) == 1:
+            monkeypatch.setattr(checkpoint, "_digest", digest)
+            saved(2)
+            monkeypatch.setattr(checkpoint, reader, reading)
+        return plain(*given)
+
+    digest = checkpoint._digest
+    saved(1)
+    monkeypatch.setattr(checkpoint, reader, reading)
+    found = load(tmp_path)
+    assert (found.done, found.parts["model"]["w"].tolist(), len(reads)) == (2, [2.0] * 3, 2)
 
 
 def test_a_complete_run_is_left_as_it_is(copy: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg, FedMedian, FedTrimmedAvg, Krum, MultiKrum
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fedwarm.aggregators import Robust, aggregator, needs
@@ -21,7 +21,6 @@ from fedwarm.core.arrays import Arrays, WeightedMean
 from fedwarm.core.norms import BLOCK, update_norm
 from fedwarm.engines.local.desk import identify
 
-QUICK = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 RULES = ("mean", "median", "trimmed_mean", "krum")
 VALUES = st.integers(-50, 50).map(lambda i: i / 8)
 CLIENTS = st.lists(st.lists(VALUES, min_size=4, max_size=4), min_size=5, max_size=9)
@@ -101,7 +100,6 @@ def test_rules_are_flower_s_own(robust: Robust, strategy: FedAvg, count: int) ->
         close(made[name], array)
 
 
-@QUICK
 @given(CLIENTS)
 def test_the_median_is_the_slow_loop_s(clients: list[list[float]]) -> None:
     made = combined(Robust(rule="median"), rows(clients))
@@ -110,7 +108,6 @@ def test_the_median_is_the_slow_loop_s(clients: list[list[float]]) -> None:
         assert value == (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
 
 
-@QUICK
 @given(CLIENTS, st.sampled_from([0.0, 0.1, 0.2, 0.34, 0.49]))
 def test_the_trimmed_mean_is_the_slow_loop_s(clients: list[list[float]], trim: float) -> None:
     made = combined(Robust(rule="trimmed_mean", trim=trim), rows(clients))
@@ -129,7 +126,6 @@ def slow_krum(clients: Sequence[Sequence[float]], byzantine: int) -> list[float]
     return scores
 
 
-@QUICK
 @given(CLIENTS, st.integers(0, 1), st.integers(1, 4))
 def test_krum_is_the_slow_loop_s(clients: list[list[float]], byzantine: int, keep: int) -> None:
     scores = slow_krum(clients, byzantine)
@@ -275,7 +271,6 @@ def test_claimed_weights_count_in_the_mean_alone() -> None:
         assert same(plain.result(), claimed.result()) == (rule != "mean")
 
 
-@QUICK
 @given(st.integers(0, 99), st.floats(1e-3, 100))
 def test_a_clipped_update_keeps_its_direction_and_gets_the_norm(seed: int, clip: float) -> None:
     reference, reply = arrays(1000), arrays(seed)

@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fedwarm.catalogue import ROOMS, all_groups, groups_of
@@ -140,7 +140,6 @@ def test_what_is_unknown_is_refused_with_what_is_near() -> None:
         chosen("gone:X")
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | PLAIN)
 def test_literals_are_toml(value: Value) -> None:
     back = tomllib.loads(f"x = {literal(value)}")["x"]

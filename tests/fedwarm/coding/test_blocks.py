@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fedwarm.coding.blocks import Blocks, even, fixed_size, kl_adaptive, per_tensor
@@ -12,15 +12,12 @@ from fedwarm.coding.packing import CodeError
 from fedwarm.coding.rotation import rotate
 from fedwarm.coding.streams import Stream
 
-QUICK = settings(deadline=None, derandomize=True)
-
 
 def tiles(blocks: Blocks, total: int) -> None:
     assert blocks.total == total and min(blocks.sizes) >= 1 and blocks.starts[-1] == total
     assert sum(blocks.shares) == pytest.approx(1) and min(blocks.shares) > 0
 
 
-@QUICK
 @given(st.integers(1, 3000), st.integers(1, 400))
 def test_fixed_and_even_blocks_tile(total: int, number: int) -> None:
     cut = fixed_size(total, number)
@@ -36,7 +33,6 @@ def test_a_block_a_tensor() -> None:
     assert cut.sizes == (6, 2) and cut.shares == (0.75, 0.25)
 
 
-@QUICK
 @given(st.integers(1, 500), st.integers(1, 40), st.integers(0, 10**6))
 def test_adaptive_blocks_tile(total: int, count: int, seed: int) -> None:
     cut = kl_adaptive(np.random.default_rng(seed).standard_cauchy(total), count)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fedwarm.coding.packing import CodeError, mask_bytes, pack, pack_mask, packed_bytes, unpack, unpack_mask
-
-QUICK = settings(deadline=None, derandomize=True)
 
 
 @pytest.mark.parametrize(("count", "bits", "length"), [(100, 7, 88), (4, 7, 4), (8, 1, 1), (9, 1, 2), (3, 16, 6), (0, 5, 0)])
@@ -17,7 +15,6 @@ def test_lengths_are_exact(count: int, bits: int, length: int) -> None:
     assert packed_bytes(count, bits) == length == len(pack(np.zeros(count, np.uint16), bits))
 
 
-@QUICK
 @given(st.integers(1, 16), st.data())
 def test_what_is_packed_comes_back(bits: int, data: st.DataObject) -> None:
     indices = np.array(data.draw(st.lists(st.integers(0, 2**bits - 1), max_size=60)), np.uint16)

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import chisquare
@@ -14,7 +14,6 @@ from scipy.stats import chisquare
 from fedwarm.coding.packing import CodeError
 from fedwarm.coding.stochastic import decode, decode_all, encode, encode_all, packed_bytes, step_of, top
 
-QUICK = settings(deadline=None, derandomize=True)
 FLOATS = st.floats(-(2.0**100), 2.0**100, width=32)
 
 
@@ -33,7 +32,6 @@ def test_lengths_are_exact(bits: int, size: int) -> None:
     assert len(encode(values, bits, draws())) == packed_bytes(size, bits) == -(-bits * size // 8) + 4
 
 
-@QUICK
 @given(st.integers(2, 16), st.lists(FLOATS, max_size=40))
 def test_numbers_go_to_a_neighbour_on_the_grid(bits: int, numbers: list[float]) -> None:
     values = np.array(numbers, np.float32)

@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
 from fedwarm.core.arrays import Arrays, WeightedMean, from_module, from_tensors, load_module, payload_bytes, to_tensors
 
-QUICK = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 FLOATS = st.floats(-1e6, 1e6, width=32)
 CLIENTS = st.lists(st.tuples(st.lists(FLOATS, min_size=3, max_size=3), st.floats(1e-3, 1e6)), min_size=1, max_size=6)
 
@@ -31,7 +30,6 @@ def f32(*values: float) -> NDArray[np.float32]:
     return np.array(values, np.float32)
 
 
-@QUICK
 @given(CLIENTS)
 def test_weighted_mean_is_the_slow_loop_in_order(clients: list[tuple[list[float], float]]) -> None:
     pairs: list[tuple[Arrays, float]] = [({"w": f32(*values), "v": np.array(values)}, weight) for values, weight in clients]

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedwarm.core.arrays import Arrays
 from fedwarm.core.norms import FLOOR, blocks, reference_norm, too_large
-
-QUICK = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.mark.parametrize("size", [1, 5, 12, 13])
@@ -30,7 +28,7 @@ def test_a_model_of_zeros_has_a_length_and_counters_have_none() -> None:
 ORDERS = st.floats(0, 2.99)
 
 
-@settings(QUICK, max_examples=300)
+@settings(max_examples=300)
 @given(st.floats(-8, 1.9), st.lists(ORDERS, min_size=1, max_size=20), ORDERS)
 def test_honest_updates_pass_and_a_million_times_larger_ones_do_not(level: float, spread: list[float], own: float) -> None:
     """Orders of magnitude: training at any stage, clients within a factor of 1000 of each other, a model of norm 1."""
@@ -40,7 +38,7 @@ def test_honest_updates_pass_and_a_million_times_larger_ones_do_not(level: float
     assert too_large(1e6 * honest, 1.0, accepted, 100.0)
 
 
-@settings(QUICK, max_examples=200)
+@settings(max_examples=200)
 @given(st.floats(1.1e-4, 99), st.floats(1e-6, 1e6))
 def test_in_the_first_round_the_model_alone_is_the_measure(share: float, model: float) -> None:
     for accepted in ([], [0.0, 0.0]):

@@ -5,16 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fedwarm.core.seeds import Key, derive, generator, initialisation, numpy_generator
 
-QUICK = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 KEYS = st.lists(st.text(max_size=8) | st.integers(-5, 10**12), max_size=4)
 
 
-@QUICK
 @given(st.integers(0, 2**70), KEYS, st.integers(0, 2**70), KEYS)
 def test_other_keys_give_another_seed(seed: int, keys: list[Key], other_seed: int, other: list[Key]) -> None:
     same = (seed, keys) == (other_seed, other)
@@ -49,7 +47,6 @@ def test_values_stay_what_they_were() -> None:
     assert numpy_generator(7, "train", 3).integers(0, 1000, 5).tolist() == [19, 171, 965, 620, 821]
 
 
-@QUICK
 @given(st.integers(0, 2**63), KEYS)
 def test_seeds_fit_in_63_bits(seed: int, keys: list[Key]) -> None:
     assert 0 <= derive(seed, *keys) < 2**63

@@ -39,7 +39,7 @@ def test_columns_of_a_text(text: str, count: int) -> None:
     assert cells(text) == count
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(max_examples=60)
 @given(TEXTS, st.integers(2, 50))
 def test_wrapping_loses_no_character_and_keeps_the_width(text: str, width: int) -> None:
     lines = wrapped(text, width)
@@ -54,7 +54,7 @@ def test_blanks_inside_a_line_stay() -> None:
     assert wrapped("a  b c", 6) == ["a  b c"] and wrapped("a  b c", 4) == ["a  b", "c"] and wrapped("", 5) == [""]
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.lists(TEXTS, min_size=4, max_size=4), min_size=1, max_size=4), st.none() | st.integers(6, 120), st.booleans())
 def test_a_table_holds_every_cell_at_any_width(rows: list[list[str]], width: int | None, right: bool) -> None:
     heads = ["run", "value", "default", "bytes up"]
@@ -73,7 +73,7 @@ def test_a_table_that_is_too_wide_goes_on_below_its_heads() -> None:
     assert table(["a", "long"], [["1", "2"]], right=True) == "a  long\n1     2"
 
 
-@settings(deadline=None, derandomize=True, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(WORDS, TEXTS), min_size=1, max_size=4), st.none() | st.integers(10, 120))
 def test_definitions_hold_every_word_at_any_width(pairs: list[tuple[str, str]], width: int | None) -> None:
     lines = definitions(pairs, width, 2).split("\n")

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedwarm.data.partitions import client_rows, own_clients
@@ -227,7 +227,7 @@ def test_what_cannot_be_dealt_is_refused_with_the_reason(
     alpha=st.floats(1e-6, 1e6),
     classes=st.integers(1, 5),
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 def test_any_table_is_dealt_or_refused(labels: list[int], kind: str, clients: int, seed: int, alpha: float, classes: int) -> None:
     table = made(labels, domain=[(i * i) % 3 for i in range(len(labels))])
     data = Data(partition=kind, alpha=alpha, classes_per_client=classes)

@@ -76,7 +76,7 @@ def test_labels_and_images_stay_together() -> None:
     share=st.floats(0, 0.9),
     more=st.floats(0, 0.9),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_every_class_gives_its_share(labels: list[int], share: float, more: float) -> None:
     table = made(labels)
     chosen = public_rows(table, share)

@@ -139,7 +139,7 @@ def test_the_set_is_kept_once_and_shards_are_copies() -> None:
     share=st.floats(0, 1),
     seed=st.integers(0, 2**32),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_draw_takes_exactly_its_number_and_spares_each_class(labels: np.ndarray, share: float, seed: int) -> None:
     take = int(share * len(labels))
     taken = draw(labels, take, np.random.default_rng(seed))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fedwarm.aggregators import Robust, aggregator
@@ -23,7 +23,6 @@ from fedwarm.flower.wire import from_records, size_of, to_records
 from fedwarm.settings.fields import SettingError
 from fedwarm.settings.kinds import FAULTS
 
-QUICK = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 TICKETS = [f"{stage}.{attempt}.{client}" for stage in range(40) for attempt in range(2) for client in range(20)]
 
 
@@ -200,7 +199,6 @@ def test_where_there_is_nothing_to_spoil_nothing_is(kind: str) -> None:
     assert (counters is not None) == (kind in ("extra_key", "oversized", "wrong_shape", "missing_key"))
 
 
-@QUICK
 @given(st.binary(max_size=300))
 def test_a_cut_array_is_shorter(data: bytes) -> None:
     assert data.startswith(cut(data)) and (len(cut(data)) < len(data) or not data)

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from fedwarm.core.failures import RunError
+from fedwarm.flower.family import lives
 from fedwarm.flower.processes import LOOPBACK, MARK, Daemon, environment, executable, free_ports, plain
 from fedwarm.flower.writing import write_app
 from tests.federation import loopback_federation, write_tiny
@@ -55,7 +57,11 @@ def pids(folder: Path) -> list[int]:
 
 
 def living(numbers: list[int]) -> list[int]:
-    return [each for each in numbers if psutil.pid_exists(each) and psutil.Process(each).status() != psutil.STATUS_ZOMBIE]
+    found = []
+    for each in numbers:
+        with suppress(psutil.Error):
+            found += [each] if lives(psutil.Process(each)) else []
+    return found
 
 
 def test_free_ports_are_distinct_and_can_be_bound() -> None:
@@ -77,9 +83,12 @@ def test_a_free_port_is_none_that_an_outgoing_connection_may_take(tmp_path: Path
 
 def test_a_taken_port_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
     (port,) = free_ports(1)
+    assert port not in free_ports(1)
+    monkeypatch.setattr("fedwarm.flower.processes._given", set())
     monkeypatch.setattr("fedwarm.flower.processes.LOWEST_PORT", port)
     monkeypatch.setattr("fedwarm.flower.processes._system_ports_from", lambda: port + 1)
-    assert free_ports(1) == [port]
+    assert free_ports(1) == [port] and port not in free_ports(1)
+    monkeypatch.setattr("fedwarm.flower.processes._given", set())
     with socket.socket() as taken:
         taken.bind((LOOPBACK, port))
         assert port not in free_ports(2)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -15,7 +15,6 @@ from fedwarm.core.arrays import Arrays
 from fedwarm.core.payload import Payload, PayloadError, check_arrays
 from fedwarm.flower.wire import Encoded, Size, from_records, size_of, to_records
 
-QUICK = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 HEADER_BYTES = 128
 NAMES = st.text(min_size=1, max_size=6)
 DTYPES = st.sampled_from([np.float32, np.float64, np.int64, np.uint8])
@@ -33,7 +32,6 @@ def like() -> Arrays:
     return {"w": np.zeros((2, 3), np.float32), "n": np.zeros(2, np.int64)}
 
 
-@QUICK
 @given(st.sampled_from(["weights", "adapter", "words"]), ARRAYS, METRICS, FACTS)
 def test_round_trip(kind: Any, arrays: Arrays, metrics: dict[str, Any], facts: dict[str, Any]) -> None:
     records = to_records(Payload(kind, arrays, metrics, facts))
@@ -62,7 +60,6 @@ def test_empty_texts_and_lists_do_not_travel() -> None:
     assert Payload().text("a") == ""
 
 
-@QUICK
 @given(METRICS, FACTS)
 def test_every_message_can_be_sized(metrics: dict[str, Any], facts: dict[str, Any]) -> None:
     records = to_records(Payload("weights", like(), metrics, facts))

@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 from fedwarm.cli.run import run
 from fedwarm.core.capacity import cores
 from fedwarm.core.failures import RunError
+from fedwarm.flower.family import lives
 from fedwarm.launch.crew import Crew, Ended
 from fedwarm.launch.request import Request
 from fedwarm.launch.run import QUIET
@@ -47,7 +48,7 @@ ENDLESS = {
     "data.image-size": 8,
     "model.name": "logistic",
 }
-until = partial(wait_until, seconds=120.0)
+until = partial(wait_until, seconds=600.0)
 TUNING = """
 [tuning]
 seeds = [101]
@@ -174,7 +175,7 @@ def at_work(folder: Path) -> bool:
 
 def gone(processes: Sequence[psutil.Process]) -> bool:
     """Whether processes have ended; those that nobody has asked after count, too."""
-    return not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in processes)
+    return not any(map(lives, processes))
 
 
 def test_a_process_that_dies_costs_its_run_alone(tmp_path: Path) -> None:

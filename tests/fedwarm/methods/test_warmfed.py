@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -316,7 +316,6 @@ def test_quota_by_hand(ratio: float, fewest: int, examples: int, classes: int, w
     assert quota(WarmFed(synthetic_ratio=ratio, min_per_class=fewest), examples, classes) == wanted
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.floats(0.01, 10), st.integers(0, 50), st.integers(1, 5000), st.integers(1, 100))
 def test_quota_is_balanced_and_near_the_ratio(ratio: float, fewest: int, examples: int, classes: int) -> None:
     each = quota(WarmFed(synthetic_ratio=ratio, min_per_class=fewest), examples, classes)

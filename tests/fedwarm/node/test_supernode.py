@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -210,7 +211,7 @@ def test_a_federation_knows_its_nodes_heartbeats_without_the_superlink(tmp_path:
     assert status(made).members[2].row()[2:4] == ("runs", "")
     pulse = Pulse(processes.home(made, "node-0") / "heartbeat")
     pulse.beat()
-    assert status(made).members[2].row()[2:4] == ("runs", "0 s ago")
+    assert re.fullmatch(r"\d+ s ago", status(made).members[2].row()[3])
     pulse.close()
     made.processes.clear()
     made.log("node-0").parent.mkdir()

@@ -19,7 +19,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from fedwarm.flower.family import MARK, end_family, family
+from fedwarm.flower.family import MARK, end_family, family, lives
 from fedwarm.node import clientapp
 from fedwarm.node.warm import stub, template
 from tests.waiting import wait_until
@@ -93,7 +93,8 @@ class Warm:
     def templates(self) -> list[psutil.Process]:
         """Those that live, and not what they have forked."""
         found = family([], [f"{self.mark}.clients"])
-        return [each for each in found if each.ppid() not in {other.pid for other in found}]
+        parents = {each.pid: each.ppid() for each in found if lives(each)}
+        return [each for each in found if each.pid in parents and parents[each.pid] not in parents]
 
     def log(self) -> str:
         return "".join(path.read_text() for path in self.folder.glob("*.log"))
@@ -116,7 +117,9 @@ def warm(tmp_path: Path) -> Iterator[Warm]:
 
 
 def gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    with suppress(psutil.Error):
+        return not lives(psutil.Process(pid))
+    return True
 
 
 def test_all_that_the_stub_was_started_with_arrives_and_all_that_comes_of_it_comes_back(warm: Warm, tmp_path: Path) -> None:

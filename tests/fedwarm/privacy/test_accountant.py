@@ -15,7 +15,7 @@ from fedwarm.privacy.accountant import Accountant, delta_of, epsilon_of, epsilon
 from fedwarm.privacy.events import Gaussian, RandomCoding, Sampled, curves
 from fedwarm.settings.fields import SettingError
 
-QUICK = settings(deadline=None, derandomize=True, max_examples=30)
+QUICK = settings(max_examples=30)
 CODED = RandomCoding(7, 0.5, ((0.3, 4),))
 
 

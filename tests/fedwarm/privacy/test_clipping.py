@@ -6,16 +6,13 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
 from fedwarm.privacy.clipping import UpdateError, clip, noised, norm_of
 
-QUICK = settings(deadline=None, derandomize=True)
 
-
-@QUICK
 @given(st.lists(st.floats(-1e100, 1e100), min_size=1, max_size=20), st.floats(1e-3, 1e3))
 def test_clipping_keeps_the_direction_and_bounds_the_norm(numbers: list[float], limit: float) -> None:
     v = np.array(numbers)

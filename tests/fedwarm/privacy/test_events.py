@@ -11,7 +11,7 @@ from fedwarm.privacy.events import Gaussian, RandomCoding, Sampled, curves, dp_s
 from fedwarm.privacy.random_coding import absent_to_present
 from fedwarm.settings.fields import SettingError
 
-QUICK = settings(deadline=None, derandomize=True, max_examples=30)
+QUICK = settings(max_examples=30)
 
 
 def equal(bits: int, cap: float, blocks: int, energy: float) -> RandomCoding:

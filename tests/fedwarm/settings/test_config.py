@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fedwarm.catalogue import ROOMS, all_groups, common_groups, flagged, groups_of, parse
@@ -21,7 +21,6 @@ from fedwarm.settings.fields import SettingError, Value, allowed, keys, near
 from fedwarm.settings.kinds import METHODS, SETS
 from fedwarm.settings.ranges import WORDS
 
-QUICK = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 ROOT = Path(__file__).parents[3]
 SETTINGS = list(keys(all_groups()))
 TABLE = {key: f for key, _, f in SETTINGS}
@@ -143,7 +142,6 @@ def test_defaults_are_within_their_own_bounds() -> None:
     assert parse(defaults).flat() == defaults == parse({}).flat()  # type: ignore[arg-type]
 
 
-@QUICK
 @given(
     st.fixed_dictionaries(
         {},

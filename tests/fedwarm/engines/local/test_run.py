@@ -411,14 +411,14 @@ def test_in_process_the_time_limit_stops_the_next_client(make: Make) -> None:
     @app.train()
     def train(message, context):
         if message.content["config"].get("wait"):
-            time.sleep(1.0)
+            time.sleep(4.0)
         seen = context.state.get("seen") or MetricRecord({"times": 0})
         context.state["seen"] = seen
         seen["times"] += 1
         return say(message, context, seen["times"])
     """
     server = """
-    state["first"] = ConfigRecord(answers(ask(grid, timeout=0.5, wait=True)))
+    state["first"] = ConfigRecord(answers(ask(grid, timeout=3.0, wait=True)))
     state["none"] = ConfigRecord(answers(ask(grid, timeout=0.0)))
     state["second"] = ConfigRecord(answers(ask(grid, timeout=300.0)))
     """
