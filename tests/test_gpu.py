@@ -88,7 +88,7 @@ def test_a_plan_is_counted_and_timed_on_the_card(tmp_path: Path, kind: str) -> N
     )
     found = pace_of(config)
     assert found is not None and found.step > 0 and found.image > 0
-    assert "GB has cuda" in plan(config.of(Diffusion), CUDA, adapts=True)
+    assert "GB of cuda" in plan(config, CUDA, 1)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")

@@ -14,7 +14,10 @@ TEXT = ("hidden_act", "layer_norm_eps", "num_attention_heads")  # of a text enco
 
 def fingerprint(pipe: Any) -> str:
     """SHA-256 over what draws an image: every model's configuration, names, shapes and first 256 values of its weights (an
-    adapter's are left out), the words of the tokenizer and the scheduler's configuration."""
+    adapter's are left out), the words of the tokenizer and the scheduler's configuration.
+
+    Values are rounded to float16: files of a foundation in either precision are the same one.
+    """
     digest, family = hashlib.sha256(), family_of(type(pipe).__name__) or usual_family()
     for part in family.models:
         model = getattr(pipe, part)
@@ -22,7 +25,7 @@ def fingerprint(pipe: Any) -> str:
             if "lora_" in name:
                 continue
             own = name.replace(".base_layer", "").removeprefix("text_model.")  # a name of transformers' that comes and goes
-            head = parameter.detach().flatten()[:256].float().cpu().numpy().tobytes()
+            head = parameter.detach().flatten()[:256].half().float().cpu().numpy().tobytes()
             digest.update(f"{part}.{own}{tuple(parameter.shape)}".encode() + head)
     told: list[Any] = [_told(getattr(pipe, family.net)), _told(pipe.vae), _told(pipe.scheduler)]
     for tokenizer, encoder in zip(family.tokenizers, family.encoders, strict=True):

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlparse
 import torch
 from torch import Tensor
 
+from fedwarm.diffusion import autoencoder
 from fedwarm.diffusion.families import Family, Net, family_of, known_pipelines, usual_family
 from fedwarm.diffusion.fingerprints import fingerprint
 from fedwarm.diffusion.hub import fetched, remedy
@@ -114,24 +115,17 @@ class Foundation:
         """
         return self.family.predict(self.pipe, net or self.net, noisy, time, context, self.image_size)
 
-    @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Latents (n, c, h, w) at unit scale of images (n, 3, H, W) in [-1, 1], all at once."""
-        vae = self.pipe.vae
-        latents: Tensor = vae.encode(images.to(self.device, vae.dtype)).latent_dist.mean.to(self.dtype)
-        return (latents - self.shift) * float(vae.config.scaling_factor)
+        return autoencoder.encoded(self.pipe.vae, images).to(self.dtype)
 
-    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Images (n, 3, H, W), about in [-1, 1] and float32, of latents (n, c, h, w) at unit scale, all at once."""
-        vae = self.pipe.vae
-        images: Tensor = vae.decode((latents / vae.config.scaling_factor + self.shift).to(vae.dtype)).sample
-        return images.float()
+        return autoencoder.decoded(self.pipe.vae, latents)
 
-    @property
-    def shift(self) -> float:
-        """What the autoencoder's latents are about; 0 where they are about nothing."""
-        return float(self.pipe.vae.config.get("shift_factor") or 0.0)
+    def together(self, most: int) -> int:
+        """How many images, of at most so many, the autoencoder takes at a time."""
+        return autoencoder.together(self.pipe.vae, self.image_size, most)
 
 
 def asset_folder(name: str) -> Path | None:
@@ -261,11 +255,13 @@ def _loaded(source: str, device: torch.device, dtype: torch.dtype, side: int) ->
                 f"diffusion.foundation = {source!r} has a {tokenizer} of {words} tokens and a {encoder} of {known}; "
                 "give a pipeline whose tokenizer folder is complete"
             )
+    family.refuse_schedule(pipe.scheduler, source)
+    autoencoder.refuse_unknown(pipe.vae, source)
     pipe.set_progress_bar_config(disable=True)
     mark = fingerprint(pipe)
     for name in family.models:
         part = getattr(pipe, name)
-        wide = family.wide and name == "vae" and dtype == torch.float16 and part.config.get("force_upcast")
+        wide = name == "vae" and family.is_wide(part)
         part.to(torch.float32 if wide else dtype).requires_grad_(False).eval()
     check_side(side, family.step(pipe), family.largest(pipe))
     return Foundation(pipe, device, dtype, mark, side)

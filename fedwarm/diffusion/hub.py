@@ -6,6 +6,7 @@ downloaded with the token of `hf auth login` or of the variable HF_TOKEN, by hug
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,21 @@ def require(name: str) -> None:
             f"diffusion.foundation = {name!r} could not be loaded: the Hub does not answer, and no copy is kept on this machine; "
             "on a machine without network, give the folder of a downloaded Stable Diffusion pipeline"
         )
+
+
+def describe(name: str) -> None:
+    """Have a Hub model's configurations here before its presets are chosen and its memory is counted by them, a few kB.
+
+    Nothing happens where they are here, the name is none of the Hub's, or the Hub does not give them; its loader says why.
+    """
+    if name.count("/") != 1 or name.startswith((".", "/")) or Path(name).exists():
+        return
+    from huggingface_hub import snapshot_download, try_to_load_from_cache
+
+    model, revision = version_of(name)
+    with suppress(OSError, ValueError):
+        if not isinstance(try_to_load_from_cache(model, INDEX, revision=revision), str) and hub_answers():
+            snapshot_download(model, revision=revision, allow_patterns=[INDEX, "*/config.json"])
 
 
 def fetched(name: str) -> Path:

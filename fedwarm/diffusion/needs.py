@@ -17,6 +17,7 @@ from torch import nn
 
 from fedwarm.core import placement
 from fedwarm.core.capacity import free_bytes
+from fedwarm.diffusion.autoencoder import picture_bytes
 from fedwarm.diffusion.counting import kept_bytes
 from fedwarm.diffusion.families import Family
 from fedwarm.diffusion.foundation import PRECISIONS, precision_of
@@ -44,6 +45,7 @@ class Need:
         adapter: its numbers, gradients and the optimiser's state.
         kept: what is kept for the gradients of a batch; 0 where it is recomputed (`diffusion.gradient-checkpointing`).
         out: weights of the net's that leave all memory while an adapter is tuned, as the other parts do then; 0: none does.
+        picture: what the autoencoder takes for one image.
     """
 
     net: int
@@ -52,6 +54,7 @@ class Need:
     adapter: int = 0
     kept: int = 0
     out: int = 0
+    picture: int = 0
 
     def tuning(self, device: str) -> int:
         """On a type of device, for an adapter; where weights leave memory for its steps, all of them are asked before."""
@@ -61,7 +64,7 @@ class Need:
     @property
     def drawing(self) -> int:
         """While images are drawn."""
-        return self.net + self.others
+        return self.net + self.others + self.picture
 
 
 def needs(config: Config, device: str, clients: int) -> Need | None:
@@ -84,9 +87,11 @@ def counted(folder: Path, family: Family, config: Config, dtype: torch.dtype, de
     """The count of a pipeline in a folder, in a precision of the frozen weights."""
     pipe, settings = bare(folder, family), config.of(Diffusion)
     net = getattr(pipe, family.net).to(dtype).requires_grad_(False)
-    sizes = {part: dtype.itemsize * _numbers(getattr(pipe, part)) for part in family.models}
+    wide = torch.float32.itemsize if family.is_wide(pipe.vae) else dtype.itemsize
+    sizes = {part: (wide if part == "vae" else dtype.itemsize) * _numbers(getattr(pipe, part)) for part in family.models}
     side = settings.image_size or int(net.config.sample_size) * pipe.vae_scale_factor
-    plain, tuner = Need(sizes.pop(family.net), sum(sizes.values()), side), tuner_for(config)
+    picture, tuner = picture_bytes(pipe.vae, side, wide), tuner_for(config)
+    plain = Need(sizes.pop(family.net), sum(sizes.values()), side, picture=picture)
     tuned = [_tuned(plain, pipe, family, tuner, client) for client in tuner.kinds(clients)]
     return max(tuned, key=lambda need: need.tuning(device), default=plain)
 

@@ -22,7 +22,7 @@ from fedwarm.diffusion.foundation import Foundation
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.settings.kinds import SAMPLERS
 
-DECODED = 8  # images that a GPU decodes together
+DECODED = 8  # images that a GPU decodes together at most
 Through = Callable[[int, Callable[[], Tensor]], Tensor]
 
 
@@ -139,13 +139,16 @@ def start_latents(foundation: Foundation, seed: int) -> Tensor:
     """Pure noise (1, c, h, w) of one image, from its seed alone."""
     shape = (1, foundation.net.config.in_channels, foundation.latent_size, foundation.latent_size)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    return noise.to(foundation.device, foundation.dtype)
+    return noise.to(foundation.device)
 
 
 def _denoise(
     foundation: Foundation, latents: Tensor, context: Tensor, empty: Tensor, settings: Diffusion, seeds: Sequence[int]
 ) -> Tensor:
-    """eps = eps(empty) + guidance (eps(prompt) - eps(empty)), step by step; a sampler that adds noise takes each image's own."""
+    """eps = eps(empty) + guidance (eps(prompt) - eps(empty)), step by step; a sampler that adds noise takes each image's own.
+
+    All but the net is in float32: what half precision rounds at every step, guidance multiplies.
+    """
     scheduler = make_scheduler(foundation, settings.scheduler)
     scheduler.set_timesteps(settings.sample_steps, device=foundation.device)
     latents = latents * getattr(scheduler, "init_noise_sigma", 1.0)
@@ -156,7 +159,7 @@ def _denoise(
     both = torch.cat([empty.expand_as(context), context]) if guided else context
     for t in scheduler.timesteps:
         inputs = scaled(torch.cat([latents, latents]) if guided else latents, t)
-        predicted = foundation.predict(inputs, t, both)
+        predicted = foundation.predict(inputs.to(foundation.dtype), t, both).float()
         if guided:
             without, given = predicted.chunk(2)
             predicted = without + settings.guidance * (given - without)
@@ -166,7 +169,7 @@ def _denoise(
 
 def _decode(foundation: Foundation, latents: Tensor, size: int, resize: str) -> Tensor:
     """uint8 images (n, 3, size, size); on a GPU a few at a time, as the autoencoder takes more room for one than the net does."""
-    together = len(latents) if foundation.device.type == "cpu" else DECODED
+    together = len(latents) if foundation.device.type == "cpu" else foundation.together(DECODED)
     return torch.cat([_decoded(foundation, part, size, resize) for part in latents.split(together)])
 
 

@@ -12,8 +12,10 @@ from fedwarm.diffusion.midway import Midway
 from fedwarm.diffusion.settings import Diffusion
 
 HALF_SCALE = 1024.0
-LEAST_SCALE = 2.0**-14
-"""Below it float16 gradients are lost: a loss that still overflows is not finite at any scale."""
+FIRST_SCALE, GROWN_AFTER = 2.0**16, 50
+"""At 1,024 pixels a scale of 1,024 loses a tenth of an adapter's first gradients. It grows again within an adapter's steps."""
+MOST_SKIPPED = 40
+"""In a row: more halvings than lie between the first scale and float16's smallest number."""
 LOOKED_AT = 50
 
 
@@ -28,7 +30,8 @@ class Scaling:
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
-        self._scaler = torch.amp.GradScaler(device.type, init_scale=factor_of(dtype), enabled=dtype == torch.float16)
+        on, self._skipped = dtype == torch.float16, 0
+        self._scaler = torch.amp.GradScaler(device.type, init_scale=FIRST_SCALE, growth_interval=GROWN_AFTER, enabled=on)
 
     @property
     def scaler(self) -> torch.amp.GradScaler:
@@ -53,14 +56,17 @@ class Scaling:
         before = self._scaler.get_scale()
         self._scaler.step(optimiser)
         self._scaler.update()
-        after = self._scaler.get_scale()
-        if after < LEAST_SCALE:
+        made = bool(self._scaler.get_scale() >= before)
+        self._skipped = 0 if made else self._skipped + 1
+        if self._skipped > MOST_SKIPPED:
             raise FloatingPointError("every gradient overflows in fp16; set diffusion.precision='bf16' or 'fp32'")
-        return bool(after >= before)
+        if not made and self._scaler.get_scale() < 1.0:
+            self._scaler.update(1.0)  # what overflows there does not do so because of the factor
+        return made
 
 
 def factor_of(dtype: torch.dtype) -> float:
-    """What a loss of this precision is multiplied by at first."""
+    """What a private loss of this precision is multiplied by, always."""
     return HALF_SCALE if dtype == torch.float16 else 1.0
 
 

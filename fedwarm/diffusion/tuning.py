@@ -26,13 +26,14 @@ from fedwarm.diffusion.merged import learning
 from fedwarm.diffusion.midway import Midway, mark_of
 from fedwarm.diffusion.offload import apart, resting
 from fedwarm.diffusion.settings import Diffusion
+from fedwarm.diffusion.sizes import EXACT_ROWS, exact_rows
 from fedwarm.diffusion.steps import Scaling, adamw, descend, factor_of, minimise
 from fedwarm.diffusion.views import Views, parts
 from fedwarm.models import to_input
 from fedwarm.training.private import Mechanism
 
 CAPTION_DROPOUT = 0.1
-TOGETHER = 32  # images that are encoded at a time
+TOGETHER = 32  # images that are encoded at a time at most
 LOOKED_AT = 8  # images of which the pixels tell a tuning from others
 Noised = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -89,9 +90,9 @@ class Tuning:
         return self.foundation.embed([*self.prompts, ""])
 
     def latents(self, images: Tensor | Views, batch_size: int = TOGETHER) -> Tensor:
-        """Latents (n, c, h, w) of some images, which are scaled and encoded `batch_size` at a time."""
-        size = self.foundation.image_size
-        return torch.cat([self.foundation.encode(to_foundation(part, size)) for part in images.split(batch_size)])
+        """Latents (n, c, h, w) of some images, which are scaled and encoded at most `batch_size` at a time."""
+        size, together = self.foundation.image_size, self.foundation.together(batch_size)
+        return torch.cat([self.foundation.encode(to_foundation(part, size)) for part in images.split(together)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,9 +205,11 @@ def tune_adapter(tuning: Tuning, private: Mechanism | None = None, folder: Path 
 def private_gradient(
     unet: Any, examples: Examples, optimiser: torch.optim.Optimizer, settings: Diffusion, dtype: torch.dtype, mechanism: Mechanism
 ) -> Callable[[int], None]:
-    """Puts a private gradient into the adapter; with checkpoints, which vmap cannot do, of one image after another."""
+    """Puts a private gradient into the adapter; of one image after another with checkpoints, which vmap cannot do, and in nets of
+    full size, as a batch's attention takes several times what it does when fused, which vmap cannot do either."""
     n, scale, draws = len(examples), factor_of(dtype), mechanism.generator()
-    expected, together = mechanism.expected(n, settings.lora_batch_size), not settings.gradient_checkpointing
+    small = exact_rows(sum(parameter.numel() for parameter in unet.parameters())) == EXACT_ROWS
+    expected, together = mechanism.expected(n, settings.lora_batch_size), small and not settings.gradient_checkpointing
     into = mechanism.gradient(unet, optimiser, trainable(unet), expected, scale, together)
 
     def loss(weights: dict[str, Tensor], noisy: Tensor, time_steps: Tensor, captions: Tensor, target: Tensor) -> Tensor:

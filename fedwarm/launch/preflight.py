@@ -10,6 +10,7 @@ from fedwarm.core.files import DiskError
 from fedwarm.core.inputs import Form
 from fedwarm.core.terminal import say
 from fedwarm.data.settings import Data
+from fedwarm.diffusion.hub import describe
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.models import Model
 from fedwarm.parts import Known
@@ -55,6 +56,7 @@ def check_run(flat: Mapping[str, Value], clients: int, real: bool = False) -> tu
     import torch
 
     torch.set_num_threads(1)  # what is checked is small, and nobody's numbers depend on it
+    describe(str(flat.get("diffusion.foundation", "")))
     config = parse(flat)
     if clients < 0:
         raise SettingError(f"--clients {clients} is out of range; it must be at least 1")

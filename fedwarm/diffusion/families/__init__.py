@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fedwarm.settings.fields import Value
+from fedwarm.settings.fields import SettingError, Value
 from fedwarm.settings.kinds import FAMILIES
 
 Net = Callable[..., Any]
@@ -32,7 +32,7 @@ class Family:
         left_out: parts that are neither loaded nor downloaded.
         arguments: switches of the pipeline's class that are to be off for that.
         flow: whether it follows straight paths from noise instead of a schedule of noise, which not every sampler can.
-        wide: whether its autoencoder needs float32 where the rest computes in float16, if its configuration says so.
+        wide: whether its autoencoder needs float32 where the rest computes in half precision, if its configuration says so.
         usual: settings that do well with its published models, by key, where nobody says otherwise.
         licence: what is to be known of its terms and of what is left out, in a sentence.
     """
@@ -100,6 +100,29 @@ class Family:
         """
         said: Tensor = net(noisy, time, context).sample
         return said
+
+    def is_wide(self, vae: Any) -> bool:
+        """Whether an autoencoder of it computes in float32, whatever the rest does."""
+        return self.wide and bool(vae.config.get("force_upcast"))
+
+    def refuse_schedule(self, scheduler: Any, source: str) -> None:
+        """Refuse a schedule of noise, or a target of the net, of another kind than this family's tuning and drawing are.
+
+        Raises:
+            SettingError: it is not known by betas, as EDM's are not, or the net says neither noise nor velocity.
+        """
+        told, config = f"diffusion.foundation = {source!r} has", scheduler.config
+        if self.flow:
+            return
+        if "beta_schedule" not in config:
+            kind = type(scheduler).__name__
+            raise SettingError(
+                f"{told} the scheduler {kind}, whose noise has no betas, and cannot be used; give another foundation"
+            )
+        if (target := config.get("prediction_type", "epsilon")) not in ("epsilon", "v_prediction"):
+            raise SettingError(
+                f"{told} a net that says {target!r}, and those that say noise or velocity can be used; give another"
+            )
 
     def noise_schedule(self, pipe: Any) -> Any:
         """The schedule of noise of its training, whatever its sampler."""

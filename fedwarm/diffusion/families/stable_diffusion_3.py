@@ -28,6 +28,7 @@ class StableDiffusion3(Family):
     encoders = ("text_encoder", "text_encoder_2")
     left_out = ("text_encoder_3", "tokenizer_3", "image_encoder", "feature_extractor")
     flow = True
+    wide = True
     usual: ClassVar[Mapping[str, Value]] = {
         "diffusion.lora-learning-rate": 1e-4,
         "diffusion.lora-batch-size": 1,

@@ -1,7 +1,8 @@
 """Stable Diffusion XL: two text encoders, of which the second says something of the whole sentence, and the size of the image as
 a condition (Podell et al., "SDXL: Improving Latent Diffusion Models for High-Resolution Image Synthesis", arXiv 2307.01952).
 
-Images are told as whole ones of the foundation's size: nothing is cut off them, and none was smaller.
+Images are told as whole ones of the foundation's size, also those that are squares cut from originals: what is drawn is told so,
+too, and an adapter learns what such squares look like.
 """
 
 from __future__ import annotations

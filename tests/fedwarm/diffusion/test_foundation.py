@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DDPMScheduler, EDMEulerScheduler
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -21,6 +22,7 @@ from fedwarm.diffusion import foundation as module
 from fedwarm.diffusion.fingerprints import fingerprint
 from fedwarm.diffusion.foundation import Foundation, asset_folder, load_foundation, locate
 from fedwarm.diffusion.lora import adapter_state, attached, load_adapter
+from fedwarm.diffusion.pipeline import read_pipeline
 from fedwarm.diffusion.sampling import sample
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.settings.fields import SettingError
@@ -311,3 +313,28 @@ def test_a_sentence_that_is_cut_is_named_once(caplog: pytest.LogCaptureFixture) 
         states = [foundation.embed([long]), foundation.embed([long])]
     assert caplog.messages == [f"fedwarm: the text encoder reads 20 tokens of a sentence, and {long!r} has more; shorten it"]
     assert torch.equal(*states) and states[0].shape[1] == 20
+
+
+def test_files_of_either_precision_are_one_foundation(pipeline_folder: Path) -> None:
+    pipe = read_pipeline(pipeline_folder, "mine")
+    marks = [fingerprint(pipe.to(dtype)) for dtype in (torch.float32, torch.float16)]
+    with torch.no_grad():
+        pipe.unet.conv_in.weight += 0.01
+    assert marks[0] == marks[1] != fingerprint(pipe)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "told"),
+    [
+        (EDMEulerScheduler(), "the scheduler EDMEulerScheduler, whose noise has no betas"),
+        (DDPMScheduler(prediction_type="sample", steps_offset=1, clip_sample=False), "a net that says 'sample'"),
+    ],
+)
+def test_a_schedule_of_another_kind_is_refused(scheduler: Any, told: str, pipeline_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(pipeline_folder, tmp_path / "other"))
+    shutil.rmtree(folder / "scheduler")
+    scheduler.save_pretrained(folder / "scheduler")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "scheduler": ["diffusers", type(scheduler).__name__]}))
+    with pytest.raises(SettingError, match=f"'{folder}' has {told}.*; give another"):
+        load_foundation(Diffusion(foundation=str(folder)), "cpu")

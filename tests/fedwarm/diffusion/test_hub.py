@@ -10,11 +10,14 @@ import httpx
 import pytest
 from huggingface_hub.errors import GatedRepoError, RemoteEntryNotFoundError
 
+from fedwarm.catalogue import parse
 from fedwarm.diffusion import hub as module
 from fedwarm.diffusion.foundation import Foundation, load_foundation
-from fedwarm.diffusion.hub import fetched, require
+from fedwarm.diffusion.hub import describe, fetched, require
+from fedwarm.diffusion.needs import needs
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.settings.fields import SettingError
+from tests.families import PIPELINES, write_pipeline
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +78,46 @@ def test_a_version_by_its_tag_or_commit(own_hub: Path, pipeline_folder: Path, fo
     assert load_foundation(Diffusion(foundation=f"owner/model@{revision}"), "cpu").fingerprint == foundation.fingerprint
     with pytest.raises(SettingError, match="'owner/model@other' could not be loaded: the Hub does not answer"):
         fetched("owner/model@other")
+
+
+@pytest.mark.parametrize("kind", PIPELINES)
+def test_a_models_configurations_are_here_before_its_presets_are_chosen(
+    kind: str, own_hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the first run of a name has what the second has."""
+    whole, asked = write_pipeline(kind, tmp_path / kind), list[str]()
+
+    def download(name: str, revision: str | None, allow_patterns: list[str]) -> None:
+        asked.append(name)
+        place = kept(own_hub, name, whole)
+        for path in [path for path in place.rglob("*") if path.is_file()]:
+            if not any(path.relative_to(place).match(pattern) for pattern in allow_patterns):
+                path.unlink()
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    describe("owner/model")
+    monkeypatch.setattr(module, "hub_answers", lambda: True)
+    for name in ("", "glyph", "./owner/model", str(whole)):
+        describe(name)
+    assert not asked
+    assert planned("owner/model") == planned(str(whole)) != (0, 0) and planned("owner/model") == planned(str(whole))
+    assert asked == ["owner/model"] and not [*own_hub.rglob("*.safetensors")]
+
+
+def planned(name: str) -> tuple[int, int]:
+    """What a run takes of memory for an adapter and for images, as its plan counts it; 0, 0: nothing tells."""
+    describe(name)
+    found = needs(parse({"method": "warmfed", "diffusion.foundation": name, "diffusion.scheduler": "foundation"}), "cpu", 1)
+    return (0, 0) if found is None else (found.tuning("cpu"), found.drawing)
+
+
+def test_configurations_that_the_hub_does_not_give_are_left_to_the_loader(monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(*_: Any, **__: Any) -> None:
+        raise OSError("gated")
+
+    monkeypatch.setattr(module, "hub_answers", lambda: True)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    describe("owner/model")
 
 
 class Hub:

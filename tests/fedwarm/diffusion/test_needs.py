@@ -12,6 +12,7 @@ import torch
 from fedwarm.catalogue import parse
 from fedwarm.core import placement
 from fedwarm.diffusion import needs as module
+from fedwarm.diffusion.autoencoder import picture_bytes
 from fedwarm.diffusion.families import usual_family
 from fedwarm.diffusion.foundation import load_foundation
 from fedwarm.diffusion.lora import adapter_size
@@ -50,9 +51,17 @@ def count(settings: Diffusion, device: str = "cpu", clients: int = 1, more: Mapp
 def test_weights_are_those_that_are_loaded(settings: Diffusion) -> None:
     found, foundation = count(settings), load_foundation(settings, "cpu")
     whole = sum(p.numel() * p.itemsize for model in foundation.models for p in model.parameters())
-    assert found.drawing == whole and found.net == sum(p.numel() * p.itemsize for p in foundation.net.parameters())
+    assert found.drawing == whole + found.picture and found.net == sum(
+        p.numel() * p.itemsize for p in foundation.net.parameters()
+    )
     assert found.adapter == 4 * STATES * adapter_size(foundation.net, settings.rank, settings.targets)
-    assert found.side == foundation.image_size and count(replace(settings, precision="fp16")).drawing * 2 == whole
+    assert found.side == foundation.image_size and found.picture == picture_bytes(foundation.pipe.vae, found.side, 4)
+    half = count(replace(settings, precision="fp16"))
+    wide = foundation.family.is_wide(foundation.pipe.vae)
+    assert (
+        2 * (half.drawing - half.picture) == whole + (vae if wide else 0) and half.picture * (1 if wide else 2) == found.picture
+    )
+    assert wide == (not settings.foundation.endswith("/StableDiffusionPipeline"))
 
 
 @pytest.mark.long

@@ -13,9 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedwarm.core.seeds import generator
+from fedwarm.diffusion import tuning
 from fedwarm.diffusion.foundation import Foundation, load_foundation
 from fedwarm.diffusion.lora import adapter_state, attached, load_adapter, trainable
 from fedwarm.diffusion.settings import Diffusion
+from fedwarm.diffusion.sizes import exact_rows
 from fedwarm.diffusion.tuning import Examples, Tuning, private_gradient, to_foundation, tune_adapter
 from fedwarm.privacy.mechanisms.dp_sgd.account import DpSgd
 from fedwarm.privacy.mechanisms.dp_sgd.gradient import Mechanism, example_gradients, source_of
@@ -96,6 +98,27 @@ def test_gradients_are_those_of_one_image_at_a_time(
                 assert p.grad is not None and p.grad.norm() > 0
                 assert (found[name][i] - p.grad).norm() <= 1e-6 * p.grad.norm()
                 p.grad = None
+
+
+@pytest.mark.parametrize(("numbers", "together"), [(10**6, True), (10**9, False)])
+def test_a_net_of_full_size_is_tuned_one_image_after_another(
+    numbers: int, together: bool, foundation: Foundation, settings: Diffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All at once its attention would keep every score."""
+    asked: list[bool] = []
+
+    class Listening(Mechanism):
+        def gradient(self, *given: Any, **named: Any) -> Callable[..., None]:
+            asked.append(given[-1])
+            return lambda loss, examples: None
+
+    monkeypatch.setattr(tuning, "exact_rows", lambda _: exact_rows(numbers))
+    unet, labels = foundation.pipe.unet, torch.arange(3)
+    with attached(unet, settings, 0, "gradients"):
+        examples = Examples(foundation.pipe.scheduler, torch.zeros(3, 4, 8, 8), labels, torch.zeros(4, 1, 1))
+        optimiser = torch.optim.AdamW(trainable(unet).values())
+        private_gradient(unet, examples, optimiser, settings, torch.float32, Listening(1.0, 1.0, 8, noisy().source))
+    assert asked == [together]
 
 
 def test_private_tuning_repeats_by_its_source_alone(tune: Tune) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedwarm.diffusion.settings import Diffusion
-from fedwarm.diffusion.steps import LOOKED_AT, Scaling, adamw, descend
+from fedwarm.diffusion.steps import FIRST_SCALE, GROWN_AFTER, LOOKED_AT, Scaling, adamw, descend
 
 CPU = torch.device("cpu")
 
@@ -46,6 +46,21 @@ def test_the_factor_of_float16_changes_no_exact_gradient() -> None:
 def test_what_overflows_at_any_factor_ends_with_what_to_set() -> None:
     with pytest.raises(FloatingPointError, match=r"set diffusion\.precision='bf16'"):
         descended([float("inf")] * 60, torch.float16)
+
+
+def test_what_overflows_now_and_then_neither_ends_a_tuning_nor_sinks_its_factor() -> None:
+    """One step in twelve, as of one bad picture in fifty in batches of four; then the factor grows back."""
+    scaling, parameter = Scaling(CPU, torch.float16), nn.Parameter(torch.ones(3))
+    optimiser = torch.optim.SGD([parameter], lr=1e-3)
+
+    def step(slope: float) -> bool:
+        optimiser.zero_grad()
+        scaling.backward(slope * parameter.sum())
+        return scaling.step(optimiser)
+
+    made = [step(float("inf") if i % 12 == 0 else 1.0) for i in range(600)]
+    assert made == [i % 12 != 0 for i in range(600)] and scaling.scaler.get_scale() == 1.0
+    assert all(step(1.0) for _ in range(16 * GROWN_AFTER)) and scaling.scaler.get_scale() == FIRST_SCALE
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
