@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -47,20 +48,21 @@ def count(settings: Diffusion, device: str = "cpu", clients: int = 1, more: Mapp
     return found
 
 
+def held(*models: Any) -> int:
+    """Bytes of weights."""
+    return sum(p.numel() * p.itemsize for model in models for p in model.parameters())
+
+
 @pytest.mark.long
 def test_weights_are_those_that_are_loaded(settings: Diffusion) -> None:
     found, foundation = count(settings), load_foundation(settings, "cpu")
-    whole = sum(p.numel() * p.itemsize for model in foundation.models for p in model.parameters())
-    assert found.drawing == whole + found.picture and found.net == sum(
-        p.numel() * p.itemsize for p in foundation.net.parameters()
-    )
+    whole, net, vae = (held(*models) for models in (foundation.models, [foundation.net], [foundation.pipe.vae]))
+    assert found.drawing == whole + found.picture and found.net == net
     assert found.adapter == 4 * STATES * adapter_size(foundation.net, settings.rank, settings.targets)
     assert found.side == foundation.image_size and found.picture == picture_bytes(foundation.pipe.vae, found.side, 4)
-    half = count(replace(settings, precision="fp16"))
-    wide = foundation.family.is_wide(foundation.pipe.vae)
-    assert (
-        2 * (half.drawing - half.picture) == whole + (vae if wide else 0) and half.picture * (1 if wide else 2) == found.picture
-    )
+    half, wide = count(replace(settings, precision="fp16")), foundation.family.is_wide(foundation.pipe.vae)
+    assert half.picture * (1 if wide else 2) == found.picture
+    assert 2 * (half.drawing - half.picture) == whole + (vae if wide else 0)
     assert wide == (not settings.foundation.endswith("/StableDiffusionPipeline"))
 
 
