@@ -176,11 +176,12 @@ def plain(given: argparse.Namespace) -> Figures:
         settings.foundation, dtype=PRECISIONS[given.precision], local_files_only=True, **nothing
     )
     pipe.set_progress_bar_config(disable=True)
+    noise = held["latents"].to(PRECISIONS[given.precision])
 
     def drawn(rows: int) -> torch.Tensor:
         images = pipe(
             PROMPTS[:1] * rows, height=given.image_size, width=given.image_size, num_inference_steps=settings.sample_steps,
-            guidance_scale=settings.guidance, latents=held["latents"].repeat(rows, 1, 1, 1), output_type="pt",
+            guidance_scale=settings.guidance, latents=noise.repeat(rows, 1, 1, 1), output_type="pt",
         ).images[:1]  # fmt: skip
         assert torch.isfinite(images).all()
         pixels: torch.Tensor = 255 * images.float()

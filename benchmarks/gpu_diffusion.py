@@ -19,6 +19,7 @@ from fedwarm.core.seeds import generator
 from fedwarm.diffusion.foundation import PRECISIONS, Foundation, load_foundation
 from fedwarm.diffusion.lora import FIRST, attached, targeted_by_adapter
 from fedwarm.diffusion.merged import learning
+from fedwarm.diffusion.offload import working
 from fedwarm.diffusion.sampling import make_scheduler, sample, start_latents
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.steps import Scaling, adamw
@@ -153,9 +154,11 @@ def theirs(foundation: Foundation, prompts: Sequence[str], settings: Diffusion) 
     """The same by diffusers' own pipeline."""
     pipe, kept = foundation.pipe, foundation.pipe.scheduler
     pipe.scheduler = make_scheduler(foundation, settings.scheduler)
-    latents = torch.cat([start_latents(foundation, seed) for seed in range(len(prompts))])
+    latents = torch.cat([start_latents(foundation, seed) for seed in range(len(prompts))]).to(foundation.dtype)
+    encoders = [getattr(pipe, name) for name in foundation.family.encoders]
     given = {"num_inference_steps": settings.sample_steps, "guidance_scale": settings.guidance, "latents": latents}
-    drawn = pipe(list(prompts), output_type="pt", **given).images
+    with working(encoders, foundation.device):
+        drawn = pipe(list(prompts), output_type="pt", **given).images
     pipe.scheduler = kept
     images: Tensor = (255 * drawn).round().to(torch.uint8).cpu()
     return images

@@ -63,7 +63,7 @@ def test_warmfed_has_the_same_adapters_images_and_models_twice(tmp_path: Path) -
 
 @pytest.mark.parametrize("kind", PIPELINES)
 def test_every_family_is_tuned_and_draws_in_its_own_precision(tmp_path: Path, kind: str) -> None:
-    """bf16 where the card has it, else fp16; parts that rest meanwhile are back on the card; twice the same bits."""
+    """bf16 where the card has it, else fp16; net and autoencoder are back on the card; twice the same bits."""
     folder = write_pipeline(kind, tmp_path / kind)
     settings = Diffusion(
         foundation=str(folder), scheduler="foundation", lora_steps=4, lora_batch_size=2, sample_steps=2, lora_learning_rate=1e-4
@@ -77,7 +77,9 @@ def test_every_family_is_tuned_and_draws_in_its_own_precision(tmp_path: Path, ki
         drawn = [sample(foundation, SENTENCES, [1, 2, 3], settings, 32) for _ in range(2)]
     assert same({n: t.numpy() for n, t in first.items()}, {n: t.numpy() for n, t in second.items()})
     assert torch.equal(*drawn)
-    assert all(parameter.device.type == "cuda" for model in foundation.models for parameter in model.parameters())
+    encoders = [getattr(foundation.pipe, name) for name in foundation.family.encoders]
+    assert all(p.device.type == "cuda" for model in (foundation.net, foundation.pipe.vae) for p in model.parameters())
+    assert all(p.device.type == "cpu" for model in encoders for p in model.parameters())
 
 
 @pytest.mark.parametrize("kind", PIPELINES)

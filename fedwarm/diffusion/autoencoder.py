@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,27 +12,28 @@ from torch import Tensor
 from fedwarm.settings.fields import SettingError
 
 ROOM = 2**31
-PLACES = 8
-"""Tensors as wide and large as its first layer's that it holds at once: 5 encoding, 8 decoding (the layout of SD, XL and 3)."""
+PLACES, LEAST = 8, 6
+"""Tensors as wide and large as its first layer's that it holds at once, in the layout of Stable Diffusion, XL and 3: by torch's
+profiler, what operations take for a moment included, 5 encoding and 8 decoding; 6 of them live."""
 LOG = logging.getLogger("fedwarm")
 
 
-def refuse_unknown(vae: Any, source: str) -> None:
+def refuse_unknown(config: Mapping[str, Any], source: str) -> None:
     """Refuse latents that are normalised otherwise than by a factor and a shift.
 
     Raises:
         SettingError: they are, by means and deviations of their own.
     """
-    if vae.config.get("latents_mean") is not None or vae.config.get("latents_std") is not None:
+    if config.get("latents_mean") is not None or config.get("latents_std") is not None:
         raise SettingError(
             f"diffusion.foundation = {source!r} has an autoencoder with means and deviations of its latents (latents_mean, "
             "latents_std), which is not supported; give another foundation"
         )
 
 
-def picture_bytes(vae: Any, side: int, itemsize: int) -> int:
+def picture_bytes(vae: Any, side: int, itemsize: int, places: int = PLACES) -> int:
     """What one image of a side in pixels takes while it is encoded or decoded."""
-    return PLACES * int(vae.config.block_out_channels[0]) * side * side * itemsize
+    return places * int(vae.config.block_out_channels[0]) * side * side * itemsize
 
 
 def together(vae: Any, side: int, most: int) -> int:
@@ -50,20 +52,28 @@ def encoded(vae: Any, images: Tensor) -> Tensor:
 def decoded(vae: Any, latents: Tensor) -> Tensor:
     """Images (n, 3, H, W), about in [-1, 1] and float32, of latents (n, c, h, w) at unit scale, all at once.
 
-    What overflows in half precision is decoded again in float32. An image that is not finite then is grey, and is told of.
+    An image that overflows in half precision is decoded again in float32, by itself. One that is not finite then is grey, and is
+    told of.
     """
     images, kind = _decoded(vae, latents), vae.dtype
-    if kind != torch.float32 and not bool(torch.isfinite(images).all()):
+    if not _broken(images):
+        return images
+    if kind != torch.float32:
         vae.to(torch.float32)
         try:
-            images = _decoded(vae, latents)
+            for row in _broken(images):
+                images[row] = _decoded(vae, latents[row : row + 1])[0]
         finally:
             vae.to(kind)
-    broken = int((~torch.isfinite(images).flatten(1).all(1)).sum())
-    if broken:
-        LOG.warning("fedwarm: %d images are not finite and become grey; set diffusion.precision='fp32'", broken)
-        return images.nan_to_num(0.0, 0.0, 0.0)
+    for row in _broken(images):
+        images[row] = 0.0
+        LOG.warning("fedwarm: an image is not finite and becomes grey; set diffusion.precision='fp32'")
     return images
+
+
+def _broken(images: Tensor) -> list[int]:
+    """Which of them are not finite."""
+    return [] if bool(torch.isfinite(images).all()) else (~torch.isfinite(images).flatten(1).all(1)).nonzero().flatten().tolist()
 
 
 def _decoded(vae: Any, latents: Tensor) -> Tensor:

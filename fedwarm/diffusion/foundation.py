@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fedwarm.diffusion import autoencoder
+from fedwarm.diffusion.checks import check_sampler, check_side
 from fedwarm.diffusion.families import Family, Net, family_of, known_pipelines, usual_family
 from fedwarm.diffusion.fingerprints import fingerprint
 from fedwarm.diffusion.hub import fetched, remedy
@@ -27,7 +28,6 @@ from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.sizes import EXACT_ROWS, exact_rows
 from fedwarm.models import device_of
 from fedwarm.settings.fields import SettingError
-from fedwarm.settings.kinds import SAMPLERS
 
 EMBEDDED = ("glyph",)
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -188,20 +188,6 @@ def missing_parts(folder: Path) -> str:
     return f"it lacks {', '.join(missing)}" if missing else ""
 
 
-def check_sampler(family: Family, settings: Diffusion) -> None:
-    """Refuse a sampler that a family cannot be drawn by.
-
-    Raises:
-        SettingError: it follows straight paths, which the sampler does not know.
-    """
-    if family.flow and not getattr(SAMPLERS.load(settings.scheduler), "flows", False):
-        good = [name for name in SAMPLERS if getattr(SAMPLERS.load(name), "flows", False)]
-        raise SettingError(
-            f"diffusion.scheduler = {settings.scheduler!r} knows no straight paths from noise, which diffusion.foundation = "
-            f"{settings.foundation!r} follows; choose one of {', '.join(good)}"
-        )
-
-
 def load_foundation(settings: Diffusion, device: str, awake: bool = True) -> Foundation:
     """Load and freeze the foundation of the settings; the process keeps one for each device.
 
@@ -256,7 +242,7 @@ def _loaded(source: str, device: torch.device, dtype: torch.dtype, side: int) ->
                 "give a pipeline whose tokenizer folder is complete"
             )
     family.refuse_schedule(pipe.scheduler, source)
-    autoencoder.refuse_unknown(pipe.vae, source)
+    autoencoder.refuse_unknown(pipe.vae.config, source)
     pipe.set_progress_bar_config(disable=True)
     mark = fingerprint(pipe)
     for name in family.models:
@@ -265,15 +251,6 @@ def _loaded(source: str, device: torch.device, dtype: torch.dtype, side: int) ->
         part.to(torch.float32 if wide else dtype).requires_grad_(False).eval()
     check_side(side, family.step(pipe), family.largest(pipe))
     return Foundation(pipe, device, dtype, mark, side)
-
-
-def check_side(side: int, step: int, most: int = 0) -> None:
-    """Refuse a side of images that a foundation cannot have: no multiple of `step`, or above `most` where that is not 0."""
-    if side % step:
-        near = max(step, round(side / step) * step)
-        raise SettingError(f"diffusion.image-size = {side} is no multiple of {step}, as this foundation needs; set it to {near}")
-    if most and side > most:
-        raise SettingError(f"diffusion.image-size = {side} is more than this foundation can draw; set it to at most {most}")
 
 
 def _quietly_read(source: str) -> Any:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedwarm.core.network import hub_answers
+from fedwarm.diffusion.families import family_of
 from fedwarm.diffusion.pipeline import ANEW, INDEX, family_in, read_index, variant_of
 from fedwarm.settings.fields import SettingError
 
@@ -19,7 +20,7 @@ REPLACED = {
     **{f"stabilityai/stable-diffusion-{n}": f"sd2-community/stable-diffusion-{n}" for n in ("2", "2-base", "2-1", "2-1-base")},
 }
 """Names that their owners took from the Hub (Runway in August 2024, Stability AI in November 2025), and copies under others."""
-HALF = "fp16"
+HALF, CONFIG = "fp16", "config.json"
 
 
 def version_of(name: str) -> tuple[str, str | None]:
@@ -34,11 +35,11 @@ def require(name: str) -> None:
     Raises:
         SettingError: it is not kept on this machine, and the Hub has it no longer or does not answer.
     """
-    from huggingface_hub import try_to_load_from_cache
-
-    model, revision = version_of(name)
-    if isinstance(try_to_load_from_cache(model, INDEX, revision=revision), str):
-        return
+    model, _ = version_of(name)
+    folder = _kept(name)
+    family = None if folder is None else family_of((read_index(folder) or {}).get("_class_name"))
+    if folder is not None and (family is None or all(variant_of(folder, part) is not None for part in family.models)):
+        return  # whole, or what its loader says more of
     if model in REPLACED:
         raise SettingError(f"diffusion.foundation = {name!r} is no longer on the Hub; there is {REPLACED[model]!r} instead")
     if not hub_answers():
@@ -55,12 +56,22 @@ def describe(name: str) -> None:
     """
     if name.count("/") != 1 or name.startswith((".", "/")) or Path(name).exists():
         return
-    from huggingface_hub import snapshot_download, try_to_load_from_cache
+    from huggingface_hub import snapshot_download
 
     model, revision = version_of(name)
-    with suppress(OSError, ValueError):
-        if not isinstance(try_to_load_from_cache(model, INDEX, revision=revision), str) and hub_answers():
-            snapshot_download(model, revision=revision, allow_patterns=[INDEX, "*/config.json"])
+    folder = _kept(name)
+    if (folder is None or not (folder / "vae" / CONFIG).is_file()) and hub_answers():
+        with suppress(Exception):  # of many libraries' kinds
+            snapshot_download(model, revision=revision, allow_patterns=[INDEX, f"*/{CONFIG}", "*/scheduler_config.json"])
+
+
+def _kept(name: str) -> Path | None:
+    """The folder of the Hub's cache that has a model's index."""
+    from huggingface_hub import try_to_load_from_cache
+
+    model, revision = version_of(name)
+    found = try_to_load_from_cache(model, INDEX, revision=revision)
+    return Path(found).parent if isinstance(found, str) else None
 
 
 def fetched(name: str) -> Path:

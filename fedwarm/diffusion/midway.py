@@ -63,7 +63,8 @@ class Midway:
         optimiser.load_state_dict({"state": state, "param_groups": told["groups"]})
         schedule.load_state_dict(told["schedule"])
         if told["scaler"]:
-            self.scaler.load_state_dict(told["scaler"])
+            changing = {name: told["scaler"][name] for name in ("scale", "_growth_tracker")}
+            self.scaler.load_state_dict({**self.scaler.state_dict(), **changing})
         self.draws.set_state(tensors["draws"])
         return int(told["step"])
 

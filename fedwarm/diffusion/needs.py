@@ -17,7 +17,7 @@ from torch import nn
 
 from fedwarm.core import placement
 from fedwarm.core.capacity import free_bytes
-from fedwarm.diffusion.autoencoder import picture_bytes
+from fedwarm.diffusion.autoencoder import LEAST, picture_bytes
 from fedwarm.diffusion.counting import kept_bytes
 from fedwarm.diffusion.families import Family
 from fedwarm.diffusion.foundation import PRECISIONS, precision_of
@@ -26,9 +26,11 @@ from fedwarm.diffusion.offload import give_back
 from fedwarm.diffusion.pipeline import folder_family, hush, read_index
 from fedwarm.diffusion.presets import folder_of
 from fedwarm.diffusion.settings import Diffusion
+from fedwarm.diffusion.sizes import EXACT_ROWS, exact_rows
 from fedwarm.diffusion.tuners import Tuner, tuner_for
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
+from fedwarm.settings.kinds import PRIVACY
 
 GB = 1e9
 STATES = 4  # of a trained number: itself, its gradient and AdamW's two means, in float32
@@ -40,7 +42,7 @@ class Need:
 
     Attributes:
         net: weights of the part that denoises.
-        others: weights of the other parts, which rest in the host's memory while a GPU tunes.
+        vae, encoders: weights of other parts, which rest in the host's memory while a GPU tunes, encoders also while it draws.
         side: of the images in pixels.
         adapter: its numbers, gradients and the optimiser's state.
         kept: what is kept for the gradients of a batch; 0 where it is recomputed (`diffusion.gradient-checkpointing`).
@@ -49,7 +51,8 @@ class Need:
     """
 
     net: int
-    others: int
+    vae: int
+    encoders: int
     side: int
     adapter: int = 0
     kept: int = 0
@@ -58,13 +61,13 @@ class Need:
 
     def tuning(self, device: str) -> int:
         """On a type of device, for an adapter; where weights leave memory for its steps, all of them are asked before."""
-        whole = self.net + (self.others if device == "cpu" else 0)
+        whole = self.net + (self.vae + self.encoders if device == "cpu" else 0)
         return max(whole, self.net - self.out + self.adapter + self.kept) if self.out else whole + self.adapter + self.kept
 
-    @property
-    def drawing(self) -> int:
-        """While images are drawn."""
-        return self.net + self.others + self.picture
+    def drawing(self, device: str) -> int:
+        """On a type of device, while images are drawn: on a GPU sentences are read before anything is decoded."""
+        more = self.encoders + self.picture if device == "cpu" else max(self.encoders, self.picture)
+        return self.net + self.vae + more
 
 
 def needs(config: Config, device: str, clients: int) -> Need | None:
@@ -90,14 +93,15 @@ def counted(folder: Path, family: Family, config: Config, dtype: torch.dtype, de
     wide = torch.float32.itemsize if family.is_wide(pipe.vae) else dtype.itemsize
     sizes = {part: (wide if part == "vae" else dtype.itemsize) * _numbers(getattr(pipe, part)) for part in family.models}
     side = settings.image_size or int(net.config.sample_size) * pipe.vae_scale_factor
-    picture, tuner = picture_bytes(pipe.vae, side, wide), tuner_for(config)
-    plain = Need(sizes.pop(family.net), sum(sizes.values()), side, picture=picture)
-    tuned = [_tuned(plain, pipe, family, tuner, client) for client in tuner.kinds(clients)]
+    picture, tuner = picture_bytes(pipe.vae, side, wide, LEAST), tuner_for(config)
+    plain = Need(sizes[family.net], sizes["vae"], sum(sizes[part] for part in family.encoders), side, picture=picture)
+    single = config.run.privacy != PRIVACY.first and exact_rows(_numbers(net)) != EXACT_ROWS  # see `tuning.private_gradient`
+    tuned = [_tuned(plain, pipe, family, tuner, client, single) for client in tuner.kinds(clients)]
     return max(tuned, key=lambda need: need.tuning(device), default=plain)
 
 
-def _tuned(plain: Need, pipe: Any, family: Family, tuner: Tuner, client: int) -> Need:
-    """The count with a client's adapter."""
+def _tuned(plain: Need, pipe: Any, family: Family, tuner: Tuner, client: int, single: bool) -> Need:
+    """The count with a client's adapter, of which the images of a batch go through the net at once or singly."""
     net, latent = getattr(pipe, family.net), plain.side // pipe.vae_scale_factor
     steps = tuner.steps(net, client, net.dtype, family.told(pipe)[0], latent)
     settings, kept = steps.settings, 0
@@ -105,7 +109,7 @@ def _tuned(plain: Need, pipe: Any, family: Family, tuner: Tuner, client: int) ->
     out = net.dtype.itemsize * sum(map(_numbers, steps.out))
     if not settings.gradient_checkpointing:
         with torch.device("meta"), attached(net, settings, 0, "needs"):
-            batch = settings.lora_batch_size
+            batch = 1 if single else settings.lora_batch_size
             noisy = torch.empty(batch, net.config.in_channels, latent, latent, dtype=net.dtype)
             context, time = torch.empty(batch, *family.told(pipe), dtype=net.dtype), torch.zeros(batch)
             kept = kept_bytes(net, lambda: family.predict(pipe, steps.net, noisy, time, context, plain.side))
@@ -161,7 +165,8 @@ def plan(config: Config, device: torch.device, clients: int) -> str:
     settings, found = config.of(Diffusion), needs(config, device.type, clients)
     if found is None:
         return ""
-    most = max(found.drawing, found.tuning(device.type) if clients else 0)
+    drawing = found.drawing(device.type)
+    most = max(drawing, found.tuning(device.type) if clients else 0)
     have, where = room(device, clients)
     start = f"diffusion.foundation = {settings.foundation!r} takes at least"
     if most > have:
@@ -172,6 +177,4 @@ def plan(config: Config, device: torch.device, clients: int) -> str:
     parts = (
         f"{found.tuning(device.type) / GB:.1f} GB for an adapter (batches of {settings.lora_batch_size}) and " if clients else ""
     )
-    return (
-        f"{start} {parts}{found.drawing / GB:.1f} GB for images, at {found.side} pixels; {have / GB:.1f} GB of {where} are free"
-    )
+    return f"{start} {parts}{drawing / GB:.1f} GB for images, at {found.side} pixels; {have / GB:.1f} GB of {where} are free"

@@ -53,4 +53,6 @@ def _presets(folder: Path, changed: int) -> Mapping[str, Value]:
         return {}
     halvings = len(read_object(folder / "vae" / "config.json").get("block_out_channels") or [0]) - 1
     side = read_object(folder / family.net / "config.json").get("sample_size")
+    if side is None and halvings == 0:  # of the Hub's cache, which has no more of it yet
+        return family.usual
     return family.usual if isinstance(side, int) and side << halvings >= FULL else {}

@@ -209,10 +209,12 @@ def _check_cohort(config: Config, clients: int) -> None:
 
 def _check_foundation(config: Config, tuned: int) -> None:
     """See, without loading it, that the foundation can be had whole and has seen no client's images; so many tune an adapter."""
-    from fedwarm.diffusion.foundation import check_sampler, locate
+    from fedwarm.diffusion.checks import check_kind
+    from fedwarm.diffusion.foundation import locate
     from fedwarm.diffusion.hub import require
     from fedwarm.diffusion.needs import plan
-    from fedwarm.diffusion.pipeline import folder_family, see_weights
+    from fedwarm.diffusion.pipeline import see_weights
+    from fedwarm.diffusion.presets import folder_of
     from fedwarm.diffusion.pretraining.captions import refuse_seen
     from fedwarm.models import device_of
 
@@ -220,10 +222,11 @@ def _check_foundation(config: Config, tuned: int) -> None:
     folder = Path(name)
     if not folder.is_dir():
         require(name)
+        if (kept := folder_of(name)) is not None:
+            check_kind(kept, config.of(Diffusion))
         plan(config, device_of(config.run.device), tuned)
         return
-    family = folder_family(folder)
-    check_sampler(family, config.of(Diffusion))
+    family = check_kind(folder, config.of(Diffusion))
     for part in family.models:
         see_weights(folder, part, name)
     plan(config, device_of(config.run.device), tuned)

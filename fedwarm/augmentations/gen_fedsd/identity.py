@@ -16,7 +16,7 @@ from typing import Any
 from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD
 from fedwarm.data.settings import Data
 from fedwarm.diffusion.foundation import load_foundation, locate, precision_of
-from fedwarm.diffusion.hub import version_of
+from fedwarm.diffusion.hub import fetched
 from fedwarm.diffusion.pipeline import folder_family
 from fedwarm.diffusion.sentences import Wording, sentences
 from fedwarm.diffusion.settings import Diffusion
@@ -92,7 +92,7 @@ def provenance(facts: Mapping[str, Any], config: Config, classes: Sequence[str],
 
 
 def foundation_folder(diffusion: Diffusion, device: str) -> Path:
-    """Where the foundation's files lie; a Hub model that is not on this machine yet is loaded once for that.
+    """Where the foundation's files lie; what is missing of a Hub model on this machine is downloaded.
 
     Raises:
         SettingError: it cannot be had.
@@ -100,15 +100,12 @@ def foundation_folder(diffusion: Diffusion, device: str) -> Path:
     where = locate(diffusion.foundation)
     if Path(where).is_dir():
         return Path(where)
-    model, revision = version_of(where)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
     try:
-        return Path(snapshot_download(model, revision=revision, local_files_only=True))
-    except LocalEntryNotFoundError:
-        load_foundation(diffusion, device)
-        return Path(snapshot_download(model, revision=revision, local_files_only=True))
+        return fetched(where)
+    except (OSError, ValueError) as error:
+        if not isinstance(error, SettingError):
+            load_foundation(diffusion, device)  # which says it in one line
+        raise
 
 
 def pipeline_digest(folder: Path) -> str:

@@ -111,17 +111,15 @@ class Family:
         Raises:
             SettingError: it is not known by betas, as EDM's are not, or the net says neither noise nor velocity.
         """
-        told, config = f"diffusion.foundation = {source!r} has", scheduler.config
+        told, kind = f"diffusion.foundation = {source!r} has", type(scheduler).__name__
+        target = scheduler.config.get("prediction_type", "epsilon")
         if self.flow:
             return
-        if "beta_schedule" not in config:
-            kind = type(scheduler).__name__
+        if "beta_schedule" not in scheduler.config:
+            raise SettingError(f"{told} the scheduler {kind}, whose noise has no betas, and cannot be used; give another one")
+        if target not in ("epsilon", "v_prediction"):
             raise SettingError(
-                f"{told} the scheduler {kind}, whose noise has no betas, and cannot be used; give another foundation"
-            )
-        if (target := config.get("prediction_type", "epsilon")) not in ("epsilon", "v_prediction"):
-            raise SettingError(
-                f"{told} a net that says {target!r}, and those that say noise or velocity can be used; give another"
+                f"{told} a net that says {target!r}, and not noise or velocity, and cannot be used; give another one"
             )
 
     def noise_schedule(self, pipe: Any) -> Any:

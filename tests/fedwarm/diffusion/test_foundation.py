@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fedwarm.diffusion import foundation as module
+from fedwarm.diffusion.checks import check_kind
 from fedwarm.diffusion.fingerprints import fingerprint
 from fedwarm.diffusion.foundation import Foundation, asset_folder, load_foundation, locate
 from fedwarm.diffusion.lora import adapter_state, attached, load_adapter
@@ -336,5 +337,7 @@ def test_a_schedule_of_another_kind_is_refused(scheduler: Any, told: str, pipeli
     scheduler.save_pretrained(folder / "scheduler")
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps({**index, "scheduler": ["diffusers", type(scheduler).__name__]}))
-    with pytest.raises(SettingError, match=f"'{folder}' has {told}.*; give another"):
-        load_foundation(Diffusion(foundation=str(folder)), "cpu")
+    settings = Diffusion(foundation=str(folder))
+    for refuse in (lambda: load_foundation(settings, "cpu"), lambda: check_kind(folder, settings)):
+        with pytest.raises(SettingError, match=f"'{folder}' has {told}.*; give another"):
+            refuse()

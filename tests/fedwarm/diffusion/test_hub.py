@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from httpx import HTTPError
 from huggingface_hub.errors import GatedRepoError, RemoteEntryNotFoundError
 
 from fedwarm.catalogue import parse
@@ -15,6 +16,8 @@ from fedwarm.diffusion import hub as module
 from fedwarm.diffusion.foundation import Foundation, load_foundation
 from fedwarm.diffusion.hub import describe, fetched, require
 from fedwarm.diffusion.needs import needs
+from fedwarm.diffusion.pipeline import folder_family
+from fedwarm.diffusion.presets import foundation_presets
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.settings.fields import SettingError
 from tests.families import PIPELINES, write_pipeline
@@ -102,22 +105,41 @@ def test_a_models_configurations_are_here_before_its_presets_are_chosen(
     assert not asked
     assert planned("owner/model") == planned(str(whole)) != (0, 0) and planned("owner/model") == planned(str(whole))
     assert asked == ["owner/model"] and not [*own_hub.rglob("*.safetensors")]
+    monkeypatch.setattr(module, "hub_answers", lambda: False)
+    with pytest.raises(SettingError, match="the Hub does not answer, and no copy is kept"):
+        require("owner/model")  # by its configurations alone it cannot be drawn
+
+
+@pytest.mark.parametrize("kind", PIPELINES)
+def test_an_index_alone_says_the_family_and_is_not_all_that_is_asked_for(
+    kind: str, own_hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, asked = kept(own_hub, "owner/model", write_pipeline(kind, tmp_path / kind)), list[str]()
+    for path in [path for path in place.rglob("*") if path.is_file() and path.name != "model_index.json"]:
+        path.unlink()
+    assert foundation_presets("owner/model") == folder_family(place).usual
+    monkeypatch.setattr(module, "hub_answers", lambda: True)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: asked.append(name))
+    describe("owner/model")
+    assert asked == ["owner/model"]
 
 
 def planned(name: str) -> tuple[int, int]:
     """What a run takes of memory for an adapter and for images, as its plan counts it; 0, 0: nothing tells."""
     describe(name)
     found = needs(parse({"method": "warmfed", "diffusion.foundation": name, "diffusion.scheduler": "foundation"}), "cpu", 1)
-    return (0, 0) if found is None else (found.tuning("cpu"), found.drawing)
+    return (0, 0) if found is None else (found.tuning("cpu"), found.drawing("cpu"))
 
 
 def test_configurations_that_the_hub_does_not_give_are_left_to_the_loader(monkeypatch: pytest.MonkeyPatch) -> None:
-    def download(*_: Any, **__: Any) -> None:
-        raise OSError("gated")
+    for error in (OSError("gated"), HTTPError("cut off")):
 
-    monkeypatch.setattr(module, "hub_answers", lambda: True)
-    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    describe("owner/model")
+        def download(*_: Any, error: Exception = error, **__: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(module, "hub_answers", lambda: True)
+        monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+        describe("owner/model")
 
 
 class Hub:

@@ -13,12 +13,13 @@ import torch
 from fedwarm.catalogue import parse
 from fedwarm.core import placement
 from fedwarm.diffusion import needs as module
-from fedwarm.diffusion.autoencoder import picture_bytes
+from fedwarm.diffusion.autoencoder import LEAST, picture_bytes
 from fedwarm.diffusion.families import usual_family
 from fedwarm.diffusion.foundation import load_foundation
 from fedwarm.diffusion.lora import adapter_size
 from fedwarm.diffusion.needs import STATES, Need, needs, plan, room
 from fedwarm.diffusion.settings import Diffusion
+from fedwarm.diffusion.sizes import LARGE_ROWS
 from fedwarm.diffusion.tuners.hollowed.cuts import cut_at, removed_weights
 from fedwarm.diffusion.tuners.hollowed.memory import footprint
 from fedwarm.launch.outlook import outlook
@@ -57,13 +58,22 @@ def held(*models: Any) -> int:
 def test_weights_are_those_that_are_loaded(settings: Diffusion) -> None:
     found, foundation = count(settings), load_foundation(settings, "cpu")
     whole, net, vae = (held(*models) for models in (foundation.models, [foundation.net], [foundation.pipe.vae]))
-    assert found.drawing == whole + found.picture and found.net == net
+    assert found.drawing("cpu") == whole + found.picture and (found.net, found.vae) == (net, vae)
+    assert found.drawing("cuda") == net + vae + max(whole - net - vae, found.picture)
     assert found.adapter == 4 * STATES * adapter_size(foundation.net, settings.rank, settings.targets)
-    assert found.side == foundation.image_size and found.picture == picture_bytes(foundation.pipe.vae, found.side, 4)
+    assert found.side == foundation.image_size and found.picture == picture_bytes(foundation.pipe.vae, found.side, 4, LEAST)
     half, wide = count(replace(settings, precision="fp16")), foundation.family.is_wide(foundation.pipe.vae)
     assert half.picture * (1 if wide else 2) == found.picture
-    assert 2 * (half.drawing - half.picture) == whole + (vae if wide else 0)
+    assert 2 * (half.drawing("cpu") - half.picture) == whole + (vae if wide else 0)
     assert wide == (not settings.foundation.endswith("/StableDiffusionPipeline"))
+
+
+def test_private_steps_of_a_large_net_keep_one_image(settings: Diffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+    private: Mapping[str, Value] = {"privacy": "dp-sgd", "dp-sgd.target-epsilon": 8.0}
+    many, one = replace(settings, lora_batch_size=4), replace(settings, lora_batch_size=1)
+    assert count(many, more=private).kept == count(many).kept > count(one).kept
+    monkeypatch.setattr("fedwarm.diffusion.needs.exact_rows", lambda _: LARGE_ROWS)
+    assert count(many, more=private).kept == count(one).kept < count(many).kept
 
 
 @pytest.mark.long
@@ -84,7 +94,7 @@ def test_it_is_the_count_of_the_net_alone(settings: Diffusion) -> None:
 
 def test_a_gpu_tunes_without_the_parts_that_rest(settings: Diffusion) -> None:
     found = count(settings)
-    assert found.tuning("cpu") - found.tuning("cuda") == found.others > 0
+    assert found.tuning("cpu") - found.tuning("cuda") == found.vae + found.encoders > 0
 
 
 def test_what_does_not_fit_is_refused_before_a_run(settings: Diffusion, monkeypatch: pytest.MonkeyPatch) -> None:
