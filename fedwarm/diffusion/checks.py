@@ -38,7 +38,8 @@ def check_kind(folder: Path, settings: Diffusion) -> Family:
     family, index = folder_family(folder), read_index(folder) or {}
     check_sampler(family, settings)
     try:
-        scheduler = getattr(diffusers, index["scheduler"][1]).from_pretrained(str(folder), subfolder="scheduler")
+        kind = getattr(diffusers, index["scheduler"][1])
+        scheduler = kind.from_config(kind.load_config(str(folder / "scheduler")))
     except (OSError, ValueError, LookupError, AttributeError, TypeError):  # left to the loader, which says what is wrong
         return family
     family.refuse_schedule(scheduler, settings.foundation)
