@@ -22,7 +22,6 @@ from torch import Tensor
 
 from fedwarm.core.compute import torch_threads
 from fedwarm.core.seeds import generator
-from fedwarm.data import load_pooled
 from fedwarm.data.opening import kept_table
 from fedwarm.data.settings import Data
 from fedwarm.diffusion.pretraining.glyphs import CANVAS, font_masks
@@ -31,6 +30,8 @@ from fedwarm.diffusion.pretraining.quality import (
     PICTURES,
     TESTED,
     drawn_digits,
+    looks,
+    looks_judge,
     masks_judge,
     scan_masks,
     shown_digits,
@@ -38,8 +39,6 @@ from fedwarm.diffusion.pretraining.quality import (
 )
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.training.evaluate import correct
-
-Labelled = tuple[Tensor, Tensor]
 
 
 def main() -> None:
@@ -57,8 +56,8 @@ def main() -> None:
             masks["MNIST"] = mnist_masks(given.data, given.seed)
         judges = {name: masks_judge(known, PICTURES, given.seed) for name, (known, _) in masks.items()}
         tests = {name: shown_digits(kept, TESTED, generator(given.seed, "judge-test")) for name, (_, kept) in masks.items()}
-        known, tests["digits"] = looks(given.seed)
-        judges["digits"] = trained_judge(*known, 10, given.seed, EPOCHS * PICTURES // len(known[1]))
+        judges["digits"], shard = looks_judge(given.seed), looks(given.seed)
+        tests["digits"] = shard.test_images, shard.test_labels
         kinds = list(judges)
         own = {name: correct(judge, *tests[name]) / len(tests[name][1]) for name, judge in judges.items()}
         print("| foundation, steps |", " | ".join(f"{name} agrees (own {own[name]:.1%}) | teaches {name}" for name in kinds), "|")
@@ -79,12 +78,6 @@ def chosen(name: str, steps: int) -> Diffusion:
     """The embedded foundation by its name, or another by its folder."""
     place = name if name == Diffusion().foundation else str(Path(name).absolute())
     return replace(Diffusion(), foundation=place, sample_steps=steps)
-
-
-def looks(seed: int) -> tuple[Labelled, Labelled]:
-    """The data set `digits` of four clients, a look each: training and test images uint8 (n, 3, 32, 32) with their labels."""
-    shard = load_pooled(Data(), seed, 4)
-    return (shard.train_images, shard.train_labels), (shard.test_images, shard.test_labels)
 
 
 def mnist_masks(folder: str, seed: int) -> tuple[Tensor, Tensor]:

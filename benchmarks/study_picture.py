@@ -1,7 +1,7 @@
 """A study's arms in one picture: accuracy against bytes up and against work of a client, as a file that pages can show.
 
-    fedwarm study benchmarks/studies/warmfed_start.toml
-    python benchmarks/study_picture.py runs/study-warmfed_start/study.json docs/warmfed_start.svg
+    fedwarm study benchmarks/studies/warmfed_costs.toml
+    python benchmarks/study_picture.py runs/study-warmfed_costs/study.json docs/costs.png --leave-out "local only"
 
 A point is an arm after a number of rounds, in the mean over seeds, with a bar of one standard error up and down; rounds of an
 arm are joined by a line. Both axes are logarithmic; what costs nothing stands at their left end. Arms without a global model are
@@ -123,7 +123,7 @@ def short(text: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, help="a study's study.json")
-    parser.add_argument("out", type=Path, help="the picture, e.g. docs/warmfed_start.svg")
+    parser.add_argument("out", type=Path, help="the picture, e.g. docs/costs.png")
     parser.add_argument(
         "--leave-out", action="append", default=[], metavar="ARM", help="an arm that is not shown; may be repeated"
     )

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from fedwarm.core.seeds import derive, generator, numpy_generator
 from fedwarm.data.scans import scans, strokes
-from fedwarm.data.shards import draw
+from fedwarm.data.sets.digits import DOMAINS
+from fedwarm.data.settings import Data
+from fedwarm.data.shards import Shard, draw, load_pooled
 from fedwarm.diffusion.foundation import load_foundation
 from fedwarm.diffusion.generate import Order, generate
 from fedwarm.diffusion.pool import Pool
@@ -33,10 +35,11 @@ AGREES = 0.9
 
 
 def judged(folder: Path, seed: int, pictures: int = PICTURES, per_class: int = PER_CLASS) -> dict[str, float]:
-    """What two small CNNs read in digits that a foundation draws, and in fresh ones of their own kind.
+    """What three small CNNs read in digits that a foundation draws, and in fresh ones of their own kind.
 
     One was trained on digits rendered from fonts, which the embedded foundation knows; the other on scikit-learn's scans of
-    handwriting, which it has never seen. Both see them bent and coloured by `glyphs.FONTS_ALONE`: the shapes alone differ.
+    handwriting, which it has never seen. Both see them bent and coloured by `glyphs.FONTS_ALONE`: the shapes alone differ. The
+    third knows the data set `digits` as it is, in its four looks, and so nothing of other colours, slants and strokes.
 
     Args:
         folder: a pipeline.
@@ -46,7 +49,8 @@ def judged(folder: Path, seed: int, pictures: int = PICTURES, per_class: int = P
 
     Returns:
         shares of right answers: `judge_on_rendered` and `scans_judge_on_scans` over 2,000 fresh digits, of scans that were kept
-        from the training; `judge_on_drawn` and `scans_judge_on_drawn` over the same drawn images.
+        from the training, `digits_judge_on_digits` over the data set's test images; `judge_on_drawn`, `scans_judge_on_drawn` and
+        `digits_judge_on_drawn` over the same drawn images.
     """
     settings = Diffusion(foundation=str(folder.absolute()))
     drawn = drawn_digits(settings, per_class, seed)
@@ -58,7 +62,21 @@ def judged(folder: Path, seed: int, pictures: int = PICTURES, per_class: int = P
         fresh, truth = shown_digits(test, TESTED, generator(seed, "judge-test"))
         found[f"{prefix}judge_on_{name}"] = round(correct(judge, fresh, truth) / len(truth), 4)
         found[f"{prefix}judge_on_drawn"] = round(correct(judge, drawn.images, drawn.labels) / len(drawn), 4)
+    own, judge = looks(seed), looks_judge(seed, pictures)
+    found["digits_judge_on_digits"] = round(correct(judge, own.test_images, own.test_labels) / len(own.test_labels), 4)
+    found["digits_judge_on_drawn"] = round(correct(judge, drawn.images, drawn.labels) / len(drawn), 4)
     return found
+
+
+def looks(seed: int) -> Shard:
+    """The data set `digits` of four clients, a look each, in one hand."""
+    return load_pooled(Data(), seed, len(DOMAINS))
+
+
+def looks_judge(seed: int, pictures: int = PICTURES) -> nn.Module:
+    """A small CNN that knows `digits` as it is, after as many steps as judges of so many pictures take."""
+    own = looks(seed)
+    return trained_judge(own.train_images, own.train_labels, 10, seed, EPOCHS * pictures // len(own.train_labels))
 
 
 def masks_judge(masks: Tensor, pictures: int, seed: int) -> nn.Module:
