@@ -56,8 +56,8 @@ def main() -> None:
             masks["MNIST"] = mnist_masks(given.data, given.seed)
         judges = {name: masks_judge(known, PICTURES, given.seed) for name, (known, _) in masks.items()}
         tests = {name: shown_digits(kept, TESTED, generator(given.seed, "judge-test")) for name, (_, kept) in masks.items()}
-        judges["digits"], shard = looks_judge(given.seed), looks(given.seed)
-        tests["digits"] = shard.test_images, shard.test_labels
+        shard = looks(given.seed)
+        judges["digits"], tests["digits"] = looks_judge(shard, given.seed), (shard.test_images, shard.test_labels)
         kinds = list(judges)
         own = {name: correct(judge, *tests[name]) / len(tests[name][1]) for name, judge in judges.items()}
         print("| foundation, steps |", " | ".join(f"{name} agrees (own {own[name]:.1%}) | teaches {name}" for name in kinds), "|")

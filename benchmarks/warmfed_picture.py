@@ -1,7 +1,9 @@
 """The picture of README and docs: two real training images of each class above two that were drawn, for each client of a run.
 
-fedwarm run warmfed --seed 1 --out runs/picture
-python benchmarks/warmfed_picture.py runs/picture docs/digits.png
+    fedwarm run warmfed --seed 1 --out runs/picture
+    python benchmarks/warmfed_picture.py runs/picture docs/digits.png
+
+It needs what `save-pictures` keeps.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from fedwarm.core.text import words_of
+from fedwarm.diffusion.foundation import locate
 from fedwarm.diffusion.sentences import Wording, phrases, prompts
 from fedwarm.settings.fields import SettingError
 
@@ -27,8 +28,6 @@ def called(foundation: str, classes: Sequence[str]) -> list[str]:
 
     `7` stays `7` for the embedded foundation and is `seven` for others, `T-shirt/top` is `t-shirt` (`sentences.GLOSSES`).
     """
-    from fedwarm.diffusion.foundation import locate
-
     known: set[str] = set()
     with suppress(SettingError):  # whoever loads it says so
         known = {words_of(word) for word in known_words(Path(locate(foundation)))}

@@ -8,6 +8,7 @@ from fedwarm.core.files import read_object
 from fedwarm.diffusion import autoencoder
 from fedwarm.diffusion.families import Family
 from fedwarm.diffusion.pipeline import folder_family, read_index
+from fedwarm.diffusion.presets import folder_of
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.settings.fields import SettingError
 from fedwarm.settings.kinds import SAMPLERS
@@ -33,10 +34,12 @@ def check_kind(folder: Path, settings: Diffusion) -> Family:
     Raises:
         SettingError: it cannot be tuned and drawn, or not by the sampler.
     """
-    import diffusers
-
     family, index = folder_family(folder), read_index(folder) or {}
     check_sampler(family, settings)
+    if folder_of(settings.foundation) is None:  # the embedded one is known, and a run that has it need not wait for diffusers
+        return family
+    import diffusers
+
     try:
         kind = getattr(diffusers, index["scheduler"][1])
         scheduler = kind.from_config(kind.load_config(str(folder / "scheduler")))

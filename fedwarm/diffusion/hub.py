@@ -29,6 +29,24 @@ def version_of(name: str) -> tuple[str, str | None]:
     return model, revision or None
 
 
+def named(name: str) -> bool:
+    """Whether a foundation's setting is a Hub name, if it is no folder."""
+    return name.count("/") == 1 and not name.startswith((".", "/"))
+
+
+def kept(name: str) -> Path | None:
+    """The folder of the Hub's cache that has a model's index; None: it has none."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    model, revision = version_of(name)
+    try:
+        found = try_to_load_from_cache(model, INDEX, revision=revision)
+    except HFValidationError:
+        return None
+    return Path(found).parent if isinstance(found, str) else None
+
+
 def require(name: str) -> None:
     """See that a model can be had by its Hub name, without loading it.
 
@@ -36,7 +54,7 @@ def require(name: str) -> None:
         SettingError: it is not kept on this machine, and the Hub has it no longer or does not answer.
     """
     model, _ = version_of(name)
-    folder = _kept(name)
+    folder = kept(name)
     family = None if folder is None else family_of((read_index(folder) or {}).get("_class_name"))
     if folder is not None and (family is None or all(variant_of(folder, part) is not None for part in family.models)):
         return  # whole, or what its loader says more of
@@ -54,24 +72,15 @@ def describe(name: str) -> None:
 
     Nothing happens where they are here, the name is none of the Hub's, or the Hub does not give them; its loader says why.
     """
-    if name.count("/") != 1 or name.startswith((".", "/")) or Path(name).exists():
+    if not named(name) or Path(name).exists():
         return
     from huggingface_hub import snapshot_download
 
     model, revision = version_of(name)
-    folder = _kept(name)
+    folder = kept(name)
     if (folder is None or not (folder / "vae" / CONFIG).is_file()) and hub_answers():
         with suppress(Exception):  # of many libraries' kinds
             snapshot_download(model, revision=revision, allow_patterns=[INDEX, f"*/{CONFIG}", "*/scheduler_config.json"])
-
-
-def _kept(name: str) -> Path | None:
-    """The folder of the Hub's cache that has a model's index."""
-    from huggingface_hub import try_to_load_from_cache
-
-    model, revision = version_of(name)
-    found = try_to_load_from_cache(model, INDEX, revision=revision)
-    return Path(found).parent if isinstance(found, str) else None
 
 
 def fetched(name: str) -> Path:

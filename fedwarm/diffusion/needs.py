@@ -26,7 +26,7 @@ from fedwarm.diffusion.offload import give_back
 from fedwarm.diffusion.pipeline import folder_family, hush, read_index
 from fedwarm.diffusion.presets import folder_of
 from fedwarm.diffusion.settings import Diffusion
-from fedwarm.diffusion.sizes import EXACT_ROWS, exact_rows
+from fedwarm.diffusion.sizes import is_small
 from fedwarm.diffusion.tuners import Tuner, tuner_for
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
@@ -95,7 +95,7 @@ def counted(folder: Path, family: Family, config: Config, dtype: torch.dtype, de
     side = settings.image_size or int(net.config.sample_size) * pipe.vae_scale_factor
     picture, tuner = picture_bytes(pipe.vae, side, wide, LEAST), tuner_for(config)
     plain = Need(sizes[family.net], sizes["vae"], sum(sizes[part] for part in family.encoders), side, picture=picture)
-    single = config.run.privacy != PRIVACY.first and exact_rows(_numbers(net)) != EXACT_ROWS  # see `tuning.private_gradient`
+    single = config.run.privacy != PRIVACY.first and not is_small(net)  # see `tuning.private_gradient`
     tuned = [_tuned(plain, pipe, family, tuner, client, single) for client in tuner.kinds(clients)]
     return max(tuned, key=lambda need: need.tuning(device), default=plain)
 

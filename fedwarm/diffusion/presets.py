@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fedwarm.core.files import read_object
 from fedwarm.diffusion.families import family_of, usual_family
-from fedwarm.diffusion.hub import version_of
+from fedwarm.diffusion.hub import kept, named
 from fedwarm.diffusion.pipeline import INDEX
 from fedwarm.settings.fields import Value
 
@@ -22,7 +22,7 @@ def foundation_presets(name: str) -> Mapping[str, Value]:
     """
     folder = folder_of(name)
     if folder is None:
-        return usual_family().usual if name.count("/") == 1 and not name.startswith((".", "/")) else {}
+        return usual_family().usual if named(name) else {}
     try:
         return _presets(folder, (folder / INDEX).stat().st_mtime_ns)
     except OSError:
@@ -33,17 +33,7 @@ def folder_of(name: str) -> Path | None:
     """Where the files of a foundation that is not embedded are on this machine: its folder, or the Hub's cache; None: nowhere."""
     if Path(name).is_dir():
         return Path(name)
-    if name.count("/") != 1:
-        return None
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    model, revision = version_of(name)
-    try:
-        found = try_to_load_from_cache(model, INDEX, revision=revision)
-    except HFValidationError:
-        return None
-    return Path(found).parent if isinstance(found, str) else None
+    return kept(name) if name.count("/") == 1 else None
 
 
 @lru_cache(maxsize=8)

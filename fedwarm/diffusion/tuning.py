@@ -26,7 +26,7 @@ from fedwarm.diffusion.merged import learning
 from fedwarm.diffusion.midway import Midway, mark_of
 from fedwarm.diffusion.offload import apart, resting
 from fedwarm.diffusion.settings import Diffusion
-from fedwarm.diffusion.sizes import EXACT_ROWS, exact_rows
+from fedwarm.diffusion.sizes import is_small
 from fedwarm.diffusion.steps import Scaling, adamw, descend, factor_of, minimise
 from fedwarm.diffusion.views import Views, parts
 from fedwarm.models import to_input
@@ -208,8 +208,7 @@ def private_gradient(
     """Puts a private gradient into the adapter; of one image after another with checkpoints, which vmap cannot do, and in nets of
     full size, as a batch's attention takes several times what it does when fused, which vmap cannot do either."""
     n, scale, draws = len(examples), factor_of(dtype), mechanism.generator()
-    small = exact_rows(sum(parameter.numel() for parameter in unet.parameters())) == EXACT_ROWS
-    expected, together = mechanism.expected(n, settings.lora_batch_size), small and not settings.gradient_checkpointing
+    expected, together = mechanism.expected(n, settings.lora_batch_size), is_small(unet) and not settings.gradient_checkpointing
     into = mechanism.gradient(unet, optimiser, trainable(unet), expected, scale, together)
 
     def loss(weights: dict[str, Tensor], noisy: Tensor, time_steps: Tensor, captions: Tensor, target: Tensor) -> Tensor:

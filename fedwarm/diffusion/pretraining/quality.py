@@ -54,17 +54,16 @@ def judged(folder: Path, seed: int, pictures: int = PICTURES, per_class: int = P
     """
     settings = Diffusion(foundation=str(folder.absolute()))
     drawn = drawn_digits(settings, per_class, seed)
-    fonts, (known, kept) = font_masks(), scan_masks(seed)
-    found = {}
-    for name, train, test in (("rendered", fonts, fonts), ("scans", known, kept)):
+    fonts, (known, kept), own, found = font_masks(), scan_masks(seed), looks(seed), {}
+    judges = {
+        "rendered": (masks_judge(fonts, pictures, seed), *shown_digits(fonts, TESTED, generator(seed, "judge-test"))),
+        "scans": (masks_judge(known, pictures, seed), *shown_digits(kept, TESTED, generator(seed, "judge-test"))),
+        Data().name: (looks_judge(own, seed, pictures), own.test_images, own.test_labels),
+    }
+    for name, (judge, fresh, truth) in judges.items():
         prefix = "" if name == "rendered" else f"{name}_"
-        judge = masks_judge(train, pictures, seed)
-        fresh, truth = shown_digits(test, TESTED, generator(seed, "judge-test"))
         found[f"{prefix}judge_on_{name}"] = round(correct(judge, fresh, truth) / len(truth), 4)
         found[f"{prefix}judge_on_drawn"] = round(correct(judge, drawn.images, drawn.labels) / len(drawn), 4)
-    own, judge = looks(seed), looks_judge(seed, pictures)
-    found["digits_judge_on_digits"] = round(correct(judge, own.test_images, own.test_labels) / len(own.test_labels), 4)
-    found["digits_judge_on_drawn"] = round(correct(judge, drawn.images, drawn.labels) / len(drawn), 4)
     return found
 
 
@@ -73,9 +72,8 @@ def looks(seed: int) -> Shard:
     return load_pooled(Data(), seed, len(DOMAINS))
 
 
-def looks_judge(seed: int, pictures: int = PICTURES) -> nn.Module:
+def looks_judge(own: Shard, seed: int, pictures: int = PICTURES) -> nn.Module:
     """A small CNN that knows `digits` as it is, after as many steps as judges of so many pictures take."""
-    own = looks(seed)
     return trained_judge(own.train_images, own.train_labels, 10, seed, EPOCHS * pictures // len(own.train_labels))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedwarm.diffusion import foundation
+from fedwarm.diffusion import asking
 from fedwarm.diffusion.asking import asked, called
 from fedwarm.settings.fields import SettingError
 
@@ -27,7 +27,7 @@ def test_others_are_asked_by_what_people_say() -> None:
 
 
 def test_a_foundation_is_asked_by_the_names_that_its_recipe_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(foundation, "locate", lambda _: str(tmp_path))
+    monkeypatch.setattr(asking, "locate", lambda _: str(tmp_path))
     (tmp_path / "recipe.json").write_text(json.dumps({"data": {"classes": ["seven", "t-shirt"]}}))
     assert called("mine", DIGITS)[7] == "seven"
     (tmp_path / "recipe.json").write_text(json.dumps({"classes": list(DIGITS[:8])}))
@@ -38,5 +38,5 @@ def test_a_foundation_that_is_not_there_does_not_matter_until_it_is_loaded(monke
     def none(_: str) -> str:
         raise SettingError("not here")
 
-    monkeypatch.setattr(foundation, "locate", none)
+    monkeypatch.setattr(asking, "locate", none)
     assert called("glyph", ("zero", "one")) == ["zero", "one"]

@@ -72,7 +72,7 @@ def test_private_steps_of_a_large_net_keep_one_image(settings: Diffusion, monkey
     private: Mapping[str, Value] = {"privacy": "dp-sgd", "dp-sgd.target-epsilon": 8.0}
     many, one = replace(settings, lora_batch_size=4), replace(settings, lora_batch_size=1)
     assert count(many, more=private).kept == count(many).kept > count(one).kept
-    monkeypatch.setattr("fedwarm.diffusion.needs.exact_rows", lambda _: LARGE_ROWS)
+    monkeypatch.setattr("fedwarm.diffusion.sizes.exact_rows", lambda _: LARGE_ROWS)
     assert count(many, more=private).kept == count(one).kept < count(many).kept
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedwarm.core.seeds import generator
-from fedwarm.diffusion import tuning
+from fedwarm.diffusion import sizes
 from fedwarm.diffusion.foundation import Foundation, load_foundation
 from fedwarm.diffusion.lora import adapter_state, attached, load_adapter, trainable
 from fedwarm.diffusion.settings import Diffusion
@@ -112,7 +112,7 @@ def test_a_net_of_full_size_is_tuned_one_image_after_another(
             asked.append(given[-1])
             return lambda loss, examples: None
 
-    monkeypatch.setattr(tuning, "exact_rows", lambda _: exact_rows(numbers))
+    monkeypatch.setattr(sizes, "exact_rows", lambda _: exact_rows(numbers))
     unet, labels = foundation.pipe.unet, torch.arange(3)
     with attached(unet, settings, 0, "gradients"):
         examples = Examples(foundation.pipe.scheduler, torch.zeros(3, 4, 8, 8), labels, torch.zeros(4, 1, 1))
