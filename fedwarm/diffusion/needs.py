@@ -26,11 +26,9 @@ from fedwarm.diffusion.offload import give_back
 from fedwarm.diffusion.pipeline import folder_family, hush, read_index
 from fedwarm.diffusion.presets import folder_of
 from fedwarm.diffusion.settings import Diffusion
-from fedwarm.diffusion.sizes import is_small
 from fedwarm.diffusion.tuners import Tuner, tuner_for
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
-from fedwarm.settings.kinds import PRIVACY
 
 GB = 1e9
 STATES = 4  # of a trained number: itself, its gradient and AdamW's two means, in float32
@@ -95,13 +93,12 @@ def counted(folder: Path, family: Family, config: Config, dtype: torch.dtype, de
     side = settings.image_size or int(net.config.sample_size) * pipe.vae_scale_factor
     picture, tuner = picture_bytes(pipe.vae, side, wide, LEAST), tuner_for(config)
     plain = Need(sizes[family.net], sizes["vae"], sum(sizes[part] for part in family.encoders), side, picture=picture)
-    single = config.run.privacy != PRIVACY.first and not is_small(net)  # see `tuning.private_gradient`
-    tuned = [_tuned(plain, pipe, family, tuner, client, single) for client in tuner.kinds(clients)]
+    tuned = [_tuned(plain, pipe, family, tuner, client) for client in tuner.kinds(clients)]
     return max(tuned, key=lambda need: need.tuning(device), default=plain)
 
 
-def _tuned(plain: Need, pipe: Any, family: Family, tuner: Tuner, client: int, single: bool) -> Need:
-    """The count with a client's adapter, of which the images of a batch go through the net at once or singly."""
+def _tuned(plain: Need, pipe: Any, family: Family, tuner: Tuner, client: int) -> Need:
+    """The count with a client's adapter."""
     net, latent = getattr(pipe, family.net), plain.side // pipe.vae_scale_factor
     steps = tuner.steps(net, client, net.dtype, family.told(pipe)[0], latent)
     settings, kept = steps.settings, 0
@@ -109,7 +106,7 @@ def _tuned(plain: Need, pipe: Any, family: Family, tuner: Tuner, client: int, si
     out = net.dtype.itemsize * sum(map(_numbers, steps.out))
     if not settings.gradient_checkpointing:
         with torch.device("meta"), attached(net, settings, 0, "needs"):
-            batch = 1 if single else settings.lora_batch_size
+            batch = settings.lora_batch_size
             noisy = torch.empty(batch, net.config.in_channels, latent, latent, dtype=net.dtype)
             context, time = torch.empty(batch, *family.told(pipe), dtype=net.dtype), torch.zeros(batch)
             kept = kept_bytes(net, lambda: family.predict(pipe, steps.net, noisy, time, context, plain.side))

@@ -6,8 +6,6 @@ import json
 from math import prod
 from pathlib import Path
 
-from torch import nn
-
 from fedwarm.core.files import read_object
 from fedwarm.diffusion.families import family_of
 from fedwarm.diffusion.pipeline import folder_family, read_index, stem_of, variant_of
@@ -22,11 +20,6 @@ LOADED_BYTES = 4  # of each weight while it is loaded, at most: files of half pr
 def exact_rows(numbers: int) -> int:
     """How many images a CPU draws together, always, by the number of weights of the part that denoises."""
     return EXACT_ROWS if numbers <= SMALL_NUMBERS else LARGE_ROWS
-
-
-def is_small(net: nn.Module) -> bool:
-    """Whether a CPU draws many images together by the part that denoises."""
-    return exact_rows(sum(parameter.numel() for parameter in net.parameters())) == EXACT_ROWS
 
 
 def rows_in(folder: Path) -> int:

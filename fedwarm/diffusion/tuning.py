@@ -26,10 +26,10 @@ from fedwarm.diffusion.merged import learning
 from fedwarm.diffusion.midway import Midway, mark_of
 from fedwarm.diffusion.offload import apart, resting
 from fedwarm.diffusion.settings import Diffusion
-from fedwarm.diffusion.sizes import is_small
 from fedwarm.diffusion.steps import Scaling, adamw, descend, factor_of, minimise
 from fedwarm.diffusion.views import Views, parts
 from fedwarm.models import to_input
+from fedwarm.training.examples import Batched
 from fedwarm.training.private import Mechanism
 
 CAPTION_DROPOUT = 0.1
@@ -205,17 +205,16 @@ def tune_adapter(tuning: Tuning, private: Mechanism | None = None, folder: Path 
 def private_gradient(
     unet: Any, examples: Examples, optimiser: torch.optim.Optimizer, settings: Diffusion, dtype: torch.dtype, mechanism: Mechanism
 ) -> Callable[[int], None]:
-    """Puts a private gradient into the adapter; of one image after another with checkpoints, which vmap cannot do, and in nets of
-    full size, as a batch's attention takes several times what it does when fused, which vmap cannot do either."""
+    """Puts a private gradient into the adapter; as many images pass at a time as in a batch that is not private."""
     n, scale, draws = len(examples), factor_of(dtype), mechanism.generator()
-    expected, together = mechanism.expected(n, settings.lora_batch_size), is_small(unet) and not settings.gradient_checkpointing
-    into = mechanism.gradient(unet, optimiser, trainable(unet), expected, scale, together)
+    expected, singly = mechanism.expected(n, settings.lora_batch_size), Batched(unet, settings.lora_batch_size)
+    into = mechanism.gradient(unet, optimiser, trainable(unet), expected, scale, singly)
 
     def loss(weights: dict[str, Tensor], noisy: Tensor, time_steps: Tensor, captions: Tensor, target: Tensor) -> Tensor:
         def net(*given: Any, **named: Any) -> Any:
             return functional_call(unet, weights, given, named)
 
         predicted = examples.predict(net, noisy, time_steps, captions)
-        return F.mse_loss(predicted.float(), target.float()) * scale
+        return F.mse_loss(predicted.float(), target.float(), reduction="none").flatten(1).mean(1) * scale
 
     return lambda step: into(loss, examples.noised(mechanism.rows(n, settings.lora_batch_size), draws))

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from fedwarm.training.examples import Singly
+
 Gradient = Callable[[Callable[..., Tensor], tuple[Tensor, ...]], None]
 Receipt = Any  # what a mechanism's own account needs to know of the steps taken
 
@@ -36,16 +38,16 @@ class Mechanism(Protocol):
         trained: Mapping[str, nn.Parameter],
         expected: float,
         scale: float = 1.0,
-        together: bool = True,
+        singly: Singly | None = None,
     ) -> Gradient:
-        """What puts a step's private gradient into the parameters' `grad`, given a loss of one example and the examples.
+        """What puts a step's private gradient into the parameters' `grad`, given a loss and examples (see `training.examples`).
 
         Args:
             module, optimiser: what is trained.
             trained: the parameters that train, by the names that the loss knows them by.
             expected: examples expected in a step.
             scale: what the loss is multiplied by.
-            together: whether the gradients of several examples may be worked out at once.
+            singly: how the gradients of single examples are found; None: the usual way.
 
         Raises:
             SettingError: the module cannot be trained so.

@@ -17,15 +17,17 @@ from fedwarm.core.seeds import generator
 from fedwarm.diffusion.families import Family, family_of
 from fedwarm.diffusion.foundation import Foundation, load_foundation
 from fedwarm.diffusion.generate import Order, generate
-from fedwarm.diffusion.lora import adapter_size, adapter_state, attached, save_adapter
+from fedwarm.diffusion.lora import adapter_size, adapter_state, attached, load_adapter, save_adapter, trainable
 from fedwarm.diffusion.sampling import make_scheduler, sample, start_latents
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.tuners.hollowed.plan import cut_of
 from fedwarm.diffusion.tuners.hollowed.settings import Hollowed
-from fedwarm.diffusion.tuning import Examples, Tuning, tune_adapter
+from fedwarm.diffusion.tuning import Examples, Tuning, private_gradient, tune_adapter
+from fedwarm.privacy.mechanisms.dp_sgd.gradient import Mechanism
 from fedwarm.settings.fields import SettingError
 from fedwarm.settings.kinds import FAMILIES, SAMPLERS
 from fedwarm.settings.registry import summary
+from fedwarm.training.examples import one_by_one
 from tests.families import PIPELINES, SENTENCES, write_pipeline
 
 TWO = SENTENCES[:2]
@@ -128,6 +130,38 @@ def test_tuning_lowers_its_own_loss(foundation: Foundation, settings: Diffusion,
         first = examples.loss(foundation.net, 64, generator(1, "loss"))
         load_adapter(foundation.net, state)
         assert examples.loss(foundation.net, 64, generator(1, "loss")) < first
+
+
+@pytest.mark.parametrize("checkpoints", [False, True])
+def test_private_steps_take_a_batch_as_single_images(
+    foundation: Foundation, settings: Diffusion, tuning: Tuning, checkpoints: bool
+) -> None:
+    """No image reaches another one's gradient, so that of each is found in one pass of all; with checkpoints, too."""
+    seen: list[tuple[Any, Any, tuple[Tensor, ...]]] = []
+
+    class Listening(Mechanism):
+        def gradient(self, *given: Any, **named: Any) -> Any:
+            return lambda loss, examples: seen.append((given[-1], loss, examples))
+
+    net, examples = foundation.net, Examples.of(tuning)
+    with attached(net, settings, 0, "single"):
+        load_adapter(net, strong(adapter_state(net)))
+        weights = trainable(net.train())
+        if checkpoints:
+            net.enable_gradient_checkpointing()
+        try:
+            optimiser = torch.optim.AdamW(weights.values())
+            private_gradient(net, examples, optimiser, replace(settings, lora_batch_size=4), torch.float32, Listening(1.0, 1.0))(
+                0
+            )
+            [(singly, loss, drawn)] = seen
+            found, wanted = singly(loss, weights, drawn), one_by_one(loss, weights, drawn)
+        finally:
+            net.eval()
+            net.disable_gradient_checkpointing()
+    assert singly.apart and len(drawn[0]) == 4
+    for name, gradient in wanted.items():
+        assert (found[name] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-7, name
 
 
 def test_adapters_draw_the_same_in_plain_diffusers(foundation: Foundation, settings: Diffusion, tmp_path: Path) -> None:

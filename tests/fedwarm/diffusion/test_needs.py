@@ -19,7 +19,6 @@ from fedwarm.diffusion.foundation import load_foundation
 from fedwarm.diffusion.lora import adapter_size
 from fedwarm.diffusion.needs import STATES, Need, needs, plan, room
 from fedwarm.diffusion.settings import Diffusion
-from fedwarm.diffusion.sizes import LARGE_ROWS
 from fedwarm.diffusion.tuners.hollowed.cuts import cut_at, removed_weights
 from fedwarm.diffusion.tuners.hollowed.memory import footprint
 from fedwarm.launch.outlook import outlook
@@ -68,12 +67,9 @@ def test_weights_are_those_that_are_loaded(settings: Diffusion) -> None:
     assert wide == (not settings.foundation.endswith("/StableDiffusionPipeline"))
 
 
-def test_private_steps_of_a_large_net_keep_one_image(settings: Diffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_private_steps_keep_as_much(settings: Diffusion) -> None:
     private: Mapping[str, Value] = {"privacy": "dp-sgd", "dp-sgd.target-epsilon": 8.0}
-    many, one = replace(settings, lora_batch_size=4), replace(settings, lora_batch_size=1)
-    assert count(many, more=private).kept == count(many).kept > count(one).kept
-    monkeypatch.setattr("fedwarm.diffusion.sizes.exact_rows", lambda _: LARGE_ROWS)
-    assert count(many, more=private).kept == count(one).kept < count(many).kept
+    assert count(settings, more=private).kept == count(settings).kept > 0
 
 
 @pytest.mark.long

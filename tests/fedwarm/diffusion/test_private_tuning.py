@@ -13,14 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedwarm.core.seeds import generator
-from fedwarm.diffusion import sizes
 from fedwarm.diffusion.foundation import Foundation, load_foundation
 from fedwarm.diffusion.lora import adapter_state, attached, load_adapter, trainable
 from fedwarm.diffusion.settings import Diffusion
-from fedwarm.diffusion.sizes import exact_rows
 from fedwarm.diffusion.tuning import Examples, Tuning, private_gradient, to_foundation, tune_adapter
 from fedwarm.privacy.mechanisms.dp_sgd.account import DpSgd
-from fedwarm.privacy.mechanisms.dp_sgd.gradient import Mechanism, example_gradients, source_of
+from fedwarm.privacy.mechanisms.dp_sgd.gradient import Mechanism, source_of
+from fedwarm.training.examples import Batched, Singly, at_once, one_by_one
 
 Pictures = tuple[Tensor, Tensor]
 Digest = Callable[[nn.Module], str]
@@ -66,21 +65,22 @@ def test_one_private_step_moves_all_of_the_adapter_and_nothing_else(
     assert not unet.training
 
 
-@pytest.mark.parametrize("together", [True, False], ids=["vmap", "loop"])
+@pytest.mark.parametrize("singly", [at_once, one_by_one, None], ids=["vmap", "loop", "batch"])
 def test_gradients_are_those_of_one_image_at_a_time(
-    foundation: Foundation, settings: Diffusion, random_adapter: Fill, together: bool
+    foundation: Foundation, settings: Diffusion, random_adapter: Fill, singly: Singly | None
 ) -> None:
     """By the loss that private tuning uses, against plain backward passes of a U-Net that peft has changed, in float64."""
     unet, count = copy.deepcopy(foundation.pipe.unet).double(), 5
     latents = torch.randn(count, 4, 8, 8, generator=generator(0, "images")).double()
     labels, context = torch.arange(count) % 3, foundation.embed(["one", "two", "three", ""]).double()
-    seen: list[tuple[Any, tuple[Tensor, ...]]] = []
+    seen: list[tuple[Singly, Any, tuple[Tensor, ...]]] = []
 
     class Listening(Mechanism):
         """Says what it is asked to make private."""
 
         def gradient(self, *given: Any, **named: Any) -> Callable[..., None]:
-            return lambda loss, examples: seen.append((loss, examples))
+            own: Singly = given[-1]
+            return lambda loss, examples: seen.append((own, loss, examples))
 
     with attached(unet, settings, 0, "gradients"):
         load_adapter(unet, random_adapter(adapter_state(unet)))
@@ -88,9 +88,10 @@ def test_gradients_are_those_of_one_image_at_a_time(
         mechanism = Listening(1.0, 1.0, 8, noisy().source)
         examples = Examples(foundation.pipe.scheduler, latents, labels, context)
         private_gradient(unet, examples, torch.optim.AdamW(weights.values()), settings, torch.float32, mechanism)(0)
-        [(loss, drawn)] = seen
+        [(own, loss, drawn)] = seen
         assert len(drawn[0]) == count
-        found = example_gradients(loss, weights, drawn, together)
+        found = (singly or own)(loss, weights, drawn)
+        assert isinstance(own, Batched) and (singly is not None or own.apart)
         for i in range(count):
             noise, time, caption, target = (t[i : i + 1] for t in drawn)
             F.mse_loss(unet(noise, time, caption).sample, target).backward()
@@ -98,27 +99,6 @@ def test_gradients_are_those_of_one_image_at_a_time(
                 assert p.grad is not None and p.grad.norm() > 0
                 assert (found[name][i] - p.grad).norm() <= 1e-6 * p.grad.norm()
                 p.grad = None
-
-
-@pytest.mark.parametrize(("numbers", "together"), [(10**6, True), (10**9, False)])
-def test_a_net_of_full_size_is_tuned_one_image_after_another(
-    numbers: int, together: bool, foundation: Foundation, settings: Diffusion, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """All at once its attention would keep every score."""
-    asked: list[bool] = []
-
-    class Listening(Mechanism):
-        def gradient(self, *given: Any, **named: Any) -> Callable[..., None]:
-            asked.append(given[-1])
-            return lambda loss, examples: None
-
-    monkeypatch.setattr(sizes, "exact_rows", lambda _: exact_rows(numbers))
-    unet, labels = foundation.pipe.unet, torch.arange(3)
-    with attached(unet, settings, 0, "gradients"):
-        examples = Examples(foundation.pipe.scheduler, torch.zeros(3, 4, 8, 8), labels, torch.zeros(4, 1, 1))
-        optimiser = torch.optim.AdamW(trainable(unet).values())
-        private_gradient(unet, examples, optimiser, settings, torch.float32, Listening(1.0, 1.0, 8, noisy().source))
-    assert asked == [together]
 
 
 def test_private_tuning_repeats_by_its_source_alone(tune: Tune) -> None:

@@ -5,20 +5,18 @@ algorithm 1: an example takes part in a step with probability q, its gradient is
 N(0, z^2 C^2 I) and is divided by the number of examples expected. Whatever a client sends of what it so trained costs no more
 than its steps do together. Neighbours differ by one example, which is there or not; how many a client holds counts as public.
 
-Opacus clips and prices. The gradients of single examples are `torch.func`'s: opacus' hooks on layers break on ResNet's in-place
-sums, and find no gradient in a U-Net with checkpoints or in evaluation mode.
+Opacus clips and prices. The gradients of single examples are those of `training.examples`: opacus' hooks on layers break on
+ResNet's in-place sums, and find no gradient in a U-Net with checkpoints or in evaluation mode.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.func import grad, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fedwarm.core.seeds import Key, numpy_generator
 from fedwarm.norms import Still, mixing
@@ -26,8 +24,7 @@ from fedwarm.privacy.mechanisms.dp_sgd.account import COVERS, DpSgd, Steps, nois
 from fedwarm.privacy.randomness import SYSTEM, Source, normals
 from fedwarm.privacy.sampling import poisson_cohort
 from fedwarm.settings.fields import SettingError
-
-Loss = Callable[..., Tensor]
+from fedwarm.training.examples import Loss, Singly, at_once, one_by_one
 
 
 @dataclass(frozen=True)
@@ -81,14 +78,14 @@ class Mechanism:
         trained: Mapping[str, nn.Parameter],
         expected: float,
         scale: float = 1.0,
-        together: bool = True,
+        singly: Singly | None = None,
     ) -> PrivateGradient:
         """What puts a step's noised mean of clipped gradients into the parameters' `grad`.
 
         Raises:
             SettingError: a layer keeps statistics of examples.
         """
-        return PrivateGradient(module, optimiser, trained, self if together else replace(self, chunk=1), expected, scale)
+        return PrivateGradient(module, optimiser, trained, self, expected, scale, singly)
 
     def generator(self) -> torch.Generator:
         """For random draws that belong to examples: secret, else those of one example would tell who came before it."""
@@ -110,6 +107,7 @@ class PrivateGradient:
         mechanism: clip, noise and private bytes.
         expected: examples expected in a step, what the sum is divided by.
         scale: what the loss is multiplied by, and the gradients are divided by again.
+        singly: how the gradients of single examples are found; None: by `at_once`, or `one_by_one` where `chunk` is 1.
 
     Raises:
         SettingError: a layer keeps statistics of examples.
@@ -123,9 +121,11 @@ class PrivateGradient:
         mechanism: Mechanism,
         expected: float,
         scale: float = 1.0,
+        singly: Singly | None = None,
     ) -> None:
         refuse_statistics(module)
         self.parameters, self.mechanism, self.expected, self.scale = dict(parameters), mechanism, expected, scale
+        self.singly = singly or (at_once if mechanism.chunk > 1 else one_by_one)
         self._clipper = opacus_part("optimizers").DPOptimizer(
             optimiser,
             noise_multiplier=mechanism.noise_multiplier,
@@ -138,13 +138,12 @@ class PrivateGradient:
         """One step's gradient, in parts of `mechanism.chunk` examples.
 
         Args:
-            loss: (parameters by name, one example as a batch of one for each tensor) -> scalar.
+            loss: see `training.examples`.
             examples: tensors (b, ...); b may be 0, then the gradient is noise.
         """
         self._clipper.zero_grad(set_to_none=True)
         for part in zip(*(t.split(self.mechanism.chunk) for t in examples), strict=True):
-            found = example_gradients(loss, self.parameters, part, self.mechanism.chunk > 1)
-            for name, gradient in found.items():
+            for name, gradient in self.singly(loss, self.parameters, part).items():
                 sample: Any = self.parameters[name]
                 sample.grad_sample = (gradient / self.scale).nan_to_num(0.0, 0.0, 0.0)
             self._clipper.clip_and_accumulate()
@@ -157,29 +156,6 @@ class PrivateGradient:
         noise = torch.from_numpy(normals(total.numel(), self.mechanism.source)).view(total.shape)
         spread = self.mechanism.noise_multiplier * self.mechanism.clip
         return ((total.cpu().double() + spread * noise) / self.expected).to(total)
-
-
-def example_gradients(
-    loss: Loss, parameters: Mapping[str, nn.Parameter], examples: tuple[Tensor, ...], together: bool
-) -> dict[str, Tensor]:
-    """The gradient (b, *shape) of each example's own loss, by name; all at once by vmap, or one after another."""
-    if not len(examples[0]):
-        return {name: p.new_zeros(0, *p.shape) for name, p in parameters.items()}
-    if together:
-        each = vmap(
-            grad(lambda weights, *one: loss(weights, *(t[None] for t in one))),
-            in_dims=(None, *(0 for _ in examples)),
-            randomness="different",
-        )
-        with sdpa_kernel(SDPBackend.MATH):
-            found: dict[str, Tensor] = each({name: p.detach() for name, p in parameters.items()}, *examples)
-        return found
-    named, weights = dict(parameters), list(parameters.values())
-    rows = []
-    for i in range(len(examples[0])):
-        value = loss(named, *(t[i : i + 1] for t in examples))
-        rows.append(torch.autograd.grad(value, weights, allow_unused=True, materialize_grads=True))
-    return {name: torch.stack(column) for name, column in zip(named, zip(*rows, strict=True), strict=True)}
 
 
 def refuse_statistics(module: nn.Module) -> None:

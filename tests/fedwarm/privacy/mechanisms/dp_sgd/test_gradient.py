@@ -20,10 +20,11 @@ from fedwarm.core.seeds import generator, initialisation
 from fedwarm.models import Model, build_model
 from fedwarm.privacy.accountant import Accountant
 from fedwarm.privacy.mechanisms.dp_sgd.account import ORDERS, DpSgd, Steps, example_epsilon, noise_of, rate_of
-from fedwarm.privacy.mechanisms.dp_sgd.gradient import Loss, Mechanism, PrivateGradient, example_gradients, source_of
+from fedwarm.privacy.mechanisms.dp_sgd.gradient import Mechanism, PrivateGradient, source_of
 from fedwarm.privacy.randomness import SYSTEM
 from fedwarm.settings.fields import SettingError, checked, keys
 from fedwarm.settings.kinds import MODELS
+from fedwarm.training.examples import Loss, Singly, at_once, one_by_one
 from fedwarm.training.loop import steps_of
 
 DELTA = 1e-5
@@ -45,7 +46,7 @@ def loss_of(model: nn.Module) -> Loss:
     return lambda weights, inputs, labels: F.cross_entropy(functional_call(model, weights, (inputs,)), labels)
 
 
-def one_by_one(model: nn.Module, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+def slowly(model: nn.Module, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """The slow loop: a forward and a backward pass for each example."""
     rows: dict[str, list[Tensor]] = {name: [] for name, _ in model.named_parameters()}
     for i in range(len(labels)):
@@ -77,14 +78,15 @@ def norm(gradient: Iterable[Tensor]) -> float:
 
 
 @pytest.mark.parametrize(
-    ("name", "together"), [("cnn", True), ("lenet5", True), ("logistic", True), ("resnet18", True), ("lenet5", False)]
+    ("name", "singly"),
+    [("cnn", at_once), ("lenet5", at_once), ("logistic", at_once), ("resnet18", at_once), ("lenet5", one_by_one)],
 )
-def test_gradients_are_those_of_one_example_at_a_time(name: str, together: bool) -> None:
+def test_gradients_are_those_of_one_example_at_a_time(name: str, singly: Singly) -> None:
     """ResNet's in-place residuals are what opacus' own hooks cannot do."""
     model = model_of(name).double()
     inputs, labels = examples_of(2 if name == "resnet18" else B, dtype=torch.float64)
-    found = example_gradients(loss_of(model), dict(model.named_parameters()), (inputs, labels), together)
-    wanted = one_by_one(model, inputs, labels)
+    found = singly(loss_of(model), dict(model.named_parameters()), (inputs, labels))
+    wanted = slowly(model, inputs, labels)
     assert found.keys() == wanted.keys()
     for each, gradient in wanted.items():
         torch.testing.assert_close(found[each], gradient, rtol=1e-9, atol=1e-11)
@@ -145,7 +147,7 @@ def test_one_example_moves_the_sum_by_the_clip_at_most(times: float) -> None:
 
 def test_a_small_gradient_is_not_touched() -> None:
     model, (inputs, labels) = model_of(), examples_of(1)
-    alone = one_by_one(model, inputs, labels)
+    alone = slowly(model, inputs, labels)
     kept = private_gradient(model, (inputs, labels), 2 * norm(alone.values()))
     for name, gradient in alone.items():
         torch.testing.assert_close(kept[name], gradient[0], rtol=1e-4, atol=1e-7)
