@@ -29,9 +29,11 @@ from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.tuners import Tuner, tuner_for
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
+from fedwarm.settings.kinds import PRIVACY
 
 GB = 1e9
 STATES = 4  # of a trained number: itself, its gradient and AdamW's two means, in float32
+SINGLE_STATES = 2  # of each image's gradient: itself, and a part of it on the way
 
 
 @dataclass(frozen=True)
@@ -93,20 +95,26 @@ def counted(folder: Path, family: Family, config: Config, dtype: torch.dtype, de
     side = settings.image_size or int(net.config.sample_size) * pipe.vae_scale_factor
     picture, tuner = picture_bytes(pipe.vae, side, wide, LEAST), tuner_for(config)
     plain = Need(sizes[family.net], sizes["vae"], sum(sizes[part] for part in family.encoders), side, picture=picture)
-    tuned = [_tuned(plain, pipe, family, tuner, client) for client in tuner.kinds(clients)]
+    tuned = [_tuned(plain, pipe, family, tuner, client, _together(config)) for client in tuner.kinds(clients)]
     return max(tuned, key=lambda need: need.tuning(device), default=plain)
 
 
-def _tuned(plain: Need, pipe: Any, family: Family, tuner: Tuner, client: int) -> Need:
-    """The count with a client's adapter."""
+def _together(config: Config) -> int:
+    """How many images of a batch have gradients of their own at a time, as steps are private; 0: none has."""
+    together = getattr(PRIVACY.load(config.run.privacy), "together", None)
+    return 0 if together is None else together(config, config.of(Diffusion).lora_batch_size)
+
+
+def _tuned(plain: Need, pipe: Any, family: Family, tuner: Tuner, client: int, together: int) -> Need:
+    """The count with a client's adapter; for `together` see `_together`."""
     net, latent = getattr(pipe, family.net), plain.side // pipe.vae_scale_factor
     steps = tuner.steps(net, client, net.dtype, family.told(pipe)[0], latent)
     settings, kept = steps.settings, 0
-    adapter = 4 * STATES * adapter_size(net, settings.rank, settings.targets)
+    adapter = 4 * (STATES + SINGLE_STATES * together) * adapter_size(net, settings.rank, settings.targets)
     out = net.dtype.itemsize * sum(map(_numbers, steps.out))
     if not settings.gradient_checkpointing:
         with torch.device("meta"), attached(net, settings, 0, "needs"):
-            batch = settings.lora_batch_size
+            batch = together or settings.lora_batch_size
             noisy = torch.empty(batch, net.config.in_channels, latent, latent, dtype=net.dtype)
             context, time = torch.empty(batch, *family.told(pipe), dtype=net.dtype), torch.zeros(batch)
             kept = kept_bytes(net, lambda: family.predict(pipe, steps.net, noisy, time, context, plain.side))
@@ -167,7 +175,8 @@ def plan(config: Config, device: torch.device, clients: int) -> str:
     have, where = room(device, clients)
     start = f"diffusion.foundation = {settings.foundation!r} takes at least"
     if most > have:
-        remedy = "set diffusion.gradient-checkpointing=true, lower diffusion.lora-batch-size or diffusion.image-size"
+        smaller = f"{config.run.privacy}.chunk" if _together(config) > 1 else "diffusion.lora-batch-size"
+        remedy = f"set diffusion.gradient-checkpointing=true, lower {smaller} or diffusion.image-size"
         raise SettingError(
             f"{start} {most / GB:.1f} GB, and {have / GB:.1f} GB of {where} are free; {remedy}, or take a smaller one"
         )

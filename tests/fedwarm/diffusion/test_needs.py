@@ -17,7 +17,7 @@ from fedwarm.diffusion.autoencoder import LEAST, picture_bytes
 from fedwarm.diffusion.families import usual_family
 from fedwarm.diffusion.foundation import load_foundation
 from fedwarm.diffusion.lora import adapter_size
-from fedwarm.diffusion.needs import STATES, Need, needs, plan, room
+from fedwarm.diffusion.needs import SINGLE_STATES, STATES, Need, needs, plan, room
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.tuners.hollowed.cuts import cut_at, removed_weights
 from fedwarm.diffusion.tuners.hollowed.memory import footprint
@@ -67,9 +67,17 @@ def test_weights_are_those_that_are_loaded(settings: Diffusion) -> None:
     assert wide == (not settings.foundation.endswith("/StableDiffusionPipeline"))
 
 
-def test_private_steps_keep_as_much(settings: Diffusion) -> None:
-    private: Mapping[str, Value] = {"privacy": "dp-sgd", "dp-sgd.target-epsilon": 8.0}
-    assert count(settings, more=private).kept == count(settings).kept > 0
+def test_private_steps_keep_a_part_and_each_image_s_gradient(settings: Diffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+    private: dict[str, Value] = {"privacy": "dp-sgd", "dp-sgd.target-epsilon": 8.0}
+    four, two = replace(settings, lora_batch_size=4), replace(settings, lora_batch_size=2)
+    numbers = count(four).adapter // STATES
+    whole, part = count(four, more=private), count(four, more={**private, "dp-sgd.chunk": 2})
+    assert whole.kept == count(four).kept > part.kept == count(two).kept
+    assert (whole.adapter, part.adapter) == tuple((STATES + n * SINGLE_STATES) * numbers for n in (4, 2))
+    monkeypatch.setattr(module, "room", lambda *_: (whole.tuning("cpu") - 1, "this machine"))
+    with pytest.raises(SettingError, match="lower dp-sgd.chunk or"):
+        plan(run(four, **private), CPU, clients=4)
+    assert plan(run(four, **private, **{"dp-sgd.chunk": 2}), CPU, clients=4)
 
 
 @pytest.mark.long

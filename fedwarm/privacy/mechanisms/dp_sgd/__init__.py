@@ -58,6 +58,11 @@ class DpSgdPart(Part):
         refuse_statistics(model)
         refuse_uncovered(model)
 
+    @staticmethod
+    def together(config: Config, batch_size: int) -> int:
+        """Of how many examples of a batch a step has the gradients in memory at a time."""
+        return min(config.of(DpSgd).chunk, batch_size)
+
     def fixed_rounds(self, config: Config) -> str:
         target = config.of(DpSgd).target_epsilon
         return f"dp-sgd.target-epsilon = {target:g}, and {SPENT}" if target else ""

@@ -145,7 +145,7 @@ class PrivateGradient:
         for part in zip(*(t.split(self.mechanism.chunk) for t in examples), strict=True):
             for name, gradient in self.singly(loss, self.parameters, part).items():
                 sample: Any = self.parameters[name]
-                sample.grad_sample = (gradient / self.scale).nan_to_num(0.0, 0.0, 0.0)
+                sample.grad_sample = gradient.div_(self.scale).nan_to_num_(0.0, 0.0, 0.0)
             self._clipper.clip_and_accumulate()
         for parameter in self.parameters.values():
             held: Any = parameter
