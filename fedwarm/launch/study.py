@@ -203,7 +203,7 @@ class Work:
         if choice.taken is not None and not self.only_read:
             best = max(value for _, value in choice.values if value is not None)
             told = f"{words(choice.taken)} is best of {len(tried)} on held-back examples, {100 * best:.1f} %"
-            say(f"study: {arm.name}: {told}")
+            say("; ".join([f"study: {arm.name}: {told}", *choice.ends(choice.taken)]))
 
     def run(self, arm: Arm, seed: int, chosen: Mapping[str, Value]) -> Found | None:
         """What a run came to: read where it is complete, else run now; None where it failed, or is not there to be read."""

@@ -56,11 +56,32 @@ class Choice:
                 found.append(settings)
         return found
 
+    def ends(self, settings: Settings) -> list[str]:
+        """Which numbers are the first or the last of those that were tried: beyond them there may be better ones."""
+        said = []
+        for key, value in settings.items():
+            known = {n for each, _ in self.values if isinstance(n := each[key], (int, float)) and not isinstance(n, bool)}
+            if len(known) > 1 and value in (min(known), max(known)):
+                said.append(f"{key} is the {'smallest' if value == min(known) else 'largest'} tried")
+        return said
+
     def text(self) -> list[str]:
-        """A line a combination, the one that was taken first, then from the best to the worst; then what single rounds took."""
+        """A line a combination, the one that was taken first, then from the best to the worst; then what single rounds took.
+
+        What was taken at an end of the numbers that were tried says so.
+        """
         ranked = sorted(self.values, key=lambda pair: (pair[0] != self.taken, -(pair[1] if pair[1] is not None else -1.0)))
-        lines = [f"{words(chosen)}: {'failed' if value is None else f'{100 * value:.1f} %'}" for chosen, value in ranked]
-        return lines + [f"round {n}: {words(settings)}" for n, settings in self.each.items() if settings is not None]
+        lines = [
+            f"{words(chosen)}: {'failed' if value is None else f'{100 * value:.1f} %'}"
+            + (self._ends(chosen) if chosen == self.taken else "")
+            for chosen, value in ranked
+        ]
+        taken = ((number, settings) for number, settings in self.each.items() if settings is not None)
+        return lines + [f"round {number}: {words(settings)}{self._ends(settings)}" for number, settings in taken]
+
+    def _ends(self, settings: Settings) -> str:
+        said = self.ends(settings)
+        return f" ({', '.join(said)})" if said else ""
 
 
 def words(settings: Settings) -> str:

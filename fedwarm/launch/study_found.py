@@ -27,7 +27,7 @@ PAGE, TABLE, DOCUMENT = "report.html", "study.csv", "study.json"
 
 @dataclass(frozen=True)
 class Row:
-    """An arm at its last round (`LAST`) or at another one, over the seeds."""
+    """An arm at its last round (`LAST`) or at another one, over the seeds; seconds are medians, as machines are not quiet."""
 
     arm: str
     number: int
@@ -55,7 +55,7 @@ def rows_of(study: Study, found: Mapping[str, Mapping[int, Found]]) -> list[Row]
         for number in (*(n for n in study.rounds if ends != {n}), LAST):
             points = {s: at for s, run in runs.items() if (at := run.at(number))}
             if points:
-                server = statistics.fmean(run.server for run in runs.values()) if number == LAST else math.nan
+                server = statistics.median(run.server for run in runs.values()) if number == LAST else math.nan
                 rows.append(_row(study, arm, number, points, base, server))
     return rows
 
@@ -64,7 +64,7 @@ def _row(study: Study, arm: Arm, number: int, points: Mapping[int, At], base: Ma
     both = [seed for seed in points if seed in base]
     values = {what: [at.found.get(what) for at in points.values()] for what in study.measures}
     gaps = {w: difference([points[s].found.get(w) for s in both], [base[s].found.get(w) for s in both]) for w in study.measures}
-    up, work = (statistics.fmean(getattr(at, name) for at in points.values()) for name in ("up", "work"))
+    up, work = statistics.fmean(at.up for at in points.values()), statistics.median(at.work for at in points.values())
     return Row(arm.name, number, [*points], values, gaps, up, work, server)
 
 
@@ -185,7 +185,8 @@ def _links(folder: Path, found: Mapping[str, Mapping[int, Found]]) -> list[tuple
 
 
 def charts(study: Study, found: Mapping[str, Mapping[int, Found]]) -> list[tuple[str, str]]:
-    """Accuracy against bytes up and against client work, one line an arm: the mean over seeds, shaded from lowest to highest."""
+    """Accuracy against bytes up and against client work, one line an arm: the mean over seeds (of work the median), shaded from
+    lowest to highest."""
     made = []
     for cost, title in (("up", "bytes up of a client"), ("work", "client work")):
         lines = [
@@ -208,6 +209,7 @@ def _line(label: str, style: int, runs: Sequence[Found], watch: str, cost: str) 
     numbers = sorted(set.intersection(*(set(found) for found in of_run))) if of_run else []
     values = [[found[n].found[watch] for found in of_run] for n in numbers]
     known = [[v for v in row if v is not None] for row in values]
-    x = [statistics.fmean(getattr(found[n], cost) for found in of_run) for n in numbers]
+    middle = statistics.median if cost == "work" else statistics.fmean
+    x = [middle([getattr(found[n], cost) for found in of_run]) for n in numbers]
     band = ([min(v) for v in known], [max(v) for v in known]) if len(runs) > 1 else ([], [])
     return plots.Line(label, x, [statistics.fmean(v) for v in known], style, *band, level=bool(x) and not any(x))

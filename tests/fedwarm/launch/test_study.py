@@ -129,6 +129,9 @@ def test_settings_are_chosen_on_what_clients_hold_back(ran: Runs, capsys: pytest
     assert told["choices"]["pulled"]["taken"] == {"fedprox.mu": 1.0} and told["tuning_seeds"] == [101, 102]
     said = capsys.readouterr()
     assert "study: 3 seeds are few" in said.err and "pulled: fedprox.mu=1.0 is best of 3" in said.err
+    assert said.err.count("tried") == 1 and "; learning-rate is the smallest tried\n" in said.err
+    text = Page(folder / "report.html").text
+    assert text.count("(learning-rate is the smallest tried)") == 1 and "fedprox.mu=1.0: " in text
     assert "run 25 of 25: local_only, seed 3 (about " in said.err
 
 
@@ -157,7 +160,7 @@ def test_an_arm_may_take_what_was_chosen_for_another(ran: Runs) -> None:
     assert {flat["learning-rate"] for flat in ran if flat["method"] == "fedprox"} == {0.01}
     assert {path.name for path in folder.glob("as-plain*")} == {f"as-plain-learning-rate-0.01-seed-{seed}" for seed in (1, 2, 3)}
     lines = Page(folder / "report.html").text
-    assert "plain: learning-rate=0.01: 60.1 %; learning-rate=0.1: 51.1 %" in lines
+    assert "plain: learning-rate=0.01: 60.1 % (learning-rate is the smallest tried); learning-rate=0.1: 51.1 %" in lines
 
 
 def test_the_end_may_be_the_mean_of_the_last_evaluations(ran: Runs) -> None:
@@ -200,7 +203,7 @@ def test_each_round_may_have_a_choice_of_its_own(ran: Runs) -> None:
     assert [found[("plain", "1", seed)] for seed in seeds] == [0.45] * 3 and found[("set", "1", "1")] == 0.4
     assert [found[("plain", "last", seed)] for seed in seeds] == pytest.approx([0.5299 + 0.001 * n for n in (1, 2, 3)])
     assert len(ran) == 2 + 3 * 3 and [at["number"] for at in told["runs"]["plain"]["1"]["rounds"]] == [0, 1, 2]
-    assert "round 1: learning-rate=0.1" in Page(folder / "report.html").text
+    assert "round 1: learning-rate=0.1 (learning-rate is the largest tried)" in Page(folder / "report.html").text
 
 
 def test_one_client_may_be_watched_beside_all(ran: Runs) -> None:
