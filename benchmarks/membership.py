@@ -1,6 +1,7 @@
 """Who was in an adapter's training data? Membership by the denoising loss, for each client of a finished WarmFed run.
 
     fedwarm run warmfed --out runs/w && python benchmarks/membership.py runs/w
+    python benchmarks/membership.py runs/study-warmfed_private/private-*-seed-2?        # several: with the mean over runs
 
 The server holds every adapter and has the foundation. It may ask of an image how much better the adapter denoises it than the
 bare foundation does: the loss without the adapter less the loss with it, at the same noises and times, averaged over draws.
@@ -12,7 +13,9 @@ curve of training images against as many held-out ones (.5: nothing is told), an
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -27,6 +30,7 @@ from fedwarm.diffusion.settings import Diffusion
 from fedwarm.methods.warmfed import WarmFed
 from fedwarm.models import to_input
 from fedwarm.record.reading import read_run
+from fedwarm.report.paired import difference
 
 FALSE = 0.05
 
@@ -89,16 +93,31 @@ def scores(folder: Path, client: int, images: int = 100, draws: int = 10) -> tup
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="folder of a finished run of warmfed, with its adapters")
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of finished runs of warmfed, with their adapters")
     parser.add_argument("--images", type=int, default=100, help="training images of a client, and as many held-out ones")
     parser.add_argument("--draws", type=int, default=10, help="times and noises that a loss is averaged over")
     given = parser.parse_args()
-    run = read_run(given.run, ledger=False)
-    print("| client | images of each kind | area under the ROC curve | caught at 5 % false alarms |\n|---|---|---|---|")
-    for client in range(run.clients):
-        members, others = scores(given.run, client, given.images, given.draws)
-        found = f"{area(members, others):.3f} | {100 * caught(members, others):.1f} %"
-        print(f"| {run.called(client)} | {len(members)} | {found} |", flush=True)
+    print("| run | client | images of each kind | area under the ROC curve | caught at 5 % false alarms |\n|---|---|---|---|---|")
+    means: list[tuple[float, float]] = []
+    for folder in given.runs:
+        run, found = read_run(folder, ledger=False), list[tuple[float, float]]()
+        for client in range(run.clients):
+            members, others = scores(folder, client, given.images, given.draws)
+            found.append((area(members, others), caught(members, others)))
+            told = f"{found[-1][0]:.3f} | {100 * found[-1][1]:.1f} %"
+            print(f"| {folder.name} | {run.called(client)} | {len(members)} | {told} |", flush=True)
+        means.append((fmean(each for each, _ in found), fmean(each for _, each in found)))
+        print(f"| {folder.name} | mean | | {means[-1][0]:.3f} | {100 * means[-1][1]:.1f} % |", flush=True)
+    if len(means) > 1:
+        areas, shares = ([*values] for values in zip(*means, strict=True))
+        print(f"| all {len(means)} runs | mean [95 % interval] | | {over(areas)} | {over(shares, 100)} % |")
+
+
+def over(values: Sequence[float], scale: float = 1.0) -> str:
+    """Mean and interval of Student's t over runs."""
+    found, digits = difference(values, [0.0] * len(values)), 3 if scale == 1 else 1
+    mean, low, high = (f"{scale * value:.{digits}f}" for value in (found.mean, found.low, found.high))
+    return f"{mean} [{low}, {high}]"
 
 
 if __name__ == "__main__":

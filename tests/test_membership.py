@@ -38,7 +38,13 @@ def test_images_that_an_adapter_knows_by_heart_are_told_from_others(
         run("warmfed", folder, {**small, "diffusion.lora-steps": steps}, clients=1)
     found = {steps: bench.area(*bench.scores(folder, 0, draws=10)) for steps, folder in folders.items()}
     assert found[200] > 0.75 and found[200] > found[1] + 0.1, found
-    monkeypatch.setattr(sys, "argv", ["membership.py", str(folders[200]), "--draws", "10"])
+    monkeypatch.setattr(sys, "argv", ["membership.py", *map(str, folders.values()), "--draws", "10"])
     bench.main()
-    *_, line = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(rf"\| 0 \| \d+ \| {found[200]:.3f} \| [\d.]+ % \|", line), line
+    *_, client, mean, all_runs = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(rf"\| steps-200 \| 0 \| \d+ \| {found[200]:.3f} \| [\d.]+ % \|", client), client
+    assert re.fullmatch(rf"\| steps-200 \| mean \| \| {found[200]:.3f} \| [\d.]+ % \|", mean), mean
+    assert all_runs.startswith(f"| all 2 runs | mean [95 % interval] | | {(found[1] + found[200]) / 2:.3f} ["), all_runs
+
+
+def test_the_mean_over_runs_has_the_interval_of_student_s_t(bench: Any) -> None:
+    assert bench.over([0.5, 0.6, 0.7]) == "0.600 [0.352, 0.848]" and bench.over([0.05, 0.05], 100) == "5.0 [5.0, 5.0]"

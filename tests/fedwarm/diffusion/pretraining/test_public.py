@@ -303,6 +303,33 @@ def test_the_judge_agrees_with_what_was_asked_for(digits: PublicPart) -> None:
     assert judged_public(folder, turned, 0, [1.5], 20)["judge_on_drawn"] < 0.2
 
 
+def test_a_guidance_is_chosen_on_half_of_the_images_and_judged_on_the_others(
+    digits: PublicPart, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is right for no class at first and for all later, one the other way round, one always for half."""
+    seen = {1.0: [[0.0], [1.0]], 2.0: [[1.0], [0.0]], 3.0: [[0.5], [0.5]]}
+
+    def drawn(folder: Path, public: PublicPart, seed: int, guidance: float, count: int) -> torch.Tensor:
+        shares = torch.tensor(seen[guidance]).repeat_interleave(2, 0)
+        return (shares * 10)[..., None, None, None].expand(4, 10, 3, 2, 2)
+
+    def correct(judge: object, images: torch.Tensor, labels: torch.Tensor) -> int:
+        return int((images[:, 0, 0, 0] > labels).sum())
+
+    for name, stub in (
+        ("_drawn", drawn),
+        ("correct", correct),
+        ("trained_judge", lambda *_: None),
+        ("fit", lambda *_, **__: None),
+    ):
+        monkeypatch.setattr(f"fedwarm.diffusion.pretraining.quality.{name}", stub)
+    found = judged_public(tmp_path, digits, 0, [1.0, 2.0, 3.0], 40)
+    assert found["drawn_by_guidance"] == {"1": 0.5, "2": 0.5, "3": 0.5}
+    assert found["judge_on_drawn"] == 0.0, "2 is best on the first half, and right for none of the second"
+    assert judged_public(tmp_path, digits, 0, [1.0, 3.0], 40)["judge_on_drawn"] == 0.5
+    assert judged_public(tmp_path, digits, 0, [2.0], 40)["judge_on_drawn"] == 0.5, "there is nothing to choose"
+
+
 @pytest.fixture(autouse=True)
 def threads_as_before() -> Iterator[None]:
     """Training sets torch's threads."""
