@@ -1,0 +1,120 @@
+"""Figures of WarmFed's studies in README and the documentation are those of the studies' own tables, `benchmarks/results`."""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fedwarm.core.forms import byte_text, second_text
+from fedwarm.launch.study_file import read_study
+from fedwarm.report.paired import standard_error
+from fedwarm.settings.text import parse_overrides
+
+ROOT = Path(__file__).parents[1]
+RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.csv"))
+LORA, PROMPTS = "LoRA warm start, no rounds", "prompts alone, no rounds"
+STARTS = {
+    "public classifier": "FedAvg from the public classifier, local-epochs 10",
+    "lora": "FedAvg from the LoRA warm start, local-epochs 10",
+    "prompts": "FedAvg from prompts alone, local-epochs 10",
+    "random weights": "FedAvg from random weights, local-epochs 10",
+}
+Cells = dict[tuple[str, str], list[dict[str, str]]]
+
+
+def rows_of(name: str) -> Cells:
+    """The rows of a study by arm and round, one for each seed, in the order of the file."""
+    found: Cells = {}
+    for row in csv.DictReader((ROOT / "benchmarks" / "results" / f"{name}.csv").read_text().splitlines()):
+        found.setdefault((row["arm"], row["round"]), []).append(row)
+    return found
+
+
+def spread(rows: list[dict[str, str]], what: str, digits: int) -> str:
+    """Mean ± standard error in percent, as the tables write it."""
+    values = [100 * float(row[what]) for row in rows if row[what]]
+    return f"{statistics.fmean(values):.{digits}f} ± {standard_error(values):.{digits}f}" if values else "-"
+
+
+def table(page: str, heading: str, first: str) -> Iterator[list[str]]:
+    """Cells of a table's rows, without emphasis; the table after a heading whose first column has that title."""
+    text = (ROOT / page).read_text()
+    part = text[text.index(heading) :]
+    lines = part[part.index(f"\n| {first} |") + 1 :].splitlines()
+    for line in lines[2:]:
+        if not line.startswith("|"):
+            return
+        yield [cell.strip().replace("**", "") for cell in line.strip("|").split("|")]
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_a_table_is_of_its_study(path: Path) -> None:
+    """Arms and seeds of the study's file, each at every seed."""
+    study = read_study(ROOT / "benchmarks" / "studies" / path.name.replace(".csv", ".toml"), parse_overrides(["united.of='a=b'"]))
+    found = rows_of(path.stem)
+    assert {arm for arm, _ in found} == {arm.name for arm in study.arms}
+    assert all([int(row["seed"]) for row in rows] == list(study.seeds) for rows in found.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "heading", "first", "what"),
+    [
+        ("warmfed_costs", "### What a start is worth", "arm", ["global", "own"]),
+        ("warmfed_sources", "### Four sources of digits", "arm", ["global", "client:1", "own"]),
+        ("warmfed_hollowed", "### With a hollowed foundation at clients", "adapters tuned with", ["global"]),
+        ("warmfed_private", "### Adapters that are private", "adapters", ["global"]),
+    ],
+)
+def test_results_have_the_rows_of_a_study(name: str, heading: str, first: str, what: list[str]) -> None:
+    """In its order: accuracies, bytes up, and work; a few rows of references may be left out."""
+    rows, shown = iter(rows_of(name).values()), [*table("benchmarks/RESULTS.md", heading, first)]
+    assert len(rows_of(name)) - len(shown) <= 5
+    for cells in shown:
+        for row in rows:
+            if cells[1 : 1 + len(what)] == [spread(row, each, 2) for each in what]:
+                break
+        else:
+            pytest.fail(f"no row of the study, or not in its order: {cells}")
+        if first == "arm":
+            costs = byte_text(float(row[0]["bytes up a client"])), second_text(float(row[0]["seconds a client"]))
+            assert (cells[-2], cells[-1]) == costs, cells
+
+
+def kilobytes(rows: list[dict[str, str]]) -> str:
+    return f"{float(rows[0]['bytes up a client']) / 1e3:.0f}"
+
+
+def seconds(rows: list[dict[str, str]]) -> str:
+    return f"{float(rows[0]['seconds a client']):.0f}"
+
+
+def test_the_readme_s_table_of_warmfed_is_the_study_s() -> None:
+    """But for the classifier that has done no round, which no arm measures."""
+    rows = rows_of("warmfed_costs")
+    starts = {"that classifier": "public classifier", "WarmFed's model": "lora", "random weights": "random weights"}
+    seen = 0
+    for label, rounds, accuracy, up, work in table("README.md", "## What a run looks like", "method"):
+        if label.startswith("classifier of the public pictures"):
+            continue
+        alone = {"WarmFed, one shot": LORA, "WarmFed from prompts alone: nothing is sent": PROMPTS}
+        arm = alone.get(label) or STARTS[starts[label.removeprefix("FedAvg from ")]]
+        row = rows[arm, rounds if rounds != "0" else "last"]
+        assert accuracy == spread(row, "global", 1) and (up, work) == (kilobytes(row), seconds(row)), (label, rounds)
+        seen += 1
+    assert seen == 7
+
+
+def test_the_results_page_s_table_of_starts_is_the_study_s() -> None:
+    rows, shown = rows_of("warmfed_costs"), [*table("docs/results.md", "## WarmFed", "start")]
+    order = [("lora", LORA), ("prompts", PROMPTS), ("public classifier", None), ("random weights", None)]
+    assert len(shown) == len(order)
+    for cells, (start, alone) in zip(shown, order, strict=True):
+        if alone:
+            assert cells[1] == spread(rows[alone, "last"], "global", 1)
+            assert cells[6].split(";")[0] == kilobytes(rows[alone, "last"])
+        wanted = [spread(rows[STARTS[start], number], "global", 1) for number in ("1", "2", "5", "last")]
+        assert cells[2:6] == wanted, cells
