@@ -33,7 +33,7 @@ def folder_of(name: str) -> Path | None:
     """Where the files of a foundation that is not embedded are on this machine: its folder, or the Hub's cache; None: nowhere."""
     if Path(name).is_dir():
         return Path(name)
-    return kept(name) if name.count("/") == 1 else None
+    return kept(name) if named(name) else None
 
 
 @lru_cache(maxsize=8)

@@ -7,7 +7,7 @@ import io
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from fedwarm.report.render import filled, write_page
 from fedwarm.report.studied import CLIENT, At, heading
 
 PAGE, TABLE, DOCUMENT = "report.html", "study.csv", "study.json"
+MIDDLE: dict[str, Callable[[Sequence[float]], float]] = {"up": statistics.fmean, "work": statistics.median}
+"""What stands for all seeds of a cost."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def _row(study: Study, arm: Arm, number: int, points: Mapping[int, At], base: Ma
     both = [seed for seed in points if seed in base]
     values = {what: [at.found.get(what) for at in points.values()] for what in study.measures}
     gaps = {w: difference([points[s].found.get(w) for s in both], [base[s].found.get(w) for s in both]) for w in study.measures}
-    up, work = statistics.fmean(at.up for at in points.values()), statistics.median(at.work for at in points.values())
+    up, work = (middle([getattr(at, cost) for at in points.values()]) for cost, middle in MIDDLE.items())
     return Row(arm.name, number, [*points], values, gaps, up, work, server)
 
 
@@ -209,7 +211,6 @@ def _line(label: str, style: int, runs: Sequence[Found], watch: str, cost: str) 
     numbers = sorted(set.intersection(*(set(found) for found in of_run))) if of_run else []
     values = [[found[n].found[watch] for found in of_run] for n in numbers]
     known = [[v for v in row if v is not None] for row in values]
-    middle = statistics.median if cost == "work" else statistics.fmean
-    x = [middle([getattr(found[n], cost) for found in of_run]) for n in numbers]
+    x = [MIDDLE[cost]([getattr(found[n], cost) for found in of_run]) for n in numbers]
     band = ([min(v) for v in known], [max(v) for v in known]) if len(runs) > 1 else ([], [])
     return plots.Line(label, x, [statistics.fmean(v) for v in known], style, *band, level=bool(x) and not any(x))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -59,13 +59,13 @@ def tuning(foundation: Foundation, settings: Diffusion) -> Tuning:
     return Tuning(foundation, images, torch.tensor([0, 1, 2, 0]), SENTENCES, settings, 0, 0)
 
 
+@dataclass(frozen=True)
 class Everyone(Mechanism):
     """All images take part; says what it is asked to make private."""
 
-    seen: ClassVar[list[tuple[Any, Any, tuple[Tensor, ...]]]]
+    seen: list[tuple[Any, Any, tuple[Tensor, ...]]] = field(default_factory=list)
 
     def gradient(self, *given: Any, **named: Any) -> Any:
-        object.__setattr__(self, "seen", [])
         return lambda loss, examples: self.seen.append((given[-1], loss, examples))
 
     def rows(self, examples: int, batch_size: int) -> Tensor:
@@ -75,11 +75,6 @@ class Everyone(Mechanism):
 def flat(found: dict[str, Tensor]) -> Tensor:
     """Gradients (b, numbers)."""
     return torch.cat([gradient.flatten(1).double() for gradient in found.values()], 1)
-
-
-def zero(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """As a new adapter is."""
-    return state
 
 
 def strong(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -170,8 +165,9 @@ def test_private_steps_take_a_batch_as_single_images(settings: Diffusion, precis
         try:
             private_gradient(net, examples, torch.optim.AdamW(weights.values()), settings, foundation.dtype, mechanism)(0)
             [(singly, loss, drawn)] = mechanism.seen
-            for fill in (zero, strong):
-                load_adapter(net, fill(adapter_state(net)))
+            new = adapter_state(net)
+            for state in (new, strong(new)):
+                load_adapter(net, state)
                 found, wanted = (flat(each(loss, weights, drawn)) for each in (singly, one_by_one))
                 assert singly.apart and len(found) == len(images)
                 within = 1e-4 if precision == "fp32" else 5e-2

@@ -133,8 +133,8 @@ def judged_public(
     fit(judge, images, labels, Plan(1, 64, 0.002, 0.9), generator(seed, "judge-end"), stage="judge, to its end")
     made = {guidance: _drawn(folder, public, seed, guidance, drawn) for guidance in guidances}
     half = len(made[guidances[0]]) // 2 if len(guidances) > 1 else 0
-    known = {guidance: sum(_by_class(judge, some[:half] if half else some)) for guidance, some in made.items()}
-    right = _by_class(judge, made[max(guidances, key=lambda guidance: known[guidance])][half:])
+    taken = max(made, key=lambda guidance: sum(_by_class(judge, made[guidance][: half or None])))
+    right = _by_class(judge, made[taken][half:])
     return {
         "judge_on_real": round(correct(judge, public.images[test], public.labels[test]) / max(int(test.sum()), 1), 4),
         "judge_on_drawn": round(sum(right) / classes, 4),
