@@ -24,8 +24,8 @@ from fedwarm.catalogue import parse
 from fedwarm.core.seeds import generator
 from fedwarm.data import load_shard
 from fedwarm.data.settings import Data
+from fedwarm.diffusion.asking import of_client
 from fedwarm.diffusion.foundation import Foundation, load_foundation
-from fedwarm.diffusion.sentences import prompts
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.methods.warmfed import WarmFed
 from fedwarm.models import to_input
@@ -82,7 +82,7 @@ def scores(folder: Path, client: int, images: int = 100, draws: int = 10) -> tup
     count = min(images, len(shard.train_labels), len(shard.test_labels))
     asked = torch.cat([shard.train_images[:count], shard.test_images[:count]])
     labels = torch.cat([shard.train_labels[:count], shard.test_labels[:count]])
-    said = prompts(config.of(WarmFed).prompt, shard.classes)
+    said = of_client(config.of(WarmFed).sentences(config, shard.classes), len(shard.classes), client)
     sentences = [said[int(label)] for label in labels]
     bare = losses(foundation, asked, sentences, draws, run.seed)
     foundation.pipe.load_lora_weights(folder / "adapters" / f"client-{client}")

@@ -76,10 +76,11 @@ class WarmFedClient(BaseClient):
         return Payload("adapter", arrays, {"num-examples": len(shard.train_labels), **self.spent}, facts)
 
     def _adapted(self, foundation: Foundation) -> Arrays:
-        from fedwarm.diffusion.asking import asked
+        from fedwarm.diffusion.asking import of_client
 
-        sentences = asked(self.settings.prompt, self.config.of(Diffusion).foundation, self.shard.classes)
-        arrays = from_tensors(self._tuned(foundation, sentences))
+        classes = self.shard.classes
+        said = of_client(self.settings.sentences(self.config, classes), len(classes), self.node.partition)
+        arrays = from_tensors(self._tuned(foundation, said))
         if self.settings.local_model_source == "uploaded":
             local = self.model()
             self.fit(local, "train", 0)

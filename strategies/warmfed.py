@@ -20,7 +20,7 @@ from fedwarm.core.norms import floats
 from fedwarm.core.payload import Payload, PayloadError
 from fedwarm.core.placement import cards_for
 from fedwarm.core.seeds import generator
-from fedwarm.diffusion.asking import asked
+from fedwarm.diffusion.asking import of_client
 from fedwarm.diffusion.pool import Pool, join, read_pool
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.methods.warmfed import CLASSIFIER, SELECTED, SELECTION, efforts, quota, tuning_factor
@@ -205,7 +205,8 @@ class WarmFed(BaseStrategy):
             if not member.known or (self.settings.adapt and not adapter):
                 continue
             count, seed = quota(self.settings, member.examples, len(member.present)), self.config.run.seed
-            order = Order(self.sentences, member.present, count, seed, member.partition, self.fleet.image_size, self.draw)
+            said = of_client(self.sentences, len(self.fleet.classes), member.partition)
+            order = Order(said, member.present, count, seed, member.partition, self.fleet.image_size, self.draw)
             own = self.parts.attaching(adapter) if adapter else self.config.of(Diffusion)
             wanted.append(Commission(order, to_tensors(adapter) if adapter else None, own, self._kept_batches(member.partition)))
         load = partial(load_foundation, self.config.of(Diffusion), self.config.run.device)
@@ -215,8 +216,8 @@ class WarmFed(BaseStrategy):
 
     @property
     def sentences(self) -> list[str]:
-        """What the foundation is asked for, by class."""
-        return asked(self.settings.prompt, self.config.of(Diffusion).foundation, self.fleet.classes)
+        """What the foundation is asked for, by style and class."""
+        return self.settings.sentences(self.config, self.fleet.classes)
 
     def _kept_batches(self, client: int) -> Through:
         """What gives the batches that a run drew for a client before it was ended in this stage, and keeps new ones."""

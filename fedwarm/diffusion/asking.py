@@ -1,4 +1,4 @@
-"""What a foundation is asked for, one sentence a class, in words that it learned."""
+"""What a foundation is asked for, one sentence a class and style, in words that it learned."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from fedwarm.core.text import words_of
 from fedwarm.diffusion.foundation import locate
 from fedwarm.diffusion.sentences import Wording, phrases, prompts
 from fedwarm.settings.fields import SettingError
+
+STYLE = "{style}"  # in a prompt: a client's phrase
 
 
 def known_words(folder: Path) -> tuple[str, ...]:
@@ -36,10 +38,40 @@ def called(foundation: str, classes: Sequence[str]) -> list[str]:
     return [own if words_of(own) in known else gloss for own, gloss in zip(plain, glossed, strict=True)]
 
 
-def asked(template: str, foundation: str, classes: Sequence[str]) -> list[str]:
-    """The template with what each class is called in place of `{class}`.
+def asked(template: str, foundation: str, classes: Sequence[str], styles: str = "") -> list[str]:
+    """The template with what each class is called in place of `{class}`: of the first style for all classes, then of the next.
+
+    Args:
+        template: with `{class}`, and `{style}` where clients differ in it.
+        foundation: as in `diffusion.foundation`.
+        classes: names, of which a label is an index.
+        styles: what stands for `{style}`: phrases with semicolons between.
 
     Raises:
-        SettingError: the template has no `{class}`.
+        SettingError: the template has no `{class}`, or styles are missing.
     """
-    return prompts(template, called(foundation, classes))
+    words = called(foundation, classes)
+    return [sentence for each in styled(template, styles) for sentence in prompts(each, words)]
+
+
+def styled(template: str, styles: str) -> list[str]:
+    """The template with each style; alone where it has no `{style}`.
+
+    Raises:
+        SettingError: a style is missing.
+    """
+    if STYLE not in template:
+        return [template]
+    phrases = [phrase.strip() for phrase in styles.split(";")]
+    if not all(phrases):
+        raise SettingError(
+            f"prompt {template!r} has a {STYLE}, and the styles are {styles!r}; give a phrase for each client, "
+            "with semicolons between: 'in chalk; in blue ink'"
+        )
+    return [template.replace(STYLE, phrase) for phrase in phrases]
+
+
+def of_client(sentences: Sequence[str], classes: int, client: int) -> list[str]:
+    """A client's sentences among those of all styles: client i has style i modulo their number, as domains are dealt."""
+    first = client % (len(sentences) // classes) * classes
+    return list(sentences[first : first + classes])

@@ -24,7 +24,7 @@ class Pool:
         labels: int64 (n,), the class that the prompt named.
         clients: int64 (n,), whose adapter drew it.
         seeds: int64 (n,), the seed of its noise.
-        prompts: one sentence per class.
+        prompts: one sentence per class, of the first style, then of the next (see `asking.of_client`).
     """
 
     images: Tensor
@@ -68,7 +68,8 @@ def read_pool(path: Path, sentences: Sequence[str]) -> Pool:
     except (OSError, SafetensorError) as error:
         raise SettingError(f"no pool of images can be read from {path} ({error}); name RUN/pool/pool-0.safetensors") from error
     if sentences and said != list(sentences):
-        raise SettingError(f"{path} is of other classes or another prompt: {said[0]!r}, not {sentences[0]!r}; name another")
+        old, new = next(((a, b) for a, b in zip(said, sentences, strict=False) if a != b), (said[-1], sentences[-1]))
+        raise SettingError(f"{path} is of other classes or another prompt: {old!r}, not {new!r}; name another")
     return Pool(**tensors, prompts=tuple(said))
 
 

@@ -48,8 +48,13 @@ class WarmFed(Group, prefix="warmfed"):
         "empty: train it", path=True, when=lambda r: r.generates and bool(r["warmfed.pool"]),
     )  # fmt: skip
     prompt: str = setting(
-        "a photo of a {class}", "prompt for the foundation; {class} stands for the name of the class", when=lambda r: r.generates
-    )
+        "a photo of a {class}", "prompt for the foundation; {class} stands for the name of the class, {style} for a client's "
+        "phrase of warmfed.styles", when=lambda r: r.generates,
+    )  # fmt: skip
+    styles: str = setting(
+        "", "what stands for {style} in the clients' prompts, with semicolons: 'in chalk; in ink'; client i has phrase i modulo "
+        "their number", when=lambda r: r.generates and "{style}" in r["warmfed.prompt"],
+    )  # fmt: skip
     synthetic_ratio: float = setting(2.0, "generated images of a client, as a multiple of its private ones; 0: none", low=0.0)
     min_per_class: int = setting(
         20, "least number of generated images of each class that a client holds", low=0, when=lambda r: r.generates
@@ -57,36 +62,27 @@ class WarmFed(Group, prefix="warmfed"):
     finetune_targets: str = setting(
         "local_and_aggregate",
         "models that the server trains on generated images; local_and_aggregate: each client's and their average; "
-        "aggregate_only: the average",
-        choices=("local_and_aggregate", "aggregate_only"),
-        when=lambda r: _tunes(r),
-    )
+        "aggregate_only: the average", choices=("local_and_aggregate", "aggregate_only"), when=lambda r: _tunes(r),
+    )  # fmt: skip
     local_model_source: str = setting(
         "server_synth",
         "local models of the warm start; server_synth: trained at the server on generated images; uploaded: trained on "
-        "the client's data, then uploaded",
-        choices=("server_synth", "uploaded"),
-        when=lambda r: r.adapts,
-    )
+        "the client's data, then uploaded", choices=("server_synth", "uploaded"), when=lambda r: r.adapts,
+    )  # fmt: skip
     epochs_local: int = setting(
-        2,
-        "server epochs over a client's generated images (local models)",
-        low=0,
+        2, "server epochs over a client's generated images (local models)", low=0,
         when=lambda r: _tunes(r) and r["warmfed.finetune-targets"] == "local_and_aggregate",
-    )
+    )  # fmt: skip
     server_tuning: str = setting(
         FADING,
         "rounds in which the server trains on generated images; every: before the first round and after each; start: only "
         "before the first; fading: after round r of R with 1 - r/R of the learning rate",
-        choices=(EVERY, START, FADING),
-        when=lambda r: r.generates and r.rounds,
-    )
+        choices=(EVERY, START, FADING), when=lambda r: r.generates and r.rounds,
+    )  # fmt: skip
     epochs_aggregate: int = setting(
-        2,
-        "server epochs over all generated images (average), after a round",
-        low=0,
+        2, "server epochs over all generated images (average), after a round", low=0,
         when=lambda r: r.generates and r.rounds and r[TUNING] != START,
-    )
+    )  # fmt: skip
     epochs_warm: int = setting(
         30, "server epochs over all generated images (average), in the warm start", low=0, when=lambda r: _warms(r)
     )
@@ -94,10 +90,9 @@ class WarmFed(Group, prefix="warmfed"):
         0.005, "learning rate of the server's training on generated images; 0: learning-rate", low=0.0, when=lambda r: _tunes(r)
     )
     regenerate_each_round: bool = setting(
-        False,
-        "true: generate new images for each round; false: reuse the first ones",
+        False, "true: generate new images for each round; false: reuse the first ones",
         when=lambda r: r.generates and r.rounds and r[TUNING] != START and not r["warmfed.pool"],
-    )
+    )  # fmt: skip
     selection: str = setting(
         "sample_better",
         "examples that are distilled; sample_better: those with a lower loss of the teacher; sample_correct: those that "
@@ -108,9 +103,8 @@ class WarmFed(Group, prefix="warmfed"):
     teacher_first: str = setting(
         "local",
         "first teacher; local: trained on the client's own data from the shared start; synth: the warm model",
-        choices=("local", "synth"),
-        when=lambda r: r["warmfed.selection"] != "never",
-    )
+        choices=("local", "synth"), when=lambda r: r["warmfed.selection"] != "never",
+    )  # fmt: skip
     teacher_epochs: int = setting(20, "epochs of the first teacher on the client's data", low=1, when=lambda r: r.taught)
     teacher_folds: int = setting(
         1,
@@ -136,6 +130,13 @@ class WarmFed(Group, prefix="warmfed"):
     def adapts(self) -> bool:
         """Whether clients tune adapters and send them."""
         return _adapts(self.adapt, self.synthetic_ratio, self.pool)
+
+    def sentences(self, config: Config, classes: Sequence[str]) -> list[str]:
+        """What the foundation is asked for, by style and class (see `fedwarm.diffusion.asking`)."""
+        from fedwarm.diffusion.asking import asked
+        from fedwarm.diffusion.settings import Diffusion
+
+        return asked(self.prompt, config.of(Diffusion).foundation, classes, self.styles)
 
 
 def _adapts(adapt: bool, ratio: float, pool: str) -> bool:
@@ -251,14 +252,15 @@ def reach(run: Any, config: Config, clients: int) -> Iterator[str]:
 def check(config: Config, known: Any) -> None:
     """See before a run that the sentences, the adapters' plan and an earlier run's files can be, or raise a SettingError."""
     from fedwarm.data.settings import Data
-    from fedwarm.diffusion.asking import asked
+    from fedwarm.diffusion.asking import styled
     from fedwarm.diffusion.pool import check_pool
     from fedwarm.diffusion.sentences import prompts
-    from fedwarm.diffusion.settings import Diffusion
     from fedwarm.diffusion.tuners import tuner_for
 
     settings = config.of(WarmFed)
-    prompts(settings.prompt, ["x"])
+    styles = [prompts(each, ["x"]) for each in styled(settings.prompt, settings.styles)]
+    if len(styles) > known.clients:
+        raise SettingError(f"warmfed.styles has {len(styles)} phrases for {known.clients} clients; leave some out")
     if settings.adapts:
         tuner_for(config).check_before(known.clients)
     elif settings.pool and settings.synthetic_ratio:
@@ -267,7 +269,7 @@ def check(config: Config, known: Any) -> None:
                 f"warmfed.pool = {settings.pool!r} was drawn by another run, whose privacy this one's account does not hold; "
                 f"leave it empty, or take privacy = {PRIVACY.first!r}"
             )
-        sentences = asked(settings.prompt, config.of(Diffusion).foundation, known.classes) if known.classes else ()
+        sentences = settings.sentences(config, known.classes) if known.classes else ()
         check_pool(Path(settings.pool), sentences, known.clients, config.of(Data).image_size)
         if settings.warmed and not Path(settings.warm_model).is_file():
             raise SettingError(f"warmfed.warm-model = {settings.warm_model!r} is no file; name RUN/model.safetensors")

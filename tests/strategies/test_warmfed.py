@@ -74,6 +74,30 @@ def test_nothing_private_leaves(one_shot) -> None:
         assert set(message.content["facts"]) <= {"kind", "run", "ticket", "fingerprint", "action"}
 
 
+@pytest.mark.parametrize("adapt", [True, False])
+def test_a_style_is_of_its_client_alone(adapt: bool, tmp_path: Path) -> None:
+    """Another phrase for client 1 changes its adapter and its images, and nothing of client 0."""
+    own = {**SMALL_WARMFED, "warmfed.adapt": adapt, "warmfed.prompt": "a photo of a {class}, {style}"}
+    styles = {"dark": "light on dark; dark on light", "blue": "light on dark; light on blue"}
+    made = {name: run("warmfed", tmp_path / name, own | {"warmfed.styles": said}, clients=2) for name, said in styles.items()}
+    drawn = [load_file(outcome.folder / "pool" / "pool-0.safetensors") for outcome in made.values()]
+    for client in (0, 1):
+        images = [pool["images"][pool["clients"] == client] for pool in drawn]
+        assert torch.equal(*images) == (client == 0)
+        if adapt:
+            adapters = [load_file(next((o.folder / "adapters" / f"client-{client}").iterdir())) for o in made.values()]
+            assert all(torch.equal(adapters[0][name], adapters[1][name]) for name in adapters[0]) == (client == 0)
+    pool = {"warmfed.pool": str(made["dark"].folder / "pool" / "pool-0.safetensors"), "warmfed.styles": styles["dark"]}
+    assert same(run("warmfed", tmp_path / "again", own | pool, clients=2).model, made["dark"].model)
+    for changed, words in (
+        (pool | {"warmfed.styles": styles["blue"]}, "a zero, dark on light., not .a photo of a zero, light on blue"),
+        ({"warmfed.styles": "one; two; three"}, "3 phrases for 2 clients"),
+        ({"warmfed.styles": ""}, "give a phrase for each client"),
+    ):
+        with pytest.raises(SettingError, match=words):
+            check_run({**own, **changed, "method": "warmfed"}, 2)
+
+
 def test_personal_models_stay_with_their_clients(one_shot) -> None:
     kept = [load_file(next((one_shot.folder / "clients").glob(f"*/{i}/personal.0.safetensors"))) for i in range(4)]
     assert all(not same({n: t.numpy() for n, t in k.items()}, one_shot.model) for k in kept)
@@ -149,7 +173,10 @@ def test_what_one_run_drew_another_may_take(one_shot, tmp_path: Path) -> None:
     for own, words in (
         ({"warmfed.pool": str(tmp_path / "none")}, "RUN/pool/pool-0.safetensors"),
         ({"warmfed.pool": str(one_shot.folder / "model.safetensors")}, "RUN/pool/pool-0.safetensors"),
-        ({"warmfed.pool": str(pool), "warmfed.prompt": "the digit {class}"}, "another prompt"),
+        (
+            {"warmfed.pool": str(pool), "warmfed.prompt": "the digit {class}"},
+            "another prompt: .a photo of a zero., not .the digit zero.",
+        ),
         ({"warmfed.pool": str(pool), "data.image-size": 24}, "here are 4 clients and 24 pixels"),
         ({"warmfed.pool": str(pool), "privacy": "dp-sgd"}, "privacy"),
         (
