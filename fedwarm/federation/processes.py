@@ -21,7 +21,7 @@ from fedwarm.core.version import VERSION
 from fedwarm.data.settings import DATA_FOLDER
 from fedwarm.federation.patient import AUDIT_VARIABLE
 from fedwarm.federation.settings import CLIENTS, SUPEREXEC, SUPERLINK, Federation, Node, Process
-from fedwarm.flower.family import end_family, lives
+from fedwarm.flower.family import MARK, end_family, lives
 from fedwarm.flower.processes import LOOPBACK, Daemon, environment, executable, plain
 from fedwarm.node.kit import quoted
 from fedwarm.node.line import PIECES
@@ -125,15 +125,26 @@ def start(federation: Federation, member: str) -> None:
 
 
 def living(federation: Federation, member: str) -> psutil.Process | None:
-    """A member's process, None where it ended: what has its id today is its own only if it was started at the same time."""
+    """A member's process, None where it ended: what has its id today is its own if it carries the member's mark.
+
+    Its start counts only where it carries none or nobody may see it: the start changes with the clock, as on a board that learns
+    the time after it has started.
+    """
     known = federation.processes.get(member)
     if known is None:
         return None
     with contextlib.suppress(psutil.Error):
         process = psutil.Process(known.pid)
-        if abs(process.create_time() - known.started) <= CLOCK_SECONDS and lives(process):
+        if _is(process, federation.mark(member), known.started) and lives(process):
             return process
     return None
+
+
+def _is(process: psutil.Process, mark: str, started: float) -> bool:
+    carried = None
+    with contextlib.suppress(psutil.AccessDenied, OSError):
+        carried = process.environ().get(MARK)
+    return bool(abs(process.create_time() - started) <= CLOCK_SECONDS if carried is None else carried == mark)
 
 
 def dead(federation: Federation) -> list[str]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from unittest.mock import Mock
 
 import psutil  # type: ignore[import-untyped]
 import pytest
@@ -216,6 +217,26 @@ def test_only_own_processes_are_ended(tmp_path: Path) -> None:
         for each in (stranger, orphan):
             each.kill()
             each.wait()
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_clock_that_is_set_ends_no_member(seen: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A member is known by its mark; by its start alone where the system shows no environment."""
+    federation = example(tmp_path)
+    sleeper = [sys.executable, "-c", "import time; time.sleep(100)"]
+    node = subprocess.Popen(sleeper, env={**os.environ, MARK: federation.mark("node-0")})
+    born = psutil.Process(node.pid).create_time()
+    if not seen:
+        monkeypatch.setattr(psutil.Process, "environ", Mock(side_effect=psutil.AccessDenied))
+    try:
+        federation.processes = {"node-0": Process(node.pid, born, "0.1.0")}
+        assert processes.living(federation, "node-0") is not None
+        federation.processes = {"node-0": Process(node.pid, born - 86_400, "0.1.0")}
+        assert (processes.living(federation, "node-0") is not None) is seen
+    finally:
+        node.kill()
+        node.wait()
+    assert processes.living(federation, "node-0") is None
 
 
 def test_templates_of_messages_end_with_the_last_node(tmp_path: Path) -> None:
