@@ -64,6 +64,14 @@ def nameless() -> bool:
     return _unnamed.get()
 
 
+def local(detail: object, instead: str = "") -> str:
+    """What names somebody's file or holds a value; where what is told travels, it is logged here and `instead` is told."""
+    if not nameless():
+        return str(detail)
+    LOG.warning("fedwarm: %s", detail)
+    return instead
+
+
 @contextmanager
 def unnamed() -> Iterator[None]:
     """Tell of broken pictures by their rows, and name their files in this machine's log alone: what is told travels."""

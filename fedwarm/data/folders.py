@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from fedwarm.data.broken import local
 from fedwarm.data.named import named_pictures
 from fedwarm.settings.fields import SettingError
 
@@ -116,7 +117,8 @@ def class_folders(path: str, pictures: Sequence[str], name: str) -> dict[str, Da
     for files in parts.values():
         _check_places(files, base, name)
     if odd := next((file for file in (path, *pictures) if UNREADABLE.search(file)), None):
-        raise SettingError(f"{name}: the name of {os.fsencode(odd)!r} is not UTF-8; give it another")
+        which = local(f"the name of {os.fsencode(odd)!r}", "a picture's name")
+        raise SettingError(f"{name}: {which} is not UTF-8; give it another")
     classes = sorted({_class(file) for files in parts.values() for file in files})
     codes = {label: code for code, label in enumerate(classes)}
     features = Features({"image": Image(), "label": ClassLabel(names=classes)})
@@ -153,13 +155,13 @@ def _check_places(files: Sequence[str], base: int, name: str) -> None:
     high, low = by_depth[min(by_depth)], by_depth[max(by_depth)]
     if max(by_depth) < base + 2:
         raise SettingError(
-            f"{name}: its pictures lie in no class folders, e.g. {high!r}; put each in a folder named after its class "
-            "(cat/1.png), or give parquet files with a column of labels"
+            f"{name}: its pictures lie in no class folders{local(f', e.g. {high!r}')}; put each in a folder named after its "
+            "class (cat/1.png), or give parquet files with a column of labels"
         )
     if len(by_depth) > 1:
         raise SettingError(
-            f"{name}: its pictures lie at unlike depths, {high!r} and {low!r}; put each in a folder named after its class, "
-            "and these folders side by side"
+            f"{name}: its pictures lie at unlike depths{local(f', {high!r} and {low!r}')}; put each in a folder named after "
+            "its class, and these folders side by side"
         )
 
 

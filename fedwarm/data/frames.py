@@ -7,6 +7,7 @@ holds several files that are none, the column `site` says which file a row is fr
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedwarm.data.broken import nameless
+from fedwarm.data.broken import local, nameless
 from fedwarm.data.folders import NAMED, TRAIN, listed
 from fedwarm.data.named import ENDS, SEPARATORS, named_pictures
 from fedwarm.settings.fields import SettingError
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 SITE, PARQUET = "site", ".parquet"
+NOTES = (".txt", ".md", ".rst", ".pdf", ".docx", ".xlsx", ".html", ".json", ".yml", ".yaml", ".xml", ".log", ".py", ".r", ".sh")
+UNNAMED = ("license", "readme", "notes", "makefile")
+"""What may lie beside tables and is none."""
 BELOW = 2  # the first row's line in a file whose first line names the columns
 
 
@@ -46,24 +50,20 @@ def plain_rows(rows: Dataset) -> Rows:
 
 
 def filed(name: str) -> bool:
-    """Whether a data set is one table in a file, or a folder of CSV files that name no pictures."""
+    """Whether a data set is one table in a file, or a folder of CSV files that name no pictures, with or without notes beside."""
     path = Path(name).expanduser()
     if path.is_file():
         return path.suffix.lower() in (*ENDS, PARQUET)
     if not path.is_dir():
         return False
     files = sorted(listed(str(path)))
-    tables = _tables(files)
-    return bool(tables) and len(tables) == len(_data(files)) and not named_pictures(str(path), files, NAMED, name)
+    tables, notes = _tables(files), [file for file in files if Path(file).name.lower() in UNNAMED or file.lower().endswith(NOTES)]
+    alone = len(tables) + len(notes) == len(files) and len(notes) <= len(tables)
+    return bool(tables) and alone and not named_pictures(str(path), files, NAMED, name)
 
 
 def _tables(files: Sequence[str]) -> list[str]:
     return [file for file in files if file.lower().endswith(ENDS)]
-
-
-def _data(files: Sequence[str]) -> list[str]:
-    """Without what describes a data set."""
-    return [file for file in files if Path(file).name.lower() not in ("readme.md", "readme.txt", "license", "license.txt")]
 
 
 def read_filed(name: str, split: str = TRAIN) -> Rows:
@@ -84,24 +84,43 @@ def read_filed(name: str, split: str = TRAIN) -> Rows:
     frames = [_frame(file) for file in splits[split]]
     _same_columns(frames, splits[split], name)
     if len(frames) > 1 and SITE not in frames[0].columns:
-        for frame, file in zip(frames, splits[split], strict=True):
-            frame[SITE] = file.stem
+        for frame, site in zip(frames, _sites(splits[split], path), strict=True):
+            frame[SITE] = site
     starts = np.cumsum([0, *map(len, frames)])
     lines = np.concatenate([frame.index.to_numpy() for frame in frames])
-    rows = Dataset.from_pandas(_joined(frames), preserve_index=False)
+    try:
+        rows = Dataset.from_pandas(_joined(frames), preserve_index=False)
+    except (ArithmeticError, TypeError, ValueError) as error:  # pyarrow's own are ValueErrors
+        reason = local(" ".join(str(error).split())[:200], "the node's log says where")
+        raise SettingError(f"{name} holds a column that is neither numbers nor text: {reason}; mend that column") from error
 
     def place(row: int) -> str:
         file = splits[split][int(np.searchsorted(starts, row, "right")) - 1]
         named = "" if nameless() else f"{file.name}, "
-        return f"{named}{'row' if file.suffix == PARQUET else 'line'} {lines[row]}"
+        return f"{named}{'row' if file.suffix.lower() == PARQUET else 'line'} {lines[row]}"
 
     return Rows(rows, place)
 
 
+def _sites(files: Sequence[Path], folder: Path) -> list[str]:
+    """What each file's rows are called after: the file's name, with the folders that lead to it where names would be the same."""
+    stems = [file.stem for file in files]
+    return stems if len({*stems}) == len(stems) else [str(file.relative_to(folder).with_suffix("")) for file in files]
+
+
 def _joined(frames: Sequence[DataFrame]) -> DataFrame:
+    """One frame; a column that is of numbers in some files and of text in others is text in all, so that it can be told where."""
     from pandas import concat
 
-    return concat(frames, ignore_index=True)
+    found = concat(frames, ignore_index=True)
+    for column in found.columns:
+        values = found[column]
+        if values.dtype != object:
+            continue
+        kinds = {type(value) for value in values[values.notna()]} - {bytes, list, dict}
+        if len(kinds) > 1 or kinds == {int}:  # whole numbers that are objects have too many digits for a number's type
+            found[column] = values.where(values.isna(), values.astype(str))
+    return found
 
 
 def _by_split(folder: Path) -> dict[str, list[Path]]:
@@ -121,19 +140,27 @@ def _frame(path: Path) -> DataFrame:
 
     try:
         if path.suffix.lower() == PARQUET:
-            return pandas.read_parquet(path)
+            return pandas.read_parquet(path).reset_index(drop=True)
         with path.open(encoding="utf-8-sig") as stream:
             head = stream.readline()
-        frame = pandas.read_csv(
-            path, sep=max(SEPARATORS, key=head.count), encoding="utf-8-sig", skipinitialspace=True, skip_blank_lines=False,
-            low_memory=False, index_col=False,
-        )  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pandas.errors.ParserWarning)
+            frame = pandas.read_csv(
+                path, sep=max(SEPARATORS, key=head.count), encoding="utf-8-sig", skipinitialspace=True, skip_blank_lines=False,
+                low_memory=False, index_col=False,
+            )  # fmt: skip
+    except pandas.errors.ParserWarning:
+        raise SettingError(
+            f"{local(path.name, 'a file')} has more fields in its rows than its first line names; name all columns there (a "
+            "column of row numbers, too)"
+        ) from None
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split()).removeprefix("Error tokenizing data. C error: ")
-        raise SettingError(
-            f"{path.name} cannot be read: {reason}; save it in UTF-8 with a line of column names and as many fields in each line"
-        ) from error
+        what = local(f"{path.name} cannot be read: {reason}", f"a file cannot be read ({type(error).__name__})")
+        raise SettingError(f"{what}; save it in UTF-8 with a line of column names and as many fields in each line") from error
     frame.columns = [str(column).strip() for column in frame.columns]
+    if twice := [column for k, column in enumerate(frame.columns) if column in frame.columns[:k]]:
+        raise SettingError(f"{local(path.name, 'a file')} has two columns called {twice[0]!r}; call one otherwise")
     frame.index = frame.index + BELOW
     return frame.dropna(how="all")
 
@@ -142,11 +169,11 @@ def _same_columns(frames: Sequence[DataFrame], files: Sequence[Path], name: str)
     """Refuse files whose columns differ, or that hold no row."""
     for frame, file in zip(frames, files, strict=True):
         if not len(frame):
-            raise SettingError(f"{name}: {os.path.basename(file)} holds no row; give some below the columns' names, or remove it")
+            what = local(os.path.basename(file), "a file")
+            raise SettingError(f"{name}: {what} holds no row; give some below the columns' names, or remove it")
         if odd := sorted(set(map(str, frame.columns)) ^ set(map(str, frames[0].columns))):
-            raise SettingError(
-                f"{name}: {file.name} and {files[0].name} differ in column {odd[0]!r}; give all files the same columns"
-            )
+            which = local(f"{file.name} and {files[0].name}", "files")
+            raise SettingError(f"{name}: {which} differ in column {odd[0]!r}; give all files the same columns")
 
 
 def row_values(rows: Dataset, column: str) -> Any:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedwarm.core.inputs import Form
-from fedwarm.data.settings import CLASSES, NUMBERS, TOKENS, Data
+from fedwarm.data.settings import CLASSES, LABELS, NUMBERS, TOKENS, Data
 from fedwarm.data.tables import ALL, Column, Rows, Table, coded
 from fedwarm.settings.fields import SettingError, near
 
@@ -148,12 +148,17 @@ def targets_of(values: Any, count: int, classes: Sequence[Any] | None, data: Dat
     Raises:
         SettingError: they are not one for each input, or nothing that targets can be.
     """
-    name, array = data.name, _array(values)
+    name, array = data.name, _array(values, f"the targets of {data.name}")
     if len(array.shape) < 1 or len(array) != count:
         raise SettingError(f"{name} gives {count} inputs and targets of shape {array.shape}; give one target for each input")
     names = None if classes is None else tuple(map(str, classes))
     if data.targets == NUMBERS and array.dtype.kind in "iub":
         array = array.astype(np.float32)
+    if data.targets == LABELS and array.dtype.kind in "iubf":
+        array = array.astype(np.float32)[:, None] if array.ndim == 1 else array.astype(np.float32)
+        if len(odd := np.argwhere(np.isfinite(array) & ~np.isin(array, (0, 1)))):
+            value, row = array[tuple(odd[0])], int(odd[0][0])
+            raise SettingError(f"the targets of {name} hold {value:g} in row {row}; labels are 0 or 1")
     if array.dtype.kind == "f":
         return answers(torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)), names, name)
     if array.ndim > 1 and array.dtype.kind in "iu":
@@ -185,7 +190,13 @@ def class_column(array: NDArray[Any], names: tuple[str, ...] | None, name: str) 
     if array.dtype.kind == "b":
         array = array.astype(np.int64)
     if array.dtype.kind not in "iu":
-        return coded([str(value) for value in array.tolist()])
+        values = _present(array, f"the targets of {name}")
+        if names is None:
+            return coded([str(value) for value in values])
+        if strange := sorted({str(value) for value in values} - {*names}):
+            close = near(strange[0], list(names))
+            raise SettingError(f"{name} gives class {strange[0]!r}{close}, which its `classes` lack; add it there")
+        return Column(np.array([names.index(str(value)) for value in values], dtype=np.int64), names)
     low, high = int(array.min()), int(array.max())
     if low < 0 or (names is not None and high >= len(names)):
         many = f", and {len(names)} are named" if names else ""
@@ -193,15 +204,28 @@ def class_column(array: NDArray[Any], names: tuple[str, ...] | None, name: str) 
     return Column(array.astype(np.int64), names or tuple(map(str, range(high + 1))))
 
 
-def _array(values: Any) -> NDArray[Any]:
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+def _array(values: Any, what: str) -> NDArray[Any]:
+    try:
+        found = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+        return np.asarray(values, dtype=object) if found.dtype.kind == "U" else found  # in which a missing one is no name
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise SettingError(f"{what} are no array: {str(error).splitlines()[0]}; give values of one shape") from error
+
+
+def _present(values: NDArray[Any], what: str) -> list[Any]:
+    """Names, all of which are there."""
+    found: list[Any] = values.tolist()
+    missing = next((row for row, value in enumerate(found) if value is None or value != value), None)
+    if missing is not None:
+        raise SettingError(f"{what} hold none in row {missing}; give each example one, or leave the row out")
+    return found
 
 
 def _ids(values: Any, count: int, column: str, name: str) -> Column:
-    found = _array(values)
+    found = _array(values, f"the values of column {column!r} of {name}")
     if found.shape != (count,):
         raise SettingError(f"column {column!r} of {name} has shape {found.shape}; give one value for each of {count} inputs")
-    return coded(found.tolist())
+    return coded(_present(found, f"the values of column {column!r} of {name}"))
 
 
 def _split(table: Table, split: str) -> Table:

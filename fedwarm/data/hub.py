@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedwarm.data.broken import shown
-from fedwarm.data.folders import TRAIN, splits_of, train_of
+from fedwarm.data.broken import local, shown
+from fedwarm.data.folders import TRAIN, listed, splits_of, train_of
 from fedwarm.data.frames import Rows as FileRows
 from fedwarm.data.frames import plain_rows
 from fedwarm.data.gallery import Gallery
@@ -107,7 +107,10 @@ def without_pictures(read: FileRows, name: str, data: Data) -> Table | None:
     if data.image_column or "Image" in kinds or {column.lower() for column in columns} & {*IMAGE_COLUMNS}:
         return None
     asked = [part.strip() for part in data.feature_columns.split(",") if part.strip()]
-    texts = [column for column in asked or columns if column.lower() in TEXTS or (len(asked) == 1 and textual(features[column]))]
+    texts = [
+        column for column in asked or columns
+        if textual(features.get(column)) and (column.lower() in TEXTS or len(asked) == 1)
+    ]  # fmt: skip
     if texts:
         return of_column(read, texts[0], name, data)
     targets = {part.strip() for part in data.label_column.split(",")} | {*LABEL_COLUMNS}
@@ -147,8 +150,10 @@ def read(name: str, split: str = TRAIN) -> Dataset:
     except Exception as error:
         lines = str(error).splitlines() or [type(error).__name__]
         if os.path.isdir(path):
+            named = any(os.path.basename(file) in lines[0] for file in listed(path))
+            reason = local(lines[0], f"{type(error).__name__}, which the node's log explains") if named else lines[0]
             raise SettingError(
-                f"data.name = {name!r} cannot be read: {lines[0]}; give a folder of parquet files with a train split, of "
+                f"data.name = {name!r} cannot be read: {reason}; give a folder of parquet files with a train split, of "
                 "pictures by class, or of pictures and a CSV file that names them"
             ) from error
         known = ", ".join(f"`{each}`" for each in SETS)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedwarm.data.broken import local
 from fedwarm.data.tables import Column, Rows, coded
 from fedwarm.settings.fields import SettingError
 
@@ -76,7 +77,7 @@ def _values(rows: Dataset, column: str, name: str) -> tuple[list[Any], tuple[str
         broken = next((row for row, v in enumerate(values) if v is not None and not (math.isfinite(v) and v == int(v))), None)
         if broken is not None:
             raise SettingError(
-                f"column {column!r} of {name} holds {values[broken]!r} in row {broken}; "
+                f"column {column!r} of {name} holds {local(repr(values[broken]), 'a fraction')} in row {broken}; "
                 "labels and ids must be text or whole numbers"
             )
         values = [None if value is None else int(value) for value in values]

@@ -11,18 +11,23 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedwarm.data.broken import local
 from fedwarm.settings.fields import SettingError
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 ENDS, SEPARATORS = (".csv", ".tsv"), ",;\t"
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp")
 FILE_COLUMNS = (
     "file_name", "filename", "file", "path", "file_path", "filepath", "image_path", "image", "img", "picture", "photo",
+    "image_id", "image_name",
 )  # fmt: skip
+LOOKED_AT = 50  # rows, of which one has to name a file that is there
 DESCRIBED = "metadata"  # which the datasets library reads itself
 TRAIN = "train"
 INT, REAL = re.compile(r"-?(0|[1-9][0-9]{0,17})"), re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]+)?")
@@ -30,11 +35,15 @@ INT, REAL = re.compile(r"-?(0|[1-9][0-9]{0,17})"), re.compile(r"-?(0|[1-9][0-9]{
 
 @dataclass(frozen=True)
 class Names:
-    """A CSV file that names pictures: where it lies, what stands between its columns, and which of them names files."""
+    """A CSV file that names pictures: where it lies, what stands between its columns, and which of them names files.
+
+    `first` is the first of its names where none of those that were looked at is there.
+    """
 
     path: Path
     separator: str
     column: str
+    first: str = ""
 
 
 def named_pictures(folder: str, files: Sequence[str], splits: Mapping[str, str], name: str) -> dict[str, Dataset]:
@@ -50,36 +59,50 @@ def named_pictures(folder: str, files: Sequence[str], splits: Mapping[str, str],
         SettingError: a CSV file cannot be read, or it cannot be told which split it is.
     """
     tables = [file for file in files if file.lower().endswith(ENDS) and Path(file).stem.lower() != DESCRIBED]
-    found = [names for file in tables if (names := _names(Path(folder, file))) is not None]
+    looked = [names for file in tables if (names := _names(Path(folder, file))) is not None]
+    found = [names for names in looked if not names.first]
+    if not found and looked and any(file.lower().endswith(PICTURES) for file in files):
+        first, column = local(repr(looked[0].first), "a picture"), looked[0].column
+        raise SettingError(
+            f"{name}: {local(looked[0].path.name, 'a CSV file')} names {first} in column {column!r}, and there is no such file; "
+            "give paths relative to the CSV file, with their endings, or take the CSV file out if folders are the classes"
+        )
     if len(found) == 1 and found[0].path.stem.lower() not in splits:
         return {TRAIN: _read(found[0], name)}
     by_split: dict[str, Names] = {}
     for names in found:
         split = splits.get(names.path.stem.lower(), "")
         if not split or split in by_split:
-            listed = ", ".join(os.path.relpath(each.path, folder) for each in found)
-            raise SettingError(
-                f"{name}: several files name its pictures ({listed}); call them train.csv and test.csv, or leave one"
-            )
+            listed = local(" (" + ", ".join(os.path.relpath(each.path, folder) for each in found) + ")")
+            raise SettingError(f"{name}: several files name its pictures{listed}; call them train.csv and test.csv, or leave one")
         by_split[split] = names
     return {split: _read(names, name) for split, names in by_split.items()}
 
 
 def _names(path: Path) -> Names | None:
-    """What a CSV file's first two lines tell; None where it names no files that are there."""
+    """What a CSV file's first lines tell; None where no column is called as one of files is."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             head = stream.readline()
             separator = max(SEPARATORS, key=head.count)
-            columns = next(csv.reader([head], delimiter=separator), [])
-            first = next(csv.reader(stream, delimiter=separator), [])
+            columns = [column.strip() for column in next(csv.reader([head], delimiter=separator), [])]
+            rows = [row for row in islice(csv.reader(stream, delimiter=separator), LOOKED_AT) if row]
     except (OSError, ValueError, csv.Error):
         return None
-    values = {column.strip().lower(): (column, value) for column, value in zip(columns, first, strict=False)}
-    for usual in FILE_COLUMNS:
-        if usual in values and values[usual][1] and (path.parent / values[usual][1].strip()).is_file():
-            return Names(path, separator, values[usual][0].strip())
-    return None
+    lower = {column.lower(): place for place, column in reversed([*enumerate(columns)])}
+    asked = [lower[usual] for usual in FILE_COLUMNS if usual in lower]
+    given = {place: [row[place].strip() for row in rows if place < len(row) and row[place].strip()] for place in asked}
+    for place, values in given.items():
+        if any(_file(path, value).is_file() for value in values):
+            return Names(path, separator, columns[place])
+    missing = [(place, values[0]) for place, values in given.items() if values]
+    return Names(path, separator, columns[missing[0][0]], missing[0][1]) if missing else None
+
+
+def _file(table: Path, value: str) -> Path:
+    """The file that a table names, on whatever system it was written."""
+    found = table.parent / value
+    return found if "\\" not in value or found.is_file() else table.parent / value.replace("\\", "/")
 
 
 def _read(names: Names, name: str) -> Dataset:
@@ -87,7 +110,7 @@ def _read(names: Names, name: str) -> Dataset:
     from datasets import Dataset, Image
 
     columns = _columns(names, name)
-    files = [value and str(names.path.parent / value) for value in columns.pop(names.column)]
+    files = [value and str(_file(names.path, value)) for value in columns.pop(names.column)]
     others = {column: _typed(values) for column, values in columns.items() if column != "image"}
     return Dataset.from_dict({"image": files, **others}).cast_column("image", Image(decode=False))
 
@@ -98,12 +121,12 @@ def _columns(names: Names, name: str) -> dict[str, list[str | None]]:
     Raises:
         SettingError: it is no text in UTF-8, or a row has more or fewer fields than the first one.
     """
-    what = f"{name}: {names.path.name}"
+    what = f"{name}: {local(names.path.name, 'a CSV file')}"
     try:
         with names.path.open(encoding="utf-8-sig", newline="") as stream:
             rows = [row for row in csv.reader(stream, delimiter=names.separator) if row]
     except (OSError, ValueError, csv.Error) as error:
-        raise SettingError(f"{what} cannot be read: {error}; save it as CSV in UTF-8") from error
+        raise SettingError(f"{what} cannot be read{local(f': {error}')}; save it as CSV in UTF-8") from error
     odd = next((number for number, row in enumerate(rows) if len(row) != len(rows[0])), None)
     if odd is not None:
         raise SettingError(

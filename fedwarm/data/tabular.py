@@ -6,6 +6,7 @@ single texts in a column of numbers, are refused by file, line and column; colum
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedwarm.core.inputs import Form
-from fedwarm.data.broken import nameless
+from fedwarm.data.broken import local
 from fedwarm.data.frames import Rows as Read
 from fedwarm.data.frames import row_values
 from fedwarm.data.given import DOMAIN, SPLIT, one_domain
@@ -31,6 +32,7 @@ ID_COLUMNS = (
     DOMAIN, "site", SPLIT, "id", "writer_id", "user_id", "client_id", "speaker_id", "subject_id", "patient_id", "author_id",
     "hospital", "center", "author",
 )  # fmt: skip
+INDEX = re.compile(r"|index|Unnamed: \d+|__index_level_\d+__")
 NUMBERS_AND_BITS = ("int", "uint", "float", "double", "bool", "decimal")
 PICTURES_ALONE = ("background", "bits", "skip_broken")
 Reals = NDArray[np.float64]
@@ -46,7 +48,7 @@ def row_table(read: Read, name: str, data: Data) -> Table:
     refuse_picture_settings(data, name)
     targets = target_columns(columns, name, data)
     label, answers, kept = targets_of(read, targets, name, data)
-    features, left = feature_columns(rows, targets, name, data)
+    features, left, counted = feature_columns(rows, targets, name, data)
     inputs = numbers(read, features, name)
     kept = kept[whole(inputs[kept], [read.place(int(row)) for row in kept], features, name, data)]
     seen, every = torch.from_numpy(inputs[kept].astype(np.float32)), len(kept) == len(rows)
@@ -59,7 +61,8 @@ def row_table(read: Read, name: str, data: Data) -> Table:
 
     def remarks() -> list[str]:
         told = [f"rows left out for missing values: {len(rows) - len(kept):,}"] if not every else []
-        return told + ([f"columns of text are no inputs: {', '.join(left)}"] if left else [])
+        told += [f"columns of text are no inputs: {', '.join(left)}"] if left else []
+        return told + ([f"columns of row numbers are no inputs: {', '.join(counted)}"] if counted else [])
 
     given = None if answers is None else answers[torch.from_numpy(kept)]
     return Table(
@@ -118,15 +121,16 @@ def targets_of(read: Read, columns: Sequence[str], name: str, data: Data) -> tup
         )
     if data.targets == LABELS and not np.isin(found[~missing], (0, 1)).all():
         row, place = (int(i) for i in np.argwhere(~np.isin(found, (0, 1)) & ~missing[:, None])[0])
-        raise SettingError(f"{name}: {read.place(row)}, column {columns[place]!r} holds {found[row, place]:g}; labels are 0 or 1")
+        value = local(f"{found[row, place]:g}", "another number")
+        raise SettingError(f"{name}: {read.place(row)}, column {columns[place]!r} holds {value}; labels are 0 or 1")
     answers = torch.from_numpy(found.astype(np.float32))
     flat = len(columns) == 1 and data.targets != LABELS
     label = Column(np.zeros(len(found), dtype=np.int64), tuple(columns))
     return label, answers[:, 0] if flat else answers, np.flatnonzero(~missing)
 
 
-def feature_columns(rows: Dataset, targets: Sequence[str], name: str, data: Data) -> tuple[list[str], list[str]]:
-    """The columns of the inputs, and those of text that are left out.
+def feature_columns(rows: Dataset, targets: Sequence[str], name: str, data: Data) -> tuple[list[str], list[str], list[str]]:
+    """The columns of the inputs, those of text that are left out, and those that count the rows.
 
     Raises:
         SettingError: one is not there or is a target, or there are none.
@@ -141,9 +145,10 @@ def feature_columns(rows: Dataset, targets: Sequence[str], name: str, data: Data
         if column in targets:
             raise SettingError(f"data.feature-columns: {column!r} is the target of {name} and cannot be an input; leave it out")
     if given:
-        return given, []
+        return given, [], []
     apart = {*targets, *(column for column in columns if column.lower() in ID_COLUMNS), *filter(None, [data.partition_by])}
-    others = [column for column in columns if column not in apart]
+    counted = [column for column in columns if column not in apart and _counts(rows, column)]
+    others = [column for column in columns if column not in apart and column not in counted]
     text = [column for column in others if not numeric(rows.features[column]) and not _mostly_numbers(rows, column)]
     found = [column for column in others if column not in text]
     if not found:
@@ -151,7 +156,14 @@ def feature_columns(rows: Dataset, targets: Sequence[str], name: str, data: Data
             f"{name} has no numeric column beside {', '.join(sorted(apart))}, only {', '.join(columns)}; write its "
             "inputs as numbers"
         )
-    return found, text
+    return found, text, counted
+
+
+def _counts(rows: Dataset, column: str) -> bool:
+    """Whether a column is an index that was written with a table: called as pandas calls one, whole numbers that all differ."""
+    if not INDEX.fullmatch(column) or not str(getattr(rows.features[column], "dtype", "")).startswith(("int", "uint")):
+        return False
+    return bool(row_values(rows, column).is_unique)
 
 
 def numeric(feature: Any) -> bool:
@@ -196,7 +208,7 @@ def _parsed(values: Any, read: Read, column: str, name: str) -> Any:
     parsed = to_numeric(values.astype("object").where(values.notna(), None).astype(str).where(values.notna()), errors="coerce")
     broken = np.flatnonzero((values.notna() & parsed.isna()).to_numpy())
     if len(broken):
-        value = "a text" if nameless() else repr(str(values.iloc[int(broken[0])])[:40])
+        value = local(repr(str(values.iloc[int(broken[0])])[:40]), "a text")
         raise SettingError(
             f"{name}: {read.place(int(broken[0]))}, column {column!r} holds {value}, which is not a number; "
             "correct it, or name the numeric columns in data.feature-columns"

@@ -20,6 +20,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import torch
 
 from fedwarm.core.seeds import numpy_generator
 from fedwarm.data.folders import TRAIN
@@ -27,7 +28,7 @@ from fedwarm.data.opening import has_splits, read_table
 from fedwarm.data.partitions import ALIKE, BY_CLASS, partition_of
 from fedwarm.data.settings import Data
 from fedwarm.data.tables import Column, Rows, Table
-from fedwarm.settings.fields import SettingError
+from fedwarm.settings.fields import SettingError, near
 
 HELD_OUT, SPLIT, CENTRAL = "held-out", "split", "central"
 NOBODY = -1
@@ -46,13 +47,13 @@ def split_table(data: Data, train: Table) -> Table:
         )
     if data.test_split == TRAIN:
         raise SettingError("data.test-split = 'train' is what clients train on; name another, or set data.test = 'held-out'")
-    return _read(data.reading, data.test_split, train.label.names)
+    return _read(data.reading, data.test_split, train.label.names, train.features)
 
 
 @lru_cache(maxsize=1)
-def _read(data: Data, split: str, classes: tuple[str, ...]) -> Table:
+def _read(data: Data, split: str, classes: tuple[str, ...], columns: tuple[str, ...]) -> Table:
     """The split as a table, kept beside the training split."""
-    found = read_table(data, split)
+    found = in_order(read_table(data, split), columns)
     if not found.classed:
         return found
     codes = aligned(found.label, classes)
@@ -63,6 +64,24 @@ def _read(data: Data, split: str, classes: tuple[str, ...]) -> Table:
             f"{unknown[0]!r}; leave those out, name another split in data.test-split, or set data.test = 'held-out'"
         )
     return replace(found, label=Column(codes, classes))
+
+
+def in_order(table: Table, columns: tuple[str, ...]) -> Table:
+    """A table of numbers with the columns of another, in their order, whatever else it has.
+
+    Raises:
+        SettingError: it lacks one.
+    """
+    if table.features == columns or not columns or table.form is None:
+        return table
+    if lacking := [column for column in columns if column not in table.features]:
+        raise SettingError(
+            f"{table.name} has no column {lacking[0]!r} of numbers, which is an input of its training split"
+            f"{near(lacking[0], list(table.features))}; give it one, or name the inputs that both have in data.feature-columns"
+        )
+    order = torch.tensor([table.features.index(column) for column in columns])
+    form = replace(table.form, shape=(len(columns),), columns=columns)
+    return replace(table, images=lambda rows: table.images(rows)[:, order], form=form)
 
 
 def aligned(column: Column, names: Sequence[str]) -> Rows:

@@ -9,12 +9,13 @@ any other character; a tab counts as a blank.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from fedwarm.data.broken import local
 from fedwarm.data.folders import NAMED, TRAIN, listed
 from fedwarm.data.frames import Rows as Read
 from fedwarm.data.frames import row_values
@@ -79,13 +80,17 @@ def _document(base: Path, file: str) -> Document:
     try:
         text = (base / file).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingError(f"{file} cannot be read: {error}; save it as text in UTF-8") from error
+        what = local(f"{file} cannot be read: {error}", "a file cannot be read")
+        raise SettingError(f"{what}; save it as text in UTF-8") from error
     parts = [part for part in Path(file).parts[:-1] if part.lower() not in NAMED]
     return Document(text, parts[0] if parts else Path(file).stem)
 
 
 def of_column(read: Read, column: str, name: str, data: Data) -> Table:
-    """The pieces of the texts in a column, each row's by itself."""
+    """The texts in a column: each row's pieces, or one example a row where the task wants classes, its first characters.
+
+    So no text is in training and in testing, and none is lost for being short: it is filled up with number 0.
+    """
     refuse_picture_settings(data, name)
     values, columns = row_values(read.rows, column), tuple(map(str, read.rows.column_names))
     if AUTHOR in columns and data.targets != CLASSES:
@@ -96,12 +101,16 @@ def of_column(read: Read, column: str, name: str, data: Data) -> Table:
     else:
         authors, kept = ["all"] * len(values), np.arange(len(values))
     texts = [values.iloc[int(row)] for row in kept]
-    if empty := next((int(row) for row, text in zip(kept, texts, strict=True) if not isinstance(text, str) or not text), None):
+    empty = next((int(row) for row, text in zip(kept, texts, strict=True) if not isinstance(text, str) or not text), None)
+    if empty is not None:
         raise SettingError(f"{name}: {read.place(empty)}, column {column!r} holds no text; fill it in or remove the row")
-    return text_table([Document(text, author) for text, author in zip(texts, authors, strict=True)], name, data)
+    documents = [Document(text, author) for text, author in zip(texts, authors, strict=True)]
+    return text_table(documents, name, data, begun=data.targets == CLASSES)
 
 
-def text_table(documents: Sequence[Document], name: str, data: Data, ids: Mapping[str, Sequence[str]] | None = None) -> Table:
+def text_table(
+    documents: Sequence[Document], name: str, data: Data, ids: Mapping[str, Sequence[str]] | None = None, begun: bool = False
+) -> Table:
     """The pieces of texts as a table.
 
     Args:
@@ -109,6 +118,7 @@ def text_table(documents: Sequence[Document], name: str, data: Data, ids: Mappin
         name: as the user gave it.
         data: length of a piece, alphabet, and what the task wants: TOKENS, or CLASSES, which are the authors.
         ids: more columns, one value for each document.
+        begun: one example a document, its beginning, in place of all its pieces.
 
     Raises:
         SettingError: no text is as long as a piece, or the task wants neither.
@@ -117,24 +127,45 @@ def text_table(documents: Sequence[Document], name: str, data: Data, ids: Mappin
         raise SettingError(f"the task wants {data.targets}, and {name} is text; take task = 'language' or 'classification'")
     signs, length = alphabet(data), data.length
     numbers = {sign: number for number, sign in enumerate(signs) if number}
-    found = [(cut, i) for i, document in enumerate(documents) for cut in _pieces(document.text, length, numbers)]
+    cut_up = _beginning if begun else _pieces
+    found = [(cut, i) for i, document in enumerate(documents) for cut in cut_up(document.text, length, numbers)]
     if len(found) < 2:
         raise SettingError(f"{name} holds less than two pieces of data.length = {length} characters; lower it, or give more text")
     pieces = torch.from_numpy(np.stack([cut for cut, _ in found]))
     whose = np.array([i for _, i in found])
+    short, long = len(documents) - len({*whose.tolist()}), sum(len(document.text) > length for document in documents)
+    lost = sorted({document.author for document in documents} - {documents[i].author for i in whose})
+    if lost and data.targets == CLASSES:
+        raise SettingError(
+            f"{name}: no text of {local(repr(lost[0]), 'a class')} is longer than data.length = {length} characters; lower it"
+        )
     authors = _repeated([document.author for document in documents], whose)
     columns = {AUTHOR: authors, DOMAIN: authors} | {key: _repeated(values, whose) for key, values in (ids or {}).items()}
+    told = [f"texts of at most data.length = {length} characters left out: {short:,} of {len(documents):,}"] if short else []
+    told += [f"texts cut to data.length = {length} characters: {long:,} of {len(documents):,}"] if long and begun else []
     if data.targets == CLASSES:
-        return tensor_table(name, pieces[:, :-1].contiguous(), authors, None, columns, len(signs))
-    nothing = Column(np.zeros(len(pieces), dtype=np.int64), tuple(f"{number}: {sign!r}" for number, sign in enumerate(signs)))
-    return tensor_table(name, pieces[:, :-1].contiguous(), nothing, pieces[:, 1:].contiguous(), columns, len(signs))
+        table = tensor_table(name, pieces[:, :-1].contiguous(), authors, None, columns, len(signs))
+    else:
+        nothing = Column(np.zeros(len(pieces), dtype=np.int64), tuple(f"{number}: {sign!r}" for number, sign in enumerate(signs)))
+        table = tensor_table(name, pieces[:, :-1].contiguous(), nothing, pieces[:, 1:].contiguous(), columns, len(signs))
+    return replace(table, remarks=lambda: told)
 
 
 def _pieces(text: str, length: int, numbers: Mapping[str, int]) -> Iterator[Rows]:
     """Pieces of length + 1 characters, the last of each the first of the next; what is left over at the end is dropped."""
-    codes = np.array([numbers.get(sign, 0) for sign in text.replace("\r\n", "\n").replace("\t", " ")], dtype=np.int64)
+    codes = _numbered(text, numbers)
     for start in range(0, len(codes) - length, length):
         yield codes[start : start + length + 1]
+
+
+def _beginning(text: str, length: int, numbers: Mapping[str, int]) -> Iterator[Rows]:
+    """The first `length` characters and one that nobody reads; 0 where there are fewer."""
+    codes = _numbered(text, numbers)[:length]
+    yield np.pad(codes, (0, length + 1 - len(codes)))
+
+
+def _numbered(text: str, numbers: Mapping[str, int]) -> Rows:
+    return np.array([numbers.get(sign, 0) for sign in text.replace("\r\n", "\n").replace("\t", " ")], dtype=np.int64)
 
 
 def _repeated(values: Sequence[str], whose: Rows) -> Column:

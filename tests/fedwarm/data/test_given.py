@@ -49,10 +49,17 @@ def test_classes_are_numbers_texts_or_truth_values() -> None:
 
 
 def test_numbers_are_targets_of_their_own_shape() -> None:
-    one, two = table((X, X[:, 0]), "numbers"), table((X, X), "labels")
+    one, two = table((X, X[:, 0]), "numbers"), table((X, (X > 2).astype(int)), "labels")
     assert one.targets is not None and one.targets.shape == (12,) and one.label.names == ("target",)
-    assert torch.equal(two.answers(np.array([1])), torch.tensor([[2.0, 3.0]])) and two.label.names == ("target 0", "target 1")
+    assert torch.equal(two.answers(np.array([1])), torch.tensor([[0.0, 1.0]])) and two.label.names == ("target 0", "target 1")
     assert table((X, np.arange(12)), "numbers").answers(np.array([5])).tolist() == [5.0]
+    one = table((X, [0.0, 1.0] * 6), "labels")
+    assert one.targets is not None and one.targets.shape == (12, 1)
+
+
+def test_named_classes_are_those_that_are_named() -> None:
+    found = table({"inputs": X, "targets": ["b", "a"] * 6, "classes": ["b", "a", "c"]})
+    assert found.label.names == ("b", "a", "c") and found.label.codes.tolist() == [0, 1] * 6
 
 
 def test_a_column_of_splits_parts_the_rows() -> None:
