@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from fedwarm.core.seeds import generator, numpy_generator
 from fedwarm.data import Shard, load_shard
+from fedwarm.data.heldout import draw
 from fedwarm.data.sets.digits import DOMAINS
 from fedwarm.data.settings import Data
-from fedwarm.data.shards import draw
 from fedwarm.diffusion.foundation import Foundation, load_foundation
 from fedwarm.diffusion.generate import Order, generate
 from fedwarm.diffusion.lora import attached, load_adapter, targets_of

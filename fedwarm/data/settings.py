@@ -13,7 +13,7 @@ from fedwarm.settings.kinds import PARTITIONS, SETS
 G = TypeVar("G", bound="Group")
 READING = (
     "name", "image_column", "label_column", "background", "bits", "missing_labels", "skip_broken", "image_size", "targets",
-    "feature_columns", "missing_values", "length", "alphabet", "own_settings",
+    "feature_columns", "partition_by", "group_column", "missing_values", "length", "alphabet", "own_settings",
 )  # fmt: skip
 CLASSES, LABELS, NUMBERS, TOKENS = "classes", "labels", "numbers", "tokens"  # what targets can be
 WHOLE = ""  # of `data.partition` at a node: nothing is dealt, and one client holds all
@@ -147,6 +147,12 @@ class Data(Group, prefix="data"):
         "fraction of a client's training examples held back for validation, by which `watch`, `patience`, `target` and "
         "the best model go; 0: none, they go by test examples", low=0.0, high=0.9,
     )  # fmt: skip
+    group_column: str = setting(
+        "",
+        "column whose equal values keep rows together, e.g. `patient_id`: a client tests, validates or trains on all of them; "
+        "empty: rows are held out one by one",
+        when=lambda r: r["data.test"] == "held-out" or r["data.validation-fraction"] > 0,
+    )
     public_share: float = setting(
         0.0,
         "fraction of every class that no client holds, the same in all runs, e.g. to train a foundation on; 0: none",

@@ -11,11 +11,11 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fedwarm.core.inputs import Form
 from fedwarm.core.seeds import numpy_generator
+from fedwarm.data.heldout import check_groups, draw, groups_of, held
 from fedwarm.data.opening import kept_table
 from fedwarm.data.originals import Originals
 from fedwarm.data.partitions import client_rows, own_clients, partition_of
@@ -178,57 +178,37 @@ def _splits(data: Data, seed: int, partitions: int) -> list[tuple[Rows, Rows, Ro
     tests = [test for _, test in parts]
     if data.test == SPLIT:
         tests = dealt(data, seed, table, client_rows(table, data, seed, partitions), table_tested(data))
-    kept = [held_back(data, table.label.codes, train, seed, i) for i, (train, _) in enumerate(parts)]
+    groups = groups_of(table, data)
+    kept = [held_back(data, table.label.codes, train, seed, i, groups) for i, (train, _) in enumerate(parts)]
     return [(train, test, back) for (train, back), test in zip(kept, tests, strict=True)]
 
 
 def split_rows(table: Table, data: Data, seed: int, partitions: int) -> list[tuple[Rows, Rows]]:
     """Each client's rows for training, those held back among them, and those held out; none are where `data.test` is another."""
-    return [split(data, table.label.codes, rows, seed, i) for i, rows in enumerate(client_rows(table, data, seed, partitions))]
+    parts, groups = client_rows(table, data, seed, partitions), groups_of(table, data)
+    if groups is not None:
+        check_groups(groups, parts, data)
+    return [split(data, table.label.codes, rows, seed, i, groups) for i, rows in enumerate(parts)]
 
 
-def held_back(data: Data, labels: Rows, rows: Rows, seed: int, partition: int) -> tuple[Rows, Rows]:
-    """A client's rows for training, and those held back for validation: a share, but one row at least stays of two."""
+def held_back(data: Data, labels: Rows, rows: Rows, seed: int, partition: int, groups: Rows | None = None) -> tuple[Rows, Rows]:
+    """A client's rows for training, and those held back for validation: a share, but one row or group at least stays of two."""
     if not data.validation_fraction:
         return rows, rows[:0]
-    take = max(0, min(max(round(len(rows) * data.validation_fraction), 1), len(rows) - 1))
-    back = draw(labels[rows], take, numpy_generator(seed, "validation", partition))
+    back = held(labels, rows, data.validation_fraction, numpy_generator(seed, "validation", partition), groups)
     return rows[~back], rows[back]
 
 
-def split(data: Data, labels: Rows, rows: Rows, seed: int, partition: int) -> tuple[Rows, Rows]:
-    """One client's rows for training and those held out, by the labels (n,) of all rows."""
-    held = max(0, min(max(round(len(rows) * data.test_fraction), 1), len(rows) - 1)) if data.test == HELD_OUT else 0
-    test = draw(labels[rows], held, numpy_generator(seed, "holdout", partition))
+def split(data: Data, labels: Rows, rows: Rows, seed: int, partition: int, groups: Rows | None = None) -> tuple[Rows, Rows]:
+    """One client's rows for training and those held out, by the labels (n,) of all rows, and by their groups."""
+    test = np.zeros(len(rows), dtype=bool)
+    if data.test == HELD_OUT:
+        test = held(labels, rows, data.test_fraction, numpy_generator(seed, "holdout", partition), groups)
     train = rows[~test]
     if 0 < data.max_examples < len(train):
         surplus = draw(labels[train], len(train) - data.max_examples, numpy_generator(seed, "max-examples", partition))
         train = train[~surplus]
     return train, rows[test]
-
-
-def draw(labels: Rows, take: int, draws: np.random.Generator) -> NDArray[np.bool_]:
-    """Which examples to take away: a random part in the classes' proportions that leaves of each class what it can.
-
-    Every class gives its share `take * n_c / n` rounded down; what is missing comes one by one from the class that is furthest
-    below its share, where a class gives its last example only if no other has two left.
-
-    Args:
-        labels: the examples' labels (n,).
-        take: how many, at most n.
-        draws: decides which examples, and between equal classes.
-    """
-    classes, codes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    share = take * sizes / len(labels)
-    quota = np.floor(share).astype(np.int64)
-    tie = draws.permutation(len(classes))
-    while quota.sum() < take:
-        order = np.lexsort((tie, quota - share, sizes - quota < 2, sizes == quota))
-        quota[order[0]] += 1
-    taken = np.zeros(len(labels), dtype=bool)
-    for code, count in enumerate(quota):
-        taken[draws.permutation(np.flatnonzero(codes == code))[:count]] = True
-    return taken
 
 
 @lru_cache(maxsize=4)

@@ -146,7 +146,7 @@ def feature_columns(rows: Dataset, targets: Sequence[str], name: str, data: Data
             raise SettingError(f"data.feature-columns: {column!r} is the target of {name} and cannot be an input; leave it out")
     if given:
         return given, [], []
-    apart = {*targets, *(column for column in columns if column.lower() in ID_COLUMNS), *filter(None, [data.partition_by])}
+    apart = {*targets, *(c for c in columns if c.lower() in ID_COLUMNS), *filter(None, [data.partition_by, data.group_column])}
     counted = [column for column in columns if column not in apart and _counts(rows, column)]
     others = [column for column in columns if column not in apart and column not in counted]
     text = [column for column in others if not numeric(rows.features[column]) and not _mostly_numbers(rows, column)]

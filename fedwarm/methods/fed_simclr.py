@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from fedwarm.core.arrays import Arrays
 from fedwarm.core.seeds import initialisation, numpy_generator
-from fedwarm.data.shards import draw
+from fedwarm.data.heldout import draw
 from fedwarm.data.testing import CENTRAL
 from fedwarm.methods import Method
 from fedwarm.settings.config import Config

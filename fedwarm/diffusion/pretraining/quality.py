@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from fedwarm.core.seeds import derive, generator, numpy_generator
+from fedwarm.data.heldout import draw
 from fedwarm.data.scans import scans, strokes
 from fedwarm.data.sets.digits import DOMAINS
 from fedwarm.data.settings import Data
-from fedwarm.data.shards import Shard, draw, load_pooled
+from fedwarm.data.shards import Shard, load_pooled
 from fedwarm.diffusion.foundation import load_foundation
 from fedwarm.diffusion.generate import Order, generate
 from fedwarm.diffusion.pool import Pool

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedwarm.data import Shard, default_clients, load_pooled, load_shard, partition_table
+from fedwarm.data.heldout import draw
 from fedwarm.data.opening import made
 from fedwarm.data.sets.digits import digits_table
 from fedwarm.data.settings import Data
-from fedwarm.data.shards import draw, open_table, split
+from fedwarm.data.shards import open_table, split
 from fedwarm.settings.fields import SettingError
 
 KINDS = [("domain", 4), ("domain", 10), ("iid", 30), ("dirichlet", 6), ("pathological", 10), ("natural", 4)]
