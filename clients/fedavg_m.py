@@ -37,8 +37,8 @@ class DirectedClient(BaseClient):
         return split(payload.arrays, DIRECTION)[0]
 
     def hooks(self) -> list[Hook]:
-        beta = self.config.of(self.mixture).beta
-        return [*super().hooks(), *([Mixed(beta, self.direction)] if self.direction else [])]
+        beta, decay = self.config.of(self.mixture).beta, self.config.run.weight_decay
+        return [*super().hooks(), *([Mixed(beta, self.direction, decay)] if self.direction else [])]
 
 
 class FedAvgMClient(DirectedClient):

@@ -57,7 +57,8 @@ class FedMixClient(BaseClient):
             self.node.store.save(GATE, mixture.gate.state_dict(), number)
         trained = [k for k, stepped in zip(mixture.numbers, self.counted.trained, strict=True) if stepped or self.private]
         self.sent = self.arrays_of(mixture, trained)
-        masses = {f"{MASS}-{k}": mass for k, mass in zip(mixture.numbers, self.counted.mass, strict=True)}
+        share = self.weight / len(self.shard.train_labels)  # of its weight in an average, as other images may be among them
+        masses = {f"{MASS}-{k}": share * mass for k, mass in zip(mixture.numbers, self.counted.mass, strict=True)}
         metrics = {"num-examples": self.weight, "train-loss": loss, **self.spent, **({} if self.private else masses)}
         return Payload("weights", self.sent, metrics, {TRAINED: trained})
 

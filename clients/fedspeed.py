@@ -10,6 +10,7 @@ from fedwarm.core.arrays import from_tensors, to_tensors
 from fedwarm.core.payload import Payload
 from fedwarm.methods.fedspeed import FedSpeed, Speed
 from fedwarm.norms import weights
+from fedwarm.objectives import is_learned
 from fedwarm.rounds.client import BaseClient
 from fedwarm.training.loop import Hook
 
@@ -27,7 +28,7 @@ class FedSpeedClient(BaseClient):
         reply = super().round(payload)
         if not settings.correction:
             return reply
-        mine = weights(payload.arrays)
+        mine = {name for name in weights(payload.arrays) if not is_learned(name)}  # of which no step is corrected
         before, after = ({n: t for n, t in to_tensors(a).items() if n in mine} for a in (payload.arrays, reply.arrays))
         moved = {name: after[name] - before[name] for name in before}
         drift = {name: self.drift[name] + way if name in self.drift else way for name, way in moved.items()}

@@ -17,6 +17,7 @@ from fedwarm.partitioned.networks import Likelihood, Predictor, gradient
 from fedwarm.partitioned.psi import Floats, Psi
 from fedwarm.partitioned.turn import Turn, locally
 from fedwarm.rounds.client import BaseClient
+from fedwarm.training.dropout import layers_draw
 from fedwarm.training.loop import Hook
 
 
@@ -67,7 +68,8 @@ class PartitionedHpoClient(BaseClient):
             labels = self.shard.train_labels.to(self.device)
             draws = self.draws("psi", number)
             now = torch.from_numpy(values).to(self.device)
-            found, _ = gradient(network, self.psi, now, x, labels, draws, settings.score_samples)
+            with layers_draw(draws, self.device):
+                found, _ = gradient(network, self.psi, now, x, labels, draws, settings.score_samples)
             return found.cpu().numpy()
 
         asked = locally(score, settings.psi_local_steps, settings.rate) if unseen >= 0 and len(self.values) else None

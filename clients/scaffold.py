@@ -1,41 +1,63 @@
 """SCAFFOLD's client: local steps corrected by control variates (Karimireddy et al., arXiv 1910.06378, Alg. 1, option II).
 
-Its own control variate stays in its store from round to round.
+Its own control variate stays in its store from round to round. The server's c is the mean of the c_k as long as a change counts
+at both or at neither: a new c_k is kept apart until the server says that it has heard of it, and is what the server read where
+a codec has changed it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from fedwarm.core.arrays import from_tensors, to_tensors
 from fedwarm.core.payload import Payload
-from fedwarm.methods.scaffold import ControlVariate, control_after, joined, split
+from fedwarm.methods.scaffold import HEARD, ControlVariate, control_after, joined, split
 from fedwarm.rounds.client import BaseClient
 from fedwarm.training.loop import Hook, steps_of
 from fedwarm.training.plan import path_of
 
-OWN = "control"
+OWN, SENT = "control", "control-sent"
 Tensors = dict[str, Tensor]
 
 
 class ScaffoldClient(BaseClient):
-    """Trains the received weights along g - c_k + c."""
+    """Trains the received weights along g - c_k + c.
+
+    Attributes:
+        shift: c - c_k by name, in this round.
+        number: the round.
+    """
+
+    shift: Tensors
+    number: int
 
     def round(self, payload: Payload) -> Payload:
         number, (before, told) = payload.count("round", 1), split(payload.arrays)
-        shared = to_tensors(told)
-        known = self.node.store.load(OWN, before=number)
-        control = known or {name: torch.zeros_like(c) for name, c in shared.items()}
+        shared, self.number = to_tensors(told), number
+        control = self.counted(payload.count(HEARD)) or {name: torch.zeros_like(c) for name, c in shared.items()}
         self.shift = {name: shared[name] - control[name] for name in shared}
         reply = super().round(Payload(payload.kind, before, payload.metrics))
         run = self.config.run
         steps = steps_of(len(self.shard.train_labels), run.batch_size, run.local_epochs)
         path = path_of(run, number, steps)
         new = self.control(control, shared, to_tensors(before), to_tensors(reply.arrays), path)
-        self.node.store.save(OWN, new, number)
+        self.node.store.save(SENT, new, number)
         sent = {name: shared[name] + new[name] - control[name] for name in shared}
         return Payload(reply.kind, joined(reply.arrays, from_tensors(sent)), reply.metrics, reply.facts)
+
+    def counted(self, heard: int) -> Tensors | None:
+        """c_k after the last round of which the server has heard; None where it has of none, or this client lost it."""
+        store = self.node.store
+        if heard in store.steps(SENT) and heard not in store.steps(OWN):
+            store.save(OWN, store.load(SENT, before=heard + 1) or {}, heard)
+        return store.load(OWN, before=heard + 1) if heard else None
+
+    def read(self, reply: Callable[[], Payload]) -> None:
+        told = to_tensors(split(reply().arrays)[1])
+        self.node.store.save(SENT, {name: told[name] - c for name, c in self.shift.items()}, self.number)
 
     def control(self, own: Tensors, shared: Tensors, before: Tensors, after: Tensors, path: float) -> Tensors:
         """The new control variate of this client (see `control_after`)."""

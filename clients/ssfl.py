@@ -10,6 +10,7 @@ import torch
 from fedwarm.core.arrays import from_module, from_tensors
 from fedwarm.core.payload import Payload, PayloadError
 from fedwarm.core.seeds import numpy_generator
+from fedwarm.data.rows import evenly
 from fedwarm.methods.ssfl import MASK, Ssfl, saliency
 from fedwarm.rounds.client import BaseClient
 from fedwarm.sparse.groups import Mask, Masks
@@ -30,9 +31,10 @@ class SsflClient(BaseClient):
 
     def saliency(self, payload: Payload) -> Payload:
         """|g w| of some of its images."""
-        most, shard = self.config.of(Ssfl).images, self.shard
+        shard = self.shard
+        rows = torch.from_numpy(evenly(len(shard.train_labels), self.config.of(Ssfl).images))
         model, task, draws = self.model(payload), task_of(self.config.run), self.draws("saliency")
-        images, labels = (part[:most].to(self.device) for part in (shard.train_images, shard.train_labels))
+        images, labels = (part[rows].to(self.device) for part in (shard.train_images, shard.train_labels))
         found = saliency(model, images, labels, task, draws)
         return Payload("weights", from_tensors(found), {"num-examples": self.weight})
 

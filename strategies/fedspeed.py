@@ -11,6 +11,7 @@ from fedwarm.core.arrays import Arrays
 from fedwarm.core.payload import Payload
 from fedwarm.methods.fedspeed import FedSpeed as Settings
 from fedwarm.norms import weights
+from fedwarm.objectives import is_learned
 from fedwarm.rounds.server import Stage
 
 from .fedavg import FedAvg
@@ -33,7 +34,7 @@ class FedSpeed(FedAvg):
     def drifted(self) -> Arrays:
         """The mean of all clients' drifts, zero before the first round, in float64."""
         if self.drift is None:
-            self.drift = {name: np.zeros(self.arrays[name].shape) for name in weights(self.arrays)}
+            self.drift = {name: np.zeros(self.arrays[name].shape) for name in weights(self.arrays) if not is_learned(name)}
         return self.drift
 
     def begin(self, stage: Stage) -> None:

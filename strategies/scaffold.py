@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,13 @@ from fedwarm.aggregators import Robust, aggregator
 from fedwarm.core.arrays import Arrays
 from fedwarm.core.payload import Payload
 from fedwarm.core.steps import stepped
+from fedwarm.methods.scaffold import HEARD, joined, split
 from fedwarm.methods.scaffold import Scaffold as Settings
-from fedwarm.methods.scaffold import joined, split
 from fedwarm.norms import weights
+from fedwarm.record.folder import RunFolder
 from fedwarm.rounds.server import BaseStrategy, Stage
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import Value
 
 
 class Scaffold(BaseStrategy):
@@ -23,6 +27,10 @@ class Scaffold(BaseStrategy):
     method = "scaffold"
     control: Arrays
 
+    def __init__(self, config: Config | None = None, folder: RunFolder | None = None, **settings: Value) -> None:
+        super().__init__(config, folder, **settings)
+        self.heard: dict[int, int] = {}  # the last round of which each client's reply is in c
+
     @property
     def settings(self) -> Settings:
         return self.config.of(Settings)
@@ -30,7 +38,8 @@ class Scaffold(BaseStrategy):
     def instruct(self, stage: Stage, client: int) -> Payload:
         if stage.name != "round":
             return super().instruct(stage, client)
-        return Payload("weights", joined(self.arrays, self.shared), {"round": stage.round})
+        told: dict[str, int | float] = {"round": stage.round, HEARD: self.heard.get(client, 0)}
+        return Payload("weights", joined(self.arrays, self.shared), told)
 
     @property
     def shared(self) -> Arrays:
@@ -43,7 +52,8 @@ class Scaffold(BaseStrategy):
         return joined(super().expected(stage), self.shared) if stage.name == "round" else {}
 
     def begin(self, stage: Stage) -> None:
-        self.models, self.controls, self.replies = self.aggregator(), aggregator(self.config.of(Robust), self.shared), 0
+        robust = replace(self.config.of(Robust), clip_norm=0.0)  # which is a length of weights, not of gradients
+        self.models, self.controls, self.replies = self.aggregator(), aggregator(robust, self.shared), 0
 
     def absorb(self, stage: Stage, client: int, payload: Payload) -> None:
         if stage.name == "round":
@@ -51,6 +61,7 @@ class Scaffold(BaseStrategy):
             self.models.add(model, payload.number("num-examples") if self.settings.weight_by == "examples" else 1.0)
             self.controls.add(control, 1.0)
             self.replies += 1
+            self.heard[client] = stage.round
 
     def finish(self, stage: Stage) -> None:
         if stage.name != "round":
@@ -64,6 +75,10 @@ class Scaffold(BaseStrategy):
     def state(self) -> dict[str, Arrays]:
         return {**super().state(), "control": self.shared}
 
+    def facts(self) -> dict[str, Any]:
+        return {**super().facts(), HEARD: self.heard}
+
     def restore(self, parts: Mapping[str, Arrays], facts: Mapping[str, Any]) -> None:
         super().restore(parts, facts)
         self.control = dict(parts["control"])
+        self.heard = {int(client): int(number) for client, number in facts.get(HEARD, {}).items()}

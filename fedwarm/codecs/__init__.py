@@ -40,6 +40,7 @@ class Codec:
         codes: whether anything is coded at all.
         private: whether it keeps an account of privacy, by which nothing else may tell of what a client holds.
         hides: the same, as all components say it (see `relevance.FACTS`).
+        feedback: whether a client adds what it did not send to what it sends next.
     """
 
     settings: ClassVar[type[Group] | None] = None
@@ -47,6 +48,7 @@ class Codec:
     codes = True
     private = False
     hides: ClassVar[bool] = False
+    feedback = False
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

@@ -6,7 +6,7 @@ Sattler, Wiedemann, Müller, Samek, "Robust and Communication-Efficient Federate
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,15 +35,19 @@ class TopK(Group, prefix="top-k", used=lambda r: r.uploads):
 
 
 class Largest(Codec):
-    """The codec `top-k`: k = share d of d numbers as float32, and a mask of d bits of where, or 4 bytes each if that is less."""
+    """The codec `top-k`: k = share d of d numbers as float32, and a mask of d bits of where, or 4 bytes each if that is less.
+
+    What is left of an update is kept by the arrays' names, flat.
+    """
 
     settings = TopK
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.chosen = config.of(TopK)
-        self.before: NDArray[np.float64] | None = None
-        self.left: NDArray[np.float64] | None = None
+        self.feedback = self.chosen.residual
+        self.before: Mapping[str, NDArray[np.float64]] = {}
+        self.left: Mapping[str, NDArray[np.float64]] = {}
 
     def count(self, total: int) -> int:
         """k of d numbers, at least one."""
@@ -64,24 +68,26 @@ class Largest(Codec):
         if not self.chosen.residual:
             return encode()
         name = f"{RESIDUAL}-{place.stage}"
-        kept = node.store.load(name, before=place.round)
-        self.before = None if kept is None else kept[RESIDUAL].double().numpy()
+        self.before = {array: left.double().numpy() for array, left in (node.store.load(name, before=place.round) or {}).items()}
         reply = encode()
-        assert self.left is not None
-        node.store.save(name, {RESIDUAL: torch.from_numpy(self.left).float()}, place.round)
+        left = {**self.before, **self.left}  # what another round's arrays left stays theirs, as of an expert that was not sent
+        node.store.save(name, {array: torch.from_numpy(values).float() for array, values in left.items()}, place.round)
         return reply
 
     def encode(self, reply: Payload, sent: Payload, reference: Arrays, place: Place, device: torch.device) -> Payload:
         layout = Layout.of(reference)
         update = layout.difference(reply.arrays, reference)
-        if self.before is not None and self.before.shape == update.shape:
-            update = update + self.before
+        shapes = zip(layout.entries, layout.sizes, strict=True)
+        kept = [self.before.get(name, np.zeros(0)) for name, _ in layout.entries]
+        fits = [own if len(own) == size else np.zeros(size) for own, (_, size) in zip(kept, shapes, strict=True)]
+        update = update + np.concatenate([np.zeros(0), *fits])
         if not np.isfinite(update).all():
             raise CodeError("the update holds NaN or infinity; lower learning-rate")
         picked = np.sort(np.argsort(-np.abs(update), kind="stable")[: self.count(layout.total)])
         numbers = update[picked].astype("<f4")
-        self.left = update.copy()
-        self.left[picked] -= numbers.astype(np.float64)
+        left = update.copy()
+        left[picked] -= numbers.astype(np.float64)
+        self.left = dict(zip((name for name, _ in layout.entries), layout.split(left), strict=True))
         mask = np.zeros(layout.total, np.bool_)
         mask[picked] = True
         where = pack_mask(mask)

@@ -83,11 +83,13 @@ class Patience:
         real: whether the nodes are real ones.
         timeout: the setting `stage-timeout`.
         replies: the setting `min-replies`.
+        least: what a stage's aggregation needs, whatever `replies` allows and however few are there.
     """
 
     real: bool = False
     timeout: float = 0.0
     replies: int = 0
+    least: int = 0
 
     @classmethod
     def of(cls, run: General, real: bool) -> Patience:
@@ -104,11 +106,11 @@ class Patience:
 
     def wanted(self, asked: int) -> int:
         """How many of the clients that are asked must answer."""
-        return min(self.replies or (half(asked) if self.real else asked), asked)
+        return max(self.least, min(self.replies or (half(asked) if self.real else asked), asked))
 
-    def everyone(self) -> Patience:
-        """The same, where a stage needs all of those that are there; real nodes may still be lost in it."""
-        return Patience(self.real, self.timeout, 0)
+    def needing(self, least: int, everyone: bool = False) -> Patience:
+        """The same of a stage that needs so many, or all of those that are there; real nodes may still be lost in it."""
+        return Patience(self.real, self.timeout, 0 if everyone else self.replies, least)
 
 
 def half(count: int) -> int:

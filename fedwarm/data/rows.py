@@ -56,3 +56,8 @@ def grouped(column: Column, codes: Rows) -> list[Rows]:
     order = np.argsort(column.codes, kind="stable")
     starts, ends = (np.searchsorted(column.codes[order], codes, side) for side in ("left", "right"))
     return [order[start:end] for start, end in zip(starts, ends, strict=True)]
+
+
+def evenly(count: int, most: int) -> Rows:
+    """At most so many of `count` rows, at even distances: data that are stored class by class show all of them."""
+    return np.arange(min(count, most)) * count // max(1, min(count, most))

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fedwarm.core.arrays import to_tensors
 from fedwarm.core.payload import Payload
 from fedwarm.core.stages import Stage
+from fedwarm.data.rows import evenly
 from fedwarm.measures._final import FinalServer, refuse_central
 from fedwarm.objectives import Objective, objective_of
 from fedwarm.parts import ClientPart, Noted, Part, Trainer
@@ -84,7 +84,7 @@ class WidthsClient(ClientPart):
         from fedwarm.quantize.sweep import right_answers
 
         settings, shard, objective = self.config.of(Evaluate), client.real, objective_of(self.config)
-        rows = _even(len(shard.train_images), settings.calibration_images)
+        rows = torch.from_numpy(evenly(len(shard.train_images), settings.calibration_images))
         known = shard.train_images[rows] if settings.activations else None
         learned = objective.learned(self.config, to_tensors(payload.arrays))
         tests, scheme = (shard.test_images, shard.test_labels), objective.scheme(self.config)
@@ -139,8 +139,3 @@ class Widths(Part):
 
 
 COMPONENT = Widths()
-
-
-def _even(count: int, most: int) -> Tensor:
-    """At most so many of `count` rows, at even distances: data that are stored class by class show all of them."""
-    return torch.arange(min(count, most)) * count // max(1, min(count, most))

@@ -7,5 +7,5 @@ COMPONENT = Method(
     "reference, not federated: one model trained on everybody's data together",
     reference=True,
     does=lambda run: {"samples": False, "apart": False},
-    refuses={"augment": "trains on everybody's data together"},
+    refuses={"augment": "trains on everybody's data together", "robust.rule": "has one update alone"},
 )

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fedwarm.methods import Method
 from fedwarm.norms import mixing
 from fedwarm.norms.standardised_weights import StandardisedConv2d, standardised
+from fedwarm.quantize.surgery import master
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Group, SettingError, setting
 from fedwarm.training.loop import Hook
@@ -50,8 +51,8 @@ def unit_norms(tensor: Tensor) -> Tensor:
 
 
 def kernels(model: nn.Module) -> Iterator[Tensor]:
-    """The weights of the convolutions."""
-    return (part.weight for part in model.modules() if isinstance(part, nn.Conv2d))
+    """The weights of the convolutions that are trained, with or without a quantizer on them."""
+    return (master(part) for part in model.modules() if isinstance(part, nn.Conv2d))
 
 
 class AdaptiveClip(Hook):

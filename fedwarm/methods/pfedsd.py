@@ -53,4 +53,5 @@ COMPONENT = Method(
     PFedSd,
     does=lambda run: {"personal": True},
     classed=True,
+    refuses={"privacy": "learns from a batch's answers of an earlier model, and no private step covers that"},
 )

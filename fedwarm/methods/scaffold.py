@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from fedwarm.core.arrays import Arrays
 from fedwarm.methods import Method
-from fedwarm.settings.fields import Group, setting
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import Group, SettingError, setting
+from fedwarm.settings.kinds import CODECS
 from fedwarm.training.loop import Hook
 
-CONTROL = "control/"
+CONTROL, HEARD = "control/", "heard"
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,25 @@ def joined(model: Arrays, control: Arrays) -> Arrays:
     return {**model, **{CONTROL + name: array for name, array in control.items()}}
 
 
+def validate(config: Config) -> None:
+    """Refuse a codec whose noise c would keep for ever, as it is a sum of all changes.
+
+    Raises:
+        SettingError: the codec adds noise.
+    """
+    if getattr(CODECS.load(config.run.codec), "private", False):
+        raise SettingError(
+            f"codec = {config.run.codec!r} cannot be used with method {config.run.method!r}, whose control variate sums up all "
+            "changes and so their noise; take another codec or another method"
+        )
+
+
 COMPONENT = Method(
     "Scaffold",
     "control variates against the drift of unlike clients (Karimireddy et al., 2020)",
     Scaffold,
     averages=False,
+    validate=validate,
     refuses={"optimiser": "works its control variates out of steps of SGD"},
     does=lambda run: {"weighs": run["scaffold.weight-by"] == "examples"},
 )

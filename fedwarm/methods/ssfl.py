@@ -18,6 +18,7 @@ from fedwarm.settings.fields import Group, setting
 from fedwarm.sparse.groups import Masks
 from fedwarm.sparse.replies import check, validated
 from fedwarm.tasks import Task
+from fedwarm.training.dropout import layers_draw
 
 MASK = "mask"
 
@@ -32,7 +33,8 @@ class Ssfl(Group, prefix="ssfl"):
 
 def saliency(model: nn.Module, images: Tensor, labels: Tensor, task: Task, draws: torch.Generator) -> dict[str, Tensor]:
     """|g w| by element, of the mean loss of some images (uint8 (n, 3, S, S)): what a weight's loss would change the loss by."""
-    loss = task.loss(task.outputs(model, to_input(images), draws), labels)
+    with layers_draw(draws, images.device):
+        loss = task.loss(task.outputs(model, to_input(images), draws), labels)
     names, weights = zip(*model.named_parameters(), strict=True)
     found = torch.autograd.grad(loss, weights)
     return {name: (g * w).abs().detach() for name, g, w in zip(names, found, weights, strict=True)}

@@ -159,7 +159,13 @@ class BaseClient:
             return self.codec.encode(reply, payload, reference, place, self.device)
 
         share = self.config.run.fraction_train if self.facts.samples else 1.0
-        return self.codec.guarded(self.node, place, payload, reference, encode, share)
+        encoded = self.codec.guarded(self.node, place, payload, reference, encode, share)
+        if not self.codec.feedback and not self.codec.private:
+            self.read(lambda: self.codec.decode(encoded, reference, place))
+        return encoded
+
+    def read(self, reply: Callable[[], Payload]) -> None:
+        """Called with what the server will read of an answer, where a codec has changed it and nothing is added later."""
 
     def reference(self, action: str, payload: Payload) -> Arrays:
         """Arrays that the server knows before the answer to an action."""

@@ -96,9 +96,10 @@ class Exchange:
             list(call.ask([c for c in failed if c not in call.asked_again and c in here], 1))
         if len(call.accepted) < needed:
             why = "; ".join(self.ledger.failures(stage.round)[-3:])
+            needs = "robust.rule" if needed == self.patience.least > 1 else "min-replies"
             raise FederationError(
                 f"round {stage.round}, {stage.name}: {len(call.accepted)} valid replies of {len(stage.clients)}, "
-                f"{needed} are needed (min-replies): {why}"
+                f"{needed} are needed ({needs}): {why or 'the others are not here'}"
             )
         return call.accepted
 

@@ -110,6 +110,10 @@ class Experts(BaseStrategy):
     def reference(self, stage: Stage, client: int) -> Arrays:
         return self.of(self.answered[client]) if stage.name == "round" else super().reference(stage, client)
 
+    @property
+    def fewest(self) -> int:
+        return 1  # an expert with too few replies stays as it is
+
     def check(self, stage: Stage, payload: Payload) -> None:
         super().check(stage, payload)
         if stage.name != "round":

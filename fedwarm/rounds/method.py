@@ -16,7 +16,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import numpy as np
 from flwr.app import MessageType
 
-from fedwarm.aggregators import Aggregator, Robust, aggregator
+from fedwarm.aggregators import Aggregator, Robust, aggregator, needs
 from fedwarm.catalogue import parse
 from fedwarm.codecs import codec_for
 from fedwarm.core.arrays import Arrays, from_module, from_tensors, to_tensors
@@ -231,8 +231,7 @@ class Method(Staged):
         """What the global model comes to on the test split that the server keeps; None where it keeps none."""
         if self.config.of(Data).test != CENTRAL or not self.arrays:
             return None
-        state = to_tensors({name: array for name, array in self.arrays.items() if not is_learned(name)})
-        config = self.config
+        state, config = to_tensors({n: array for n, array in self.arrays.items() if not is_learned(n)}), self.config
         model = build_model(config.of(Model), self.width, self.fleet.form, config.run.seed, state)
         model = self.predicting(model.to(device_of(config.run.device)))
         table, rows = central_tests(config.of(Data), config.run.seed, len(self.fleet.members))
@@ -259,6 +258,10 @@ class Method(Staged):
         """A new aggregator of a round's models: the mean, or the robust rule of the settings."""
         return aggregator(self.config.of(Robust), self.arrays)
 
+    @property
+    def fewest(self) -> int:  # replies that a round can do with, whatever `min-replies` allows
+        return needs(self.config.of(Robust))
+
     def enough(self, number: int) -> bool:
         """Whether training stops after this round, by the settings `target` and `patience`."""
         why = self.record.enough(number)
@@ -269,9 +272,7 @@ class Method(Staged):
     @cached_property
     def learned(self) -> Arrays:
         """Names and shapes of the arrays that clients learn beside the weights."""
-        if not self.arrays:
-            return {}
-        return from_tensors(learned_template(self.config, self.new_model(), self.fleet.form))
+        return from_tensors(learned_template(self.config, self.new_model(), self.fleet.form)) if self.arrays else {}
 
     def new_model(self) -> Any:
         """The model with its shared initial weights."""

@@ -197,8 +197,8 @@ class BaseStrategy(Method):
             lengths.append(self._check_size(stage, payload.arrays, own))
             self.absorb(stage, client, payload)
 
-        if stage.all:
-            exchange = replace(exchange, patience=exchange.patience.everyone())
+        least = self.fewest if part is None and stage.name == "round" else 1
+        exchange = replace(exchange, patience=exchange.patience.needing(least, stage.all))
         with self._told(stage):
             replies = exchange.run(stage, index, lambda c: self._instructed(stage, c), coded, accept) if stage.clients else {}
         for text in remarks(replies, self.record.notes):

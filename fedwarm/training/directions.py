@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from fedwarm.settings.config import Config
@@ -44,21 +45,28 @@ class Mixture(Group):
 class Mixed(Hook):
     """Each step's gradient becomes beta times itself and (1 - beta) times the direction.
 
+    The optimiser's weight decay is a part of a client's own gradient, which the direction of the round before holds already: what
+    it is about to add in full is taken back to its share.
+
     Args:
         beta: the gradient's weight.
         direction: by the parameters' names.
+        decay: the weight decay that the optimiser adds to a gradient.
     """
 
     uses = "weights"
 
-    def __init__(self, beta: float, direction: Mapping[str, Tensor]) -> None:
-        self.beta, self.direction = beta, direction
+    def __init__(self, beta: float, direction: Mapping[str, Tensor], decay: float = 0.0) -> None:
+        self.beta, self.direction, self.decay = beta, direction, decay
 
+    @torch.no_grad()
     def gradient(self, model: nn.Module) -> None:
         for name, parameter in model.named_parameters():
             told = self.direction.get(name.replace("parametrizations.", "").removesuffix(".original"))
             if told is not None and parameter.grad is not None:
                 parameter.grad.mul_(self.beta).add_(told.to(parameter.grad), alpha=1 - self.beta)
+                if self.decay:
+                    parameter.grad.add_(parameter, alpha=(self.beta - 1) * self.decay)
 
 
 def directed(config: Config) -> None:

@@ -24,7 +24,7 @@ def own_draws(fit: F) -> F:
     ) -> Any:
         private: Any = named.get("private")
         source = generator if private is None or not draws(model) else private.generator()
-        with _drawing(derive(source.initial_seed(), "layers"), next(model.parameters()).device):
+        with layers_draw(source, next(model.parameters()).device):
             return fit(model, images, labels, plan, generator, *rest, **named)
 
     return cast(F, seeded)
@@ -36,9 +36,9 @@ def draws(model: nn.Module) -> bool:
 
 
 @contextmanager
-def _drawing(seed: int, device: torch.device) -> Iterator[None]:
-    """Run a block whose layers draw by a seed, and put the global generators back."""
-    devices = [device] if device.type == "cuda" else []
+def layers_draw(source: torch.Generator, device: torch.device) -> Iterator[None]:
+    """Run a block whose layers draw by a generator's seed, and put the global generators back."""
+    seed, devices = derive(source.initial_seed(), "layers"), [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.default_generator.manual_seed(seed)
         if devices:

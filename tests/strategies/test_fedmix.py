@@ -265,3 +265,13 @@ def test_what_is_selected() -> None:
 def test_what_does_not_go_together_is_refused_before_the_run(given: dict[str, Value], said: str) -> None:
     with pytest.raises(SettingError, match=said):
         check_run({"method": "fedmix", **given}, 4)
+
+
+def test_masses_are_parts_of_a_client_s_weight(tmp_path: Path) -> None:
+    """Also where generated images are among those that it trains on, and real ones alone count."""
+    settings: dict[str, Value] = {**SMALL, "num-server-rounds": 1, "augment": "gen-fedsd", "gen-fedsd.provider": "transforms"}
+    outcome = run("fedmix", tmp_path / "run", {**settings, "gen-fedsd.weight-by": "real"})
+    assert not any(line["failure"] for line in outcome.ledger)
+    for answer in outcome.answered("train"):
+        told = from_records(answer.content).metrics
+        assert sum(v for k, v in told.items() if k.startswith("mass-")) == pytest.approx(told["num-examples"], rel=1e-4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -13,8 +14,9 @@ from fedwarm.core.arrays import WeightedMean, from_module
 from fedwarm.core.seeds import generator
 from fedwarm.data import load_shard
 from fedwarm.data.settings import Data
+from fedwarm.launch.preflight import check_run
 from fedwarm.models import Model, build_model, to_input
-from fedwarm.settings.fields import Value
+from fedwarm.settings.fields import SettingError, Value
 from fedwarm.training.evaluate import correct
 from tests.runs import run, same
 
@@ -81,3 +83,8 @@ def test_without_weight_and_in_its_first_round_it_is_fedavg_bit_for_bit(tmp_path
     first = [run(method, tmp_path / f"one-{method}", one, clients=CLIENTS).model for method in ("fedavg", "pfedsd")]
     assert same(*first)
     assert plain.results["totals"]["bytes_up"] == bare.results["totals"]["bytes_up"]
+
+
+def test_private_training_is_refused() -> None:
+    with pytest.raises(SettingError, match="learns from a batch's answers of an earlier model, and no private step covers that"):
+        check_run({"method": "pfedsd", "privacy": "dp-sgd"}, 4)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 
 from fedwarm.flower.wire import from_records
+from fedwarm.launch.preflight import check_run
 from fedwarm.methods.scaffold import ControlVariate, control_after, joined, split
 from fedwarm.optimisers.sgd import SgdSettings, path
-from fedwarm.settings.fields import Value
+from fedwarm.settings.fields import SettingError, Value
 from tests.runs import run, same
 
 FAST: dict[str, Value] = {"num-server-rounds": 3, "local-epochs": 1, "data.max-examples": 40, "data.image-size": 16}
@@ -41,6 +45,58 @@ def test_the_control_variates_mean_is_the_servers(tmp_path: Path) -> None:
                 own[client][name] = new
         for name in shared if number < 2 else ():
             assert np.allclose(sent[4 * number + 4][1][name], np.mean([c[name] for c in own], axis=0), atol=2e-5)
+
+
+LOSSY: dict[str, Value] = {"faults.kind": "nan", "faults.rate": 0.3, "min-replies": 1}
+
+
+def own_controls(folder: Path) -> list[dict[str, np.ndarray[Any, Any]]]:
+    """What each client's control variate is, as far as the server has heard."""
+    heard = json.loads((folder / "checkpoint" / "checkpoint.json").read_text())["facts"]["method"]["heard"]
+    found = []
+    for client in range(6):
+        (place,) = (folder / "clients").glob(f"*/{client}")
+        last = heard.get(str(client), 0)
+        files = [file for kind in ("control-sent", "control") if (file := place / f"{kind}.{last}.safetensors").is_file()]
+        found.append(load_file(files[0]) if last else {})
+    return found
+
+
+@pytest.mark.parametrize("method", ["scaffold", "scaffold_m"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        LOSSY,
+        {"codec": "stochastic-rounding", "stochastic-rounding.bits": 3},
+        {"codec": "top-k", "top-k.residual": False, **LOSSY, "faults.kind": "truncated"},
+        {"robust.clip-norm": 0.05},
+        {"fraction-train": 0.5},
+    ],
+    ids=["lost replies", "rounded", "cut", "clipped", "sampled"],
+)
+def test_c_stays_the_mean_of_all_clients_own(method: str, more: dict[str, Value], tmp_path: Path) -> None:
+    """Whatever is lost or changed on the way: what the server took counts at both, what it did not at neither."""
+    settings: dict[str, Value] = {**FAST, "num-server-rounds": 5, "learning-rate": 0.05, "momentum": 0.0, "data.partition": "iid"}
+    outcome = run(method, tmp_path / "run", {**settings, **more}, clients=6)
+    shared = load_file(next((tmp_path / "run" / "checkpoint").glob("control.*.safetensors")))
+    own = own_controls(tmp_path / "run")
+    for name, c in shared.items():
+        mean = np.sum([each[name] for each in own if each], axis=0) / 6
+        assert np.abs(c).max() > 0 and np.allclose(c, mean, atol=1e-5 + 1e-4 * np.abs(c).max())
+    if "faults.kind" in more:
+        assert 0 < sum(bool(row["failure"]) for row in outcome.ledger) < 30
+
+
+def test_a_lost_reply_is_as_if_the_client_had_not_been_asked(tmp_path: Path) -> None:
+    settings: dict[str, Value] = {**FAST, **LOSSY, "num-server-rounds": 6, "learning-rate": 0.05, "momentum": 0.0}
+    late = run("scaffold", tmp_path / "late", {**settings, "data.partition": "iid"}, clients=6)
+    never = run("scaffold", tmp_path / "never", {**settings, "data.partition": "iid", "faults.kind": "crash"}, clients=6)
+    assert same(late.model, never.model)
+
+
+def test_a_codec_that_adds_noise_is_refused() -> None:
+    with pytest.raises(SettingError, match="codec = 'dp-rec' cannot be used with method 'scaffold', whose control variate"):
+        check_run({"method": "scaffold", "codec": "dp-rec"}, 4)
 
 
 @pytest.mark.parametrize("rule", ["mean", "median"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -63,8 +64,25 @@ def test_what_did_not_travel_is_added_next_time(tmp_path: Path) -> None:
         back = one.decode(words, REFERENCE, place).arrays
         sent += np.concatenate([(back[n] - REFERENCE[n]).ravel() for n in ("v", "w")])
     truth = sum(np.concatenate([(reply(k).arrays[n] - REFERENCE[n]).ravel() for n in ("v", "w")]) for k in (1, 2, 3))
-    assert one.left is not None
-    np.testing.assert_allclose(sent + one.left, truth, atol=1e-5)
+    left = np.concatenate([one.left[name] for name in ("v", "w")])
+    np.testing.assert_allclose(sent + left, truth, atol=1e-5)
+
+
+def test_what_is_left_of_an_array_waits_for_that_array(tmp_path: Path) -> None:
+    """As of the experts of IFCA, of which a client sends now one and now the other."""
+    node, left = Node(0, 1, Store(tmp_path, "ab", 0, 64)), {}
+    for number, name in enumerate(("a", "b", "b", "a"), 1):
+        one, place, known = codec(0.25), Place(0, "round", number, 0), {name: np.zeros(8, np.float32)}
+        answer = Payload("weights", {name: np.arange(8, dtype=np.float32) * number})
+        encode = partial(one.encode, answer, Payload(), known, place, torch.device("cpu"))
+        words = one.guarded(node, place, Payload(), known, encode)
+        told = one.decode(words, known, place).arrays[name].astype(float)
+        left[name] = left.get(name, 0.0) + answer.arrays[name] - told
+        assert (told != 0).sum() == 2
+    kept = node.store.load("top-k-residual-round")
+    assert kept is not None and {*kept} == {"a", "b"}
+    for name, values in left.items():
+        np.testing.assert_allclose(kept[name].numpy(), values, atol=1e-5)
 
 
 def test_what_nobody_encoded_is_refused() -> None:

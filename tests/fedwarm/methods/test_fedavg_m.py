@@ -59,6 +59,25 @@ def test_one_quadratic_by_hand() -> None:
     np.testing.assert_allclose(found, [(0.95, 0.1), (0.8575, 0.185), (0.731375, 0.25225)], rtol=1e-12)
 
 
+@pytest.mark.parametrize("decay", [0.01, 0.1])
+def test_weight_decay_is_a_part_of_the_loss(decay: float) -> None:
+    """(x - 1)^2 / 2 + d x^2 / 2 has its least at 1 / (1 + d), with torch's own SGD, whatever beta is."""
+    server = FedAvgM(learning_rate=0.1, momentum=0.0, weight_decay=decay)
+    server.arrays = {"x": np.ones(1)}
+    for number in range(1, 400):
+        stage, model = Stage(number, "round", "train", (0,)), nn.ParameterDict({"x": torch.from_numpy(server.arrays["x"].copy())})
+        server.begin(stage)
+        optimiser = torch.optim.SGD([model.x], 0.1, weight_decay=decay)
+        hook = Mixed(0.1, {"x": torch.from_numpy(server.direction["x"])}, decay)
+        for _ in range(3):
+            model.x.grad = model.x.detach() - 1
+            hook.gradient(model)
+            optimiser.step()
+        server.absorb(stage, 0, Payload("weights", {"x": model.x.detach().numpy()}, {"num-examples": 1, "steps": 3}))
+        server.finish(stage)
+    assert server.arrays["x"][0] == pytest.approx(1 / (1 + decay), abs=1e-3)
+
+
 def test_one_step_of_everybody_is_heavy_ball_descent() -> None:
     """x <- x - eta v, v <- beta times the mean gradient + (1 - beta) v."""
     curvatures, centres, rate, beta = [1.0, 4.0, 0.3], [1.0, -1.0, 5.0], 0.1, 0.3

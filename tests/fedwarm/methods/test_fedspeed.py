@@ -15,6 +15,7 @@ from fedwarm.core.arrays import Arrays
 from fedwarm.flower.wire import from_records
 from fedwarm.launch.preflight import check_run
 from fedwarm.methods.fedspeed import FedSpeed, Speed
+from fedwarm.objectives import is_learned
 from fedwarm.settings.fields import SettingError, Value
 from tests.runs import Outcome, run, same
 
@@ -150,3 +151,15 @@ def test_presets_and_refusals() -> None:
     assert config.run.momentum == 0 and config.run.learning_rate == 0.1
     with pytest.raises(SettingError, match=r"momentum = 0.5 cannot be used with method 'fedspeed'"):
         check_run({"method": "fedspeed", "momentum": 0.5}, 4)
+
+
+def test_what_an_objective_learns_has_no_drift(tmp_path: Path) -> None:
+    """Steps of quantizers are not corrected, so that what is sent of them is what was learned."""
+    settings: dict[str, Value] = {**SMALL, "objective": "qat", "quantization-robust.range": "learned", "learning-rate": 0.05}
+    outcome = run("fedspeed", tmp_path / "run", settings)
+    kept = load_file(next((tmp_path / "run" / "clients").glob("*/0/drift.3.safetensors")))
+    replies = arrays_of(outcome, sent=False)
+    learned = [name for name in replies[0] if is_learned(name)]
+    assert learned and kept and not [name for name in kept if is_learned(name)]
+    for name in learned:
+        np.testing.assert_allclose(outcome.model[name], np.mean([each[name] for each in replies[-4:]], axis=0), atol=1e-6)

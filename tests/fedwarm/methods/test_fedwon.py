@@ -16,6 +16,7 @@ from fedwarm.methods.fedwon import AdaptiveClip, FedWon, Used, unit_norms
 from fedwarm.models import Model, build_model, to_input
 from fedwarm.norms import normalising
 from fedwarm.norms.standardised_weights import GAMMA, StandardisedConv2d
+from fedwarm.quantize.surgery import attach, master
 from fedwarm.settings.fields import SettingError, Value
 from fedwarm.training.loop import fit
 from fedwarm.training.plan import Plan
@@ -69,6 +70,17 @@ def test_long_gradients_are_clipped_unit_by_unit() -> None:
     torch.testing.assert_close(model.weight.grad.flatten(1), torch.tensor([[1.5, 2.0], [0.3, 0.4], [0.0005, 0.0]]))
     torch.testing.assert_close(model.bias.grad, torch.tensor([0.0, 0.0, 4.0]))
     torch.testing.assert_close(head.weight.grad, torch.tensor([[300.0, 4.0]]))
+
+
+def test_gradients_behind_a_quantizer_are_clipped() -> None:
+    """Of the weights that are trained, which a quantizer keeps beside those that it makes."""
+    model = nn.Sequential(nn.Conv2d(2, 3, 1))
+    attach(model, {"0": nn.Identity()}, {})
+    kept = master(model[0])
+    model(torch.ones(1, 2, 1, 1)).sum().mul(100).backward()
+    AdaptiveClip(FedWon(clip=0.02)).gradient(model)
+    assert kept.grad is not None
+    assert (unit_norms(kept.grad) <= 0.02 * unit_norms(kept).clamp(min=1e-3) * (1 + 1e-5)).all()
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 2, 2), (4, 3, 1, 1)])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import clients.ssfl
 from fedwarm.methods.ssfl import saliency, salient
 from fedwarm.settings.fields import Value
 from fedwarm.sparse.magnitude import density_of
@@ -73,3 +75,27 @@ def test_what_travels_and_what_is_left(tmp_path: Path) -> None:
     assert density_of(whole.model) == pytest.approx(0.3, abs=0.001)
     run("ssfl", tmp_path / "part", {**settings, "num-server-rounds": 2})
     assert same(run("ssfl", tmp_path / "part", {**settings, "resume": True}).model, whole.model)
+
+
+def test_scores_are_of_images_of_all_classes_and_of_no_chance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few images of many that lie class by class; a model with dropout is scored alike, whatever the process drew before."""
+    seen: list[torch.Tensor] = []
+    true = clients.ssfl.saliency
+
+    def watched(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, *rest: Any) -> dict[str, torch.Tensor]:
+        seen.append(labels)
+        return true(model, images, labels, *rest)
+
+    monkeypatch.setattr(clients.ssfl, "saliency", watched)
+    settings: dict[str, Value] = {**SMALL, "num-server-rounds": 1, "data.max-examples": 0, "model.name": "mlp"}
+    settings |= {"ssfl.images": 40, "data.image-size": 8}
+    run("ssfl", tmp_path / "run", settings, clients=2)
+    for labels in seen:
+        assert len(labels) == 40 and len(labels.unique()) == 10
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(12, 3))
+    images, labels = torch.randint(0, 256, (5, 3, 2, 2)).to(torch.uint8), torch.tensor([0, 1, 2, 0, 1])
+    scores = []
+    for _ in range(2):
+        torch.rand(3)
+        scores.append(saliency(model, images, labels, made(), torch.Generator().manual_seed(3))["2.weight"])
+    assert torch.equal(*scores)
