@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fedwarm.settings.fields import SettingError, Value
 from fedwarm.settings.kinds import KINDS
 
@@ -24,8 +26,10 @@ def settings_of(given: Given | None, prefix: str = "") -> dict[str, Value]:
         SettingError: a value that is no text, number, truth value or path, or an object that cannot be imported by name.
     """
     found: dict[str, Value] = {}
+    if given is not None and not isinstance(given, Mapping):
+        raise SettingError(f"settings are {type(given).__name__}; give a dictionary, e.g. {{'data.alpha': 0.1}}")
     for name, value in (given or {}).items():
-        key = f"{prefix}{name}"
+        key, value = f"{prefix}{name}", value.item() if isinstance(value, np.generic) else value
         if isinstance(value, Mapping):
             found.update(settings_of(value, f"{key}."))
         elif isinstance(value, (str, int, float)):

@@ -19,7 +19,8 @@ def as_inputs(inputs: Any, size: int, background: str) -> Tensor:
     """A batch of examples.
 
     Args:
-        inputs: a tensor (n, ...), taken as it is; or images: an array (n, height, width[, 3]) of uint8, PIL images, or paths.
+        inputs: images: a tensor or array (n, 3, size, size) of uint8, taken as it is; an array (n, height, width[, 3]) of
+            uint8, PIL images, or paths, which are scaled.
         size: pixels of a side that images are scaled to.
         background: colour behind images that are transparent.
 
@@ -32,6 +33,8 @@ def as_inputs(inputs: Any, size: int, background: str) -> Tensor:
     if isinstance(inputs, Tensor):
         return _checked(inputs, size)
     if isinstance(inputs, np.ndarray):
+        if inputs.ndim == 3 and inputs.shape[2] in (3, 4):
+            raise SettingError(f"an array of shape {inputs.shape} is one image; give a list of it: predict([image])")
         if inputs.dtype != np.uint8 or inputs.shape[1:] == (3, size, size):
             return _checked(torch.from_numpy(np.ascontiguousarray(inputs)), size)
         if inputs.ndim == 3 or (inputs.ndim == 4 and inputs.shape[3] == 3):
@@ -55,7 +58,13 @@ def like(form: Form, inputs: Any) -> Tensor:
 
 
 def _checked(inputs: Tensor, size: int) -> Tensor:
-    if inputs.dtype == torch.uint8 and inputs.shape[1:] != (3, size, size):
+    if inputs.dtype != torch.uint8:
+        kind = str(inputs.dtype).removeprefix("torch.")
+        raise SettingError(
+            f"images are {kind}, whose scale nobody knows; give uint8 from 0 to 255, e.g. (255 * images).round().astype('uint8') "
+            "of an array, or .to(torch.uint8) of a tensor, whose values reach from 0 to 1"
+        )
+    if inputs.shape[1:] != (3, size, size):
         raise SettingError(f"images of shape {tuple(inputs.shape)} do not fit the model; it takes uint8 (n, 3, {size}, {size})")
     return inputs
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from fedwarm.core.terminal import define, put
+from fedwarm.settings.fields import SettingError
 
 
 def methods() -> None:
@@ -26,6 +27,8 @@ def components(
     """List the components of each kind: origin, required packages, settings."""
     from fedwarm.cli.components import components_table
 
+    if coverage and kind:
+        raise SettingError(f"--coverage prints all kinds; leave {kind!r} out")
     if coverage:
         from fedwarm.cli.coverage import coverage as table
 
@@ -41,6 +44,8 @@ def settings(
     """Print every setting with default, range and meaning."""
     from fedwarm.cli.settings import settings_table, settings_toml
 
+    if toml and name:
+        raise SettingError(f"--toml prints all settings; leave {name!r} out")
     if toml:
         put(settings_toml().removesuffix("\n"))
     else:

@@ -66,12 +66,19 @@ def run(
             sweep, out, method=method, engine=engine, federation=federation, keep_going=keep_going, clients=clients,
             workers=workers, jobs=jobs, fresh=fresh, overrides=pairs,
         )  # fmt: skip
-    elif not method and not (resume and out is not None):
+    elif not (method := method or _method_in(run_config or [])) and not (resume and out is not None):
         raise SettingError("no method is given; name one (`fedwarm methods` lists them), or an app by --app FOLDER")
     else:
         words = tuple(run_config or ())
         asked = (method, engine, out, seed, rounds, clients, workers, fresh, resume, words, federation, keep_going)
         launch.run_method(launch.Request(*asked))
+
+
+def _method_in(run_config: list[str]) -> str:
+    """The method that settings name, as a file of a whole run does; empty where they name none."""
+    from fedwarm.settings.text import parse_overrides
+
+    return str(parse_overrides(run_config).get("method", ""))
 
 
 def _refuse_with_app(method: str, given: Mapping[str, object]) -> None:

@@ -64,7 +64,7 @@ def _row(place: Path) -> list[str]:
 def _rounds(run: Run) -> str:
     """The last round of those asked for; a method that is done in one has only round 0."""
     last = max((r.number for r in run.rounds), default=0)
-    return f"{last} of {run.settings.get('num-server-rounds', '?')}" if last else str(len(run.rounds))
+    return f"{last} of {run.settings.get('num-server-rounds', '?')}" if last or not run.complete else str(len(run.rounds))
 
 
 def _written(place: Path) -> float:
@@ -143,8 +143,11 @@ def totals(run: Run) -> list[tuple[str, str]]:
         ("personal, worst", run.personal_worst),
     ]
     found = [(name, percent(value)) for name, value in shares if value is not None]
+    metrics = run.rounds[-1].metrics if run.rounds else {}
+    found += [(name, f"{value:.4g}") for name, value in metrics.items() if isinstance(value, float)]
     if run.best is not None:
-        found.append((f"best {run.best.text}", f"{percent(run.best.value)} in round {run.best.round}"))
+        best = percent(run.best.value) if run.best.form == "percent" else f"{run.best.value:.4g}"
+        found.append((f"best {run.best.text}", f"{best} in round {run.best.round}"))
     found += [("bytes up", byte_text(run.up)), ("bytes down", byte_text(run.down)), ("seconds", f"{run.seconds:.1f}")]
     return found + [
         (f"privacy, {key}", f"{value:.4g}" if isinstance(value, float) else str(value)) for key, value in run.privacy_rows

@@ -74,7 +74,7 @@ class Policy:
         if self.methods is not None and method not in self.methods:
             allowed = ", ".join(self.methods) or "none"
             raise RefusalError(POLICY, f"this site's policy allows the methods {allowed}, and the run's is {method}")
-        allowed_settings = (*FREE, *(self.settings or ("*",)))
+        allowed_settings = (*FREE, *(("*",) if self.settings is None else self.settings))
         for name in sorted(changed):
             if not any(fnmatchcase(name, pattern) for pattern in allowed_settings):
                 raise RefusalError(POLICY, f"this site's policy lets no run change {name} from its default")

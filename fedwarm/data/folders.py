@@ -79,9 +79,15 @@ def _place(path: str, name: str) -> tuple[str, dict[str, Dataset]]:
 def listed(folder: str) -> Iterator[str]:
     """The files below a folder, relative to it; hidden ones and what begins with two underscores are no part of a data set."""
     seen = {os.path.realpath(folder)}
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=_unreadable):
         folders[:] = [f for f in folders if not f.startswith((".", "__")) and _new(os.path.join(place, f), seen)]
         yield from (os.path.relpath(os.path.join(place, f), folder) for f in files if not f.startswith((".", "__")))
+
+
+def _unreadable(error: OSError) -> None:
+    """A folder that is there and cannot be listed: what lies in it would be missing without a word."""
+    which = local(f"{error.filename} cannot be read ({error.strerror})", f"a folder cannot be read ({error.strerror})")
+    raise SettingError(f"{which}; let the user who runs this read it, or move it elsewhere") from error
 
 
 def _new(folder: str, seen: set[str]) -> bool:

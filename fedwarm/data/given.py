@@ -28,6 +28,7 @@ from fedwarm.core.inputs import Form
 from fedwarm.data.settings import CLASSES, LABELS, NUMBERS, TOKENS, Data
 from fedwarm.data.tables import ALL, Column, Rows, Table, coded
 from fedwarm.settings.fields import SettingError, near
+from fedwarm.settings.foreign import outcome
 
 TRAIN, SPLIT, DOMAIN = "train", "split", "domain"
 FORMS = "give (inputs, targets), or with a mapping of columns behind them"
@@ -39,15 +40,7 @@ def given(function: Any, data: Data, split: str = TRAIN) -> Table:
     Raises:
         SettingError: it fails, or gives something else; there is no such split.
     """
-    try:
-        found = function(*([data.reading] if _asks(function) else []))
-    except SettingError:
-        raise
-    except Exception as error:  # whatever somebody's code does
-        lines = str(error).splitlines() or [""]
-        raise SettingError(
-            f"data.name = {data.name!r} fails: {type(error).__name__}: {lines[0]}; correct that function"
-        ) from error
+    found = outcome(f"data.name = {data.name!r}", lambda: function(*([data.reading] if _asks(function) else [])))
     table = found if isinstance(found, Table) else table_of(found, data)
     return _split(table, split)
 

@@ -201,6 +201,8 @@ def _check_cohort(config: Config, clients: int) -> None:
     from fedwarm.aggregators import Robust, needs
 
     robust, cohort = config.of(Robust), max(1, round(config.run.fraction_train * clients))
+    if config.run.min_replies > cohort:
+        raise SettingError(f"min-replies = {config.run.min_replies} is more than the {cohort} clients of a round; lower it")
     if (least := needs(robust)) > cohort:
         raise SettingError(
             f"robust.rule = {robust.rule!r} needs {least} clients in a round; there are {cohort}; take more, or another rule"

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import cast
 
 from fedwarm.catalogue import flagged, presets
+from fedwarm.core.capacity import workers_for
 from fedwarm.data.settings import OWN
 from fedwarm.engines import FEDERATION, Asked, Engine, refuse
 from fedwarm.record.folder import runs_root
 from fedwarm.settings.config import Config
-from fedwarm.settings.fields import Value
+from fedwarm.settings.fields import SettingError, Value
 from fedwarm.settings.kinds import ENGINES, METHODS
 from fedwarm.settings.text import parse_overrides
 
@@ -52,6 +53,19 @@ class Request:
         return Asked(self.clients, self.workers, self.federation, self.keep_going)
 
 
+def check_numbers(request: Request) -> None:
+    """Refuse numbers that are none, and fewer processes than there can be, before anything is done.
+
+    Raises:
+        SettingError: one is.
+    """
+    for name in ("seed", "rounds", "clients", "workers"):
+        value = getattr(request, name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            raise SettingError(f"--{name} {value!r} is {type(value).__name__}; give a whole number")
+    workers_for(1, request.workers)
+
+
 def engine_of(name: str, asked: Asked) -> Engine:
     """The engine of a name.
 
@@ -67,12 +81,17 @@ def engine_of(name: str, asked: Asked) -> Engine:
 def asked(request: Request) -> dict[str, Value]:
     """The settings of a request, flat; those of the environment's `FEDWARM_RUN_CONFIG` come first and lose."""
     flat: dict[str, Value] = {**parse_overrides([*_usual(), *request.run_config]), **request.settings}
-    if request.method:
-        flat["method"] = METHODS.canonical(request.method)
-    if request.seed is not None:
-        flat["seed"] = request.seed
-    if request.rounds is not None:
-        flat["num-server-rounds"] = request.rounds
+    own = {**parse_overrides(request.run_config), **request.settings}
+    if "method" in own:
+        own["method"] = METHODS.canonical(str(own["method"]))
+    method = METHODS.canonical(request.method) if request.method else None
+    said = {"method": ("METHOD", method), "seed": ("--seed", request.seed), "num-server-rounds": ("--rounds", request.rounds)}
+    for key, (name, value) in said.items():
+        if value is None:
+            continue
+        if own.get(key, value) != value:
+            raise SettingError(f"{name} is {value!r}, and the settings say {key} = {own[key]!r}; give one of them")
+        flat[key] = value
     return flat | absolute(flat)
 
 

@@ -21,7 +21,7 @@ from fedwarm.launch.live import rebuilt
 from fedwarm.launch.request import DEFAULTS_VARIABLE as DEFAULTS_VARIABLE
 from fedwarm.launch.request import Request as Request
 from fedwarm.launch.request import asked as asked
-from fedwarm.launch.request import engine_of, folder_of, given, own_defaults
+from fedwarm.launch.request import check_numbers, engine_of, folder_of, given, own_defaults
 from fedwarm.record.checkpoint import Checkpoint, load
 from fedwarm.record.folder import RunFolder
 from fedwarm.record.lock import refuse_busy
@@ -56,6 +56,7 @@ def completed(request: Request) -> Path:
 
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    check_numbers(request)
     engine, flat = engine_of(request.engine, request.asked), asked(request)
     refuse_busy(folder_of(request, flat))
     before = _resumed(request, flat)
@@ -64,12 +65,13 @@ def completed(request: Request) -> Path:
     known = replace(request.asked, clients=request.clients or (before.clients if before is not None else 0))
     config, clients = check_run(flat, engine.clients(known), engine.real)
     out = folder_of(request, flat)
-    folder = RunFolder(out) if before is not None else prepare_folder(out, request.fresh)
+    folder = RunFolder(out) if before is not None or request.fresh else prepare_folder(out, False)
     _tell_idle(request, config, engine.real)
     tell_odd(config, clients)
+    for told in outlook(config, clients) if before is None else ():
+        say(f"fedwarm: {told}")
     if before is None:
-        for told in outlook(config, clients):
-            say(f"fedwarm: {told}")
+        folder = prepare_folder(out, request.fresh)  # last, as what it held is gone then
         flat = {**own_defaults(config), **flat}
     if config.run.set:  # defaults that were given: an engine fills the others up, and nobody could tell them apart
         flat["set"] = f"{flat.get('set', '')} {config.run.set}".strip()

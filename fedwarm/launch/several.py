@@ -40,7 +40,10 @@ def is_done(job: Job, folder: Path, clients: int, what: str = "sweep") -> bool:
             other[key] = value
     if clients and run.clients not in (0, clients):
         raise SettingError(f"{folder} holds a run with {run.clients} clients, and the {what} wants {clients}; give another --out")
-    return run.complete and not (other and changed(load(folder), other, folder))
+    if not run.complete or not exists(folder):
+        return run.complete
+    kept = load(folder)
+    return kept.complete and not (other and changed(kept, other, folder))
 
 
 def check_all(jobs: Iterable[Job], clients: int, real: bool = False) -> None:

@@ -6,15 +6,18 @@ the same command finishes a study that was stopped. With several jobs, each run 
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 
 from fedwarm.core.failures import RunError
+from fedwarm.core.files import write_text
 from fedwarm.core.forms import second_text
 from fedwarm.core.terminal import say
 from fedwarm.launch.crew import Crew, refuse_jobs
@@ -25,7 +28,7 @@ from fedwarm.launch.study_choice import Choice, Found, chosen_of, together, word
 from fedwarm.launch.study_file import Arm, Study, read_study
 from fedwarm.launch.study_found import finish
 from fedwarm.launch.sweep_file import Job, named
-from fedwarm.record.folder import runs_root
+from fedwarm.record.folder import RunFolder, runs_root
 from fedwarm.record.lock import Lock, refuse_busy
 from fedwarm.report.studied import course, last, server_seconds
 from fedwarm.settings.fields import SettingError, Value
@@ -33,6 +36,7 @@ from fedwarm.settings.kinds import ENGINES
 from fedwarm.settings.text import parse_overrides
 
 LEAST_SEEDS = 5
+STARTS = "starts.json"  # the model that each run began at which starts from another run: its SHA-256
 
 
 def run_study(
@@ -220,6 +224,8 @@ class Work:
             first, before = base.folder, base.last
         job = self.study.job(arm, seed, chosen, first)
         place = self.folder / job.name
+        if first is not None and not self._same_start(place, first):
+            return None
         if place not in self.known:
             run = completed_run(place, ledger=True) if self._made(job, place) else None
             if run is None:
@@ -228,12 +234,30 @@ class Work:
             self.known[place] = Found(place, run.seed, rounds, last(rounds, self.study.last), server_seconds(run), run.seconds)
         return self.known[place]
 
+    def _same_start(self, place: Path, first: Path) -> bool:
+        """Whether a run began at the model that the run before it has now; it is started over where it did not.
+
+        Of a run that is only to be read, False there.
+        """
+        kept = self.folder / STARTS
+        told = json.loads(kept.read_text()) if kept.is_file() else {}
+        model = first / "model.safetensors"
+        now = sha256(model.read_bytes()).hexdigest() if model.is_file() else ""
+        if told.get(place.name, now) != now:
+            if self.only_read:
+                return False
+            say(f"study: {place.name} starts over, as the run that it starts from has another model now")
+            RunFolder(place).clear()
+        if not self.only_read and told.get(place.name) != now:
+            write_text(kept, json.dumps({**told, place.name: now}, indent=1) + "\n")
+        return True
+
     def _made(self, job: Job, place: Path) -> bool:
         """Whether the run is complete, after it was run if it had to be; where runs are only looked for, it is one of these."""
         if place in self.tried:
             return job.name not in self.failures
         if self.only_read:
-            return True
+            return is_done(job, place, self.study.clients, "study")
         if job.name not in self.under_way and not self.fresh and is_done(job, place, self.study.clients, "study"):
             run = completed_run(place)
             self._ended(job, "", None if run is None else run.seconds)

@@ -162,6 +162,9 @@ def read_study(path: Path, overrides: Mapping[str, Value] | None = None) -> Stud
     each = tuning.get("each-round", False)
     study = Study(arms, seeds, also=also, rounds=rounds, settings=settings, tuning=tuned, each=each, **told)
     check_study(study, where)
+    for key in overrides or {}:
+        if all(key in {**arm.settings, **study.tuned(arm).grid} for arm in arms):
+            raise SettingError(f"-c {key}=.. has no effect, as every arm of {where} sets {key} itself; leave it out")
     return study
 
 
@@ -230,6 +233,12 @@ def check_study(study: Study, where: str) -> None:
                 f"{where}: {arm.name!r} takes what is chosen for {arm.chosen!r}, which is no arm with a grid before it; name one"
             )
         _check_arm(study, arm, where)
+    _check_folders(study, where)
+    most = max(
+        parse(study.job(arm, study.seeds[0], study.tuned(arm).choices()[0]).flat).run.num_server_rounds for arm in study.arms
+    )
+    if beyond := [number for number in study.rounds if number > most]:
+        raise SettingError(f"{where}: rounds holds {beyond[0]}, and no arm has more than {most} rounds; leave it out")
 
 
 def _check_names(names: Sequence[str], where: str) -> None:
@@ -241,6 +250,16 @@ def _check_names(names: Sequence[str], where: str) -> None:
             other = seen[named(name)]
             raise SettingError(f"{where}: the arms {other!r} and {name!r} would share a folder; give one another name")
         seen[named(name)] = name
+
+
+def _check_folders(study: Study, where: str) -> None:
+    """See that no two arms have a run's folder in common, as `a` with a value in its grid and `a, value` by name."""
+    seen: dict[str, str] = {}
+    for arm in study.arms:
+        for chosen in study.tuned(arm).choices():
+            folder = study.job(arm, study.seeds[0], chosen).name
+            if (other := seen.setdefault(folder, arm.name)) != arm.name:
+                raise SettingError(f"{where}: runs of {other!r} and {arm.name!r} would share a folder; give one another name")
 
 
 def _check_arm(study: Study, arm: Arm, where: str) -> None:

@@ -32,6 +32,7 @@ from fedwarm.pretrained.fitting import Say, fitting
 from fedwarm.pretrained.inputs import colours, expect
 from fedwarm.pretrained.reading import tensors_of
 from fedwarm.settings.fields import Group, SettingError, Value, keys, read, setting
+from fedwarm.settings.foreign import outcome
 from fedwarm.settings.kinds import MODELS, NORMS
 from fedwarm.settings.registry import own_of, settings_of
 
@@ -162,8 +163,10 @@ def behead(settings: Model, model: nn.Module) -> tuple[str, nn.Module]:
 def _built(settings: Model, classes: int, form: Form) -> nn.Module:
     architecture, norm = MODELS.load(settings.name), NORMS.load(settings.norm)
     resized = Form.at(settings.input_size) if settings.input_size and form.pictures else form
-    asked = arguments(architecture, settings.name, classes, resized)
-    module: nn.Module = architecture(*asked, *own_of(architecture, settings.own_settings))
+    asked, own = arguments(architecture, settings.name, classes, resized), own_of(architecture, settings.own_settings)
+    module: Any = outcome(where := f"model.name = {settings.name!r}", lambda: architecture(*asked, *own))
+    if not isinstance(module, nn.Module):
+        raise SettingError(f"{where} gives {type(module).__name__}; return the torch module")
     norm(module, *own_of(norm, settings.own_settings))
     prepare(module, settings.statistics)
     _expect(settings, module, architecture, form)

@@ -88,7 +88,8 @@ class RunFolder:
         if not now and time.monotonic() - self._written < WRITE_INTERVAL_SECONDS:
             return
         self._written = time.monotonic()
-        write_text(self.path / "results.json", json.dumps(written(record), indent=1 if record.complete else None) + "\n")
+        text = json.dumps(written(record), indent=1 if record.complete else None) + "\n"
+        write_text(self.path / "results.json", text, durable=record.complete)
 
     def append(self, record: Record) -> dict[str, int]:
         """Add what is new to the ledger and the journal; the lengths of both in bytes."""
@@ -179,6 +180,6 @@ def save_tensors(path: Path, arrays: Arrays, notes: Mapping[str, str] | None = N
     """Named arrays as a safetensors file, whole or not at all."""
     from safetensors.torch import save_file
 
-    with replacing(path) as temporary:
+    with replacing(path, durable=True) as temporary:
         save_file(to_tensors(arrays), temporary, metadata=dict(notes or {}))
         order_metadata(temporary)

@@ -70,11 +70,12 @@ def grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
     pairs = list(zip(runs, settings, strict=True))
     of_method = {run.method: _differing([found for other, found in pairs if other.method == run.method]) for run in runs}
     usual = defaults(all_groups())
-    engines = len({run.engine for run in runs}) > 1
+    engines, sizes = len({run.engine for run in runs}) > 1, len({run.clients for run in runs}) > 1
     groups: dict[str, list[Run]] = {}
     for run, found in pairs:
         named = [k for k in differing if k in found and (k in of_method[run.method] or found[k] != usual.get(k))]
         parts = [run.title] + [f"{key}={_text(found[key])}" for key in named] + [run.engine] * engines
+        parts += [f"{run.clients} clients"] * sizes
         groups.setdefault(", ".join(parts), []).append(run)
     return groups
 

@@ -25,7 +25,8 @@ REACHED: dict[str, Measure] = {
     "personal_mean": Measure("personal, mean", "percent", lambda run: run.personal_mean),
     "personal_worst_tenth": Measure("personal, worst tenth", "percent", lambda run: run.personal_worst_tenth),
     "personal_worst": Measure("personal, worst", "percent", lambda run: run.personal_worst),
-    "best": Measure("best", "percent", lambda run: run.best.value if run.best else None),
+    "best": Measure("best", "percent", lambda run: run.best.value if run.best and run.best.share else None),
+    "best_value": Measure("best", "number", lambda run: run.best.value if run.best and not run.best.share else None),
     "best_round": Measure("in round", "number", lambda run: run.best.round if run.best else None),
 }
 SPENT: dict[str, Measure] = {

@@ -54,7 +54,7 @@ def _privacy_text(runs: Sequence[Run]) -> str:
 
 
 def _line(label: str, style: int, runs: Sequence[Run], value: Callable[[Round], float | None], spent: str) -> plots.Line:
-    """The mean over the group's runs with its range, by round; flat where bytes are the axis and nothing was sent."""
+    """The mean over the group's runs with its range, by round, as far as all of them came; flat where nothing was sent."""
     by_round: dict[int, list[tuple[float, float]]] = {}
     for run in runs:
         total = 0.0
@@ -62,7 +62,7 @@ def _line(label: str, style: int, runs: Sequence[Run], value: Callable[[Round], 
             total += sum(r.up) if spent == "bytes" else r.seconds
             if (reached := value(r)) is not None:
                 by_round.setdefault(r.number, []).append((reached, total if spent else r.number))
-    points = [by_round[number] for number in sorted(by_round)]
+    points = [by_round[number] for number in sorted(by_round) if len(by_round[number]) == len(runs)]
     values = [[v for v, _ in point] for point in points]
     x = [statistics.fmean(at for _, at in point) for point in points]
     low, high = ([min(v) for v in values], [max(v) for v in values]) if len(runs) > 1 else ([], [])

@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from fedwarm.catalogue import all_groups
 from fedwarm.core.terminal import say
-from fedwarm.record.ledger import EVALUATE
+from fedwarm.record.ledger import measuring
 from fedwarm.record.reading import BYTE_KEYS, Json, Run, mean, read_run
 from fedwarm.report import plots
 from fedwarm.report.compare import compare
@@ -148,7 +148,7 @@ def client_rows(run: Run) -> list[Json]:
     """One row a client: examples, final accuracies, bytes by the ledger without evaluation, size of its adapter."""
     shared, personal, rows = run.last("clients"), run.last("personal"), []
     for k in range(min(run.clients, MOST_ROWS)):
-        mine = [entry for entry in run.ledger if entry.get("client") == k and entry.get("stage") != EVALUATE]
+        mine = [entry for entry in run.ledger if entry.get("client") == k and not measuring(str(entry.get("stage")))]
         adapter = run.folder / "adapters" / f"client-{k}" / "pytorch_lora_weights.safetensors"
         row: Json = {"client": run.called(k), "shared": shared[k], "personal": personal[k]}
         row["examples"] = sum(run.counts[k]) if run.counts else None

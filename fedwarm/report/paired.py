@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 LEVEL = 0.95
+ALIKE = 1e-12  # differences that are equal but for rounding
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def difference(values: Sequence[float | None], base: Sequence[float | None]) -> 
     if len(gaps) < 2:
         return Difference(len(gaps), statistics.fmean(gaps) if gaps else math.nan)
     mean, error = statistics.fmean(gaps), standard_error(gaps)
-    if not error:
+    if max(gaps) - min(gaps) <= ALIKE * max(1.0, abs(mean)):
         return Difference(len(gaps), mean, mean, mean)
     from scipy.special import stdtr, stdtrit
 

@@ -95,7 +95,7 @@ class Exchange:
             call.kept.pieces = None  # what comes now is out of order, and a resumed run would not know
             list(call.ask([c for c in failed if c not in call.asked_again and c in here], 1))
         if len(call.accepted) < needed:
-            why = "; ".join(self.ledger.failures(stage.round)[-3:])
+            why = "; ".join([*dict.fromkeys(self.ledger.failures(stage.round))][-3:])
             needs = "robust.rule" if needed == self.patience.least > 1 else "min-replies"
             raise FederationError(
                 f"round {stage.round}, {stage.name}: {len(call.accepted)} valid replies of {len(stage.clients)}, "

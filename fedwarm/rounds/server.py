@@ -164,7 +164,7 @@ class BaseStrategy(Method):
             if before.versions != versions():
                 self.record.note(f"resumed after stage {before.done} with other versions of packages")
             if self.record.events and self.folder is not None:
-                self._keep()
+                self._keep(told=True)  # a longer run is complete no more, wherever it ends
             return
         notes = (*own_data.notes(self.config, self.fleet), remark(self.config, self.fleet.classes), measuring.remark(self.config))
         for told in filter(None, (*notes, cohorts.remark(self.config, self.record.cohort, self.new_model))):
@@ -242,17 +242,16 @@ class BaseStrategy(Method):
         """Write down what was booked for a stage, before its first message leaves: a run that breaks in it has spent that."""
         self.record.spend(stage.round, self.statement())
         if self.folder is not None:
-            self._keep()
-            self.folder.write(self.record, now=True)
+            self._keep(told=True)
 
     @contextmanager
     def _told(self, stage: Stage) -> Iterator[None]:
-        """Where a stage breaks, write down what was spent by then, what clients told of it included."""
+        """Where a stage breaks, write down what was reached and spent by then, what clients told of it included."""
         try:
             yield
         except BaseException:
             self.record.spend(stage.round, self.statement())
-            if self.folder is not None and (self.record.privacy is not None or self.record.ledger.refusals()):
+            if self.folder is not None:
                 self.folder.write(self.record, now=True)
             raise
 
@@ -274,8 +273,8 @@ class BaseStrategy(Method):
             raise PayloadError(f"its update has norm {length:.3g}, more than robust.limit = {limit:g} allows")
         return length
 
-    def _keep(self) -> None:
-        """Write a checkpoint."""
+    def _keep(self, told: bool = False) -> None:
+        """Write a checkpoint, and what the run has come to where that must be told at once."""
         assert self.folder is not None
         record = self.record
         lengths, halves = self.folder.append(record), {name: half.facts() for name, half in self.halves.items()}
@@ -288,10 +287,11 @@ class BaseStrategy(Method):
                 self.state(),
             )
         )  # fmt: skip
+        if told:
+            self.folder.write(record, now=True)
 
     def _result(self) -> Result:
-        result = Result()
-        result.arrays = to_records(Payload("weights", self.arrays)).array_records["arrays"]
+        (result := Result()).arrays = to_records(Payload("weights", self.arrays)).array_records["arrays"]
         for number, accuracy in self.record.accuracies().items():
             result.evaluate_metrics_clientapp[number] = MetricRecord({"accuracy": accuracy})
         return result

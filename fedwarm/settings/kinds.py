@@ -6,9 +6,9 @@ from typing import Any
 
 from fedwarm.settings.registry import Kind
 
-METHODS: Kind[Any] = Kind("method", "fedwarm.methods", "method")
+METHODS: Kind[Any] = Kind("method", "fedwarm.methods", "method", has=("presets", "local_hooks"))
 OBJECTIVES: Kind[Any] = Kind("objective", "fedwarm.objectives", "objective", first="plain")
-CODECS: Kind[Any] = Kind("codec", "fedwarm.codecs", "codec", first="dense", hyphens=True)
+CODECS: Kind[Any] = Kind("codec", "fedwarm.codecs", "codec", first="dense", hyphens=True, has=("encode", "decode"))
 PRIVACY: Kind[Any] = Kind(
     "privacy mechanism", "fedwarm.privacy.mechanisms", "privacy", group="fedwarm.privacy", first="none", hyphens=True
 )

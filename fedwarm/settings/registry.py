@@ -52,14 +52,15 @@ class Kind(Generic[C]):
         open: whether the setting takes other text, too (a path, a name elsewhere).
         every: whether all that there are take part in every run.
         libraries: the kind whose components give components of this one by name, as `library:name`.
+        has: attributes that a component of this kind has, by which another thing is told from one.
     """
 
     def __init__(
         self, name: str, package: str, key: str = "", *, group: str = "", first: str = "", hyphens: bool = False,
-        open: bool = False, option: str = "", every: bool = False, libraries: Kind[Any] | None = None,
+        open: bool = False, option: str = "", every: bool = False, libraries: Kind[Any] | None = None, has: tuple[str, ...] = (),
     ) -> None:  # fmt: skip
         self.name, self.package, self.key, self.first, self.hyphens, self.open = name, package, key, first, hyphens, open
-        self.option, self.every, self.libraries = option, every, libraries
+        self.option, self.every, self.libraries, self.has = option, every, libraries, has
         self.group = group or f"fedwarm.{package.rpartition('.')[2]}"
 
     def __repr__(self) -> str:
@@ -133,15 +134,25 @@ class Kind(Generic[C]):
         """The component of a name, of `library:name`, or of `module:attribute`.
 
         Raises:
-            SettingError: there is none, two have the name, or it cannot be imported.
+            SettingError: there is none, two have the name, it cannot be imported, or is something else.
         """
         name = self.canonical(name)
         library, _, rest = name.partition(":")
         if rest and self.libraries is not None and library in self.libraries:
             return cast(C, self.libraries.load(library)(rest))
         if is_reference(name):
-            return cast(C, referred(name, f"{self.name} {name!r}"))
+            return self._one(name, referred(name, f"{self.name} {name!r}"))
         return cast(C, _loaded(self.owners()[name][0], f"{self.name} {name!r}"))
+
+    def _one(self, name: str, found: Any) -> C:
+        """What a reference names, if it is a component of this kind."""
+        if missing := [attribute for attribute in self.has if not hasattr(found, attribute)]:
+            module = name.partition(":")[0]
+            other = getattr(sys.modules.get(module), "COMPONENT", None)
+            meant = other is not None and all(hasattr(other, attribute) for attribute in self.has)
+            remedy = f"did you mean {module}:COMPONENT?" if meant else "see docs/components.md"
+            raise SettingError(f"{self.name} {name!r} is {type(found).__name__} without {missing[0]!r}, and so none; {remedy}")
+        return cast(C, found)
 
 
 def component(settings: Any = None, needs: tuple[str, ...] = (), **facts: Any) -> Callable[[T], T]:

@@ -35,13 +35,15 @@ def parse_overrides(texts: Sequence[str]) -> dict[str, Value]:
 
 def _pairs(text: str) -> dict[str, Value]:
     if rest := PAIR.sub("", text).split():
-        raise SettingError(f'cannot read {rest[0]!r} in {text!r}: write pairs with blanks between, e.g. rounds=3 name="x"')
+        raise SettingError(f"cannot read {rest[0]!r} in {text!r}: write pairs with blanks between, e.g. seed=3 data.name='x'")
     found: dict[str, Value] = {}
     for key, value in PAIR.findall(text):
         try:
             table = tomllib.loads(f"{key} = {value}")
         except tomllib.TOMLDecodeError:
-            hint = f'{key}="{value}"' if value[0] not in "\"'" else f"{key}=1"
+            if value in ("True", "False"):
+                raise SettingError(f"cannot read {key}={value}: write {key}={value.lower()}") from None
+            hint = f"{key}='{value}'" if value[0] not in "\"'" else f"{key}=1"
             raise SettingError(f"cannot read {key}={value}: values are TOML, and text stands in quotes, e.g. {hint}") from None
         found.update(flat(table, text))
     return found

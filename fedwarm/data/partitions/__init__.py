@@ -25,6 +25,7 @@ from fedwarm.data.rows import FEWEST, NEED
 from fedwarm.data.settings import WHOLE, Data
 from fedwarm.data.tables import Rows, Table, private_part
 from fedwarm.settings.fields import SettingError
+from fedwarm.settings.foreign import outcome
 from fedwarm.settings.kinds import PARTITIONS
 from fedwarm.settings.registry import component
 
@@ -58,7 +59,7 @@ def client_rows(table: Table, data: Data, seed: int, partitions: int) -> list[Ro
             f"{partitions} clients are too many for the {len(table)} images of {table.name}: {NEED}; "
             f"take at most {len(table) // FEWEST} clients"
         )
-    parts = [np.sort(private[np.asarray(rows, dtype=np.int64)]) for rows in deal(table, data, seed, partitions)]
+    parts = [np.sort(private[rows]) for rows in _dealt(deal, table, data, seed, partitions)]
     for i, rows in enumerate(parts):
         if len(rows) < FEWEST:
             raise SettingError(
@@ -66,6 +67,17 @@ def client_rows(table: Table, data: Data, seed: int, partitions: int) -> list[Ro
                 f"{table.name}: {NEED}; take fewer clients or another partition"
             )
     return parts
+
+
+def _dealt(deal: Any, table: Table, data: Data, seed: int, partitions: int) -> list[Rows]:
+    """The rows of each client; a partition of somebody's own may fail, or give others than there are."""
+    where = f"data.partition = {data.partition!r}"
+    found = outcome(where, lambda: [np.asarray(rows, dtype=np.int64) for rows in deal(table, data, seed, partitions)])
+    if len(found) != partitions:
+        raise SettingError(f"{where} deals to {len(found)} clients, and there are {partitions}; give rows for each")
+    if any(rows.size and (rows.min() < 0 or rows.max() >= len(table)) for rows in found):
+        raise SettingError(f"{where} deals rows that are none of the {len(table)}; number them from 0")
+    return found
 
 
 def _refuse_unlike(table: Table, data: Data, deal: Any) -> None:

@@ -89,6 +89,9 @@ def test_images_are_taken_as_people_have_them(result: fedwarm.Result, tmp_path: 
         (["nowhere.png"], "'nowhere.png' cannot be read: .* give the path"),
         ([3], "an image is int; give PIL images, arrays, or paths"),
         (3, "inputs are int; give a tensor"),
+        (torch.rand(2, 3, 16, 16), "images are float32, whose scale nobody knows; give uint8 from 0 to 255"),
+        (np.random.default_rng(0).random((2, 3, 16, 16)), "images are float64"),
+        (np.zeros((16, 16, 3), np.uint8), "is one image; give a list of it"),
     ],
 )
 def test_what_cannot_be_predicted_on_is_refused(result: fedwarm.Result, given: Any, why: str) -> None:

@@ -161,6 +161,20 @@ def test_a_bad_setting_is_told_before_a_run_is_cleared(refused: Refused, shell: 
     (shell / "old").mkdir()
     (shell / "old" / "results.json").write_text("{}")
     assert "seed" in refused("run", "fedavg", "--fresh", "--out", shell / "old", "-c", "seed=-1")
+    assert "workers = -1" in refused("run", "fedavg", "--fresh", "--out", shell / "old", "--workers", -1)
+    assert (shell / "old" / "results.json").is_file()
+
+
+def test_what_is_said_twice_must_be_the_same(shell: Path, refused: Refused) -> None:
+    said = "and the settings say"
+    assert f"METHOD is 'fedavg', {said} method = 'fedprox'" in refused("run", "fedavg", "-c", "method='fedprox'")
+    assert f"--seed is 1, {said} seed = 2" in refused("run", "fedavg", "--seed", 1, "-c", "seed=2")
+    assert f"--rounds is 2, {said} num-server-rounds = 3" in refused("run", "fedavg", "--rounds", 2, "-c", "num-server-rounds=3")
+    (shell / "whole.toml").write_text("method = 'fedprox'\nseed = -1\n")
+    assert "seed = -1" in refused("run", "-c", shell / "whole.toml")  # which names the method
+    assert "min-replies = 9 is more than the 3 clients of a round" in refused(
+        "run", "fedavg", "--clients", 3, "-c", "min-replies=9"
+    )
 
 
 # Data, models, foundations

@@ -41,7 +41,7 @@ def test_runs_are_listed_wherever_they_lie_the_newest_last(tmp_path: Path, capsy
     head, first, second, third = rows(capsys.readouterr().out)
     assert head == ["run", "method", "seed", "engine", "rounds", "state", "accuracy", "personal", "bytes up", "written"]
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime((old / "results.json").stat().st_mtime))
-    assert first == ["old", "local_only", "7", "local", "1", "unfinished", "25.0 %", "–", "2.00 kB", when]
+    assert first == ["old", "local_only", "7", "local", "0 of 5", "unfinished", "25.0 %", "–", "2.00 kB", when]
     assert second[:2] == ["broken", "–"] and "unreadable" in second
     assert third[:-1] == [f"sweep/{new.name}", "fedavg", "0", "local", "1 of 5", "complete", "75.0 %", "–", "4.00 kB"]
 

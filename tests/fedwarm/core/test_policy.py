@@ -38,6 +38,10 @@ def test_methods_and_settings_are_bounded(tmp_path: Path) -> None:
     assert reason_of(str(error.value)) == reason_of(f"client 3: {error.value}") == POLICY
     with pytest.raises(RefusalError, match="allows the methods none"):
         policy(tmp_path, "methods = []").check_run("a", [])
+    none = policy(tmp_path, "settings = []")
+    none.check_run("a", ["set", "nodes.partitions"])  # what changes no result
+    with pytest.raises(RefusalError, match="lets no run change local-epochs from its default"):
+        none.check_run("a", ["local-epochs"])
 
 
 def test_limits_are_the_stricter_of_both(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -216,3 +217,20 @@ def test_rows_of_parquet_are_told_by_their_place(tmp_path: Path) -> None:
         read_table(Data(name=str(tmp_path / "t.parquet")))
     dropped = read_table(Data(name=str(tmp_path / "t.parquet"), missing_values="drop"))
     assert torch.equal(dropped.images(np.array([0])), torch.tensor([[1.0]]))
+
+
+def test_a_folder_that_may_not_be_listed_is_no_missing_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("apple", "pear", "plum"):
+        (tmp_path / name).mkdir()
+        for i in range(4):
+            (tmp_path / name / f"{i}.png").write_bytes(picture(0, i)["bytes"])
+    true = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if str(path).endswith("apple"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return true(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(SettingError, match=r"apple cannot be read \(Permission denied\); let the user who runs this read it"):
+        read_table(Data(name=str(tmp_path), image_size=8))

@@ -269,6 +269,45 @@ def test_the_same_command_reads_what_is_there(ran: Runs, capsys: pytest.CaptureF
         run_study(path, workers=1, overrides=["data.validation-fraction=0.3"])
 
 
+def test_what_would_change_nothing_is_refused(ran: Runs) -> None:
+    path = file("[settings]\ndata.validation-fraction=0.1\n[[arms]]\nmethod='fedavg'\ngrid={learning-rate=[0.05]}")
+    with pytest.raises(SettingError, match=r"-c learning-rate=\.\. has no effect, as every arm of some\.toml sets"):
+        run_study(path, workers=1, overrides=["learning-rate=3"])
+
+
+def test_a_table_is_of_runs_with_the_file_s_settings(ran: Runs) -> None:
+    arms = "[[arms]]\nname='a'\nmethod='fedavg'\n[[arms]]\nname='b'\nmethod='fedprox'\n"
+    run_study(file(HEAD + arms), workers=1)
+    with pytest.raises(SettingError, match="holds a run with .*, and the study wants"):
+        run_study(file(HEAD + arms.replace("'fedprox'", "'scaffold'\nsettings={learning-rate=0.5}")), workers=1, table=True)
+
+
+def test_what_begins_at_another_model_than_before_starts_over(ran: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the run that it starts from was made longer; its own checkpoint began at the model of then."""
+    path = file(HEAD + "[[arms]]\nname='a'\nmethod='fedavg'\n[[arms]]\nname='b'\nmethod='fedavg'\nstart='a'\n")
+    from fedwarm.launch import several
+
+    good: Callable[[Request], None] = several.run_method  # type: ignore[assignment]
+
+    def run(request: Request) -> None:
+        good(request)
+        assert request.out is not None
+        (request.out / "model.safetensors").write_bytes(b"first")
+
+    monkeypatch.setattr("fedwarm.launch.several.run_method", run)
+    folder = run_study(path, workers=1)
+    (folder / "b-seed-2" / "kept").touch()
+    ran.clear()
+    run_study(path, workers=1)
+    assert not ran
+    (folder / "a-seed-2" / "model.safetensors").write_bytes(b"longer")
+    run_study(path, workers=1, table=True)
+    assert {row["seed"] for row in table() if row["arm"] == "b"} == {"1", "3"} and not ran
+    run_study(path, workers=1)
+    assert [(flat["seed"], bool(flat["model.weights"])) for flat in ran] == [(2, True)]
+    assert not (folder / "b-seed-2" / "kept").exists() and len(table()) > 2
+
+
 def test_a_run_that_fails_is_noted_and_so_is_what_begins_with_it(ran: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     from fedwarm.launch import several
 
@@ -311,6 +350,12 @@ def test_a_run_that_fails_is_noted_and_so_is_what_begins_with_it(ran: Runs, monk
         ("[[arms]]\nmethod = 'fedavg'\nchosen = 'y'", ["takes what is chosen for 'y'", "no arm with a grid"]),
         ("[[arms]]\nmethod = 'fedavg'\nchosen = 'y'\ngrid = {momentum=[0.1]}", ["has chosen and grid", "leave one"]),
         ("[[arms]]\nmethod = 'fedavg'\nstart = 'y'", ["starts from 'y', which is no arm before it"]),
+        ("rounds=[9]\n[settings]\nnum-server-rounds=2\n[[arms]]\nmethod='fedavg'", ["rounds holds 9", "more than 2 rounds"]),
+        (
+            "[settings]\ndata.validation-fraction=0.1\n[[arms]]\nname='a'\nmethod='fedavg'\ngrid={learning-rate=[0.05]}\n"
+            "[[arms]]\nname='a'\nmethod='fedavg'\nsettings={local-epochs=4}\nvary={learning-rate=[0.05]}",
+            ["runs of 'a' and 'a, learning-rate 0.05' would share a folder"],
+        ),
         ("[[arms]]\nmethod = 'fedavg'\nsettings = { local-epoch = 2 }", ["fedavg: unknown setting 'local-epoch'"]),
         ("[settings]\nseed = 3\n[[arms]]\nmethod = 'fedavg'", ["seed cannot stand in a study's file"]),
         (

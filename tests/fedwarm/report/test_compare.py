@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from fedwarm.record.reading import read_run
 from fedwarm.report.compare import grouped
 from fedwarm.report.measured import bits_up
-from fedwarm.report.overlaid import by_bits
+from fedwarm.report.overlaid import _line, by_bits
 from fedwarm.report.page import make_report
 from fedwarm.report.scatter import Point, points
 from tests.report_page import Page, results, write
@@ -24,6 +25,24 @@ def document(accuracy: float, seed: int, bits: float | None, privacy: dict[str, 
     found = results([accuracy], method="dp_rec", seed=seed, **changed)
     found["totals"] |= {"parameters": 7690, "bits_per_parameter_up": bits}
     return found | {"privacy": privacy}
+
+
+def test_runs_of_more_clients_are_no_other_seeds(tmp_path: Path) -> None:
+    paths = []
+    for clients in (2, 3):
+        found = results([0.5], method="fedavg", seed=0)
+        found["partition"] |= {"clients": clients}
+        paths.append(write(tmp_path / str(clients), found))
+    runs = [replace(read_run(path), clients=clients) for path, clients in zip(paths, (2, 3), strict=True)]
+    assert [label.rpartition(", ")[2] for label in grouped(runs)] == ["2 clients", "3 clients"]
+
+
+def test_a_mean_curve_ends_where_a_run_of_it_ends(tmp_path: Path) -> None:
+    """One run stopped early: from there on there is no mean of all."""
+    long, short = results([0.1, 0.2, 0.9], method="fedavg", seed=0), results([0.1, 0.4], method="fedavg", seed=1)
+    runs = [read_run(write(tmp_path / name, found)) for name, found in (("long", long), ("short", short))]
+    line = _line("a", 0, runs, lambda r: r.accuracy, "")
+    assert line.x == [0, 1] and line.y == pytest.approx([0.1, 0.3])
 
 
 def arms(folder: Path) -> list[Path]:

@@ -230,7 +230,7 @@ def test_fairness_best_privacy_and_failures_are_compared(tmp_path: Path) -> None
     assert costs[0][-2:] == ["epsilon", "replies left out"]
     assert costs[1][-2:] == [f"3 ± {statistics.stdev([2, 4]):.4g}", f"2 ± {statistics.stdev([1, 3]):.4g}"]
     assert costs[3][-2:] == ["4", "3"] and costs[4][-2:] == ["–", "0"]
-    assert "Best is the highest personal accuracy of any round" in page.text
+    assert "Best is the best personal accuracy of any round" in page.text
     assert "minutes since the start" in page.source
     single = Page(make_report([folders[0]]))
     assert single.facts["Best personal accuracy"] == "90.0 %in round 3" and single.facts["Epsilon"] == "2"

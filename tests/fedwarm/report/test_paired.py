@@ -30,6 +30,9 @@ def test_what_cannot_be_said_is_not_said() -> None:
     assert one.mean == 0.25 and math.isnan(one.low) and math.isnan(one.p)
     same = difference([0.75, 0.5], [0.5, 0.25])
     assert (same.low, same.mean, same.high) == (0.25, 0.25, 0.25) and math.isnan(same.p)
+    for values, base in (([0.9, 0.8], [0.8, 0.7]), ([0.925, 0.85, 0.9], [0.9, 0.825, 0.875])):  # equal but for rounding
+        alike = difference(values, base)
+        assert math.isnan(alike.p) and alike.low == alike.high == pytest.approx(values[0] - base[0])
     assert [gap_text(each) for each in (difference([], []), one, same)] == ["–", "+25.00", "+25.00 [+25.00, +25.00]"]
     assert gap_text(Difference(5, -0.01, -0.02, 0.0, 0.0456)) == "-1.00 [-2.00, +0.00], p = 0.046"
     assert gap_text(Difference(5, 0.01, 0.005, 0.015, 1e-5)).endswith("p < 0.001")
