@@ -1,7 +1,10 @@
 """Federated dropout's client: it trains the part of the network that it is sent, and sends all of that back."""
 
-from fedwarm.methods.federated_dropout import Dropped
+import numpy as np
+
+from fedwarm.methods.federated_dropout import Dropped, factors, part
 from fedwarm.methods.federated_dropout import FederatedDropout as Settings
+from fedwarm.sparse.groups import Groups, Mask, Masks
 from fedwarm.training.loop import Hook
 
 from .fedsparse import GroupedClient, Received
@@ -13,8 +16,11 @@ class FederatedDropoutClient(GroupedClient):
     dropped: Dropped
 
     def begin(self, got: Received, number: int) -> None:
-        settings = self.config.of(Settings)
-        self.dropped = Dropped(got.groups, got.mask, 1 / settings.keep if settings.scale else 1.0)
+        scaled = self.config.of(Settings).scale
+        self.dropped = Dropped(got.groups, factors(got.groups, got.mask) if scaled else got.mask.astype(np.float64))
+
+    def chosen(self, groups: Groups, live: Masks, gates: Mask) -> Masks:
+        return part(groups, gates)
 
     def hooks(self) -> list[Hook]:
         return [self.dropped]

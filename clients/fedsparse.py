@@ -46,6 +46,10 @@ class GroupedClient(BaseClient):
         """Whether every weight is a group."""
         return False
 
+    def chosen(self, groups: Groups, live: Masks, gates: Mask) -> Masks:
+        """Which numbers travel with these groups."""
+        return groups.chosen(live, gates)
+
     def kept(self, got: Received, number: int) -> tuple[Mask, bytes]:
         """Which of the groups that it was sent it sends back, and what it says of each of these."""
         return np.ones(int(got.mask.sum()), np.bool_), b""
@@ -77,7 +81,7 @@ class GroupedClient(BaseClient):
         if not ((theta >= 0) & (theta <= 1)).all():
             raise PayloadError("the probability of a group is not between 0 and 1")
         live = groups.live(alive)
-        chosen = groups.chosen(live, mask)
+        chosen = self.chosen(groups, live, mask)
         arrays = from_values(reader, chosen)
         reader.end()
         return Received(groups, mask, theta, arrays, live, chosen, price)
@@ -87,7 +91,7 @@ class GroupedClient(BaseClient):
         kept, numbers = self.kept(got, number)
         gates, bits = got.mask.copy(), bits_of(self.config)
         gates[got.mask] = kept
-        chosen = got.groups.chosen(got.live, gates)
+        chosen = self.chosen(got.groups, got.live, gates)
         if bits:
             draws = numpy_generator(self.config.run.seed, self.config.run.method, "rounding", number, self.node.partition)
             return joined([pack_mask(kept), numbers, to_rounded(arrays, got.arrays, chosen, bits, draws)])

@@ -97,7 +97,7 @@ class Grouped(BaseStrategy):
         facts = {"round": stage.round, "pruned": int(pruned), **self.told(stage)}
         if theta == theta[: packing.NUMBER_BYTES] * int(mask.sum()) != b"":  # one number for all
             facts, theta = {**facts, THETA: float(np.float16(self.theta[mask][0]))}, b""
-        values = to_values(self.shared, self.groups.chosen(self.live, mask))
+        values = to_values(self.shared, self.chosen(mask))
         packed = packing.joined([pack_mask(mask), pack_mask(~self.alive) if pruned else b"", theta, values])
         return Payload("words", {PACKED: packed}, facts)
 
@@ -140,7 +140,7 @@ class Grouped(BaseStrategy):
             values[gates] = reader.numbers(int(gates.sum()))
         if not ((values >= 0) & (values <= 1)).all():
             raise PayloadError("the probability of a group is not between 0 and 1")
-        chosen = self.groups.chosen(self.live, gates)
+        chosen = self.chosen(gates)
         arrays = from_rounded(reader, self.shared, chosen, self.bits) if self.bits else from_values(reader, chosen)
         reader.end()
         reference = {name: np.where(mask, self.shared[name], np.float32(0)) for name, mask in chosen.items()}
@@ -152,9 +152,17 @@ class Grouped(BaseStrategy):
             return super()._check_size(stage, arrays, expected)
         return super()._check_size(stage, self.taken.arrays, self.taken.reference)
 
+    def chosen(self, gates: Mask) -> Masks:
+        """Which numbers travel with these groups (G,)."""
+        return self.groups.chosen(self.live, gates)
+
+    def new_mean(self) -> GroupMean:
+        """The mean of a round's replies."""
+        return GroupMean(self.groups)
+
     def begin(self, stage: Stage) -> None:
         if stage.name == "round":
-            self.mean = GroupMean(self.groups)
+            self.mean = self.new_mean()
 
     def weight(self, payload: Payload) -> float:
         """What a reply counts for."""
