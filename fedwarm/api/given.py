@@ -51,7 +51,10 @@ def reference(component: Callable[..., Any], key: str) -> str:
     """
     module, name = getattr(component, "__module__", ""), getattr(component, "__qualname__", "")
     if not module or not all(part.isidentifier() for part in name.split(".")):
-        raise SettingError(f"{key}: {name or component!r} has no name to import it by; define it at the top level of a module")
+        what = repr(name) if name else f"this {type(component).__name__}"
+        raise SettingError(
+            f"{key}: {what} has no name to import it by; give 'module:NAME', or a function or class at the top level of a module"
+        )
     return f"{module}:{name}"
 
 

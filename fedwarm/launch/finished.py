@@ -72,6 +72,11 @@ def personal(run: Run, client: int) -> Finished:
         SettingError: there is none.
     """
     found = sorted((run.folder / "clients").glob(f"*/{client}/personal.*.safetensors"), key=_step)
+    others = sorted(
+        {path.parent.name for path in (run.folder / "clients").glob("*/*/personal.*.safetensors")}, key=lambda n: (len(n), n)
+    )
+    if not found and others:
+        raise SettingError(f"{run.folder} holds no personal model of client {client}; it has those of {', '.join(others)}")
     if not found:
         raise SettingError(
             f"{run.folder} holds no personal model of client {client}; {run.method} makes none, or its clients "

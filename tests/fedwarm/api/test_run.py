@@ -22,6 +22,7 @@ import fedwarm
 from fedwarm.api.given import in_python, reference, settings_of
 from fedwarm.core.failures import Interrupted
 from fedwarm.launch.run import Request, run_method
+from fedwarm.settings.kinds import METHODS
 
 SMALL: dict[str, Any] = {"local-epochs": 1, "batch-size": 8, "data": {"max-examples": 24, "image-size": 16}}
 WORDS = ("local-epochs=1", "batch-size=8", "data.max-examples=24 data.image-size=16")
@@ -117,6 +118,28 @@ def test_best_and_personal_models(result: fedwarm.Result, tmp_path: Path) -> Non
     assert alone.predict(images, alone.personal_model(1)).shape == (1,) and "personal" in alone.history[-1]
     with pytest.raises(fedwarm.SettingError, match="local_only keeps no global model"):
         alone.predict(images)
+    with pytest.raises(fedwarm.SettingError, match="no personal model of client 9; it has those of 0, 1"):
+        alone.personal_model(9)
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"settings": "seed=1"}, "settings are str; give a dictionary"),
+        ({"clients": 3.0}, "clients 3.0 is float; give a whole number"),
+        ({"workers": "2"}, "workers '2' is str; give a whole number"),
+        ({"seed": True}, "seed True is bool; give a whole number"),
+        ({"method": METHODS.load("fedavg")}, "method: this Method has no name to import it by; give 'module:NAME'"),
+    ],
+)
+def test_arguments_of_a_wrong_type_are_refused_in_a_line(given: dict[str, Any], why: str, tmp_path: Path) -> None:
+    with pytest.raises(fedwarm.SettingError, match=why):
+        fedwarm.run(**{"method": "fedavg", "out": tmp_path / "run", **given})
+    assert not (tmp_path / "run").exists()
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    assert settings_of({"seed": np.int64(3), "learning-rate": np.float32(0.5)}) == {"seed": 3, "learning-rate": 0.5}
 
 
 def test_a_run_goes_on_and_is_replaced(tmp_path: Path) -> None:
@@ -140,7 +163,7 @@ def test_settings_are_flat_or_nested() -> None:
     assert settings_of(given) == told and settings_of(None) == {}
     with pytest.raises(fedwarm.SettingError, match=r"seed = \[1\] is list; give a text"):
         settings_of({"seed": [1]})
-    with pytest.raises(fedwarm.SettingError, match="no name to import it by; define it at the top level"):
+    with pytest.raises(fedwarm.SettingError, match="no name to import it by; give .module:NAME., or a function"):
         reference(lambda classes, size: None, "model.name")
 
 
