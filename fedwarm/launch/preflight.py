@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedwarm.catalogue import parse
 from fedwarm.core.files import DiskError
@@ -17,6 +18,10 @@ from fedwarm.parts import Known
 from fedwarm.record.folder import RunFolder
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError, Value
+from fedwarm.settings.registry import is_reference
+
+if TYPE_CHECKING:
+    from torch import nn
 
 EACH = 4  # images of a client, at least, where a method is made for many of them
 
@@ -134,8 +139,25 @@ def _build(config: Config, classes: int) -> None:
 
     if untold(config):
         return
-    width = task_of(config.run).width(classes)
-    build_model(config.of(Model), width, form_of(config.of(Data)), config.run.seed, say=_say)
+    width, form = task_of(config.run).width(classes), form_of(config.of(Data))
+    model = build_model(config.of(Model), width, form, config.run.seed, say=_say)
+    if is_reference(config.of(Model).name):
+        _check_outputs(config.of(Model).name, model, form, width)
+
+
+def _check_outputs(name: str, model: nn.Module, form: Form, width: int) -> None:
+    """See that a model of somebody's own answers two inputs in the width that the task wants."""
+    import torch
+
+    from fedwarm.models import to_input
+    from fedwarm.settings.foreign import outcome
+
+    with torch.no_grad():
+        found = outcome(where := f"model.name = {name!r}", lambda: model.eval()(to_input(form.empty(2))))
+    shape = tuple(getattr(found, "shape", ()))
+    if not shape or shape[0] != 2 or (shape[-1] != width and not (width == 1 and shape == (2,))):
+        gives = f"outputs of shape {shape}" if shape else type(found).__name__
+        raise SettingError(f"{where} gives {gives} for two inputs; the task wants {width} outputs for each, (2, {width})")
 
 
 def _check_data(config: Config, count: int) -> tuple[str, ...]:

@@ -24,6 +24,16 @@ def broken(classes, image_size):
 def nothing(classes, image_size):
     return None
 
+def narrow(classes, image_size):
+    from torch import nn
+
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * image_size**2, 7))
+
+def square(classes, image_size):
+    from torch import nn
+
+    return nn.Linear(5, classes)
+
 def two(table, data, seed, partitions):
     return [range(0, 9), range(9, 20)]
 
@@ -42,6 +52,11 @@ def fails(table, data, seed, partitions):
         ({"codec": "json:loads"}, "codec 'json:loads' is function without 'encode', and so none; see docs/components.md"),
         ({"model.name": "odd_parts:broken"}, "model.name = 'odd_parts:broken' fails: KeyError: 'width'; correct that function"),
         ({"model.name": "odd_parts:nothing"}, "model.name = 'odd_parts:nothing' gives NoneType; return the torch module"),
+        (
+            {"model.name": "odd_parts:narrow"},
+            r"gives outputs of shape \(2, 7\) for two inputs; the task wants 10 outputs for each",
+        ),
+        ({"model.name": "odd_parts:square"}, "model.name = 'odd_parts:square' fails: RuntimeError: .*; correct that function"),
         ({"data.partition": "odd_parts:two"}, "data.partition = 'odd_parts:two' deals to 2 clients, and there are 3"),
         ({"data.partition": "odd_parts:beyond"}, "deals rows that are none of the 1797; number them from 0"),
         ({"data.partition": "odd_parts:fails"}, "data.partition = 'odd_parts:fails' fails: IndexError: list index out of range"),
