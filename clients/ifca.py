@@ -22,7 +22,8 @@ class IfcaClient(BaseClient):
     sent: Arrays
 
     def tells(self, level: Level) -> Reasons:
-        told = {TRAINED: "all that it was sent"} if level >= Level.EXAMPLE else {}
+        alone = self.config.of(Ifca).clusters == 1
+        told = {TRAINED: "the only model"} if level >= Level.EXAMPLE and alone else {}
         masses = (f"{MASS}-{k}" for k in range(self.config.of(Ifca).clusters))
         facts = dict.fromkeys((TRAINED, *masses), "the account is of other facts")
         return {**super().tells(level), **(told or facts)}

@@ -92,7 +92,7 @@ class Method:
 
 @once
 def refuse(config: Config) -> None:
-    """Refuse settings that the method excludes.
+    """Refuse settings that the method excludes, or that do not go together with it; both sides of a run do, and its check before.
 
     Raises:
         SettingError: one of them does not.
@@ -101,6 +101,8 @@ def refuse(config: Config) -> None:
     for key, reason in method_of(config).refuses.items():
         if flat[key] != usual[key]:
             raise SettingError(f"{key} = {flat[key]!r} cannot be used with method {config.run.method!r}, which {reason}")
+    if (validate := method_of(config).validate) is not None:
+        validate(config)
 
 
 def method_of(config: Config) -> Method:

@@ -14,12 +14,16 @@ from typing import Any, Protocol
 from fedwarm.coding.packing import CodeError
 from fedwarm.core.files import DiskError
 from fedwarm.core.payload import Fact, Payload, PayloadError
+from fedwarm.data.settings import CLASSES, LABELS, Data
+from fedwarm.data.testing import CENTRAL
+from fedwarm.metrics import metrics_of
 from fedwarm.privacy.levels import ARRAYS, Level, Reasons
 from fedwarm.relevance import Run
 from fedwarm.settings.config import Config, once
 from fedwarm.settings.fields import SettingError
-from fedwarm.settings.kinds import PRIVACY
+from fedwarm.settings.kinds import PRIVACY, TASKS
 
+FEW, CLASSED = 5, 10  # numbers of a metric of ten classes that may leave
 PER = 100  # right answers are told per hundred where nobody may know how many images a client has
 RIGHT, TESTS = "correct-", "num-test"
 SUMS, HELD, VALIDATION = "sums-", "num-validation", "validation-"
@@ -138,14 +142,18 @@ def per_hundred(metrics: dict[str, int | float]) -> dict[str, int | float]:
 
 
 def sums_per_hundred(facts: Mapping[str, Fact], metrics: Mapping[str, int | float]) -> dict[str, Fact]:
-    """Sums as of 100 examples for those of a client's own number; counts are rounded, as a share would tell the number."""
+    """Sums as of 100 examples for those of a client's own number, rounded, as a share would tell the number.
+
+    Counts are whole then, others have three digits. How many numbers there are is bounded, as many together tell it again
+    (see `_tables`).
+    """
     told: dict[str, Fact] = {}
     for count, before in ((TESTS, SUMS), (HELD, SUMS + VALIDATION)):
         for name, values in facts.items():
             if _of(name, before) and isinstance(values, list) and metrics.get(count, 0):
                 factor, numbers = PER / metrics[count], [float(value) for value in values]
                 whole = all(value.is_integer() for value in numbers)
-                told[name] = [float(round(value * factor)) if whole else value * factor for value in numbers]
+                told[name] = [float(round(value * factor)) if whole else float(f"{value * factor:.3g}") for value in numbers]
     return told
 
 
@@ -171,6 +179,22 @@ def uncovered(config: Config) -> Iterator[str]:
         says: Any = getattr(component, "uncovered", None)
         if says is not None and (text := says(run, level)):
             yield text
+    if level == Level.CLIENT:
+        yield from _tables(config)
+
+
+def _tables(config: Config) -> Iterator[str]:
+    """Metrics that are made of many counts of a client's test examples, which together tell how many those are."""
+    data, targets = config.of(Data), TASKS.load(config.run.task).targets
+    if data.test == CENTRAL and not data.validation_fraction:
+        return
+    for name, metric in metrics_of(config.run).items() if targets in (CLASSES, LABELS) else ():
+        sums = metric.sum_of(targets)
+        if sums is not None and sums.size(CLASSED) > FEW:
+            yield (
+                f"metric {name!r} is made of counts of each client's test examples, which together tell how many it has, and "
+                "this run hides that; take accuracy or loss, or data.test = 'central'"
+            )
 
 
 def refuse_fitted(fitted: bool, level: Level) -> None:

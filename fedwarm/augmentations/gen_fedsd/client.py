@@ -48,12 +48,11 @@ class GenFedSdClient(ClientPart):
 
     def gaps(self, real: Shard) -> Payload:
         """This client's class histogram; one with noise counts all its images, and is told again as it is when asked again."""
-        kept = self.node.store.load(HISTOGRAM)
+        kept = self.node.store.kept(HISTOGRAM, 0)
         if kept is None:
             holding = self.node.holding(self.config.of(Data), self.config.run.seed)
             counts = holding.counts() if self.own.histogram_epsilon > 0 else real.counts()
-            kept = {"counts": torch.tensor(histogram(self.config, counts))}
-            self.node.store.save(HISTOGRAM, kept, 0)
+            kept = self.node.store.keep(HISTOGRAM, {"counts": torch.tensor(histogram(self.config, counts))}, 0)
         return Payload(facts={"counts": kept["counts"].tolist()})
 
     def augment(self, real: Shard, target: int) -> Payload:

@@ -17,10 +17,10 @@ from fedwarm.codecs.dp_rec.settings import BLOCKWISE, validated
 from fedwarm.coding.packing import packed_bytes
 from fedwarm.coding.poisson import PoissonCodec
 from fedwarm.coding.streams import NONCE_BYTES
-from fedwarm.privacy.accountant import Accountant
-from fedwarm.privacy.events import Gaussian, Simulated, dp_sgd_step
+from fedwarm.privacy.events import Gaussian, Simulated
 from fedwarm.privacy.views import Terms, calibrate
 from fedwarm.settings.fields import SettingError
+from fedwarm.settings.kinds import PRIVACY
 
 SEEN = {
     "local": "the adversary sees the seeds and whatever a client sends",
@@ -144,10 +144,10 @@ def answer(question: Question) -> Answer:
 
 
 def _of_steps(q: Question) -> Answer:
+    price = PRIVACY.load(q.mechanism).price  # the accountant that such a run has
+
     def epsilon(z: float) -> float:
-        account = Accountant(q.delta)
-        account.spend(dp_sgd_step(z, q.rate), times=q.steps)
-        return account.epsilon()
+        return float(price(q.rate, z, q.steps, q.delta))
 
     z = q.noise_multiplier or calibrate(epsilon, q.target_epsilon, low=0.01, high=1e4)
     promised = (q.mechanism, epsilon(z), q.delta, True, "steps", "zero_out", "example", q.rate, q.steps)

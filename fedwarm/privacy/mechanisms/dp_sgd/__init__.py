@@ -59,6 +59,13 @@ class DpSgdPart(Part):
         refuse_uncovered(model)
 
     @staticmethod
+    def price(rate: float, noise_multiplier: float, steps: int, delta: float) -> float:
+        """Epsilon of an example after so many steps, by the accountant of a run."""
+        from fedwarm.privacy.mechanisms.dp_sgd.account import Steps, example_epsilon
+
+        return example_epsilon([Steps(rate, noise_multiplier, steps)], delta)
+
+    @staticmethod
     def together(config: Config, batch_size: int) -> int:
         """Of how many examples of a batch a step has the gradients in memory at a time."""
         return min(config.of(DpSgd).chunk, batch_size)
