@@ -19,9 +19,7 @@ class PFedSdClient(BaseClient):
         settings, state = self.config.of(PFedSd), self.node.store.load(PERSONAL, before=self.number)
         if state is None or not settings.weight:
             return super().hooks()
-        teacher = self.model()
-        teacher.load_state_dict(state)
-        return [*super().hooks(), SelfKnowledge(teacher, settings, self.shard.train_images)]
+        return [*super().hooks(), SelfKnowledge(self.kept_model(state), settings, self.shard.train_images)]
 
     def round(self, payload: Payload) -> Payload:
         self.number = payload.count("round", 1)

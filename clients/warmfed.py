@@ -59,6 +59,8 @@ class WarmFedClient(BaseClient):
         from fedwarm.diffusion.midway import forget
 
         shard, run, diffusion = self.shard, self.config.run, self.config.of(Diffusion)
+        if self.settings.begins_alone:
+            self.model()  # where its weights are not on this machine, that is said before hours of tuning
         foundation = load_foundation(diffusion, run.device, awake=False)
         if payload.text("fingerprint") != foundation.fingerprint:
             raise ValueError("this client's foundation differs from the server's; set diffusion.foundation to the same model")
@@ -191,9 +193,7 @@ class WarmFedClient(BaseClient):
         """The personal model of the round before, else the first teacher."""
         state = self.node.store.load(PERSONAL, before=number)
         if state is not None:
-            teacher = self.model()
-            teacher.load_state_dict(state)
-            return teacher
+            return self.kept_model(state)
         return warm if self.settings.teacher_first == "synth" else self._local(number)
 
     def _local(self, number: int, rows: Tensor | None = None) -> nn.Module:

@@ -23,16 +23,18 @@ from fedwarm.core.seeds import generator
 from fedwarm.diffusion.asking import of_client
 from fedwarm.diffusion.pool import Pool, join, read_pool
 from fedwarm.diffusion.settings import Diffusion
-from fedwarm.methods.warmfed import CLASSIFIER, SELECTED, SELECTION, efforts, quota, tuning_factor
+from fedwarm.methods.warmfed import CLASSIFIER, SELECTED, SELECTION, quota, tuning_factor
 from fedwarm.methods.warmfed import WarmFed as Settings
 from fedwarm.models import device_of, weights_in
 from fedwarm.record.folder import RunFolder
+from fedwarm.rounds.fleet import FederationError
 from fedwarm.rounds.outline import foreseeable
 from fedwarm.rounds.server import BaseStrategy, Stage
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Value
 from fedwarm.training.loop import Plan, fit
 
+from .foreseen import efforts
 from .pictures import save_pictures
 
 if TYPE_CHECKING:
@@ -140,6 +142,8 @@ class WarmFed(BaseStrategy):
         if self.shares:
             self._note_shares(stage.measures)
         if stage.name == "adapt":
+            if self.settings.joins and (sent := len({name.partition("/")[0] for name in self.uploads})) < self.fewest:
+                raise FederationError(f"{sent} clients sent adapters, and robust.rule needs {self.fewest} local models")
             self._save_adapters()
             self.record.upload(stage.name, self._numbers_sent())
         elif stage.name == "generate":
@@ -246,15 +250,13 @@ class WarmFed(BaseStrategy):
         if self.settings.warmed:
             self.arrays = from_tensors(weights_in(self.settings.warm_model, "warmfed.warm-model", to_tensors(self.arrays)))
             return
-        if self.settings.finetune_targets == "local_and_aggregate" and self.settings.epochs_local:
-            mean = self.aggregator()
-            for member in self.fleet.members:
-                local = self._of(member.partition)
-                if len(local[1]):
-                    start = self._uploaded(member.partition, classifier=True) or self.arrays
-                    tuned = self._tuned(start, local, self.settings.epochs_local, f"local 0 {member.partition}")
-                    mean.add(tuned, member.examples)
-            self.arrays = mean.result()
+        mean, epochs, models = self.aggregator(), self.settings.local_epochs, 0
+        for member in self.fleet.members if self.settings.joins else ():
+            local, own = self._of(member.partition), self._uploaded(member.partition, classifier=True)
+            if own or (epochs and len(local[1])):
+                mean.add(self._tuned(own or self.arrays, local, epochs, f"local 0 {member.partition}"), member.examples)
+                models += 1
+        self.arrays = mean.result() if models else self.arrays
         self.arrays = self._tuned(self.arrays, self._of(), self.settings.epochs_warm, "aggregate 0")
 
     def _tuned(self, arrays: Arrays, data: tuple[Tensor, Tensor], epochs: int, purpose: str, factor: float = 1.0) -> Arrays:
@@ -294,5 +296,5 @@ class WarmFed(BaseStrategy):
         if self.folder is None:
             return
         self.pool.save(self.folder.path / "pool" / f"pool-{self.draw}.safetensors")
-        if self.config.run.save_pictures:
+        if self.config.run.save_pictures and len(self.pool):
             save_pictures(self.folder.path / "pictures" / "generated.safetensors", self.pool)

@@ -195,7 +195,7 @@ def test_no_method_imports_another() -> None:
 
 
 def test_a_side_has_files_of_methods_alone() -> None:
-    apps = {"__init__", "server_app", "client_app", "pictures"}
+    apps = {"__init__", "server_app", "client_app", "pictures", "foreseen"}
     for package in ("strategies", "clients"):
         assert {p.stem for p in (ROOT / package).glob("*.py")} - apps <= {*METHODS.own()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,7 @@ class Pool:
         from safetensors.torch import save_file
 
         with replacing(path, private=True) as temporary:
-            save_file(self.tensors(), temporary, metadata={"prompts": "\n".join(self.prompts)})
+            save_file(self.tensors(), temporary, metadata={"prompts": json.dumps(self.prompts)})
 
 
 def read_pool(path: Path, sentences: Sequence[str]) -> Pool:
@@ -63,7 +64,7 @@ def read_pool(path: Path, sentences: Sequence[str]) -> Pool:
 
     try:
         with safe_open(path, "pt") as file:
-            said = (file.metadata() or {}).get("prompts", "").split("\n")
+            said = _told((file.metadata() or {}).get("prompts", ""))
             tensors = {name: file.get_tensor(name) for name in PARTS}
     except (OSError, SafetensorError) as error:
         raise SettingError(f"no pool of images can be read from {path} ({error}); name RUN/pool/pool-0.safetensors") from error
@@ -71,6 +72,11 @@ def read_pool(path: Path, sentences: Sequence[str]) -> Pool:
         old, new = next(((a, b) for a, b in zip(said, sentences, strict=False) if a != b), (said[-1], sentences[-1]))
         raise SettingError(f"{path} is of other classes or another prompt: {old!r}, not {new!r}; name another")
     return Pool(**tensors, prompts=tuple(said))
+
+
+def _told(text: str) -> list[str]:
+    """Sentences as JSON; as lines, where an older run wrote them."""
+    return [str(each) for each in json.loads(text)] if text.startswith("[") else text.split("\n")
 
 
 def check_pool(path: Path, sentences: Sequence[str], clients: int, side: int) -> None:

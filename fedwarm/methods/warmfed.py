@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedwarm.core.stages import Effort
 from fedwarm.methods import Method
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Group, SettingError, setting
@@ -23,7 +22,6 @@ SELECTION, SELECTED = "selection", "selected"  # of the record; of a reply: the 
 TUNING, EVERY, START, FADING = "warmfed.server-tuning", "every", "start", "fading"
 SCORED = ("sample_better", "sample_correct", "always")  # rules that look at training images
 COMPARED = ("class_better", "model_best")  # rules that compare models on a fifth of the images, which is held out
-OPERATION = 3.3e-11  # seconds of one of a classifier, forwards: 0.3 ms to train on an image what takes 9 million
 RULES = ("sample_better", "sample_correct", "class_better", "model_best", "always", "never")
 
 
@@ -131,6 +129,22 @@ class WarmFed(Group, prefix="warmfed"):
         """Whether clients tune adapters and send them."""
         return _adapts(self.adapt, self.synthetic_ratio, self.pool)
 
+    @property
+    def local_epochs(self) -> int:
+        """Epochs of the local models of the warm start at the server."""
+        return self.epochs_local if self.finetune_targets == "local_and_aggregate" else 0
+
+    @property
+    def begins_alone(self) -> bool:
+        """Whether clients train a model from the shared start by themselves."""
+        local = self.selection == "model_best" or (self.selection != "never" and self.teacher_first == "local")
+        return local or (self.adapts and self.local_model_source == "uploaded")
+
+    @property
+    def joins(self) -> bool:
+        """Whether the warm start begins with an average of local models."""
+        return bool(self.local_epochs) or (self.adapts and self.local_model_source == "uploaded")
+
     def sentences(self, config: Config, classes: Sequence[str]) -> list[str]:
         """What the foundation is asked for, by style and class (see `fedwarm.diffusion.asking`)."""
         from fedwarm.diffusion.asking import asked
@@ -169,37 +183,6 @@ def quota(settings: WarmFed, examples: int, classes_present: int) -> int:
     return max(settings.min_per_class, round(settings.synthetic_ratio * examples / classes_present))
 
 
-def efforts(config: Config, held: Sequence[tuple[int, int]], operations: float) -> dict[str, Effort]:
-    """How long the stages of a name take (see `fedwarm.rounds.outline`), good to a factor of about two beside each other.
-
-    Args:
-        held: (images, classes present) of each client.
-        operations: floating-point operations of the classifier's answer to one image.
-    """
-    from fedwarm.diffusion.hours import Work, hands_of
-    from fedwarm.diffusion.hours import efforts as hours
-
-    s, run, once = config.of(WarmFed), config.run, OPERATION * operations
-    originals = tuple(examples for examples, _ in held)
-    images = sum(present * quota(s, examples, present) for examples, present in held)
-    spent = (0.0, 0.0) if s.pool else hours(config, Work(originals if s.adapts else (), images))
-    if spent is None:
-        return {}
-    alone = s.epochs_local if s.finetune_targets == "local_and_aggregate" else 0
-    known = sum(originals) * once / hands_of(config, len(held))
-    taught = known * s.teacher_epochs * max(1, s.teacher_folds - 1) * (s.selection != "never" and s.teacher_first == "local")
-    rounds = 0 if s.protocol == "one-shot" else run.num_server_rounds
-    tuned = images * once * (alone + s.epochs_aggregate) * (s.server_tuning != START)
-    again = spent[1] if s.regenerate_each_round and s.server_tuning != START else 0.0
-    return {
-        "adapt": Effort(spent[0], "adapter"),
-        "generate": Effort(spent[1], "images"),
-        "warm start": Effort(0.0 if s.warmed else images * once * (alone + s.epochs_warm)),
-        "round": Effort(known * (run.local_epochs + s.distill_epochs) + taught / max(1, rounds) + tuned + again),
-        "distill": Effort(known * s.distill_epochs + (0.0 if rounds else taught)),
-    }
-
-
 ONE_SHOT = "warmfed.protocol = 'one-shot' has no rounds"
 FADES = "with warmfed.server-tuning = 'fading' the server's step size in a round hangs on how many there are"
 
@@ -218,6 +201,7 @@ def does(run: Any) -> dict[str, bool]:
     generates = bool(run["warmfed.synthetic-ratio"])
     adapts = _adapts(run["warmfed.adapt"], run["warmfed.synthetic-ratio"], run["warmfed.pool"])
     tuned = _tunes(run) and run["warmfed.finetune-targets"] == "local_and_aggregate" and run["warmfed.epochs-local"] > 0
+    tuned = tuned or (adapts and run["warmfed.local-model-source"] == "uploaded")
     averages, rule = not one_shot or tuned, run["warmfed.selection"]
     taught = rule != "never" and (run["warmfed.teacher-first"] == "local" or rule == "model_best")
     return {
@@ -246,6 +230,8 @@ def reach(run: Any, config: Config, clients: int) -> Iterator[str]:
     if settings.synthetic_ratio and not data.own and not settings.pool:
         held = [(sum(row), sum(map(bool, row))) for row in partition_table(data, config.run.seed, clients)]
         images = sum(present * quota(settings, examples, present) for examples, present in held)
+        if not images:
+            raise SettingError("warmfed.synthetic-ratio and warmfed.min-per-class come to no image at all; raise one of them")
         yield told(config, Work(tuple(examples for examples, _ in held) if settings.adapt else (), images))
 
 

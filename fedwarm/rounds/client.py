@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property, reduce
 
 import numpy as np
@@ -180,6 +180,10 @@ class BaseClient:
         model = build_model(self.config.of(Model), width, shard.form, run.seed, state, UNTOLD)
         return model if self.device.type == "cpu" else model.to(self.device)
 
+    def kept_model(self, state: Mapping[str, Tensor]) -> nn.Module:
+        """A model out of what this client kept: its start, `model.weights`, need not be on this machine."""
+        return self.model(Payload("weights", from_tensors(state)))
+
     def draws(self, purpose: str, number: int = 0) -> torch.Generator:
         """This client's generator for a purpose in a round."""
         return generator(self.config.run.seed, purpose, number, self.node.partition)
@@ -273,9 +277,7 @@ class BaseClient:
             found.append(self.measured(self.model(payload), GLOBAL))
         state = self.node.store.load(PERSONAL, before=payload.count("round") + 1)
         if state is not None:
-            personal = self.model()
-            personal.load_state_dict(state)
-            found.append(self.measured(personal, OWN))
+            found.append(self.measured(self.kept_model(state), OWN))
         return together(*found)
 
     def sizes(self) -> Payload:

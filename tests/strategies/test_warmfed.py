@@ -19,8 +19,10 @@ from fedwarm.data.settings import Data
 from fedwarm.diffusion.foundation import load_foundation
 from fedwarm.diffusion.lora import adapter_size, targeted
 from fedwarm.diffusion.settings import Diffusion
+from fedwarm.flower.wire import from_records
 from fedwarm.launch.preflight import check_run
 from fedwarm.methods.warmfed import RULES
+from fedwarm.rounds.fleet import FederationError
 from fedwarm.settings.fields import SettingError
 from fedwarm.training.evaluate import predict
 from fedwarm.training.selection import SelfDistillation
@@ -210,6 +212,59 @@ def test_local_models_may_be_uploaded_with_the_adapter(one_shot, tmp_path: Path)
     more = [b - a for a, b in pairs]
     assert more == [classifier] * 4
     assert not same(outcome.model, one_shot.model)
+
+
+def test_uploaded_classifiers_count_without_training_on_images(one_shot, tmp_path: Path) -> None:
+    """Their mean is what the server's images then train; without epochs it is the model itself."""
+    own = {"warmfed.local-model-source": "uploaded", "warmfed.finetune-targets": "aggregate_only", "warmfed.epochs-warm": 0}
+    outcome = run("warmfed", tmp_path / "run", {**SMALL_WARMFED, **own})
+    counts = np.array(outcome.results["partition"]["counts"]).sum(1)
+    sent = [{n.partition(".")[2]: a for n, a in from_records(r.content).arrays.items() if n.startswith("classifier.")}
+            for r in outcome.answered("adapt")]  # fmt: skip
+    assert len(sent) == 4 and not same(outcome.model, one_shot.model)
+    for name, array in outcome.model.items():
+        mean = np.average([each[name] for each in sent], axis=0, weights=counts)
+        np.testing.assert_allclose(array, mean, atol=1e-6)
+
+
+def test_too_few_local_models_for_a_robust_rule_end_a_run_before_anything_is_drawn(tmp_path: Path) -> None:
+    settings = {**SMALL_WARMFED, "robust.rule": "krum", "min-replies": 1, "data.partition": "iid"}
+    lost = {"faults.kind": "crash", "faults.rate": 1.0, "faults.clients": "0,1"}
+    with pytest.raises(FederationError, match="3 clients sent adapters, and robust.rule needs 5 local models"):
+        run("warmfed", tmp_path / "run", {**settings, **lost}, clients=5)
+    with pytest.raises(SettingError, match="come to no image at all; raise one of them"):
+        check_run({**SMALL_WARMFED, "method": "warmfed", "warmfed.synthetic-ratio": 0.001, "warmfed.min-per-class": 0}, 4)
+
+
+@pytest.mark.parametrize("first", ["synth", "local"])
+def test_clients_need_no_copy_of_the_start_that_the_server_sends(
+    first: str, one_shot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they begin at it by themselves they say that it is missing before they tune."""
+    save_file(one_shot.model, tmp_path / "start.safetensors")
+    settings = {**SMALL_WARMFED, "model.weights": str(tmp_path / "start.safetensors"), "warmfed.protocol": "five-round"}
+    settings |= {"num-server-rounds": 2, "local-epochs": 1, "warmfed.teacher-first": first}
+    whole = run("warmfed", tmp_path / "whole", settings, clients=2)
+    true = clients.warmfed.WarmFedClient.model
+
+    def model(self, payload=None):
+        if payload is None or not payload.arrays:
+            raise SettingError("the start is not on this machine")
+        return true(self, payload)
+
+    monkeypatch.setattr(clients.warmfed.WarmFedClient, "model", model)
+    if first == "synth":
+        assert same(run("warmfed", tmp_path / "gone", settings, clients=2).model, whole.model)
+        return
+    with pytest.raises(FederationError, match="round 0, adapt: 0 valid replies of 2.*the start is not on this machine"):
+        run("warmfed", tmp_path / "alone", settings, clients=2)
+
+
+def test_a_pool_knows_its_sentences_whatever_is_in_them(tmp_path: Path) -> None:
+    own = {**SMALL_WARMFED, "warmfed.adapt": False, "warmfed.prompt": "a {class}\nnice"}
+    first = run("warmfed", tmp_path / "first", own, clients=2)
+    pool = {"warmfed.pool": str(first.folder / "pool" / "pool-0.safetensors")}
+    assert same(run("warmfed", tmp_path / "again", {**own, **pool}, clients=2).model, first.model)
 
 
 class Seen:

@@ -96,8 +96,10 @@ class GenFedSdClient(ClientPart):
         return found["images"], found["labels"]
 
     def weight(self, real: Shard, held: Shard) -> int:
-        """By `gen-fedsd.weight-by`."""
+        """By `gen-fedsd.weight-by`; the number of synthetic images is not told where the histogram has noise."""
         own = real.counts()
-        if self.alone:
+        if self.alone and self.own.weight_by == "augmented" and not self.own.histogram_epsilon:
             return len(held.train_labels)
+        if self.alone:
+            return sum(own)
         return weight(self.own, own, [n - m for n, m in zip(held.counts(), own, strict=True)])

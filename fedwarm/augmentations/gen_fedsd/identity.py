@@ -21,7 +21,7 @@ from fedwarm.diffusion.pipeline import folder_family
 from fedwarm.diffusion.sentences import Wording, sentences
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.sizes import EXACT_ROWS, rows_in
-from fedwarm.models import Model, device_of
+from fedwarm.models import Model, device_of, own_settings_of
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
 
@@ -29,6 +29,7 @@ FORMAT = 1
 KEY_DIGITS = 32
 RESIZE = "bicubic"  # shelves were named without it before there was a choice
 HEAD_BYTES = 1024
+NAMED = ("model.name", "model.weights")  # of a judge's model: known beside, or of no matter to it
 CONTENT = (".json", ".txt", ".safetensors")
 
 
@@ -56,6 +57,8 @@ def identity(config: Config, classes: Sequence[str]) -> dict[str, Any]:
     judge = None
     if own.judge:
         judge = {"file": file_digest(Path(own.judge)), "model": config.of(Model).name, "least": own.judge_least}
+        if more := {key: value for key, value in own_settings_of(config.of(Model)).items() if key not in NAMED}:
+            judge["settings"] = more
     resize: dict[str, Any] = {} if diffusion.resize == RESIZE else {"resize": diffusion.resize}
     if device == "cpu" and (rows := rows_in(folder)) != EXACT_ROWS:
         resize["rows"] = rows

@@ -84,10 +84,10 @@ class GenFedSdServer(ServerPart):
         """What the record should say of the images."""
         told = [report["synthetic"] for report in self.reports.values()]
         drawn = sum(sum(counts or ()) for counts in told)
-        if told and None not in told and not drawn:
-            yield "nothing was drawn: by gen-fedsd.* no client's classes lack anything; see data.partition and data.alpha"
         refused = sum(report.get("below_judge", 0) for report in self.reports.values())
         left_out = self.config.of(GenFedSD).refused == "drop"
+        if told and None not in told and not drawn and not (refused and left_out):
+            yield "nothing was drawn: by gen-fedsd.* no client's classes lack anything; see data.partition and data.alpha"
         made = drawn + refused if left_out else drawn
         if made and refused > MOST_REFUSED * made:
             why = "refused by the judge or blank" if self.config.of(GenFedSD).judge else "blank"

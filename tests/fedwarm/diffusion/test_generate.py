@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -186,6 +187,6 @@ def test_a_saved_pool_keeps_its_provenance(make: Make, tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "private").iterdir()] == ["pool.safetensors"]
     assert (tmp_path / "private" / "pool.safetensors").stat().st_mode & 0o077 == 0
     with safe_open(tmp_path / "private" / "pool.safetensors", "pt") as file:
-        assert tuple(file.metadata()["prompts"].split("\n")) == pool.prompts
+        assert tuple(json.loads(file.metadata()["prompts"])) == pool.prompts
         for name in ("images", "labels", "clients", "seeds"):
             assert torch.equal(file.get_tensor(name), getattr(pool, name))

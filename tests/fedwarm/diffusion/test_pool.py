@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def test_the_file_holds_everything_and_only_its_owner_reads_it(tmp_path: Path, n
         assert set(file.keys()) == {"images", "labels", "clients", "seeds"}
         for name in file.keys():  # noqa: SIM118
             assert torch.equal(file.get_tensor(name), getattr(made, name)), name
-        assert tuple(file.metadata()["prompts"].split("\n")) == PROMPTS
+        assert tuple(json.loads(file.metadata()["prompts"])) == PROMPTS
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [p.name for p in path.parent.iterdir()] == ["pool-0.safetensors"]
 
