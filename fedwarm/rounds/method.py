@@ -260,7 +260,7 @@ class Method(Staged):
 
     @property
     def fewest(self) -> int:  # replies that a round can do with, whatever `min-replies` allows
-        return needs(self.config.of(Robust))
+        return needs(self.config.of(Robust)) if Run.of(self.config).averages else 1
 
     def enough(self, number: int) -> bool:
         """Whether training stops after this round, by the settings `target` and `patience`."""

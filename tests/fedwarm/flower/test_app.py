@@ -102,7 +102,7 @@ def test_several_texts_and_files_are_merged_key_by_key(tmp_path: Path) -> None:
     [
         ("rounds 3", "cannot read 'rounds'"),
         ("rounds = 3", "cannot read 'rounds'"),
-        ("name=warmfed", 'name="warmfed"'),
+        ("name=warmfed", "name='warmfed'"),
         ("a=1 oops b=2", "cannot read 'oops'"),
         ("a=[1,2]", r"a = \[1, 2\]"),
         ("a=2020-01-01", "must be a text, a number"),

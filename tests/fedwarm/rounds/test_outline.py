@@ -18,9 +18,9 @@ from fedwarm.core.stages import Effort, Stage
 from fedwarm.data.settings import Data
 from fedwarm.data.shards import partition_table
 from fedwarm.diffusion.hours import hands_of
-from fedwarm.methods.warmfed import efforts
 from fedwarm.rounds.outline import Outlook, durations, foreseeable, rough, told
 from fedwarm.settings.fields import Value
+from strategies.foreseen import efforts
 from tests.runs import SMALL_WARMFED, run
 
 SMALL: dict[str, Value] = {"num-server-rounds": 1, "local-epochs": 1, "data.max-examples": 8, "model.name": "logistic"}
