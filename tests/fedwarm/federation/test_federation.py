@@ -8,6 +8,7 @@ import ssl
 import stat
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from unittest.mock import Mock
@@ -225,7 +226,10 @@ def test_a_clock_that_is_set_ends_no_member(seen: bool, tmp_path: Path, monkeypa
     federation = example(tmp_path)
     sleeper = [sys.executable, "-c", "import time; time.sleep(100)"]
     node = subprocess.Popen(sleeper, env={**os.environ, MARK: federation.mark("node-0")})
-    born = psutil.Process(node.pid).create_time()
+    child = psutil.Process(node.pid)
+    born, end = child.create_time(), time.monotonic() + 30
+    while MARK not in child.environ() and time.monotonic() < end:  # a program that has just begun shows none yet
+        time.sleep(0.01)
     if not seen:
         monkeypatch.setattr(psutil.Process, "environ", Mock(side_effect=psutil.AccessDenied))
     try:
