@@ -22,11 +22,11 @@ class IfcaClient(BaseClient):
     sent: Arrays
 
     def tells(self, level: Level) -> Reasons:
-        alone = self.config.of(Ifca).clusters == 1
-        told = {TRAINED: "the only model"} if level >= Level.EXAMPLE and alone else {}
-        masses = (f"{MASS}-{k}" for k in range(self.config.of(Ifca).clusters))
-        facts = dict.fromkeys((TRAINED, *masses), "the account is of other facts")
-        return {**super().tells(level), **(told or facts)}
+        count = self.config.of(Ifca).clusters
+        if level >= Level.EXAMPLE:
+            return {**super().tells(level), **({TRAINED: "the only model"} if count == 1 else {})}
+        masses = (f"{MASS}-{k}" for k in range(count))
+        return {**super().tells(level), **dict.fromkeys((TRAINED, *masses), "the account is of other facts")}
 
     def round(self, payload: Payload) -> Payload:
         k, model = self.best(payload)

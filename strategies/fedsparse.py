@@ -33,7 +33,7 @@ from fedwarm.sparse.history import History
 from fedwarm.sparse.mean import GroupMean
 from fedwarm.sparse.packing import PACKED, THETA, Reader, from_rounded, from_values, to_numbers, to_values
 from fedwarm.sparse.plan import Gates, edge, reached, turned
-from fedwarm.sparse.replies import Taken, bits_of, refuse_statistics, validated
+from fedwarm.sparse.replies import Taken, bits_of, refuse_statistics
 
 ALIVE, SHARED = "alive", "server"
 MUCH = 1.25  # what a plan may be missed by before the run says so
@@ -46,7 +46,6 @@ class Grouped(BaseStrategy):
 
     def __init__(self, config: Config | None = None, folder: RunFolder | None = None, **settings: Value) -> None:
         super().__init__(config, folder, **settings)
-        validated(self.config)
         self.bits = bits_of(self.config)
         self.wire_codec = CODECS.load(CODECS.first)(self.config)  # what is packed is rounded in its packing
         self.shared: Arrays = {}

@@ -21,7 +21,7 @@ from fedwarm.settings.fields import Value
 from fedwarm.settings.kinds import CODECS
 from fedwarm.sparse.groups import Masks
 from fedwarm.sparse.packing import PACKED, Reader, from_rounded, from_values, joined, to_values, values_bytes
-from fedwarm.sparse.replies import bits_of, refuse_statistics, validated
+from fedwarm.sparse.replies import bits_of, refuse_statistics
 
 SALIENCY = "saliency"
 
@@ -33,7 +33,6 @@ class Ssfl(BaseStrategy):
 
     def __init__(self, config: Config | None = None, folder: RunFolder | None = None, **settings: Value) -> None:
         super().__init__(config, folder, **settings)
-        validated(self.config)
         self.bits = bits_of(self.config)
         self.wire_codec = CODECS.load(CODECS.first)(self.config)  # what is packed is rounded in its packing
         self.masks: Masks = {}

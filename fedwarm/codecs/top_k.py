@@ -77,10 +77,10 @@ class Largest(Codec):
     def encode(self, reply: Payload, sent: Payload, reference: Arrays, place: Place, device: torch.device) -> Payload:
         layout = Layout.of(reference)
         update = layout.difference(reply.arrays, reference)
-        shapes = zip(layout.entries, layout.sizes, strict=True)
-        kept = [self.before.get(name, np.zeros(0)) for name, _ in layout.entries]
-        fits = [own if len(own) == size else np.zeros(size) for own, (_, size) in zip(kept, shapes, strict=True)]
-        update = update + np.concatenate([np.zeros(0), *fits])
+        for (name, _), part in zip(layout.entries, layout.split(update), strict=True):
+            kept = self.before.get(name)
+            if kept is not None and kept.shape == part.shape:
+                part += kept  # a view of the update
         if not np.isfinite(update).all():
             raise CodeError("the update holds NaN or infinity; lower learning-rate")
         picked = np.sort(np.argsort(-np.abs(update), kind="stable")[: self.count(layout.total)])

@@ -121,14 +121,15 @@ def _columns(names: Names, name: str) -> dict[str, list[str | None]]:
     Raises:
         SettingError: it is no text in UTF-8, or a row has more or fewer fields than the first one.
     """
-    what = f"{name}: {local(names.path.name, 'a CSV file')}"
     try:
         with names.path.open(encoding="utf-8-sig", newline="") as stream:
             rows = [row for row in csv.reader(stream, delimiter=names.separator) if row]
     except (OSError, ValueError, csv.Error) as error:
-        raise SettingError(f"{what} cannot be read{local(f': {error}')}; save it as CSV in UTF-8") from error
+        what = local(f"{names.path.name} cannot be read: {error}", "a CSV file cannot be read")
+        raise SettingError(f"{name}: {what}; save it as CSV in UTF-8") from error
     odd = next((number for number, row in enumerate(rows) if len(row) != len(rows[0])), None)
     if odd is not None:
+        what = f"{name}: {local(names.path.name, 'a CSV file')}"
         raise SettingError(
             f"{what} has {len(rows[odd])} fields in row {odd}, and {len(rows[0])} in its first line; correct that row"
         )

@@ -80,8 +80,8 @@ def engine_of(name: str, asked: Asked) -> Engine:
 
 def asked(request: Request) -> dict[str, Value]:
     """The settings of a request, flat; those of the environment's `FEDWARM_RUN_CONFIG` come first and lose."""
-    flat: dict[str, Value] = {**parse_overrides([*_usual(), *request.run_config]), **request.settings}
-    own = {**parse_overrides(request.run_config), **request.settings}
+    own: dict[str, Value] = {**parse_overrides(request.run_config), **request.settings}
+    flat = {**parse_overrides(_usual()), **own}
     if "method" in own:
         own["method"] = METHODS.canonical(str(own["method"]))
     method = METHODS.canonical(request.method) if request.method else None

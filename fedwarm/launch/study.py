@@ -224,9 +224,9 @@ class Work:
             first, before = base.folder, base.last
         job = self.study.job(arm, seed, chosen, first)
         place = self.folder / job.name
-        if first is not None and not self._same_start(place, first):
-            return None
         if place not in self.known:
+            if first is not None and not self._same_start(place, first):
+                return None
             run = completed_run(place, ledger=True) if self._made(job, place) else None
             if run is None:
                 return None

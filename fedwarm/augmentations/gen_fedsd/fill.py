@@ -130,12 +130,12 @@ def _filled(config: Config, real: Sequence[int], taken: dict[int, Drawn], made: 
     """Everything in the order of classes, whatever the order it was made in."""
     size, settings = config.of(Data).image_size, config.of(GenFedSD)
     least = settings.judge_least if settings.judge else 0.0
-    all_drawn = Drawn.join([Drawn.none(size), *(taken[label] for label in sorted(taken))])  # what it cost, kept or not
+    whole = all_drawn = Drawn.join([Drawn.none(size), *(taken[label] for label in sorted(taken))])  # what it cost, kept or not
     asked, repeated = len(all_drawn), sum(len(drawn) - len(drawn.indices.unique()) for drawn in taken.values())
     refused = sum(int((drawn.scores < least).sum()) for drawn in taken.values())
     if settings.refused == "drop":
         taken = {label: drawn.rows(torch.where(drawn.scores >= least)[0].tolist()) for label, drawn in taken.items()}
-    whole = Drawn.join([Drawn.none(size), *(taken[label] for label in sorted(taken))])
+        whole = Drawn.join([Drawn.none(size), *(taken[label] for label in sorted(taken))])
     labels = torch.cat([torch.empty(0, dtype=torch.int64), *(torch.full_like(taken[c].indices, c) for c in sorted(taken))])
     report = Report(
         real=list(real),

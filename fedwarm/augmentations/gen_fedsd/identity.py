@@ -29,7 +29,6 @@ FORMAT = 1
 KEY_DIGITS = 32
 RESIZE = "bicubic"  # shelves were named without it before there was a choice
 HEAD_BYTES = 1024
-NAMED = ("model.name", "model.weights")  # of a judge's model: known beside, or of no matter to it
 CONTENT = (".json", ".txt", ".safetensors")
 
 
@@ -57,7 +56,7 @@ def identity(config: Config, classes: Sequence[str]) -> dict[str, Any]:
     judge = None
     if own.judge:
         judge = {"file": file_digest(Path(own.judge)), "model": config.of(Model).name, "least": own.judge_least}
-        if more := {key: value for key, value in own_settings_of(config.of(Model)).items() if key not in NAMED}:
+        if more := own_settings_of(config.of(Model)):
             judge["settings"] = more
     resize: dict[str, Any] = {} if diffusion.resize == RESIZE else {"resize": diffusion.resize}
     if device == "cpu" and (rows := rows_in(folder)) != EXACT_ROWS:
