@@ -27,6 +27,7 @@ from fedwarm.settings.fields import SettingError
 
 FORMAT = 1
 KEY_DIGITS = 32
+OWN_NORM = "own"
 RESIZE = "bicubic"  # shelves were named without it before there was a choice
 HEAD_BYTES = 1024
 CONTENT = (".json", ".txt", ".safetensors")
@@ -55,8 +56,11 @@ def identity(config: Config, classes: Sequence[str]) -> dict[str, Any]:
     folder, device = foundation_folder(diffusion, run.device), device_of(run.device).type
     judge = None
     if own.judge:
-        judge = {"file": file_digest(Path(own.judge)), "model": config.of(Model).name, "least": own.judge_least}
-        if more := own_settings_of(config.of(Model)):
+        known = config.of(Model)
+        judge = {"file": file_digest(Path(own.judge)), "model": known.name, "least": own.judge_least}
+        if known.norm != OWN_NORM:  # shelves were named without it before judges were told apart by it
+            judge["norm"] = known.norm
+        if more := own_settings_of(known):
             judge["settings"] = more
     resize: dict[str, Any] = {} if diffusion.resize == RESIZE else {"resize": diffusion.resize}
     if device == "cpu" and (rows := rows_in(folder)) != EXACT_ROWS:

@@ -89,6 +89,8 @@ def test_a_judge_is_known_by_its_numbers(configure: Configure, judge: Path, tmp_
     with_judge = name(configure(judge=str(judge)))
     assert with_judge != name(configure())
     assert with_judge != name(configure(judge=str(judge), judge_least=0.9))
+    assert with_judge != name(configure(judge=str(judge), model__norm="group")), "its layers are normalised in another way"
+    assert name(configure(model__norm="group")) == name(configure()), "without a judge no classifier looks at images"
     assert with_judge == name(configure(judge=str(shutil.copy(judge, tmp_path / "other.safetensors"))))
     other = tmp_path / "changed.safetensors"
     save_file({key: tensor + 1e-3 for key, tensor in load_file(judge).items()}, other)
