@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from fedwarm.core.failures import Interrupted
 from fedwarm.record.checkpoint import FOLDER, INDEX
@@ -61,12 +62,27 @@ def command(place: Path, options: str) -> str:
 
 def how_to_go_on(place: Path, options: str) -> str:
     """How far the run in a folder came, and what goes on with it."""
+    stages = _stages(place)
+    if stages is None:
+        after = "before its first checkpoint"
+    else:
+        last = stages[-1] if stages else None
+        after = f"after stage {len(stages)} ({last['name']}, round {last['round']})" if last else "in its first stage"
+    return f"interrupted {after}; {next_step(place, options)}"
+
+
+def next_step(place: Path, options: str) -> str:
+    """What goes on with the run in a folder: its checkpoint, or where it has none, the command that began it."""
+    if _stages(place) is not None:
+        return f"continue with: {command(place, options)}"
+    return f"give the same command again{' with --fresh' if (place / 'results.json').exists() else ''}"
+
+
+def _stages(place: Path) -> list[dict[str, Any]] | None:
+    """The stages that the checkpoint in a folder has behind it; None where there is no checkpoint."""
     try:
         index = json.loads((place / FOLDER / INDEX).read_text(encoding="utf-8"))
         lines = (place / JOURNAL).read_bytes()[: index["lengths"][JOURNAL]].decode().splitlines()
-        stages = [event["stage"] for event in map(json.loads, lines) if "stage" in event]
+        return [event["stage"] for event in map(json.loads, lines) if "stage" in event]
     except (OSError, ValueError, KeyError, TypeError):
-        fresh = " with --fresh" if (place / "results.json").exists() else ""
-        return f"interrupted before its first checkpoint; give the same command again{fresh}"
-    after = f"after stage {len(stages)} ({stages[-1]['name']}, round {stages[-1]['round']})" if stages else "in its first stage"
-    return f"interrupted {after}; continue with: {command(place, options)}"
+        return None

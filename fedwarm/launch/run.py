@@ -16,7 +16,7 @@ from fedwarm.core.surroundings import surroundings
 from fedwarm.core.terminal import put, say
 from fedwarm.data.settings import Data
 from fedwarm.engines import Asked, Engine
-from fedwarm.launch.interrupt import command, how_to_go_on, interruptible
+from fedwarm.launch.interrupt import command, how_to_go_on, interruptible, next_step
 from fedwarm.launch.live import rebuilt
 from fedwarm.launch.request import DEFAULTS_VARIABLE as DEFAULTS_VARIABLE
 from fedwarm.launch.request import Request as Request
@@ -86,7 +86,7 @@ def completed(request: Request) -> Path:
         with surroundings({ENGINE_VARIABLE: request.engine}), interruptible(lambda: how_to_go_on(out, place)), progress, live:
             _guarded(lambda: engine.run(flat, wanted))
     except DiskError as error:
-        raise RunError(f"{error}; then continue with: {command(out, place)}") from error
+        raise RunError(f"{error}; then {next_step(out, place)}") from error
     return _reported(folder.path)
 
 

@@ -97,18 +97,23 @@ def test_whoever_writes_names_the_place(writer: str, tmp_path: Path) -> None:
 
 
 class Filling(Engine):
-    """The local engine, on a disk where files of a model's size do not fit from the second round on."""
+    """The local engine, on a disk where files of a model's size do not fit: from a round on, or from the beginning."""
+
+    def __init__(self, first: str = "") -> None:
+        self.first = first
 
     def run(self, settings: Mapping[str, Value], asked: Asked) -> None:
         with ExitStack() as filled:
+            if not self.first:
+                filled.enter_context(full(50_000))
             Heard(lambda message: self.fill(message, filled)).run(settings, asked)
 
     def fill(self, message: Message, filled: ExitStack) -> None:
-        if message.metadata.group_id == "2":
+        if message.metadata.group_id == self.first:
             filled.enter_context(full(50_000))
 
 
-FILLING = Filling()
+FILLING, FULL = Filling("2"), Filling()
 
 
 def test_a_full_disk_ends_a_run_with_one_line_and_it_goes_on(tmp_path: Path) -> None:
@@ -127,6 +132,14 @@ def test_a_full_disk_ends_a_run_with_one_line_and_it_goes_on(tmp_path: Path) -> 
     assert not list(place.rglob(".*"))
     run_method(Request("", out=place, resume=True, workers=1))
     assert same(load_file(place / "model.safetensors"), load_file(whole / "model.safetensors"))
+
+
+def test_a_disk_that_was_full_from_the_beginning_has_nothing_to_resume(tmp_path: Path) -> None:
+    place = tmp_path / "run"
+    with pytest.raises(RunError, match="; then give the same command again with --fresh$"):
+        run_method(Request("fedavg", rounds=2, clients=2, workers=1, run_config=(SMALL,), out=place, engine=f"{__name__}:FULL"))
+    run_method(Request("fedavg", rounds=1, clients=2, workers=1, run_config=(SMALL,), out=place, fresh=True))
+    assert (place / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize("form", ["torch", "report"])
