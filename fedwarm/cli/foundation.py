@@ -32,7 +32,7 @@ def foundation_train(
     ] = None,
     image_column: Annotated[str | None, typer.Option(help="column of the images; default: found")] = None,
     label_column: Annotated[str | None, typer.Option(help="column of the labels; default: found")] = None,
-    out: Annotated[Path | None, typer.Option(help="folder; default foundations/NAME; for glyph fedwarm/assets/glyph")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder, new or of this training; default foundations/NAME")] = None,
     seed: Annotated[int, typer.Option(help="seed of weights, pictures and their order")] = 0,
     threads: Annotated[int, typer.Option(help="torch threads; 0: one per core; changes the last bits of the result")] = 0,
     vae_steps: Annotated[int, typer.Option(min=0, help="training steps of the autoencoder; 0: as in the recipe")] = 0,

@@ -40,13 +40,12 @@ class Training:
 
 
 def train_foundation(request: Training) -> None:
-    """Train a foundation into a folder, which must be new or hold a foundation, finished or not.
+    """Train a foundation into a folder, which must be new or hold this foundation, finished or not.
 
     Raises:
         SettingError: something asked for cannot be; nothing was written.
     """
     from fedwarm.diffusion.foundation import EMBEDDED
-    from fedwarm.diffusion.pretraining.public import UNFINISHED
 
     device_of(parse({"device": request.device}).run.device)
     name, embedded = request.name, request.name in EMBEDDED
@@ -65,10 +64,7 @@ def train_foundation(request: Training) -> None:
         raise SettingError(f"--hands writes digits for {next(iter(EMBEDDED))!r} alone; leave it out with --data")
     elif embedded:
         raise SettingError(f"{name!r} is the embedded foundation; take another name for one trained on --data {request.data}")
-    folder = request.out or (Path("foundations") if request.data else Path(__file__).parents[1] / "assets") / name
-    known = (folder / "model_index.json").is_file() or (folder / UNFINISHED).is_dir()
-    if folder.exists() and not known and (not folder.is_dir() or any(folder.iterdir())):
-        raise SettingError(f"--out {folder} holds something other than a foundation; name a new folder")
+    folder = request.out or Path("foundations") / name
     record = _trained_public(request, folder) if request.data else _trained_glyph(request, folder)
     write_text(folder / "recipe.json", json.dumps(record, indent=1) + "\n")
     put(f"{folder}: {record['seconds']} s, autoencoder error {record['autoencoder_l1']} (L1 on [-1, 1]), {record['quality']}")
@@ -87,8 +83,8 @@ def reading(name: str, texts: Sequence[str]) -> Data:
 
 def _trained_glyph(request: Training, folder: Path) -> dict[str, Any]:
     from fedwarm.core.progress import tick
+    from fedwarm.diffusion.pretraining.embedded import pretrain
     from fedwarm.diffusion.pretraining.quality import judged
-    from fedwarm.diffusion.pretraining.recipe import pretrain
     from fedwarm.diffusion.pretraining.untrained import EMBEDDED_RECIPE
     from fedwarm.launch.display import shown
 
@@ -117,6 +113,8 @@ def _trained_public(request: Training, folder: Path) -> dict[str, Any]:
     share, start, jitter = float(given["public-share"]), str(given["from"]), float(given["jitter"])
     if start not in STARTS:
         raise SettingError(f"--from {start!r} is unknown{near(start, list(STARTS))}; choose one of {', '.join(STARTS)}")
+    if given["public-where"] and "public-share" in request.public:
+        raise SettingError("--public-share and --public-where cannot be used together; leave one of them out")
     if not 0 < share <= 0.9:
         raise SettingError(f"--public-share {share:g} is out of range; it must be above 0 (no public part) and at most 0.9")
     if not 0 <= jitter < 0.5:

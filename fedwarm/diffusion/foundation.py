@@ -154,8 +154,8 @@ def locate(name: str) -> str:
         if folder is None:
             raise SettingError(
                 f"diffusion.foundation = {name!r} is not in this installation: install fedwarm on this machine "
-                f"(its weights do not travel in a Flower bundle), make it by `fedwarm foundation train {name}`, "
-                "or set diffusion.foundation to a pipeline's folder"
+                f"(its weights do not travel in a Flower bundle), or make it by `fedwarm foundation train {name}` "
+                f"and set diffusion.foundation='foundations/{name}', or to any pipeline's folder"
             )
         return str(folder)
     path = Path(name)

@@ -66,7 +66,11 @@ class Diffusion(Group, prefix="diffusion", used=lambda r: r.generates or r.draws
     )
     scheduler: str = setting("dpm", "sampler for generated images; foundation: the one that comes with it", choices=SAMPLERS)
     sample_steps: int = setting(
-        12, "denoising steps of a generated image", low=1, when=lambda r: r.generates or "diffusion.sample-steps" in r.taken
+        12,
+        "denoising steps of a generated image",
+        low=1,
+        high=999,
+        when=lambda r: r.generates or "diffusion.sample-steps" in r.taken,
     )
     guidance: float = setting(
         1.5, "classifier-free guidance scale; 1: none", low=0.0, when=lambda r: r.generates or "diffusion.guidance" in r.taken

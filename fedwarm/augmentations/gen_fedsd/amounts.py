@@ -113,7 +113,7 @@ class GenFedSD(Group, prefix="gen-fedsd"):
         path=True,
     )
     guidance: float = setting(0.0, "classifier-free guidance scale; 0: diffusion.guidance", low=0.0, when=CHOSEN)
-    steps: int = setting(0, "denoising steps of an image; 0: diffusion.sample-steps", low=0, when=CHOSEN)
+    steps: int = setting(0, "denoising steps of an image; 0: diffusion.sample-steps", low=0, high=999, when=CHOSEN)
     judge: str = setting(
         "",
         "safetensors file of a classifier (architecture: model.name) that checks generated images; empty: no check",

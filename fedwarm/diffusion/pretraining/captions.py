@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ class PublicPart:
             "templates": len(self.templates),
             "jitter": self.jitter,
             "labels_sha256": self.labels_sha256,
+            "images_sha256": sha256(self.images.numpy().tobytes()).hexdigest(),
             **{name: getattr(self.data, name) for name in READ if getattr(self.data, name) != getattr(Data(), name)},
         }
 
@@ -94,10 +96,10 @@ def public_part(data: Data, jitter: float = 0.0) -> PublicPart:
     names = table.label.names
     for code, count in enumerate(np.bincount(labels, minlength=len(names))):
         if count == 0:
-            raise SettingError(
-                f"data.public-share = {data.public_share:g} of {data.name} holds no image of class {names[code]!r}; "
-                "take a larger share, or leave out classes with few images"
-            )
+            which, advice = f"share = {data.public_share:g}", "take a larger share, or leave out classes with few images"
+            if data.public_where:
+                which, advice = f"where = {data.public_where!r}", "say what has images of every class"
+            raise SettingError(f"data.public-{which} of {data.name} holds no image of class {names[code]!r}; {advice}")
     called = tuple(phrases(Wording(), names))
     said = templates(Wording(), "", None, called)
     return PublicPart(data, table.images(rows), torch.from_numpy(labels), called, said, jitter, labels_mark(table))
@@ -139,7 +141,12 @@ def refuse_seen(folder: Path, data: Data) -> None:
             f"the foundation {folder} has seen {where} of {data.name}; data.public-where = {data.public_where!r} lets clients "
             "hold that, set it to the same"
         )
-    if share > data.public_share and not data.public_where and mark == labels_mark(table):
+    if share > 0 and data.public_where and mark == labels_mark(table):
+        raise SettingError(
+            f"the foundation {folder} has seen {share:g} of {data.name}, wherever that lies; data.public-where = "
+            f"{data.public_where!r} lets clients hold a part of it, set data.public-share={share:g} in its place"
+        )
+    if share > data.public_share and mark == labels_mark(table):
         raise SettingError(
             f"the foundation {folder} has seen {share:g} of {data.name}; data.public-share = {data.public_share:g} lets clients "
             f"hold a part of that, set it to at least {share:g}"

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from fedwarm.core.seeds import generator
 from fedwarm.diffusion.pretraining.captions import PublicPart
+from fedwarm.diffusion.pretraining.embedded import Glyphs
 from fedwarm.diffusion.pretraining.glyphs import SIZE
-from fedwarm.diffusion.pretraining.recipe import Glyphs
 from fedwarm.diffusion.pretraining.untrained import EMBEDDED_RECIPE
 from fedwarm.models import Model, build_model
 from fedwarm.training.evaluate import correct

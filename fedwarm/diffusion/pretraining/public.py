@@ -9,21 +9,19 @@ captions, which are what the foundation is best asked with.
 from __future__ import annotations
 
 import json
-import shutil
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fedwarm.core.files import read_object, replacing, try_folder, write_text
 from fedwarm.core.seeds import generator, initialisation
 from fedwarm.diffusion.foundation import load_foundation
 from fedwarm.diffusion.pretraining.captions import PublicPart
-from fedwarm.diffusion.pretraining.recipe import CPU, Tick, latent_set, rebuilt_error, save, train_unet, train_vae
+from fedwarm.diffusion.pretraining.course import Draws, finished, trained
+from fedwarm.diffusion.pretraining.embedded import CPU
+from fedwarm.diffusion.pretraining.recipe import Tick
 from fedwarm.diffusion.pretraining.untrained import Recipe, build_pipeline, build_tokenizer
-from fedwarm.diffusion.sentences import OWN_TEMPLATES
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.settings.fields import SettingError
 
@@ -37,7 +35,6 @@ PUBLIC_RECIPE = Recipe(
     batch_size=32,
 )
 STARTS = ("glyph", "scratch")
-UNFINISHED = "unfinished"
 REBUILT = 256
 
 
@@ -58,33 +55,16 @@ def pretrain_public(
         what `recipe.json` holds.
 
     Raises:
-        SettingError: the folder holds another foundation, or a caption has more tokens than the text encoder reads.
+        SettingError: the folder holds something else, or a caption has more tokens than the text encoder reads.
+        RunError: the training diverged.
     """
     plan = json.loads(json.dumps({"recipe": asdict(recipe), "start": start, "data": public.provenance()}))
-    finished = read_object(folder / "recipe.json")
-    if {key: finished.get(key) for key in plan} == plan:
-        return finished
-    if finished and (folder / "model_index.json").is_file():
-        raise SettingError(f"{folder} holds a foundation of another recipe or other images; name a new folder by --out")
+    if (record := finished(folder, plan)) is not None:
+        return record
     torch.set_num_threads(recipe.threads)
-    pipe, begun = started(public, recipe, start).to(device), time.monotonic()
-    try_folder(folder / UNFINISHED)
-    for name in ("recipe.json", "model_index.json"):
-        (folder / name).unlink(missing_ok=True)
-    done = _autoencoder(pipe, folder / UNFINISHED, plan, public, recipe, tick)
-    latents, ids = latent_set(pipe, public, recipe, generator(recipe.seed, "foundation", "latents"), tick)
-    train_unet(pipe, latents, ids, recipe, generator(recipe.seed, "foundation", "denoiser"), tick)
-    record = {
-        **plan,
-        "seconds": round(time.monotonic() - begun + done["seconds_before"]),
-        "autoencoder_l1": done["autoencoder_l1"],
-        "torch": torch.__version__,
-        "device": device.type,
-    }
-    write_text(folder / OWN_TEMPLATES, "\n".join(public.templates) + "\n")
-    save(pipe, folder, record)
-    shutil.rmtree(folder / UNFINISHED)
-    return record
+    pipe = started(public, recipe, start).to(device)
+    parts = {part: generator(recipe.seed, "foundation", part) for part in ("autoencoder", "latents", "denoiser", "rebuilt")}
+    return trained(folder, plan, pipe, public, recipe, Draws(**parts, measured=REBUILT), tick, public.templates)
 
 
 def started(public: PublicPart, recipe: Recipe, start: str) -> Any:
@@ -113,28 +93,3 @@ def _warm(pipe: Any, other: Any, seed: int) -> None:
     pipe.text_encoder.load_state_dict({**state, name: rows})
     for part in ("unet", "vae"):
         getattr(pipe, part).load_state_dict(getattr(other, part).state_dict())
-
-
-def _autoencoder(pipe: Any, folder: Path, plan: dict[str, Any], public: PublicPart, recipe: Recipe, tick: Tick) -> dict[str, Any]:
-    """Train the autoencoder and keep it in the folder, or take the one that was kept there; its error and its seconds before."""
-    from safetensors.torch import load_file, save_file
-
-    kept, weights = read_object(folder / "done.json"), folder / "autoencoder.safetensors"
-    if kept.get("plan") == plan:
-        pipe.vae.load_state_dict(load_file(weights))
-        pipe.vae.eval().requires_grad_(False).register_to_config(scaling_factor=kept["scaling_factor"])
-        return kept
-    (folder / "done.json").unlink(missing_ok=True)
-    begun = time.monotonic()
-    train_vae(pipe.vae, public, recipe, generator(recipe.seed, "foundation", "autoencoder"), tick)
-    error = rebuilt_error(pipe.vae, public, generator(recipe.seed, "foundation", "rebuilt"), REBUILT)
-    with replacing(weights) as temporary:
-        save_file(pipe.vae.state_dict(), temporary)
-    kept = {
-        "plan": plan,
-        "seconds_before": time.monotonic() - begun,
-        "autoencoder_l1": round(error, 4),
-        "scaling_factor": pipe.vae.config.scaling_factor,
-    }
-    write_text(folder / "done.json", json.dumps(kept, indent=1) + "\n")
-    return {**kept, "seconds_before": 0.0}

@@ -1,4 +1,4 @@
-"""Train a small Stable Diffusion pipeline: the embedded `glyph` on digits of fonts and a simulated pen, or any on other pictures.
+"""Train a small Stable Diffusion pipeline on captioned pictures.
 
 Latent diffusion as in Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", arXiv 2112.10752
 (CVPR 2022), at 32x32 pixels and 8x8 latents: first the autoencoder, then text encoder and U-Net together on its latents, with
@@ -8,9 +8,7 @@ captions dropped at random for classifier-free guidance (Ho and Salimans, arXiv 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,14 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedwarm.core.files import try_folder, write_text, writing
-from fedwarm.diffusion.pretraining.glyphs import BY_HAND, FONTS_ALONE, font_masks, glyph_batch
-from fedwarm.diffusion.pretraining.pen import pen_masks
-from fedwarm.diffusion.pretraining.untrained import Recipe, build_pipeline, build_tokenizer
-from fedwarm.diffusion.sentences import WORDS
+from fedwarm.core.failures import RunError
+from fedwarm.core.files import write_text, writing
+from fedwarm.diffusion.pretraining.untrained import Recipe
 
 Tick = Callable[[str, int, int, str], None]
-CPU = torch.device("cpu")
 
 
 class Pictures(Protocol):
@@ -35,33 +30,22 @@ class Pictures(Protocol):
         """n pictures (n, 3, S, S) in [-1, 1] and their captions; every random draw comes from the generator."""
 
 
-class Glyphs:
-    """Digits rendered from fonts and, where a recipe has hands, handwritten ones, too."""
-
-    def __init__(self, hands: int = 0, seed: int = 0) -> None:
-        self.masks, self.law = font_masks(), BY_HAND if hands else FONTS_ALONE
-        if hands:
-            self.masks = torch.cat([self.masks.half(), pen_masks(hands, torch.Generator().manual_seed(seed))])
-
-    @classmethod
-    def of(cls, recipe: Recipe) -> Glyphs:
-        """Those that a recipe's foundation is trained on."""
-        return cls(recipe.hands, recipe.seed + 3)
-
-    def batch(self, n: int, generator: torch.Generator) -> tuple[Tensor, list[str]]:
-        """n digits and what they are."""
-        return glyph_batch(self.masks, n, generator, self.law)[:2]
-
-    def labelled(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """n digits (n, 3, 32, 32) in [-1, 1], and their numbers (n,)."""
-        images, _, labels = glyph_batch(self.masks, n, generator, self.law)
-        return images, labels
-
-
 def _optimiser(modules: list[nn.Module], rate: float, steps: int) -> tuple[torch.optim.Optimizer, Any]:
     parameters = [p for m in modules for p in m.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01, betas=(0.9, 0.99))
-    return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.05)
+    rise = max(0.05, 2 / steps) if steps > 2 else 0.05  # torch divides by zero where it would be one step
+    return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=rise)
+
+
+def _told(loss: Tensor, option: str, rate: float) -> str:
+    """A loss for people.
+
+    Raises:
+        RunError: it is not finite.
+    """
+    if not torch.isfinite(loss):
+        raise RunError(f"the loss is {loss.item()}: training diverged; lower {option}, now {rate:g}")
+    return f"loss {loss.item():.4f}"
 
 
 def train_vae(vae: Any, pictures: Pictures, recipe: Recipe, generator: torch.Generator, tick: Tick) -> None:
@@ -82,7 +66,7 @@ def train_vae(vae: Any, pictures: Pictures, recipe: Recipe, generator: torch.Gen
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimiser.step()
         schedule.step()
-        tick("autoencoder", step + 1, recipe.vae_steps, f"loss {loss.item():.4f}")
+        tick("autoencoder", step + 1, recipe.vae_steps, _told(loss, "--vae-learning-rate", recipe.vae_learning_rate))
     vae.eval().requires_grad_(False)
     with torch.no_grad():
         latents = vae.encode(pictures.batch(512, generator)[0].to(vae.device)).latent_dist.mean
@@ -141,7 +125,7 @@ def train_unet(pipe: Any, latents: Tensor, ids: Tensor, recipe: Recipe, generato
         schedule.step()
         decay = min(recipe.ema, (step + 1) / (step + 10))
         torch._foreach_lerp_(mean, [p.detach() for p in live], 1 - decay)
-        tick("denoiser", step + 1, recipe.unet_steps, f"loss {loss.item():.4f}")
+        tick("denoiser", step + 1, recipe.unet_steps, _told(loss, "--unet-learning-rate", recipe.unet_learning_rate))
     with torch.no_grad():
         for parameter, average in zip(live, mean, strict=True):
             parameter.copy_(average)
@@ -152,47 +136,6 @@ def train_unet(pipe: Any, latents: Tensor, ids: Tensor, recipe: Recipe, generato
 def noise_weight(kept: Tensor, snr: float) -> Tensor:
     """What the squared error of predicted noise counts where a share `kept` of the variance is signal: min(SNR, snr) / SNR."""
     return torch.ones_like(kept) if not snr else (snr * (1 - kept) / kept).clamp(max=1.0)
-
-
-def pretrain(folder: Path, recipe: Recipe, tick: Tick, vae: Any = None, device: torch.device = CPU) -> dict[str, Any]:
-    """Train the foundation and write it to `folder` as fp16 safetensors.
-
-    Args:
-        folder: where the pipeline goes; `recipe.json` beside it holds recipe, seconds and autoencoder error.
-        recipe: sizes, steps and seed.
-        tick: called with (stage, step, of, text).
-        vae: an autoencoder that is already trained, instead of training one.
-        device: where it trains; every draw is the CPU's, so that it decides last bits alone.
-
-    Returns:
-        what `recipe.json` holds.
-    """
-    try_folder(folder)
-    torch.set_num_threads(recipe.threads)
-    torch.manual_seed(recipe.seed)  # the initial weights; every later draw has its own generator
-    generator = torch.Generator().manual_seed(recipe.seed + 1)
-    begun, glyphs = time.monotonic(), Glyphs.of(recipe)
-    pipe = build_pipeline(recipe, build_tokenizer(glyphs.batch(4000, generator)[1], recipe.tokens))
-    pipe.to(device)
-    if vae is None:
-        train_vae(pipe.vae, glyphs, recipe, generator, tick)
-    else:
-        pipe.register_modules(vae=vae.to(device))
-    error = rebuilt_error(pipe.vae, glyphs, torch.Generator().manual_seed(recipe.seed + 2))
-    with writing(folder / "vae"):
-        pipe.vae.save_pretrained(folder / "vae")
-    latents, ids = latent_set(pipe, glyphs, recipe, generator, tick)
-    train_unet(pipe, latents, ids, recipe, generator, tick)
-    record = {
-        "recipe": asdict(recipe),
-        "classes": [*WORDS, *map(str, range(len(WORDS)))],
-        "seconds": round(time.monotonic() - begun),
-        "autoencoder_l1": round(error, 4),
-        "torch": torch.__version__,
-        "device": device.type,
-    }
-    save(pipe, folder, record)
-    return record
 
 
 def save(pipe: Any, folder: Path, record: dict[str, Any]) -> None:

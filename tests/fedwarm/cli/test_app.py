@@ -299,6 +299,7 @@ def test_options_that_an_app_does_not_take(refused: Refused, shell: Path, option
         (["mine", "--data", "digits", "--public-share", 0], ["--public-share 0 is out of range", "no public part"]),
         (["mine", "--data", "digits", "--public-share", 0.95], ["--public-share 0.95", "at most 0.9"]),
         (["mine", "--data", "digits", "--public-share", 0.001], ["no image of class 'zero'"]),
+        (["mine", "--data", "digits", "--public-share", 0.3, "--public-where", "domain=a"], ["cannot be used together"]),
         (["mine", "--data", "digits", "--from", "scrach"], ["--from 'scrach'", "did you mean scratch"]),
         (["mine", "--data", "digits", "--jitter", 0.5], ["--jitter 0.5"]),
         (["mine", "--data", "/no/such/folder"], ["/no/such/folder", "there is no such folder"]),

@@ -22,8 +22,9 @@ from fedwarm.data.settings import Data
 from fedwarm.data.tables import public_rows
 from fedwarm.diffusion.foundation import asset_folder, load_foundation
 from fedwarm.diffusion.pretraining.captions import PublicPart, moved, public_part, refuse_seen
+from fedwarm.diffusion.pretraining.course import UNFINISHED
 from fedwarm.diffusion.pretraining.glyphs import font_masks, glyph_batch
-from fedwarm.diffusion.pretraining.public import PUBLIC_RECIPE, UNFINISHED, pretrain_public, started
+from fedwarm.diffusion.pretraining.public import PUBLIC_RECIPE, pretrain_public, started
 from fedwarm.diffusion.pretraining.quality import judged_public
 from fedwarm.diffusion.sentences import HANDWRITING, WORDS
 from fedwarm.diffusion.settings import Diffusion
@@ -227,6 +228,14 @@ def test_a_finished_training_is_not_done_again(made: Made, digits: PublicPart) -
     assert contents(made[0]) == before
 
 
+def test_other_pictures_under_the_same_labels_are_another_training(made: Made, digits: PublicPart) -> None:
+    """Of a data set with two columns of images, for one."""
+    before, negative = contents(made[0]), dataclasses.replace(digits, images=255 - digits.images)
+    with pytest.raises(SettingError, match="holds a foundation of another recipe or other images; name a new folder"):
+        pretrain_public(made[0], negative, RECIPE, "glyph", silent)
+    assert contents(made[0]) == before
+
+
 def test_a_caption_that_does_not_fit_is_refused(digits: PublicPart, tmp_path: Path) -> None:
     long = dataclasses.replace(digits, phrases=(*WORDS[:9], "nine " * 30))
     with pytest.raises(SettingError, match="tokens, more than 20; shorten the class's name"):
@@ -278,6 +287,10 @@ def test_clients_may_not_hold_what_the_foundation_saw(made: Made, tmp_path: Path
         refuse_seen(made[0], Data(public_share=share))
     with pytest.raises(SettingError, match="has seen 0.5 of digits; data.public-share = 0.4 .*set it to at least 0.5"):
         refuse_seen(made[0], Data(public_share=0.4))
+    with pytest.raises(
+        SettingError, match="has seen 0.5 of digits, wherever that lies; .*set data.public-share=0.5"
+    ):
+        refuse_seen(made[0], Data(public_where="domain=a"))
     refuse_seen(tmp_path, Data())
     (tmp_path / "recipe.json").write_text('{"data": {"public_share": 0.5, "labels_sha256": "of another set"}}')
     refuse_seen(tmp_path, Data())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,18 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from fedwarm.core.failures import RunError
 from fedwarm.core.seeds import generator
 from fedwarm.diffusion.foundation import load_foundation
+from fedwarm.diffusion.pretraining.course import UNFINISHED
+from fedwarm.diffusion.pretraining.embedded import pretrain
 from fedwarm.diffusion.pretraining.glyphs import font_masks, glyph_batch
-from fedwarm.diffusion.pretraining.recipe import pretrain, tokenize
+from fedwarm.diffusion.pretraining.recipe import _optimiser, tokenize
 from fedwarm.diffusion.pretraining.untrained import Recipe, build_pipeline, build_tokenizer
 from fedwarm.diffusion.sampling import sample
 from fedwarm.diffusion.sentences import WORDS
 from fedwarm.diffusion.settings import Diffusion
+from fedwarm.settings.fields import SettingError
 
 RECIPE = Recipe(
     seed=5,
@@ -33,6 +38,14 @@ RECIPE = Recipe(
     text_width=16,
     text_layers=1,
 )
+
+
+class StoppedError(Exception):
+    """The machine went off."""
+
+
+def silent(*told: object) -> None:
+    """Nobody looks."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -106,8 +119,8 @@ def test_it_tells_how_far_it_is(made: Made) -> None:
 
 def test_the_record_says_how_it_was_made(made: Made) -> None:
     folder, record, _ = made
-    assert json.loads((folder / "recipe.json").read_text()) == json.loads(json.dumps(record))
-    assert record["recipe"] == dataclasses.asdict(RECIPE)
+    assert json.loads((folder / "recipe.json").read_text()) == record
+    assert record["recipe"] == json.loads(json.dumps(dataclasses.asdict(RECIPE)))
     assert record["seconds"] >= 0 and record["torch"] == torch.__version__
     assert 0 < record["autoencoder_l1"] < 2
 
@@ -147,29 +160,78 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.long
 def test_a_recipe_makes_one_folder(made: Made, tmp_path: Path) -> None:
     torch.rand(3)
-    again = pretrain(tmp_path / "again", RECIPE, lambda *told: None)
+    again = pretrain(tmp_path / "again", RECIPE, silent)
     assert contents(tmp_path / "again") == contents(made[0])
     assert {**again, "seconds": 0} == {**made[1], "seconds": 0}
 
 
 @pytest.mark.long
-def test_another_seed_makes_another_and_a_given_autoencoder_is_kept(made: Made, tmp_path: Path) -> None:
-    from diffusers import AutoencoderKL
-
-    vae = AutoencoderKL.from_pretrained(made[0] / "vae").requires_grad_(False).eval()
-    told: list[str] = []
-    other = dataclasses.replace(RECIPE, seed=6)
-    pretrain(tmp_path / "other", other, lambda stage, *rest: told.append(stage), vae=vae)
-    assert "autoencoder" not in told
+def test_another_seed_makes_another(made: Made, tmp_path: Path) -> None:
+    pretrain(tmp_path / "other", dataclasses.replace(RECIPE, seed=6), silent)
     first, second = contents(made[0]), contents(tmp_path / "other")
     assert first.keys() == second.keys()
-    name = "{}/diffusion_pytorch_model.safetensors"
-    assert first[name.format("vae")] == second[name.format("vae")]
-    assert first[name.format("unet")] != second[name.format("unet")]
+    for part in ("unet", "vae"):
+        name = f"{part}/diffusion_pytorch_model.safetensors"
+        assert first[name] != second[name]
+
+
+def test_a_stopped_training_goes_on_to_the_same_weights(made: Made, tmp_path: Path) -> None:
+    """Also over the training's own half-written folder, and never over anything else."""
+    folder, told = tmp_path / "stopped", []
+
+    def stop(stage: str, step: int, of: int, text: str) -> None:
+        if stage == "denoiser":
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        pretrain(folder, RECIPE, stop)
+    assert [path.name for path in folder.iterdir()] == [UNFINISHED]
+    pretrain(folder, RECIPE, lambda stage, *rest: told.append(stage))
+    assert set(told) == {"latents", "denoiser"}
+    assert contents(folder) == contents(made[0])
+    assert pretrain(folder, RECIPE, lambda *told: pytest.fail("it trains"))["recipe"]["seed"] == RECIPE.seed
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        (dataclasses.replace(RECIPE, seed=7), "holds a foundation of another recipe or other images; name a new folder"),
+        (None, "holds a pipeline that was not trained here; name a new folder"),
+    ],
+)
+def test_what_another_training_or_nobody_here_made_is_left_as_it_is(
+    made: Made, tmp_path: Path, recipe: Recipe | None, words: str
+) -> None:
+    folder = Path(shutil.copytree(made[0], tmp_path / "theirs"))
+    if recipe is None:
+        (folder / "recipe.json").unlink()
+    before = contents(folder)
+    with pytest.raises(SettingError, match=words):
+        pretrain(folder, recipe or RECIPE, silent)
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("part", ["vae", "unet"])
+def test_a_training_that_diverges_ends_and_says_which_rate_to_lower(part: str, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPE, **{f"{part}_learning_rate": 1e30, f"{part}_steps": 5})
+    with pytest.raises(RunError, match=f"training diverged; lower --{part}-learning-rate, now 1e"):
+        pretrain(tmp_path / "diverged", recipe, silent)
+    assert not (tmp_path / "diverged" / "model_index.json").exists()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 19, 20, 21, 39, 40, 400])
+def test_a_rate_rises_and_falls_over_any_number_of_steps(steps: int) -> None:
+    optimiser, schedule = _optimiser([torch.nn.Linear(1, 1)], 0.1, steps)
+    rates = []
+    for _ in range(steps):
+        rates.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        schedule.step()
+    assert 0 < max(rates) <= 0.1 + 1e-9 and rates[-1] == min(rates[len(rates) // 2 :])
 
 
 @pytest.mark.gpu
 def test_a_gpu_trains_alike(made: Made, tmp_path: Path) -> None:
-    record = pretrain(tmp_path / "made", RECIPE, lambda *_: None, device=torch.device("cuda"))
+    record = pretrain(tmp_path / "made", RECIPE, silent, device=torch.device("cuda"))
     assert record["device"] == "cuda" and made[1]["device"] == "cpu"
     assert abs(record["autoencoder_l1"] - made[1]["autoencoder_l1"]) < 0.05
