@@ -26,8 +26,8 @@ def join(
     from fedwarm.node.kit import join as unpack
     from fedwarm.node.kit import skew
 
-    place = folder or Path(kit.name.split(".")[0])
-    told, line = unpack(kit, place, data, fingerprint)
+    told, line = unpack(kit, folder, data, fingerprint)
+    place = folder or Path(told.site)
     put(f"{place}: {told.site}, client {told.partition} of federation {told.federation} at {told.superlink}")
     put(f"  CA {told.fingerprint}")
     if wrong := skew(told):

@@ -12,14 +12,16 @@ from pathlib import Path
 from cryptography.exceptions import UnsupportedAlgorithm
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from fedwarm.core.failures import RunError
 from fedwarm.core.files import write_text
+from fedwarm.core.names import address_of, checked_host, checked_name, place_of
 from fedwarm.core.version import VERSION
-from fedwarm.federation.control import Control, Seen, control
+from fedwarm.federation.control import Control, Seen, Unreachable, control
 from fedwarm.federation.nodes import Tell
 from fedwarm.federation.noting import note
 from fedwarm.federation.processes import end, living, start
-from fedwarm.federation.remote import let_in, place_of
-from fedwarm.federation.settings import STATE, SUPERLINK, Federation, checked_name, flag, folder_of, load, locked, refuse_remote
+from fedwarm.federation.remote import let_in
+from fedwarm.federation.settings import STATE, SUPERLINK, Federation, flag, folder_of, load, locked, refuse_remote
 from fedwarm.flower.certificates import ensure_certificates, public_of, read_public
 from fedwarm.flower.processes import LOOPBACK, free_ports, healthy
 from fedwarm.node.key import fingerprint as key_print
@@ -46,11 +48,12 @@ def found(said: str, host: str, port: int, sites: int, listen: str) -> Federatio
     folder = folder_of(said)
     if (folder / STATE).is_file():
         raise SettingError(f"there is a federation {said!r} already; `fedwarm federation kit SITE{flag(said)}` adds a site to it")
-    place_of(f"{host}:{port}")
+    host, listen = checked_host(host, "--host"), listen and checked_host(listen, "--listen")
     if sites < 1:
         raise SettingError(f"--sites {sites} is too few; it must be at least 1")
     own = port if listen else free_ports(1)[0]
-    federation = Federation(folder.name, folder, host=listen or LOOPBACK, port=own, outside=f"{host}:{port}", most_sites=sites)
+    outside = address_of(host, port)
+    federation = Federation(folder.name, folder, host=listen or LOOPBACK, port=own, outside=outside, most_sites=sites)
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     equip(federation)
@@ -59,13 +62,12 @@ def found(said: str, host: str, port: int, sites: int, listen: str) -> Federatio
     return federation
 
 
-def equip(federation: Federation) -> bool:
-    """See that certificates and the proxy's configuration are there; whether a certificate was made."""
-    host = place_of(federation.outside)[0]
+def equip(federation: Federation, anew: bool = False) -> bool:
+    """See that certificates (the server's `anew`) and the proxy's configuration are there; whether a certificate was made."""
+    host, port = place_of(federation.outside, "--address")
     addresses = list(dict.fromkeys([LOOPBACK, "localhost", federation.reach, host]))
     (federation.folder / "certificates").mkdir(exist_ok=True, mode=0o700)
-    made = ensure_certificates(federation.folder / "certificates", federation.name, addresses)
-    port = place_of(federation.outside)[1]
+    made = ensure_certificates(federation.folder / "certificates", federation.name, addresses, anew=anew)
     if port != federation.port:
         facts = {"name": federation.name, "folder": federation.folder, "address": federation.address, "port": port}
         write_text(federation.folder / PROXY, _filled("proxy.conf", facts))
@@ -89,15 +91,20 @@ def make_kit(said: str, site: str, out: Path | None, address: str = "", sites: i
         sites: how many sites there may be; 0: as before.
 
     Raises:
-        SettingError: there are as many sites as may be, or it is not known by which address sites call.
+        SettingError: there are as many sites as may be, there may be fewer than there are, or the address is none.
     """
     checked_name(site)
+    if address:
+        place_of(address, "--address")
     with locked(folder_of(said)):
         federation = load(said)
         if federation.insecure or federation.authority is None:
             raise SettingError(f"federation {said!r} has no TLS and keys, as sites need; `federation new` makes one with both")
         if not federation.remote and not federation.outside:
             raise SettingError(f"the nodes of federation {said!r} are on this machine; `fedwarm federation new` founds another")
+        if 0 < sites < len(federation.sites):
+            has = f"federation {said!r} has {len(federation.sites)} sites, which keep their numbers"
+            raise SettingError(f"--sites {sites} is too few: {has}; give at least as many, or leave it out")
         federation.outside, federation.most_sites = address or federation.outside, sites or federation.most_sites
         if not federation.outside or not federation.most_sites:
             raise SettingError("give --address HOST:PORT, by which sites call, and --sites N, how many there may be")
@@ -111,7 +118,7 @@ def make_kit(said: str, site: str, out: Path | None, address: str = "", sites: i
     number = federation.sites.index(site)
     versions = {"fedwarm": VERSION, "flwr": version("flwr")}
     kit = Kit(federation.name, site, federation.outside, number, federation.most_sites, fingerprint(trust), **versions)
-    facts = {"kit": kit, "host": place_of(federation.outside)[0]}
+    facts = {"kit": kit, "host": place_of(federation.outside, "--address")[0]}
     texts = [(name, _filled(name, facts)) for name in (POLICY, COMPOSE, SERVICE, README)]
     file = out or Path(f"{site}.zip")
     packed(kit, [(TRUST, trust.decode()), *texts], file)
@@ -140,16 +147,19 @@ def register(said: str, line: str, tell: Tell) -> str:
         raise SettingError("the line must be a public key and a site's name, as `fedwarm node join` printed it: quote all of it")
     federation, site = load(said), words[2]
     if site not in federation.sites:
-        raise SettingError(f"{site!r} has no kit{near(site, federation.sites)}; `fedwarm federation kit {site}` makes one")
+        raise SettingError(
+            f"{site!r} has no kit{near(site, federation.sites)}; `fedwarm federation kit {site}{flag(said)}` makes one"
+        )
     _refuse_shared(federation, site, words[1])
     pem = _key_of(words)
+    running = federation.remote or living(federation, SUPERLINK) is not None
+    if running:
+        with control(federation) as link:
+            let_in(link, site, pem, link.nodes(), tell)
     write_text(federation.folder / SITES / f"{site}{PUBLIC}", f"{words[0]} {words[1]} {site}\n")
     note(federation, "registered", site=site, key=key_print(line.encode()))
-    if not federation.remote and living(federation, SUPERLINK) is None:
+    if not running:
         tell(f"{site}: its key is kept, and let in by `fedwarm federation up{flag(said)}`")
-        return site
-    with control(federation) as link:
-        let_in(link, {site: pem}, link.nodes(), tell)
     return site
 
 
@@ -167,11 +177,18 @@ def _refuse_shared(federation: Federation, site: str, key: str) -> None:
 
 
 def let_sites_in(federation: Federation, link: Control, tell: Tell) -> None:
-    """Let all keys in that are kept and that the SuperLink does not know, as after it lost its database."""
+    """Let all keys in that are kept and that the SuperLink does not know, as after it lost its database; a refusal is told of."""
     seen = link.nodes()
     known = {each.key for each in seen}
-    pems = {path.stem: read_public(path) for path in sorted((federation.folder / SITES).glob(f"*{PUBLIC}"))}
-    let_in(link, {site: pem for site, pem in pems.items() if pem not in known}, seen, tell)
+    for path in sorted((federation.folder / SITES).glob(f"*{PUBLIC}")):
+        if (pem := read_public(path)) in known:
+            continue
+        try:
+            let_in(link, path.stem, pem, seen, tell)
+        except Unreachable:
+            raise
+        except RunError as error:
+            tell(str(error))
 
 
 def revoke(said: str, site: str, tell: Tell) -> None:
@@ -209,8 +226,7 @@ def renew(said: str, tell: Tell) -> Federation:
     if not federation.outside:
         raise SettingError(f"federation {said!r} has no sites elsewhere; `fedwarm federation up{flag(said)}` renews")
     with locked(federation.folder):
-        (federation.folder / "certificates" / "server.crt").unlink(missing_ok=True)
-        equip(federation)
+        equip(federation, anew=True)
         note(federation, "renewed")
         tell(f"the certificate is issued anew; sites need nothing, as the CA has the same key{reload(federation)}")
         if living(federation, SUPERLINK) is not None:

@@ -37,7 +37,9 @@ def register(federation: Federation, link: Control, tell: Tell) -> None:
             except Unreachable:
                 raise
             except RuntimeError as error:
-                raise SettingError(f"the key {path} cannot be registered ({error}); remove it for a new one") from None
+                raise SettingError(
+                    f"the key {path} cannot be registered ({error}); remove it and {private.name} for a new one"
+                ) from None
         elif private.name not in names:
             if pem in known:
                 link.unregister(known[pem].node_id)

@@ -15,8 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from fedwarm.core.files import copy_file
+from fedwarm.core.names import checked_host, checked_name
 from fedwarm.federation.processes import SECRET
-from fedwarm.federation.settings import SUPEREXEC, SUPERLINK, checked_name
+from fedwarm.federation.settings import SUPEREXEC, SUPERLINK
 from fedwarm.flower.certificates import (
     ensure_authority,
     ensure_node_key,
@@ -43,9 +44,11 @@ def ensure_parties(root: Path, name: str, addresses: Sequence[str], nodes: Seque
         now: the moment that certificates are judged by.
 
     Raises:
-        SettingError: a name cannot be a node's, or a file that is there cannot be read.
+        SettingError: a name cannot be the federation's or a node's, an address is none, or a file that is there cannot be read.
         DiskError: a folder cannot be written to.
     """
+    checked_name(name)
+    addresses = [checked_host(each, "--address") for each in addresses]
     for node in nodes:
         checked_name(node)
         if node in RESERVED:

@@ -6,24 +6,23 @@ the folder that `--out` names must be the same one here (a shared volume) for th
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from fedwarm.core.failures import RunError
 from fedwarm.core.files import copy_file
+from fedwarm.core.names import checked_name, place_of
 from fedwarm.federation.control import ONLINE, Control, Seen, Unreachable, control
 from fedwarm.federation.nodes import Tell
 from fedwarm.federation.noting import note
-from fedwarm.federation.settings import STATE, Federation, Node, checked_name, flag, folder_of, load
+from fedwarm.federation.settings import STATE, Federation, Node, flag, folder_of, load
 from fedwarm.flower.certificates import read_public
 from fedwarm.node.key import fingerprint
 from fedwarm.settings.fields import SettingError
 
 POLL_SECONDS, TELL_SECONDS = 0.5, 10.0
 LOOK = "see that it runs, and that port, CA and proxy are right"
-_PLACE = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})")
 
 
 def connect(
@@ -50,8 +49,9 @@ def connect(
         note(federation, "connected", superlink=federation.address)
     with control(federation) as link:
         seen = _answering(link, federation, patience_seconds, tell)
-        for name in let_in(link, pems, seen, tell):
-            note(federation, "registered", site=name, key=fingerprint(keys[name].read_bytes()))
+        for name, pem in pems.items():
+            if let_in(link, name, pem, seen, tell):
+                note(federation, "registered", site=name, key=fingerprint(keys[name].read_bytes()))
         federation.nodes = _nodes(link.nodes())
     federation.save()
     return federation
@@ -66,25 +66,13 @@ def _known(said: str, superlink: str, authority: Path | None) -> Federation:
     if not known and not (superlink and authority):
         raise SettingError(f"federation {said!r} is not known yet; name its SuperLink (--superlink HOST:PORT) and CA (--ca FILE)")
     if superlink:
-        federation.host, federation.port = place_of(superlink)
+        federation.host, federation.port = place_of(superlink, "--superlink")
     if authority is not None:
         if not authority.is_file():
             raise SettingError(f"--ca {authority}: there is no such file; give the certificate of the federation's CA")
         copy_file(authority, folder / "certificates" / "ca.crt")
     folder.chmod(0o700)
     return federation
-
-
-def place_of(said: str) -> tuple[str, int]:
-    """Host and port of an address as a person writes it.
-
-    Raises:
-        SettingError: it is none.
-    """
-    found = _PLACE.fullmatch(said)
-    if found is None or not 0 < int(found["port"]) < 65536:
-        raise SettingError(f"--superlink {said!r} is not an address; it must be HOST:PORT, e.g. federation.example.org:8443")
-    return found["host"].strip("[]"), int(found["port"])
 
 
 def _answering(link: Control, federation: Federation, patience_seconds: float, tell: Tell) -> list[Seen]:
@@ -101,35 +89,31 @@ def _answering(link: Control, federation: Federation, patience_seconds: float, t
         time.sleep(POLL_SECONDS)
 
 
-def let_in(link: Control, pems: Mapping[str, bytes], seen: list[Seen], tell: Tell) -> list[str]:
-    """Register the keys (PEM) of nodes by name; a new key of a known name replaces the old one.
+def let_in(link: Control, name: str, key: bytes, seen: list[Seen], tell: Tell) -> bool:
+    """Register the key (PEM) of a node; a new key of a known name replaces the old one.
 
     Returns:
-        The names of those whose keys were not registered before.
+        Whether the key was not registered before.
 
     Raises:
-        RunError: the SuperLink refused one.
+        RunError: the SuperLink refused it; an old key of that name then stays.
     """
-    by_key = {each.key: each for each in seen}
-    by_name = {each.name: each for each in seen}
-    new = []
-    for name, pem in pems.items():
-        if pem in by_key:
-            other = by_key[pem].name
-            tell(f"{name}: its key is registered already" + (f", by the name {other}" if other != name else ""))
-            continue
-        if name in by_name:  # a new key of a known node: the old one must not come in any more
-            link.unregister(by_name[name].node_id)
+    for each in seen:
+        if each.key == key:
+            tell(f"{name}: its key is registered already" + (f", by the name {each.name}" if each.name != name else ""))
+            return False
+    try:
+        link.register(key, name)
+    except Unreachable:
+        raise
+    except RuntimeError as error:
+        raise RunError(f"the key of {name} was not registered: {error}; have that node make a new one") from None
+    for each in seen:
+        if each.name == name:
+            link.unregister(each.node_id)
             tell(f"{name}: the key it had before is registered no more")
-        try:
-            link.register(pem, name)
-        except Unreachable:
-            raise
-        except RuntimeError as error:
-            raise RunError(f"the key of {name} was not registered: {error}; have that node make a new one") from None
-        tell(f"{name}: its key is registered")
-        new.append(name)
-    return new
+    tell(f"{name}: its key is registered")
+    return True
 
 
 def _nodes(seen: list[Seen]) -> list[Node]:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from fedwarm.core.files import write_text
+from fedwarm.core.names import address_of, checked_name
 from fedwarm.flower.processes import LOOPBACK
 from fedwarm.settings.fields import SettingError, near
 
@@ -34,7 +34,6 @@ SCHEMA, STATE, LOCK = 1, "federation.json", "lock"
 SUPERLINK, SUPEREXEC = "superlink", "superexec"
 CLIENTS = "clients"  # the folder of the sockets of templates (see `warm`)
 ANYWHERE = {"0.0.0.0": LOOPBACK, "::": "::1"}  # all addresses of this machine, and the one by which it calls itself
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ class Federation:
 
     @property
     def address(self) -> str:
-        return f"[{self.reach}]:{self.port}" if ":" in self.reach else f"{self.reach}:{self.port}"
+        return address_of(self.reach, self.port)
 
     @property
     def flower(self) -> Path:
@@ -181,17 +180,6 @@ def folder_of(said: str) -> Path:
     path = Path(said).expanduser().absolute() if os.sep in said else home() / said
     checked_name(path.name)
     return path
-
-
-def checked_name(name: str) -> str:
-    """A name of a federation or a node.
-
-    Raises:
-        SettingError: it can be none.
-    """
-    if not _NAME.fullmatch(name):
-        raise SettingError(f"{name!r} is not a name for a federation; use 1 to 32 letters, digits, dots, hyphens and underscores")
-    return name
 
 
 def load(said: str) -> Federation:

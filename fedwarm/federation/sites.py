@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedwarm.federation.settings import SUPEREXEC, SUPERLINK, checked_name
+from fedwarm.core.names import checked_name
+from fedwarm.federation.settings import SUPEREXEC, SUPERLINK
 from fedwarm.node.kit import quoted
 from fedwarm.settings.fields import SettingError
 

@@ -97,16 +97,19 @@ def ends(file: Path) -> datetime:
     return x509.load_pem_x509_certificate(file.read_bytes()).not_valid_after_utc
 
 
-def ensure_certificates(folder: Path, name: str, addresses: Sequence[str], now: datetime | None = None) -> bool:
+def ensure_certificates(
+    folder: Path, name: str, addresses: Sequence[str], now: datetime | None = None, anew: bool = False
+) -> bool:
     """See that `folder` holds `ca.crt`, `ca.key`, `server.crt` and `server.key` for these addresses; whether any was made.
 
-    What is there and serves stays. A server's certificate that ends within a month, or lacks an address, is issued anew.
+    What is there and serves stays, unless a server's certificate is asked for `anew`. One that ends within a month, or lacks an
+    address, is issued anew.
 
     Raises:
-        SettingError: a file that is there cannot be read.
+        SettingError: a file that is there cannot be read, or the CA is not there whole.
     """
     moment = now or datetime.now(UTC)
-    return ensure_server(folder / "server", ensure_authority(folder, name, moment), addresses, moment)
+    return ensure_server(folder / "server", ensure_authority(folder, name, moment), addresses, moment, anew)
 
 
 def ensure_authority(folder: Path, name: str, now: datetime) -> Signed:
@@ -116,8 +119,14 @@ def ensure_authority(folder: Path, name: str, now: datetime) -> Signed:
     still knows the servers until that one ends: a year to hand the new one out.
 
     Raises:
-        SettingError: a file that is there cannot be read.
+        SettingError: a file that is there cannot be read, or one of the two is missing.
     """
+    missing = [name for name in ("ca.crt", "ca.key") if not (folder / name).is_file()]
+    if len(missing) == 1:
+        raise SettingError(
+            f"{folder / missing[0]} is missing; put it back, as all nodes would need the certificate of a new CA (one is made "
+            "where ca.crt and ca.key are both removed)"
+        )
     before = _read(folder / "ca")
     if before is not None and lasts(before.certificate, now, CA_RENEW_DAYS):
         return before
@@ -130,13 +139,15 @@ def ensure_authority(folder: Path, name: str, now: datetime) -> Signed:
     return authority
 
 
-def ensure_server(stem: Path, authority: Signed, addresses: Sequence[str], now: datetime) -> bool:
+def ensure_server(stem: Path, authority: Signed, addresses: Sequence[str], now: datetime, anew: bool = False) -> bool:
     """See that `stem`.crt and `stem`.key are a server's, signed by this CA, for these addresses; whether they were made.
+
+    What is there and serves stays, unless it is asked for `anew`.
 
     Raises:
         SettingError: a file that is there cannot be read.
     """
-    server = _read(stem)
+    server = None if anew else _read(stem)
     if server is not None and serves(server.certificate, addresses, now) and _signed_by(server.certificate, authority):
         return False
     _write(stem, issue(authority, addresses, now))
@@ -172,16 +183,33 @@ def _write(stem: Path, signed: Signed) -> None:
 
 
 def ensure_node_key(path: Path) -> None:
-    """See that a node's private key is in `path` (OpenSSH, 0600) and its public one in `path`.pub; what is there stays."""
+    """See that a node's private key is in `path` (OpenSSH, 0600) and its public one in `path`.pub; what is there stays.
+
+    Raises:
+        SettingError: the public one is missing, and the private one cannot be read.
+    """
     public = public_file(path)
     if path.is_file() and public.is_file():
         return
-    key = ec.generate_private_key(ec.SECP384R1())
-    encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH
-    write_private(path, key.private_bytes(encoding, form, serialization.NoEncryption()))
+    key = _private(path) if path.is_file() else ec.generate_private_key(ec.SECP384R1())
+    if not path.is_file():
+        encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH
+        write_private(path, key.private_bytes(encoding, form, serialization.NoEncryption()))
     line = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     with replacing(public) as temporary:
         temporary.write_bytes(line + f" {path.name}\n".encode())
+
+
+def _private(path: Path) -> ec.EllipticCurvePrivateKey:
+    try:
+        key = serialization.load_ssh_private_key(path.read_bytes(), None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise ValueError("no elliptic curve key")
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise SettingError(
+            f"{path} cannot be read as a private key ({error}); restore it, or remove it to have a new one"
+        ) from None
+    return key
 
 
 def public_file(path: Path) -> Path:
@@ -199,7 +227,7 @@ def public_pem(path: Path) -> bytes:
     try:
         return read_public(file)
     except SettingError as error:
-        raise SettingError(f"{error}; remove it and {path.name}, they are made anew") from None
+        raise SettingError(f"{error}; remove it, and it is made anew of {path.name}") from None
 
 
 def read_public(file: Path) -> bytes:

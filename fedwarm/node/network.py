@@ -14,6 +14,7 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnec
 from importlib.metadata import version
 from pathlib import Path
 
+from fedwarm.core.names import checked_host
 from fedwarm.node import certificate
 from fedwarm.node.certificate import PATIENCE_SECONDS, look_at_certificate, shown_by, unverified
 from fedwarm.node.finding import Finding, fault, ok, unseen, warning
@@ -37,7 +38,7 @@ def parsed(address: str) -> tuple[str, int]:
     found = _ADDRESS.fullmatch(address)
     if found is None or not 0 < int(found["port"]) < 2**16:
         raise SettingError(f"--superlink {address!r} must be HOST:PORT without https://, e.g. superlink.example.org:8443")
-    return found["six"] or found["host"], int(found["port"])
+    return checked_host(found["six"] or found["host"], "--superlink"), int(found["port"])
 
 
 def look_at_network(host: str, port: int, authority: Path | None) -> Iterator[Finding]:

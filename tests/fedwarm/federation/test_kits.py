@@ -17,7 +17,9 @@ from socket import socket
 import pytest
 import yaml
 from cryptography import x509
+from flwr.common.config import parse_config_args
 
+from fedwarm.core.failures import RunError
 from fedwarm.core.version import VERSION
 from fedwarm.federation import kits, status
 from fedwarm.federation.bringup import up
@@ -25,7 +27,7 @@ from fedwarm.federation.control import Seen
 from fedwarm.federation.kits import found, make_kit, register, renew, revoke
 from fedwarm.federation.preparing import Wanted, prepare
 from fedwarm.federation.settings import Federation, load
-from fedwarm.flower.certificates import BEFORE, CA_DAYS, ensure_certificates, read_public
+from fedwarm.flower.certificates import BEFORE, CA_DAYS, ensure_certificates, public_of, read_public
 from fedwarm.node import kit as node_kit
 from fedwarm.node.kit import arguments, fingerprint, join, read, skew
 from fedwarm.node.starting import HOST, PORT, started_with
@@ -37,11 +39,14 @@ class Link:
 
     def __init__(self) -> None:
         self.seen: list[Seen] = []
+        self.refused: set[bytes] = set()
 
     def nodes(self) -> list[Seen]:
         return list(self.seen)
 
     def register(self, key: bytes, name: str) -> None:
+        if key in self.refused:
+            raise RuntimeError("used before")
         self.seen.append(Seen(len(self.seen) + 100, name, key, "online", 3.0, 20.0))
 
     def unregister(self, node_id: int) -> None:
@@ -137,6 +142,112 @@ def test_a_site_starts_its_node_by_its_folder_alone(said: str, tmp_path: Path) -
     assert started_with(["--insecure"]) == ["--insecure"]
 
 
+def test_a_sites_own_limits_are_added_to_what_its_kit_says(said: str, tmp_path: Path) -> None:
+    joined(said, "hospital-a", tmp_path)
+    kit = ["--kit", str(tmp_path / "hospital-a")]
+    for option in (
+        ["--node-config", "limits.most-rounds=3"],
+        ["--node-config=limits.most-rounds=3"],
+        ["--node", "limits.most-rounds=3"],
+    ):
+        words = started_with([*kit, *option])
+        told = parse_config_args([words[words.index("--node-config") + 1]])
+        assert words.count("--node-config") == 1 and not {"--node", option[0]} & {*words} - {"--node-config"}
+        assert told["limits.most-rounds"] == 3 and told["policy"] == str(tmp_path / "hospital-a/policy.toml")
+        assert {"audit", "client-folder", "site", "partition-id", "num-partitions"} <= told.keys()
+    for own in ("policy='/none'", "partition-id=1", "client-folder='/tmp'"):
+        with pytest.raises(SettingError, match=f"--node-config {own.partition('=')[0]}: the kit says it; leave it out"):
+            started_with([*kit, "--node-config", own])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"partitions": "4 x='"}, {"partition": 2}, {"partition": True}, {"site": "a' policy='/x"}, {"federation": 5},
+        {"superlink": "fed --insecure"}, {"fedwarm": "1; rm"}, {"fingerprint": 3}, {"flwr": None}, {"schema": 2}, {"more": 1},
+    ],
+)  # fmt: skip
+def test_a_kit_that_says_what_it_must_not_starts_nothing(changes: dict[str, object], said: str, tmp_path: Path) -> None:
+    joined(said, "hospital-a", tmp_path)
+    file = tmp_path / "hospital-a/kit.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    with pytest.raises(SettingError, match="holds no kit that can be read|is not the CA"):
+        started_with(["--kit", str(tmp_path / "hospital-a")])
+
+
+def test_a_kit_with_a_second_ca_is_refused(said: str, tmp_path: Path) -> None:
+    joined(said, "hospital-a", tmp_path)
+    found(f"{tmp_path}/other", "x.org", 1, 1, "")
+    trust = tmp_path / "hospital-a/ca.crt"
+    trust.write_bytes(trust.read_bytes() + (tmp_path / "other/certificates/ca.crt").read_bytes())
+    with pytest.raises(SettingError, match=r"is not the CA that kit.json names"):
+        read(tmp_path / "hospital-a")
+
+
+def changed(file: Path, **parts: bytes) -> Path:
+    """A kit with other parts; a name's dot is a `_`."""
+    with zipfile.ZipFile(file) as archive:
+        held = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file.with_name("changed.zip"), "w") as archive:
+        for name, content in held.items():
+            archive.writestr(name, parts.get(name.replace(".", "_"), content))
+    return file.with_name("changed.zip")
+
+
+@pytest.mark.parametrize("how", ["another ca", "no ca", "no text", "no json", "another ca and fingerprint", "a bit", "encrypted"])
+def test_a_kit_that_is_not_whole_changes_nothing_at_a_site(how: str, said: str, tmp_path: Path) -> None:
+    joined(said, "hospital-a", tmp_path)
+    folder, file, trusted = tmp_path / "hospital-a", tmp_path / "hospital-a.zip", ""
+    if how.startswith("another"):
+        found(f"{tmp_path}/other", "x.org", 1, 1, "")
+        authority = (tmp_path / "other/certificates/ca.crt").read_bytes()
+        told = json.loads((folder / "kit.json").read_text())
+        told |= {"fingerprint": fingerprint(authority)} if "fingerprint" in how else {}
+        trusted = read(folder).fingerprint if "fingerprint" in how else ""
+        bad = changed(file, ca_crt=authority, kit_json=json.dumps(told).encode())
+    elif how in ("a bit", "encrypted"):
+        content, bad = bytearray(file.read_bytes()), tmp_path / "bad.zip"
+        content[content.rfind(b"README.md") - 46 + 8 if how == "encrypted" else content.find(b"README.md") + 12] ^= 1
+        bad.write_bytes(content)
+    else:
+        trusted = read(folder).fingerprint
+        bad = changed(
+            file, **{"no ca": {"ca_crt": b"none"}, "no text": {"README_md": b"\xff"}, "no json": {"kit_json": b"["}}[how]
+        )
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(SettingError):
+        join(bad, folder, tmp_path / "data", trusted)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_whose_kit_was_damaged_is_mended_by_the_kit(said: str, tmp_path: Path) -> None:
+    line = joined(said, "hospital-a", tmp_path)
+    (tmp_path / "hospital-a/kit.json").write_text("{")
+    assert join(tmp_path / "hospital-a.zip", tmp_path / "hospital-a", None)[1] == line
+
+
+def test_a_sites_folder_has_its_name_whatever_the_file_is_called(
+    said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_kit(said, "ward.3", tmp_path / "ward.3 (1).zip")
+    line = join(tmp_path / "ward.3 (1).zip", None, None)[1]
+    assert read(tmp_path / "ward.3").site == "ward.3" and join(tmp_path / "ward.3 (1).zip", None, None)[1] == line
+
+
+def test_a_private_key_stays_when_its_public_half_is_lost(said: str, tmp_path: Path) -> None:
+    line = joined(said, "hospital-a", tmp_path)
+    key = tmp_path / "hospital-a/key"
+    before = key.read_bytes()
+    key.with_name("key.pub").unlink()
+    assert joined(said, "hospital-a", tmp_path) == line and key.read_bytes() == before
+    key.with_name("key.pub").unlink()
+    key.write_text("damaged")
+    with pytest.raises(SettingError, match="key cannot be read as a private key .*restore it, or remove it"):
+        joined(said, "hospital-a", tmp_path)
+    assert key.read_text() == "damaged"
+
+
 def test_two_nodes_of_one_machine_take_ports_of_their_own(said: str, tmp_path: Path) -> None:
     joined(said, "hospital-a", tmp_path)
     with socket() as taken:
@@ -212,6 +323,65 @@ def test_keys_that_came_while_the_superlink_was_down_are_let_in_when_it_is_up(sa
     kits.let_sites_in(load(said), link, told.append)  # type: ignore[arg-type]
     kits.let_sites_in(load(said), link, told.append)  # type: ignore[arg-type]
     assert [each.name for each in link.seen] == ["hospital-a"]
+
+
+def test_a_key_that_is_refused_is_not_kept_and_the_one_in_force_stays(said: str, link: Link, tmp_path: Path) -> None:
+    lines = {site: joined(said, site, tmp_path) for site in ("hospital-a", "hospital-b")}
+    register(said, lines["hospital-a"], lambda line: None)
+    revoke(said, "hospital-a", lambda line: None)
+    for name in ("key", "key.pub"):
+        (tmp_path / "hospital-a" / name).unlink()
+    register(said, joined(said, "hospital-a", tmp_path), lambda line: None)
+    kept, seen = (Path(said) / "sites/hospital-a.pub").read_text(), link.nodes()
+    link.refused = {public_of(lines["hospital-a"].encode())}
+    noted = (Path(said) / "audit.jsonl").read_text()
+    with pytest.raises(RunError, match="the key of hospital-a was not registered: used before; have that node make a new one"):
+        register(said, lines["hospital-a"], lambda line: None)
+    assert link.seen == seen and (Path(said) / "sites/hospital-a.pub").read_text() == kept
+    assert (Path(said) / "audit.jsonl").read_text() == noted
+
+
+def test_one_key_that_is_refused_keeps_nobody_else_out(said: str, tmp_path: Path) -> None:
+    lines, told, link = [joined(said, site, tmp_path) for site in ("hospital-a", "hospital-b")], [], Link()  # type: ignore[var-annotated]
+    for line in lines:
+        register(said, line, lambda line: None)
+    link.refused = {public_of(lines[0].encode())}
+    kits.let_sites_in(load(said), link, told.append)  # type: ignore[arg-type]
+    assert [each.name for each in link.seen] == ["hospital-b"]
+    assert told[0].startswith("the key of hospital-a was not registered: used before")
+
+
+def test_a_federation_is_called_by_addresses_alone(said: str, tmp_path: Path) -> None:
+    before = (Path(said) / "federation.json").read_text()
+    for address in ("https://fed.example.org:8443", "a..b:8443"):
+        with pytest.raises(SettingError, match="^--address "):
+            make_kit(said, "hospital-a", tmp_path / "a.zip", address)
+    assert (Path(said) / "federation.json").read_text() == before
+    with pytest.raises(SettingError, match="^--host 'bad host' is neither"):
+        found(f"{tmp_path}/bad", "bad host", 8443, 2, "")
+    assert not (tmp_path / "bad").exists()
+    assert found(f"{tmp_path}/six", "::1", 8443, 2, "").outside == "[::1]:8443"
+    assert found(f"{tmp_path}/seven", "[::1]", 8443, 2, "").outside == "[::1]:8443"
+    assert found(f"{tmp_path}/u", "münchen.de", 8443, 2, "").outside == "xn--mnchen-3ya.de:8443"
+
+
+def test_there_may_not_be_fewer_sites_than_there_are(said: str, tmp_path: Path) -> None:
+    for site in ("hospital-a", "hospital-b"):
+        make_kit(said, site, tmp_path / "kit.zip")
+    with pytest.raises(SettingError, match="--sites 1 is too few: .* has 2 sites"):
+        make_kit(said, "hospital-a", tmp_path / "kit.zip", sites=1)
+    assert load(said).most_sites == 2
+
+
+def test_a_ca_of_which_a_file_is_missing_is_not_replaced(said: str) -> None:
+    folder = Path(said) / "certificates"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for name in ("ca.key", "ca.crt"):
+        (folder / name).unlink()
+        with pytest.raises(SettingError, match=f"{name} is missing; put it back"):
+            renew(said, lambda line: None)
+        assert {path.name for path in folder.iterdir()} == before.keys() - {name}
+        (folder / name).write_bytes(before[name])
 
 
 def server_certificate(said: str) -> x509.Certificate:

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from fedwarm.core.failures import RunError
+from fedwarm.core.names import place_of
 from fedwarm.engines import Asked
 from fedwarm.engines.deployment import Deployment, engine
 from fedwarm.engines.deployment.engine import ready
@@ -24,7 +25,7 @@ from fedwarm.federation.bringup import down, up
 from fedwarm.federation.control import Seen, Unreachable
 from fedwarm.federation.parties import ensure_parties
 from fedwarm.federation.preparing import Wanted
-from fedwarm.federation.remote import connect, place_of
+from fedwarm.federation.remote import connect
 from fedwarm.federation.settings import load
 from fedwarm.federation.status import status
 from fedwarm.flower.certificates import read_public
@@ -167,13 +168,13 @@ def test_requests_that_cannot_be(join: Join, link: Link, keys: Path, tmp_path: P
 
 
 def test_addresses() -> None:
-    assert place_of("a.b:1") == ("a.b", 1) and place_of("[::1]:8443") == ("::1", 8443)
+    assert place_of("a.b:1", "--superlink") == ("a.b", 1) and place_of("[::1]:8443", "--superlink") == ("::1", 8443)
 
 
 @pytest.mark.parametrize("said", ["", "a", "a:", ":1", "a:0", "a:65536", "https://a:1", "a:1/x", "::1:80"])
 def test_what_is_no_address(said: str) -> None:
     with pytest.raises(SettingError, match="it must be HOST:PORT"):
-        place_of(said)
+        place_of(said, "--superlink")
 
 
 def test_it_is_neither_started_nor_ended_here(join: Join) -> None:
