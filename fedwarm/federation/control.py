@@ -27,16 +27,18 @@ from flwr.proto.run_pb2 import Run as RunMessage
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
+from fedwarm.core.failures import RunError
 from fedwarm.federation.settings import Federation
 from fedwarm.flower.processes import bypass
 
 ONLINE, UNREGISTERED = "online", "unregistered"
 FINISHED = "finished"
+CLOSED = 403  # what the proxy of sites answers to all that is not for them
 TROUBLE = 500  # from this status on it is the server that failed, e.g. as its database was locked
 PATIENCE = 2  # heartbeats that Flower waits for before it counts a node as offline
 
 
-class Unreachable(RuntimeError):  # noqa: N818
+class Unreachable(RunError):  # noqa: N818
     """The SuperLink does not answer, or is in trouble itself."""
 
 
@@ -68,7 +70,7 @@ class Listed:
 
 
 class Control:
-    """Questions to one SuperLink; each raises Unreachable where it does not answer, RuntimeError where it refuses."""
+    """Questions to one SuperLink; each raises Unreachable where it does not answer, RunError where it refuses or is none."""
 
     def __init__(self, client: ControlHttpClient) -> None:
         self.client = client
@@ -126,10 +128,16 @@ def _listed(run: RunMessage) -> Listed:
 
 
 @contextmanager
-def control(federation: Federation) -> Iterator[Control]:
-    """The control of a federation's SuperLink, without a detour by a proxy."""
+def control(federation: Federation, trusted: Path | None = None) -> Iterator[Control]:
+    """The control of a federation's SuperLink, without a detour by a proxy.
+
+    Args:
+        federation: whose.
+        trusted: the file of its CA's certificate; None: the one that the federation keeps.
+    """
     os.environ |= bypass([federation.reach])
-    authority = None if federation.authority is None else Path(federation.authority).read_bytes()
+    file = trusted or federation.authority
+    authority = None if file is None else file.read_bytes()
     client = ControlHttpClient.from_server_address(
         server_address=federation.address,
         insecure=federation.insecure,
@@ -145,8 +153,15 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except httpx.HTTPStatusError as error:
-        if error.response.status_code >= TROUBLE:
-            raise Unreachable(f"the SuperLink is in trouble (HTTP {error.response.status_code})") from error
-        raise RuntimeError(f"the SuperLink refused: {' '.join(error.response.text.split())[:300]}") from error
+        code = error.response.status_code
+        if code >= TROUBLE:
+            raise Unreachable(f"the SuperLink is in trouble (HTTP {code})") from error
+        if code == CLOSED:
+            raise RunError(
+                f"what starts runs is closed here (HTTP {code}), as at the port of sites; give the SuperLink's own"
+            ) from error
+        raise RunError(f"the SuperLink refused: {' '.join(error.response.text.split())[:300]}") from error
     except httpx.HTTPError as error:
         raise Unreachable(f"the SuperLink does not answer: {error or type(error).__name__}") from error
+    except ValueError as error:
+        raise RunError(f"what answers is no SuperLink ({error}); see the address") from error

@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fedwarm.core.failures import RunError
-from fedwarm.core.files import copy_file
+from fedwarm.core.files import copy_file, make_folder
 from fedwarm.core.names import checked_name, place_of
 from fedwarm.federation.control import ONLINE, Control, Seen, Unreachable, control
 from fedwarm.federation.nodes import Tell
 from fedwarm.federation.noting import note
 from fedwarm.federation.settings import STATE, Federation, Node, flag, folder_of, load
-from fedwarm.flower.certificates import read_public
+from fedwarm.flower.certificates import ends, read_public
 from fedwarm.node.key import fingerprint
 from fedwarm.settings.fields import SettingError
 
@@ -44,11 +44,11 @@ def connect(
     """
     new, federation = not (folder_of(said) / STATE).is_file(), _known(said, superlink, authority)
     pems = {checked_name(name): read_public(path) for name, path in keys.items()}
-    federation.save()
-    if new:
-        note(federation, "connected", superlink=federation.address)
-    with control(federation) as link:
+    with control(federation, authority) as link:
         seen = _answering(link, federation, patience_seconds, tell)
+        _remember(federation, authority)
+        if new:
+            note(federation, "connected", superlink=federation.address)
         for name, pem in pems.items():
             if let_in(link, name, pem, seen, tell):
                 note(federation, "registered", site=name, key=fingerprint(keys[name].read_bytes()))
@@ -70,9 +70,20 @@ def _known(said: str, superlink: str, authority: Path | None) -> Federation:
     if authority is not None:
         if not authority.is_file():
             raise SettingError(f"--ca {authority}: there is no such file; give the certificate of the federation's CA")
-        copy_file(authority, folder / "certificates" / "ca.crt")
-    folder.chmod(0o700)
+        try:
+            ends(authority)
+        except (OSError, ValueError) as error:
+            raise SettingError(f"--ca {authority} is no certificate ({error}); give that of the federation's CA") from None
     return federation
+
+
+def _remember(federation: Federation, authority: Path | None) -> None:
+    """Keep where the federation is, and its CA's certificate, now that it has answered."""
+    make_folder(federation.folder)
+    federation.folder.chmod(0o700)
+    if authority is not None:
+        copy_file(authority, federation.folder / "certificates" / "ca.crt")
+    federation.save()
 
 
 def _answering(link: Control, federation: Federation, patience_seconds: float, tell: Tell) -> list[Seen]:
@@ -130,7 +141,7 @@ def reached(federation: Federation, said: str, tell: Tell) -> None:
     try:
         with control(federation) as link:
             seen = link.nodes()
-    except Unreachable as error:
+    except RunError as error:
         raise SettingError(f"federation {said!r}: {error} at {federation.address}; {LOOK}") from None
     here = [each for each in seen if each.status == ONLINE]
     federation.nodes = _nodes(here if federation.outside else seen)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedwarm.core.failures import RunError
 from fedwarm.core.version import VERSION
 from fedwarm.federation.processes import home, living, tail
 from fedwarm.federation.settings import SUPEREXEC, SUPERLINK, Federation
@@ -62,7 +63,7 @@ def status(federation: Federation) -> Status:
     seen: dict[str, Seen] = {}
     link_nodes: list[Seen] = []
     runs: list[Listed] = []
-    answers = False
+    answers, refusal = False, list[str]()
     if federation.remote or living(federation, SUPERLINK) is not None:
         from fedwarm.federation.control import Unreachable, control
         from fedwarm.federation.nodes import sightings
@@ -73,15 +74,17 @@ def status(federation: Federation) -> Status:
             seen = {} if federation.remote or federation.outside else sightings(federation, link_nodes)
         except Unreachable:
             pass
+        except RunError as error:
+            refusal = [str(error)]
     going = [run for run in runs if not run.finished] or runs[-1:]
     if federation.remote:
-        return Status(_elsewhere(federation, link_nodes, answers), tuple(map(describe, going)), ())
+        return Status(_elsewhere(federation, link_nodes, answers), tuple(map(describe, going)), tuple(refusal))
     partitions = {node.name: node.partition for node in federation.nodes}
     members = tuple(_member(federation, name, partitions.get(name, -1), seen.get(name), answers) for name in federation.members)
     if federation.outside:
         members += _sites(federation, link_nodes)
     notes = [f"{each.name} ended; its log ends: {_last_line(federation, each.name)}" for each in members if each.state == ENDED]
-    notes += [*_certificate(federation), *_authority(federation)]
+    notes += [*refusal, *_certificate(federation), *_authority(federation)]
     return Status(members, tuple(map(describe, going)), tuple(notes))
 
 

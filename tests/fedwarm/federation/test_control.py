@@ -14,6 +14,7 @@ import pytest
 import uvicorn
 
 from fedwarm.core.chain import verify
+from fedwarm.core.failures import RunError
 from fedwarm.federation import patient
 from fedwarm.federation.control import Control, Unreachable
 from fedwarm.flower.certificates import ensure_node_key, read_public
@@ -30,6 +31,8 @@ class Client:
         asked = httpx.Request("POST", "https://superlink/v1/control/list-runs")
         if not self.status:
             raise httpx.ConnectError("refused", request=asked)
+        if self.status == 200:
+            raise ValueError("Invalid protobuf response payload")
         answer = httpx.Response(self.status, text="why\n it is so", request=asked)
         raise httpx.HTTPStatusError("no", request=asked, response=answer)
 
@@ -42,6 +45,10 @@ def test_trouble_of_the_server_passes_and_a_refusal_does_not() -> None:
     with pytest.raises(RuntimeError, match="the SuperLink refused: why it is so") as caught:
         Control(Client(412)).runs()  # type: ignore[arg-type]
     assert not isinstance(caught.value, Unreachable)
+    with pytest.raises(RunError, match=r"is closed here \(HTTP 403\), as at the port of sites"):
+        Control(Client(403)).runs()  # type: ignore[arg-type]
+    with pytest.raises(RunError, match=r"what answers is no SuperLink \(Invalid protobuf"):
+        Control(Client(200)).runs()  # type: ignore[arg-type]
 
 
 def test_a_write_may_wait_a_minute_for_another(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,6 +78,19 @@ def test_another_address_or_a_late_hour_brings_new_certificates_and_no_new_keys_
     x509.load_pem_x509_certificate(third["proxy/server.crt"]).verify_directly_issued_by(authority)
 
 
+def test_addresses_and_names_that_no_certificate_can_have(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="--address 'bad host' is neither"):
+        ensure_parties(tmp_path, "a", ["bad host"], NODES, NOW)
+    with pytest.raises(SettingError, match="is not a name"):
+        ensure_parties(tmp_path, "a" * 60, [], NODES, NOW)
+    assert not any(tmp_path.iterdir())
+    ensure_parties(tmp_path, "a", ["münchen.de"], NODES, NOW)
+    names = x509.load_pem_x509_certificate((tmp_path / "proxy/server.crt").read_bytes()).extensions
+    assert "xn--mnchen-3ya.de" in names.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(
+        x509.DNSName
+    )
+
+
 @pytest.mark.parametrize(("name", "words"), [("proxy", "servers'"), ("a/b", "is no"), ("", "is no"), ("..", "is no")])
 def test_names_that_no_node_can_have(name: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=words):

@@ -71,7 +71,7 @@ def link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Link:
     made = Link()
 
     @contextmanager
-    def control(federation: object) -> Iterator[Link]:
+    def control(federation: object, trusted: Path | None = None) -> Iterator[Link]:
         yield made
 
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
@@ -150,6 +150,33 @@ def test_a_superlink_that_comes_up_is_waited_for_and_one_that_does_not_is_named(
         join("b", wait=0.0)
 
 
+def test_what_was_remembered_stays_until_another_superlink_answers(join: Join, link: Link, keys: Path, tmp_path: Path) -> None:
+    join("a")
+    before = {path: path.read_bytes() for path in load("default").folder.rglob("*") if path.is_file()}
+    ensure_parties(tmp_path / "others", "b", [], ["b"], NOW)
+    link.silent = 10**9
+    with pytest.raises(RunError, match="at 127.0.0.1:1; see that it runs"):
+        connect("default", "127.0.0.1:1", tmp_path / "others/admin/ca.crt", {}, 0.0, print)
+    assert {path: path.read_bytes() for path in load("default").folder.rglob("*") if path.is_file()} == before
+    with pytest.raises(RunError):
+        connect("new", "127.0.0.1:1", keys / "admin/ca.crt", {}, 0.0, print)
+    with pytest.raises(SettingError, match="there is no federation 'new'"):
+        load("new")
+
+
+def test_a_status_says_what_is_no_superlink(join: Join, link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    join("a")
+
+    def refuses() -> list[Seen]:
+        raise RunError("closed here")
+
+    monkeypatch.setattr(link, "nodes", refuses)
+    told = status(load("default"))
+    assert not told.well and told.notes == ("closed here",)
+    with pytest.raises(SettingError, match="federation 'default': closed here at fed.example.org:8444"):
+        ready("default")
+
+
 def test_what_the_superlink_refuses_is_said(join: Join, link: Link) -> None:
     link.refuses = "the SuperLink refused: key in use"
     with pytest.raises(RunError, match="the key of a was not registered: the SuperLink refused: key in use"):
@@ -161,6 +188,11 @@ def test_requests_that_cannot_be(join: Join, link: Link, keys: Path, tmp_path: P
         connect("other", "", None, {}, 0.0, print)
     with pytest.raises(SettingError, match=r"--ca .*: there is no such file"):
         connect("other", "a:1", tmp_path / "none", {}, 0.0, print)
+    (tmp_path / "no.crt").write_text("none")
+    with pytest.raises(SettingError, match=r"--ca .*no.crt is no certificate"):
+        connect("other", "a:1", tmp_path / "no.crt", {}, 0.0, print)
+    with pytest.raises(SettingError, match="--superlink 'a..b' is neither"):
+        connect("other", "a..b:1", keys / "admin/ca.crt", {}, 0.0, print)
     with pytest.raises(SettingError, match="cannot be read"):
         connect("other", "a:1", keys / "admin/ca.crt", {"a": keys / "a/key"}, 0.0, print)
     with pytest.raises(SettingError, match="is not a name"):

@@ -269,6 +269,8 @@ def test_addresses_are_read_as_the_supernode_reads_them() -> None:
     for text in ("superlink", "https://superlink:1", "superlink:0", "superlink:70000", "::1:80", "", "a b:1"):
         with pytest.raises(SettingError, match="must be HOST:PORT"):
             network.parsed(text)
+    with pytest.raises(SettingError, match="--superlink 'a..b' is neither a machine's name"):
+        network.parsed("a..b:8443")
 
 
 Command = Callable[..., tuple[int, str]]
