@@ -28,11 +28,11 @@ from fedwarm.flower.processes import ending_on_signals, environment, executable,
 from fedwarm.flower.writing import write_app
 from fedwarm.record.checkpoint import exists
 from fedwarm.record.checkpoint import load as checkpoint
-from fedwarm.record.lock import refuse_busy
+from fedwarm.record.lock import LOCK, refuse_busy
 from fedwarm.settings.fields import SettingError, Value
 from fedwarm.settings.text import table
 
-POLL_SECONDS, LOOK_SECONDS, STOP_SECONDS = 0.2, 1.0, 30.0
+POLL_SECONDS, LOOK_SECONDS, TAKEN_SECONDS, STOP_SECONDS = 0.2, 1.0, 3.0, 30.0
 
 
 def ready(said: str, clients: int = 0) -> Federation:
@@ -72,17 +72,19 @@ def run_deployment(federation: Federation, app_folder: Path, overrides: Mapping[
     refuse_unknown(app_folder, overrides)
     folder = Path(str(overrides.get("out", "")))
     before = {each.pid for each in serverapps(federation)}
-    run_id = submit(federation, app_folder, overrides)
-    say(f"run {run_id} on federation {federation.name}")
-    note(federation, "run", run=str(run_id), method=str(overrides.get("method", "")), out=str(folder))
     with control(federation) as link, ending_on_signals():
-        following = Following(federation, link, run_id, folder if folder.is_absolute() else None)
+        earlier, run_id = {each.run_id for each in link.runs()}, 0
         try:
+            run_id = submit(federation, app_folder, overrides)
+            say(f"run {run_id} on federation {federation.name}")
+            note(federation, "run", run=str(run_id), method=str(overrides.get("method", "")), out=str(folder))
+            following = Following(federation, link, run_id, folder if folder.is_absolute() else None)
             ended = following.to_the_end()
         except Exception:
             raise
         except BaseException:  # a signal, by whatever name it comes
-            _stop(federation, link, run_id, before, folder)
+            if run_id := run_id or _taken(link, earlier, str(overrides.get("out", ""))):
+                _stop(federation, link, run_id, before, folder)
             raise
     lines = tuple(following.lines)
     complaint = Outcome(ended.status, ended.details, lines).complaint()
@@ -169,6 +171,18 @@ def serverapps(federation: Federation) -> list[psutil.Process]:
     return found
 
 
+def _taken(link: Control, earlier: set[int], out: str) -> int:
+    """The run that a submission which was broken off has started all the same, known by its folder; 0: none."""
+    end = time.monotonic() + TAKEN_SECONDS
+    while out and time.monotonic() < end:
+        with suppress(RunError):
+            for each in link.runs():
+                if each.run_id not in earlier and each.config.get("out") == out and not each.finished:
+                    return each.run_id
+        time.sleep(POLL_SECONDS)
+    return 0
+
+
 def _stop(federation: Federation, link: Control, run_id: int, before: set[int], folder: Path) -> None:
     """Stop a run, and wait until its ServerApp writes no more."""
     try:
@@ -183,11 +197,21 @@ def _stop(federation: Federation, link: Control, run_id: int, before: set[int], 
 def let_end(federation: Federation, before: set[int], folder: Path) -> None:
     """Wait until a run's ServerApp, which was not there before the run, has ended: who goes on with the run must be alone."""
     end = time.monotonic() + STOP_SECONDS
-    while [each for each in serverapps(federation) if each.pid not in before] or (federation.remote and _busy(folder)):
+    while [each for each in serverapps(federation) if each.pid not in before and not _elsewhere(each, folder)] or (
+        federation.remote and _busy(folder)
+    ):
         if time.monotonic() > end:
             say("the ServerApp of the run still runs; resume the run when it has ended")
             return
         time.sleep(LOOK_SECONDS)
+
+
+def _elsewhere(serverapp: psutil.Process, folder: Path) -> bool:
+    """Whether a ServerApp is at work in the folder of another run, whose lock it has open."""
+    with suppress(psutil.Error):
+        locks = [Path(each.path) for each in serverapp.open_files() if Path(each.path).name == LOCK]
+        return bool(locks) and (folder / LOCK).resolve() not in locks
+    return False
 
 
 def _busy(folder: Path) -> bool:

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
@@ -22,6 +24,7 @@ from fedwarm.federation.control import Listed, Seen, Unreachable
 from fedwarm.federation.settings import Federation, Node
 from fedwarm.launch.interrupt import command
 from fedwarm.launch.run import chosen
+from fedwarm.record.lock import LOCK
 from fedwarm.settings.fields import SettingError
 
 
@@ -196,6 +199,42 @@ def test_a_federation_that_is_not_up_is_refused_before_anything_is_written(feder
     said = str(federation.folder)
     with pytest.raises(SettingError, match=f"is not up .superlink, superexec, node-0 ended.; .*up --federation {said}`"):
         engine.ready(said)
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_an_interrupt_stops_a_run_whose_submission_was_not_answered_yet(
+    taken: bool, federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, stopped = [Listed(1, "running", "", "", {"out": str(tmp_path)})], list[int]()
+
+    @contextmanager
+    def control(_: Federation) -> Iterator[object]:
+        yield SimpleNamespace(runs=lambda: list(runs), stop=stopped.append)
+
+    def submit(*_: object) -> int:
+        if taken:
+            runs.extend(Listed(number, "pending", "", "", {"out": out}) for number, out in ((2, "/other"), (3, str(tmp_path))))
+        raise KeyboardInterrupt
+
+    for name, other in {"control": control, "submit": submit, "refuse_unknown": Mock(), "serverapps": lambda _: []}.items():
+        monkeypatch.setattr(engine, name, other)
+    monkeypatch.setattr(engine, "TAKEN_SECONDS", 0.3)
+    with pytest.raises(KeyboardInterrupt):
+        engine.run_deployment(federation, tmp_path, {"out": str(tmp_path)})
+    assert stopped == ([3] if taken else [])
+
+
+def test_the_serverapp_of_another_run_is_not_waited_for(
+    federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, begun = list[str](), (0, 100, 200)
+    serverapp = SimpleNamespace(pid=1, open_files=lambda: [SimpleNamespace(path=str(tmp_path / "a" / LOCK))])
+    monkeypatch.setattr(engine, "serverapps", lambda _: [serverapp])
+    monkeypatch.setattr(engine, "say", told.append)
+    for folder, line in (("b", []), ("a", ["the ServerApp of the run still runs; resume the run when it has ended"])):
+        monkeypatch.setattr(engine, "time", SimpleNamespace(monotonic=iter(begun).__next__, sleep=lambda s: None))
+        engine.let_end(federation, set(), tmp_path / folder)
+        assert told == line
 
 
 CLIENT = """
