@@ -172,7 +172,8 @@ def test_what_a_node_says_whose_certificate_ended_or_whose_proxy_leads_nowhere(p
     code, told = place.at("lab-a", "node", "check", "--kit", place.kit("lab-a"))
     assert code == 2 and f"it ended on {datetime.now(UTC) - timedelta(days=1):%Y-%m-%d}" in told
     told = place("federation", "status", "--federation", place.server)
-    assert re.search(r"the certificate ended on [\d-]+, and sites are shut out; `fedwarm federation renew` issues it anew", told)
+    renewal = re.escape(f"`fedwarm federation renew --federation {place.server}` issues it anew")
+    assert re.search(rf"the certificate ended on [\d-]+, and sites are shut out; {renewal}", told)
     assert "with a certificate that was issued anew" in place("federation", "up", "--federation", place.server)
     place.online("lab-a")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from ipaddress import ip_address
+from ipaddress import IPv6Address
 
 from fedwarm.settings.fields import SettingError
 
@@ -29,11 +29,10 @@ def checked_host(said: str, option: str) -> str:
     Raises:
         SettingError: it is none, as `option` was told it.
     """
-    bare = said[1:-1] if said.startswith("[") and said.endswith("]") else said
     try:
-        if ":" in bare:
-            return str(ip_address(bare))
-        name = bare.encode("idna").decode()
+        if ":" in said or said.startswith("["):
+            return str(IPv6Address(said[1:-1] if said.startswith("[") and said.endswith("]") else said))
+        name = said.encode("idna").decode()
     except ValueError:
         name = ""
     if not _HOST.fullmatch(name):

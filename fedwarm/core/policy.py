@@ -21,6 +21,7 @@ from fedwarm.settings.fields import SettingError, Value, near
 
 KEY = "policy"
 SERVER, NOBODY = "server", "nobody"
+LONGEST_SECONDS = 1e8  # three years; a timer of the system's takes no number whatever
 FREE = ("method", "set", "nodes.partitions")
 """Settings that change nothing at a node, or that `methods` bounds; those whose fields say so are left out before."""
 
@@ -133,7 +134,7 @@ class Policy:
         begun, alone = time.monotonic(), threading.current_thread() is threading.main_thread()
         before = signal.signal(signal.SIGALRM, self._late) if alone else None
         if alone:
-            signal.setitimer(signal.ITIMER_REAL, self.most_seconds)
+            signal.setitimer(signal.ITIMER_REAL, min(self.most_seconds, LONGEST_SECONDS))
         try:
             yield
         finally:
@@ -164,6 +165,14 @@ def _checked(path: Path, key: str, default: Any, value: Any) -> Any:
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
         raise SettingError(f"{where} is {value!r}; it must be a number from 0 on")
+    if value == 0 and key.startswith("most-"):
+        raise SettingError(
+            f"{where} is 0; it must be above 0: without the line nothing is bounded, and `methods = []` allows no run"
+        )
+    if key == "delta" and not 0 < value < 1:
+        raise SettingError(f"{where} is {value!r}; it must be between 0 and 1, e.g. 1e-5")
+    if type(default)(value) != value:
+        raise SettingError(f"{where} is {value!r}; it must be a whole number")
     return type(default)(value)
 
 

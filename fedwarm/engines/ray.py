@@ -33,7 +33,7 @@ def run_ray(
     workers: int = 0,
     client_gpus: float = 0.0,
     stream: Callable[[str], None] | None = None,
-    timeout_seconds: float = 3600.0 * 12,
+    timeout_seconds: float | None = None,
 ) -> None:
     """Run a Flower app in Flower's Ray simulation, and return when it is done and everything it started has ended.
 
@@ -44,7 +44,7 @@ def run_ray(
         workers: so many work at once; 0: as many as cores and memory are good for. A cluster (RAY_ADDRESS) has its own number.
         client_gpus: share of a GPU that a client takes; at 0 clients see no GPU.
         stream: called with each line of the run's log as it comes.
-        timeout_seconds: how long the run may take.
+        timeout_seconds: how long the run may take; None: as long as it does.
 
     Raises:
         SettingError: no client, no app, or an override that the app does not know.

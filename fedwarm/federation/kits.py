@@ -21,7 +21,7 @@ from fedwarm.federation.nodes import Tell
 from fedwarm.federation.noting import note
 from fedwarm.federation.processes import end, living, start
 from fedwarm.federation.remote import let_in
-from fedwarm.federation.settings import STATE, SUPERLINK, Federation, flag, folder_of, load, locked, refuse_remote
+from fedwarm.federation.settings import STATE, SUPERLINK, Federation, flag, folder_of, load, locked, refuse_remote, refuse_used
 from fedwarm.flower.certificates import ensure_certificates, public_of, read_public
 from fedwarm.flower.processes import LOOPBACK, free_ports, healthy
 from fedwarm.node.key import fingerprint as key_print
@@ -48,6 +48,7 @@ def found(said: str, host: str, port: int, sites: int, listen: str) -> Federatio
     folder = folder_of(said)
     if (folder / STATE).is_file():
         raise SettingError(f"there is a federation {said!r} already; `fedwarm federation kit SITE{flag(said)}` adds a site to it")
+    refuse_used(folder)
     host, listen = checked_host(host, "--host"), listen and checked_host(listen, "--listen")
     if sites < 1:
         raise SettingError(f"--sites {sites} is too few; it must be at least 1")

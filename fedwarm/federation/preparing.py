@@ -21,6 +21,7 @@ from fedwarm.federation.settings import (
     folder_of,
     load,
     refuse_remote,
+    refuse_used,
 )
 from fedwarm.federation.sites import site_folders
 from fedwarm.flower.certificates import ensure_certificates, ensure_node_key, ensure_secret
@@ -51,6 +52,8 @@ def prepare(said: str, wanted: Wanted) -> Federation:
     """
     folder = folder_of(said)
     known = (folder / STATE).is_file()
+    if not known:
+        refuse_used(folder)
     federation = load(said) if known else Federation(folder.name, folder, insecure=bool(wanted.insecure))
     refuse_remote(federation, said, "start it there, or name another by --federation")
     if wanted.insecure not in (None, federation.insecure):
@@ -106,7 +109,7 @@ def _assign(federation: Federation, sites: Sequence[tuple[str, str]]) -> None:
         if federation.port and present - {SUPEREXEC}:
             raise SettingError(
                 f"port {federation.port} of the SuperLink is taken by another process, and nodes that run look for it there; "
-                "end that process (`ss -ltnp` tells which), or all nodes by `fedwarm federation down`"
+                f"end that process (`ss -ltnp` tells which), or all nodes by `fedwarm federation down{federation.flag}`"
             )
         federation.port = _new_ports(federation, 1)[0]
     before, spare = {node.partition: node for node in federation.nodes}, _new_ports(federation, len(sites))

@@ -146,7 +146,7 @@ def reached(federation: Federation, said: str, tell: Tell) -> None:
     here = [each for each in seen if each.status == ONLINE]
     federation.nodes = _nodes(here if federation.outside else seen)
     if not seen:
-        how = "register" if federation.outside else f"connect{flag(said)} --node NAME=KEY.pub"
+        how = f"register 'LINE'{flag(said)}" if federation.outside else f"connect{flag(said)} --node NAME=KEY.pub"
         raise SettingError(f"federation {said!r} has no nodes; `fedwarm federation {how}` lets one in")
     if federation.outside and not here:
         raise SettingError(f"no site of federation {said!r} is online; `fedwarm node run --kit FOLDER` starts one, at the site")

@@ -113,6 +113,11 @@ class Federation:
         return address_of(self.reach, self.port)
 
     @property
+    def flag(self) -> str:
+        """The option that names it, with a blank before it; nothing for the default one."""
+        return flag(self.name if self.folder == home() / self.name else str(self.folder))
+
+    @property
     def flower(self) -> Path:
         """FLWR_HOME of whoever talks to the SuperLink."""
         return self.folder / "flower"
@@ -150,7 +155,7 @@ class Federation:
             SettingError: there is none.
         """
         by_partition = {str(node.partition): node.name for node in self.nodes}
-        found = by_partition.get(said, said)
+        found = said if said in self.members else by_partition.get(said, said)
         if found not in self.members:
             all_ = ", ".join(self.members)
             raise SettingError(f"federation {self.name!r} has no {said!r}{near(said, self.members)}; it has {all_}")
@@ -219,6 +224,16 @@ def refuse_remote(federation: Federation, said: str, why: str) -> None:
 def flag(said: str) -> str:
     """The option that names a federation, with a blank before it; nothing for the default one."""
     return "" if said == DEFAULT else f" --federation {said}"
+
+
+def refuse_used(folder: Path) -> None:
+    """Refuse a folder for a new federation that holds anything else: it becomes readable by its owner alone.
+
+    Raises:
+        SettingError: it does.
+    """
+    if folder.is_dir() and any(each.name != LOCK for each in folder.iterdir()):
+        raise SettingError(f"{folder} holds other files, and a federation's folder is its own; name one that is new or empty")
 
 
 @contextmanager

@@ -114,7 +114,7 @@ def _certificate(federation: Federation) -> list[str]:
     end = ends(file)
     left = end - datetime.now(UTC)
     when = f"ends in {left.days} days" if left > timedelta() else f"ended on {end:%Y-%m-%d}, and sites are shut out"
-    return [f"the certificate {when}; `fedwarm federation renew` issues it anew"] if left < SOON else []
+    return [f"the certificate {when}; `fedwarm federation renew{federation.flag}` issues it anew"] if left < SOON else []
 
 
 def _authority(federation: Federation) -> list[str]:
@@ -123,7 +123,7 @@ def _authority(federation: Federation) -> list[str]:
     if not federation.outside or not file.is_file() or (end := ends(file)) < datetime.now(UTC) - SOON:
         return []
     tense = "end" if end > datetime.now(UTC) else "ended"
-    again = "make each site a new one by `fedwarm federation kit SITE`, to join over its folder"
+    again = f"make each site a new one by `fedwarm federation kit SITE{federation.flag}`, to join over its folder"
     return [f"the CA was issued anew, and what kits from before hold {tense} on {end:%Y-%m-%d}; {again}"]
 
 

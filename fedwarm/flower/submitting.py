@@ -28,7 +28,7 @@ def submit(
     env: Mapping[str, str],
     federation: Mapping[str, Value] | None = None,
     stream: Callable[[str], None] | None = None,
-    timeout_seconds: float,
+    timeout_seconds: float | None,
 ) -> Outcome:
     """Run an app on the default SuperLink of `env` (its FLWR_HOME), follow its log to the end and ask how it ended.
 
@@ -38,7 +38,7 @@ def submit(
         env: the environment of the `flwr` command.
         federation: settings of a simulation, such as `num-supernodes`.
         stream: called with each line of the log as it comes.
-        timeout_seconds: how long the run may take.
+        timeout_seconds: how long the run may take; None: as long as it does.
 
     Raises:
         SettingError: an override names no key of the app.
@@ -66,7 +66,7 @@ def _unboxed(line: str) -> str:
 
 
 def _follow(
-    command: list[str], env: Mapping[str, str], stream: Callable[[str], None] | None, timeout_seconds: float
+    command: list[str], env: Mapping[str, str], stream: Callable[[str], None] | None, timeout_seconds: float | None
 ) -> tuple[int, list[str]]:
     """Run a command, pass on its lines as they come; its exit code and its last lines."""
     lines: deque[str] = deque(maxlen=KEPT_LINES)
@@ -86,9 +86,10 @@ def _follow(
         late.set()
         process.kill()
 
-    timer = threading.Timer(timeout_seconds, expire)
+    timer = threading.Timer(timeout_seconds or 0.0, expire)
     timer.daemon = True
-    timer.start()
+    if timeout_seconds is not None:
+        timer.start()
     try:
         assert process.stdout is not None
         with process.stdout:

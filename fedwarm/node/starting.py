@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from socket import socket
 
 from fedwarm.flower.processes import free_ports
 from fedwarm.node.kit import arguments
 from fedwarm.settings.text import parse_overrides
 
-HOST, PORT = "127.0.0.1", 9094
+HOST = "127.0.0.1"
 
 
 def started_with(said: Sequence[str]) -> list[str]:
@@ -28,15 +27,5 @@ def started_with(said: Sequence[str]) -> list[str]:
     if own.kit is None:
         return [*said]
     place = [] if "--host" in others else ["--host", HOST]
-    place += [] if "--port" in others else ["--port", str(_port())]
+    place += [] if "--port" in others else ["--port", str(free_ports(1)[0])]
     return [*arguments(own.kit, own.data, parse_overrides(own.node_config)), *place, *others]
-
-
-def _port() -> int:
-    """At which the node's own processes find it: the usual port, or a free one where another node of this machine has that."""
-    with socket() as tried:
-        try:
-            tried.bind((HOST, PORT))
-        except OSError:
-            return free_ports(1)[0]
-    return PORT

@@ -74,7 +74,11 @@ class Register:
         """
         size = answer.count("partitions", 1, CLIENTS_AT_MOST)
         if self.size and size != self.size:
-            raise FederationError(f"the nodes disagree on num-partitions: {self.size} and {size}; give all of them the same")
+            others = several(clean(self.registered[each]) or f"node {each}" for claims in self.claims.values() for each in claims)
+            who = f"{size} by {clean(name) or f'node {node}'}, {self.size} by {others or 'those before'}"
+            raise FederationError(
+                f"the nodes disagree on num-partitions: {self.size} and {size} ({who}); give all the same, sites a new kit"
+            )
         check_versions(answer, {"fedwarm": VERSION, "flwr": version("flwr")})
         if self.own:
             check_names(answer)

@@ -246,7 +246,7 @@ def test_a_second_node_that_comes_later_is_not_asked(whole: Outcome, tmp_path: P
 @pytest.mark.parametrize(
     ("lie", "why"),
     [
-        (("partitions", 4), "the nodes disagree on num-partitions: 3 and 4"),
+        (("partitions", 4), "the nodes disagree on num-partitions: 3 and 4 (4 by node"),
         (("partition", 3), "described itself wrongly"),
         (("image-size", 64), "it speaks of other classes or another size of images"),
     ],

@@ -17,7 +17,10 @@ class Deployment(Engine):
 
     def clients(self, asked: Asked) -> int:
         from fedwarm.engines.deployment.engine import ready
+        from fedwarm.engines.deployment.following import say
 
+        if asked.workers:
+            say(f"--workers {asked.workers} starts nothing here: each node has processes of its own")
         return len(ready(asked.federation, asked.clients).nodes)
 
     def words(self, asked: Asked) -> str:

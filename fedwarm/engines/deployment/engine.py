@@ -50,6 +50,8 @@ def ready(said: str, clients: int = 0) -> Federation:
         raise SettingError(f"federation {said!r} is not up ({ended} ended); `fedwarm federation up{flag(said)}` comes first")
     if federation.outside and not federation.remote:
         reached(federation, said, say)
+        if clients not in (0, len(federation.nodes), federation.most_sites):
+            say(f"--clients {clients} chooses nobody here: {len(federation.nodes)} sites are online, and all of them take part")
     elif clients not in (0, len(federation.nodes)):
         raise SettingError(f"--clients {clients}, but federation {said!r} has {len(federation.nodes)} nodes; leave it out")
     if missing:
@@ -188,7 +190,7 @@ def _stop(federation: Federation, link: Control, run_id: int, before: set[int], 
     try:
         link.stop(run_id)
     except RuntimeError as error:
-        say(f"run {run_id} could not be stopped ({error}); `fedwarm federation down` ends it")
+        say(f"run {run_id} could not be stopped ({error}); `fedwarm federation down{federation.flag}` ends it")
         return
     say(f"run {run_id} is stopped; waiting for its ServerApp to end")
     let_end(federation, before, folder)

@@ -125,7 +125,7 @@ class Following:
         if now - self._told > TELL_AWAY_SECONDS:
             self._told = now
             ended = not self.federation.remote and living(load(str(self.federation.folder)), SUPERLINK) is None
-            what = "has ended; `fedwarm federation up` starts it again" if ended else "does not answer"
+            what = f"has ended; `fedwarm federation up{self.federation.flag}` starts it again" if ended else "does not answer"
             say(f"the SuperLink {what}; the run goes on if it is back within a minute, and is followed until then")
 
     def _read(self) -> None:

@@ -84,6 +84,8 @@ def test_time_is_bounded_also_where_it_cannot_be_broken_off(tmp_path: Path) -> N
     thread.start()
     thread.join()
     assert len(seen) == 1
+    with policy(tmp_path, "most-seconds = 1e300").in_time():
+        pass
     with policy(tmp_path, "most-seconds = 60").in_time():
         pass
 
@@ -97,6 +99,11 @@ def test_time_is_bounded_also_where_it_cannot_be_broken_off(tmp_path: Path) -> N
         ("most-epsilon = -1", "must be a number from 0 on"),
         ("most-epsilon = true", "must be a number from 0 on"),
         ("most-seconds", "cannot be read"),
+        ("most-epsilon = 0", "it must be above 0"),
+        ("most-bytes = 0", "it must be above 0"),
+        ("most-bytes = 0.5", "must be a whole number"),
+        ("delta = 5", "must be between 0 and 1"),
+        ("delta = 0", "must be between 0 and 1"),
     ],
 )
 def test_a_policy_that_is_none_stops_everything(text: str, said: str, tmp_path: Path) -> None:

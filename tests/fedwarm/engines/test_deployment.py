@@ -93,7 +93,10 @@ def test_neither_a_broken_stream_nor_an_absent_superlink_ends_the_run(
     assert [tick for tick in ticks if tick.who == "server"] == rounds
     assert [tick for tick in ticks if tick.who != "server"] == [Tick("client 0", "train", 2, 3)]
     told = capsys.readouterr().err
-    assert told.count("has ended; `fedwarm federation up` starts it again") == 1 and "the SuperLink answers again" in told
+    assert (
+        told.count(f"has ended; `fedwarm federation up --federation {federation.folder}` starts it again") == 1
+        and "the SuperLink answers again" in told
+    )
     assert "node 7 is late" in told and "noise" not in told
 
 
@@ -199,6 +202,24 @@ def test_a_federation_that_is_not_up_is_refused_before_anything_is_written(feder
     said = str(federation.folder)
     with pytest.raises(SettingError, match=f"is not up .superlink, superexec, node-0 ended.; .*up --federation {said}`"):
         engine.ready(said)
+
+
+def test_sites_are_not_chosen_by_a_number_and_nodes_have_processes_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = str(tmp_path / "sites")
+    Federation("sites", tmp_path / "sites", outside="fed.example.org:8443", most_sites=8).save()
+    monkeypatch.setattr(engine, "dead", lambda federation: [])
+    monkeypatch.setattr(engine, "reached", lambda federation, said, tell: federation.nodes.extend(NODES))
+    for clients in (0, 2, 8):
+        assert COMPONENT.clients(Asked(clients=clients, federation=said)) == 2
+    assert capsys.readouterr().err == ""
+    COMPONENT.clients(Asked(clients=7, workers=9, federation=said))
+    told = capsys.readouterr().err
+    assert "--workers 9 starts nothing here" in told and "--clients 7 chooses nobody here: 2 sites are online" in told
+
+
+NODES = [Node("lab-a", 0, 0), Node("lab-b", 1, 0)]
 
 
 @pytest.mark.parametrize("taken", [True, False])

@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,11 +17,12 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from fedwarm.core.failures import RunError
+from fedwarm.engines import ray
 from fedwarm.engines.ray import run_ray
 from fedwarm.flower.app import read_app
 from fedwarm.flower.outcome import Outcome
 from fedwarm.flower.processes import MARK, environment
-from fedwarm.flower.submitting import submit
+from fedwarm.flower.submitting import _follow, submit
 from fedwarm.flower.writing import write_app
 from fedwarm.settings.fields import SettingError, Value
 from tests.federation import write_tiny
@@ -47,6 +50,20 @@ def tiny_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **config: Value) -
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(tmp_path / "installed"), os.environ.get("PYTHONPATH")])))
     base: dict[str, Value] = {"out": str(tmp_path), "fails": "", **config}
     return write_app(tmp_path / "app", base, server="tiny:server", client="tiny:client")
+
+
+def test_a_run_may_take_as_long_as_it_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def submit(*_: object, timeout_seconds: float | None, **__: object) -> Outcome:
+        asked.append(timeout_seconds)
+        return Outcome("finished:completed", "", ())
+
+    monkeypatch.setattr(ray, "superlink", lambda home, simulation: nullcontext((SimpleNamespace(env={}), 0)))
+    monkeypatch.setattr(ray, "submit", submit)
+    monkeypatch.setattr(ray.importlib.util, "find_spec", lambda name: object())
+    run_ray(tmp_path, {}, clients=1)
+    assert asked == [None] and _follow(["echo", "a"], dict(os.environ), None, None) == (0, ["a"])
 
 
 def assert_nothing_is_left(tmp_path: Path) -> dict[str, Any]:

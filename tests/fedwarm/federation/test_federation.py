@@ -126,6 +126,11 @@ def test_the_state_comes_back_as_it_was_saved(tmp_path: Path) -> None:
 def test_members_are_named_by_name_or_partition(tmp_path: Path) -> None:
     federation = example(tmp_path)
     assert [federation.node(said) for said in ("1", "node-0", SUPERLINK)] == ["node-1", "node-0", SUPERLINK]
+    federation.nodes = [Node("2", 0, 1), Node("1", 1, 2)]
+    assert [federation.node(said) for said in ("1", "2", "0")] == ["1", "2", "2"]
+    assert federation.flag == f" --federation {tmp_path}"
+    assert [example(settings.folder_of(name)).flag for name in ("default", "mine")] == ["", " --federation mine"]
+    federation.nodes = example(tmp_path).nodes
     with pytest.raises(SettingError, match="has no 'node-7'.*it has superlink, superexec, node-0, node-1"):
         federation.node("node-7")
 

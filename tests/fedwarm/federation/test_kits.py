@@ -9,10 +9,9 @@ import stat
 import subprocess
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from socket import socket
 
 import pytest
 import yaml
@@ -30,7 +29,7 @@ from fedwarm.federation.settings import Federation, load
 from fedwarm.flower.certificates import BEFORE, CA_DAYS, ensure_certificates, public_of, read_public
 from fedwarm.node import kit as node_kit
 from fedwarm.node.kit import arguments, fingerprint, join, read, skew
-from fedwarm.node.starting import HOST, PORT, started_with
+from fedwarm.node.starting import HOST, started_with
 from fedwarm.settings.fields import SettingError
 
 
@@ -250,11 +249,8 @@ def test_a_private_key_stays_when_its_public_half_is_lost(said: str, tmp_path: P
 
 def test_two_nodes_of_one_machine_take_ports_of_their_own(said: str, tmp_path: Path) -> None:
     joined(said, "hospital-a", tmp_path)
-    with socket() as taken:
-        with suppress(OSError):  # where something else has it, it is taken as well
-            taken.bind((HOST, PORT))
-        words = started_with(["--kit", str(tmp_path / "hospital-a")])
-    assert words[-2] == "--port" and int(words[-1]) != PORT
+    words, others = (started_with(["--kit", str(tmp_path / "hospital-a")]) for _ in range(2))  # neither listens yet
+    assert words[-4:-1] == others[-4:-1] == ["--host", HOST, "--port"] and words[-1] != others[-1]
     assert started_with(["--kit", str(tmp_path / "hospital-a"), "--port", "7"])[-2:] == ["--port", "7"]
 
 
@@ -298,7 +294,7 @@ def test_sites_are_let_in_by_name_and_shut_out(said: str, link: Link, tmp_path: 
     assert make_kit(said, "hospital-c", tmp_path / "c.zip", sites=3)[0].partition == 2
     with pytest.raises(SettingError, match="this key is the one of 'hospital-a'"):
         register(said, lines[0].replace("hospital-a", "hospital-c"), told.append)
-    with pytest.raises(SettingError, match="'hospital-x' has no kit"):
+    with pytest.raises(SettingError, match=f"'hospital-x' has no kit.*kit hospital-x --federation {said}`"):
         register(said, lines[0].replace("hospital-a", "hospital-x"), told.append)
     with pytest.raises(SettingError, match="quote all of it"):
         register(said, "ecdsa-sha2-nistp384", told.append)
@@ -365,6 +361,17 @@ def test_a_federation_is_called_by_addresses_alone(said: str, tmp_path: Path) ->
     assert found(f"{tmp_path}/u", "münchen.de", 8443, 2, "").outside == "xn--mnchen-3ya.de:8443"
 
 
+def test_a_folder_that_holds_anything_else_stays_as_it_was(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir(mode=0o755)
+    (shared / "notes.txt").touch()
+    mode = shared.stat().st_mode
+    for make in (lambda: found(str(shared), "x.org", 8443, 2, ""), lambda: prepare(str(shared), Wanted())):
+        with pytest.raises(SettingError, match="shared holds other files"):
+            make()
+    assert shared.stat().st_mode == mode and [each.name for each in shared.iterdir()] == ["notes.txt"]
+
+
 def test_there_may_not_be_fewer_sites_than_there_are(said: str, tmp_path: Path) -> None:
     for site in ("hospital-a", "hospital-b"):
         make_kit(said, site, tmp_path / "kit.zip")
@@ -396,7 +403,10 @@ def test_a_certificate_is_renewed_in_time_and_by_hand(said: str, monkeypatch: py
     monkeypatch.setattr(status, "living", lambda federation, member: None)
     assert not any("certificate" in note for note in status.status(load(said)).notes)
     monkeypatch.setattr(status, "ends", lambda file: datetime.now(UTC) + timedelta(days=20, hours=1))
-    assert "the certificate ends in 20 days; `fedwarm federation renew` issues it anew" in status.status(load(said)).notes
+    assert (
+        f"the certificate ends in 20 days; `fedwarm federation renew --federation {said}` issues it anew"
+        in status.status(load(said)).notes
+    )
     monkeypatch.setattr(status, "ends", lambda file: datetime(2026, 2, 3, tzinfo=UTC))
     assert any(
         note.startswith("the certificate ended on 2026-02-03, and sites are shut out") for note in status.status(load(said)).notes

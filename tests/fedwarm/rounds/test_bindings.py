@@ -5,16 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from flwr.app import Message
 
 from fedwarm.catalogue import parse
 from fedwarm.core.nodes import Nodes, bound
+from fedwarm.flower.wire import from_records, to_records
 from fedwarm.launch.preflight import check_run
 from fedwarm.rounds import register
 from fedwarm.rounds import server as base
 from fedwarm.rounds.bindings import Bindings, NotAdmitted
 from fedwarm.rounds.fleet import FederationError
 from fedwarm.settings.fields import SettingError, Value
-from tests.machines import Machines, Node, world
+from tests.machines import Machines, Node, Sent, world
 from tests.runs import Outcome, run, same
 
 FAST: dict[str, Value] = {
@@ -104,6 +106,21 @@ def test_the_setting_binds_from_the_start_whoever_comes_first(pair: Outcome, tmp
     notes = outcome.results["notes"]
     assert len(notes) == 3 and all(sum(why in note for note in notes) == 1 for why in whys)
     assert outcome.results["partition"]["sites"] == ["hospital-a", "hospital-b"]
+
+
+def test_nodes_that_disagree_on_how_many_there_are_are_named(tmp_path: Path) -> None:
+    def spoil(sent: Sent, reply: Message) -> Message:
+        if sent.node is machines.node(1):
+            payload = from_records(reply.content)
+            payload.metrics["partitions"] = 4
+            reply.content = to_records(payload)
+        return reply
+
+    with world(2, on=()) as machines:
+        hospitals(machines)
+        machines.spoil = spoil
+        with pytest.raises(FederationError, match=r"num-partitions: 2 and 4 \(4 by hospital-b, 2 by hospital-a\); give all"):
+            machines.federate("fedavg", tmp_path / "run", FAST)
 
 
 def test_a_name_that_the_setting_does_not_list_is_refused(tmp_path: Path) -> None:
