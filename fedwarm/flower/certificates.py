@@ -103,12 +103,16 @@ def ensure_certificates(
     """See that `folder` holds `ca.crt`, `ca.key`, `server.crt` and `server.key` for these addresses; whether any was made.
 
     What is there and serves stays, unless a server's certificate is asked for `anew`. One that ends within a month, or lacks an
-    address, is issued anew.
+    address, is issued anew. The CA's key is needed for that alone, and may be kept elsewhere until then.
 
     Raises:
-        SettingError: a file that is there cannot be read, or the CA is not there whole.
+        SettingError: a file that is there cannot be read, or the CA is not there whole where something is to be issued.
     """
     moment = now or datetime.now(UTC)
+    if not anew and (folder / "ca.crt").is_file() and not (folder / "ca.key").is_file():
+        server, authority = _read(folder / "server"), x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
+        if server is not None and serves(server.certificate, addresses, moment) and _signed_by(server.certificate, authority):
+            return False
     return ensure_server(folder / "server", ensure_authority(folder, name, moment), addresses, moment, anew)
 
 
@@ -148,15 +152,19 @@ def ensure_server(stem: Path, authority: Signed, addresses: Sequence[str], now: 
         SettingError: a file that is there cannot be read.
     """
     server = None if anew else _read(stem)
-    if server is not None and serves(server.certificate, addresses, now) and _signed_by(server.certificate, authority):
+    if (
+        server is not None
+        and serves(server.certificate, addresses, now)
+        and _signed_by(server.certificate, authority.certificate)
+    ):
         return False
     _write(stem, issue(authority, addresses, now))
     return True
 
 
-def _signed_by(certificate: x509.Certificate, authority: Signed) -> bool:
+def _signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
     try:
-        certificate.verify_directly_issued_by(authority.certificate)
+        certificate.verify_directly_issued_by(authority)
     except (ValueError, TypeError, InvalidSignature):
         return False
     return True

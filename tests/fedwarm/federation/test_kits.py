@@ -391,6 +391,15 @@ def test_a_ca_of_which_a_file_is_missing_is_not_replaced(said: str) -> None:
         (folder / name).write_bytes(before[name])
 
 
+def test_a_cas_key_may_be_kept_elsewhere_while_nothing_is_issued(tmp_path: Path) -> None:
+    ensure_certificates(tmp_path, "a", ["127.0.0.1"])
+    (tmp_path / "ca.key").rename(tmp_path / "elsewhere")
+    assert not ensure_certificates(tmp_path, "a", ["127.0.0.1"])
+    for addresses, when in ((["127.0.0.2"], None), (["127.0.0.1"], datetime.now(UTC) + timedelta(days=3000))):
+        with pytest.raises(SettingError, match="ca.key is missing; put it back"):
+            ensure_certificates(tmp_path, "a", addresses, when)
+
+
 def server_certificate(said: str) -> x509.Certificate:
     return x509.load_pem_x509_certificate((Path(said) / "certificates/server.crt").read_bytes())
 

@@ -287,9 +287,7 @@ def test_clients_may_not_hold_what_the_foundation_saw(made: Made, tmp_path: Path
         refuse_seen(made[0], Data(public_share=share))
     with pytest.raises(SettingError, match="has seen 0.5 of digits; data.public-share = 0.4 .*set it to at least 0.5"):
         refuse_seen(made[0], Data(public_share=0.4))
-    with pytest.raises(
-        SettingError, match="has seen 0.5 of digits, wherever that lies; .*set data.public-share=0.5"
-    ):
+    with pytest.raises(SettingError, match="has seen 0.5 of digits, wherever that lies; .*set data.public-share=0.5"):
         refuse_seen(made[0], Data(public_where="domain=a"))
     refuse_seen(tmp_path, Data())
     (tmp_path / "recipe.json").write_text('{"data": {"public_share": 0.5, "labels_sha256": "of another set"}}')
