@@ -134,12 +134,14 @@ def _build(config: Config, classes: int) -> None:
     """See that the model can be built; where nodes bring their own data, one of pictures, as others' shapes are not known."""
     from fedwarm.data.shards import form_of
     from fedwarm.models import build_model
+    from fedwarm.rounds.measuring import check_fitting
     from fedwarm.tasks import task_of
     from fedwarm.training.sizes import untold
 
+    width, form = task_of(config.run).width(classes), form_of(config.of(Data))
+    check_fitting(config, width)
     if untold(config):
         return
-    width, form = task_of(config.run).width(classes), form_of(config.of(Data))
     model = build_model(config.of(Model), width, form, config.run.seed, say=_say)
     if is_reference(config.of(Model).name):
         _check_outputs(config.of(Model).name, model, form, width)

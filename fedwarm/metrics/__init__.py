@@ -4,8 +4,9 @@ A client never sends its predictions. It sends sums over its test examples (coun
 the server adds them up: a metric is then exactly what it would be on all clients' test examples together, and what each client's
 own sums come to is its value there. Metrics of one task share the sums that they are made of.
 
-A component is a `Metric`. Any metric of torchmetrics goes by `torchmetrics:Name` (or `torchmetrics.classification:Name`): its
-states are added up where all of them are sums, else each client's value counts by its examples (see `foreign`).
+A component is a `Metric`. Any metric of torchmetrics goes by `torchmetrics:Name` (or `torchmetrics.classification:Name`), or by a
+function that makes one: its states are added up where all of them are sums, else each client's value counts by its examples (see
+`foreign`).
 """
 
 from __future__ import annotations
@@ -67,10 +68,12 @@ class Metric:
         value: the metric of a total and the width, None where it is undefined; without it there is a table alone.
         table: what pages draw of a total and the width, as nested lists.
         lower: whether less is better.
+        ranks: whether one of two values is the better one.
         share: whether it lies between 0 and 1, and is shown in percent.
         pooled: how that of all clients together is made.
         main: the targets whose main metric it is, which says what is better where nobody says more.
         usual: the targets that are measured by it where the setting `metrics` is empty.
+        check: of a form of targets and a width: raises SettingError where it cannot measure such models.
     """
 
     title: str
@@ -79,10 +82,17 @@ class Metric:
     value: Callable[[Numbers, int], float | None] | None = None
     table: Callable[[Numbers, int], list[Any]] | None = None
     lower: bool = False
+    ranks: bool = True
     share: bool = False
     pooled: str = SUMMED
     main: tuple[str, ...] = ()
     usual: tuple[str, ...] = ()
+    check: Callable[[str, int], Any] | None = None
+
+    @property
+    def better(self) -> str:
+        """Which of two values is the better one, in a word; empty where neither is."""
+        return "" if not self.ranks else "lower" if self.lower else "higher"
 
     def sum_of(self, targets: str) -> Sum | None:
         """What it is made of for such targets; None where it does not know them."""
@@ -125,6 +135,11 @@ def metrics_of(run: General) -> dict[str, Metric]:
         if name in found and found[name].value is None:
             numbers = [each for each in known if each == COUNTED or metric(each).value is not None]
             raise SettingError(f"watch = {name!r} is a table, not a number; choose one of {', '.join([*numbers, *PERSONAL])}")
+        if name in found and not found[name].ranks:
+            raise SettingError(
+                f"watch = {name!r} does not say whether more or less of it is better; name it in metrics and watch another, or "
+                "give a subclass that says higher_is_better"
+            )
     return found
 
 

@@ -118,10 +118,7 @@ def _metrics(record: Record, last: Measure | None) -> Json:
     from fedwarm.metrics import metric  # loads numpy, which reading a run does not
 
     known = {name: metric(name) for name in last.metrics}
-    words = {
-        name: {"title": m.title, "better": "lower" if m.lower else "higher", "share": m.share, "pooled": m.pooled}
-        for name, m in known.items()
-    }
+    words = {name: {"title": m.title, "better": m.better, "share": m.share, "pooled": m.pooled} for name, m in known.items()}
     counted = last.accuracy is not None or any(right is not None for right in last.right_personal)
     return {"metrics": words, "counted": counted}
 

@@ -121,6 +121,17 @@ def check_metrics(config: Config) -> None:
         raise SettingError(f"target = {run.target:g} is out of range: watch = {run.watch!r} lies between 0 and 1")
 
 
+def check_fitting(config: Config, width: int) -> None:
+    """Refuse metrics that cannot measure models of this width.
+
+    Raises:
+        SettingError: one cannot.
+    """
+    for metric in metrics_of(config.run).values():
+        if metric.check is not None:
+            metric.check(task_of(config.run).targets, width)
+
+
 def remark(config: Config) -> str:
     """That the end of a run is chosen by test examples, where it is."""
     run = config.run

@@ -31,11 +31,11 @@ def curves(run: Run) -> Figures:
     found: Figures = []
     for name, words in words_of(run).items():
         if lines := lines_of(run, name):
-            text, way = words["title"], f"{words['better']} is better"
+            text, way = words["title"], f", {words['better']} is better" if words["better"] else ""
             span = plots.accuracy_range(_values(lines)) if words["share"] else None
             alt = f"{text} by round: {run.title}"
             thin = "; thin: each client" if run.clients <= plots.MOST_THIN_LINES else "; shaded: the middle 80 % of the clients"
-            found.append((plots.curves(lines, alt, span=span, share=bool(words["share"])), f"{text} by round, {way}{thin}."))
+            found.append((plots.curves(lines, alt, span=span, share=bool(words["share"])), f"{text} by round{way}{thin}."))
     return found
 
 

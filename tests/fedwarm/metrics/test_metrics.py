@@ -11,8 +11,10 @@ import torch
 from sklearn import metrics as reference
 from torch import Tensor
 
+from fedwarm.catalogue import parse
 from fedwarm.metrics import COUNTED, metric, metrics_for, metrics_of
 from fedwarm.metrics._sums import IGNORED
+from fedwarm.rounds.measuring import check_fitting
 from fedwarm.settings.config import General
 from fedwarm.settings.fields import SettingError
 from fedwarm.settings.kinds import METRICS, TASKS
@@ -214,3 +216,165 @@ def test_torchmetrics_says_the_same_and_any_of_its_metrics_goes_by_its_place() -
         own = torchmetrics.SpearmanCorrCoef(2)(numbers_found, wanted_numbers).mean()
     assert value("torchmetrics:SpearmanCorrCoef", made("regression"), numbers_found, wanted_numbers) == pytest.approx(float(own))
     assert metric("torchmetrics:MeanSquaredError").lower
+    assert value("torchmetrics:R2Score", made("regression"), numbers_found, wanted_numbers) == pytest.approx(
+        reference.r2_score(wanted_numbers, numbers_found), abs=1e-6
+    )
+    for task, ours, theirs in (
+        ("language", "perplexity", "torchmetrics.text:Perplexity"),
+        ("multilabel", "auroc", "torchmetrics.classification:MultilabelAUROC"),
+    ):
+        pair = GIVEN[made(task).targets]()
+        assert value(theirs, made(task), *pair) == pytest.approx(value(ours, made(task), *pair), abs=2e-3)
+    for name in ("BinaryF1Score", "MulticlassROC"):
+        with pytest.raises(SettingError, match="does not fit targets that are classes"):
+            check_fitting(parse({"metrics": f"torchmetrics.classification:{name}"}), 3)
+
+
+class Stated:
+    """As torchmetrics has it: states that are sums, or lists of all examples, and checks of what it is given."""
+
+    higher_is_better: bool | None = True
+
+    def __init__(self, num_outputs: int = 1, ignore_index: int | None = None) -> None:
+        self._defaults: dict[str, Any] = {}
+        self._reductions: dict[str, Any] = {}
+        self.ignored = ignore_index
+
+    def add_state(self, name: str, default: Any, sums: bool = True) -> None:
+        def dim_zero_sum() -> None: ...
+        def dim_zero_cat() -> None: ...
+
+        self._defaults[name], self._reductions[name] = default, dim_zero_sum if sums else dim_zero_cat
+        setattr(self, name, default)
+
+    def set_dtype(self, kind: torch.dtype) -> Any:
+        return self
+
+
+class Spread(Stated):
+    """Variance by output, whose states are scalars before the first example; undefined on one."""
+
+    def __init__(self, num_outputs: int = 1, ignore_index: int | None = None) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0))
+        self.add_state("squares", torch.tensor(0.0))
+        self.add_state("count", torch.tensor(0.0))
+
+    def update(self, answers: Tensor, targets: Tensor) -> None:
+        assert answers.shape == targets.shape, "shapes differ"
+        self.total, self.squares = self.total + targets.sum(0), self.squares + targets.square().sum(0)  # type: ignore[has-type]
+        self.count = self.count + len(targets)  # type: ignore[has-type]
+
+    def compute(self) -> Any:
+        if self.count < 2:
+            raise ValueError("needs two examples")
+        return self.squares / self.count - (self.total / self.count) ** 2
+
+
+class Correlation(Stated):
+    """Not a number where targets are all the same."""
+
+    higher_is_better = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("pairs", [], sums=False)
+
+    def update(self, answers: Tensor, targets: Tensor) -> None:
+        self.pairs = [*self.pairs, torch.stack([answers, targets])]  # type: ignore[has-type]
+
+    def compute(self) -> Any:
+        return torch.corrcoef(torch.cat(self.pairs, 1))[0, 1]
+
+
+class Whole(Stated):
+    """Takes whole targets of the answers' shape alone."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__()
+        self.add_state("right", torch.tensor(0.0))
+
+    def update(self, answers: Tensor, targets: Tensor) -> None:
+        if targets.is_floating_point() or answers.shape != targets.shape:
+            raise RuntimeError("Expected whole targets of the shape of answers.")
+        self.right = self.right + ((answers > 0.5) == targets).sum()  # type: ignore[has-type]
+
+    def compute(self) -> Any:
+        return self.right
+
+
+class Logits(Stated):
+    """Nats of tokens from logits, as torchmetrics' perplexity has them."""
+
+    def __init__(self, ignore_index: int | None = None) -> None:
+        super().__init__(ignore_index=ignore_index)
+        self.add_state("nats", torch.tensor(0.0))
+
+    def update(self, answers: Tensor, targets: Tensor) -> None:
+        asked = targets != self.ignored
+        self.nats = self.nats + torch.nn.functional.cross_entropy(answers[asked], targets[asked], reduction="sum")  # type: ignore[has-type]
+
+    def compute(self) -> Any:
+        return self.nats
+
+
+def spread() -> Any:
+    return Spread()
+
+
+def place(of: Any) -> str:
+    return f"{__name__}:{of.__name__}"
+
+
+def test_another_librarys_states_may_follow_the_number_of_outputs_and_a_function_may_make_it() -> None:
+    outputs, targets = numbers()
+    wanted = float(targets.double().var(0, correction=0).mean())
+    for of in (Spread, spread):
+        assert value(place(of), made("regression"), outputs, targets) == pytest.approx(wanted, rel=1e-4)
+    found = metric(place(Spread))
+    part = found.sum_of("numbers")
+    assert part is not None and found.value is not None and found.title == metric(place(spread)).title == "Spread"
+    assert part.size(2) == 5 and part.size(1) == 3
+    adding = part.begin(made("regression"), 1)
+    adding.add(outputs[:1, :1], targets[:1, :1])  # answers lose the axis of one output, and targets with them
+    assert found.value(adding.total().numpy(), 1) is None, "undefined on one example is no error"
+
+
+def test_a_value_that_is_no_number_takes_no_part_in_the_mean_over_clients() -> None:
+    outputs, targets = (part[:, :1] for part in numbers())
+    found = metric(place(Correlation))
+    part = found.sum_of("numbers")
+    assert part is not None and found.value is not None
+    totals = []
+    for given in (targets, torch.zeros_like(targets)):
+        adding = part.begin(made("regression"), 1)
+        adding.add(outputs, given)
+        totals.append(adding.total().numpy())
+    assert totals[1].tolist() == [0, 0] and found.value(totals[1], 1) is None
+    assert found.value(totals[0] + totals[1], 1) == found.value(totals[0], 1) != 0
+
+
+def test_targets_are_given_as_another_library_takes_them() -> None:
+    scores, given = labels()
+    right = float(((scores > 0) == (given > 0.5)).sum())
+    assert value(place(Whole), made("multilabel"), scores, given) == right
+    outputs, targets = tokens()
+    asked = targets != IGNORED
+    nats = torch.nn.functional.cross_entropy(outputs[asked].double(), targets[asked], reduction="sum")
+    assert value(place(Logits), made("language"), outputs, targets) == pytest.approx(float(nats), rel=1e-5)
+
+
+def test_a_metric_that_does_not_fit_is_refused_before_work() -> None:
+    with pytest.raises(
+        SettingError, match=r"Whole' does not fit targets that are classes, with 3 outputs .*: Expected whole .*; name"
+    ):
+        check_fitting(parse({"metrics": place(Whole)}), 3)
+    check_fitting(parse({"task": "multilabel", "metrics": place(Whole), "watch": "f1"}), 3)
+    with pytest.raises(SettingError, match="is neither a `fedwarm.metrics.Metric` nor a class of torchmetrics, nor a function"):
+        metric(f"{__name__}:GIVEN")
+
+
+def test_what_does_not_say_which_way_is_better_cannot_be_watched() -> None:
+    with pytest.raises(SettingError, match=r"Correlation' does not say whether more or less of it is better; name it in metrics"):
+        metrics_of(run(task="regression", watch=place(Correlation)))
+    assert metric(place(Correlation)).better == "" and metric("rmse").better == "lower" and metric("r2").better == "higher"
