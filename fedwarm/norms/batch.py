@@ -12,7 +12,7 @@ from fedwarm.settings.fields import SettingError
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """`nn.BatchNorm2d` without a counter of steps: all of its state is float, and has a mean.
+    """`nn.BatchNorm2d` without a counter of steps, and of vectors, too: all of its state is float, and has a mean.
 
     A variance that a codec's noise brought below 0 counts as 0, so that answers stay finite.
     """
@@ -26,6 +26,9 @@ class BatchNorm(nn.BatchNorm2d):
             return super().forward(input)
         assert self.running_var is not None
         return F.batch_norm(input, self.running_mean, self.running_var.clamp(min=0), self.weight, self.bias, eps=self.eps)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Whatever layer it is in the place of, its channels are the second axis."""
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         nn.Module._load_from_state_dict(self, *args, **kwargs)  # torch's own would ask for the counter

@@ -17,6 +17,7 @@ from torch.func import functional_call
 from fedwarm.core import sums
 from fedwarm.core.progress import tick
 from fedwarm.models import to_input
+from fedwarm.norms import mixing
 from fedwarm.settings.fields import SettingError
 from fedwarm.tasks import Task, made
 from fedwarm.training.dropout import own_draws
@@ -107,6 +108,8 @@ def fit(
 ) -> Fit:
     """Minimise the task's loss plus the hooks' terms over shuffled batches by the plan's optimiser, in place.
 
+    Where layers look at a batch's examples together, a last batch of one example goes with the one before.
+
     Args:
         model: maps inputs (b, *shape) to what the task takes, e.g. logits (b, classes); trained on the device it is on.
         images: inputs, uint8 (n, 3, S, S) of pictures, else (n, *shape) as the data set has them.
@@ -120,14 +123,16 @@ def fit(
             by expectation, that are drawn by its own source.
 
     Raises:
-        SettingError: private training with a task, a hook or a model that it does not cover, or without examples.
+        SettingError: private training with a task, a hook or a model that it does not cover, or without examples; layers that
+            need two examples, and batches of one.
     """
     device, n, task = next(model.parameters()).device, len(labels), made(plan.task, plan.own_settings)
     spent = None if private is None else _spent(private, plan, n, task, hooks)
     for hook in hooks:
         hook.given(labels)
         hook.prepare(model)
-    optimiser = plan.optimiser_of(model.parameters(), steps_of(n, plan.batch_size, plan.epochs))
+    joined = private is None and n > plan.batch_size and n % plan.batch_size == 1 and any(mixing(model))
+    optimiser = plan.optimiser_of(model.parameters(), steps_of(n - joined, plan.batch_size, plan.epochs))
     model.train()
     steps, mean = 0, 0.0
     images, labels = images.to(device), labels.to(device)
@@ -140,7 +145,7 @@ def fit(
         else:
             losses = [
                 _step(model, optimiser, images, labels, rows, task, hooks, generator)
-                for rows in torch.randperm(n, generator=generator).to(device).split(plan.batch_size)
+                for rows in _batches(torch.randperm(n, generator=generator).to(device), plan.batch_size, joined)
             ]
         steps += len(losses)
         mean = sums.mean(torch.stack(losses).tolist()) if epoch == plan.epochs - 1 else mean
@@ -148,6 +153,12 @@ def fit(
     for hook in hooks:
         hook.finish(model)
     return Fit(mean, steps, n, spent)
+
+
+def _batches(order: Tensor, size: int, joined: bool) -> list[Tensor]:
+    """An epoch's rows by batch; `joined`: a last one that is alone goes with the batch before."""
+    *before, last = order.split(size)
+    return [*before[:-1], torch.cat([before[-1], last])] if joined else [*before, last]
 
 
 def _loss(
@@ -181,7 +192,15 @@ def _step(
 
     def taken() -> Tensor:
         draws.set_state(begun)  # every pass sees the same views of the same rows
-        loss = _loss(model, inputs, targets, rows, task, hooks, draws)
+        try:
+            loss = _loss(model, inputs, targets, rows, task, hooks, draws)
+        except ValueError as error:
+            if len(rows) == 1 and (layer := next(mixing(model), None)):
+                raise SettingError(
+                    f"layer {layer[0]!r} of the classifier cannot be trained on a batch of one example; raise batch-size to 2 or "
+                    "more, take clients with more examples, or use model.norm='group'"
+                ) from error
+            raise
         optimiser.zero_grad()
         loss.backward()
         return loss.detach()

@@ -16,7 +16,7 @@ from fedwarm.norms import LAYERS, Scaled, blocks, floored, mixing, normalising, 
 from fedwarm.norms.standardised_weights import GAMMA, StandardisedConv2d, StandardisedWeights, standardised
 from fedwarm.quantize.export import export, load_exported
 from fedwarm.settings.fields import SettingError
-from fedwarm.settings.kinds import MODELS
+from fedwarm.settings.kinds import MODELS, NORMS
 
 
 def drawn(*shape: int) -> Tensor:
@@ -205,3 +205,13 @@ def test_variances_below_nought_count_as_nought() -> None:
 def test_statistics_are_no_weights() -> None:
     arrays = from_module(build_model(Model(name="resnet20"), 3, 16, 0))
     assert len(arrays) - len(weights(arrays)) == 2 * 19
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"), [(nn.BatchNorm1d(4), (2, 4)), (nn.GroupNorm(2, 4), (2, 4)), (nn.BatchNorm1d(4), (2, 4, 3))]
+)
+def test_batch_normalisation_takes_the_place_of_a_layer_whatever_that_goes_over(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    model, given = nn.Sequential(layer), drawn(*shape).float()
+    NORMS.load("batch")(model)
+    torch.testing.assert_close(model(given), nn.BatchNorm1d(4)(given))
+    assert model.eval()(given).shape == shape

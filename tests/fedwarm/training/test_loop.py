@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
@@ -398,3 +399,28 @@ def test_a_second_pass_is_over_the_same_rows_and_terms() -> None:
     fit(plain, images, labels, PLAN, generator(0, "x"), [once])
     assert same(ours, plain) and all(hook.pairs) and len(hook.pairs) == 9
     assert hook.rows[::2] == hook.rows[1::2] == once.rows
+
+
+def normed(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE**2, 4), nn.BatchNorm1d(4), nn.Linear(4, CLASSES))
+
+
+def test_a_last_batch_of_one_goes_with_the_one_before_where_layers_need_two() -> None:
+    images, labels = data()
+    rates: list[float] = []
+
+    class Seen(Hook):
+        def loss(self, batch: Batch, loss: Tensor) -> Tensor:
+            rates.append(len(batch.rows))
+            return loss
+
+    plan = replace(PLAN, batch_size=10, epochs=2)
+    assert fit(normed(), images, labels, plan, generator(0, "x"), [Seen()]).steps == 4 and rates == [10, 11] * 2
+    rates.clear()
+    assert fit(cnn(CLASSES, SIZE), images, labels, plan, generator(0, "x"), [Seen()]).steps == 6 and rates == [10, 10, 1] * 2
+    for part, size in ((slice(None), 1), (slice(1), 8)):
+        with pytest.raises(
+            SettingError, match=r"layer '2' of the classifier cannot be trained on a batch of one .*; raise batch-s"
+        ):
+            fit(normed(), images[part], labels[part], replace(PLAN, batch_size=size), generator(0, "x"))
