@@ -11,11 +11,12 @@ from fedwarm.core.forms import byte_text, percent
 from fedwarm.core.terminal import put, show
 from fedwarm.core.text import visible
 from fedwarm.data.classes import shown
-from fedwarm.record.reading import Round, Run, read_run
+from fedwarm.record.reading import Json, Round, Run, read_run
 from fedwarm.settings.fields import SettingError, Value, defaults
 from fedwarm.settings.text import literal
 
-HEADS = ("run", "method", "seed", "engine", "rounds", "state", "accuracy", "personal", "bytes up", "written")
+HEADS = ("run", "method", "seed", "engine", "rounds", "state", "accuracy", "personal", "main metric", "bytes up", "written")
+MAIN = HEADS.index("main metric")
 MOST_FAILURES = 20
 
 
@@ -40,7 +41,11 @@ def list_runs(folder: Path) -> None:
     if not found:
         put(f"no runs below {folder}")
         return
-    show(HEADS, [[_name(place, folder), *_row(place), _when(place)] for place in found])
+    rows: list[list[str]] = [[_name(place, folder), *_row(place), _when(place)] for place in found]
+    if all(row[MAIN] == "–" for row in rows):
+        show([*HEADS[:MAIN], *HEADS[MAIN + 1 :]], [[*row[:MAIN], *row[MAIN + 1 :]] for row in rows])
+    else:
+        show(HEADS, rows)
 
 
 def _name(place: Path, folder: Path) -> str:
@@ -55,10 +60,23 @@ def _row(place: Path) -> list[str]:
     try:
         run = read_run(place, ledger=False)
     except SettingError:
-        return ["–", "–", "–", "–", "unreadable", "–", "–", "–"]
+        return ["–", "–", "–", "–", "unreadable", "–", "–", "–", "–"]
     rounds = _rounds(run)
-    measures = [percent(run.accuracy), percent(run.personal_mean), byte_text(run.up)]
+    measures = [percent(run.accuracy), percent(run.personal_mean), _main(run), byte_text(run.up)]
     return [run.method, str(run.seed), run.engine, rounds, "complete" if run.complete else "unfinished", *measures]
+
+
+def _main(run: Run) -> str:
+    """The last value of the metric in accuracy's place, of the global model or of the clients' own."""
+    if run.main is None or not run.rounds:
+        return "–"
+    name, words = run.main
+    value = run.rounds[-1].metric(name)
+    return f"{words['title']} {_written_as(words, run.rounds[-1].own_metric(name) if value is None else value)}"
+
+
+def _written_as(words: Json, value: float | None) -> str:
+    return "–" if value is None else percent(value) if words["share"] else f"{value:.4g}"
 
 
 def _rounds(run: Run) -> str:
@@ -122,15 +140,20 @@ def _show_rounds(run: Run) -> None:
     if not run.rounds:
         print("no round was finished")
         return
-    heads = ("round", "accuracy", "worst tenth", "personal", "worst tenth", "train loss", "bytes up", "bytes down", "seconds")
-    show(heads, map(_round, run.rounds))
+    reached: tuple[str, ...] = ("accuracy", "worst tenth", "personal", "worst tenth")
+    if run.main is not None:
+        reached = (run.main[1]["title"], "personal")
+    show(("round", *reached, "train loss", "bytes up", "bytes down", "seconds"), [_round(run, r) for r in run.rounds])
 
 
-def _round(r: Round) -> list[str]:
-    accuracies = [r.accuracy, r.worst_tenth, r.personal_mean, r.personal_worst_tenth]
+def _round(run: Run, r: Round) -> list[str]:
+    reached = [percent(value) for value in (r.accuracy, r.worst_tenth, r.personal_mean, r.personal_worst_tenth)]
+    if run.main is not None:
+        name, words = run.main
+        reached = [_written_as(words, value) for value in (r.metric(name), r.own_metric(name))]
     loss = "–" if r.train_loss is None else f"{r.train_loss:.4g}"
     cost = [byte_text(sum(r.up)), byte_text(sum(r.down)), f"{r.seconds:.1f}"]
-    return [str(r.number), *map(percent, accuracies), loss, *cost]
+    return [str(r.number), *reached, loss, *cost]
 
 
 def totals(run: Run) -> list[tuple[str, str]]:
@@ -143,11 +166,13 @@ def totals(run: Run) -> list[tuple[str, str]]:
         ("personal, worst", run.personal_worst),
     ]
     found = [(name, percent(value)) for name, value in shares if value is not None]
-    metrics = run.rounds[-1].metrics if run.rounds else {}
-    found += [(name, f"{value:.4g}") for name, value in metrics.items() if isinstance(value, float)]
+    for last in run.rounds[-1:]:
+        for name, words in (run.evaluation.get("metrics") or {}).items():
+            of = (("", last.metric(name)), ("personal, mean ", last.own_metric(name)))
+            found += [(f"{whose}{words['title']}", _written_as(words, value)) for whose, value in of if value is not None]
     if run.best is not None:
         best = percent(run.best.value) if run.best.form == "percent" else f"{run.best.value:.4g}"
-        found.append((f"best {run.best.text}", f"{best} in round {run.best.round}"))
+        found.append((f"best {run.best.text}", f"{best} in round {run.best.round}{run.best.place}"))
     found += [("bytes up", byte_text(run.up)), ("bytes down", byte_text(run.down)), ("seconds", f"{run.seconds:.1f}")]
     return found + [
         (f"privacy, {key}", f"{value:.4g}" if isinstance(value, float) else str(value)) for key, value in run.privacy_rows

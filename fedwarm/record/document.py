@@ -267,10 +267,10 @@ def _read_round(entry: Json) -> Round:
 def _best(entry: Json | None, evaluation: Json) -> Best | None:
     if not entry:
         return None
-    words, watch = evaluation.get("metrics") or {}, str(entry["watch"])
+    words, watch, on = evaluation.get("metrics") or {}, str(entry["watch"]), str(entry.get("measured_on", ""))
     counted = watch not in words and not (watch in PERSONAL and not evaluation.get("counted", True))
-    main: Json = words.get(watch) or next(iter(words.values()), {})
-    return Best(int(entry["round"]), watch, float(entry["value"]), counted or bool(main.get("share", True)))
+    main: Json = {} if counted else words.get(watch) or next(iter(words.values()), {})
+    return Best(int(entry["round"]), watch, float(entry["value"]), main.get("share", True), main.get("title", "accuracy"), on)
 
 
 def _number(value: Any) -> float | None:

@@ -15,22 +15,34 @@ from fedwarm.settings.fields import SettingError
 from fedwarm.settings.kinds import METHODS
 from fedwarm.settings.registry import summary
 
-WATCHED = {"accuracy": "global accuracy", "personal": "personal accuracy", "worst": "worst personal accuracy"}
+WHOSE = {"accuracy": "global ", "personal": "personal ", "worst": "worst personal "}
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Best:
-    """The round whose model was kept as the best, and the value that was watched."""
+    """The round whose model was kept as the best, and the value that was watched.
+
+    Attributes:
+        what: the metric's title.
+        measured_on: `validation` or `test`; empty where that was not written down.
+    """
 
     round: int
     watch: str
     value: float
     share: bool = True
+    what: str = "accuracy"
+    measured_on: str = field(default="", compare=False)
 
     @property
     def text(self) -> str:
-        return WATCHED.get(self.watch, self.watch)
+        return f"{WHOSE.get(self.watch, '')}{self.what}"
+
+    @property
+    def place(self) -> str:
+        """The examples it was measured on, as the end of a sentence."""
+        return {"validation": ", on validation", "test": ", on test examples"}.get(self.measured_on, "")
 
     @property
     def form(self) -> str:
@@ -64,6 +76,14 @@ class Round:
     @property
     def personal_mean(self) -> float | None:
         return mean(self.personal)
+
+    def metric(self, name: str) -> float | None:
+        """The global model's metric of a name."""
+        return (self.metrics.get(name) or {}).get("value")
+
+    def own_metric(self, name: str) -> float | None:
+        """The mean of a metric of the clients' own models."""
+        return mean((self.own_metrics.get(name) or {}).get("per_client") or [])
 
     @property
     def worst_tenth(self) -> float | None:
@@ -129,6 +149,12 @@ class Run:
             "central": f"{some} of the data set's own split {split!r}, at the server",
         }
         return words.get(str(self.evaluation.get("test")), f"{some} held out of the clients' own")
+
+    @property
+    def main(self) -> tuple[str, Json] | None:
+        """The metric in accuracy's place, by name, and what it is; None where right answers are counted."""
+        counted = self.evaluation.get("counted", True)
+        return None if counted else next(iter((self.evaluation.get("metrics") or {}).items()), None)
 
     @property
     def title(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from fedwarm.catalogue import Owned, all_groups, flagged, owners
 from fedwarm.record.reading import Json, Run
 from fedwarm.relevance import matters
-from fedwarm.report.measured import REACHED, costs, known, spread
+from fedwarm.report.measured import costs, known, reached, spread
 from fedwarm.report.overlaid import figures
 from fedwarm.report.sections import sections
 from fedwarm.settings.fields import defaults, keys
@@ -29,8 +29,8 @@ def compare(runs: Sequence[Run]) -> Json:
         }
         for i, (label, members) in enumerate(groups.items())
     ]
-    watched = sorted({run.best.text for run in runs if run.best})
-    tables = [("What was reached", known(REACHED, runs)), ("What it cost", known(costs(), runs))]
+    watched = sorted({f"{run.best.text} of any round{run.best.place}" for run in runs if run.best})
+    tables = [("What was reached", known(reached(runs), runs)), ("What it cost", known(costs(), runs))]
     parts = [{"title": part.title, "text": part.text, "tables": found} for part in sections() if (found := part.tables(runs))]
     charts = figures(groups) + [figure for part in sections() for figure in part.compared(groups)]
     return {"groups": rows, "tables": tables, "parts": parts, "spread": spread, "watched": watched, "figures": charts}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from fedwarm.record.reading import Run, mean
@@ -40,6 +40,20 @@ LOST: dict[str, Measure] = {
     "epsilon": Measure("epsilon", "number", lambda run: run.epsilon),
     "failures": Measure("replies left out", "number", lambda run: len(run.failures)),
 }
+
+
+def reached(runs: Iterable[Run]) -> dict[str, Measure]:
+    """What runs reached; where they watched different things, the best of each is a column."""
+    watched = dict.fromkeys((run.best.text, run.best.place, run.best.form) for run in runs if run.best)
+    if len(watched) < 2:
+        return REACHED
+    found = {name: measure for name, measure in REACHED.items() if not name.startswith("best")}
+    found |= {f"best {text}{place}": Measure(f"best {text}{place}", form, _best(text, place)) for text, place, form in watched}
+    return found | {"best_round": REACHED["best_round"]}
+
+
+def _best(text: str, place: str) -> Callable[[Run], float | None]:
+    return lambda run: run.best.value if run.best and (run.best.text, run.best.place) == (text, place) else None
 
 
 COST = SPENT | LOST

@@ -140,3 +140,22 @@ def test_a_run_with_nothing_to_say(tmp_path: Path, capsys: Capture) -> None:
     assert "every setting is at its default" in shown(write(tmp_path / "b", document), capsys)
     with pytest.raises(SettingError, match="is not a run folder"):
         listing.show_run(tmp_path)
+
+
+def test_a_run_without_right_answers_has_its_main_metric_in_accuracys_place(tmp_path: Path, capsys: Capture) -> None:
+    document = results([None], method="fedavg_ft")
+    words = {"title": "RMSE", "better": "lower", "share": False, "pooled": "sums"}
+    document["evaluation"] = {"metrics": {"rmse": words}, "counted": False}
+    document["rounds"][0]["global"]["metrics"] = {"rmse": {"value": 0.75, "per_client": [0.5, 1.0]}}
+    document["rounds"][0]["personal"] = {"per_client": [None, None], "metrics": {"rmse": {"per_client": [0.25, 0.75]}}}
+    document["best"] = {"round": 0, "watch": "worst", "value": 0.6002, "measured_on": "test"}
+    folder = write(tmp_path / "run", document)
+    table = rows(shown(folder, capsys))
+    at = next(i for i, row in enumerate(table) if row[:3] == ["round", "RMSE", "personal"])
+    assert table[at + 1][:4] == ["0", "0.75", "0.5", "–"]
+    totals = dict(row for row in table[table.index(["total"]) + 1 :] if len(row) == 2)
+    assert totals["RMSE"] == "0.75" and totals["personal, mean RMSE"] == "0.5"
+    assert totals["best worst personal RMSE"] == "0.6002 in round 0, on test examples"
+    listing.list_runs(tmp_path)
+    head, row = rows(capsys.readouterr().out)
+    assert head[6:9] == ["accuracy", "personal", "main metric"] and row[6:9] == ["–", "–", "RMSE 0.75"]

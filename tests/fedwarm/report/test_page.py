@@ -237,6 +237,23 @@ def test_fairness_best_privacy_and_failures_are_compared(tmp_path: Path) -> None
     assert single.tables["What was spent"] == [["epsilon", "2"], ["delta", "1e-05"], ["unit", "example"]]
 
 
+def test_the_best_of_different_things_is_not_compared(tmp_path: Path) -> None:
+    folders = []
+    for watch, place, value in (("auroc", "validation", 0.9), ("accuracy", "test", 0.8)):
+        document = results([0.7])
+        words = {"title": "AUROC", "better": "higher", "share": True, "pooled": "sums"}
+        document["evaluation"] = {"metrics": {"auroc": words}, "counted": True}
+        document["best"] = {"round": 1, "watch": watch, "value": value, "measured_on": place}
+        folders.append(write(tmp_path / watch, document))
+    page = Page(make_report(folders, tmp_path / "page.html"))
+    table = page.tables["What was reached"]
+    at = table[0].index("best AUROC, on validation")
+    assert table[0][at + 1] == "best global accuracy, on test examples" and table[0][at + 2] == "in round"
+    assert {tuple(row[at : at + 2]) for row in table[1:]} >= {("90.0 %", "–"), ("–", "80.0 %")}
+    single = Page(make_report([folders[1]]))
+    assert single.facts["Best global accuracy"] == "80.0 %in round 1, on test examples"
+
+
 def _broken(tmp_path: Path, text: str) -> list[Path]:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "results.json").write_text(text)
