@@ -102,3 +102,11 @@ def too_large(norm: float, reference_norm: float, accepted_norms: Sequence[float
         return False
     longest = max(accepted_norms, default=0.0)
     return not math.isfinite(norm) or norm > limit * reference_norm or (longest > 0 and norm > SLACK * limit * longest)
+
+
+def too_long(length: float, limit: float) -> str:
+    """Why an update of this norm is left out, and what to do."""
+    return (
+        f"its update has norm {length:.3g}, more than robust.limit = {limit:g} times the model's; if training diverges, lower "
+        "learning-rate, or bring inputs and targets to a scale near 1"
+    )

@@ -79,6 +79,7 @@ def check_run(flat: Mapping[str, Value], clients: int, real: bool = False) -> tu
     from fedwarm.rounds.home import check_own
     from fedwarm.rounds.measuring import check_metrics
     from fedwarm.rounds.objectives import check_objective
+    from fedwarm.schedules import never_full
 
     device_of(config.run.device)
     require(config.run.tracker)
@@ -89,13 +90,19 @@ def check_run(flat: Mapping[str, Value], clients: int, real: bool = False) -> tu
         if getattr(component, "validate", None) is not None:
             component.validate(config)
     check_objective(config)
-    struck_clients(config.of(Faults))
     check_own(config)
     if config.of(Data).own and not real:
         open_table(config.of(Data))  # which says what to do
     count = clients or usual_clients(config)
     bound(config.of(Nodes), count)
     _check_cohort(config, count)
+    struck = struck_clients(config.of(Faults)) or frozenset()
+    if not real and max(struck, default=-1) >= count:
+        raise SettingError(
+            f"faults.clients = {config.of(Faults).clients!r} names client {max(struck)}; there are 0 to {count - 1}"
+        )
+    if text := never_full(config.run):
+        _say(text)
     check_measured(config)
     refuse_unfit(config)
     check_metrics(config)

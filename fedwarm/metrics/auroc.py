@@ -1,5 +1,8 @@
 """Area under the ROC curve, by counts of scores: scores within 0.1 of each other in log-odds count as equal.
 
+So the area is near 0.5 where nearly all scores lie so close together, as those of a model that has hardly learned do, whatever
+their order is.
+
 The share of pairs of an example with a label and one without in which the former's score is higher; equal scores count half
 (Hanley, McNeil, Radiology 143, 1982). Over a federation pairs of examples of different clients count, too, which no mean of
 clients' areas knows.

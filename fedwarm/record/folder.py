@@ -102,6 +102,11 @@ class RunFolder:
         self._booked = len(ledger.entries)
         return lengths
 
+    def leave(self, record: Record) -> None:
+        """Write down what a run came to that breaks here; one that is resumed cuts it to its checkpoint."""
+        self.append(record)
+        self.write(record, now=True)
+
     def _add(self, name: str, lines: str) -> int:
         path = self.path / name
         with writing(path):

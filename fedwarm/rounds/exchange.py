@@ -32,6 +32,7 @@ from fedwarm.rounds.reasons import reason
 ATTEMPTS = 2
 HEADER_BYTES = 512
 SPARE_BYTES = 2**16
+SHOWN = 3  # failures in an error's line
 
 
 @dataclass
@@ -95,7 +96,8 @@ class Exchange:
             call.kept.pieces = None  # what comes now is out of order, and a resumed run would not know
             list(call.ask([c for c in failed if c not in call.asked_again and c in here], 1))
         if len(call.accepted) < needed:
-            why = "; ".join([*dict.fromkeys(self.ledger.failures(stage.round))][-3:])
+            reasons = [*dict.fromkeys(self.ledger.failures(stage.round))]
+            why = "; ".join([*reasons[-SHOWN:], *([f"and {len(reasons) - SHOWN} more"] if len(reasons) > SHOWN else [])])
             needs = "robust.rule" if needed == self.patience.least > 1 else "min-replies"
             raise FederationError(
                 f"round {stage.round}, {stage.name}: {len(call.accepted)} valid replies of {len(stage.clients)}, "

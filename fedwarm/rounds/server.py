@@ -20,7 +20,7 @@ from fedwarm.aggregators import Robust
 from fedwarm.codecs import Upload
 from fedwarm.core.arrays import Arrays
 from fedwarm.core.nodes import Patience
-from fedwarm.core.norms import floats, reference_norm, too_large, update_norm
+from fedwarm.core.norms import floats, reference_norm, too_large, too_long, update_norm
 from fedwarm.core.payload import Payload, PayloadError, check_arrays
 from fedwarm.core.progress import tick
 from fedwarm.core.stages import Place, Stage
@@ -252,7 +252,7 @@ class BaseStrategy(Method):
         except BaseException:
             self.record.spend(stage.round, self.statement())
             if self.folder is not None:
-                self.folder.write(self.record, now=True)
+                self.folder.leave(self.record)
             raise
 
     def _place(self, stage: Stage, client: int) -> Place:
@@ -270,7 +270,7 @@ class BaseStrategy(Method):
             return 0.0
         limit, length = self.config.of(Robust).limit, update_norm(arrays, expected)
         if too_large(length, reference_norm(expected), self.norms.get(stage.name, []), limit):
-            raise PayloadError(f"its update has norm {length:.3g}, more than robust.limit = {limit:g} allows")
+            raise PayloadError(too_long(length, limit))
         return length
 
     def _keep(self, told: bool = False) -> None:

@@ -25,3 +25,14 @@ def factor_of(run: General, over: str, done: int, total: int) -> float:
         return (done + 1) / (warmup + 1)
     schedule = SCHEDULES.load(run.schedule)
     return float(schedule(done - warmup, max(1, total - warmup), *own_of(schedule, run.own_settings)))
+
+
+def never_full(run: General) -> str:
+    """That the rounds of a run end before its warm-up does, in a line; empty where they do not."""
+    rounds, warmup = run.num_server_rounds, run.schedule_warmup
+    if run.schedule_over != ROUNDS or not rounds or not warmup or warmup < rounds:
+        return ""
+    return (
+        f"with schedule-warmup = {warmup} and num-server-rounds = {rounds} learning-rate is never reached: the last round has "
+        f"{rounds / (warmup + 1):.3g} of it; lower schedule-warmup"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,3 +128,11 @@ def test_a_second_try_gives_the_unbroken_run_s_model(tmp_path: Path) -> None:
     outcome = spoiled(tmp_path / "run", crash, 1)
     assert same(outcome.model, unbroken.model)
     assert len(outcome.results["rounds"][0]["failures"]) == 1
+
+
+def test_where_training_diverges_the_run_says_what_to_do_and_keeps_its_ledger(tmp_path: Path) -> None:
+    told = r"0 valid replies of 4, .*robust.limit = 1e-09 times .*lower learning-rate.*; and 1 more"
+    with pytest.raises(FederationError, match=told):
+        run("fedavg", tmp_path / "run", {**FAST, "robust.limit": 1e-9})
+    lines = [json.loads(line) for line in (tmp_path / "run" / "ledger.jsonl").read_text().splitlines()]
+    assert {line["client"] for line in lines if "robust.limit" in line["failure"]} == {0, 1, 2, 3}

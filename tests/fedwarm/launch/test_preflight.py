@@ -119,3 +119,9 @@ def test_a_model_that_private_steps_do_not_cover_is_refused_before_work() -> Non
     check_run({"method": "fedavg", **private, "privacy": "none"}, 2)
     check_run({"method": "fedavg", **private, "model.norm": "own"}, 2)
     check_private_model(parse({"method": "warmfed", **private}), 10)
+
+
+def test_a_fault_at_a_client_that_is_not_there_is_told_first() -> None:
+    with pytest.raises(SettingError, match=r"faults.clients = '1,7' names client 7; there are 0 to 2"):
+        check_run({"method": "fedavg", "faults.kind": "nan", "faults.clients": "1,7"}, 3)
+    check_run({"method": "fedavg", "faults.kind": "nan", "faults.clients": "1,2"}, 3)

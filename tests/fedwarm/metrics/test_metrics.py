@@ -95,6 +95,12 @@ def test_it_is_what_scikit_learn_says(task: str, name: str, wanted: Callable[[An
     assert value(name, made(task), outputs, targets) == pytest.approx(wanted(outputs, targets), rel=1e-6)
 
 
+def test_r2_knows_targets_whose_mean_is_far_above_their_spread() -> None:
+    outputs, targets = (part.double() + 1e6 for part in numbers())
+    assert value("r2", made("regression"), outputs, targets) == pytest.approx(reference.r2_score(targets, outputs), rel=1e-3)
+    assert value("r2", made("regression"), outputs, torch.full_like(targets, 1e6 + 0.1)) is None
+
+
 def test_area_is_exact_but_for_scores_that_are_within_a_tenth_of_a_nat() -> None:
     outputs, targets = classes()
     wanted = reference.roc_auc_score(targets, one(outputs), multi_class="ovr", average="macro")

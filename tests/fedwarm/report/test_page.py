@@ -254,6 +254,14 @@ def test_the_best_of_different_things_is_not_compared(tmp_path: Path) -> None:
     assert single.facts["Best global accuracy"] == "80.0 %in round 1, on test examples"
 
 
+def test_of_numbers_nothing_is_said_of_classes(tmp_path: Path) -> None:
+    document = results([None])
+    words = {"title": "RMSE", "better": "lower", "share": False, "pooled": "sums"}
+    document["evaluation"] = {"metrics": {"rmse": words}, "counted": False}
+    document["partition"] = {"clients": 2, "classes": ["y"], "counts": None}
+    assert "did not share" not in Page(make_report([write(tmp_path / "run", document)])).text
+
+
 def _broken(tmp_path: Path, text: str) -> list[Path]:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "results.json").write_text(text)

@@ -13,7 +13,7 @@ from fedwarm.catalogue import parse
 from fedwarm.launch.preflight import check_run
 from fedwarm.methods import refuse
 from fedwarm.rounds.extend import planned
-from fedwarm.schedules import factor_of
+from fedwarm.schedules import factor_of, never_full
 from fedwarm.settings.fields import SettingError, Value
 from fedwarm.settings.kinds import OPTIMISERS, SCHEDULES
 from fedwarm.settings.registry import own_of
@@ -50,6 +50,13 @@ def test_warmup_rises_in_equal_parts_and_the_schedule_begins_behind_it() -> None
     assert rates(schedule_warmup=4) == pytest.approx([0.1, 0.2, 0.3, 0.4, *[0.5] * 6])
     both = rates(schedule="cosine", schedule_warmup=4)
     assert both == pytest.approx([0.1, 0.2, 0.3, 0.4, *(0.25 * (1 + cos(pi * n / 6)) for n in range(6))])
+
+
+def test_a_warmup_that_outlasts_the_run_is_told() -> None:
+    assert never_full(run(schedule_warmup=9)) == never_full(run(schedule_warmup=12, schedule_over="steps")) == ""
+    assert "schedule-warmup = 10 and num-server-rounds = 10 learning-rate is never reached: the last round has 0.909 of it" in (
+        never_full(run(schedule_warmup=10))
+    )
 
 
 def test_over_local_steps_every_round_is_alike() -> None:
