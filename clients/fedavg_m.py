@@ -14,7 +14,7 @@ from fedwarm.methods.fedavg_m import FedAvgM
 from fedwarm.privacy.levels import Level, Reasons
 from fedwarm.rounds.client import BaseClient
 from fedwarm.training.directions import DIRECTION, STEPS, Mixed, Mixture
-from fedwarm.training.loop import Hook, steps_of
+from fedwarm.training.loop import Hook
 
 
 class DirectedClient(BaseClient):
@@ -26,9 +26,8 @@ class DirectedClient(BaseClient):
     def round(self, payload: Payload) -> Payload:
         arrays, told = split(payload.arrays, DIRECTION)
         self.direction = to_tensors(told)
-        reply, run = super().round(replace(payload, arrays=arrays)), self.config.run
-        steps = steps_of(len(self.shard.train_labels), run.batch_size, run.local_epochs)
-        return replace(reply, metrics={**reply.metrics, STEPS: steps})
+        reply = super().round(replace(payload, arrays=arrays))
+        return replace(reply, metrics={**reply.metrics, STEPS: self.steps})
 
     def tells(self, level: Level) -> Reasons:
         return {**super().tells(level), **({STEPS: "follows from numbers of images"} if level < Level.CLIENT else {})}

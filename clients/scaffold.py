@@ -16,7 +16,7 @@ from fedwarm.core.arrays import from_tensors, to_tensors
 from fedwarm.core.payload import Payload
 from fedwarm.methods.scaffold import HEARD, ControlVariate, control_after, joined, split
 from fedwarm.rounds.client import BaseClient
-from fedwarm.training.loop import Hook, steps_of
+from fedwarm.training.loop import Hook
 from fedwarm.training.plan import path_of
 
 OWN, SENT = "control", "control-sent"
@@ -40,9 +40,7 @@ class ScaffoldClient(BaseClient):
         control = self.counted(payload.count(HEARD)) or {name: torch.zeros_like(c) for name, c in shared.items()}
         self.shift = {name: shared[name] - control[name] for name in shared}
         reply = super().round(Payload(payload.kind, before, payload.metrics))
-        run = self.config.run
-        steps = steps_of(len(self.shard.train_labels), run.batch_size, run.local_epochs)
-        path = path_of(run, number, steps)
+        path = path_of(self.config.run, number, self.steps)
         new = self.control(control, shared, to_tensors(before), to_tensors(reply.arrays), path)
         self.node.store.save(SENT, new, number)
         sent = {name: shared[name] + new[name] - control[name] for name in shared}

@@ -54,7 +54,7 @@ class BaseClient:
     def __init__(self, config: Config, node: Node) -> None:
         refuse(config)
         refuse_uncovered(config)
-        self.config, self.node = config, node
+        self.config, self.node, self.steps = config, node, 0
 
     @property
     def holding(self) -> Holding:
@@ -231,7 +231,7 @@ class BaseClient:
         return next((weight for weight in said if weight is not None), len(self.shard.train_labels))
 
     def fit(self, model: nn.Module, purpose: str, number: int, learned: Arrays | None = None) -> float:
-        """Train in place on this client's images by the run's plan, objective and hooks; the mean loss of the last epoch.
+        """Train in place on this client's images by the plan, objective and hooks, in `steps`; the mean loss of the last epoch.
 
         Args:
             model: what is trained.
@@ -241,10 +241,10 @@ class BaseClient:
         """
         plan, shard = Plan.of(self.config.run, number=number), self.shard
         objective = hooks_of(self.config, max(1, number), self.draws("objective", number), to_tensors(learned or {}))
-        hooks = [*objective, *self.hooks()]
-        private = self.mechanism(purpose, number)
+        hooks, private = [*objective, *self.hooks()], self.mechanism(purpose, number)
         draws = self.draws(purpose, number)
         done = fit(model, shard.train_images, shard.train_labels, plan, draws, hooks, private=private)
+        self.steps = done.steps
         if done.spent is not None:
             self.spend(done.spent, number)
         if learned is not None:
