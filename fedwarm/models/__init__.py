@@ -27,6 +27,7 @@ from fedwarm.core import placement
 from fedwarm.core.inputs import Form
 from fedwarm.core.placement import on_gpu as on_gpu
 from fedwarm.core.seeds import initialisation
+from fedwarm.models._own import check_own
 from fedwarm.norms import AVERAGED, FROZEN, floored, prepare
 from fedwarm.pretrained.fitting import Say, fitting
 from fedwarm.pretrained.inputs import colours, expect
@@ -167,6 +168,7 @@ def _built(settings: Model, classes: int, form: Form) -> nn.Module:
     module: Any = outcome(where := f"model.name = {settings.name!r}", lambda: architecture(*asked, *own))
     if not isinstance(module, nn.Module):
         raise SettingError(f"{where} gives {type(module).__name__}; return the torch module")
+    check_own(where, module)
     norm(module, *own_of(norm, settings.own_settings))
     prepare(module, settings.statistics)
     _expect(settings, module, architecture, form)

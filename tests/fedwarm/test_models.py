@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -204,3 +205,37 @@ def test_only_bytes_are_scaled() -> None:
     assert to_input(torch.tensor([[0, 255]], dtype=torch.uint8)).tolist() == [[-1.0, 1.0]]
     for kept in (torch.tensor([[0.5, 255.0]]), torch.tensor([[3, 9]])):
         assert to_input(kept) is kept
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(5, 4), nn.Linear(4, 5, bias=False)
+        self.head.weight = self.embedding.weight
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.second = self.first
+
+
+def normed() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (Tied, "holds one tensor under two names, 'embedding.weight' and 'head.weight'; keep it under one"),
+        (Twice, "holds one tensor under two names, 'first.weight' and 'second.weight'; keep it under one"),
+        (normed, r"has a parametrization on layer '1' \(weight_norm and the like\), which cannot be trained here; leave it out"),
+    ],
+)
+def test_what_has_no_tensors_of_its_own_is_refused(make: Any, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients' copies are made name by name."""
+    monkeypatch.setitem(vars(sys.modules[__name__]), "made", lambda classes, image_size: make())
+    with pytest.raises(SettingError, match=words) as caught:
+        build_model(Model(name=f"{__name__}:made"), 3, 16, 0)
+    assert len(str(caught.value).splitlines()) == 1
