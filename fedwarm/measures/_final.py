@@ -10,7 +10,7 @@ from fedwarm.core.payload import Payload
 from fedwarm.core.stages import Stage
 from fedwarm.data.settings import Data
 from fedwarm.data.testing import CENTRAL
-from fedwarm.parts import ServerPart
+from fedwarm.parts import Noted, ServerPart
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
 
@@ -45,6 +45,11 @@ class FinalServer(ServerPart):
         told = [reply.metrics for reply in replies.values()]
         tests = sum(metrics["num-test"] for metrics in told)
         return {name: sum(metrics[f"correct-{name}"] for metrics in told) / tests for name in self.names} if tests else {}
+
+    def note_silence(self, stage: Stage, replies: Mapping[int, Payload], record: Noted) -> None:
+        """Say so where no client answered."""
+        if not replies:
+            record.note(f"{self.name} were not measured: none of {len(stage.clients)} clients answered; the log says why")
 
 
 def refuse_central(config: Config, measured: str) -> None:

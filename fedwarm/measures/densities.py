@@ -62,6 +62,7 @@ class DensitiesServer(FinalServer):
 
     def finish(self, stage: Stage, replies: Mapping[int, Payload], counts: Sequence[Sequence[int] | None], record: Noted) -> None:
         record.found(NOTED, {name.removeprefix(DENSITY): share for name, share in self.accuracies(replies).items()})
+        self.note_silence(stage, replies, record)
 
 
 class DensitiesClient(ClientPart):

@@ -62,6 +62,7 @@ class WidthsServer(FinalServer):
 
     def finish(self, stage: Stage, replies: Mapping[int, Payload], counts: Sequence[Sequence[int] | None], record: Noted) -> None:
         record.widths(self.accuracies(replies))
+        self.note_silence(stage, replies, record)
 
 
 class WidthsClient(ClientPart):

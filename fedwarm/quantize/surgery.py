@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from fedwarm.core.before import before
 from fedwarm.quantize.ranges import Running, weight_grid
 from fedwarm.quantize.uniform import FLOAT_BITS, Scheme, quantize
 from fedwarm.settings.fields import SettingError
@@ -65,7 +66,7 @@ def attach(model: nn.Module, weights: Mapping[str, nn.Module], inputs: Mapping[s
     for name, quantizer in inputs.items():
         layer = model.get_submodule(name)
         layer.add_module(INPUT, quantizer.train(layer.training))
-        undo += [layer.register_forward_pre_hook(_through).remove, partial(delattr, layer, INPUT)]
+        undo += [before(layer, _through).remove, partial(delattr, layer, INPUT)]
 
     def detach() -> None:
         while undo:
@@ -90,8 +91,9 @@ def _bare(layer: nn.Module, order: list[str]) -> None:
         layer._parameters[name] = layer._parameters.pop(name)
 
 
-def _through(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (getattr(layer, INPUT)(args[0]), *args[1:])
+def _through(layer: nn.Module, x: Tensor) -> Tensor:
+    quantized: Tensor = getattr(layer, INPUT)(x)
+    return quantized
 
 
 class Width:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from fedwarm.core.before import before
 from fedwarm.quantize.learned import Learned
 from fedwarm.quantize.ranges import grid_of, spread, weight_grid
 from fedwarm.quantize.surgery import input_layers, layers
@@ -57,18 +58,18 @@ def quantized(
         weight.copy_(_on(grid, weight.device).nearest(weight))
     for name, sample in (samples or {}).items() if grids else ():
         grid = _input_grid(sample, name, bits, scheme, learned)
-        twin.get_submodule(name).register_forward_pre_hook(_Nearest(_on(grid, device)))
+        before(twin.get_submodule(name), _Nearest(_on(grid, device)))
     return twin
 
 
 class _Nearest:
-    """A hook that rounds a layer's input."""
+    """Rounds a layer's input."""
 
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
 
-    def __call__(self, layer: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (self.grid.nearest(args[0]), *args[1:])
+    def __call__(self, layer: nn.Module, x: Tensor) -> Tensor:
+        return self.grid.nearest(x)
 
 
 def _on(grid: Grid, device: torch.device) -> Grid:
@@ -93,10 +94,10 @@ def calibrate(model: nn.Module, images: Tensor, scheme: Scheme = PLAIN) -> dict[
     found: dict[str, list[Tensor]] = {}
 
     def keep(name: str) -> torch.utils.hooks.RemovableHandle:
-        def hook(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
-            found.setdefault(name, []).append(spread(args[0], SAMPLED).cpu())
+        def hook(layer: nn.Module, x: Tensor) -> None:
+            found.setdefault(name, []).append(spread(x, SAMPLED).cpu())
 
-        return model.get_submodule(name).register_forward_pre_hook(hook)
+        return before(model.get_submodule(name), hook)
 
     handles = [keep(name) for name in input_layers(model, scheme.skip_first_last)]
     try:

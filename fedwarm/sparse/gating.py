@@ -43,22 +43,22 @@ class Gated:
                 return self.gates[place].view(layer.get_parameter("weight").shape)
             return self.gates[place] if site.units == 1 else self.gates[place].repeat_interleave(site.units)
 
-        def linear(x: Tensor) -> Tensor:
-            return F.linear(x, layer.get_parameter("weight") * values(), layer.bias)  # type: ignore[arg-type]
+        def linear(input: Tensor) -> Tensor:
+            return F.linear(input, layer.get_parameter("weight") * values(), layer.bias)  # type: ignore[arg-type]
 
-        def conv(x: Tensor) -> Tensor:
+        def conv(input: Tensor) -> Tensor:
             assert isinstance(layer, nn.Conv2d)
             z = values()
             bias = layer.bias if site.single or layer.bias is None else layer.bias * z
-            made: Tensor = layer._conv_forward(x, layer.weight * (z if site.single else z[:, None, None, None]), bias)
+            made: Tensor = layer._conv_forward(input, layer.weight * (z if site.single else z[:, None, None, None]), bias)
             return made
 
-        def norm(x: Tensor) -> Tensor:
+        def norm(input: Tensor) -> Tensor:
             assert isinstance(layer, nn.GroupNorm)
             z = values()
             if not layer.affine:
-                return F.group_norm(x, layer.num_groups, eps=layer.eps) * z[:, None, None]
-            return F.group_norm(x, layer.num_groups, layer.weight * z, layer.bias * z, layer.eps)
+                return F.group_norm(input, layer.num_groups, eps=layer.eps) * z[:, None, None]
+            return F.group_norm(input, layer.num_groups, layer.weight * z, layer.bias * z, layer.eps)
 
         return linear if isinstance(layer, nn.Linear) else norm if site.norm else conv
 

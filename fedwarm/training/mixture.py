@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from fedwarm.core import sums
+from fedwarm.core.before import before
 from fedwarm.training.gates import Gate
 from fedwarm.training.loop import Batch, Hook
 
@@ -66,7 +67,7 @@ class Mixture(nn.Module):
         self.seen: Seen | None = None
         self._features: list[Tensor] = []
         for expert in self.experts if head else ():
-            expert.get_submodule(head).register_forward_pre_hook(lambda _, given: self._features.append(given[0]))
+            before(expert.get_submodule(head), lambda _, features: self._features.append(features))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Of a batch (b, 3, S, S)."""

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
+from fedwarm.core.before import before
 from fedwarm.core.files import DiskError, make_folder, replacing
 from fedwarm.core.seeds import numpy_generator
 from fedwarm.core.store import cache_home
@@ -98,7 +99,7 @@ def features(table: Table, settings: Embedding) -> Points:
         ) from error
     seen: list[Tensor] = []
     head = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
-    head.register_forward_pre_hook(lambda _, given: seen.append(given[0].double()))
+    before(head, lambda _, features: seen.append(features.double()))
     with torch.no_grad():
         for part in pieces(table):
             model.eval()(part.float() / 127.5 - 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -12,8 +13,11 @@ from torch import nn
 from fedwarm.catalogue import parse
 from fedwarm.core.payload import Payload
 from fedwarm.core.seeds import generator, initialisation
+from fedwarm.core.stages import Stage
 from fedwarm.data import Shard
-from fedwarm.measures.widths import NAME, WidthsClient
+from fedwarm.measures._final import FinalServer
+from fedwarm.measures.densities import DensitiesServer
+from fedwarm.measures.widths import NAME, WidthsClient, WidthsServer
 from fedwarm.quantize.sweep import right_answers
 from fedwarm.training.evaluate import predict
 
@@ -61,3 +65,13 @@ def test_activations_have_the_ranges_of_training_images(holder: Holder) -> None:
 def test_each_test_image_is_answered_whatever_the_others_are(holder: Holder) -> None:
     whole, parts = told(holder, slice(None)), [told(holder, slice(i, i + 10)) for i in range(0, 60, 10)]
     assert whole == {name: sum(part[name] for part in parts) for name in whole}
+
+
+@pytest.mark.parametrize("server", [WidthsServer(["w4"]), DensitiesServer(["density-.5"])])
+def test_that_nobody_answered_is_noted(server: FinalServer) -> None:
+    record = Mock()
+    server.finish(Stage(1, server.name, clients=(0, 1)), {}, [None, None], record)
+    record.note.assert_called_once_with(f"{server.name} were not measured: none of 2 clients answered; the log says why")
+    answered = Mock()
+    server.finish(Stage(1, server.name, clients=(0, 1)), {0: Payload(metrics={"num-test": 0})}, [None, None], answered)
+    answered.note.assert_not_called()

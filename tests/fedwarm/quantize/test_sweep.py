@@ -15,7 +15,7 @@ from fedwarm.models.cnn import cnn
 from fedwarm.models.resnet18 import resnet18
 from fedwarm.quantize.learned import Learned, input_name, weight_name
 from fedwarm.quantize.ranges import grid_of, spread, weight_grid
-from fedwarm.quantize.surgery import layers
+from fedwarm.quantize.surgery import RoundedInput, Width, attached, layers
 from fedwarm.quantize.sweep import SAMPLED, bit_width_sweep, calibrate, quantized, right_answers
 from fedwarm.quantize.uniform import Scheme
 from fedwarm.settings.fields import SettingError
@@ -109,7 +109,7 @@ def test_learned_steps_are_taken_at_their_width_alone(trained: nn.Module) -> Non
     torch.testing.assert_close(own.state_dict()["3.weight"], (weight / 0.05).round().clamp(-3, 3) * 0.05)
     assert torch.equal(own.state_dict()["0.weight"], quantized(trained, 3).state_dict()["0.weight"])
     hook = next(iter(own.get_submodule("7")._forward_pre_hooks.values()))
-    torch.testing.assert_close(hook(None, (torch.tensor([0.3, 99.0, -1.0]),))[0], torch.tensor([0.4, 2.8, 0.0]))  # type: ignore[call-arg, arg-type]
+    torch.testing.assert_close(hook(None, (torch.tensor([0.3, 99.0, -1.0]),), {})[0][0], torch.tensor([0.4, 2.8, 0.0]))  # type: ignore[call-arg, arg-type]
     other = quantized(trained, 4, learned=learned)
     assert torch.equal(other.state_dict()["3.weight"], quantized(trained, 4).state_dict()["3.weight"])
 
@@ -130,3 +130,22 @@ def test_refusals(trained: nn.Module) -> None:
         bit_width_sweep(trained, [4, 1], images, labels, images)
     with pytest.raises(ValueError, match="calibration"):
         bit_width_sweep(trained, [4], images, labels)
+
+
+def test_a_layer_may_be_called_by_keyword(trained: nn.Module) -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = trained[:7], trained[7]  # type: ignore[index]
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.head(input=self.body(x))
+            return logits
+
+    images, labels = data()
+    found, expected = (bit_width_sweep(model, [3, 2], images, labels, images[:30]) for model in (Named(), trained))
+    assert found == expected
+    net = Named().train()
+    width = Width(4)
+    with attached(net, {}, {"head": RoundedInput(width, Scheme())}):
+        net(to_input(images))
