@@ -25,6 +25,8 @@ USES = (*SCHEME, START, *(f"quantization-robust.{name}" for name in OWN))
 class Qat(Surgical):
     """F(Q_b(w)) at one width b; straight-through, or with learned steps, which `state` holds after training.
 
+    A layer whose input never comes by itself, as in attention or where nothing uses it, has no step of it there.
+
     Args:
         start: log steps to begin with, as `state` names them; from the weights and the first batch if empty.
     """
@@ -53,7 +55,7 @@ class Qat(Surgical):
 
     def finish(self, model: nn.Module) -> None:
         super().finish(model)
-        self.state = {name: step.log_step.cpu() for name, step in self._steps.items()}
+        self.state = {name: step.log_step.cpu() for name, step in self._steps.items() if step.start is not None}
 
 
 class QatObjective(Objective):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fedwarm.objectives import Get, Objective, Round, is_learned
 from fedwarm.quantize.learned import STEP, Learned
 from fedwarm.quantize.relaxed import VARIANTS, Rule
-from fedwarm.quantize.relaxed_model import ALPHA, Relaxed, State, load_quantizer_state, near, quantizer_state, quantizers
+from fedwarm.quantize.relaxed_model import ALPHA, Relaxed, State, near, quantizer_state, quantizers
 from fedwarm.quantize.settings import SCHEME, START, QuantizationRobust, validated, widths_in
 from fedwarm.quantize.uniform import Scheme
 from fedwarm.settings.config import Config
@@ -94,7 +94,7 @@ class RelaxedObjective(Hook):
         start: the server's logs; empty in the first round: from the weights, and from the first batch for inputs.
 
     Attributes:
-        state: the learned logs after `finish`, each within 3 of the server's; empty where nothing is quantized.
+        state: the learned logs after `finish`, each within 3 of the server's, of what was quantized.
     """
 
     def __init__(
@@ -105,9 +105,7 @@ class RelaxedObjective(Hook):
         self.state: State = {}
 
     def prepare(self, model: nn.Module) -> None:
-        self.relaxed.attach(model)
-        if self.start:
-            load_quantizer_state(model, self.start)
+        self.relaxed.attach(model, self.start)
 
     def gradient(self, model: nn.Module) -> None:
         for q in quantizers(model).values():
@@ -123,10 +121,8 @@ class RelaxedObjective(Hook):
 def quantized(model: nn.Module, settings: RelaxedQuantization, state: Mapping[str, Tensor]) -> Iterator[nn.Module]:
     """The model in evaluation mode as a device would run it, on these grids, or on fresh ones; afterwards it is as it was."""
     relaxed, training = settings.on(torch.Generator()), model.training
-    relaxed.attach(model)
+    relaxed.attach(model, state)
     try:
-        if state:
-            load_quantizer_state(model, state)
         yield model.eval()
     finally:
         relaxed.detach()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fedwarm.quantize import surgery
-from fedwarm.quantize.learned import PREFIX
+from fedwarm.quantize.learned import PREFIX, STEP, input_name
 from fedwarm.quantize.relaxed import Quantizer, Rule
 from fedwarm.settings.fields import SettingError
 
@@ -40,11 +40,14 @@ class Relaxed:
     skip_first_last: bool = False
     _undo: list[Callable[[], None]] = field(default_factory=list, init=False)
 
-    def attach(self, model: nn.Module) -> nn.Module:
+    def attach(self, model: nn.Module, state: Mapping[str, Tensor] | None = None) -> nn.Module:
         """Put the quantizers on, in place; their scales are parameters of the model until they come off.
 
+        Args:
+            state: logs to begin with, if there are any; an input of which it has none stays float.
+
         Raises:
-            SettingError: a weight has a parametrization already.
+            SettingError: a weight has a parametrization already, or the state does not fit.
         """
         weights, inputs = dict[str, nn.Module](), dict[str, nn.Module]()
         if self.weights is not None:
@@ -54,8 +57,11 @@ class Relaxed:
         if self.inputs is not None:
             place = surgery.device_of(model)
             for name in surgery.input_layers(model, self.skip_first_last):
-                inputs[name] = Quantizer(self.inputs, self.draws).to(place)
+                if not state or input_name(name).removesuffix(STEP) + ALPHA in state:
+                    inputs[name] = Quantizer(self.inputs, self.draws).to(place)
         self._undo.append(surgery.attach(model, weights, inputs))
+        if state:
+            load_quantizer_state(model, state)
         return model
 
     def detach(self) -> None:
@@ -79,8 +85,8 @@ def quantizers(model: nn.Module) -> dict[str, Quantizer]:
 
 
 def quantizer_state(model: nn.Module) -> State:
-    """Copies of the learned logs, `quantizer/<tensor>.log_alpha` and `.log_sigma`, each (1,)."""
-    found = [(PREFIX + name, q.logs) for name, q in quantizers(model).items()]
+    """Copies of the learned logs, `quantizer/<tensor>.log_alpha` and `.log_sigma`, each (1,), of what was seen."""
+    found = [(PREFIX + name, q.logs) for name, q in quantizers(model).items() if q.first is not None]
     return {name + end: logs[i : i + 1].clone() for name, logs in found for i, end in enumerate((ALPHA, SIGMA))}
 
 

@@ -16,10 +16,12 @@ from fedwarm.models import to_input
 from fedwarm.models.cnn import cnn
 from fedwarm.models.lenet5 import lenet5
 from fedwarm.models.resnet18 import resnet18
+from fedwarm.objectives.qat import Qat
 from fedwarm.objectives.rq import RelaxedObjective, RelaxedQuantization, quantized, steps
 from fedwarm.quantize import sweep
 from fedwarm.quantize.relaxed import bounds, rounded
 from fedwarm.quantize.relaxed_model import at_width, load_quantizer_state, near, quantizer_state, quantizers
+from fedwarm.quantize.settings import QuantizationRobust
 from fedwarm.quantize.uniform import Scheme
 from fedwarm.settings.fields import SettingError, keys
 from fedwarm.training.loop import Hook, Plan, fit
@@ -265,3 +267,35 @@ def test_the_sweep_knows_the_learned_grids() -> None:
     twin = sweep.quantized(net, 4, scheme, samples, steps(settings(), hook.state))
     torch.testing.assert_close(twin(to_input(images)), wanted)
     assert list(steps(settings(bits_activations=2), hook.state).steps) == [f"quantizer/{n}.log_step" for n in NAMES if "w" in n]
+
+
+class Unused(nn.Module):
+    """A layer whose weight alone is used, as attention does, and one that nothing uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3 * SIZE**2, 6), nn.Linear(6, CLASSES)
+        self.inner, self.aside = nn.Linear(6, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = nn.functional.linear(self.first(x.flatten(1)), self.inner.weight, self.inner.bias)
+        logits: Tensor = self.last(inner.relu())
+        return logits
+
+
+def test_an_input_that_never_comes_has_no_grid() -> None:
+    states, net = list[dict[str, Tensor]](), Unused()
+    for number in range(2):
+        hook = RelaxedObjective(settings(), generator(number, "noise"), states[-1] if states else None)
+        fit(net, *data(), PLAN, generator(2, "order"), [hook])
+        states.append(hook.state)
+    names = {name.removeprefix("quantizer/").removesuffix(".log_alpha") for name in states[1] if name.endswith(".log_alpha")}
+    assert names == {"first.weight", "inner.weight", "aside.weight", "last.weight", "last.input"}
+    assert states[0].keys() == states[1].keys()
+    with quantized(net, settings(), states[1]) as small:
+        assert small(to_input(data()[0])).shape == (N, CLASSES)
+    learned = QuantizationRobust(bits=4, range="learned", quantize_activations=True)
+    for start in ({}, {"quantizer/last.input.log_step": torch.zeros(1)}):
+        qat = Qat(learned, generator(0, "draws"), start)
+        fit(net, *data(), PLAN, generator(2, "order"), [qat])
+        assert {name for name in qat.state if ".input" in name} == {"quantizer/last.input.log_step"}
