@@ -89,11 +89,11 @@ def _maps(node: fx.Node, parts: dict[str, nn.Module], once: set[str]) -> Site | 
         after = _next(after)
     if after is not None and after.target in once and isinstance(layer := parts[str(after.target)], nn.GroupNorm):
         norm, units, after = str(after.target), layer.num_channels // layer.num_groups, _next(after)
+    flat = None
     while after is not None and _silent(after, parts):
-        after = _next(after)
+        flat, after = flat or _flattened(after, parts), _next(after)
     reader = parts.get(str(after.target)) if after is not None and after.target in once else None
-    reads = (type(reader) is nn.Conv2d and reader.groups == 1) or type(reader) is nn.Linear
-    if after is None or not reads:
+    if after is None or not _reads(reader, conv.out_channels, flat):
         return None
     return Site(str(node.target), False, conv.out_channels // units, units, norm, reader=str(after.target))
 
@@ -110,8 +110,27 @@ def _inputs(node: fx.Node, parts: dict[str, nn.Module], once: set[str], conv: di
     maker = next((s for s in conv.values() if s.reader == node.target), None)
     if maker is not None:
         return replace(plain, source=maker.layer, spread=layer.in_features // (maker.gates * maker.units))
-    made = before.target in once and type(parts[str(before.target)]) is nn.Linear
-    return replace(plain, source=str(before.target)) if made else plain
+    made = parts[str(before.target)]
+    whole = before.target in once and type(made) is nn.Linear and made.out_features == layer.in_features
+    return replace(plain, source=str(before.target)) if whole else plain
+
+
+def _reads(reader: nn.Module | None, maps: int, flat: tuple[int, int] | None) -> bool:
+    """Whether a layer reads so many maps (b, c, h, w), each by weights of its own; `flat`: axes that were made one before."""
+    if type(reader) is nn.Conv2d:
+        return flat is None and reader.groups == 1
+    return type(reader) is nn.Linear and flat in ((1, -1), (1, 3)) and reader.in_features % maps == 0
+
+
+def _flattened(node: fx.Node, parts: dict[str, nn.Module]) -> tuple[int, int] | None:
+    """The first and last of the axes that a node makes one; None where it makes none."""
+    if node.op == "call_module":
+        layer = parts[str(node.target)]
+        return (layer.start_dim, layer.end_dim) if isinstance(layer, nn.Flatten) else None
+    if getattr(node.target, "__name__", node.target) != "flatten":
+        return None
+    given = {**dict(zip(("start_dim", "end_dim"), node.args[1:], strict=False)), **node.kwargs}
+    return given.get("start_dim", 0), given.get("end_dim", -1)  # type: ignore[return-value]
 
 
 def _next(node: fx.Node) -> fx.Node | None:

@@ -147,3 +147,75 @@ def test_an_empty_layer_keeps_one_unit() -> None:
     small = shrunk(model, kept_of(model))
     torch.testing.assert_close(outputs(small), outputs(model))
     assert small.get_submodule("0").get_parameter("weight").shape == (1, 3, 5, 5)
+
+
+class OnMaps(nn.Module):
+    """A linear layer on what remains of maps (b, 6, 4, 4) of which two axes were made one."""
+
+    def __init__(self, axes: tuple[int, int], width: int) -> None:
+        super().__init__()
+        self.axes, self.conv, self.head = axes, nn.Conv2d(3, 6, 4, 4), nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.head(torch.relu(self.conv(x)).flatten(*self.axes))
+        return made
+
+
+def other_axes() -> dict[str, nn.Module]:
+    rows = (nn.Flatten(1, 2), nn.Linear(SIZE, 12), nn.ReLU(), nn.Flatten(), nn.Linear(12 * 3 * SIZE, 4))
+    return {
+        "a linear layer on rows, flattened": nn.Sequential(*rows),
+        "a linear layer on the maps' last axis": nn.Sequential(nn.Conv2d(3, 5, 4, 4), nn.ReLU(), nn.Linear(4, 4)),
+        "a linear layer on a map's pixels": OnMaps((2, -1), 16),
+        "a linear layer on rows of all maps": OnMaps((1, 2), 4),
+    }
+
+
+@pytest.mark.parametrize("name", other_axes())
+def test_units_of_another_axis_stay(name: str) -> None:
+    """What a linear layer reads is no map of the convolution and no unit of the layer before; its own zero columns go."""
+    torch.manual_seed(0)
+    model = other_axes()[name].double()
+    assert all(site.inputs and not site.source for site in found(model))
+    assert kept_of(model) == {}
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear):
+            layer.weight.data[:, 1] = 0
+        elif isinstance(layer, nn.Conv2d):
+            layer.weight.data[1], layer.bias.data[1] = 0, 0  # type: ignore[union-attr]
+    small = shrunk(model, kept_of(model))
+    torch.testing.assert_close(outputs(small), outputs(model))
+    assert numbers(small) < numbers(model)
+
+
+def test_maps_that_are_flattened_by_a_call_go() -> None:
+    assert found(OnMaps((1, -1), 96)) == (Site("conv", False, 6, reader="head"), Site("head", True, 96, source="conv", spread=16))
+
+
+def test_maps_behind_a_normalisation_without_scale_go() -> None:
+    torch.manual_seed(0)
+    norm = nn.GroupNorm(4, 8, affine=False)
+    model = nn.Sequential(nn.Conv2d(3, 8, 4, 4), norm, nn.ReLU(), nn.Flatten(), nn.Linear(128, 3)).double()
+    assert kept_of(model) == {}
+    for tensor in model[0].parameters():
+        tensor.data[2:4] = 0
+    assert kept_of(model)["0"] == [0, 2, 3]
+    small = shrunk(model, kept_of(model))
+    torch.testing.assert_close(outputs(small), outputs(model))
+    assert small[0].weight.shape[0] == 6  # type: ignore[index,union-attr]
+
+
+def test_gates_on_a_layer_that_is_called_by_keyword() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(3 * SIZE**2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.head(input=x.flatten(1))
+            return logits
+
+    model = Named().double()
+    groups = Groups.of(model)
+    Gated(model, groups, lambda: torch.zeros(groups.count, dtype=torch.float64))
+    assert torch.equal(outputs(model), model.head.bias.expand(2, 2))
