@@ -5,17 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedwarm.catalogue import groups_of, parse
-from fedwarm.launch.finished import WEIGHTS, finished
+from fedwarm.launch.finished import BEST, WEIGHTS, finished, task_of
 from fedwarm.objectives import objective_of
-from fedwarm.quantize.export import Exported, export
+from fedwarm.quantize.export import KEPT, Exported, export
 from fedwarm.quantize.settings import QuantizationRobust
 from fedwarm.record.reading import Run, read_run
 from fedwarm.relevance import Run as Relevant
-from fedwarm.settings.config import Config
-from fedwarm.settings.fields import keys
-from fedwarm.settings.kinds import OBJECTIVES
-from fedwarm.sparse.export import KEPT, beside
+from fedwarm.settings.config import Config, General
+from fedwarm.settings.fields import SettingError, Value, keys, read
+from fedwarm.settings.kinds import OBJECTIVES, TASKS
+from fedwarm.settings.registry import settings_of
+from fedwarm.sparse.export import beside
 from fedwarm.sparse.shrink import kept_of, shrunk
+
+NAME = "model-w"  # how an exported file's name begins unless another is given
 
 
 def export_run(folder: Path, bits: int, form: str, out: Path) -> tuple[Exported, str]:
@@ -30,22 +33,37 @@ def export_run(folder: Path, bits: int, form: str, out: Path) -> tuple[Exported,
         out: the file.
 
     Raises:
-        SettingError: the folder holds no run or no global model, or it cannot be written like this.
+        SettingError: the folder holds no run or no global model, it cannot be written like this, or the file is one of the run's.
     """
     from fedwarm.rounds.artefacts import KEY, sources
 
     run = read_run(folder, ledger=False)
+    _check_out(folder, out)
     done = finished(run)
     config = _quantization(run)
-    told = {KEY: [source.told() for source in sources(folder / WEIGHTS) or []]}
+    told = {KEY: [source.told() for source in sources(folder / WEIGHTS) or []], "task": _task(run)}
     objective = objective_of(config)
     place = done.settings, done.width, done.inputs
     how = objective.scheme(config), objective.learned(config, done.learned)
     if done.learned or not (kept := kept_of(done.model)):
-        return export(done.model, bits, form, out, *place, *how, told), ""
+        return export(done.model, bits, form, out, *place, *how, told, task_of(run)), ""
     small = shrunk(done.model, kept)
-    exported = export(small, bits, form, out, *place, *how, {**told, KEPT: kept})
+    exported = export(small, bits, form, out, *place, *how, {**told, KEPT: kept}, task_of(run))
     return exported, beside(done.model, small, done.inputs)
+
+
+def _check_out(folder: Path, out: Path) -> None:
+    """See that no file of the run is written over."""
+    own = out.name in (WEIGHTS, BEST) or (out.exists() and not out.name.startswith(NAME))
+    if own and out.resolve().is_relative_to(folder.resolve()):
+        raise SettingError(f"out = {str(out)!r} is a file of the run itself; name another one, e.g. {folder / NAME}8.safetensors")
+
+
+def _task(run: Run) -> dict[str, Value]:
+    """The run's task and the settings of it, by their keys."""
+    name = str(run.settings.get("task", General.task))
+    groups = [read(group, run.settings) for group in settings_of(TASKS.load(name))]
+    return {"name": name, **{key: getattr(group, f.name) for group in groups for key, _, f in keys((type(group),))}}
 
 
 def _quantization(run: Run) -> Config:

@@ -40,10 +40,10 @@ def export(
     out: Annotated[Path | None, typer.Option(help="the file; default model-wBITS beside the run's model")] = None,
 ) -> None:
     """Write a run's global model, its weights quantized, as a file for devices."""
-    from fedwarm.cli.export import export_run
+    from fedwarm.cli.export import NAME, export_run
 
     ending = {"torch": "safetensors", "onnx": "onnx"}.get(form, form)
-    done, saved = export_run(run, bits, form, out or run / f"model-w{bits}.{ending}")
+    done, saved = export_run(run, bits, form, out or run / f"{NAME}{bits}.{ending}")
     put(done.text)
     if saved:
         put(saved)

@@ -30,10 +30,12 @@ from fedwarm.quantize.sweep import weight_grids
 from fedwarm.quantize.uniform import FLOAT_BITS, PLAIN, Scheme, levels
 from fedwarm.settings.fields import SettingError
 from fedwarm.settings.kinds import MODELS
+from fedwarm.tasks import Task
 
 FORMATS = ("torch", "onnx")
 HEADER, VERSION, STEP = "fedwarm", 1, ".step"
 MASK, SPARSE_VERSION, MOSTLY = ".mask", 2, 0.5  # a file that leaves zeros out is of another version
+KEPT = "kept"  # the header's key of the units that are left, where some are
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ def export(
     scheme: Scheme = PLAIN,
     learned: Learned | None = None,
     told: Mapping[str, Any] | None = None,
+    task: Task | None = None,
 ) -> Exported:
     """Write the model with its weights quantized; what a device would load.
 
@@ -91,19 +94,21 @@ def export(
         scheme: how weights are quantized.
         learned: steps to take at the width they belong to.
         told: what else a `torch` file should say in its header.
+        task: whose outputs an `onnx` file gives; None: the model's.
 
     Raises:
-        SettingError: unknown format or width, weights that are not finite, or ONNX's packages are missing.
+        SettingError: unknown format or width, numbers that are not finite, or ONNX's packages are missing.
     """
     if form not in FORMATS:
         raise SettingError(f"format {form!r} is unknown; choose one of {', '.join(FORMATS)}")
+    _check_finite(model)
     coded = codes_of(model, bits, scheme, learned)
     sizes = {tensor_of(n): part.get_parameter("weight").numel() for n, part in layers(model, scheme.skip_first_last).items()}
     left: dict[str, int] = {}
     if form == "onnx":
         from fedwarm.quantize.onnx_graph import write_onnx
 
-        stored_bits = write_onnx(model, coded, bits, path, Form.at(inputs))
+        stored_bits = write_onnx(model, coded, bits, path, Form.at(inputs), task or Task())
     else:
         stored_bits = bits
         own = {"model": settings.name, "norm": settings.norm, "classes": classes, **_shape(Form.at(inputs))}
@@ -117,6 +122,14 @@ def export(
     return Exported(
         bits, stored_bits, sum(sizes.values()), sum(zeros.values()), weight_bytes, file_bytes - weight_bytes, file_bytes
     )
+
+
+def _check_finite(model: nn.Module) -> None:
+    for name, tensor in model.state_dict().items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise SettingError(
+                f"{name} holds NaN or infinity; such a model cannot be exported: train it again, e.g. with a lower learning-rate"
+            )
 
 
 def _bytes(count: int, bits: int) -> int:
@@ -142,16 +155,11 @@ def codes_of(model: nn.Module, bits: int, scheme: Scheme = PLAIN, learned: Learn
     """The quantized weights by their names in the state.
 
     Raises:
-        SettingError: a weight is not finite, or the width is none.
+        SettingError: the width is none.
     """
     found = {}
     for layer, grid in weight_grids(model, bits, scheme, learned).items():
         weight = model.get_submodule(layer).get_parameter("weight").detach()
-        if not bool(torch.isfinite(weight).all()):
-            raise SettingError(
-                f"{tensor_of(layer)} holds NaN or infinity; such a model cannot be quantized: train it again, e.g. "
-                "with a lower learning-rate"
-            )
         low = levels(bits, scheme.full_range)[0]
         codes = (grid.codes(weight) - low).cpu().numpy().astype(np.uint16)
         found[tensor_of(layer)] = Coded(codes, low, grid.step.reshape(-1).float().cpu())
@@ -203,7 +211,7 @@ def load_exported(
         fit: makes of the architecture, by what the file's header says, the network whose weights these are.
 
     Raises:
-        SettingError: it is no such file, or it does not fit the architecture.
+        SettingError: it is no such file, it leaves units out and `fit` is None, or it does not fit the architecture.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -216,6 +224,8 @@ def load_exported(
                 f"{path} has version {header['version']!r}; this fedwarm reads versions {VERSION} and {SPARSE_VERSION}: export "
                 "the run again"
             )
+        if KEPT in header and fit is None:
+            raise SettingError(f"{path} leaves units out that do nothing; read it by fedwarm.sparse.export.load_small")
         state = _unpacked(tensors, header["shapes"], int(header["bits"]), int(header["low"]), header.get("sparse", {}))
         name = settings.name if settings else header["model"]
         if not MODELS.takes(name):

@@ -1,14 +1,14 @@
 """A model as an ONNX graph whose weights are whole numbers with a DequantizeLinear behind each.
 
 The graph takes pictures as they are, `images` uint8 (n, 3, S, S), other inputs as `inputs` (n, *shape) in the data set's own
-type, and gives `logits` (n, outputs), as the model does.
+type, and gives `logits` (n, outputs), the outputs of the run's task.
 """
 
 from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from fedwarm.core.files import replacing
 from fedwarm.core.inputs import Form
 from fedwarm.models import to_input
 from fedwarm.settings.fields import SettingError
+from fedwarm.tasks import Task
 
 if TYPE_CHECKING:
     from fedwarm.quantize.coded import Coded
@@ -31,30 +32,30 @@ PREFIX = "classifier."
 
 
 class _Whole(nn.Module):
-    """A model that takes inputs as data sets hold them, pictures as bytes."""
+    """A task's outputs by a model, of inputs as data sets hold them, pictures as bytes."""
 
-    def __init__(self, classifier: nn.Module) -> None:
+    def __init__(self, classifier: nn.Module, task: Task) -> None:
         super().__init__()
-        self.classifier = classifier
+        self.classifier, self.task = classifier, task
 
-    def forward(self, inputs: Tensor) -> Any:
-        return self.classifier(to_input(inputs))
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.task.outputs(self.classifier, to_input(inputs), None)
 
 
-def write_onnx(model: nn.Module, coded: Mapping[str, Coded], bits: int, path: Path, form: Form) -> int:
+def write_onnx(model: nn.Module, coded: Mapping[str, Coded], bits: int, path: Path, form: Form, task: Task) -> int:
     """Write the graph; the bits that a quantized weight is stored in.
 
     What torch, onnx and onnxscript warn of is no user's business, and ends no export where warnings are errors.
 
     Raises:
-        SettingError: onnx or onnxscript is not installed.
+        SettingError: onnx or onnxscript is not installed, or the graph does not hold a weight as it is.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return _write(model, coded, bits, path, form)
+        return _write(model, coded, bits, path, form, task)
 
 
-def _write(model: nn.Module, coded: Mapping[str, Coded], bits: int, path: Path, form: Form) -> int:
+def _write(model: nn.Module, coded: Mapping[str, Coded], bits: int, path: Path, form: Form, task: Task) -> int:
     try:
         import onnx
         import onnxscript  # noqa: F401 (torch.onnx needs it)
@@ -63,9 +64,12 @@ def _write(model: nn.Module, coded: Mapping[str, Coded], bits: int, path: Path, 
             f"format 'onnx' needs the packages onnx and onnxscript ({error}); pip install fedwarm[onnx]"
         ) from error
     stored = next((width for width in STORED_BITS if width >= bits), bits)
-    graph = _traced(model, form)
-    if {PREFIX + name for name in coded} - {each.name for each in graph.graph.initializer}:  # turned over: what optimising does
-        graph = _traced(model, form, optimise=False)
+    whole = _Whole(copy.deepcopy(model).cpu(), task).eval()
+    graph = _traced(whole, form)
+    if _altered(graph, model, coded):
+        graph = _traced(whole, form, optimise=False)
+    if altered := _altered(graph, model, coded):
+        raise SettingError(f"the ONNX graph does not hold {altered[0]} as it is; export with --format torch")
     if stored == STORED_BITS[0]:
         graph = onnx.version_converter.convert_version(graph, OPSET_OF_TWO_BITS)
         graph.ir_version = max(graph.ir_version, onnx.helper.find_min_ir_version_for(list(graph.opset_import)))
@@ -77,15 +81,23 @@ def _write(model: nn.Module, coded: Mapping[str, Coded], bits: int, path: Path, 
     return stored
 
 
-def _traced(model: nn.Module, form: Form, optimise: bool = True) -> Any:
+def _altered(graph: Any, model: nn.Module, names: Iterable[str]) -> list[str]:
+    """The weights that are no initializers as they are: optimising turns them over, or multiplies normalisations into them."""
+    from onnx import numpy_helper
+
+    held = {each.name.removeprefix(PREFIX): numpy_helper.to_array(each) for each in graph.graph.initializer}
+    weights = {name: model.get_parameter(name).detach().float().cpu().numpy() for name in names}
+    return [name for name, weight in weights.items() if name not in held or not np.array_equal(held[name], weight)]
+
+
+def _traced(whole: nn.Module, form: Form, optimise: bool = True) -> Any:
     """The float graph, with any number of inputs."""
     torch.zeros(1, requires_grad=True).sum().backward()  # before the exporter makes a device known
-    twin = _Whole(copy.deepcopy(model).cpu()).eval()
     example = (form.empty(2),)
     shapes = ({0: torch.export.Dim("n")},)
     names = ["images" if form.pictures else "inputs"], ["logits"]
     program = torch.onnx.export(
-        twin, example, dynamo=True, input_names=names[0], output_names=names[1], dynamic_shapes=shapes,
+        whole, example, dynamo=True, input_names=names[0], output_names=names[1], dynamic_shapes=shapes,
         opset_version=OPSET, verbose=False, optimize=optimise,
     )  # fmt: skip
     assert program is not None
@@ -105,10 +117,7 @@ def _replace(graph: Any, name: str, weight: Coded, stored: int) -> None:
     """Put whole numbers and a DequantizeLinear in the place of a float initializer."""
     from onnx import TensorProto, helper, numpy_helper
 
-    places = [i for i, initializer in enumerate(graph.initializer) if initializer.name == name]
-    if not places:
-        raise SettingError(f"{name.removeprefix(PREFIX)} is missing in the ONNX graph; export with --format torch")
-    del graph.initializer[places[0]]
+    del graph.initializer[[initializer.name for initializer in graph.initializer].index(name)]
     signed = (weight.codes.astype(np.int64) + weight.low) & ((1 << stored) - 1)
     raw = pack(signed.reshape(-1), stored)
     kind = getattr(TensorProto, f"INT{stored}")

@@ -11,10 +11,9 @@ from torch import nn
 
 from fedwarm.core.inputs import Form
 from fedwarm.models import Model, to_input
-from fedwarm.quantize.export import load_exported
+from fedwarm.quantize.export import KEPT, load_exported
 from fedwarm.sparse.shrink import multiply_adds, shrunk
 
-KEPT = "kept"  # the key of a file's header: the units of each layer that are left, see `shrink.kept_of`
 BATCH, TIMES = 32, 9
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from fedwarm.cli.export import export_run
 from fedwarm.launch.finished import finished as finished_run
+from fedwarm.launch.finished import task_of
 from fedwarm.models import Model, build_model
 from fedwarm.quantize.export import load_exported
 from fedwarm.quantize.learned import Learned
@@ -76,7 +78,7 @@ def test_units_without_weights_are_left_out(finished: Outcome, tmp_path: Path) -
     assert small.get_submodule("0").get_parameter("weight").shape[0] == 14
     assert 0 < done.file_bytes - 4 * numbers < 2500 and numbers < 9000
     assert f"{numbers:,} of 19,178 numbers" in saved and "multiply-adds" in saved and "ms an image" in saved
-    with pytest.raises(SettingError, match="was not written"):
+    with pytest.raises(SettingError, match=r"read it by fedwarm\.sparse\.export\.load_small"):
         load_exported(tmp_path / "small")
 
 
@@ -132,8 +134,18 @@ def test_what_cannot_be_exported_is_refused(finished: Outcome, tmp_path: Path) -
         export_run(tmp_path, 4, "torch", tmp_path / "model")
 
 
+def test_the_runs_own_files_are_not_written_over(finished: Outcome) -> None:
+    before = {path: path.read_bytes() for path in finished.folder.glob("*.*")}
+    for name in ("model.safetensors", "best.safetensors", "ledger.jsonl"):
+        with pytest.raises(SettingError, match=f"{name}' is a file of the run itself; name another one, e.g. .*model-w8"):
+            export_run(finished.folder, 32, "torch", finished.folder / "checkpoint" / ".." / name)
+    assert {path: path.read_bytes() for path in finished.folder.glob("*.*")} == before
+    for _ in range(2):
+        export_run(finished.folder, 32, "torch", finished.folder / "model-w32.safetensors")
+
+
 OTHERS: dict[str, dict[str, Value]] = {
-    "rows": CASES["regression"],
+    "rows": {**CASES["regression"], "regression.offset": 3.0, "regression.scale": 2.0},
     "places of a text": {**CASES["language"], "model.name": "gru", "gru.width": 6, "gru.embedding": 4},
 }
 
@@ -153,4 +165,9 @@ def test_models_of_other_inputs(given: dict[str, Value], tmp_path: Path) -> None
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = runtime.InferenceSession((tmp_path / "model.onnx").read_bytes(), options, providers=["CPUExecutionProvider"])
     found = torch.from_numpy(session.run(None, {"inputs": inputs.numpy()})[0])
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    task = task_of(read_run(folder))
+    torch.testing.assert_close(found, task.outputs(lambda _: expected, inputs, None), rtol=1e-4, atol=1e-5)
+    with safe_open(tmp_path / "model", "pt") as file:
+        told = json.loads(file.metadata()["fedwarm"])["task"]
+    numbers_told = {"regression.loss": "squared", "regression.offset": 3.0, "regression.scale": 2.0}
+    assert told == {"name": given["task"], **(numbers_told if given["task"] == "regression" else {})}

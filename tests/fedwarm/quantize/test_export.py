@@ -229,3 +229,25 @@ def test_an_exported_file_knows_what_input_its_model_expects(tmp_path: Path) -> 
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(load_exported(path).eval()(images), net(images))
+
+
+def test_onnx_has_batch_normalisation_once(tmp_path: Path) -> None:
+    """The optimiser multiplies it into the layer before; what is quantized are the layer's own weights."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5), nn.BatchNorm1d(5))
+    for norm in (model[1], model[5]):
+        norm.get_buffer("running_var").fill_(3.0)
+        norm.get_buffer("running_mean").fill_(0.2)
+    export(model, 8, "onnx", tmp_path / "m.onnx", CNN, 5, 8)
+    expected = predict(quantized(model, 8), pictures(8))
+    torch.testing.assert_close(run_onnx(tmp_path / "m.onnx", pictures(8)), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["3.bias", "7.weight"])
+@pytest.mark.parametrize("bits", [4, 32])
+def test_no_number_that_is_not_finite_is_exported(name: str, bits: int, tmp_path: Path) -> None:
+    broken = build_model(CNN, 10, 16, 0)
+    broken.get_parameter(name).data[0] = torch.inf
+    with pytest.raises(SettingError, match=f"{name} holds NaN or infinity; such a model cannot be exported"):
+        export(broken, bits, "torch", tmp_path / "m", CNN, 10, 16)
+    assert not list(tmp_path.iterdir())
