@@ -233,6 +233,7 @@ def test_an_exported_file_knows_what_input_its_model_expects(tmp_path: Path) -> 
 
 def test_onnx_has_batch_normalisation_once(tmp_path: Path) -> None:
     """The optimiser multiplies it into the layer before; what is quantized are the layer's own weights."""
+    pytest.importorskip("onnxscript", reason="ONNX export needs onnxscript")
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5), nn.BatchNorm1d(5))
     for norm in (model[1], model[5]):
