@@ -56,8 +56,6 @@ class Gated:
         def norm(input: Tensor) -> Tensor:
             assert isinstance(layer, nn.GroupNorm)
             z = values()
-            if not layer.affine:
-                return F.group_norm(input, layer.num_groups, eps=layer.eps) * z[:, None, None]
             return F.group_norm(input, layer.num_groups, layer.weight * z, layer.bias * z, layer.eps)
 
         return linear if isinstance(layer, nn.Linear) else norm if site.norm else conv

@@ -55,8 +55,7 @@ def _active(groups: Groups, arrays: Arrays) -> Mask:
             if site.source:
                 active[place] = active[place] & _rows(arrays, site.source, site.gates)
         else:
-            scaled = f"{site.norm}.weight" in arrays
-            rows = _rows(arrays, site.norm if scaled else site.layer, site.gates * site.units)
+            rows = _rows(arrays, site.norm or site.layer, site.gates * site.units)
             active[place] = (rows & _read(arrays[f"{site.reader}.weight"], len(rows))).reshape(site.gates, -1).any(1)
     return active
 

@@ -1,9 +1,9 @@
 """Which units of a classifier can go: found in the graph of its layers, whatever its architecture.
 
 A unit is a feature map of a convolution or an input of a linear layer. A map can go where one path leads from its convolution to
-one layer that reads it, and all between keeps zeros: normalisation by groups, ReLU, pooling, flattening. Maps that a shortcut
-adds to others stay, as all layers that write to or read from that sum have the same ones. Maps that GroupNorm normalises together
-share one gate: what is left of them is then normalised as before.
+one layer that reads it, and all between keeps zeros: normalisation by groups with scale and shift, ReLU, pooling, flattening.
+Maps that a shortcut adds to others stay, as all layers that write to or read from that sum have the same ones. Maps that
+GroupNorm normalises together share one gate: what is left of them is then normalised as before.
 Nothing of this counts where every weight has a gate of its own.
 """
 
@@ -87,7 +87,8 @@ def _maps(node: fx.Node, parts: dict[str, nn.Module], once: set[str]) -> Site | 
     after = _next(node)
     while after is not None and _silent(after, parts) and isinstance(parts.get(str(after.target)), nn.Identity):
         after = _next(after)
-    if after is not None and after.target in once and isinstance(layer := parts[str(after.target)], nn.GroupNorm):
+    layer = parts.get(str(after.target)) if after is not None and after.target in once else None
+    if after is not None and isinstance(layer, nn.GroupNorm) and layer.affine:
         norm, units, after = str(after.target), layer.num_channels // layer.num_groups, _next(after)
     flat = None
     while after is not None and _silent(after, parts):

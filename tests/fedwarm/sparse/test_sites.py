@@ -192,17 +192,12 @@ def test_maps_that_are_flattened_by_a_call_go() -> None:
     assert found(OnMaps((1, -1), 96)) == (Site("conv", False, 6, reader="head"), Site("head", True, 96, source="conv", spread=16))
 
 
-def test_maps_behind_a_normalisation_without_scale_go() -> None:
-    torch.manual_seed(0)
+def test_maps_behind_a_normalisation_without_scale_stay() -> None:
+    """A gate in (0, 1) behind it is in no weights."""
     norm = nn.GroupNorm(4, 8, affine=False)
-    model = nn.Sequential(nn.Conv2d(3, 8, 4, 4), norm, nn.ReLU(), nn.Flatten(), nn.Linear(128, 3)).double()
+    model = nn.Sequential(nn.Conv2d(3, 8, 4, 4), norm, nn.ReLU(), nn.Flatten(), nn.Linear(128, 3))
+    assert found(model) == (Site("4", True, 128),)
     assert kept_of(model) == {}
-    for tensor in model[0].parameters():
-        tensor.data[2:4] = 0
-    assert kept_of(model)["0"] == [0, 2, 3]
-    small = shrunk(model, kept_of(model))
-    torch.testing.assert_close(outputs(small), outputs(model))
-    assert small[0].weight.shape[0] == 6  # type: ignore[index,union-attr]
 
 
 def test_gates_on_a_layer_that_is_called_by_keyword() -> None:
