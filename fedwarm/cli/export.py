@@ -7,7 +7,7 @@ from pathlib import Path
 from fedwarm.catalogue import groups_of, parse
 from fedwarm.launch.finished import BEST, WEIGHTS, finished, task_of
 from fedwarm.objectives import objective_of
-from fedwarm.quantize.export import KEPT, Exported, export
+from fedwarm.quantize.export import KEPT, Exported, export, was_exported
 from fedwarm.quantize.settings import QuantizationRobust
 from fedwarm.record.reading import Run, read_run
 from fedwarm.relevance import Run as Relevant
@@ -18,7 +18,7 @@ from fedwarm.settings.registry import settings_of
 from fedwarm.sparse.export import beside
 from fedwarm.sparse.shrink import kept_of, shrunk
 
-NAME = "model-w"  # how an exported file's name begins unless another is given
+NAME = "model-w"  # how an exported file's name begins unless it is given
 
 
 def export_run(folder: Path, bits: int, form: str, out: Path) -> tuple[Exported, str]:
@@ -54,7 +54,7 @@ def export_run(folder: Path, bits: int, form: str, out: Path) -> tuple[Exported,
 
 def _check_out(folder: Path, out: Path) -> None:
     """See that no file of the run is written over."""
-    own = out.name in (WEIGHTS, BEST) or (out.exists() and not out.name.startswith(NAME))
+    own = out.name in (WEIGHTS, BEST) or (out.exists() and not was_exported(out))
     if own and out.resolve().is_relative_to(folder.resolve()):
         raise SettingError(f"out = {str(out)!r} is a file of the run itself; name another one, e.g. {folder / NAME}8.safetensors")
 

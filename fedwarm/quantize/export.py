@@ -200,6 +200,19 @@ def _write_packed(model: nn.Module, coded: Mapping[str, Coded], bits: int, path:
     return left
 
 
+def was_exported(path: Path) -> bool:
+    """Whether a file that is there is an exported model: no run writes ONNX, and a `torch` file has a header of its own."""
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix == ".onnx":
+        return True
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return HEADER in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
+
+
 def load_exported(
     path: Path, settings: Model | None = None, fit: Callable[[nn.Module, Mapping[str, Any]], nn.Module] | None = None
 ) -> nn.Module:

@@ -141,7 +141,7 @@ def test_the_runs_own_files_are_not_written_over(finished: Outcome) -> None:
             export_run(finished.folder, 32, "torch", finished.folder / "checkpoint" / ".." / name)
     assert {path: path.read_bytes() for path in finished.folder.glob("*.*")} == before
     for _ in range(2):
-        export_run(finished.folder, 32, "torch", finished.folder / "model-w32.safetensors")
+        export_run(finished.folder, 32, "torch", finished.folder / "device.safetensors")
 
 
 OTHERS: dict[str, dict[str, Value]] = {
