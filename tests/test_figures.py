@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,7 +55,8 @@ def table(page: str, heading: str, first: str) -> Iterator[list[str]]:
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_a_table_is_of_its_study(path: Path) -> None:
     """Arms and seeds of the study's file, each at every seed."""
-    study = read_study(ROOT / "benchmarks" / "studies" / path.name.replace(".csv", ".toml"), parse_overrides(["united.of='a=b'"]))
+    file = ROOT / "benchmarks" / "studies" / f"{re.sub(r'_[0-9]+$', '', path.stem)}.toml"  # a number: images a client
+    study = read_study(file, parse_overrides(["united.of='a=b'"]))
     found = rows_of(path.stem)
     assert {arm for arm, _ in found} == {arm.name for arm in study.arms}
     assert all([int(row["seed"]) for row in rows] == list(study.seeds) for rows in found.values())
@@ -83,6 +85,33 @@ def test_results_have_the_rows_of_a_study(name: str, heading: str, first: str, w
         if first == "arm":
             costs = byte_text(float(row[0]["bytes up a client"])), second_text(float(row[0]["seconds a client"]))
             assert (cells[-2], cells[-1]) == costs, cells
+
+
+def test_results_have_the_personal_models_of_two_sizes() -> None:
+    """All arms in the study's order: accuracy and difference with 50 and with 100 images, and bytes up."""
+    sizes = [rows_of(f"warmfed_personal_{size}") for size in (50, 100)]
+    shown = [*table("benchmarks/RESULTS.md", "### Personal models", "arm")]
+    assert [cells[0] for cells in shown] == [arm for arm, _ in sizes[0]]
+    for arm, *accuracies, _, up in shown:
+        for accuracy, told, size in zip(accuracies[::2], accuracies[1::2], sizes, strict=True):
+            rows = size[arm, "last"]
+            assert accuracy == spread(rows, "own", 2)
+            mean, low, high = (100 * float(rows[0][f"own {key}"]) for key in ("difference", "low", "high"))
+            assert told == "baseline" or told.startswith(f"{mean:+.1f} [{low:.1f}, {high:.1f}]")
+        assert up == byte_text(float(sizes[0][arm, "last"][0]["bytes up a client"]))
+
+
+def test_the_results_page_s_personal_models_are_the_study_s() -> None:
+    arms = [
+        "LoRA start, never",
+        "LoRA start, selection sample_better",
+        "prompts start, never",
+        "local only, 30 epochs",
+        "public classifier, 30 epochs at home",
+        "FedAvg from the public classifier, 5 rounds, then 20 epochs at home",
+    ]
+    for arm, cells in zip(arms, table("docs/results.md", "**Personal models.**", "trained at home from"), strict=True):
+        assert cells[1:3] == [spread(rows_of(f"warmfed_personal_{size}")[arm, "last"], "own", 1) for size in (50, 100)], cells
 
 
 def kilobytes(rows: list[dict[str, str]]) -> str:
