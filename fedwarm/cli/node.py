@@ -89,6 +89,8 @@ def run(context: typer.Context) -> None:
     from fedwarm.node.starting import started_with
     from fedwarm.node.supernode import main
 
+    if {"--help", "-h"} & {*context.args}:  # Flower's own follows
+        put(f"{context.command.help}\n")
     main(started_with(context.args))
 
 

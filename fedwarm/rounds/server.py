@@ -66,7 +66,7 @@ class BaseStrategy(Method):
         """Run all stages, or those that are left; Flower's signature, whose defaults come from the settings.
 
         Raises:
-            FederationError: too few valid replies twice in a row, or clients that do not fit together.
+            FederationError: too few valid replies, though who failed was asked once more, or clients that do not fit together.
             SettingError: the run is to be resumed and cannot be.
         """
         given: dict[str, Value] = {} if num_rounds is None else {"num-server-rounds": num_rounds}

@@ -513,6 +513,13 @@ def test_a_setting_that_changes_nothing_is_told_wherever_it_was_given(
     assert told in capsys.readouterr().err.splitlines()
 
 
+def test_a_nodes_help_names_the_kit_first(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("fedwarm.node.supernode.main", lambda arguments: print("flower-supernode", arguments))
+    call(monkeypatch, "node", "run", "--help")
+    said = capsys.readouterr().out
+    assert said.index("--kit FOLDER") < said.index("flower-supernode ['--help']")
+
+
 @pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["federation", "--help"], ["node", "--help"], ["--version"]])
 def test_help_loads_no_library_that_takes_seconds(words: list[str]) -> None:
     code = (
