@@ -188,7 +188,7 @@ class BaseStrategy(Method):
 
         def accept(client: int, payload: Payload) -> None:
             own = self.expected_of(stage, client, payload, expected)
-            check_arrays(payload.arrays, coded if own is expected else self.wire_codec.expected(own))
+            check_arrays(payload.arrays, own if coded is expected else self.wire_codec.expected(own))
             if coded is not expected:
                 payload = self.wire_codec.decode(payload, self.reference(stage, client), self._place(stage, client))
             if part is not None:

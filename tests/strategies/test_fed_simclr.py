@@ -130,6 +130,13 @@ def test_a_longer_run_goes_on_to_the_same_end(more: dict[str, Value], tmp_path: 
     assert parts.results["final"] == whole.results["final"] and parts.results["measures"] == whole.results["measures"]
 
 
+@pytest.mark.parametrize("codec", ["stochastic-rounding", "top-k"])
+def test_replies_without_arrays_are_not_coded(codec: str, tmp_path: Path) -> None:
+    outcome = run("fed_simclr", tmp_path / "run", {**HALF, "num-server-rounds": 1, "codec": codec}, clients=CLIENTS)
+    assert not [line["failure"] for line in outcome.ledger if line["failure"]]
+    assert outcome.results["final"]["global"]["accuracy"] > 0
+
+
 def test_rounded_rows_travel(tmp_path: Path) -> None:
     outcome = run("fed_simclr", tmp_path / "run", {**HALF, "codec": "stochastic-rounding"}, clients=CLIENTS)
     assert outcome.results["complete"] and outcome.results["totals"]["bytes_up"] < outcome.results["totals"]["bytes_down"]
