@@ -164,8 +164,11 @@ def presets(method: str, get: Callable[[str], Value], filled: bool = False) -> M
 def _preset(config: Config, given: frozenset[str], filled: bool) -> Config:
     """With what the method presets, where a setting has its default and nobody gave it."""
     flat, usual = config.flat(), defaults(tuple(config.groups))
-    free = {k: value for k, value in presets(config.run.method, flat.__getitem__, filled).items() if flat[k] == usual[k]}
-    kept = [f"{key}={literal(flat[key])}" for key, value in free.items() if key in given and value != flat[key]]
+    fresh, free = (
+        {k: value for k, value in presets(config.run.method, flat.__getitem__, full).items() if flat[k] == usual[k]}
+        for full in (False, filled)
+    )
+    kept = [f"{key}={literal(flat[key])}" for key, value in fresh.items() if key in given and value != flat[key]]
     return config.changed({**{key: value for key, value in free.items() if key not in given}, "set": " ".join(kept)})
 
 

@@ -211,8 +211,10 @@ def test_a_run_of_before_a_method_had_defaults_of_its_own_goes_on_as_it_is(tmp_p
         changed(kept, {"dp-rec.view": "central_certified"}, tmp_path)
 
 
-def test_a_default_that_was_given_in_a_presets_place_stays(tmp_path: Path) -> None:
-    given = parse({"method": "scaffold_m", "learning-rate": 0.01}).flat()
+@pytest.mark.parametrize("method", ["scaffold_m", "fedmix"])
+def test_a_default_that_was_given_in_a_presets_place_stays(method: str, tmp_path: Path) -> None:
+    given = parse({"method": method, "learning-rate": 0.01}).flat()
+    assert given["set"] == "learning-rate=0.01" and parse(given).flat() == given
     kept = Checkpoint(1, False, "ab", 3, 1.0, given, {}, {}, {}, {})
     assert changed(kept, given, tmp_path) == {} and changed(kept, {"learning-rate": 0.01}, tmp_path) == {}
     with pytest.raises(SettingError, match="learning-rate = 0.1, but the run in .* has 0.01"):
