@@ -47,6 +47,7 @@ class Ssfl(BaseStrategy):
         if stage.name != "round":
             return super().instruct(stage, client)
         first = client not in self.told
+        self.told.discard(client)  # asked again, it is sent the mask
         mask = np.concatenate([mask.reshape(-1) for mask in self.masks.values()])
         packed = joined([pack_mask(mask) if first else b"", to_values(self.arrays, self.masks)])
         return Payload("words", {PACKED: packed}, {"round": stage.round, MASK: int(first)})

@@ -99,3 +99,15 @@ def test_scores_are_of_images_of_all_classes_and_of_no_chance(tmp_path: Path, mo
         torch.rand(3)
         scores.append(saliency(model, images, labels, made(), torch.Generator().manual_seed(3))["2.weight"])
     assert torch.equal(*scores)
+
+
+def test_a_client_that_lost_the_mask_is_sent_it_when_asked_again(tmp_path: Path) -> None:
+    place, settings = tmp_path / "run", {**SMALL, "num-server-rounds": 1, "fraction-train": 1.0}
+    run("ssfl", place, settings, clients=2)
+    kept = sorted((place / "clients").glob("*/*/mask.*"))
+    assert len(kept) == 2
+    kept[0].unlink()
+    again = run("ssfl", place, {**settings, "num-server-rounds": 2, "resume": True}, clients=2)
+    asked = [(line["client"], line["failure"]) for line in again.ledger if line["stage"] == "round" and line["round"] == 2]
+    refused, *valid = sorted(asked, key=lambda each: not each[1])
+    assert refused[0] == 0 and "does not hold the mask" in refused[1] and sorted(valid) == [(0, ""), (1, "")]
