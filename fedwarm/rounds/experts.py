@@ -112,7 +112,7 @@ class Experts(BaseStrategy):
 
     @property
     def fewest(self) -> int:
-        return 1  # an expert with too few replies stays as it is
+        return 1  # an expert or a trunk with too few replies stays as it is
 
     def check(self, stage: Stage, payload: Payload) -> None:
         super().check(stage, payload)
@@ -129,7 +129,7 @@ class Experts(BaseStrategy):
         robust = self.config.of(Robust)
         self.means: dict[int, Aggregator] = {k: aggregator(robust, own) for k, own in numbered(self.arrays, EXPERT).items()}
         self.trunk = aggregator(robust, split(self.arrays, SHARED)[1])
-        self.replies = dict.fromkeys(self.means, 0)
+        self.replies, self.trunks = dict.fromkeys(self.means, 0), 0
         self.mass = [0.0] * self.count
         self.squares = [(0.0, 0.0)] * self.count
         self.starts = numbered(self.arrays, EXPERT)
@@ -149,6 +149,7 @@ class Experts(BaseStrategy):
             self.mass[k] += whole if private else mass[k]
         if trunk := split(payload.arrays, SHARED)[1]:
             self.trunk.add(trunk, whole)
+            self.trunks += 1
         if not private:
             self.usage[client] = mass
         if len(sent) == self.count:
@@ -166,7 +167,7 @@ class Experts(BaseStrategy):
                 parts[k] = self.moved(f"{EXPERT}-{k}", parts[k], end)
         self.spreads.append(spreads)
         common = split(self.arrays, SHARED)[1]
-        if common:
+        if common and self.trunks >= enough:
             common = self.moved(SHARED, common, self.trunk.result())
         found = joined({}, common, SHARED)
         for k, arrays in parts.items():

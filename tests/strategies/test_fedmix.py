@@ -95,6 +95,14 @@ def test_no_gate_ever_leaves_its_client(gate: str, tmp_path: Path) -> None:
         assert not [name for name, array in arrays.items() for row in private if row in np.ascontiguousarray(array).tobytes()]
 
 
+def test_a_trunk_that_too_few_answer_for_stays(tmp_path: Path) -> None:
+    """As experts do: Krum compares three replies, and two of six clients answer."""
+    faults: dict[str, Value] = {"faults.kind": "crash", "faults.rate": 1.0, "faults.clients": "0,1,2,3", "min-replies": 1}
+    given: dict[str, Value] = {**SMALL, **faults, "num-server-rounds": 1, "fedmix.gate": "trunk", "robust.rule": "krum"}
+    outcome = run("fedmix", tmp_path / "run", {**given, "robust.byzantine": 0, "model.name": "mlp"}, clients=6)
+    assert len(answered(outcome)) == 2 and same(outcome.model, sent(outcome)[0].arrays)
+
+
 def test_alike_experts_stay_alike_and_others_come_apart(tmp_path: Path) -> None:
     """To the bit over five rounds from uniform gates; experts of different seeds move away from each other."""
     five: dict[str, Value] = {**SMALL, "num-server-rounds": 5, "fedmix.experts": 3}
