@@ -105,6 +105,21 @@ def refuse(config: Config) -> None:
         validate(config)
 
 
+def refuse_early_end(config: Config, why: str) -> None:
+    """Refuse what may end the rounds before those that a method's plan needs.
+
+    Args:
+        config: the settings.
+        why: what the later rounds are for; empty: nothing is planned for them.
+
+    Raises:
+        SettingError: `patience` or `target` is set.
+    """
+    early = [f"{key} = {value:g}" for key, value in (("patience", config.run.patience), ("target", config.run.target)) if value]
+    if why and early:
+        raise SettingError(f"{' and '.join(early)} may end method {config.run.method!r} too early: {why}; leave it 0")
+
+
 def method_of(config: Config) -> Method:
     """The run's method."""
     found: Method = METHODS.load(config.run.method)

@@ -16,13 +16,12 @@ import numpy as np
 import torch
 
 from fedwarm.core.arrays import Arrays
-from fedwarm.methods import Method
+from fedwarm.methods import Method, refuse_early_end
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Group, setting
-from fedwarm.sparse import hard_concrete
+from fedwarm.sparse import hard_concrete, replies
 from fedwarm.sparse.groups import Floats, Groups, Mask, Masks
 from fedwarm.sparse.plan import HALF, Turn
-from fedwarm.sparse.replies import check, validated
 
 UNITS, POSTERIOR = "units", "posterior"
 
@@ -220,6 +219,18 @@ def final(groups: Groups, arrays: Arrays, theta: Floats, alive: Mask, settings: 
     return groups.switched(arrays, values * groups.closed(alive & (values > 0)))
 
 
+def validated(config: Config) -> None:
+    """Refuse what does not go together.
+
+    Raises:
+        SettingError: a codec or a robust rule that takes replies that are alike, or rounds that may end before the density.
+    """
+    replies.validated(config)
+    settings = config.of(FedSparse)
+    planned = f"the density falls to fedsparse.density = {settings.density:g} by a plan"
+    refuse_early_end(config, planned if settings.learns and settings.density else "")
+
+
 def fixed_rounds(config: Config) -> str:
     """Reason why the number of rounds cannot change once a run has started; empty if it can."""
     settings = config.of(FedSparse)
@@ -239,7 +250,7 @@ COMPONENT = Method(
     FedSparse,
     averages=False,
     validate=validated,
-    check=check,
+    check=replies.check,
     fixed_rounds=fixed_rounds,
     does=lambda run: {"weighs": run["fedsparse.weight-by"] == "examples"},
     refuses={

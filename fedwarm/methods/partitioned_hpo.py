@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fedwarm.aggregators import Robust
 from fedwarm.core.arrays import Arrays
 from fedwarm.data.settings import Data
-from fedwarm.methods import Method
+from fedwarm.methods import Method, refuse_early_end
 from fedwarm.partitioned.masks import Layout, chunks_of, shares_of
 from fedwarm.partitioned.psi import KNOWN, Floats, Psi, numbers
 from fedwarm.settings.config import Config
@@ -190,12 +190,13 @@ def validated(config: Config) -> None:
     """Refuse what does not go together.
 
     Raises:
-        SettingError: a hyperparameter that no direct gradient reaches, shares that do not fit, or a robust rule that needs
-            replies that are alike.
+        SettingError: a hyperparameter that no direct gradient reaches, shares that do not fit, a robust rule that needs
+            replies that are alike, or rounds that may end before the network is trained whole.
     """
     settings, rule = config.of(PartitionedHpo), config.of(Robust).rule
     settings.psi_of(config.of(Data).image_size)
     _ = settings.part_shares, settings.chunk_table(settings.chunks, 0)
+    refuse_early_end(config, fixed_rounds(config))
     if rule != RULES.first and settings.chunks > 1:
         raise SettingError(
             f"robust.rule = {rule!r} compares replies that are alike, and {config.run.method}'s clients send different "

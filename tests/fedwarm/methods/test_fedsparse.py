@@ -513,11 +513,18 @@ def test_clients_that_fail_are_left_out(tmp_path: Path) -> None:
         ({"privacy": "dp-sgd"}, "tells which groups a client wants"),
         ({"objective": "mqat"}, "trains gates with the weights"),
         ({"model.norm": "batch", "model.name": "resnet8"}, "those of a part of a network"),
+        ({"patience": 3}, r"patience = 3 may end method 'fedsparse' too early: the density falls to fedsparse\.density = 0\.2"),
+        ({"target": 0.9, "fedsparse.gates": "posterior"}, r"target = 0\.9 may end .*; leave it 0$"),
     ],
 )
 def test_refusals(own: dict[str, Value], why: str) -> None:
     with pytest.raises(SettingError, match=why):
         check_run({"method": "fedsparse", **own}, 8)
+
+
+@pytest.mark.parametrize("own", [{"fedsparse.density": 0.0}, {"fedsparse.gates": "on"}])
+def test_without_a_planned_density_a_run_may_end_early(own: dict[str, Value]) -> None:
+    check_run({"method": "fedsparse", "patience": 3, **own}, 8)
 
 
 PLANS = ((0.2, 0, "a third of the planned"), (0.0, 0, "two thirds of the planned"), (0.0, 9, "half of the planned"))

@@ -179,6 +179,13 @@ def test_what_cannot_be_is_refused_before_the_run(own: dict[str, Value], words: 
         check_run({"method": "partitioned_hpo", **small(**own)}, 3)
 
 
+@pytest.mark.parametrize("key", ["patience", "target"])
+def test_a_run_does_not_end_before_the_network_is_trained_whole(key: str) -> None:
+    with pytest.raises(SettingError, match=f"{key} = 1 may end .* too early: its last rounds train the network whole"):
+        check_run({"method": "partitioned_hpo", **SMALL, key: 1, "partitioned-hpo.final": "finetune"}, 3)
+    check_run({"method": "partitioned_hpo", **SMALL, key: 1, "partitioned-hpo.final": "full"}, 3)
+
+
 def test_few_clients_statistics_and_robust_rules_are_refused() -> None:
     for more, clients, words in (
         ({}, 2, "3 chunks of clients"),
