@@ -12,7 +12,7 @@ from fedwarm.aggregators import Robust, aggregator
 from fedwarm.core.arrays import Arrays, from_module
 from fedwarm.core.payload import Payload
 from fedwarm.core.told import joined, split
-from fedwarm.methods.fed_simclr import PART, PLACE, ROWS, heads_of, measures_rows, sent
+from fedwarm.methods.fed_simclr import OWN, PART, PLACE, ROWS, heads_of, measures_rows, sent
 from fedwarm.methods.fed_simclr import FedSimClr as Settings
 from fedwarm.models import Model, behead
 from fedwarm.record.ledger import EVALUATE
@@ -111,7 +111,7 @@ class FedSimClr(FedAvg):
             averaged, rows = self.parted(payload.arrays)
             self.mean.add(averaged, payload.number("num-examples"))
             for array in rows.values():
-                self.rows[client] = array[0 if self.settings.rows == "own_row" else self.place(stage, client)]
+                self.rows[client] = array[0 if self.settings.rows in OWN else self.place(stage, client)]
 
     def finish(self, stage: Stage) -> None:
         if stage.name == EVALUATE:

@@ -33,6 +33,7 @@ from fedwarm.tasks.contrast import Contrast, Contrasting
 from fedwarm.training.loop import Batch, Hook
 
 PART, ROWS, PLACE = "heads", "rows", "place"
+OWN = ("own_row", "sampled")  # the ways in which a client sends its own row alone
 NONE = -1  # the label of an image whose label training does not know
 
 
@@ -59,7 +60,7 @@ class FedSimClr(Group, prefix="fed-simclr"):
         "own_row",
         "rows of the head that identifies clients, one for each client; own_row: clients receive all and send their own; "
         "full: clients send all, and each client's own is used; average: all are averaged; sampled: only rows of the "
-        "round's clients; codes: fixed rows that are not sent",
+        "round's clients are received, and their own sent; codes: fixed rows that are not sent",
         choices=("own_row", "full", "average", "sampled", "codes"), when=lambda r: not r["fed-simclr.alone"],
     )  # fmt: skip
     conditioned: str = setting(
@@ -175,7 +176,7 @@ def heads_of(config: Config, head: nn.Module, classes: int, clients: int) -> Hea
 def sent(arrays: Arrays, settings: FedSimClr, place: int) -> Arrays:
     """What a client answers with of arrays such as it was sent: its own row of them, where that alone travels."""
     name = f"{PART}/{ROWS}"
-    if settings.rows != "own_row" or name not in arrays:
+    if settings.rows not in OWN or name not in arrays:
         return arrays
     return {**arrays, name: arrays[name][place : place + 1]}
 

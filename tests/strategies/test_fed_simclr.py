@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from safetensors.numpy import load_file
 
 from fedwarm.settings.fields import Value
 from tests.runs import Outcome, action_of, run, same
@@ -64,7 +65,7 @@ def test_sampled_rows_are_those_of_the_round(tmp_path: Path) -> None:
     outcome = run("fed_simclr", tmp_path / "run", {**HALF, "fed-simclr.rows": "sampled"}, clients=CLIENTS)
     asked = rounds(outcome, 1)
     assert [place for place, _, _ in asked] == [0, 1]
-    assert all(down["heads/rows"].shape == up["heads/rows"].shape == (2, FEATURES) for _, down, up in asked)
+    assert all((down["heads/rows"].shape, up["heads/rows"].shape) == ((2, FEATURES), (1, FEATURES)) for _, down, up in asked)
     assert "bound" not in outcome.results["measures"]["bound"]["rounds"][-1]
 
 
@@ -135,6 +136,13 @@ def test_replies_without_arrays_are_not_coded(codec: str, tmp_path: Path) -> Non
     outcome = run("fed_simclr", tmp_path / "run", {**HALF, "num-server-rounds": 1, "codec": codec}, clients=CLIENTS)
     assert not [line["failure"] for line in outcome.ledger if line["failure"]]
     assert outcome.results["final"]["global"]["accuracy"] > 0
+
+
+def test_what_top_k_keeps_of_rows_is_of_the_clients_own(tmp_path: Path) -> None:
+    """Cohorts of a client differ by round, and so do the rows beside its own."""
+    run("fed_simclr", tmp_path / "run", {**HALF, "fed-simclr.rows": "sampled", "codec": "top-k"}, clients=CLIENTS)
+    kept = sorted((tmp_path / "run" / "clients").glob("*/*/top-k-residual-round.*.safetensors"))
+    assert kept and all(load_file(path)["heads/rows"].shape == (FEATURES,) for path in kept)
 
 
 def test_rounded_rows_travel(tmp_path: Path) -> None:
