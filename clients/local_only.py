@@ -1,6 +1,8 @@
 """The baseline without federation: a client trains its own model, round after round, and sends numbers only."""
 
-from fedwarm.core.payload import Payload
+import torch
+
+from fedwarm.core.payload import Payload, PayloadError
 from fedwarm.privacy.levels import Level, Reasons
 from fedwarm.rounds.client import PERSONAL, BaseClient
 from fedwarm.rounds.measuring import own_reasons
@@ -18,5 +20,7 @@ class LocalOnlyClient(BaseClient):
         if state is not None:
             model.load_state_dict(state)
         loss = self.fit(model, "train", number)
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in model.state_dict().values()):
+            raise PayloadError("its model holds NaN or infinity; lower learning-rate")
         self.node.store.save(PERSONAL, model.state_dict(), number)
         return Payload(metrics={"num-examples": len(self.shard.train_labels), "train-loss": loss})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from fedwarm.core.payload import Payload
+from fedwarm.core.stages import Stage
 
 LONGEST, MOST = 200, 8
 NAMED = 8
@@ -20,6 +21,13 @@ def remarks(replies: Mapping[int, Payload], known: Sequence[str]) -> list[str]:
                 by_text.setdefault(text[:LONGEST], []).append(client)
     found = {text: f"{_named(clients)}: {text}" for text, clients in by_text.items()}
     return [line for text, line in found.items() if not any(note.endswith(f": {text}") for note in known)]
+
+
+def unmeasured(stage: Stage, replies: Mapping[int, Payload]) -> list[str]:
+    """A line where clients were to measure a round's model and no reply was valid."""
+    if stage.measures < 0 or not stage.clients or replies:
+        return []
+    return [f"round {stage.measures} is not measured: no client's evaluation was valid; ledger.jsonl says why"]
 
 
 def _named(clients: Sequence[int]) -> str:

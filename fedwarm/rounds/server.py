@@ -40,7 +40,7 @@ from fedwarm.rounds.method import Method, alone
 from fedwarm.rounds.odd import Held, of_record
 from fedwarm.rounds.outline import Outlook
 from fedwarm.rounds.register import remembered
-from fedwarm.rounds.remarks import remarks
+from fedwarm.rounds.remarks import remarks, unmeasured
 from fedwarm.rounds.rollcall import attend
 from fedwarm.settings.fields import Value
 
@@ -201,7 +201,7 @@ class BaseStrategy(Method):
         exchange = replace(exchange, patience=exchange.patience.needing(least, stage.all))
         with self._told(stage):
             replies = exchange.run(stage, index, lambda c: self._instructed(stage, c), coded, accept) if stage.clients else {}
-        for text in remarks(replies, self.record.notes):
+        for text in (*remarks(replies, self.record.notes), *unmeasured(stage, replies)):
             self.record.note(text)
         if part is not None:
             part.finish(stage, replies, [member.counts for member in self.fleet.members], self.record)
