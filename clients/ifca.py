@@ -11,7 +11,7 @@ from fedwarm.methods.ifca import Ifca
 from fedwarm.privacy.levels import Level, Reasons
 from fedwarm.rounds.client import BaseClient
 from fedwarm.rounds.experts import EXPERT, MASS, TRAINED
-from fedwarm.rounds.measuring import PERSONAL, together
+from fedwarm.rounds.measuring import PERSONAL, own_reasons, together
 from fedwarm.tasks import task_of
 from fedwarm.training.evaluate import predict
 
@@ -24,7 +24,7 @@ class IfcaClient(BaseClient):
     def tells(self, level: Level) -> Reasons:
         count = self.config.of(Ifca).clusters
         if level >= Level.EXAMPLE:
-            return {**super().tells(level), **({TRAINED: "the only model"} if count == 1 else {})}
+            return {**super().tells(level), **({TRAINED: "the only model", **own_reasons(self.config)} if count == 1 else {})}
         masses = (f"{MASS}-{k}" for k in range(count))
         return {**super().tells(level), **dict.fromkeys((TRAINED, *masses), "the account is of other facts")}
 

@@ -129,6 +129,11 @@ def test_planted_groups_are_found_and_pay(tmp_path: Path) -> None:
     assert mix.results["final"]["personal"]["mean"] > plain.results["final"]["global"]["accuracy"] + 0.1
 
 
+def test_one_model_of_private_steps_is_measured(tmp_path: Path) -> None:
+    outcome = run("ifca", tmp_path / "run", {**SMALL, "num-server-rounds": 1, "ifca.clusters": 1, "privacy": "dp-sgd"})
+    assert outcome.results["privacy"] and 0 <= outcome.results["final"]["personal"]["mean"] <= 1
+
+
 def test_ifca_trains_the_model_that_suits_a_client_best(tmp_path: Path) -> None:
     """All models go down and one comes up: that with the least loss on the client's training images."""
     outcome = run("ifca", tmp_path / "run", {**GROUPS, "ifca.clusters": 2})
