@@ -2,10 +2,11 @@
 
 import torch
 
-from fedwarm.core.payload import Payload, PayloadError
+from fedwarm.core.payload import Payload
 from fedwarm.privacy.levels import Level, Reasons
 from fedwarm.rounds.client import PERSONAL, BaseClient
 from fedwarm.rounds.measuring import own_reasons
+from fedwarm.settings.fields import SettingError
 
 
 class LocalOnlyClient(BaseClient):
@@ -21,6 +22,6 @@ class LocalOnlyClient(BaseClient):
             model.load_state_dict(state)
         loss = self.fit(model, "train", number)
         if not all(bool(torch.isfinite(tensor).all()) for tensor in model.state_dict().values()):
-            raise PayloadError("its model holds NaN or infinity; lower learning-rate")
+            raise SettingError("its model holds NaN or infinity; lower learning-rate")
         self.node.store.save(PERSONAL, model.state_dict(), number)
         return Payload(metrics={"num-examples": len(self.shard.train_labels), "train-loss": loss})
