@@ -89,7 +89,7 @@ def test_the_proxy_lets_the_outside_at_the_nodes_part_alone() -> None:
     servers = dict(re.findall(r"listen (\d+) ssl;(.*?\n)    }", text, re.S))
     places = {port: re.findall(r"location (?:= )?(\S+) \{(.*?)\}\n", body) for port, body in servers.items()}
     assert {port: [place for place, _ in found] for port, found in places.items()} == {
-        "8443": ["/v1/fleet/", "/health", "/"], "8444": ["/v1/control/", "/health", "/"],
+        "8443": ["/v1/fleet/", "/health", "/openapi.json", "/"], "8444": ["/v1/control/", "/health", "/"],
     }  # fmt: skip
     assert all(dict(found)["/"].strip() == "return 403;" for found in places.values())
     assert "client_max_body_size 0;" in text and "proxy_request_buffering off;" in text and "proxy_ssl_verify on;" in text
