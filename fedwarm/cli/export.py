@@ -5,16 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedwarm.catalogue import groups_of, parse
-from fedwarm.launch.finished import BEST, WEIGHTS, finished, task_of
+from fedwarm.launch.finished import BEST, WEIGHTS, finished, task_of, task_settings
 from fedwarm.objectives import objective_of
 from fedwarm.quantize.export import KEPT, Exported, export, was_exported
 from fedwarm.quantize.settings import QuantizationRobust
 from fedwarm.record.reading import Run, read_run
 from fedwarm.relevance import Run as Relevant
-from fedwarm.settings.config import Config, General
-from fedwarm.settings.fields import SettingError, Value, keys, read
-from fedwarm.settings.kinds import OBJECTIVES, TASKS
-from fedwarm.settings.registry import settings_of
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import SettingError, Value, keys
+from fedwarm.settings.kinds import OBJECTIVES
 from fedwarm.sparse.export import beside
 from fedwarm.sparse.shrink import kept_of, shrunk
 
@@ -61,8 +60,7 @@ def _check_out(folder: Path, out: Path) -> None:
 
 def _task(run: Run) -> dict[str, Value]:
     """The run's task and the settings of it, by their keys."""
-    name = str(run.settings.get("task", General.task))
-    groups = [read(group, run.settings) for group in settings_of(TASKS.load(name))]
+    name, groups = task_settings(run)
     return {"name": name, **{key: getattr(group, f.name) for group in groups for key, _, f in keys((type(group),))}}
 
 

@@ -13,7 +13,7 @@ from fedwarm.models import Model, build_model, model_of
 from fedwarm.objectives import is_learned
 from fedwarm.record.reading import Run
 from fedwarm.settings.config import General
-from fedwarm.settings.fields import SettingError, read
+from fedwarm.settings.fields import Group, SettingError, read
 from fedwarm.settings.kinds import TASKS
 from fedwarm.settings.registry import settings_of
 from fedwarm.tasks import Task, made
@@ -61,8 +61,13 @@ def finished(run: Run, weights: str = WEIGHTS) -> Finished:
 
 def task_of(run: Run) -> Task:
     """The task of a run, with its settings."""
+    return made(*task_settings(run))
+
+
+def task_settings(run: Run) -> tuple[str, tuple[Group, ...]]:
+    """The name of a run's task, and the settings of it."""
     name = str(run.settings.get("task", General.task))
-    return made(name, tuple(read(group, run.settings) for group in settings_of(TASKS.load(name))))
+    return name, tuple(read(group, run.settings) for group in settings_of(TASKS.load(name)))
 
 
 def personal(run: Run, client: int) -> Finished:

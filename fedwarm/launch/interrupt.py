@@ -68,12 +68,16 @@ def how_to_go_on(place: Path, options: str) -> str:
     else:
         last = stages[-1] if stages else None
         after = f"after stage {len(stages)} ({last['name']}, round {last['round']})" if last else "in its first stage"
-    return f"interrupted {after}; {next_step(place, options)}"
+    return f"interrupted {after}; {_next(place, options, stages is not None)}"
 
 
 def next_step(place: Path, options: str) -> str:
     """What goes on with the run in a folder: its checkpoint, or where it has none, the command that began it."""
-    if _stages(place) is not None:
+    return _next(place, options, _stages(place) is not None)
+
+
+def _next(place: Path, options: str, kept: bool) -> str:
+    if kept:
         return f"continue with: {command(place, options)}"
     return f"give the same command again{' with --fresh' if (place / 'results.json').exists() else ''}"
 

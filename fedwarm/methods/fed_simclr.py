@@ -28,9 +28,10 @@ from fedwarm.data.testing import CENTRAL
 from fedwarm.methods import Method
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Group, SettingError, setting
-from fedwarm.settings.kinds import CODECS, TASKS
+from fedwarm.settings.kinds import TASKS
 from fedwarm.tasks.contrast import Contrast, Contrasting
 from fedwarm.training.loop import Batch, Hook
+from fedwarm.training.private import hidden
 
 PART, ROWS, PLACE = "heads", "rows", "place"
 OWN = ("own_row", "sampled")  # the ways in which a client sends its own row alone
@@ -206,7 +207,7 @@ def validate(config: Config) -> None:
     flat, settings = config.flat(), config.of(FedSimClr)
     if not issubclass(TASKS.load(config.run.task), Contrasting):
         raise SettingError(f"method 'fed_simclr' contrasts views, and task = {config.run.task!r} does not; leave task out")
-    if getattr(CODECS.load(config.run.codec), "private", False):
+    if hidden(config):
         raise SettingError(
             f"codec = {config.run.codec!r} hides what a client holds, and with method 'fed_simclr' losses that look at several "
             "images and a row for each client tell of it; take another codec or method"

@@ -19,7 +19,7 @@ from fedwarm.models import Model
 from fedwarm.norms import STATISTICS, normalising
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Group, SettingError, Value, setting
-from fedwarm.settings.kinds import CODECS
+from fedwarm.training.private import hidden
 from fedwarm.training.sizes import layers_of
 
 FIRST, LAYERS = "first", "layers"
@@ -55,7 +55,7 @@ def validate(config: Config) -> None:
     Raises:
         SettingError: it does.
     """
-    if getattr(CODECS.load(config.run.codec), "private", False):
+    if hidden(config):
         raise SettingError(
             f"method {config.run.method!r} measures clients' own models, and codec = {config.run.codec!r} hides what they hold; "
             "take another of them"

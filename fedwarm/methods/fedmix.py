@@ -18,9 +18,10 @@ from fedwarm.methods import Method
 from fedwarm.models import Model
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Group, SettingError, setting
-from fedwarm.settings.kinds import CODECS, PRIVACY, TASKS
+from fedwarm.settings.kinds import PRIVACY, TASKS
 from fedwarm.training.gates import ALIGNED, GATES, OWN_NET
 from fedwarm.training.mixture import PER_CLIENT, PER_EXPERT
+from fedwarm.training.private import hidden
 
 ALL, THRESHOLD, TOP = "all", "threshold", "top_m"
 SEEDS, NOISE, RANDOM_GATES = "seeds", "noise", "gates"
@@ -128,7 +129,7 @@ def validate(config: Config) -> None:
         SettingError: why, and what to do.
     """
     own, run = config.of(FedMix), config.run
-    if getattr(CODECS.load(run.codec), "private", False):
+    if hidden(config):
         raise SettingError(
             f"codec = {run.codec!r} hides what clients hold, and method {run.method!r} tells which experts that is for; take "
             "another of them"

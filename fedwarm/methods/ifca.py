@@ -13,7 +13,8 @@ from fedwarm.methods import Method
 from fedwarm.models import Model
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Group, SettingError, setting
-from fedwarm.settings.kinds import CODECS, PRIVACY
+from fedwarm.settings.kinds import PRIVACY
+from fedwarm.training.private import hidden
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def validate(config: Config) -> None:
         SettingError: why, and what to do.
     """
     several, run = config.of(Ifca).clusters > 1, config.run
-    if getattr(CODECS.load(run.codec), "private", False) or (several and run.privacy != PRIVACY.first):
+    if hidden(config) or (several and run.privacy != PRIVACY.first):
         raise SettingError(
             f"method {run.method!r} tells which model suits a client best, and no account covers that; take ifca.clusters = 1 "
             "with private steps, or another method with a private codec"

@@ -3,7 +3,7 @@
 from fedwarm.methods import Method
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
-from fedwarm.settings.kinds import CODECS
+from fedwarm.training.private import hidden
 
 
 def validate(config: Config) -> None:
@@ -12,7 +12,7 @@ def validate(config: Config) -> None:
     Raises:
         SettingError: it does.
     """
-    if getattr(CODECS.load(config.run.codec), "private", False):
+    if hidden(config):
         raise SettingError(
             f"method {config.run.method!r} sends no model, and codec = {config.run.codec!r} hides how good clients' own are; "
             "leave codec out"

@@ -15,8 +15,8 @@ from fedwarm.core.arrays import Arrays
 from fedwarm.methods import Method
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Group, SettingError, setting
-from fedwarm.settings.kinds import CODECS
 from fedwarm.training.loop import Hook
+from fedwarm.training.private import hidden
 
 CONTROL, HEARD = "control/", "heard"
 
@@ -86,7 +86,7 @@ def validate(config: Config) -> None:
     Raises:
         SettingError: the codec adds noise.
     """
-    if getattr(CODECS.load(config.run.codec), "private", False):
+    if hidden(config):
         raise SettingError(
             f"codec = {config.run.codec!r} cannot be used with method {config.run.method!r}, whose control variate sums up all "
             "changes and so their noise; take another codec or another method"

@@ -17,8 +17,9 @@ from fedwarm.objectives import hooks_of, learned_state, objective_of
 from fedwarm.relevance import Run
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
-from fedwarm.settings.kinds import CODECS, METHODS, OBJECTIVES, PRIVACY
+from fedwarm.settings.kinds import METHODS, OBJECTIVES, PRIVACY
 from fedwarm.training.loop import Hook
+from fedwarm.training.private import hidden
 from fedwarm.training.sizes import untold
 
 
@@ -79,7 +80,7 @@ def check_private_model(config: Config, classes: int) -> None:
 
 
 def _check_shared(config: Config) -> None:
-    private = bool(getattr(CODECS.load(config.run.codec), "private", False))
+    private = hidden(config)
     if not objective_of(config).learns(config) or (method_of(config).averages and not private):
         return
     methods = ", ".join(name for name in METHODS.own() if (own := METHODS.load(name)).averages and not own.reference)

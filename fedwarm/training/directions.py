@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Group, SettingError, setting
-from fedwarm.settings.kinds import CODECS
 from fedwarm.training.loop import Hook
+from fedwarm.training.private import hidden
 
 DIRECTION, STEPS = "direction", "steps"
 
@@ -76,7 +76,7 @@ def directed(config: Config) -> None:
         SettingError: there is local momentum, or the codec hides what clients hold, of which their steps would tell.
     """
     without_momentum(config)
-    if getattr(CODECS.load(config.run.codec), "private", False):
+    if hidden(config):
         raise SettingError(
             f"method {config.run.method!r} tells the server how many steps a client takes, and so about how much it "
             f"holds; codec = "

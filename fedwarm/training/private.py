@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from fedwarm.settings.config import Config
+from fedwarm.settings.kinds import CODECS
 from fedwarm.training.examples import Singly
 
 Gradient = Callable[[Callable[..., Tensor], tuple[Tensor, ...]], None]
@@ -58,3 +60,8 @@ class Mechanism(Protocol):
 
     def expected(self, examples: int, batch_size: int) -> float:
         """Examples expected in a step."""
+
+
+def hidden(config: Config) -> bool:
+    """Whether the codec hides what clients hold, so that a method may tell nothing that follows from it."""
+    return bool(getattr(CODECS.load(config.run.codec), "private", False))
