@@ -110,7 +110,7 @@ def ensure_certificates(
     """
     moment = now or datetime.now(UTC)
     if not anew and (folder / "ca.crt").is_file() and not (folder / "ca.key").is_file():
-        server, authority = _read(folder / "server"), x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
+        server, authority = _read(folder / "server"), _certificate(folder / "ca.crt")
         if server is not None and serves(server.certificate, addresses, moment) and _signed_by(server.certificate, authority):
             return False
     return ensure_server(folder / "server", ensure_authority(folder, name, moment), addresses, moment, anew)
@@ -181,6 +181,15 @@ def _read(stem: Path) -> Signed | None:
         return Signed(found, x509.load_pem_x509_certificate(certificate.read_bytes()))
     except (OSError, ValueError, TypeError) as error:
         raise SettingError(f"{key} or {certificate.name} cannot be read ({error}); remove both, they are made anew") from None
+
+
+def _certificate(file: Path) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise SettingError(
+            f"{file} cannot be read ({error}); put it back, as it is the certificate that all nodes have"
+        ) from None
 
 
 def _write(stem: Path, signed: Signed) -> None:

@@ -25,8 +25,18 @@ INPUT = "quantized_input"
 
 
 def layers(model: nn.Module, skip_first_last: bool = False) -> dict[str, nn.Module]:
-    """The layers whose weights are quantized, by name and in the model's order: convolutions and linear ones."""
+    """The layers whose weights are quantized, by name and in the model's order: convolutions and linear ones.
+
+    Raises:
+        SettingError: one of them makes its weight of other parameters, as `torch.nn.utils.weight_norm` does.
+    """
     found: list[tuple[str, nn.Module]] = [(name, part) for name, part in model.named_modules() if isinstance(part, QUANTIZED)]
+    for name, part in found:
+        if part._parameters.get("weight") is None and not parametrize.is_parametrized(part, "weight"):
+            raise SettingError(
+                f"layer {name!r} has no weight of its own (weight_norm and the like), so that it cannot be quantized; take "
+                "that off, e.g. by torch.nn.utils.remove_weight_norm"
+            )
     return dict(found[1:-1] if skip_first_last else found)
 
 

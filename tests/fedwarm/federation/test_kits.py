@@ -398,6 +398,9 @@ def test_a_cas_key_may_be_kept_elsewhere_while_nothing_is_issued(tmp_path: Path)
     for addresses, when in ((["127.0.0.2"], None), (["127.0.0.1"], datetime.now(UTC) + timedelta(days=3000))):
         with pytest.raises(SettingError, match="ca.key is missing; put it back"):
             ensure_certificates(tmp_path, "a", addresses, when)
+    (tmp_path / "ca.crt").write_text("-----BEGIN CERTIFICATE-----\n")
+    with pytest.raises(SettingError, match=r"ca\.crt cannot be read .*; put it back"):
+        ensure_certificates(tmp_path, "a", ["127.0.0.1"])
 
 
 def server_certificate(said: str) -> x509.Certificate:

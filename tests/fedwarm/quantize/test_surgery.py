@@ -94,6 +94,14 @@ def test_a_second_parametrization_is_refused() -> None:
     assert list(model.state_dict())[:2] == ["0.weight", "0.bias"]
 
 
+def test_a_weight_that_is_made_of_other_parameters_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    del model[1].weight
+    model[1].weight = torch.ones(2, 4)  # as weight_norm's hooks leave it
+    with pytest.raises(SettingError, match="layer '1' has no weight of its own"):
+        layers(model)
+
+
 def test_in_evaluation_mode_and_at_32_bits_the_model_is_the_float_one() -> None:
     model, plain, x = small(), small(), pictures()
     width = Width(2)
