@@ -66,6 +66,7 @@ def test_a_table_is_of_its_study(path: Path) -> None:
     ("name", "heading", "first", "what"),
     [
         ("warmfed_costs", "### What a start is worth", "arm", ["global", "own"]),
+        ("warmfed_words", "### Prompts that name each client's look", "images drawn from", ["global"]),
         ("warmfed_skew", "### Two classes of one look a client", "arm", ["global", "own"]),
         ("warmfed_sources", "### Four sources of digits", "arm", ["global", "client:1", "own"]),
         ("warmfed_hollowed", "### With a hollowed foundation at clients", "adapters tuned with", ["global"]),
