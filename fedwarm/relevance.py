@@ -30,6 +30,7 @@ FACTS: Mapping[str, bool] = {
     "draws": False,  # clients draw images
     "fills": True,  # clients get synthetic images, where they have any augmentation
     "adapts": False,  # clients tune adapters
+    "attaches": False,  # images are drawn from adapters
     "taught": False,  # clients train a teacher on their own data
     "hides": False,  # what a client holds is not told
     "counts": True,  # clients may tell how many images of each class they hold
@@ -39,7 +40,7 @@ FACTS: Mapping[str, bool] = {
     "late": False,  # a round's model is measured with the next round
 }
 # true where one component says so; the others are false where one does
-BOTH = ("draws", "hides", "generates", "adapts", "steps", "taught", "accounted", "personal", "late")
+BOTH = ("draws", "hides", "generates", "adapts", "attaches", "steps", "taught", "accounted", "personal", "late")
 
 
 def matters(key: str, settings: Mapping[str, Any], method: str) -> bool:

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from fedwarm.core.arrays import Arrays, from_module, from_tensors, load_module, to_tensors
-from fedwarm.core.files import writing
 from fedwarm.core.norms import floats
 from fedwarm.core.payload import Payload, PayloadError
 from fedwarm.core.placement import cards_for
 from fedwarm.core.seeds import generator
+from fedwarm.diffusion.adapters import read_adapters, save_adapters
 from fedwarm.diffusion.asking import of_client
 from fedwarm.diffusion.pool import Pool, join, read_pool
 from fedwarm.diffusion.settings import Diffusion
@@ -142,11 +142,15 @@ class WarmFed(BaseStrategy):
         if self.shares:
             self._note_shares(stage.measures)
         if stage.name == "adapt":
-            if self.settings.joins and (sent := len({name.partition("/")[0] for name in self.uploads})) < self.fewest:
-                raise FederationError(f"{sent} clients sent adapters, and robust.rule needs {self.fewest} local models")
-            self._save_adapters()
+            self._refuse_few()
+            if self.folder is not None:
+                save_adapters(self.folder.path / "adapters", self._sent(), self.parts)
             self.record.upload(stage.name, self._numbers_sent())
         elif stage.name == "generate":
+            if self.settings.attaches and not self.settings.adapts:
+                earlier = read_adapters(Path(self.settings.adapters), self.parts)
+                self.uploads = {f"{client}/{name}": array for client, own in earlier.items() for name, array in own.items()}
+                self._refuse_few()
             self._draw_pool()
         elif stage.name == "warm start":
             self._warm_start()
@@ -171,6 +175,14 @@ class WarmFed(BaseStrategy):
         """A client's adapter, or the classifier that it sent with it; empty where it sent none."""
         own = {n.removeprefix(f"{client}/"): a for n, a in self.uploads.items() if n.startswith(f"{client}/")}
         return {n.removeprefix(CLASSIFIER): a for n, a in own.items() if n.startswith(CLASSIFIER) == classifier}
+
+    def _sent(self) -> dict[int, Arrays]:
+        """The adapters of the clients that sent one."""
+        return {client: adapter for client in self.partitions if (adapter := self._uploaded(client))}
+
+    def _refuse_few(self) -> None:
+        if self.settings.joins and (sent := len(self._sent())) < self.fewest:
+            raise FederationError(f"{sent} clients sent adapters, and robust.rule needs {self.fewest} local models")
 
     def _numbers_sent(self) -> int:
         """Numbers in the mean upload: clients may send parts of an adapter that differ."""
@@ -201,8 +213,7 @@ class WarmFed(BaseStrategy):
         if self.settings.pool:
             self.drawn = from_tensors(read_pool(Path(self.settings.pool), self.sentences).tensors())
             return
-        sent = {client: adapter for client in self.partitions if (adapter := self._uploaded(client))}
-        adapters = self.parts.used(sent) if sent else {}
+        adapters = self.parts.used(sent) if (sent := self._sent()) else {}
         wanted = []
         for member in self.fleet.members:
             adapter = adapters.get(member.partition, {})
@@ -278,19 +289,6 @@ class WarmFed(BaseStrategy):
         known = dict(self.record.others.get(SELECTION, {}).get("models", {}))
         known[str(number)] = [self.shares.get(client) for client in self.partitions]
         self.record.found(SELECTION, {"rule": self.settings.selection, "models": known})
-
-    def _save_adapters(self) -> None:
-        """Each client's own matrices, as it sent them."""
-        from fedwarm.diffusion.lora import save_adapter
-
-        if self.folder is None:
-            return
-        d = self.config.of(Diffusion)
-        for client in self.partitions:
-            if arrays := self._uploaded(client):
-                with writing(place := self.folder.path / "adapters" / f"client-{client}"):
-                    targets, family = self.parts.attaching(arrays).targets, self.foundation.family
-                    save_adapter(place, to_tensors(arrays), d.rank, d.alpha, targets, family)
 
     def _save_pool(self) -> None:
         if self.folder is None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fedwarm.diffusion.foundation import Foundation
 
 ADAPTER = "fedwarm"
+FILE, FOUNDATION = "pytorch_lora_weights.safetensors", "foundation"  # of a saved adapter: its name, and what it was tuned on
 FIRST = "lora-init"
 MARK = ".lora_"
 
@@ -173,21 +174,30 @@ def load_adapter(unet: Any, state: Mapping[str, Tensor]) -> None:
 
 
 def save_adapter(
-    folder: Path, state: Mapping[str, Tensor], rank: int, alpha: float, targets: str, family: Family | None = None
+    folder: Path,
+    state: Mapping[str, Tensor],
+    rank: int,
+    alpha: float,
+    targets: str,
+    family: Family | None = None,
+    fingerprint: str = "",
 ) -> Path:
     """Write an adapter as the file that `pipe.load_lora_weights(folder)` reads, with its rank and alpha.
 
     Args:
         family: of the foundation that it was tuned on; None: the usual one.
+        fingerprint: of that foundation, which the file's metadata then have.
 
     Returns:
         the path of `pytorch_lora_weights.safetensors`.
     """
     import diffusers
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
 
     family = family or usual_family()
     folder.mkdir(parents=True, exist_ok=True)
-    names, path = [t.strip() for t in targets.split(",") if t.strip()], folder / "pytorch_lora_weights.safetensors"
+    names, path = [t.strip() for t in targets.split(",") if t.strip()], folder / FILE
     getattr(diffusers, family.pipelines[0]).save_lora_weights(
         folder,
         **{
@@ -195,6 +205,10 @@ def save_adapter(
             f"{family.net}_lora_adapter_metadata": {"r": rank, "lora_alpha": alpha, "target_modules": names},
         },
     )
+    if fingerprint:
+        with safe_open(path, "pt") as file:
+            told = file.metadata()
+        save_file(load_file(path), path, {**told, FOUNDATION: fingerprint})
     order_metadata(path)
     return path
 

@@ -22,7 +22,7 @@ class Diffusion(Group, prefix="diffusion", used=lambda r: r.generates or r.draws
         "fine-tuning of the foundation at clients; lora: with the whole model in memory; hollowed: without its "
         "core, which saves memory (hollowed.*)",
         choices=TUNERS,
-        when=lambda r: r.adapts,
+        when=lambda r: r.attaches,
     )
     image_size: int = setting(
         0,
@@ -42,10 +42,10 @@ class Diffusion(Group, prefix="diffusion", used=lambda r: r.generates or r.draws
         "letters and other signs",
         when=lambda r: r.adapts,
     )
-    rank: int = setting(8, "rank r of the LoRA matrices", low=1, when=lambda r: r.adapts)
-    alpha: float = setting(8.0, "LoRA scale; the product BA is multiplied by alpha / rank", low=1e-6, when=lambda r: r.adapts)
+    rank: int = setting(8, "rank r of the LoRA matrices", low=1, when=lambda r: r.attaches)
+    alpha: float = setting(8.0, "LoRA scale; the product BA is multiplied by alpha / rank", low=1e-6, when=lambda r: r.attaches)
     targets: str = setting(
-        "to_q,to_k,to_v,to_out.0", "U-Net layers that get an adapter, by the end of their names", when=lambda r: r.adapts
+        "to_q,to_k,to_v,to_out.0", "U-Net layers that get an adapter, by the end of their names", when=lambda r: r.attaches
     )
     lora_steps: int = setting(600, "optimiser steps of a client's adapter", low=1, when=lambda r: r.adapts)
     lora_batch_size: int = setting(16, "images in a step of the adapter", low=1, when=lambda r: r.adapts)

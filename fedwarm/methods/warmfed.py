@@ -37,6 +37,10 @@ class WarmFed(Group, prefix="warmfed"):
         True, "clients tune and send adapters; false: the server generates images from prompts alone",
         when=lambda r: r.generates and not r["warmfed.pool"],
     )  # fmt: skip
+    adapters: str = setting(
+        "", "adapters that clients of an earlier run sent, RUN/adapters, to draw other or more images from; empty: tune new ones",
+        path=True, when=lambda r: r.generates and r["warmfed.adapt"] and not r["warmfed.pool"],
+    )  # fmt: skip
     pool: str = setting(
         "", "images that an earlier run of the same clients drew, RUN/pool/pool-0.safetensors, in place of adapters and drawing; "
         "empty: draw", path=True, when=lambda r: r.generates,
@@ -127,7 +131,12 @@ class WarmFed(Group, prefix="warmfed"):
     @property
     def adapts(self) -> bool:
         """Whether clients tune adapters and send them."""
-        return _adapts(self.adapt, self.synthetic_ratio, self.pool)
+        return self.attaches and not self.adapters
+
+    @property
+    def attaches(self) -> bool:
+        """Whether images are drawn from adapters, of this run or an earlier one."""
+        return self.adapt and self.synthetic_ratio > 0 and not self.pool
 
     @property
     def local_epochs(self) -> int:
@@ -151,10 +160,6 @@ class WarmFed(Group, prefix="warmfed"):
         from fedwarm.diffusion.settings import Diffusion
 
         return asked(self.prompt, config.of(Diffusion).foundation, classes, self.styles)
-
-
-def _adapts(adapt: bool, ratio: float, pool: str) -> bool:
-    return adapt and ratio > 0 and not pool
 
 
 def _warms(run: Any) -> bool:
@@ -199,7 +204,8 @@ def does(run: Any) -> dict[str, bool]:
     """What a run of WarmFed does, by its settings."""
     one_shot = run["warmfed.protocol"] == "one-shot"
     generates = bool(run["warmfed.synthetic-ratio"])
-    adapts = _adapts(run["warmfed.adapt"], run["warmfed.synthetic-ratio"], run["warmfed.pool"])
+    attaches = generates and bool(run["warmfed.adapt"]) and not run["warmfed.pool"]
+    adapts = attaches and not run["warmfed.adapters"]
     tuned = _tunes(run) and run["warmfed.finetune-targets"] == "local_and_aggregate" and run["warmfed.epochs-local"] > 0
     tuned = tuned or (adapts and run["warmfed.local-model-source"] == "uploaded")
     averages, rule = not one_shot or tuned, run["warmfed.selection"]
@@ -217,6 +223,7 @@ def does(run: Any) -> dict[str, bool]:
         "steps": taught or not run["warmfed.distill-learning-rate"] or (_tunes(run) and not run["warmfed.server-learning-rate"]),
         "generates": generates,
         "adapts": adapts,
+        "attaches": attaches,
     }
 
 
@@ -232,12 +239,13 @@ def reach(run: Any, config: Config, clients: int) -> Iterator[str]:
         images = sum(present * quota(settings, examples, present) for examples, present in held)
         if not images:
             raise SettingError("warmfed.synthetic-ratio and warmfed.min-per-class come to no image at all; raise one of them")
-        yield told(config, Work(tuple(examples for examples, _ in held) if settings.adapt else (), images))
+        yield told(config, Work(tuple(examples for examples, _ in held) if settings.adapts else (), images))
 
 
 def check(config: Config, known: Any) -> None:
     """See before a run that the sentences, the adapters' plan and an earlier run's files can be, or raise a SettingError."""
     from fedwarm.data.settings import Data
+    from fedwarm.diffusion.adapters import check_adapters
     from fedwarm.diffusion.asking import styled
     from fedwarm.diffusion.pool import check_pool
     from fedwarm.diffusion.sentences import prompts
@@ -249,12 +257,15 @@ def check(config: Config, known: Any) -> None:
         raise SettingError(f"warmfed.styles has {len(styles)} phrases for {known.clients} clients; leave some out")
     if settings.adapts:
         tuner_for(config).check_before(known.clients)
-    elif settings.pool and settings.synthetic_ratio:
+    for key, path in earlier(config):
         if config.run.privacy != PRIVACY.first:
             raise SettingError(
-                f"warmfed.pool = {settings.pool!r} was drawn by another run, whose privacy this one's account does not hold; "
-                f"leave it empty, or take privacy = {PRIVACY.first!r}"
+                f"{key} = {path!r} is of another run, whose privacy no account of this one holds; leave it empty, or set "
+                f"privacy = {PRIVACY.first!r}"
             )
+    if settings.attaches and settings.adapters:
+        check_adapters(Path(settings.adapters), config, known.clients)
+    elif settings.pool and settings.synthetic_ratio:
         sentences = settings.sentences(config, known.classes) if known.classes else ()
         check_pool(Path(settings.pool), sentences, known.clients, config.of(Data).image_size)
         if settings.warmed and not Path(settings.warm_model).is_file():
@@ -265,7 +276,9 @@ def check(config: Config, known: Any) -> None:
 def earlier(config: Config) -> Iterator[tuple[str, str]]:
     """The settings that name files of an earlier run, and their values, where they are in force."""
     settings = config.of(WarmFed)
-    if settings.pool and settings.synthetic_ratio:
+    if settings.attaches and settings.adapters:
+        yield "warmfed.adapters", settings.adapters
+    elif settings.pool and settings.synthetic_ratio:
         yield "warmfed.pool", settings.pool
         yield from [("warmfed.warm-model", settings.warm_model)] if settings.warmed else []
 

@@ -72,9 +72,11 @@ def header(found: Sequence[Source]) -> dict[str, str]:
 
 
 def sources(path: Path) -> list[Source] | None:
-    """What a model's file says, or the results of the run folder that it lies in; None where nobody says."""
+    """What a model's file says, or the results of the run folder that it or a folder lies in; None where nobody says."""
     from safetensors import SafetensorError, safe_open
 
+    if path.is_dir():
+        return _of_run(path.parent)
     try:
         with safe_open(path, "np") as file:
             header = json.loads((file.metadata() or {}).get(HEADER, "{}"))

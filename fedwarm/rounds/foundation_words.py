@@ -44,7 +44,7 @@ def refuse_strangers(config: Config, classes: Sequence[str]) -> None:
         SettingError: it would draw noise.
     """
     unknown = strangers(config, classes)
-    if len(unknown) == len(classes) > 0 and not Run.of(config).adapts:
+    if len(unknown) == len(classes) > 0 and not Run.of(config).attaches:
         name = config.of(Diffusion).foundation
         known = known_words(Path(locate(name)))
         raise SettingError(
@@ -61,7 +61,7 @@ def remark(config: Config, classes: Sequence[str]) -> str:
         return ""
     if not unknown:
         return ""
-    drawn = "shows only what the adapters learn of them" if Run.of(config).adapts else "is noise"
+    drawn = "shows only what the adapters learn of them" if Run.of(config).attaches else "is noise"
     return (
         f"diffusion.foundation = {config.of(Diffusion).foundation!r} was not trained on {len(unknown)} of {len(classes)} classes "
         f"({_listed(unknown)}): what it draws of them {drawn}; look at the pictures, or {REMEDY}"

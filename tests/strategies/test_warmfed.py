@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,20 +11,23 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
+from safetensors.torch import save_file as save_tensors
 
 import clients.warmfed
 import strategies.warmfed
 from fedwarm.catalogue import parse
 from fedwarm.data import load_shard
 from fedwarm.data.settings import Data
+from fedwarm.diffusion.adapters import check_adapters
 from fedwarm.diffusion.foundation import load_foundation
-from fedwarm.diffusion.lora import adapter_size, targeted
+from fedwarm.diffusion.lora import FILE, adapter_size, targeted
+from fedwarm.diffusion.pool import read_pool
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.flower.wire import from_records
 from fedwarm.launch.preflight import check_run
 from fedwarm.methods.warmfed import RULES
 from fedwarm.rounds.fleet import FederationError
-from fedwarm.settings.fields import SettingError
+from fedwarm.settings.fields import SettingError, Value
 from fedwarm.training.evaluate import predict
 from fedwarm.training.selection import SelfDistillation
 from tests.runs import SMALL_WARMFED, run, same
@@ -188,6 +192,45 @@ def test_what_one_run_drew_another_may_take(one_shot, tmp_path: Path) -> None:
     ):
         with pytest.raises(SettingError, match=words):
             check_run({**SMALL_WARMFED, **own, "method": "warmfed"}, 4)
+
+
+def test_from_what_clients_of_one_run_sent_another_may_draw(one_shot, tmp_path: Path) -> None:
+    """The same images and the same model, bit for bit, where nothing else differs, and more images where more are asked for."""
+    own: dict[str, Value] = {**SMALL_WARMFED, "warmfed.adapters": str(one_shot.folder / "adapters")}
+    same_again = run("warmfed", tmp_path / "same", own)
+    pools = [read_pool(outcome.folder / "pool" / "pool-0.safetensors", ()) for outcome in (one_shot, same_again)]
+    assert all(torch.equal(getattr(pools[0], part), getattr(pools[1], part)) for part in ("images", "labels", "clients", "seeds"))
+    assert same(same_again.model, one_shot.model)
+    assert {row["stage"] for row in same_again.ledger} == {"distill"} and same_again.results["totals"]["bytes_up"] == 0
+    more = run("warmfed", tmp_path / "more", {**own, "warmfed.synthetic-ratio": 2.0})
+    assert len(read_pool(more.folder / "pool" / "pool-0.safetensors", ())) > len(pools[0])
+
+
+def test_adapters_that_a_run_cannot_take_are_refused_in_a_line(one_shot, tmp_path: Path) -> None:
+    kept, other = one_shot.folder / "adapters", tmp_path / "other"
+    shutil.copytree(kept, other)
+    path = other / "client-2" / FILE
+    tensors, told = load_file(path), {"foundation": "another", "lora_adapter_metadata": '{"unet.r": 8, "unet.lora_alpha": 8.0}'}
+    save_tensors(tensors, path, told)
+    for own, words in (
+        ({"warmfed.adapters": str(tmp_path)}, "no clients' adapters are in .*; name RUN/adapters"),
+        ({"diffusion.rank": 4}, "has rank 8, not 4; set diffusion.rank = 8"),
+        ({"diffusion.alpha": 4.0}, r"has alpha 8.0, not 4.0; set diffusion.alpha = 8.0"),
+        ({"privacy": "dp-sgd"}, "warmfed.adapters = .* is of another run, whose privacy"),
+    ):
+        with pytest.raises(SettingError, match=words):
+            check_run({**SMALL_WARMFED, "method": "warmfed", "warmfed.adapters": str(kept), **own}, 4)
+    with pytest.raises(SettingError, match="client-3 is of client 3, and here are 3; name a run of the same clients"):
+        check_adapters(kept, parse({}), 3)
+    with pytest.raises(SettingError, match="client-2.* was tuned on another foundation"):
+        run("warmfed", tmp_path / "a", {**SMALL_WARMFED, "warmfed.adapters": str(other)})
+    with pytest.raises(SettingError, match=r"has matrices of other layers or shapes; take diffusion.targets"):
+        run("warmfed", tmp_path / "b", {**SMALL_WARMFED, "warmfed.adapters": str(kept), "diffusion.targets": "to_q,to_k"})
+    with pytest.raises(SettingError, match=r"warmfed.adapters = .* was trained on \d+ of \d+ test images of this run"):
+        run("warmfed", tmp_path / "c", {**SMALL_WARMFED, "warmfed.adapters": str(kept), "seed": 11})
+    path.write_bytes(b"none")
+    with pytest.raises(SettingError, match="cannot be read as an adapter"):
+        check_run({**SMALL_WARMFED, "method": "warmfed", "warmfed.adapters": str(other)}, 4)
 
 
 def test_what_one_run_trained_on_its_images_another_need_not_train_again(one_shot, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from tests.families import PIPELINES, write_pipeline
@@ -24,3 +25,6 @@ def test_a_run_draws_from_adapters_of_its_family(name: str, tmp_path: Path) -> N
     for client in range(2):
         saved = load_file(tmp_path / "run" / "adapters" / f"client-{client}" / "pytorch_lora_weights.safetensors")
         assert saved and all(key.startswith(net) for key in saved)
+    again = run("warmfed", tmp_path / "again", {**given, "warmfed.adapters": str(tmp_path / "run" / "adapters")}, clients=2)
+    drawn = load_file(again.folder / "pool" / "pool-0.safetensors")
+    assert all(torch.equal(drawn[part], pool[part]) for part in pool)

@@ -181,6 +181,9 @@ def test_the_rule_decides_what_images_are_drawn_from(rule: str, union: Outcome, 
     assert equal == ([True] * 4 if rule == "zero_fill" else [False, True, False, False])
     for client, adapter in enumerate(sent):
         assert len(saved(other, client)[0]) == len(adapter)
+    kept = {"warmfed.adapters": str(union.folder / "adapters"), "hollowed.mixed": rule}
+    again = run("warmfed", tmp_path / "again", {**MIXED, **kept})
+    assert all(np.array_equal(drawn(again, client), drawn(other, client)) for client in range(4))
 
 
 @pytest.mark.long

@@ -149,6 +149,13 @@ class Family:
         found: dict[str, Tensor] = convert_state_dict_to_diffusers(dict(state))
         return found
 
+    def loaded(self, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The matrices by peft's names, of those that `saved` gives them."""
+        from diffusers.utils import convert_unet_state_dict_to_peft
+
+        found: dict[str, Tensor] = convert_unet_state_dict_to_peft(dict(saved))
+        return found
+
 
 def tokens(tokenizer: Any, encoder: Any, prompt: str) -> Tensor:
     """A sentence's tokens (1, n), cut or filled up to what the encoder takes; that one is cut is said once."""

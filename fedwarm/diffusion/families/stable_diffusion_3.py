@@ -79,5 +79,8 @@ class StableDiffusion3(Family):
     def saved(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return dict(state)
 
+    def loaded(self, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return dict(saved)
+
 
 COMPONENT = StableDiffusion3()

@@ -26,7 +26,7 @@ def depths_of(run: Any) -> set[str]:
 
 
 @dataclass(frozen=True)
-class Hollowed(Group, prefix="hollowed", used=lambda r: r.adapts):
+class Hollowed(Group, prefix="hollowed", used=lambda r: r.attaches):
     """Settings of hollowed fine-tuning."""
 
     depth: int = setting(
