@@ -26,7 +26,7 @@ from torch import Tensor
 
 from fedwarm.core.inputs import Form
 from fedwarm.data.settings import CLASSES, LABELS, NUMBERS, TOKENS, Data
-from fedwarm.data.tables import ALL, Column, Rows, Table, coded
+from fedwarm.data.tables import ALL, Column, Table, coded, part_of
 from fedwarm.settings.fields import SettingError, near
 from fedwarm.settings.foreign import outcome
 
@@ -231,19 +231,8 @@ def _split(table: Table, split: str) -> Table:
     if split not in column.names:
         raise SettingError(f"{table.name} has no split {split!r}, only {', '.join(column.names)}; name one in data.test-split")
     rows = np.flatnonzero(column.codes == column.names.index(split))
-    return part_of(table, rows, table.name if split == TRAIN else f"split {split!r} of {table.name}")
-
-
-def part_of(table: Table, rows: Rows, name: str) -> Table:
-    """Some rows (k,) of a table."""
-
-    def part(column: Column) -> Column:
-        return Column(column.codes[rows], column.names)
-
-    return replace(
-        table, name=name, label=part(table.label), column=lambda wanted: part(table.column(wanted)),
-        images=lambda k: table.images(rows[k]), targets=None if table.targets is None else table.targets[torch.from_numpy(rows)],
-    )  # fmt: skip
+    part = part_of(table, rows, table.name if split == TRAIN else f"split {split!r} of {table.name}")
+    return replace(part, remarks=table.remarks)
 
 
 def kind_of(table: Table) -> str:

@@ -14,7 +14,7 @@ from fedwarm.data.opening import fitting, read_table
 from fedwarm.data.partitions import client_rows
 from fedwarm.data.settings import Data
 from fedwarm.data.shards import default_clients, load_pooled, load_shard
-from fedwarm.data.tables import Table
+from fedwarm.data.tables import Column, Table, coded
 from fedwarm.settings.fields import SettingError
 
 X = np.arange(24.0).reshape(12, 2)
@@ -70,6 +70,18 @@ def test_a_column_of_splits_parts_the_rows() -> None:
         table(found, split="dev")
     with pytest.raises(SettingError, match=r"has no split 'test'; set data\.test = 'held-out'"):
         table((X, [0, 1] * 6), split="test")
+
+
+def test_a_split_of_a_given_table_has_the_originals_of_its_own_rows() -> None:
+    base = table((X, [0, 1] * 6, {"split": ["train"] * 8 + ["test"] * 4}), split="train")
+    whole = Table(
+        "mine", Column(np.arange(12) % 2, ("a", "b")), ("split",), lambda _: coded(["train"] * 8 + ["test"] * 4),
+        lambda rows: torch.from_numpy(rows), originals=lambda rows, side: [torch.tensor(row) for row in rows.tolist()],
+        remarks=lambda: ["told"],
+    )  # fmt: skip
+    found = given(lambda: whole, Data(name="mine:load"), "test")
+    assert found.originals is not None and found.originals(np.array([0, 3]), 8) == [torch.tensor(8), torch.tensor(11)]
+    assert found.remarks() == ["told"] and base.originals is None
 
 
 @pytest.mark.parametrize(
