@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fedwarm.core.arrays import Arrays, from_module, from_tensors, to_tensors
+from fedwarm.core.arrays import Arrays, from_tensors, to_tensors
 from fedwarm.core.payload import Payload
 from fedwarm.core.told import split
 from fedwarm.methods.fedbn import FIRST, FedBn
@@ -41,9 +41,7 @@ class FedBnClient(BaseClient):
 
     def drawn(self) -> Arrays:
         """The kept tensors of the shared initialisation, which follow from the seed."""
-        model = self.model()
-        names = self.config.of(FedBn).kept(model)
-        return {name: array for name, array in from_module(model).items() if name in names}
+        return self.config.of(FedBn).first(self.model())
 
     def evaluate(self, payload: Payload) -> Payload:
         """What comes of the received model with this client's own tensors; that model is kept where it may be the last."""

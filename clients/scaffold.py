@@ -14,7 +14,8 @@ from torch import Tensor
 
 from fedwarm.core.arrays import from_tensors, to_tensors
 from fedwarm.core.payload import Payload
-from fedwarm.methods.scaffold import HEARD, ControlVariate, control_after, joined, split
+from fedwarm.core.told import joined, split
+from fedwarm.methods.scaffold import CONTROL, HEARD, ControlVariate, control_after
 from fedwarm.rounds.client import BaseClient
 from fedwarm.training.loop import Hook
 from fedwarm.training.plan import path_of
@@ -35,7 +36,7 @@ class ScaffoldClient(BaseClient):
     number: int
 
     def round(self, payload: Payload) -> Payload:
-        number, (before, told) = payload.count("round", 1), split(payload.arrays)
+        number, (before, told) = payload.count("round", 1), split(payload.arrays, CONTROL)
         shared, self.number = to_tensors(told), number
         control = self.counted(payload.count(HEARD)) or {name: torch.zeros_like(c) for name, c in shared.items()}
         self.shift = {name: shared[name] - control[name] for name in shared}
@@ -44,7 +45,7 @@ class ScaffoldClient(BaseClient):
         new = self.control(control, shared, to_tensors(before), to_tensors(reply.arrays), path)
         self.node.store.save(SENT, new, number)
         sent = {name: shared[name] + new[name] - control[name] for name in shared}
-        return Payload(reply.kind, joined(reply.arrays, from_tensors(sent)), reply.metrics, reply.facts)
+        return Payload(reply.kind, joined(reply.arrays, from_tensors(sent), CONTROL), reply.metrics, reply.facts)
 
     def counted(self, heard: int) -> Tensors | None:
         """c_k after the last round of which the server has heard; None where it has of none, or this client lost it."""
@@ -54,7 +55,7 @@ class ScaffoldClient(BaseClient):
         return store.load(OWN, before=heard + 1) if heard else None
 
     def read(self, reply: Callable[[], Payload]) -> None:
-        told = to_tensors(split(reply().arrays)[1])
+        told = to_tensors(split(reply().arrays, CONTROL)[1])
         self.node.store.save(SENT, {name: told[name] - c for name, c in self.shift.items()}, self.number)
 
     def control(self, own: Tensors, shared: Tensors, before: Tensors, after: Tensors, path: float) -> Tensors:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from fedwarm.core.arrays import Arrays, from_module
+from fedwarm.core.arrays import Arrays
 from fedwarm.core.payload import Payload
 from fedwarm.core.told import joined
 from fedwarm.methods.fedbn import FIRST
@@ -37,9 +37,7 @@ class FedBn(FedAvg):
     @cached_property
     def first(self) -> Arrays:
         """The kept tensors of the shared initialisation."""
-        model = self.new_model()
-        kept = self.config.of(Settings).kept(model)
-        return {name: array for name, array in from_module(model).items() if name in kept}
+        return self.config.of(Settings).first(self.new_model())
 
     def initial_arrays(self) -> Arrays:
         return {name: array for name, array in super().initial_arrays().items() if name not in self.first}

@@ -12,7 +12,8 @@ from fedwarm.aggregators import Robust, aggregator
 from fedwarm.core.arrays import Arrays
 from fedwarm.core.payload import Payload
 from fedwarm.core.steps import stepped
-from fedwarm.methods.scaffold import HEARD, joined, split
+from fedwarm.core.told import joined, split
+from fedwarm.methods.scaffold import CONTROL, HEARD
 from fedwarm.methods.scaffold import Scaffold as Settings
 from fedwarm.norms import weights
 from fedwarm.record.folder import RunFolder
@@ -39,7 +40,7 @@ class Scaffold(BaseStrategy):
         if stage.name != "round":
             return super().instruct(stage, client)
         told: dict[str, int | float] = {"round": stage.round, HEARD: self.heard.get(client, 0)}
-        return Payload("weights", joined(self.arrays, self.shared), told)
+        return Payload("weights", joined(self.arrays, self.shared, CONTROL), told)
 
     @property
     def shared(self) -> Arrays:
@@ -49,7 +50,7 @@ class Scaffold(BaseStrategy):
         return self.control
 
     def expected(self, stage: Stage) -> Arrays:
-        return joined(super().expected(stage), self.shared) if stage.name == "round" else {}
+        return joined(super().expected(stage), self.shared, CONTROL) if stage.name == "round" else {}
 
     def begin(self, stage: Stage) -> None:
         robust = replace(self.config.of(Robust), clip_norm=0.0)  # which is a length of weights, not of gradients
@@ -57,7 +58,7 @@ class Scaffold(BaseStrategy):
 
     def absorb(self, stage: Stage, client: int, payload: Payload) -> None:
         if stage.name == "round":
-            model, control = split(payload.arrays)
+            model, control = split(payload.arrays, CONTROL)
             self.models.add(model, payload.number("num-examples") if self.settings.weight_by == "examples" else 1.0)
             self.controls.add(control, 1.0)
             self.replies += 1

@@ -12,7 +12,7 @@ from fedwarm.aggregators import Robust, aggregator
 from fedwarm.coding.packing import pack_mask
 from fedwarm.core.arrays import Arrays, WeightedMean
 from fedwarm.core.payload import Payload
-from fedwarm.methods.ssfl import MASK, salient
+from fedwarm.methods.ssfl import MASK
 from fedwarm.methods.ssfl import Ssfl as Settings
 from fedwarm.record.folder import RunFolder
 from fedwarm.rounds.server import BaseStrategy, Stage
@@ -20,6 +20,7 @@ from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Value
 from fedwarm.settings.kinds import CODECS
 from fedwarm.sparse.groups import Masks
+from fedwarm.sparse.magnitude import largest
 from fedwarm.sparse.packing import PACKED, Reader, from_rounded, from_values, joined, to_values, values_bytes
 from fedwarm.sparse.replies import bits_of, refuse_statistics
 
@@ -80,7 +81,7 @@ class Ssfl(BaseStrategy):
 
     def finish(self, stage: Stage) -> None:
         if stage.name == SALIENCY:
-            self.masks = self._ordered(salient(self.mean.result(), self.config.of(Settings).density))
+            self.masks = self._ordered(largest(self.mean.result(), self.config.of(Settings).density))
             self.arrays = {name: np.where(mask, self.arrays[name], 0).astype(np.float32) for name, mask in self.masks.items()}
         if stage.name == "round":
             self.arrays = self.mean.result()

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from fedwarm.core.arrays import Arrays, from_module
 from fedwarm.methods import Method
 from fedwarm.models import Model
 from fedwarm.norms import STATISTICS, normalising
@@ -47,6 +48,11 @@ class FedBn(Group, prefix="fedbn"):
                 "model.norm = 'batch', or take a model.name with batch normalisation"
             )
         return found
+
+    def first(self, model: nn.Module) -> Arrays:
+        """The model's tensors that do not travel; SettingError as of `kept`."""
+        kept = self.kept(model)
+        return {name: array for name, array in from_module(model).items() if name in kept}
 
 
 def validate(config: Config) -> None:

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from fedwarm.core.arrays import Arrays
 from fedwarm.methods import Method
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Group, SettingError, setting
 from fedwarm.training.loop import Hook
 from fedwarm.training.private import hidden
 
-CONTROL, HEARD = "control/", "heard"
+CONTROL, HEARD = "control", "heard"
 
 
 @dataclass(frozen=True)
@@ -67,17 +66,6 @@ def control_after(
         path: how far a constant gradient of length 1 moves, `training.plan.path_of`.
     """
     return {name: c - shared[name] + (before[name] - after[name]) / path for name, c in control.items()}
-
-
-def split(arrays: Arrays) -> tuple[Arrays, Arrays]:
-    """(the model's arrays, the control variate's by the model's names)."""
-    model = {name: array for name, array in arrays.items() if not name.startswith(CONTROL)}
-    return model, {name.removeprefix(CONTROL): array for name, array in arrays.items() if name.startswith(CONTROL)}
-
-
-def joined(model: Arrays, control: Arrays) -> Arrays:
-    """Both in one, as they travel: the inverse of `split`."""
-    return {**model, **{CONTROL + name: array for name, array in control.items()}}
 
 
 def validate(config: Config) -> None:

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedwarm.core.arrays import Arrays
 from fedwarm.methods import Method
 from fedwarm.models import to_input
 from fedwarm.settings.fields import Group, setting
-from fedwarm.sparse.groups import Masks
 from fedwarm.sparse.replies import check, validated
 from fedwarm.tasks import Task
 from fedwarm.training.dropout import layers_draw
@@ -38,20 +35,6 @@ def saliency(model: nn.Module, images: Tensor, labels: Tensor, task: Task, draws
     names, weights = zip(*model.named_parameters(), strict=True)
     found = torch.autograd.grad(loss, weights)
     return {name: (g * w).abs().detach() for name, g, w in zip(names, found, weights, strict=True)}
-
-
-def salient(scores: Arrays, density: float) -> Masks:
-    """The weights with the largest scores of all layers together, so that `density` of all numbers is left; vectors all stay."""
-    total = sum(array.size for array in scores.values())
-    weights = [name for name, array in scores.items() if array.ndim > 1]
-    keep = max(0, round(density * total) - (total - sum(scores[name].size for name in weights)))
-    flat = np.concatenate([scores[name].reshape(-1) for name in weights])
-    kept = np.zeros(flat.size, np.bool_)
-    kept[np.argsort(-flat, kind="stable")[:keep]] = True
-    out, start = {name: np.ones(array.shape, np.bool_) for name, array in scores.items()}, 0
-    for name in weights:
-        out[name], start = kept[start : start + scores[name].size].reshape(scores[name].shape), start + scores[name].size
-    return out
 
 
 COMPONENT = Method(

@@ -9,22 +9,27 @@ from __future__ import annotations
 import numpy as np
 
 from fedwarm.core.arrays import Arrays
-from fedwarm.sparse.groups import Groups, Mask
+from fedwarm.sparse.groups import Groups, Mask, Masks
+
+
+def largest(scores: Arrays, density: float) -> Masks:
+    """The largest scores of all layers together, so many that `density` of all numbers is left; vectors (biases) all stay."""
+    total = sum(array.size for array in scores.values())
+    weights = [name for name, array in scores.items() if array.ndim > 1]
+    keep = max(0, round(density * total) - (total - sum(scores[name].size for name in weights)))
+    flat = np.concatenate([scores[name].reshape(-1) for name in weights])
+    kept = np.zeros(flat.size, np.bool_)
+    kept[np.argsort(-flat, kind="stable")[:keep]] = True
+    out, start = {name: np.ones(array.shape, np.bool_) for name, array in scores.items()}, 0
+    for name in weights:
+        out[name], start = kept[start : start + scores[name].size].reshape(scores[name].shape), start + scores[name].size
+    return out
 
 
 def by_weight(arrays: Arrays, density: float) -> Arrays:
-    """The largest weights of all layers together, so many that `density` of all numbers is left; vectors (biases) stay."""
-    total = sum(array.size for array in arrays.values())
-    weights = [name for name, array in arrays.items() if array.ndim > 1]
-    keep = max(0, round(density * total) - (total - sum(arrays[name].size for name in weights)))
-    sizes = np.concatenate([np.abs(arrays[name]).reshape(-1) for name in weights])
-    kept = np.zeros(sizes.size, np.bool_)
-    kept[np.argsort(-sizes, kind="stable")[:keep]] = True
-    out, start = dict(arrays), 0
-    for name in weights:
-        part = kept[start : start + arrays[name].size].reshape(arrays[name].shape)
-        out[name], start = np.where(part, arrays[name], 0).astype(arrays[name].dtype), start + arrays[name].size
-    return out
+    """The largest weights, see `largest`; the others are zero."""
+    kept = largest({name: np.abs(array) for name, array in arrays.items()}, density)
+    return {name: np.where(kept[name], array, 0).astype(array.dtype) for name, array in arrays.items()}
 
 
 def by_unit(groups: Groups, arrays: Arrays, density: float) -> Arrays:

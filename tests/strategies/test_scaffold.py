@@ -11,9 +11,10 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from fedwarm.core.told import joined, split
 from fedwarm.flower.wire import from_records
 from fedwarm.launch.preflight import check_run
-from fedwarm.methods.scaffold import ControlVariate, control_after, joined, split
+from fedwarm.methods.scaffold import CONTROL, ControlVariate, control_after
 from fedwarm.optimisers.sgd import SgdSettings, path
 from fedwarm.settings.fields import SettingError, Value
 from tests.runs import run, same
@@ -32,8 +33,8 @@ def test_the_first_round_of_equal_clients_is_fedavg(tmp_path: Path) -> None:
 def test_the_control_variates_mean_is_the_servers(tmp_path: Path) -> None:
     """With everyone in every round, c is the mean of c_k, and each c_k is the mean gradient along the client's path."""
     outcome = run("scaffold", tmp_path / "run", PLAIN)
-    sent = [split(from_records(m.content).arrays) for m in outcome.messages if m.metadata.message_type == "train"]
-    replies = [split(from_records(r.content).arrays) for r in outcome.replies if r.metadata.message_type == "train"]
+    sent = [split(from_records(m.content).arrays, CONTROL) for m in outcome.messages if m.metadata.message_type == "train"]
+    replies = [split(from_records(r.content).arrays, CONTROL) for r in outcome.replies if r.metadata.message_type == "train"]
     own = [{name: np.zeros_like(a) for name, a in sent[0][1].items()} for _ in range(4)]
     for number in range(3):
         start, shared = sent[4 * number]
@@ -127,7 +128,9 @@ def test_it_lessens_the_drift_of_unlike_clients(tmp_path: Path) -> None:
 
     def spread(method: str) -> float:
         outcome = run(method, tmp_path / method, unlike, clients=5)
-        replies = [split(from_records(r.content).arrays)[0] for r in outcome.replies if r.metadata.message_type == "train"][-5:]
+        replies = [
+            split(from_records(r.content).arrays, CONTROL)[0] for r in outcome.replies if r.metadata.message_type == "train"
+        ][-5:]
         mean = {name: np.mean([r[name] for r in replies], axis=0) for name in replies[0]}
         return float(sum(np.square(r[n] - mean[n]).sum() for r in replies for n in mean))
 
@@ -160,4 +163,4 @@ def test_the_path_is_as_long_as_a_constant_gradient_moves(steps: int, momentum: 
 
 def test_what_is_joined_comes_apart() -> None:
     model, control = {"a": np.ones(2)}, {"a": np.zeros(2)}
-    assert split(joined(model, control)) == (model, control)
+    assert split(joined(model, control, CONTROL), CONTROL) == (model, control)

@@ -11,8 +11,7 @@ from torch import nn
 
 from fedwarm.core.told import split
 from fedwarm.flower.wire import from_records
-from fedwarm.methods.scaffold import ControlVariate, control_after
-from fedwarm.methods.scaffold import split as controls
+from fedwarm.methods.scaffold import CONTROL, ControlVariate, control_after
 from fedwarm.methods.scaffold_m import unmixed
 from fedwarm.settings.fields import Value
 from fedwarm.training.directions import DIRECTION, Mixed
@@ -43,8 +42,8 @@ def test_the_new_control_is_the_mean_of_the_raw_gradients() -> None:
 def test_the_shared_control_is_the_mean_of_everybodys(tmp_path: Path) -> None:
     """And three times the model goes down, twice up; it goes on over a resume."""
     outcome = run("scaffold_m", tmp_path / "run", SMALL)
-    sent = [controls(split(from_records(m.content).arrays, DIRECTION)[0])[1] for m in outcome.asked("round")]
-    replies = [controls(from_records(r.content).arrays)[1] for r in outcome.answered("round")]
+    sent = [split(split(from_records(m.content).arrays, DIRECTION)[0], CONTROL)[1] for m in outcome.asked("round")]
+    replies = [split(from_records(r.content).arrays, CONTROL)[1] for r in outcome.answered("round")]
     own = [{name: np.zeros_like(a) for name, a in sent[0].items()} for _ in range(4)]
     for number in (0, 1):
         for client in range(4):

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 import clients.ssfl
-from fedwarm.methods.ssfl import saliency, salient
+from fedwarm.methods.ssfl import saliency
 from fedwarm.settings.fields import Value
-from fedwarm.sparse.magnitude import density_of
+from fedwarm.sparse.magnitude import density_of, largest
 from fedwarm.tasks import made
 from tests.runs import run, same
 
@@ -49,7 +49,7 @@ def test_scores_are_what_the_loss_changes_by() -> None:
 
 def test_the_mask_has_the_largest_scores() -> None:
     scores = {"a": np.array([[4.0, 1.0], [3.0, 0.0]]), "b": np.array([0.0]), "c": np.array([[2.0, 5.0, 0.5]])}
-    masks = salient(scores, 0.5)  # 4 of 8 numbers, one of them the vector's
+    masks = largest(scores, 0.5)  # 4 of 8 numbers, one of them the vector's
     assert masks["a"].tolist() == [[True, False], [True, False]] and masks["b"].all()
     assert masks["c"].tolist() == [[False, True, False]]
 
