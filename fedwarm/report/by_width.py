@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from fedwarm.record.reading import Json
 from fedwarm.report.plots import (
@@ -15,8 +14,8 @@ from fedwarm.report.plots import (
     INK,
     MARKERS,
     NAMED,
-    WIDTH_INCHES,
     accuracy_range,
+    canvas,
     frame,
     inline_svg,
     legend,
@@ -51,10 +50,7 @@ def by_width(lines: Sequence[WidthLine], alt: str, level: float | None = None, *
     widths = sorted({bits for line in lines for bits in line.accuracies})
     far = widths[-1] + max(1.0, (widths[-1] - widths[0]) / 6)
     names = [*(legible(line.label) for line in lines), *(["float model"] if level is not None else [])]
-    entries = sum(name.count("\n") + 1 for name in names)
-    figure = Figure(figsize=(WIDTH_INCHES, 2.9 + 0.19 * (1 + entries)))
-    figure.set_layout_engine("constrained")
-    axes = figure.add_subplot()
+    figure, axes = canvas(names)
     for line in lines:
         _draw(axes, line, far, line.seen if marked else frozenset(line.accuracies))
     if level is not None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from fedwarm.report.plots import COLOURS, INK, WIDTH_INCHES, frame, inline_svg
+from fedwarm.report.plots import COLOURS, INK, canvas, frame, inline_svg
 
 MOST_NAMED = 24
 EDGE = "#ffffff"
@@ -27,9 +27,7 @@ def drawn(shares: Sequence[Sequence[float] | None], across: str, down: str) -> F
         across, down: what columns and rows are.
     """
     rows, columns = max((len(each) for each in shares if each is not None), default=0), len(shares)
-    figure = Figure(figsize=(WIDTH_INCHES, 1.0 + 0.32 * min(rows, 8)))
-    figure.set_layout_engine("constrained")
-    axes = figure.add_subplot()
+    figure, axes = canvas(height=1.0 + 0.32 * min(rows, 8))
     for x, each in enumerate(shares):
         for y, share in enumerate(each or ()):
             cell = Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=COLOURS[0], edgecolor=EDGE, linewidth=0.6)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
-from fedwarm.report.plots import COLOURS, INK, WIDTH_INCHES, frame, inline_svg, legible
+from fedwarm.report.plots import COLOURS, INK, WIDTH_INCHES, canvas, frame, inline_svg, legible
 
 MOST_NUMBERED, MOST_NAMED = 12, 30
 EDGE = "#ffffff"
@@ -23,9 +23,7 @@ def confusion(counts: Sequence[Sequence[int]], classes: Sequence[str], alt: str)
 def confusion_figure(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> Figure:
     """The chart of `confusion`; a row without examples stays empty."""
     n = len(counts)
-    figure = Figure(figsize=(WIDTH_INCHES, WIDTH_INCHES * 0.92))
-    figure.set_layout_engine("constrained")
-    axes = figure.add_subplot()
+    figure, axes = canvas(height=WIDTH_INCHES * 0.92)
     for y, row in enumerate(counts):
         for x, count in enumerate(row):
             share = count / sum(row) if count else 0.0
@@ -55,9 +53,7 @@ def reliability(rows: Sequence[Sequence[Any]], others: Sequence[Sequence[Sequenc
 
 def reliability_figure(rows: Sequence[Sequence[Any]], others: Sequence[Sequence[Sequence[Any]]] = ()) -> Figure:
     """The chart of `reliability`: dots of an area by their number of examples; on the diagonal confidence is what it says."""
-    figure = Figure(figsize=(WIDTH_INCHES, WIDTH_INCHES * 0.8))
-    figure.set_layout_engine("constrained")
-    axes = figure.add_subplot()
+    figure, axes = canvas(height=WIDTH_INCHES * 0.8)
     axes.plot([0, 1], [0, 1], linestyle=(0, (6, 3)), color=INK, linewidth=1)
     for other in others:
         known = [(sure, right) for count, sure, right in other if count]

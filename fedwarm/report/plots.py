@@ -103,9 +103,7 @@ def curve_figure(
     logarithmic = bool(spent) and max(spent) > 30 * min(spent)
     lines = [_above_zero(line) for line in lines] if logarithmic else lines
     names = [legible(line.label) for line in lines]
-    figure = Figure(figsize=(WIDTH_INCHES, 2.9 + (0.19 * (1 + sum(n.count("\n") + 1 for n in names)) if len(lines) > 1 else 0)))
-    figure.set_layout_engine("constrained")
-    axes = figure.add_subplot()
+    figure, axes = canvas(names if len(lines) > 1 else None)
     for line in lines:
         _draw(axes, line)
     seen = [v for line in lines for row in (line.y, line.low, line.high, *line.members) for v in row if v is not None]
@@ -133,9 +131,7 @@ def bar_figure(series: Sequence[tuple[str, Values]], x_label: str = "client") ->
     """Accuracies side by side for each client, from 0 to 1; series without any value are left out."""
     shown = [(i, name, values) for i, (name, values) in enumerate(series) if any(v is not None for v in values)]
     count = max((len(values) for _, _, values in shown), default=0)
-    figure = Figure(figsize=(WIDTH_INCHES, 2.9 + 0.19 * (1 + len(shown))))
-    figure.set_layout_engine("constrained")
-    axes = figure.add_subplot()
+    figure, axes = canvas([""] * len(shown))
     width = 0.8 / max(1, len(shown))
     for place, (i, name, values) in enumerate(shown):
         x = np.arange(len(values)) + (place - (len(shown) - 1) / 2) * width
@@ -156,9 +152,7 @@ def bar_figure(series: Sequence[tuple[str, Values]], x_label: str = "client") ->
 
 def durations(rows: Sequence[tuple[str, float]], alt: str) -> str:
     """Seconds by name as lying bars, the first on top, as SVG."""
-    figure = Figure(figsize=(WIDTH_INCHES, 1.0 + 0.32 * len(rows)))
-    figure.set_layout_engine("constrained")
-    axes = figure.add_subplot()
+    figure, axes = canvas(height=1.0 + 0.32 * len(rows))
     names = [plain(textwrap.shorten(visible(name), 24)) for name, _ in rows]
     drawn = axes.barh(range(len(rows)), [seconds for _, seconds in rows], 0.7, color=COLOURS[2])
     axes.bar_label(drawn, [second_text(seconds) for _, seconds in rows], color=INK, fontsize=9, padding=3)
@@ -219,6 +213,14 @@ def _spent_axis(axes: Axes, spent: Sequence[float], logarithmic: bool, text: Cal
         axes.set_xlim(0, max(spent, default=1) * 1.05)
         axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: text(x)))
+
+
+def canvas(names: Sequence[str] | None = None, height: float = 2.9) -> tuple[Figure, Axes]:
+    """An empty chart and its axes, with room for a legend of these names below, each of which may have several lines."""
+    below = 0 if names is None else 0.19 * (1 + sum(name.count("\n") + 1 for name in names))
+    figure = Figure(figsize=(WIDTH_INCHES, height + below))
+    figure.set_layout_engine("constrained")
+    return figure, figure.add_subplot()
 
 
 def frame(axes: Axes) -> None:

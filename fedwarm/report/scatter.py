@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from fedwarm.report.plots import COLOURS, INK, MARKERS, NAMED, WIDTH_INCHES, accuracy_range, frame, inline_svg, legend, legible
+from fedwarm.report.plots import COLOURS, INK, MARKERS, NAMED, accuracy_range, canvas, frame, inline_svg, legend, legible
 
 
 @dataclass(frozen=True)
@@ -34,9 +33,7 @@ def points(shown: Sequence[Point], alt: str, x_label: str) -> str:
         x_label: what x is.
     """
     names = [legible(point.label) for point in shown]
-    figure = Figure(figsize=(WIDTH_INCHES, 2.9 + 0.19 * (1 + sum(name.count("\n") + 1 for name in names))))
-    figure.set_layout_engine("constrained")
-    axes = figure.add_subplot()
+    figure, axes = canvas(names)
     for point in shown:
         marker, colour = MARKERS[point.style % len(MARKERS)], COLOURS[point.style % len(COLOURS)]
         bar = [point.deviation] if point.deviation else None

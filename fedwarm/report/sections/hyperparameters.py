@@ -6,12 +6,11 @@ from itertools import groupby
 from typing import Any, ClassVar
 
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from numpy.typing import NDArray
 
 from fedwarm.record.reading import Json, Run
-from fedwarm.report.plots import COLOURS, DASHES, INK, NAMED, WIDTH_INCHES, frame, inline_svg, legend
+from fedwarm.report.plots import COLOURS, DASHES, INK, NAMED, canvas, frame, inline_svg, legend
 from fedwarm.report.sections import Figures, Section
 from fedwarm.settings.text import literal
 
@@ -39,9 +38,8 @@ def called(name: str, values: Floats) -> str:
 def chart(found: Json, alt: str) -> str:
     """Values over rounds, as SVG: of many with one name their mean, and their range as a band."""
     shown, numbers = lines(found), [entry["round"] for entry in found["rounds"]]
-    figure = Figure(figsize=(WIDTH_INCHES, 2.9 + 0.19 * (1 + len(shown))))
-    figure.set_layout_engine("constrained")
-    axes = figure.add_subplot()
+    names = [called(name, values) for name, values in shown]
+    figure, axes = canvas(names)
     for style, (_, values) in enumerate(shown):
         colour, dash = COLOURS[style % len(COLOURS)], DASHES[style % len(DASHES)]
         axes.plot(numbers, values.mean(1), dash, color=colour, label=NAMED)
@@ -51,7 +49,7 @@ def chart(found: Json, alt: str) -> str:
     axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.set_xlabel("round", color=INK)
-    legend(figure, axes, [called(name, values) for name, values in shown])
+    legend(figure, axes, names)
     return inline_svg(figure, alt)
 
 

@@ -6,11 +6,10 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from fedwarm.record.reading import Json, Run
-from fedwarm.report.plots import COLOURS, DASHES, INK, MARKERS, NAMED, WIDTH_INCHES, curves, frame, inline_svg, legend
+from fedwarm.report.plots import COLOURS, DASHES, INK, MARKERS, NAMED, canvas, curves, frame, inline_svg, legend
 from fedwarm.report.plots import Line as Curve
 from fedwarm.report.sections import Figures, Measure, Section
 
@@ -50,9 +49,8 @@ def pooled(run: Run, name: str) -> float | None:
 
 def nats(lines: Sequence[tuple[str, Sequence[float]]], numbers: Sequence[int], alt: str) -> str:
     """Series in nats over rounds, as SVG."""
-    figure = Figure(figsize=(WIDTH_INCHES, 2.9 + 0.19 * (1 + len(lines))))
-    figure.set_layout_engine("constrained")
-    axes = figure.add_subplot()
+    names = [name for name, _ in lines]
+    figure, axes = canvas(names)
     for style, (_, values) in enumerate(lines):
         dash, marker = DASHES[style % len(DASHES)], MARKERS[style % len(MARKERS)]
         axes.plot(
@@ -63,7 +61,7 @@ def nats(lines: Sequence[tuple[str, Sequence[float]]], numbers: Sequence[int], a
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.set_xlabel("round", color=INK)
     axes.set_ylabel("nats", color=INK)
-    legend(figure, axes, [name for name, _ in lines])
+    legend(figure, axes, names)
     return inline_svg(figure, alt)
 
 

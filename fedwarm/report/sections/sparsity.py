@@ -7,11 +7,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from fedwarm.record.reading import Json, Run
-from fedwarm.report.plots import COLOURS, DASHES, INK, MARKERS, NAMED, WIDTH_INCHES, Line, curves, frame, inline_svg, legend
+from fedwarm.report.plots import COLOURS, DASHES, INK, MARKERS, NAMED, Line, canvas, curves, frame, inline_svg, legend
 from fedwarm.report.sections import Figures, Measure, Section
 
 COUNTS = {"on": "on", "gone": "gone for good", "returned": "returned in the round"}
@@ -30,13 +29,6 @@ def density(run: Run) -> float | None:
     return float(shares[-1]) if shares else None
 
 
-def _axes(lines: int) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(WIDTH_INCHES, 2.9 + 0.19 * (1 + lines)))
-    figure.set_layout_engine("constrained")
-    axes = figure.add_subplot()
-    return figure, axes
-
-
 def _plain(axes: Axes, label: str, height: str) -> None:
     frame(axes)
     axes.yaxis.set_major_formatter(ScalarFormatter())
@@ -46,7 +38,7 @@ def _plain(axes: Axes, label: str, height: str) -> None:
 
 def groups_by_round(told: Json, alt: str) -> str:
     """How many groups are on, gone and returned, as SVG."""
-    figure, axes = _axes(len(COUNTS))
+    figure, axes = canvas(names := list(COUNTS.values()))
     rounds = range(1, len(told["on"]) + 1)
     for style, name in enumerate(COUNTS):
         every = max(1, len(rounds) // 12)
@@ -54,14 +46,14 @@ def groups_by_round(told: Json, alt: str) -> str:
         axes.plot(rounds, told[name], dash, color=COLOURS[style], marker=mark, ms=5, markevery=every, label=NAMED)
     _plain(axes, "round", "groups")
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    legend(figure, axes, list(COUNTS.values()))
+    legend(figure, axes, names)
     return inline_svg(figure, alt)
 
 
 def histogram(theta: Json, alt: str) -> str:
     """Numbers of groups by theta, the layers on one another, as SVG."""
     layers = dict(list(theta["layers"].items())[:MOST_LAYERS])
-    figure, axes = _axes(len(layers))
+    figure, axes = canvas(names := [f"layer {name}" for name in layers])
     edges = np.linspace(0, 1, int(theta["bins"]) + 1)
     below = np.zeros(int(theta["bins"]))
     for style, counts in enumerate(layers.values()):
@@ -70,7 +62,7 @@ def histogram(theta: Json, alt: str) -> str:
         axes.bar(edges[:-1], counts, width, below, align="edge", color=COLOURS[style % len(COLOURS)], hatch=hatch, label=NAMED)
         below += np.asarray(counts, float)
     _plain(axes, "theta, the probability that a group is on", "groups")
-    legend(figure, axes, [f"layer {name}" for name in layers])
+    legend(figure, axes, names)
     return inline_svg(figure, alt)
 
 
