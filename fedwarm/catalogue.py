@@ -62,17 +62,6 @@ def flagged(fact: str) -> frozenset[str]:
     return frozenset(key for key, _, f in keys(all_groups()) if f.metadata[fact])
 
 
-def method_groups() -> tuple[type[Group], ...]:
-    """The groups that only one method has."""
-    return tuple(group for name in METHODS.names() for group in groups_of(METHODS, name, careful=True))
-
-
-def common_groups() -> tuple[type[Group], ...]:
-    """The groups that every method knows."""
-    own = method_groups()
-    return tuple(group for group in all_groups() if group not in own)
-
-
 @lru_cache(maxsize=1)
 def owners() -> Mapping[type[Group], list[Owned]]:
     """The components that have a group of settings as their own."""

@@ -32,14 +32,13 @@ class Part:
     below: str = ""
 
 
-def settings_table(name: str, width: int | None = None) -> None:
+def settings_table(name: str) -> None:
     """Print key, default, range and meaning of settings.
 
     Args:
         name: a component of any kind: what is its own; a part, such as `data`: its settings; one setting's key; empty: all.
-        width: columns; None: those of standard output.
     """
-    width = width or columns()
+    width = columns()
     shown = []
     for part in chosen(name):
         below = part.below or ("" if part.rows else NONE)

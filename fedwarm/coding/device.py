@@ -6,7 +6,7 @@ may differ between devices, in the last bits of a log-weight; what an index deco
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import islice, pairwise
 
@@ -39,14 +39,16 @@ def _high(a: Tensor, b: int) -> Tensor:
     return a_high * b_high + ((middle >> 32) & LOW) + ((other >> 32) & LOW)
 
 
-def philox(key: Key, candidates: Tensor, first_group: int, groups: int) -> Tensor:
-    """Philox4x64-10 words as int64 bits, (candidates, 4 groups), from group `first_group` (the first is 1) of each candidate."""
-    keys = torch.tensor([[_signed(k) for k in key]], device=candidates.device)
-    return philox_rows(keys, candidates, first_group, groups)
+def signed(keys: Iterable[Key]) -> Tensor:
+    """Keys as int64 (keys, 2)."""
+    return torch.tensor([[_signed(k) for k in key] for key in keys], dtype=torch.int64).view(-1, 2)
 
 
-def philox_rows(keys: Tensor, candidates: Tensor, first_group: int, groups: int) -> Tensor:
-    """As `philox`, each candidate under a key of its own: keys int64 (candidates, 2), or (1, 2) for all of them."""
+def philox(keys: Tensor, candidates: Tensor, first_group: int, groups: int) -> Tensor:
+    """Philox4x64-10 words as int64 bits, (candidates, 4 groups), from group `first_group` (the first is 1) of each candidate.
+
+    Each candidate is under a key of its own: `keys` is int64 (candidates, 2), or (1, 2) for all of them (see `signed`).
+    """
     shape = (candidates.numel(), groups)
     device = candidates.device
     c0 = torch.arange(first_group, first_group + groups, device=device).expand(shape)
@@ -65,16 +67,10 @@ def _table(device: torch.device) -> Tensor:
     return torch.from_numpy(table().copy()).to(device)
 
 
-def normals(key: Key, candidates: Tensor, count: int, first_group: int = 1) -> Tensor:
-    """`count` normals of each candidate, float32 (candidates, count), from the beginning of `first_group`."""
-    keys = torch.tensor([[_signed(k) for k in key]], device=candidates.device)
-    return normals_rows(keys, candidates, count, first_group)
-
-
-def normals_rows(keys: Tensor, candidates: Tensor, count: int, first_group: int = 1) -> Tensor:
-    """As `normals`, each candidate under a key of its own (see `philox_rows`)."""
+def normals(keys: Tensor, candidates: Tensor, count: int, first_group: int = 1) -> Tensor:
+    """`count` normals of each candidate, float32 (candidates, count), from `first_group` on; `keys` as in `philox`."""
     groups = -(-count // (WORDS_PER_GROUP * PER_WORD))
-    words = philox_rows(keys, candidates, first_group, groups)
+    words = philox(keys, candidates, first_group, groups)
     shifts = torch.arange(0, 64, 16, device=words.device)
     codes = (words[:, :, None] >> shifts) & 0xFFFF
     return _table(candidates.device)[codes.reshape(words.shape[0], -1)[:, :count]]
@@ -89,28 +85,22 @@ def decode(keys: Sequence[Key], indices: Tensor, lengths: NDArray[np.int64], dev
         lengths: (B,), the blocks' sizes.
     """
     out = torch.empty(int(lengths.sum()), dtype=torch.float32, device=device)
-    signed = torch.tensor([[_signed(k) for k in key] for key in keys], dtype=torch.int64).view(-1, 2)
-    ends = np.cumsum(lengths)
+    known, ends = signed(keys), np.cumsum(lengths)
     longest = int(lengths.max(initial=1))
     together = max(1, CHUNK // longest)
     for first in range(0, len(keys), together):
         last = min(first + together, len(keys))
         wide, begin = int(lengths[first:last].max(initial=1)), int(ends[first] - lengths[first])
-        drawn = normals_rows(signed[first:last].to(device), indices[first:last].to(device), wide)
+        drawn = normals(known[first:last].to(device), indices[first:last].to(device), wide)
         held = torch.arange(wide, device=device) < torch.from_numpy(lengths[first:last]).to(device)[:, None]
         out[begin : int(ends[last - 1])] = drawn[held]
     return np.asarray(out.cpu().numpy())
 
 
-def log_weights(key: Key, v: NDArray[np.float64], bits: int, device: torch.device) -> NDArray[np.float64]:
-    """`rec.log_weights` on a device: <z_k, v> (K,) in float64, CHUNK normals at a time."""
-    return next(weights(iter([key]), v, np.array([0, v.size]), bits, device))
-
-
 def weights(
     keys: Iterator[Key], v: NDArray[np.float64], starts: NDArray[np.int64], bits: int, device: torch.device
 ) -> Iterator[NDArray[np.float64]]:
-    """The log-weights (K,) of one block after another, those of many neighbours computed at once.
+    """`rec.log_weights` (K,) of one block after another on a device, those of many neighbours computed at once.
 
     Args:
         keys: a block's key each.
@@ -119,10 +109,10 @@ def weights(
         bits: K = 2^bits.
     """
     for first, last in _neighbours(np.diff(starts), 1 << bits):
-        signed = torch.tensor([[_signed(k) for k in key] for key in islice(keys, last - first)], dtype=torch.int64)
+        known = signed(islice(keys, last - first))
         parts = [torch.from_numpy(v[start:end]) for start, end in pairwise(starts[first : last + 1].tolist())]
         together = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True).to(device)
-        yield from _weigh(signed.to(device), together, 1 << bits).cpu().numpy()
+        yield from _weigh(known.to(device), together, 1 << bits).cpu().numpy()
 
 
 def _neighbours(lengths: NDArray[np.int64], count: int) -> Iterator[tuple[int, int]]:
@@ -151,6 +141,6 @@ def _weigh(keys: Tensor, v: Tensor, count: int) -> Tensor:
         each, numbers = keys.repeat_interleave(len(candidates), 0), candidates.repeat(blocks)
         for start in range(0, length, span):
             piece = v[:, start : start + span]
-            drawn = normals_rows(each, numbers, piece.shape[1], 1 + start // width).double()
+            drawn = normals(each, numbers, piece.shape[1], 1 + start // width).double()
             out[:, first : first + rows] += torch.bmm(drawn.view(blocks, len(candidates), -1), piece[:, :, None])[:, :, 0]
     return out

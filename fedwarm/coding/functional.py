@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedwarm.coding import rec
-from fedwarm.coding.gamma import code_bits
 from fedwarm.coding.packing import CodeError
 from fedwarm.coding.streams import Key, Words
 from fedwarm.privacy.randomness import Source, uniforms
@@ -121,9 +120,3 @@ def message_bits(norm: float, blocks: int, tolerance: float, most: int) -> int:
         law, power = np.convolve(law, law), power >> 1
     longer = np.append(np.cumsum(total[:0:-1])[::-1], 0.0)  # P(more than i pairs of bits)
     return blocks + 2 * int(np.argmax(longer <= tolerance))
-
-
-def mean_bits(norm: float, blocks: int, most: int) -> float:
-    """The mean of what they take."""
-    law = block_lengths(norm, most)
-    return float(blocks * law @ [code_bits(2**i) for i in range(law.size)])

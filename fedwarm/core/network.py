@@ -13,14 +13,14 @@ from http.client import HTTPException
 PATIENCE_SECONDS = 5.0
 
 
-def hub_answers(seconds: float = PATIENCE_SECONDS) -> bool:
+def hub_answers() -> bool:
     """Whether the Hub's endpoint (or `HF_ENDPOINT`) answers, be it by an error; by the environment's proxy where there is one."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         return False
     try:
-        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=seconds).close()
+        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=PATIENCE_SECONDS).close()
     except (urllib.error.HTTPError, HTTPException, ValueError):
         return True
     except urllib.error.URLError as error:

@@ -39,12 +39,12 @@ def scikit_file(name: str, what: str) -> Path:
     )
 
 
-def planted_sites(values: NDArray[np.float64], seed: int = SEED) -> Column:
+def planted_sites(values: NDArray[np.float64]) -> Column:
     """A site for each row (n,): rows are sorted by a feature with noise, and cut into parts of equal size.
 
     So sites differ in what they see, as hospitals with unlike patients do, and overlap.
     """
-    draws = numpy_generator(seed, "planted-sites")
+    draws = numpy_generator(SEED, "planted-sites")
     blurred = values / values.std() + NOISE * draws.standard_normal(len(values))
     site = np.empty(len(values), dtype=np.int64)
     site[np.argsort(blurred, kind="stable")] = np.arange(len(values)) * SITES // len(values)

@@ -30,7 +30,6 @@ ENDS, AUTHOR = (".txt",), "author"
 COLUMNS = ("text", "sentence", "content", "document")
 PRINTABLE = "\n" + "".join(map(chr, range(32, 127)))
 OTHER = "other"
-SHOWN = 40
 
 
 @dataclass(frozen=True)
@@ -108,16 +107,13 @@ def of_column(read: Read, column: str, name: str, data: Data) -> Table:
     return text_table(documents, name, data, begun=data.targets == CLASSES)
 
 
-def text_table(
-    documents: Sequence[Document], name: str, data: Data, ids: Mapping[str, Sequence[str]] | None = None, begun: bool = False
-) -> Table:
+def text_table(documents: Sequence[Document], name: str, data: Data, begun: bool = False) -> Table:
     """The pieces of texts as a table.
 
     Args:
         documents: in their order.
         name: as the user gave it.
         data: length of a piece, alphabet, and what the task wants: TOKENS, or CLASSES, which are the authors.
-        ids: more columns, one value for each document.
         begun: one example a document, its beginning, in place of all its pieces.
 
     Raises:
@@ -140,7 +136,7 @@ def text_table(
             f"{name}: no text of {local(repr(lost[0]), 'a class')} is longer than data.length = {length} characters; lower it"
         )
     authors = _repeated([document.author for document in documents], whose)
-    columns = {AUTHOR: authors, DOMAIN: authors} | {key: _repeated(values, whose) for key, values in (ids or {}).items()}
+    columns = {AUTHOR: authors, DOMAIN: authors}
     told = [f"texts of at most data.length = {length} characters left out: {short:,} of {len(documents):,}"] if short else []
     told += [f"texts cut to data.length = {length} characters: {long:,} of {len(documents):,}"] if long and begun else []
     if data.targets == CLASSES:

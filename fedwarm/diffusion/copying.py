@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedwarm.core.seeds import generator
 
-LOTS = 200
+LOTS, MOST = 200, 400
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,17 @@ class Copying:
     error: float
 
 
-def copying(drawn: Tensor, training: Tensor, held: Tensor, seed: int, most: int = 400) -> Copying | None:
+def copying(drawn: Tensor, training: Tensor, held: Tensor, seed: int) -> Copying | None:
     """Hold drawn images against as many training images as held-out ones; None where there are none of one kind.
 
     Args:
-        drawn, training, held: uint8 (.., 3, S, S).
+        drawn, training, held: uint8 (.., 3, S, S); of the drawn ones at most MOST are looked at, a random part.
         seed: of which images are taken where there are more.
-        most: drawn images that are looked at, at most, a random part.
     """
     count = min(len(training), len(held))
     if not count or not len(drawn):
         return None
-    chosen = [_some(images, limit, seed) for images, limit in ((drawn, most), (training, count), (held, count))]
+    chosen = [_some(images, limit, seed) for images, limit in ((drawn, MOST), (training, count), (held, count))]
     asked, known, unknown = (images.flatten(1).float() / 255 for images in chosen)
     distances = torch.cdist(asked, torch.cat([known, unknown]))
     near, far = (part.min(1).values for part in distances.split(count, 1))

@@ -83,15 +83,9 @@ class Commission:
         return Batches(foundation, sentences, self.order.seeds(), self.settings, self.order.size)
 
 
-def generate(
-    foundation: Foundation,
-    adapter: Mapping[str, Tensor] | None,
-    order: Order,
-    settings: Diffusion,
-    through: Through = drawn_anew,
-) -> Pool:
+def generate(foundation: Foundation, adapter: Mapping[str, Tensor] | None, order: Order, settings: Diffusion) -> Pool:
     """The images of one order (see `generate_all`)."""
-    return generate_all(foundation, [Commission(order, adapter, settings, through)])[0]
+    return generate_all(foundation, [Commission(order, adapter, settings)])[0]
 
 
 def generate_all(

@@ -31,18 +31,18 @@ def run_ray(
     *,
     clients: int,
     workers: int = 0,
-    client_gpus: float = 0.0,
     stream: Callable[[str], None] | None = None,
     timeout_seconds: float | None = None,
 ) -> None:
     """Run a Flower app in Flower's Ray simulation, and return when it is done and everything it started has ended.
+
+    Its clients see no GPU.
 
     Args:
         app_folder: the app; `write_app` makes one of installed components. Paths in its config must be absolute.
         overrides: run config values to replace; their keys must stand in the app's config.
         clients: number of simulated SuperNodes.
         workers: so many work at once; 0: as many as cores and memory are good for. A cluster (RAY_ADDRESS) has its own number.
-        client_gpus: share of a GPU that a client takes; at 0 clients see no GPU.
         stream: called with each line of the run's log as it comes.
         timeout_seconds: how long the run may take; None: as long as it does.
 
@@ -57,7 +57,7 @@ def run_ray(
     federation: dict[str, Value] = {
         "num-supernodes": clients,
         "client-resources-num-cpus": 1,
-        "client-resources-num-gpus": float(client_gpus),
+        "client-resources-num-gpus": 0.0,
     }
     if not os.environ.get("RAY_ADDRESS"):
         federation["init-args-num-cpus"] = workers_for(clients, workers)
@@ -72,11 +72,6 @@ def run_ray(
     complaint = outcome.complaint()
     if complaint is not None:
         raise RunError(complaint, outcome.lines[-TAIL_LINES:])
-
-
-def echo(line: str) -> None:
-    """Print a line of Flower's in the manner of this command."""
-    say(restyled(line))
 
 
 class Ray(Engine):

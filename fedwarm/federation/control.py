@@ -44,14 +44,13 @@ class Unreachable(RunError):  # noqa: N818
 
 @dataclass(frozen=True)
 class Seen:
-    """A node as the SuperLink sees it; seconds count back (`last_seen`) and ahead (`online_for`) from its now."""
+    """A node as the SuperLink sees it; `last_seen` is in seconds before its now."""
 
     node_id: int
     name: str
     key: bytes
     status: str
     last_seen: float | None
-    online_for: float
 
 
 @dataclass(frozen=True)
@@ -83,8 +82,7 @@ class Control:
         found = []
         for node in told.nodes_info:
             seen = now - (node.online_until - PATIENCE * node.heartbeat_interval) if node.last_activated_at else None
-            key, ahead = bytes(node.public_key), max(0.0, node.online_until - now)
-            found.append(Seen(node.node_id, node.name, key, node.status, seen, ahead))
+            found.append(Seen(node.node_id, node.name, bytes(node.public_key), node.status, seen))
         return [node for node in found if node.status != UNREGISTERED]
 
     def register(self, key: bytes, name: str) -> None:

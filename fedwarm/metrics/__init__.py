@@ -161,8 +161,3 @@ def covers(name: str, task: Any) -> bool:
     if task.counted and name == COUNTED:
         return True
     return bool(task.answers) and metric(name).sum_of(task.targets) is not None
-
-
-def is_lower(name: str) -> bool:
-    """Whether less is better."""
-    return name != COUNTED and metric(name).lower

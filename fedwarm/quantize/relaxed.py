@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from fedwarm.core.sums import sum_squares
 
-NOISES = ("logistic", "gaussian", "uniform")
 VARIANTS = ("rq_st", "rq", "sr")
 REACH, TOP = 40.0, 80.0
 BLOCK = 1 << 16

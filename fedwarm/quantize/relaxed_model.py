@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from math import log
 
 import torch
 from torch import Tensor, nn
@@ -111,8 +110,3 @@ def load_quantizer_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 def near(state: Mapping[str, Tensor], server: Mapping[str, Tensor], apart: float = APART) -> State:
     """A client's logs, each at most `apart` from the server's where it has one: a dead layer does not drag the mean."""
     return {n: v.clamp(server[n] - apart, server[n] + apart) if n in server else v for n, v in state.items()}
-
-
-def at_width(state: Mapping[str, Tensor], weights: int, inputs: int) -> State:
-    """The logs for grids of so many bits fewer (negative: more): alpha and sigma times 2^fewer, so that ranges stay."""
-    return {n: v + log(2) * (inputs if n.endswith(("input" + ALPHA, "input" + SIGMA)) else weights) for n, v in state.items()}

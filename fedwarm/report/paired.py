@@ -63,14 +63,14 @@ def spread_text(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.2f}{error}"
 
 
-def gap_text(found: Difference, scale: float = 100.0) -> str:
-    """A difference as `+1.52 [+.63, +2.41], p = .011`, by default of shares in points; a dash where there is none."""
+def gap_text(found: Difference) -> str:
+    """A difference of shares in points, as `+1.52 [+0.63, +2.41], p = 0.011`; a dash where there is none."""
     if not found.pairs:
         return "–"
-    text = f"{scale * found.mean:+.2f}"
+    text = f"{100 * found.mean:+.2f}"
     if math.isnan(found.low):
         return text
-    return text + f" [{scale * found.low:+.2f}, {scale * found.high:+.2f}]" + p_text(found.p)
+    return text + f" [{100 * found.low:+.2f}, {100 * found.high:+.2f}]" + p_text(found.p)
 
 
 def p_text(p: float) -> str:

@@ -29,7 +29,6 @@ from fedwarm.rounds.fleet import FederationError
 from fedwarm.rounds.kept import Kept
 from fedwarm.rounds.reasons import reason
 
-ATTEMPTS = 2
 HEADER_BYTES = 512
 SPARE_BYTES = 2**16
 SHOWN = 3  # failures in an error's line

@@ -31,11 +31,6 @@ def responsibilities(log_prior: Tensor, log_likelihood: Tensor) -> Tensor:
     return (log_prior + log_likelihood).softmax(dim=1)
 
 
-def bound(q: Tensor, log_prior: Tensor, log_likelihood: Tensor) -> Tensor:
-    """The lower bound of the log-likelihood at responsibilities q (n, experts), each of them positive; summed over examples."""
-    return (q * (log_likelihood + log_prior - q.log())).sum()
-
-
 def entropy(shares: Tensor) -> Tensor:
     """H of shares (experts,) that sum to one, in nats."""
     return -(shares * shares.clamp(min=torch.finfo(shares.dtype).tiny).log()).sum()

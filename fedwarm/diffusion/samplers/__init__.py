@@ -5,10 +5,3 @@ prediction, and returns a fresh scheduler of diffusers' interface (`set_timestep
 `init_noise_sigma`) over the same schedule. One whose `step` takes a `generator` gets one for each image, so that images do not
 depend on what is drawn with them. One that can follow straight paths, too, as of families whose `flow` is true, says `flows`.
 """
-
-from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
-
-Sampler = Callable[[Any], Any]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from fedwarm.coding import device, rec
 from fedwarm.coding.blocks import fixed_size
@@ -22,30 +23,36 @@ DEVICES = [
 def test_the_same_bits(name: str, count: int) -> None:
     candidates = [0, 1, 127, 65535]
     wanted = np.stack([normals(STREAM.key(3), k, count) for k in candidates])
-    drawn = device.normals(STREAM.key(3), torch.tensor(candidates, device=name), count).cpu().numpy()
+    drawn = device.normals(device.signed([STREAM.key(3)]).to(name), torch.tensor(candidates, device=name), count).cpu().numpy()
     assert drawn.dtype == np.float32 and np.array_equal(drawn, wanted)
 
 
 @pytest.mark.parametrize("name", DEVICES)
 def test_a_later_group_goes_on_where_the_first_stopped(name: str) -> None:
-    whole = device.normals(STREAM.key(0), torch.tensor([5], device=name), 160)
-    assert torch.equal(device.normals(STREAM.key(0), torch.tensor([5], device=name), 96, 5), whole[:, 64:])
+    keys, candidates = device.signed([STREAM.key(0)]).to(name), torch.tensor([5], device=name)
+    whole = device.normals(keys, candidates, 160)
+    assert torch.equal(device.normals(keys, candidates, 96, 5), whole[:, 64:])
+
+
+def log_weights(v: NDArray[np.float64], bits: int, name: str = "cpu") -> NDArray[np.float64]:
+    (found,) = device.weights(iter([STREAM.key(1)]), v, np.array([0, v.size]), bits, torch.device(name))
+    return found
 
 
 @pytest.mark.parametrize("name", DEVICES)
 @pytest.mark.parametrize(("size", "bits"), [(3, 4), (1000, 7)])
 def test_weights_agree(name: str, size: int, bits: int) -> None:
     v = np.random.default_rng(0).normal(size=size)
-    ours = device.log_weights(STREAM.key(1), v, bits, torch.device(name))
+    ours = log_weights(v, bits, name)
     np.testing.assert_allclose(ours, rec.log_weights(STREAM.key(1), v, bits), rtol=0, atol=1e-10)
 
 
 def test_weights_do_not_depend_on_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     v = np.random.default_rng(0).normal(size=1000)
-    whole = device.log_weights(STREAM.key(1), v, 5, torch.device("cpu"))
+    whole = log_weights(v, 5)
     for chunk in (64, 1008, 5000):
         monkeypatch.setattr(device, "CHUNK", chunk)
-        np.testing.assert_allclose(device.log_weights(STREAM.key(1), v, 5, torch.device("cpu")), whole, rtol=0, atol=1e-10)
+        np.testing.assert_allclose(log_weights(v, 5), whole, rtol=0, atol=1e-10)
 
 
 @pytest.mark.gpu
@@ -55,7 +62,9 @@ def test_encoded_on_a_gpu_and_decoded_on_the_cpu() -> None:
     chosen = [rec.encode(v, starts, 7, STREAM, np.random.default_rng(1).bytes, torch.device(d)) for d in ("cpu", "cuda")]
     assert np.array_equal(*chosen)
     for j, index in enumerate(chosen[1].tolist()):
-        on_gpu = device.normals(STREAM.key(j), torch.tensor([index], device="cuda"), int(starts[j + 1] - starts[j]))
+        on_gpu = device.normals(
+            device.signed([STREAM.key(j)]).to("cuda"), torch.tensor([index], device="cuda"), int(starts[j + 1] - starts[j])
+        )
         assert np.array_equal(on_gpu.cpu().numpy()[0], rec.decode(chosen[1], starts, STREAM)[starts[j] : starts[j + 1]])
 
 

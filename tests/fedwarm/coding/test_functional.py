@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from fedwarm.coding import functional as f
+from fedwarm.coding.gamma import code_bits
 from fedwarm.coding.packing import CodeError
 from fedwarm.coding.streams import Stream, normals
 
@@ -79,10 +80,12 @@ def test_indices_are_as_long_as_the_law_says() -> None:
 def test_lengths_of_the_specification(norm: float, bits: float, long: tuple[int, int], longer: tuple[int, int]) -> None:
     """Bits a block and of messages at X = 9.3 and 100: mean, and padded so that one in 10^10 is longer."""
     most = f.most_candidates(norm, 1e-12)
-    assert f.mean_bits(norm, 1, most) == pytest.approx(bits, abs=0.01)
+    law = f.block_lengths(norm, most)
+    each = law @ [code_bits(2**i) for i in range(law.size)]
+    assert each == pytest.approx(bits, abs=0.01)
     for energy, (mean, padded) in ((9.3, long), (100.0, longer)):
         blocks = round(energy / norm**2)
-        assert f.mean_bits(norm, blocks, most) == pytest.approx(mean, abs=0.6)
+        assert blocks * each == pytest.approx(mean, abs=0.6)
         assert f.message_bits(norm, blocks, 1e-10, most) == padded
 
 

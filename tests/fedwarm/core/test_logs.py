@@ -12,7 +12,7 @@ import flwr.app  # noqa: F401
 import pytest
 
 from fedwarm.core import logs
-from fedwarm.engines.ray import echo
+from fedwarm.core.terminal import say
 
 
 def test_both_loggers_print_plain_lines(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_both_loggers_print_plain_lines(capsys: pytest.CaptureFixture[str], tmp_
     ],
 )
 def test_lines_of_flowers_command_are_restyled(line: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
-    echo(line)
+    say(logs.restyled(line))
     assert capsys.readouterr().err.rstrip("\n").strip() == shown.strip()
 
 

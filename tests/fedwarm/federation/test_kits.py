@@ -46,7 +46,7 @@ class Link:
     def register(self, key: bytes, name: str) -> None:
         if key in self.refused:
             raise RuntimeError("used before")
-        self.seen.append(Seen(len(self.seen) + 100, name, key, "online", 3.0, 20.0))
+        self.seen.append(Seen(len(self.seen) + 100, name, key, "online", 3.0))
 
     def unregister(self, node_id: int) -> None:
         self.seen = [each for each in self.seen if each.node_id != node_id]

@@ -32,7 +32,7 @@ from tests.runs import run
 
 register_default_plugins()  # so that questions to Prometheus are read as such
 DASHBOARD = Path(__file__).parents[3] / "docker" / "grafana.json"
-SEEN = [Seen(7, "hospital-a", b"", "online", 3.5, 20.0), Seen(8, "hospital-b", b"", "offline", 95.0, 0.0)]
+SEEN = [Seen(7, "hospital-a", b"", "online", 3.5), Seen(8, "hospital-b", b"", "offline", 95.0)]
 
 
 @pytest.fixture

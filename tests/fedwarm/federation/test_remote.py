@@ -59,7 +59,7 @@ class Link:
         if self.refuses:
             raise RuntimeError(self.refuses)
         self.asked.append(("register", name))
-        self.seen.append(Seen(len(self.seen) + 100, name, key, "registered", None, 0.0))
+        self.seen.append(Seen(len(self.seen) + 100, name, key, "registered", None))
 
     def unregister(self, node_id: int) -> None:
         self.asked.append(("unregister", node_id))
@@ -226,7 +226,7 @@ def test_a_local_federation_is_not_replaced(join: Join, tmp_path: Path) -> None:
 
 def test_its_status_is_what_the_superlink_says(join: Join, link: Link) -> None:
     join("b", "a")
-    link.seen = [Seen(1, "b", b"", "online", 12.0, 30.0), Seen(2, "a", b"", "offline", 300.0, 0.0)]
+    link.seen = [Seen(1, "b", b"", "online", 12.0), Seen(2, "a", b"", "offline", 300.0)]
     told = status(load("default"))
     assert [member.row()[:4] for member in told.members] == [
         ("superlink", "", "up", ""), ("a", "", "offline", "300 s ago"), ("b", "", "online", "12 s ago"),
@@ -242,7 +242,7 @@ def test_a_run_asks_who_is_there(join: Join, link: Link, monkeypatch: pytest.Mon
     monkeypatch.setattr(engine, "say", told.append)
     join("b", "a")
     states = {"b": "online", "a": "offline", "c": "online"}
-    link.seen = [Seen(number, name, b"", state, 1.0, 9.0) for number, (name, state) in enumerate(states.items())]
+    link.seen = [Seen(number, name, b"", state, 1.0) for number, (name, state) in enumerate(states.items())]
     assert [node.name for node in ready("default").nodes] == ["a", "b", "c"] and told == ["not online: a"]
     with pytest.raises(SettingError, match="--clients 2, but federation 'default' has 3 nodes"):
         ready("default", 2)

@@ -20,7 +20,7 @@ from fedwarm.objectives.qat import Qat
 from fedwarm.objectives.rq import RelaxedObjective, RelaxedQuantization, quantized, steps
 from fedwarm.quantize import sweep
 from fedwarm.quantize.relaxed import bounds, rounded
-from fedwarm.quantize.relaxed_model import at_width, load_quantizer_state, near, quantizer_state, quantizers
+from fedwarm.quantize.relaxed_model import load_quantizer_state, near, quantizer_state, quantizers
 from fedwarm.quantize.settings import QuantizationRobust
 from fedwarm.quantize.uniform import Scheme
 from fedwarm.settings.fields import SettingError, keys
@@ -247,14 +247,6 @@ def test_a_dead_layer_does_not_drag_the_mean() -> None:
     apart = {name: value + 10 for name, value in hook.state.items()}
     _, far = trained(settings(lr_factor=0.0), apart)
     assert all(torch.equal(far.state[name], apart[name]) for name in apart), "near where the round began, wherever that is"
-
-
-def test_other_widths_keep_the_range() -> None:
-    _, hook = trained(settings())
-    found = at_width(hook.state, weights=2, inputs=-1)
-    for name, value in hook.state.items():
-        by = 4.0 if ".weight." in name else 0.5
-        torch.testing.assert_close(found[name].exp(), value.exp() * by)
 
 
 def test_the_sweep_knows_the_learned_grids() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fedwarm.core.arrays import WeightedMean, from_module
 from fedwarm.training.gates import Bias, OwnNet, known, new_gate
 from fedwarm.training.loop import Plan, fit
-from fedwarm.training.mixture import PER_CLIENT, PER_EXPERT, Answers, Mixture, Responsible, Terms, bound, responsibilities
+from fedwarm.training.mixture import PER_CLIENT, PER_EXPERT, Answers, Mixture, Responsible, Terms, responsibilities
 
 CLASSES, SIZE, EXPERTS = 3, 8, 3
 SIZES = (7, 11, 5, 20)
@@ -48,6 +48,11 @@ def images(n: int, seed: int) -> tuple[Tensor, Tensor]:
 def logs(n: int = 13) -> tuple[Tensor, Tensor]:
     draws = torch.Generator().manual_seed(3)
     return (torch.randn(2, n, EXPERTS, generator=draws, dtype=torch.float64).log_softmax(2)).unbind(0)
+
+
+def bound(q: Tensor, log_prior: Tensor, log_likelihood: Tensor) -> Tensor:
+    """The lower bound of the log-likelihood at responsibilities q (n, experts), each of them positive; summed over examples."""
+    return (q * (log_likelihood + log_prior - q.log())).sum()
 
 
 def test_responsibilities_are_exact_and_make_the_bound_tight() -> None:
