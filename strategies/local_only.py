@@ -1,7 +1,5 @@
 """The baseline without federation: clients train alone; the server only counts."""
 
-from collections.abc import Iterator
-
 from flwr.app import MessageType
 
 from fedwarm.core.arrays import Arrays
@@ -24,9 +22,5 @@ class LocalOnly(BaseStrategy):
     def instruct(self, stage: Stage, client: int) -> Payload:
         return Payload(metrics={"round": stage.round})
 
-    def plan(self) -> Iterator[Stage]:
-        for number in range(1, self.config.run.num_server_rounds + 1):
-            yield Stage(number, "round", MessageType.TRAIN, self.sampled(number))
-            yield Stage(number, EVALUATE, MessageType.EVALUATE, self.everyone, number)
-            if self.enough(number):
-                return
+    def evaluation(self, number: int) -> Stage:
+        return Stage(number, EVALUATE, MessageType.EVALUATE, self.everyone, number)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -141,7 +142,7 @@ def over_time(run: Run) -> Figures:
 def _members(run: Run, kind: str) -> list[list[float | None]]:
     """Accuracies by client, then round; None where a round did not measure them."""
     rows: list[list[float | None]] = [getattr(r, kind) for r in run.rounds]
-    return [[row[k] if k < len(row) else None for row in rows] for k in range(max(map(len, rows), default=0))]
+    return [list(each) for each in zip_longest(*rows)]
 
 
 def client_rows(run: Run) -> list[Json]:

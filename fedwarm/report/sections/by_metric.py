@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 from fedwarm.record.reading import Json, Round, Run, mean
@@ -55,7 +56,7 @@ def lines_of(run: Run, name: str) -> list[plots.Line]:
 
 def _members(run: Run, name: str, own: bool = False) -> list[list[float | None]]:
     rows = [of_clients(one, name, own) for one in run.rounds]
-    return [[row[k] if k < len(row) else None for row in rows] for k in range(max(map(len, rows), default=0))]
+    return [list(each) for each in zip_longest(*rows)]
 
 
 def _values(lines: Sequence[plots.Line]) -> list[float]:
