@@ -129,7 +129,7 @@ def build_model(
     """
     form = Form.at(inputs)
     if state is not None:
-        empty, shapes = _empty(settings, classes, form)
+        empty, shapes = _empty(settings, classes, form, seed)
         state = floored(state)
         if {name: tensor.shape for name, tensor in state.items()} == shapes:
             return _twin(empty, state)
@@ -232,15 +232,23 @@ def _asked(architecture: Callable[..., nn.Module], known: frozenset[str]) -> tup
 
 
 @lru_cache(maxsize=4)
-def _empty(settings: Model, classes: int, form: Form) -> tuple[nn.Module, dict[str, torch.Size]]:
-    """The classifier without numbers, to take twins of: several times faster than to build it; and the shapes of its state."""
-    with torch.device("meta"):
+def _empty(settings: Model, classes: int, form: Form, seed: int) -> tuple[nn.Module, dict[str, torch.Size]]:
+    """The classifier with no numbers but those that are not in its state, to take twins of; and the shapes of its state.
+
+    A twin takes several times less than to build it.
+    """
+    with initialisation(seed, "model"):
         model = _built(settings, classes, form)
-    return model, {name: tensor.shape for name, tensor in model.state_dict().items()}
+    state = model.state_dict()
+    model.load_state_dict({name: tensor.to("meta") for name, tensor in state.items()}, assign=True)
+    return model, {name: tensor.shape for name, tensor in state.items()}
 
 
 def _twin(module: nn.Module, state: Mapping[str, Tensor] | None = None, prefix: str = "") -> nn.Module:
-    """The same module with tables (parameters, buffers, parts, hooks) of its own; tensors are shared, or those of `state`."""
+    """The same module with tables (parameters, buffers, parts, hooks) of its own; tensors are shared, or those of `state`.
+
+    Beside these, buffers that are not in the state are its own.
+    """
     twin = copy.copy(module)
     vars(twin).update({name: table.copy() for name, table in vars(module).items() if isinstance(table, dict)})
     parts = {name: None if part is None else _twin(part, state, f"{prefix}{name}.") for name, part in module._modules.items()}
@@ -249,7 +257,8 @@ def _twin(module: nn.Module, state: Mapping[str, Tensor] | None = None, prefix: 
         for name, parameter in module._parameters.items():
             if parameter is not None:
                 twin._parameters[name] = nn.Parameter(state[prefix + name], parameter.requires_grad)
-        twin._buffers.update({name: state[prefix + name] for name in module._buffers if prefix + name in state})
+        held = {name: buffer for name, buffer in module._buffers.items() if buffer is not None}
+        twin._buffers.update({name: state[prefix + name] if prefix + name in state else b.clone() for name, b in held.items()})
     return twin
 
 

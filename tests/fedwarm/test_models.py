@@ -207,6 +207,29 @@ def test_only_bytes_are_scaled() -> None:
         assert to_input(kept) is kept
 
 
+class Holding(nn.Module):
+    """Of its tensors one is in its state; the others are drawn with it, and are counted up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.plain = nn.Parameter(torch.zeros(3)), torch.randn(3)
+        self.register_buffer("kept", torch.randn(3), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.get_buffer("kept").add_(1)
+        return self.weight + self.plain + self.get_buffer("kept")
+
+
+def test_tensors_that_are_not_in_a_state_are_those_of_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients build theirs out of the weights that they are sent."""
+    monkeypatch.setitem(vars(sys.modules[__name__]), "made", lambda classes, image_size: Holding())
+    settings, x = Model(name=f"{__name__}:made"), torch.zeros(1)
+    first, other = (build_model(settings, 3, 16, seed)(x) for seed in (0, 1))
+    assert not torch.equal(first, other)
+    for seed, drawn in ((0, first), (0, first), (1, other)):
+        torch.testing.assert_close(build_model(settings, 3, 16, seed, {"weight": torch.ones(3)})(x), drawn + 1)
+
+
 class Tied(nn.Module):
     def __init__(self) -> None:
         super().__init__()
