@@ -13,6 +13,7 @@ from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.sizes import loaded_bytes
 from fedwarm.methods import method_of
 from fedwarm.objectives import hooks_of
+from fedwarm.privacy.limits import Limits
 from fedwarm.relevance import Run
 from fedwarm.settings.config import Config
 from fedwarm.settings.kinds import PRIVACY
@@ -59,6 +60,8 @@ def obstacle(config: Config) -> str:
         return f"method = {config.run.method!r} does more in a round than to train the run's model by its settings"
     if config.run.privacy != PRIVACY.first:
         return f"privacy = {config.run.privacy!r} makes steps of one client's examples"
+    if config.of(Limits).most_epsilon:
+        return "limits.most-epsilon has one message at a time at the account"
     last = config.run.num_server_rounds
     hooks = [*hooks_of(config, last, torch.Generator()), *method_of(config).local_hooks(config)]
     return cohort.obstacle(Plan.of(config.run), hooks)

@@ -93,6 +93,7 @@ def weights(reply: Message) -> dict[str, bytes]:
     [
         ({"method": "scaffold"}, "method = 'scaffold' does more in a round"),
         ({"privacy": "dp-sgd"}, "privacy = 'dp-sgd' makes steps of one client's examples"),
+        ({"codec": "dp-rec", "limits.most-epsilon": 50.0}, "limits.most-epsilon has one message at a time at the account"),
         ({"objective": "kure"}, "takes one model at a time"),
         ({"quantization-robust.clip": 1.0}, "ClipGradient takes one model at a time"),
         ({"method": "fedprox"}, ""),
