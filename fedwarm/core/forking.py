@@ -10,6 +10,7 @@ thread that began them). So workers are forked by a new thread, which has none, 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -58,6 +59,13 @@ def aside(start: Callable[[], object]) -> None:
     thread.join()
     if failures:
         raise failures[0]
+
+
+def leave_signals_to_parent() -> None:
+    """From now on a terminal's signals to the group are the parent's alone to heed, and SIGTERM just ends this process."""
+    for each in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def end_with_parent() -> None:

@@ -5,7 +5,6 @@ A piece of work must not depend on who does it. Each process computes on one thr
 
 from __future__ import annotations
 
-import signal
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -16,7 +15,7 @@ from multiprocessing import get_context
 from typing import Any, TypeVar
 
 from fedwarm.core.capacity import workers_for
-from fedwarm.core.forking import FORK, aside, end_with_parent, start_method
+from fedwarm.core.forking import FORK, aside, end_with_parent, leave_signals_to_parent, start_method
 
 ALONE = 1
 LEAST = 4  # pieces a process: for fewer none is started
@@ -76,7 +75,7 @@ def _begin(work: Callable[[Any], Any]) -> None:
     """In a new process."""
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_signals_to_parent()
     end_with_parent()
     torch.set_num_threads(1)
     _work[:] = [work]

@@ -10,7 +10,6 @@ import gc
 import os
 import pickle
 import random
-import signal
 import sys
 import threading
 import traceback
@@ -64,8 +63,7 @@ def work(connection: Connection, clients: Clients, start: Start) -> None:
     """A worker process: answers until it is told None or its parent is gone."""
     for other in start.inherited:
         other.close()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    forking.leave_signals_to_parent()
     forking.end_with_parent()
     logs.undisplayed()
     terminal.prepare()

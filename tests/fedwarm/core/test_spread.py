@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -36,6 +37,22 @@ def test_each_job_has_its_result_by_one_thread(workers: int) -> None:
     assert {threads for _, threads, _ in found.values()} == {1}
     processes = {process for _, _, process in found.values()}
     assert (processes == {os.getpid()}) if workers == 1 else (os.getpid() not in processes and len(processes) <= workers)
+
+
+def heeded(job: int) -> list[object]:
+    return [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)]
+
+
+@FORKS
+def test_what_ends_the_run_is_its_own_to_heed() -> None:
+    """A terminal that is closed tells all processes of its group; the run's own handler is none for those that share work."""
+    before = signal.signal(signal.SIGHUP, lambda number, frame: None)
+    try:
+        with shared(2):
+            found = [told for _, told in spread(heeded, JOBS)]
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert found == [[signal.SIG_IGN, signal.SIG_IGN, signal.SIG_DFL]] * len(JOBS)
 
 
 def test_without_a_word_all_is_done_here_in_order() -> None:

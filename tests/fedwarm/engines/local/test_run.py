@@ -573,6 +573,21 @@ def test_what_the_server_raises_comes_out_and_no_process_stays(make: Make) -> No
     assert set(psutil.Process().children()) <= before
 
 
+def test_a_closed_terminal_is_the_run_s_alone_to_heed(make: Make) -> None:
+    """It tells all processes of its group, and workers are forked with the run's own handler."""
+    client = """
+    @app.train()
+    def train(message, context):
+        return say(message, context, signal.getsignal(signal.SIGHUP) == signal.SIG_IGN)
+    """
+    before = signal.signal(signal.SIGHUP, lambda number, frame: None)
+    try:
+        context = run_local(make('state["answers"] = ConfigRecord(answers(ask(grid)))', client), {}, clients=2, workers=2)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert found(context, "answers") == {"0": True, "1": True}
+
+
 PROGRAM = """
 import signal, sys
 from pathlib import Path
