@@ -1,9 +1,9 @@
 """Clients of a round that train together: one program over stacked weights (`torch.func.vmap`) in place of many small ones.
 
 A GPU waits for the launches of a small model's kernels, not for its sums. What each client does is the same as alone: its
-batches in its own order, as many steps, its own optimiser's state. Batches are filled up to the plan's size by rows of weight 0,
-and a stack to its size by clients without any, so that what becomes of a client depends on the size of the stack and not on who
-else is in it. Sums are taken in another order than one after another, so the last bits differ.
+batches in its own order, as many steps, its own optimiser's state. Batches are filled up to the plan's size (see `Wish.width`) by
+rows of weight 0, and a stack to its size by clients without any, so that what becomes of a client depends on the size of the
+stack and not on who else is in it. Sums are taken in another order than one after another, so the last bits differ.
 
 Not all can: see `obstacle`. Who cannot trains alone, as `loop.fit` does.
 """
@@ -36,6 +36,7 @@ from fedwarm.training.plan import Plan, factors_of, steps_of
 from fedwarm.training.private import Mechanism
 
 State = dict[str, Tensor]
+NARROW = 256  # rows that a batch is filled up to whatever a client holds
 ALONE = (nn.RNNBase, nn.RNNCellBase, nn.modules.batchnorm._NormBase)
 
 
@@ -101,13 +102,18 @@ class Wish:
     def steps(self) -> int:
         return steps_of(len(self.labels), self.plan.batch_size, self.plan.epochs)
 
+    @property
+    def width(self) -> int:
+        """Rows that a batch is filled up to: the plan's, or the next power of 2 where the client holds far fewer examples."""
+        return min(self.plan.batch_size, max(NARROW, 1 << (len(self.labels) - 1).bit_length()))
+
     def key(self) -> tuple[Any, ...]:
         """What must be the same for trainings to be stacked; step sizes that follow the number of steps with it."""
         state = tuple((name, t.shape, t.dtype) for name, t in self.model.state_dict().items())
         factors = [] if self.plan.run is None else factors_of(self.plan.run, self.steps)
         paced = tuple(factors) if any(factor != 1 for factor in factors) else ()
         form = (self.images.dtype, self.images.shape[1:], self.labels.dtype, self.labels.shape[1:])
-        return state, form, self.plan, paced, tuple(map(type, self.hooks)), next(self.model.parameters()).device
+        return state, form, self.plan, self.width, paced, tuple(map(type, self.hooks)), next(self.model.parameters()).device
 
     def alone(self) -> Fit:
         """The training, by itself."""
@@ -228,17 +234,18 @@ class Stack:
 
     def _batches(self) -> tuple[Tensor, Tensor]:
         """Rows (steps, size, batch) among all clients' examples, and what each counts in its batch's mean."""
-        batch, shape = self.plan.batch_size, (max(wish.steps for wish in self.wishes), self.size, self.plan.batch_size)
+        batch, width = self.plan.batch_size, self.wishes[0].width
+        shape = (max(wish.steps for wish in self.wishes), self.size, width)
         rows, weights, start = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape), 0
         for k, wish in enumerate(self.wishes):
             n, counts = len(wish.labels), _counts(self.task, wish.labels)
             steps = ceil(n / batch)
             rows[:, k] = start
             for epoch in range(self.plan.epochs):
-                order, empty = torch.randperm(n, generator=wish.generator), steps * batch - n
+                order, empty = torch.randperm(n, generator=wish.generator), steps * width - n
                 at = slice(epoch * steps, (epoch + 1) * steps)
-                rows[at, k] += F.pad(order, (0, empty)).view(steps, batch)
-                weights[at, k] = F.pad(counts[order], (0, empty)).view(steps, batch)
+                rows[at, k] += F.pad(order, (0, empty)).view(steps, width)
+                weights[at, k] = F.pad(counts[order], (0, empty)).view(steps, width)
             start += n
         return rows, weights
 

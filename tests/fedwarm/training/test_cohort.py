@@ -213,6 +213,17 @@ def test_who_cannot_is_trained_alone_bit_for_bit() -> None:
             assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
 
 
+def test_a_batch_far_larger_than_what_clients_hold_takes_little() -> None:
+    """As where an epoch is to be one step: rows that nobody holds would fill memory."""
+    plan, held = replace(PLAN, batch_size=10**9), data()
+    together, alone = ([small() for _ in held] for _ in range(2))
+    told, single = trained(together, held, plan, 1, 4), trained(alone, held, plan, 1, 0)
+    assert [fit.steps for fit in told] == [fit.steps for fit in single] == [PLAN.epochs] * len(held)
+    for one, other in zip(together, alone, strict=True):
+        vectors = [nn.utils.parameters_to_vector(net.parameters()).detach() for net in (one, other)]
+        assert apart(*vectors) < 1e-5
+
+
 def test_outside_a_meeting_it_is_the_one_loop() -> None:
     held, models = data(), [small(), small()]
     cohort.fit(models[0], *held[0], PLAN, generator(0, "x"))
