@@ -42,5 +42,6 @@ def layers_draw(source: torch.Generator, device: torch.device) -> Iterator[None]
     with torch.random.fork_rng(devices=devices):
         torch.default_generator.manual_seed(seed)
         if devices:
-            torch.cuda.manual_seed(seed)
+            with torch.cuda.device(device):  # the call seeds the current card alone, which need not be the model's
+                torch.cuda.manual_seed(seed)
         yield

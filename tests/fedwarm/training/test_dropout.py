@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
 import torch
 from torch import Tensor, nn
 
 from fedwarm.privacy.mechanisms.dp_sgd.account import DpSgd
 from fedwarm.privacy.mechanisms.dp_sgd.gradient import Mechanism, source_of
-from fedwarm.training.dropout import draws
+from fedwarm.training.dropout import draws, layers_draw
 from fedwarm.training.loop import fit
 from fedwarm.training.plan import Plan
 
@@ -28,6 +32,23 @@ def test_the_generator_alone_decides() -> None:
     assert torch.equal(torch.get_rng_state(), before)
     torch.rand(5)
     assert torch.equal(trained(1), first) and not torch.equal(trained(2), first) and not torch.equal(trained(1, 0.0), first)
+
+
+def test_the_card_of_the_model_is_the_one_that_is_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    current, seeded = [0], list[int]()
+
+    @contextmanager
+    def on(device: torch.device) -> Iterator[None]:
+        current.append(device.index)
+        yield
+        current.pop()
+
+    fork = torch.random.fork_rng
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: fork(devices=[]))
+    monkeypatch.setattr(torch.cuda, "device", on)
+    monkeypatch.setattr(torch.cuda, "manual_seed", lambda seed: seeded.append(current[-1]))
+    with layers_draw(torch.Generator().manual_seed(1), torch.device("cuda", 1)):
+        assert seeded == [1]
 
 
 def test_private_training_draws_from_its_own_source() -> None:
