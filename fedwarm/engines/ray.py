@@ -84,7 +84,9 @@ class Ray(Engine):
             self.run_app(write_app(Path(name) / "app", settings), {}, asked)
 
     def run_app(self, folder: Path, overrides: Mapping[str, Value], asked: Asked) -> None:
-        run_ray(folder.absolute(), overrides, clients=asked.clients, workers=asked.workers, stream=echo)
+        run_ray(
+            folder.absolute(), overrides, clients=asked.clients, workers=asked.workers, stream=lambda line: say(restyled(line))
+        )
 
 
 COMPONENT = Ray()
