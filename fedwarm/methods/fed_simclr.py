@@ -26,12 +26,14 @@ from fedwarm.core.seeds import initialisation, numpy_generator
 from fedwarm.data.heldout import draw
 from fedwarm.data.testing import CENTRAL
 from fedwarm.methods import Method
+from fedwarm.models import Model, behead
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Group, SettingError, setting
 from fedwarm.settings.kinds import TASKS
 from fedwarm.tasks.contrast import Contrast, Contrasting
 from fedwarm.training.loop import Batch, Hook
 from fedwarm.training.private import hidden
+from fedwarm.training.sizes import layers_of
 
 PART, ROWS, PLACE = "heads", "rows", "place"
 OWN = ("own_row", "sampled")  # the ways in which a client sends its own row alone
@@ -224,6 +226,21 @@ def validate(config: Config) -> None:
         raise SettingError("contrast.labels needs labels that training knows; set fed-simclr.labelled above 0")
 
 
+def check(config: Config, known: Any) -> None:
+    """See that the classifier's head can be the projector's first layer.
+
+    Raises:
+        SettingError: it does not take features (n, d), as a convolution does not.
+    """
+    model = layers_of(config, known)
+    weight = None if model is None else getattr(behead(config.of(Model), model)[1], "weight", None)
+    if model is not None and (not isinstance(weight, Tensor) or weight.dim() != 2):
+        raise SettingError(
+            f"method 'fed_simclr' projects features by the head, and that of model.name = {config.of(Model).name!r} is no "
+            "linear layer; take a model that ends in one"
+        )
+
+
 def does(run: Any) -> Mapping[str, bool]:
     """Alone, clients share nothing."""
     if not run["fed-simclr.alone"]:
@@ -251,6 +268,7 @@ COMPONENT = Method(
         **({"contrast.labels": "conditional"} if get("fed-simclr.labelled") else {}),
     },
     validate=validate,
+    check=check,
     does=does,
     averages=False,
     refuses={

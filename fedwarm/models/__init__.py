@@ -13,7 +13,6 @@ channel, of pixels in [0, 1]) say which input its weights expect, where that is 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -28,6 +27,7 @@ from fedwarm.core.inputs import Form
 from fedwarm.core.placement import on_gpu as on_gpu
 from fedwarm.core.seeds import initialisation
 from fedwarm.models._own import check_own
+from fedwarm.models._twins import copies, twin
 from fedwarm.norms import AVERAGED, FROZEN, floored, prepare
 from fedwarm.pretrained.fitting import Say, fitting
 from fedwarm.pretrained.inputs import colours, expect
@@ -75,7 +75,8 @@ class Model(Group, prefix="model"):
     )
     input_size: int = setting(0, "pixels to which pictures are resized before the model; 0: data.image-size", low=0, high=4096)
     train: str = setting(
-        "all", "trained layers; all: every layer; head: the last layer alone, on fixed features (a linear probe)",
+        "all",
+        "trained layers; all: every layer; head: the last layer alone, on fixed features and running statistics (a linear probe)",
         choices=("all", "head"),
     )  # fmt: skip
     own_settings: tuple[Group, ...] = field(default=(), repr=False)
@@ -119,7 +120,7 @@ def build_model(
     Args:
         classes: its outputs.
         inputs: what one input looks like; a number: RGB pictures of that side.
-        state: weights to take instead, without drawing any; the module keeps these tensors.
+        state: weights to take instead, in the dtypes of the model's own.
         say: is told where `model.weights` has a head for another number of classes: then the head stays as drawn, and all else
             is taken. None: such a file is refused.
 
@@ -128,34 +129,46 @@ def build_model(
         RuntimeError: `state` does not fit.
     """
     form = Form.at(inputs)
-    if state is not None:
-        empty, shapes = _empty(settings, classes, form, seed)
-        state = floored(state)
-        if {name: tensor.shape for name, tensor in state.items()} == shapes:
-            return _twin(empty, state)
-        model = _twin(empty)
-        model.load_state_dict(state, strict=True, assign=True)  # says what does not fit
-        return model
+    if state is not None and (empty := _empty(settings, classes, form)) is not None:
+        wanted, state = empty.state_dict(), floored(state)
+        if {n: (t.shape, t.dtype) for n, t in state.items()} == {n: (t.shape, t.dtype) for n, t in wanted.items()}:
+            return twin(empty, state)
     with initialisation(seed, "model"):
         model = _built(settings, classes, form)
-    if settings.weights:
+    if state is not None:
+        model.load_state_dict(floored(state))  # says what does not fit
+    elif settings.weights:
         _load_weights(model, settings, say)
     return model
 
 
 def head_of(settings: Model, model: nn.Module) -> tuple[str, ...]:
-    """Names of the head's tensors in the state of a model that was built by these settings."""
+    """Names of the head's tensors in the state of a model that was built by these settings.
+
+    Raises:
+        SettingError: the component names a head that has none.
+    """
     told = getattr(MODELS.load(settings.name), "head", "")
     layer = told or [name for name, part in model.named_modules() if any(True for _ in part.parameters(recurse=False))][-1]
-    return tuple(name for name in model.state_dict() if name.startswith(f"{layer}."))
+    found = tuple(name for name in model.state_dict() if not layer or name.startswith(f"{layer}."))
+    if not found:
+        raise SettingError(
+            f"model.name = {settings.name!r} says that its head is {layer!r}, which has no tensors; name another layer"
+        )
+    return found
 
 
 def behead(settings: Model, model: nn.Module) -> tuple[str, nn.Module]:
     """Take the head off a model that was built by these settings: (the layer's name, the layer).
 
     What remains gives the head's inputs, the features (n, d), under the same names of tensors.
+
+    Raises:
+        SettingError: it is no layer of its own.
     """
     layer = head_of(settings, model)[0].rpartition(".")[0]
+    if not layer:
+        raise SettingError(f"model.name = {settings.name!r} has no layer that is its head; put its last weights in one")
     head = model.get_submodule(layer)
     model.set_submodule(layer, nn.Identity())
     return layer, head
@@ -170,12 +183,14 @@ def _built(settings: Model, classes: int, form: Form) -> nn.Module:
         raise SettingError(f"{where} gives {type(module).__name__}; return the torch module")
     check_own(where, module)
     norm(module, *own_of(norm, settings.own_settings))
-    prepare(module, settings.statistics)
+    prepare(module, FROZEN if settings.train == "head" else settings.statistics)
     _expect(settings, module, architecture, form)
     if settings.train == "head":
         kept = head_of(settings, module)
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(name in kept)
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        raise SettingError(f"{where} has no parameter that requires a gradient, so nothing is trained; free some of them")
     return module
 
 
@@ -232,34 +247,14 @@ def _asked(architecture: Callable[..., nn.Module], known: frozenset[str]) -> tup
 
 
 @lru_cache(maxsize=4)
-def _empty(settings: Model, classes: int, form: Form, seed: int) -> tuple[nn.Module, dict[str, torch.Size]]:
-    """The classifier with no numbers but those that are not in its state, to take twins of; and the shapes of its state.
-
-    A twin takes several times less than to build it.
-    """
-    with initialisation(seed, "model"):
-        model = _built(settings, classes, form)
-    state = model.state_dict()
-    model.load_state_dict({name: tensor.to("meta") for name, tensor in state.items()}, assign=True)
-    return model, {name: tensor.shape for name, tensor in state.items()}
-
-
-def _twin(module: nn.Module, state: Mapping[str, Tensor] | None = None, prefix: str = "") -> nn.Module:
-    """The same module with tables (parameters, buffers, parts, hooks) of its own; tensors are shared, or those of `state`.
-
-    Beside these, buffers that are not in the state are its own.
-    """
-    twin = copy.copy(module)
-    vars(twin).update({name: table.copy() for name, table in vars(module).items() if isinstance(table, dict)})
-    parts = {name: None if part is None else _twin(part, state, f"{prefix}{name}.") for name, part in module._modules.items()}
-    twin._modules = parts
-    if state is not None:
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                twin._parameters[name] = nn.Parameter(state[prefix + name], parameter.requires_grad)
-        held = {name: buffer for name, buffer in module._buffers.items() if buffer is not None}
-        twin._buffers.update({name: state[prefix + name] if prefix + name in state else b.clone() for name, b in held.items()})
-    return twin
+def _empty(settings: Model, classes: int, form: Form) -> nn.Module | None:
+    """The classifier without numbers, to take twins of; None where these would not be like one that is built anew."""
+    try:
+        with torch.device("meta"):
+            model = _built(settings, classes, form)
+    except SettingError:  # it computes with its numbers
+        return None
+    return model if copies(model) else None
 
 
 def _load_weights(model: nn.Module, settings: Model, say: Say | None) -> None:

@@ -114,7 +114,7 @@ class Partitioned:
         """w^(k) as it is now."""
         made = self.make()
         made.load_state_dict(to_tensors(self.layout.subnetwork(self.arrays, k)))
-        return made.requires_grad_(False)
+        return made
 
     def _network(self, k: int) -> Subnetwork:
         return Subnetwork(self.body(k), self.layout.mask(k), self.psi, self.values, self.draws["augmentation"])

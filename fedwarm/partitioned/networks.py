@@ -20,6 +20,8 @@ Masks = Mapping[str, NDArray[np.bool_]]
 class Subnetwork(nn.Module):
     """w^(k) as a module whose only trained parameters are those of one partition; it sees inputs as psi changes them.
 
+    What the network itself keeps as it is (`requires_grad`) stays so.
+
     Args:
         body: the network with the weights of w^(k); it is not changed, nothing of it is trained.
         mask: where the partition's weights are.
@@ -29,6 +31,7 @@ class Subnetwork(nn.Module):
 
     def __init__(self, body: nn.Module, mask: Masks, psi: Psi, values: Tensor, draws: torch.Generator) -> None:
         super().__init__()
+        free = {name: parameter.requires_grad for name, parameter in body.named_parameters()}
         self.body = body.requires_grad_(False)
         self.psi, self.draws = psi, draws
         self.values: Tensor
@@ -38,7 +41,7 @@ class Subnetwork(nn.Module):
         whole = {name for name, place in self.places.items() if bool(place.all())}
         self.whole = whole
         self.own = nn.ParameterList(
-            held[n].detach().clone() if n in whole else held[n].detach()[p] for n, p in self.places.items()
+            nn.Parameter(held[n].detach().clone() if n in whole else held[n].detach()[p], free[n]) for n, p in self.places.items()
         )
 
     def weights(self) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ def colours(key: str, text: str, default: Sequence[float] | None) -> Colours | N
     """Three numbers out of a setting's text `0.485,0.456,0.406`, or one for all channels; the default where it is empty.
 
     Raises:
-        SettingError: it is no such text.
+        SettingError: it is no such text, or they are of other pixels.
     """
     if not text.strip():
         return None if default is None else tuple(default)
@@ -28,7 +28,7 @@ def colours(key: str, text: str, default: Sequence[float] | None) -> Colours | N
     except ValueError:
         found = ()
     found = found * CHANNELS if len(found) == 1 else found
-    if len(found) != CHANNELS:
+    if len(found) != CHANNELS or not all(0 <= number <= 1 for number in found):
         raise SettingError(
             f"{key} = {text!r} is not three numbers, of red, green and blue in [0, 1]; give e.g. '0.485,0.456,0.406'"
         )

@@ -17,7 +17,6 @@ USUAL_FILES = ("model.safetensors", "pytorch_model.bin")
 WITHIN = ("state_dict", "model", "model_state_dict")
 TORCHS = (b"PK\x03\x04", b"\x80")  # a zip archive, or the older format: a pickle
 HEADER = b"{"  # what safetensors have after eight bytes of its length
-HEADER = b"{"  # what safetensors have after eight bytes of its length
 
 
 def tensors_of(place: str) -> dict[str, Tensor]:
@@ -34,7 +33,11 @@ def tensors_of(place: str) -> dict[str, Tensor]:
         raise SettingError("is no file; give a safetensors file of a classifier's state, one of torch.save, or hub:owner/name")
     with path.open("rb") as file:
         begun = file.read(9)
-    return _of_torch(path) if begun.startswith(TORCHS) and begun[8:] != HEADER else _of_safetensors(path)
+    found = _of_torch(path) if begun.startswith(TORCHS) and begun[8:] != HEADER else _of_safetensors(path)
+    odd = [name for name, t in found.items() if t.layout != torch.strided or t.is_quantized or t.is_complex()]
+    if odd:
+        raise SettingError(f"holds {', '.join(odd[:5])} as sparse, quantized or complex numbers; save dense real ones")
+    return found
 
 
 def _of_safetensors(path: Path) -> dict[str, Tensor]:
@@ -79,10 +82,14 @@ def _of_hub(name: str) -> Path:
     if not owner or not model:
         raise SettingError("names no model of the Hub; give hub:owner/name, or hub:owner/name/file")
     repository, files = f"{owner}/{model}", (file,) if file else USUAL_FILES
-    for each in files:
-        kept = try_to_load_from_cache(repository, each)
-        if isinstance(kept, str):
-            return Path(kept)
+    try:
+        found = [try_to_load_from_cache(repository, each) for each in files]
+    except ValueError as error:
+        raise SettingError(
+            f"names no model of the Hub: {one_line(error)}; give hub:owner/name, or hub:owner/name/file"
+        ) from error
+    if kept := next((each for each in found if isinstance(each, str)), None):
+        return Path(kept)
     if not hub_answers():
         raise SettingError("cannot be had: the Hub does not answer, and no copy is kept on this machine; give the path of a file")
     for each in files:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from fedwarm.data.classes import listed
@@ -22,12 +21,11 @@ def untold(config: Config) -> bool:
 
 
 def layers_of(config: Config, known: Any) -> nn.Module | None:
-    """The model without numbers, for who looks at its layers; `known` is `parts.Known`. None where it is `untold`."""
+    """The model, for who looks at its layers; `known` is `parts.Known`. None where it is `untold`."""
     if untold(config):
         return None
     width = task_of(config.run).width(max(2, len(known.classes)))
-    with torch.device("meta"):
-        return build_model(replace(config.of(Model), weights=""), width, form_of(config.of(Data)), config.run.seed)
+    return build_model(replace(config.of(Model), weights=""), width, form_of(config.of(Data)), config.run.seed)
 
 
 def sizes_of(config: Config) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from fedwarm.core.inputs import Form
-from fedwarm.models import Model, arguments, build_model, device_of, head_of, to_input
+from fedwarm.models import Model, _empty, arguments, behead, build_model, device_of, head_of, to_input
 from fedwarm.models.gru import Gru
 from fedwarm.norms import normalising
 from fedwarm.settings.fields import SettingError
@@ -262,3 +262,147 @@ def test_what_has_no_tensors_of_its_own_is_refused(make: Any, words: str, monkey
     with pytest.raises(SettingError, match=words) as caught:
         build_model(Model(name=f"{__name__}:made"), 3, 16, 0)
     assert len(str(caught.value).splitlines()) == 1
+
+
+class Net(nn.Module):
+    """Two layers, whose outputs `between` changes."""
+
+    def __init__(self, size: int = 16) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(3 * size * size, 6), nn.Linear(6, 3)
+
+    def between(self, x: torch.Tensor) -> torch.Tensor:
+        return x.relu()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.head(self.between(self.first(images.flatten(1))))
+        return found
+
+
+class Shifted(Net):
+    def __init__(self, persistent: bool | None) -> None:
+        super().__init__()
+        places = torch.arange(6.0)
+        if persistent is None:
+            self.places = places
+        else:
+            self.register_buffer("places", places, persistent)
+
+    def between(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.places
+
+
+class Listed(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = [nn.Flatten(), self.first, nn.ReLU(), self.head]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            images = layer(images)
+        return images
+
+
+class Hooked(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first.register_forward_hook(self.keep)
+
+    def keep(self, module: nn.Module, inputs: Any, outputs: torch.Tensor) -> None:
+        self.kept = outputs
+
+    def between(self, x: torch.Tensor) -> torch.Tensor:
+        return self.kept.square()
+
+
+class Counted(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.factors = [each.item() for each in torch.linspace(0.5, 1, 6)]
+
+    def between(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.tensor(self.factors)
+
+
+OWN = [lambda: Shifted(True), lambda: Shifted(False), lambda: Shifted(None), Listed, Hooked, Counted, Net]
+
+
+def placed(make: Any, monkeypatch: pytest.MonkeyPatch, **facts: Any) -> Model:
+    """The settings of a model of one's own."""
+
+    def made(classes: int, image_size: int) -> nn.Module:
+        found: nn.Module = make()
+        return found
+
+    vars(made).update(facts)
+    monkeypatch.setitem(vars(sys.modules[__name__]), "made", made)
+    _empty.cache_clear()
+    return Model(name=f"{__name__}:made")
+
+
+@pytest.mark.parametrize("make", OWN)
+def test_weights_that_came_make_the_model_that_they_were_of(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it knows beside its state: buffers that do not travel, plain tensors, lists of its layers, hooks."""
+    settings, images = placed(make, monkeypatch), torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    model = build_model(settings, 3, 16, 0)
+    came = build_model(settings, 3, 16, 0, {name: tensor.clone() for name, tensor in model.state_dict().items()})
+    assert torch.equal(came(images), model(images))
+    came(images).sum().backward()
+    assert all(parameter.grad is not None for parameter in came.parameters())
+
+
+def test_half_precision_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though its numbers travel as float32."""
+    settings = placed(lambda: Net().bfloat16(), monkeypatch)
+    state = build_model(settings, 3, 16, 0).state_dict()
+    came = build_model(settings, 3, 16, 0, {name: tensor.float() for name, tensor in state.items()})
+    assert all(tensor.dtype == torch.bfloat16 and torch.equal(tensor, state[name]) for name, tensor in came.state_dict().items())
+
+
+def turning() -> nn.Module:
+    net = Net()
+    net.phase = nn.Parameter(torch.ones(6, dtype=torch.complex64))
+    return net
+
+
+@pytest.mark.parametrize(
+    ("make", "train", "words"),
+    [
+        (lambda: nn.Flatten(), "all", "has no parameters, so that nothing can be trained"),
+        (lambda: Net().requires_grad_(False), "all", "has no parameter that requires a gradient"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(3)), "all", "has the tensor '1.weight' without a shape"),
+        (turning, "all", "has complex numbers in 'phase'"),
+        (Net, "head", "says that its head is 'none', which has no tensors"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(make: Any, train: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = placed(make, monkeypatch, **({"head": "none"} if train == "head" else {}))
+    with pytest.raises(SettingError, match=words) as caught:
+        build_model(Model(name=settings.name, train=train), 3, 16, 0)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+class Bare(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3 * 16 * 16, 3))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1) @ self.weight
+
+
+def test_weights_of_no_layer_are_the_head_and_cannot_be_taken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = placed(Bare, monkeypatch)
+    model = build_model(settings, 3, 16, 0)
+    assert head_of(settings, model) == ("weight",)
+    with pytest.raises(SettingError, match="has no layer that is its head"):
+        behead(settings, model)
+
+
+def test_a_head_is_trained_on_features_that_stay() -> None:
+    """Batch normalisation's statistics among them."""
+    model = build_model(Model(name="resnet20", train="head"), 3, 8, 0).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    images = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(model(images), model.eval()(images))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

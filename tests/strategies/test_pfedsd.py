@@ -88,3 +88,8 @@ def test_without_weight_and_in_its_first_round_it_is_fedavg_bit_for_bit(tmp_path
 def test_private_training_is_refused() -> None:
     with pytest.raises(SettingError, match="learns from a batch's answers of an earlier model, and no private step covers that"):
         check_run({"method": "pfedsd", "privacy": "dp-sgd"}, 4)
+
+
+def test_a_task_whose_outputs_answer_nothing_is_refused() -> None:
+    with pytest.raises(SettingError, match="'pfedsd' learns from an earlier model's answers, and task = 'contrast' gives none"):
+        check_run({**SMALL, "method": "pfedsd", "task": "contrast"}, CLIENTS)

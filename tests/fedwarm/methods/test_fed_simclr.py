@@ -15,6 +15,7 @@ from fedwarm.data import load_shard
 from fedwarm.data.settings import Data
 from fedwarm.methods.fed_simclr import COMPONENT, Contrastive, FedSimClr, Heads, Verification, known_labels
 from fedwarm.models import Model, behead, build_model
+from fedwarm.parts import Known
 from fedwarm.settings.fields import SettingError, Value
 from fedwarm.tasks.contrast import Contrast
 from fedwarm.training.loop import Batch
@@ -135,6 +136,18 @@ def test_what_does_not_go_with_it_is_refused_in_one_line(settings: dict[str, Val
     with pytest.raises(SettingError) as error:
         COMPONENT.validate(parse({"method": "fed_simclr", **settings}))
     assert text in str(error.value) and "\n" not in str(error.value)
+
+
+def ends_in_a_convolution(classes: int, image_size: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, classes, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def test_a_head_that_takes_no_features_is_refused_before_the_run() -> None:
+    assert COMPONENT.check is not None
+    known = Known(2, ("a", "b"), print)
+    COMPONENT.check(parse({"method": "fed_simclr", "model.name": "cnn"}), known)
+    with pytest.raises(SettingError, match="is no linear layer; take a model that ends in one"):
+        COMPONENT.check(parse({"method": "fed_simclr", "model.name": f"{__name__}:ends_in_a_convolution"}), known)
 
 
 def test_labels_count_in_the_contrast_where_there_are_some() -> None:

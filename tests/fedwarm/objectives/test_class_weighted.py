@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from fedwarm.catalogue import parse
 from fedwarm.core.seeds import generator
 from fedwarm.models.cnn import cnn
 from fedwarm.objectives.class_weighted import ClassWeighted, Weighted, weights
+from fedwarm.rounds.objectives import check_objective
+from fedwarm.settings.fields import SettingError
 from fedwarm.training.loop import Plan, fit
 
 
@@ -32,3 +36,9 @@ def test_a_step_is_that_of_the_weighted_loss() -> None:
     fit(model, images, labels, Plan(1, 9, 0.5), generator(2), [Weighted(ClassWeighted())])
     for (name, parameter), gradient in zip(model.named_parameters(), wanted, strict=True):
         assert torch.allclose(parameter, start[name] - 0.5 * gradient, atol=1e-5)
+
+
+def test_a_task_that_gives_no_answers_in_classes_is_refused() -> None:
+    check_objective(parse({"objective": "class-weighted"}))
+    with pytest.raises(SettingError, match="'class_weighted' looks at answers in classes, and task = 'contrast' gives none"):
+        check_objective(parse({"objective": "class-weighted", "task": "contrast"}))

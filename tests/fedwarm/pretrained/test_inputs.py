@@ -60,7 +60,7 @@ def test_a_twin_of_a_state_has_them_too() -> None:
 
 def test_texts_that_are_no_colours_are_refused() -> None:
     assert colours("model.mean", " ", None) is None and colours("model.mean", "0.1", MEAN) == (0.1,) * 3
-    for text in ("0.1,0.2", "a,b,c"):
+    for text in ("0.1,0.2", "a,b,c", "124,116,104", "nan"):
         with pytest.raises(SettingError, match=r"model.mean = .* is not three numbers"):
             build_model(Model(mean=text), 3, 16, 0)
     with pytest.raises(SettingError, match=r"model.std has a number that is not above 0"):

@@ -53,6 +53,16 @@ def test_what_is_no_file_of_tensors_is_refused(tmp_path: Path) -> None:
     assert "holds epoch, which are no tensors" in refusal(tmp_path / "mixed.pt")
 
 
+def test_numbers_that_no_model_takes_are_refused(tmp_path: Path) -> None:
+    torch.save({**STATE, "a.weight": torch.ones(2, 3, dtype=torch.complex64)}, tmp_path / "odd.pt")
+    assert "holds a.weight as sparse, quantized or complex numbers" in refusal(tmp_path / "odd.pt")
+
+
+@pytest.mark.parametrize("name", ["hub:a b/c", "hub:../x/y"])
+def test_what_can_be_no_name_on_the_hub_is_refused(name: str) -> None:
+    assert "names no model of the Hub" in refusal(name)
+
+
 def test_no_code_of_a_file_is_run(tmp_path: Path) -> None:
     marker = tmp_path / "ran"
     (tmp_path / "evil.pt").write_bytes(pickle.dumps({"state_dict": _Evil(marker)}, protocol=2))
