@@ -216,8 +216,9 @@ class Result:
         """Probabilities of classes (n, classes), of labels (n, labels) or of tokens (n, T, tokens), as of `outputs`.
 
         Raises:
-            SettingError: as of `outputs`; or the task predicts numbers.
+            SettingError: as of `outputs`; or the task predicts numbers, or nothing.
         """
+        self._answering()
         if self._task.targets == NUMBERS:
             raise SettingError(f"task = {self.settings['task']!r} predicts numbers, which have no probabilities; use `predict`")
         return self._task.predicted(self.outputs(inputs, model))
@@ -228,11 +229,19 @@ class Result:
         Returns:
             classes: indices into `classes`, int64 (n,); labels: whether each is there, bool (n, labels); numbers: float32 (n,) or
             (n, k); tokens: the next one at each place, int64 (n, T).
+
+        Raises:
+            SettingError: as of `outputs`; or the task predicts nothing.
         """
+        self._answering()
         outputs = self.outputs(inputs, model)
         if self._task.targets == NUMBERS:
             return self._task.predicted(outputs)
         return outputs > 0 if self._task.targets == LABELS else outputs.argmax(-1)
+
+    def _answering(self) -> None:
+        if not self._task.answers:
+            raise SettingError(f"task = {self.settings['task']!r} gives outputs that predict nothing; use `outputs`")
 
     # Its plots
 

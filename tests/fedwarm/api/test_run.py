@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,11 @@ from torch import nn
 
 import fedwarm
 from fedwarm.api.given import in_python, reference, settings_of
+from fedwarm.api.result import Result
 from fedwarm.core.failures import Interrupted
 from fedwarm.launch.run import Request, run_method
 from fedwarm.settings.kinds import METHODS
+from fedwarm.tasks import made
 
 SMALL: dict[str, Any] = {"local-epochs": 1, "batch-size": 8, "data": {"max-examples": 24, "image-size": 16}}
 WORDS = ("local-epochs=1", "batch-size=8", "data.max-examples=24 data.image-size=16")
@@ -276,3 +279,11 @@ def test_every_task_has_its_metrics_predictions_and_plots(
             done.probabilities(inputs)
     else:
         assert bool(((probabilities := done.probabilities(inputs)) >= 0).all()) and bool((probabilities <= 1).all())
+
+
+def test_vectors_of_two_views_are_no_predictions() -> None:
+    result = Result.__new__(Result)
+    vars(result).update(_task=made("contrast"), run=SimpleNamespace(settings={"task": "contrast"}))
+    for ask in (result.predict, result.probabilities):
+        with pytest.raises(fedwarm.SettingError, match="task = 'contrast' gives outputs that predict nothing; use `outputs`"):
+            ask(torch.zeros(1, 3, 8, 8))
