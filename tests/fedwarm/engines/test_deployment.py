@@ -33,7 +33,7 @@ class Link:
 
     def __init__(self) -> None:
         self.asked, self.streams = 0, []  # type: int, list[float]
-        self.seen = [Seen(7, "lab-a", b"", "online", 3.0, 20.0), Seen(8, "", b"", "offline", 95.0, 0.0)]
+        self.seen = [Seen(7, "lab-a", b"", "online", 3.0), Seen(8, "", b"", "offline", 95.0)]
 
     def run(self, run_id: int) -> Listed:
         self.asked += 1
@@ -122,7 +122,7 @@ def test_who_joins_a_run_or_refuses_it_is_audited_once(
     more = [{"event": "answered", "site": "lab-a (0)"}, *[{"event": "refused", "site": "lab-b (1)", "why": why}] * 2]
     chain.add(out / "audit.jsonl", *more)
     followed._look(ended=False)
-    link.seen = [*link.seen, Seen(9, "lab-b", b"", "online", 1.0, 20.0)]
+    link.seen = [*link.seen, Seen(9, "lab-b", b"", "online", 1.0)]
     followed._look(ended=False)
     chain.add(out / "audit.jsonl", {"event": "refused", "site": "client 2", "why": "refused (epsilon): no more of it"})
     assert followed.to_the_end().finished
