@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import re
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,7 +54,8 @@ def table(page: str, heading: str, first: str) -> Iterator[list[str]]:
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_a_table_is_of_its_study(path: Path) -> None:
     """Arms and seeds of the study's file, each at every seed."""
-    file = ROOT / "benchmarks" / "studies" / f"{re.sub(r'_[0-9]+$', '', path.stem)}.toml"  # a number: images a client
+    named = [file for file in (ROOT / "benchmarks" / "studies").glob("*.toml") if path.stem.startswith(file.stem)]
+    file = max(named, key=lambda file: len(file.stem))  # what follows is its form, e.g. images a client
     study = read_study(file, parse_overrides(["united.of='a=b'"]))
     found = rows_of(path.stem)
     assert {arm for arm, _ in found} == {arm.name for arm in study.arms}
@@ -68,6 +68,7 @@ def test_a_table_is_of_its_study(path: Path) -> None:
         ("warmfed_costs", "### What a start is worth", "arm", ["global", "own"]),
         ("warmfed_words", "### Prompts that name each client's look", "images drawn from", ["global"]),
         ("warmfed_skew", "### Two classes of one look a client", "arm", ["global", "own"]),
+        ("warmfed_skew_dirichlet", "### Dirichlet labels on top of looks", "arm", ["global", "own"]),
         ("warmfed_sources", "### Four sources of digits", "arm", ["global", "client:1", "own"]),
         ("warmfed_hollowed", "### With a hollowed foundation at clients", "adapters tuned with", ["global"]),
         ("warmfed_private", "### Adapters that are private", "adapters", ["global"]),
@@ -113,6 +114,23 @@ def test_the_results_page_s_personal_models_are_the_study_s() -> None:
     ]
     for arm, cells in zip(arms, table("docs/results.md", "**Personal models.**", "trained at home from"), strict=True):
         assert cells[1:3] == [spread(rows_of(f"warmfed_personal_{size}")[arm, "last"], "own", 1) for size in (50, 100)], cells
+
+
+def test_the_results_page_s_dirichlet_labels_are_the_study_s() -> None:
+    runs = [
+        ("WarmFed, one shot", "last"),
+        ("FedAvg from the public classifier", "1"),
+        ("FedAvg from the public classifier", "5"),
+        ("FedAvg from WarmFed's model", "1"),
+        ("FedAvg from WarmFed's model", "5"),
+        ("FedAvg from random weights", "5"),
+        ("FedAvg from random weights", "10"),
+        ("WarmFed from prompts alone", "last"),
+    ]
+    rows = rows_of("warmfed_skew_dirichlet")
+    for run, cells in zip(runs, table("docs/results.md", "**Dirichlet labels on top of looks**", "run"), strict=True):
+        sent = float(rows[run][0]["bytes up a client"])
+        assert cells[1:] == [spread(rows[run], "global", 1), byte_text(sent) if sent else "0"], cells
 
 
 def kilobytes(rows: list[dict[str, str]]) -> str:
