@@ -171,14 +171,14 @@ class WarmFed(BaseStrategy):
         super().restore(parts, facts)
         self.uploads, self.drawn, self.draw = dict(parts["uploads"]), dict(parts["pool"]), int(facts["draw"])
 
-    def _uploaded(self, client: int, *, classifier: bool = False) -> Arrays:
-        """A client's adapter, or the classifier that it sent with it; empty where it sent none."""
-        own = {n.removeprefix(f"{client}/"): a for n, a in self.uploads.items() if n.startswith(f"{client}/")}
-        return {n.removeprefix(CLASSIFIER): a for n, a in own.items() if n.startswith(CLASSIFIER) == classifier}
-
-    def _sent(self) -> dict[int, Arrays]:
-        """The adapters of the clients that sent one."""
-        return {client: adapter for client in self.partitions if (adapter := self._uploaded(client))}
+    def _sent(self, *, classifier: bool = False) -> dict[int, Arrays]:
+        """The adapters of the clients that sent one, or the classifiers that were sent with them."""
+        found: dict[int, Arrays] = {}
+        for name, array in self.uploads.items():
+            client, _, own = name.partition("/")
+            if own.startswith(CLASSIFIER) == classifier:
+                found.setdefault(int(client), {})[own.removeprefix(CLASSIFIER)] = array
+        return {client: found[client] for client in self.partitions if client in found}
 
     def _refuse_few(self) -> None:
         if self.settings.joins and (sent := len(self._sent())) < self.fewest:
@@ -262,8 +262,9 @@ class WarmFed(BaseStrategy):
             self.arrays = from_tensors(weights_in(self.settings.warm_model, "warmfed.warm-model", to_tensors(self.arrays)))
             return
         mean, epochs, models = self.aggregator(), self.settings.local_epochs, 0
+        uploaded = self._sent(classifier=True)
         for member in self.fleet.members if self.settings.joins else ():
-            local, own = self._of(member.partition), self._uploaded(member.partition, classifier=True)
+            local, own = self._of(member.partition), uploaded.get(member.partition, {})
             if own or (epochs and len(local[1])):
                 mean.add(self._tuned(own or self.arrays, local, epochs, f"local 0 {member.partition}"), member.examples)
                 models += 1

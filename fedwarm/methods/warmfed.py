@@ -257,15 +257,16 @@ def check(config: Config, known: Any) -> None:
         raise SettingError(f"warmfed.styles has {len(styles)} phrases for {known.clients} clients; leave some out")
     if settings.adapts:
         tuner_for(config).check_before(known.clients)
-    for key, path in earlier(config):
+    taken = dict(earlier(config))
+    for key, path in taken.items():
         if config.run.privacy != PRIVACY.first:
             raise SettingError(
                 f"{key} = {path!r} is of another run, whose privacy no account of this one holds; leave it empty, or set "
                 f"privacy = {PRIVACY.first!r}"
             )
-    if settings.attaches and settings.adapters:
+    if "warmfed.adapters" in taken:
         check_adapters(Path(settings.adapters), config, known.clients)
-    elif settings.pool and settings.synthetic_ratio:
+    elif taken:
         sentences = settings.sentences(config, known.classes) if known.classes else ()
         check_pool(Path(settings.pool), sentences, known.clients, config.of(Data).image_size)
         if settings.warmed and not Path(settings.warm_model).is_file():

@@ -129,14 +129,14 @@ def build_model(
         RuntimeError: `state` does not fit.
     """
     form = Form.at(inputs)
-    if state is not None and (empty := _empty(settings, classes, form)) is not None:
-        wanted, state = empty.state_dict(), floored(state)
-        if {n: (t.shape, t.dtype) for n, t in state.items()} == {n: (t.shape, t.dtype) for n, t in wanted.items()}:
-            return twin(empty, state)
+    if state is not None:
+        state = floored(state)
+        if (empty := _empty(settings, classes, form)) is not None and _forms(state) == empty[1]:
+            return twin(empty[0], state)
     with initialisation(seed, "model"):
         model = _built(settings, classes, form)
     if state is not None:
-        model.load_state_dict(floored(state))  # says what does not fit
+        model.load_state_dict(state)  # says what does not fit
     elif settings.weights:
         _load_weights(model, settings, say)
     return model
@@ -247,14 +247,18 @@ def _asked(architecture: Callable[..., nn.Module], known: frozenset[str]) -> tup
 
 
 @lru_cache(maxsize=4)
-def _empty(settings: Model, classes: int, form: Form) -> nn.Module | None:
-    """The classifier without numbers, to take twins of; None where these would not be like one that is built anew."""
+def _empty(settings: Model, classes: int, form: Form) -> tuple[nn.Module, Mapping[str, Any]] | None:
+    """The classifier without numbers, to take twins of, and its state's forms; None where twins would not be as built anew."""
     try:
         with torch.device("meta"):
             model = _built(settings, classes, form)
     except SettingError:  # it computes with its numbers
         return None
-    return model if copies(model) else None
+    return (model, _forms(model.state_dict())) if copies(model) else None
+
+
+def _forms(state: Mapping[str, Tensor]) -> Mapping[str, Any]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()}
 
 
 def _load_weights(model: nn.Module, settings: Model, say: Say | None) -> None:
