@@ -28,7 +28,7 @@ from fedwarm.rounds.client import PERSONAL, BaseClient
 from fedwarm.tasks.contrast import Contrast, two_views
 from fedwarm.tasks.contrast.bound import Sums
 from fedwarm.tasks.contrast.views import Views
-from fedwarm.training.frozen import features, nearest
+from fedwarm.training.frozen import right_by_neighbours
 from fedwarm.training.loop import Hook
 
 
@@ -89,10 +89,10 @@ class FedSimClrClient(BaseClient):
         _, model = self.contrastive(payload.arrays or self.own(number + 1))
         metrics: dict[str, int | float] = {"num-test": len(shard.test_labels)}
         if len(shard.test_labels):
-            known, asked = (features(model.encoder, images) for images in (shard.train_images, shard.test_images))
-            found = nearest(known, shard.train_labels, asked, len(shard.classes), self.settings.neighbours)
-            metrics["correct-personal" if alone else "correct-global"] = int((found == shard.test_labels).sum())
-            metrics |= self.parts(model.eval(), number)
+            known, asked = (shard.train_images, shard.train_labels), (shard.test_images, shard.test_labels)
+            neighbours = self.config.of(Contrast).neighbours
+            right = right_by_neighbours(model.encoder, known, asked, len(shard.classes), neighbours)
+            metrics |= {f"correct-{'personal' if alone else 'global'}": right, **self.parts(model.eval(), number)}
         return Payload(metrics=metrics)
 
     @torch.no_grad()

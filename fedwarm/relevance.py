@@ -16,6 +16,7 @@ from fedwarm.catalogue import all_groups, explicit, filled, owners, presets
 from fedwarm.settings.config import Config, once
 from fedwarm.settings.fields import CHOSEN, Group, SettingError, Value, keys
 from fedwarm.settings.kinds import KINDS, METHODS
+from fedwarm.settings.registry import settings_of
 
 FACTS: Mapping[str, bool] = {
     "trains": True,  # clients train a classifier by the run's plan and objective, for others than themselves
@@ -118,10 +119,16 @@ class Run:
         return {key: component for key, component in found.items() if _asked(key, there)}
 
     def stating(self, fact: str) -> list[str]:
-        """The choices (`key = 'name'`) whose components state a fact, or work it out of this run."""
+        """The choices (`key = 'name'`, or a part and its settings) whose components state a fact, or work it out of this run."""
         said = {key: getattr(found, fact, False) for key, found in self._choices.items()}
         true = [key for key, told in said.items() if (told(self) if callable(told) else told)]
-        return [f"{key} = {(self.method if key == METHODS.key else self[key])!r}" if key in _fields() else key for key in true]
+        return [self._named(key) for key in true]
+
+    def _named(self, key: str) -> str:
+        if key in _fields():
+            return f"{key} = {(self.method if key == METHODS.key else self[key])!r}"
+        own = settings_of(self._choices[key])
+        return f"{key} ({own[0].prefix}.*)" if own else key
 
     def in_use(self, key: str) -> bool:
         """Whether the group of a setting is used at all."""

@@ -45,6 +45,7 @@ class Method:
         pictures: whether it works on RGB pictures alone, or a function of `relevance.Run` that says so: other inputs are refused
             before the run. Any component may state this fact.
         classed: the same of targets: whether these must be classes, so that tasks with others are refused.
+        answered: the same of outputs: whether these must answer the targets (`tasks.Task.answers`).
         layers: the layers that it works on, in words; empty: any. What a model lacks of them is refused by its `check`.
         uses: keys of settings of other groups that it takes, or a function of `relevance.Run` that gives them.
         server, client: `module:Class` of its two sides, for methods of other packages; empty: the file of its stem, else FedAvg.
@@ -70,6 +71,7 @@ class Method:
     hides: bool = False
     pictures: bool | Callable[[Any], bool] = False
     classed: bool | Callable[[Any], bool] = False
+    answered: bool | Callable[[Any], bool] = False
     layers: str = ""
     uses: tuple[str, ...] | Callable[[Any], Sequence[str]] = ()
     server: str = ""

@@ -75,9 +75,6 @@ class FedSimClr(Group, prefix="fed-simclr"):
     projector: str = setting(
         "mlp", "projection of features to vectors; mlp: two layers; linear: one layer", choices=("mlp", "linear")
     )
-    neighbours: int = setting(
-        20, "k of the nearest-neighbour classifier that measures each round's encoder at the clients", low=1
-    )
     bound_images: int = setting(256, "test images of a client on which the bound is measured; 0: all", low=0)
     alone: bool = setting(False, "baseline: each client trains its own encoder and shares nothing")
 

@@ -49,5 +49,6 @@ COMPONENT = Method(
     averages=False,
     does=lambda run: {"shares": False, "personal": True},
     validate=validate,
+    answered=lambda run: run["ifca.clusters"] > 1,
     refuses={"objective": "compares models by the task's loss alone"},
 )

@@ -14,9 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fedwarm.methods import Method
-from fedwarm.settings.config import Config
-from fedwarm.settings.fields import Group, SettingError, setting
-from fedwarm.tasks import task_of
+from fedwarm.settings.fields import Group, setting
 from fedwarm.training.distill import distillation_term
 from fedwarm.training.evaluate import predict
 from fedwarm.training.loop import Batch, Hook
@@ -49,25 +47,12 @@ class SelfKnowledge(Hook):
         return loss + self.settings.weight * distillation_term(batch.logits, teacher, every, self.settings.temperature)
 
 
-def validate(config: Config) -> None:
-    """Refuse a task whose outputs answer nothing.
-
-    Raises:
-        SettingError: it is such a task.
-    """
-    if not task_of(config.run).answers:
-        raise SettingError(
-            f"method 'pfedsd' learns from an earlier model's answers, and task = {config.run.task!r} gives none; take another of "
-            "either"
-        )
-
-
 COMPONENT = Method(
     "PFedSd",
     "FedAvg whose clients also learn from their own earlier models, which they keep (Jin et al., 2023)",
     PFedSd,
     does=lambda run: {"personal": True},
     classed=True,
-    validate=validate,
+    answered=True,
     refuses={"privacy": "learns from a batch's answers of an earlier model, and no private step covers that"},
 )

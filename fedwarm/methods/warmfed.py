@@ -202,8 +202,7 @@ def fixed_rounds(config: Config) -> str:
 
 def does(run: Any) -> dict[str, bool]:
     """What a run of WarmFed does, by its settings."""
-    one_shot = run["warmfed.protocol"] == "one-shot"
-    generates = bool(run["warmfed.synthetic-ratio"])
+    one_shot, generates = run["warmfed.protocol"] == "one-shot", bool(run["warmfed.synthetic-ratio"])
     attaches = generates and bool(run["warmfed.adapt"]) and not run["warmfed.pool"]
     adapts = attaches and not run["warmfed.adapters"]
     tuned = _tunes(run) and run["warmfed.finetune-targets"] == "local_and_aggregate" and run["warmfed.epochs-local"] > 0
@@ -291,6 +290,7 @@ COMPONENT = Method(
     averages=False,
     pictures=True,
     classed=True,
+    answered=True,
     does=does,
     reach=reach,
     check=check,

@@ -60,7 +60,7 @@ class Objective:
         uses: keys of settings of other groups that it takes, or a function of `relevance.Run` that gives them.
         delays: settings that put off its first round.
         scheme_uses: settings that its `scheme` takes.
-        classed: whether targets must be classes, see `methods.Method`.
+        classed, answered: whether targets must be classes, and outputs answers, see `methods.Method`.
         layers: the layers that it works on, in words; empty: any.
     """
 
@@ -71,6 +71,7 @@ class Objective:
     delays: tuple[str, ...] = ()
     scheme_uses: tuple[str, ...] = SCHEME
     classed: bool = False
+    answered: bool = False
     layers: str = ""
 
     def local_hooks(self, config: Config, now: Round) -> list[Hook]:

@@ -51,5 +51,9 @@ class Weighted(Hook):
 
 
 COMPONENT = Objective(
-    "every class counts the same, however many examples a client has of it", ClassWeighted, hooks=(Weighted,), classed=True
+    "every class counts the same, however many examples a client has of it",
+    ClassWeighted,
+    hooks=(Weighted,),
+    classed=True,
+    answered=True,
 )

@@ -7,14 +7,20 @@ from fedwarm.data.testing import CENTRAL
 from fedwarm.relevance import Run
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
+from fedwarm.tasks import task_of
 
 
 def check_measured(config: Config) -> None:
     """Refuse to keep the test images at the server where there is no global model to measure.
 
     Raises:
-        SettingError: there is none.
+        SettingError: there is none, or it is measured by what clients hold.
     """
+    if config.of(Data).test == CENTRAL and not task_of(config.run).answers:
+        raise SettingError(
+            f"data.test = 'central' with task = {config.run.task!r}, which is measured by neighbours among a client's own "
+            "examples; take data.test = 'split' or 'held-out'"
+        )
     if config.of(Data).test == CENTRAL and not Run.of(config).shares:
         raise SettingError(
             f"data.test = 'central' measures the global model at the server, and {config.run.method} has none; take data.test = "

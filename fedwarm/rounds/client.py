@@ -29,7 +29,7 @@ from fedwarm.relevance import Run
 from fedwarm.rounds.chosen import parts_of
 from fedwarm.rounds.fleet import described
 from fedwarm.rounds.gate import DESCRIBED, HELD, TESTS, VALIDATION, Gate, level_of, refuse_fitted, refuse_uncovered
-from fedwarm.rounds.measuring import GLOBAL, Measures, measuring, together, told
+from fedwarm.rounds.measuring import GLOBAL, Measures, found_at, together, told
 from fedwarm.rounds.measuring import PERSONAL as OWN
 from fedwarm.settings.config import Config
 from fedwarm.settings.kinds import PRIVACY
@@ -294,6 +294,4 @@ class BaseClient:
 
     def found(self, model: nn.Module, examples: tuple[Tensor, Tensor]) -> Found:
         """What a model comes to on some examples and their targets."""
-        part = measuring(self.config, task_of(self.config.run).width(len(self.real.classes)))
-        part.add(model, *examples)
-        return part.done()
+        return found_at(self.config, model, self.real, examples)

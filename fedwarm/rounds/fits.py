@@ -12,14 +12,19 @@ WORDS = {CLASSES: "classes", LABELS: "several labels an example", NUMBERS: "numb
 
 
 def refuse_unfit(config: Config) -> None:
-    """Refuse a task whose targets are no classes where a chosen component works on classes alone (its `classed`).
+    """Refuse a task whose targets are no classes, or whose outputs are no answers, where a chosen component works on these alone.
 
     Raises:
-        SettingError: it does; which component, and what to choose.
+        SettingError: it does, by what it states (`classed`, `answered`); which component, and what to choose.
     """
-    targets = task_of(config.run).targets
-    if targets != CLASSES and (found := Run.of(config).stating("classed")):
+    task = task_of(config.run)
+    _refuse(config, "classed", "classes", task.targets == CLASSES, f"has {WORDS.get(task.targets, task.targets)}")
+    _refuse(config, "answered", "a model's answers", task.answers, "gives none")
+
+
+def _refuse(config: Config, fact: str, what: str, there: bool, instead: str) -> None:
+    if not there and (found := Run.of(config).stating(fact)):
         raise SettingError(
-            f"{found[0]} works on classes alone, and task = {config.run.task!r} has {WORDS.get(targets, targets)}; choose task = "
-            "'classification', or leave that out"
+            f"{found[0]} works on {what} alone, and task = {config.run.task!r} {instead}; choose task = 'classification', "
+            "or leave that out"
         )

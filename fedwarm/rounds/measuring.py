@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import Tensor, nn
 
 from fedwarm.core.payload import Fact, Payload, PayloadError
+from fedwarm.data import Shard
 from fedwarm.data.settings import Data
 from fedwarm.metrics import Metric, Numbers, metrics_of
+from fedwarm.models import Model, behead
 from fedwarm.privacy.levels import Level, Reasons
 from fedwarm.relevance import Run
 from fedwarm.rounds.gate import HELD, SUMS, TESTS, VALIDATION
@@ -24,6 +27,7 @@ from fedwarm.settings.config import Config, once
 from fedwarm.settings.fields import SettingError
 from fedwarm.tasks import Task, task_of
 from fedwarm.training.evaluate import Found, Measuring
+from fedwarm.training.frozen import right_by_neighbours
 
 GLOBAL, PERSONAL = WHOSE = ("global", "personal")
 TABLES_AT_MOST = 20_000  # numbers of clients' tables that a round's record keeps
@@ -33,6 +37,20 @@ OUTSIDE = "sums over examples that nothing trains on, which are outside the acco
 def measuring(config: Config, width: int) -> Measuring:
     """What measures a model of a run, whose head has this width."""
     return Measuring(task_of(config.run), metrics_of(config.run), width)
+
+
+def found_at(config: Config, model: nn.Module, shard: Shard, examples: tuple[Tensor, Tensor]) -> Found:
+    """What a model comes to on some examples and their targets at the client that holds a shard, see `tasks.Task.answers`."""
+    task, classes = task_of(config.run), len(shard.classes)
+    if task.answers:
+        part = measuring(config, task.width(classes))
+        part.add(model, *examples)
+        return part.done()
+    layer, head = behead(config.of(Model), model)
+    known = shard.train_images, shard.train_labels
+    right = right_by_neighbours(model, known, examples, classes, task.neighbours)
+    model.set_submodule(layer, head)
+    return Found(len(examples[1]), right)
 
 
 def told(found: Found, whose: str) -> Payload:

@@ -18,7 +18,6 @@ from fedwarm.relevance import Run
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
 from fedwarm.settings.kinds import METHODS, OBJECTIVES, PRIVACY
-from fedwarm.tasks import task_of
 from fedwarm.training.loop import Hook
 from fedwarm.training.private import hidden
 from fedwarm.training.sizes import untold
@@ -55,10 +54,6 @@ def check_objective(config: Config) -> None:
             method does not average, or private training steps do not cover it.
     """
     objective, name = objective_of(config), config.run.objective
-    if objective.classed and not task_of(config.run).answers:
-        raise SettingError(
-            f"objective {name!r} looks at answers in classes, and task = {config.run.task!r} gives none; leave one of the two out"
-        )
     _check_shared(config)
     run = Run.of(config)
     rounds = config.run.num_server_rounds if run.rounds else 1

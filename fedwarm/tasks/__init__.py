@@ -6,7 +6,8 @@ others need no change of it:
 - Without labels (SimCLR): `outputs` makes two views of `inputs` by random changes that it draws from `draws`, and gives the
   model's vectors of both, (2 b, width); `loss` contrasts them, and leaves the labels alone; `width` is the vectors'. As it looks
   at examples together its `scope` is `batch`, by which private steps refuse it. `draws` is None where a model is measured: one
-  view, and `right` counts as it likes, e.g. 0. A second loss (a head that tells clients apart) is a hook's term.
+  view. Its vectors answer nothing (`answers`), so that its features are measured. A second loss (a head that tells clients apart)
+  is a hook's term.
 - Several models (FedMix): the model is one module with experts and gate. If its forward pass gives log p(y | x) = logsumexp_k
   (log pi_k + log p_k), classification's loss is that of the mixture. A task of its own gives outputs (b, experts, classes + 1)
   and weighs the experts' losses by responsibilities of its own; `right` then counts by the mixture.
@@ -36,7 +37,9 @@ class Task:
             or (n, k); `tokens`, int64 (n, T), the next ones of each place of a text. Data that can be read in several ways (a
             column of numbers, a text) are read so; a data set without such targets is refused.
         scope: `example`, where the loss is a mean of something of each example alone, else `batch` (see `training.loop.Hook`).
-        answers: whether outputs answer the targets, so that metrics can be made of both.
+        answers: whether outputs answer the targets, so that metrics can be made of both. Where not, right answers are those of
+            the nearest neighbours among a client's own training examples, by the features below the head.
+        neighbours: how many of these vote.
         counted: whether it counts right answers (`right`), which makes an accuracy.
     """
 
@@ -44,6 +47,7 @@ class Task:
     scope: ClassVar[str] = "example"
     targets: ClassVar[str] = "classes"
     answers: ClassVar[bool] = True
+    neighbours: int = 20
     counted: ClassVar[bool] = True
 
     def __init__(self, *settings: Any) -> None:
@@ -68,7 +72,7 @@ class Task:
         raise NotImplementedError
 
     def right(self, outputs: Tensor, labels: Tensor) -> int:
-        """How many of the labels (b,) the outputs are right about, both on the CPU; of tasks that are `counted`."""
+        """How many of the labels (b,) the outputs are right about, both on the CPU; of tasks that are `counted` and answer."""
         raise NotImplementedError
 
     def predicted(self, outputs: Tensor) -> Tensor:

@@ -33,6 +33,16 @@ def nearest(known: Tensor, labels: Tensor, asked: Tensor, classes: int, neighbou
     return votes.argmax(1)
 
 
+def right_by_neighbours(
+    encoder: nn.Module, known: tuple[Tensor, Tensor], asked: tuple[Tensor, Tensor], classes: int, neighbours: int
+) -> int:
+    """How many labels (m,) of asked images the nearest of a client's known images and labels are right about; 0 of none."""
+    if not (len(known[1]) and len(asked[1])):
+        return 0
+    found = nearest(features(encoder, known[0]), known[1], features(encoder, asked[0]), classes, neighbours)
+    return int((found == asked[1]).sum())
+
+
 def probe(known: Tensor, labels: Tensor, classes: int, epochs: int) -> Callable[[Tensor], Tensor]:
     """Logistic regression on features (n, d) and labels (n,), by so many iterations of L-BFGS; gives classes (m,) of features.
 

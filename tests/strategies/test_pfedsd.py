@@ -91,5 +91,7 @@ def test_private_training_is_refused() -> None:
 
 
 def test_a_task_whose_outputs_answer_nothing_is_refused() -> None:
-    with pytest.raises(SettingError, match="'pfedsd' learns from an earlier model's answers, and task = 'contrast' gives none"):
+    with pytest.raises(
+        SettingError, match="method = 'pfedsd' works on a model's answers alone, and task = 'contrast' gives none"
+    ):
         check_run({**SMALL, "method": "pfedsd", "task": "contrast"}, CLIENTS)

@@ -43,6 +43,9 @@ class Contrast(Group, prefix="contrast"):
         "images of a label are each other's positives (nt_xent alone)",
         choices=("ignored", "conditional", "supcon"),
     )  # fmt: skip
+    neighbours: int = setting(
+        20, "k of the nearest-neighbour classifier that measures each round's features at the clients", low=1
+    )
 
     def groups(self, labels: Tensor) -> Tensor:
         """Who is contrasted with whom, by labels (b,): all of one number; examples without label are of one, too."""
@@ -77,6 +80,7 @@ class Contrasting(Task):
 
     def __init__(self, contrast: Contrast | None = None, views: Views | None = None) -> None:
         self.contrast, self.views = contrast or Contrast(), views or Views()
+        self.neighbours = self.contrast.neighbours
 
     def width(self, classes: int) -> int:
         return self.contrast.width
@@ -89,9 +93,6 @@ class Contrasting(Task):
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         return self.contrast.loss_of(outputs, labels)
-
-    def right(self, outputs: Tensor, labels: Tensor) -> int:
-        return 0
 
 
 def two_views(inputs: Tensor, views: Views, classes: tuple[str, ...], draws: torch.Generator) -> Tensor:

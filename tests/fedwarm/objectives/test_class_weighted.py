@@ -9,7 +9,7 @@ from fedwarm.catalogue import parse
 from fedwarm.core.seeds import generator
 from fedwarm.models.cnn import cnn
 from fedwarm.objectives.class_weighted import ClassWeighted, Weighted, weights
-from fedwarm.rounds.objectives import check_objective
+from fedwarm.rounds.fits import refuse_unfit
 from fedwarm.settings.fields import SettingError
 from fedwarm.training.loop import Plan, fit
 
@@ -39,6 +39,6 @@ def test_a_step_is_that_of_the_weighted_loss() -> None:
 
 
 def test_a_task_that_gives_no_answers_in_classes_is_refused() -> None:
-    check_objective(parse({"objective": "class-weighted"}))
-    with pytest.raises(SettingError, match="'class_weighted' looks at answers in classes, and task = 'contrast' gives none"):
-        check_objective(parse({"objective": "class-weighted", "task": "contrast"}))
+    refuse_unfit(parse({"method": "fedavg", "objective": "class-weighted"}))
+    with pytest.raises(SettingError, match="'class_weighted' works on a model's answers alone, and task = 'contrast' gives none"):
+        refuse_unfit(parse({"method": "fedavg", "objective": "class-weighted", "task": "contrast"}))

@@ -24,6 +24,7 @@ REFUSED: list[tuple[dict[str, Value], str]] = [
     ({"method": "fedmix", "codec": "dp-rec"}, "hides what clients hold"),
     ({"method": "fedavg_m", "codec": "dp-rec"}, "how many steps a client takes"),
     ({"method": "fedsparse", "codec": "dp-rec"}, "takes uploads that are alike"),
+    ({"method": "dp_rec", "task": "contrast"}, "measured by nearest neighbours among clients' training examples"),
     ({"method": "dp_rec", "metrics": "f1"}, "metric 'f1' is made of counts of each client's test examples"),
     ({"method": "dp_rec", "metrics": "accuracy,calibration-error"}, "data.test = 'central'"),
 ]

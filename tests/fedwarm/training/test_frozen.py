@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fedwarm.training.frozen import DECAY, features, nearest, probe
+from fedwarm.training.frozen import DECAY, features, nearest, probe, right_by_neighbours
 
 
 def points(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -26,6 +26,16 @@ def test_neighbours_vote_by_cosine() -> None:
         assert found[i] == votes.argmax()
     assert torch.equal(nearest(known, labels, known, 3, 1), labels)
     assert len(nearest(known[:2], labels[:2], asked, 3, 20)) == 5
+
+
+def test_right_answers_are_counted_and_none_of_none() -> None:
+    known, asked = ((torch.rand(n, 3, 4, 4, generator=torch.Generator().manual_seed(n)) * 255).to(torch.uint8) for n in (9, 6))
+    labels, wanted, flat = torch.arange(9) % 3, torch.arange(6) % 3, nn.Flatten()
+    found = nearest(features(flat, known), labels, features(flat, asked), 3, 2)
+    assert right_by_neighbours(flat, (known, labels), (asked, wanted), 3, 2) == int((found == wanted).sum())
+    assert right_by_neighbours(flat, (known, labels), (known, labels), 3, 1) == 9
+    none = known[:0], labels[:0]
+    assert right_by_neighbours(flat, none, (asked, wanted), 3, 2) == right_by_neighbours(flat, (known, labels), none, 3, 2) == 0
 
 
 def test_the_probe_is_at_its_minimum_and_right_where_it_can_be() -> None:
