@@ -23,10 +23,16 @@ ROOT = Path("/")
 
 
 def cores() -> int:
-    """The cores this process may use, at least one, and no more than `FEDWARM_CORES`; a quota's part of a core counts as one."""
+    """The cores this process may use, at least one, and no more than `FEDWARM_CORES`; a quota's part of a core counts as one.
+
+    Raises:
+        SettingError: `FEDWARM_CORES` is no whole number above 0.
+    """
     affine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    told = [int(os.environ[CORES_VARIABLE])] if os.environ.get(CORES_VARIABLE, "").isdigit() else []
-    return max(1, min([affine, *map(ceil, _quotas()), *told]))
+    told = os.environ.get(CORES_VARIABLE, "")
+    if told and not (told.isascii() and told.isdigit() and int(told)):
+        raise SettingError(f"{CORES_VARIABLE} = {told!r} in the environment must be a whole number above 0; correct or unset it")
+    return max(1, min([affine, *map(ceil, _quotas()), *([int(told)] if told else [])]))
 
 
 def free_bytes() -> int:

@@ -94,7 +94,9 @@ class PartitionedHpo(Group, prefix="partitioned-hpo"):
         "also learn from the loss of the untrained network on the first chunk",
         when=lambda r: _learns(r) and r["partitioned-hpo.score"] == "unseen",
     )
-    every: int = setting(1, "rounds between updates of the hyperparameters psi", low=1, when=_learns)
+    every: int = setting(
+        1, "rounds between updates of the hyperparameters psi; above the rounds that learn them: never", low=1, when=_learns
+    )
     rate: float = setting(
         0.05, "learning rate of the hyperparameters: of the server's Adam, or of the clients' steps", low=0.0, when=_learns
     )
@@ -167,7 +169,8 @@ class PartitionedHpo(Group, prefix="partitioned-hpo"):
 
     def chunk_table(self, clients: int, seed: int) -> NDArray[np.int64]:
         """The chunk of each client, from 1."""
-        return chunks_of(clients, shares_of(numbers(self.chunk_sizes) or [1.0] * self.chunks, self.chunks), seed, self.assign)
+        sizes = shares_of(numbers(self.chunk_sizes) or [1.0] * self.chunks, self.chunks, "partitioned-hpo.chunk-sizes")
+        return chunks_of(clients, sizes, seed, self.assign)
 
     def trains(self, chunk: int) -> range:
         """The partitions that a client of a chunk trains."""

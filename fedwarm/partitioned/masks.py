@@ -21,8 +21,8 @@ USUAL: dict[int, tuple[float, ...]] = {
 }  # fmt: skip
 
 
-def shares_of(given: Sequence[float], count: int) -> tuple[float, ...]:
-    """Shares that sum to 1 of `count` partitions; those of `USUAL`, or equal ones, where none are given.
+def shares_of(given: Sequence[float], count: int, key: str = "partitioned-hpo.shares") -> tuple[float, ...]:
+    """Shares that sum to 1 of `count` partitions; those of `USUAL`, or equal ones, where none are given by the setting `key`.
 
     Raises:
         SettingError: there are not as many, or one is not above 0.
@@ -30,8 +30,8 @@ def shares_of(given: Sequence[float], count: int) -> tuple[float, ...]:
     usual = USUAL.get(count, (1.0,) * count)
     if given and (len(given) != count or min(given) <= 0):
         raise SettingError(
-            f"partitioned-hpo.chunks = {count} needs {count} shares above 0, and these are {len(given)}: "
-            f"{list(given)}; give {count}, or none for the usual ones"
+            f"{key} has {len(given)} numbers, {list(given)}, and partitioned-hpo.chunks = {count} asks for {count} above 0; give "
+            "as many, or none for the usual ones"
         )
     found = tuple(given) or usual
     return tuple(share / sum(found) for share in found)

@@ -84,13 +84,20 @@ def test_cores_where_nobody_tells_of_affinity(machine: Machine, monkeypatch: pyt
     assert cores() == 1
 
 
-@pytest.mark.parametrize(("told", "count"), [("4", 4), ("99", 16), ("0", 1), ("", 16), ("many", 16)])
+@pytest.mark.parametrize(("told", "count"), [("4", 4), ("99", 16), ("", 16)])
 def test_cores_are_no_more_than_the_environment_says(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, told: str, count: int
 ) -> None:
     machine({})
     monkeypatch.setenv(capacity.CORES_VARIABLE, told)
     assert cores() == count
+
+
+@pytest.mark.parametrize("told", ["0", "-1", "many", "2.5"])
+def test_what_is_no_number_of_cores_is_refused(monkeypatch: pytest.MonkeyPatch, told: str) -> None:
+    monkeypatch.setenv(capacity.CORES_VARIABLE, told)
+    with pytest.raises(SettingError, match=f"FEDWARM_CORES = '{told}' in the environment must be a whole number above 0"):
+        cores()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fedwarm.partitioned.adam import Adam
+from fedwarm.methods.partitioned_hpo import PartitionedHpo
 from fedwarm.partitioned.masks import Layout, chunks_of, shares_of
 from fedwarm.settings.fields import SettingError
 
@@ -55,8 +56,10 @@ def test_shares_are_the_usual_or_those_given() -> None:
     assert shares_of([], 3) == pytest.approx(SHARES) and shares_of([], 7) == pytest.approx((1 / 7,) * 7)
     assert shares_of([2, 2], 2) == (0.5, 0.5)
     for wrong in ([0.5], [0.5, 0.0], [1, 1, 1]):
-        with pytest.raises(SettingError, match="= 2 needs 2 shares"):
+        with pytest.raises(SettingError, match=r"partitioned-hpo.shares has \d numbers, .* asks for 2 above 0"):
             shares_of(wrong, 2)
+    with pytest.raises(SettingError, match=r"partitioned-hpo.chunk-sizes has 2 numbers, \[1.0, 2.0\]"):
+        PartitionedHpo(chunk_sizes="1,2").chunk_table(6, 0)
     with pytest.raises(SettingError, match="too few"):
         Layout.drawn({"a": np.zeros(2)}, SHARES, 0)
 
@@ -70,7 +73,7 @@ def test_chunks_have_their_sizes_and_one_client_at_least() -> None:
 
 
 def test_the_mean_bytes_of_a_client_in_mode_b() -> None:
-    """Down .817 and up .333 of the network on average over equal chunks (derived, see the methods' sheet)."""
+    """Down .817 and up .333 of the network on average over equal chunks."""
     arrays = {"a": np.zeros((400, 500), np.float32)}
     sizes = Layout.drawn(arrays, SHARES, 1).sizes / 200_000
     down, up = np.mean(np.cumsum(sizes)), np.mean(sizes)
