@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from fedwarm.partitioned.adam import Adam
 from fedwarm.methods.partitioned_hpo import PartitionedHpo
+from fedwarm.partitioned.adam import Adam
 from fedwarm.partitioned.masks import Layout, chunks_of, shares_of
 from fedwarm.settings.fields import SettingError
 
