@@ -17,18 +17,22 @@ def fitting(found: Mapping[str, Tensor], own: Mapping[str, Tensor], head: tuple[
     """A state of the model with the file's tensors, and with its own head where the file's is for other classes or missing.
 
     Prefixes that all of the file's names have, and none of the model's, are left out (`module.` of a parallel wrapper, `model.`
-    of a trainer), and so are counters of steps.
+    of a trainer), and so are counters of steps and what an objective learned beside a model (`quantizer/..`).
 
     Args:
         found: the file's tensors.
         own: the model's state.
         head: names of the head's tensors in it.
-        say: is told where the head is left out; None: such a file is refused.
+        say: is told where the head or what was learned beside is left out; None: a file without the head is refused.
 
     Raises:
         SettingError: which tensors are missing, left over, or of another shape.
     """
-    state = renamed({name: tensor for name, tensor in found.items() if not name.endswith(COUNTER)}, own)
+    kept = {name: tensor for name, tensor in found.items() if "/" not in name or name in own}
+    if len(kept) < len(found) and say is not None:
+        beside = _some(name for name in found if name not in kept)
+        say(f"model.weights also has {beside}, learned beside the model; this run begins without")
+    state = renamed({name: tensor for name, tensor in kept.items() if not name.endswith(COUNTER)}, own)
     state = _with_own_head(state, own, head, say)
     missing, extra = own.keys() - state.keys(), state.keys() - own.keys()
     shapes = [

@@ -28,6 +28,13 @@ def test_common_prefixes_and_counters_are_left_out(prefix: str) -> None:
     assert found.keys() == own().keys() and all(torch.equal(found[name], state()[name]) for name in found)
 
 
+def test_what_an_objective_learned_beside_a_model_is_left_out_and_told() -> None:
+    told: list[str] = []
+    found = fitting({"quantizer/0.weight.log_step": torch.ones(1), **own()}, own(), HEAD, told.append)
+    assert found.keys() == own().keys()
+    assert told == ["model.weights also has quantizer/0.weight.log_step, learned beside the model; this run begins without"]
+
+
 def test_names_without_a_common_prefix_stay() -> None:
     mixed = {"module.a": torch.ones(1), "b": torch.ones(1)}
     assert renamed(mixed, {"a": torch.ones(1)}) == mixed
