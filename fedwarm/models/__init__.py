@@ -59,7 +59,7 @@ class Model(Group, prefix="model"):
     statistics: str = setting(
         "averaged", "running statistics of batch normalisation; averaged: clients update them, and the server averages them like "
         "weights; frozen: training normalises by those of model.weights and leaves them as they are",
-        choices=(AVERAGED, FROZEN),
+        choices=(AVERAGED, FROZEN), when=lambda r: r["model.train"] != "head",
     )  # fmt: skip
     weights: str = setting(
         "",

@@ -73,7 +73,7 @@ def obstacle(plan: Plan, hooks: Sequence[Hook] = ()) -> str:
 def stackable(hook: Hook) -> bool:
     """Whether a hook says that its term can be stacked (`Hook.stacked`), and takes no part in single steps."""
     kind = type(hook)
-    apart = all(getattr(kind, name) is getattr(Hook, name) for name in ("epoch", "again", "gradient"))
+    apart = all(getattr(kind, name) is getattr(Hook, name) for name in ("given", "epoch", "again", "gradient"))
     return hook.stacked is not None and hook.uses == "weights" and apart
 
 

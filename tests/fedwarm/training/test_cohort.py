@@ -162,6 +162,14 @@ class Stateful(Hook):
         """Looks at every step."""
 
 
+class Targeted(Hook):
+    uses = "weights"
+    stacked = ()
+
+    def given(self, labels: Tensor) -> None:
+        """Looks at a client's targets."""
+
+
 class Examples(Hook):
     uses = "example"
     stacked = ()
@@ -170,7 +178,9 @@ class Examples(Hook):
         return loss + batch.logits.square().mean()
 
 
-@pytest.mark.parametrize("hook", [ClipGradient(1.0), Stateful(), Examples(), Hook()], ids=lambda hook: type(hook).__name__)
+@pytest.mark.parametrize(
+    "hook", [ClipGradient(1.0), Stateful(), Targeted(), Examples(), Hook()], ids=lambda hook: type(hook).__name__
+)
 def test_hooks_that_look_at_single_steps_or_examples_are_not_stacked(hook: Hook) -> None:
     assert cohort.obstacle(PLAN, [hook]) == f"{type(hook).__name__} takes one model at a time"
     assert not cohort.obstacle(PLAN, [ProximalTerm(FedProx())])
