@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fedwarm.settings.fields import Group, setting
+from fedwarm.settings.fields import Group, SettingError, setting
 from fedwarm.tasks import Task
 from fedwarm.tasks.contrast.losses import Contrasted, infonce, nt_xent, simsiam, spectral, supcon
 from fedwarm.tasks.contrast.views import Views, flips, view
@@ -42,6 +42,7 @@ class Contrast(Group, prefix="contrast"):
         "use of known labels; ignored: none; conditional: images are contrasted with others of their label alone; supcon: "
         "images of a label are each other's positives (nt_xent alone)",
         choices=("ignored", "conditional", "supcon"),
+        when=lambda r: r["contrast.loss"] != "simsiam",
     )  # fmt: skip
     neighbours: int = setting(
         20, "k of the nearest-neighbour classifier that measures each round's features at the clients", low=1
@@ -81,6 +82,10 @@ class Contrasting(Task):
     def __init__(self, contrast: Contrast | None = None, views: Views | None = None) -> None:
         self.contrast, self.views = contrast or Contrast(), views or Views()
         self.neighbours = self.contrast.neighbours
+        if self.contrast.labels == "supcon" and self.contrast.loss != "nt_xent":
+            raise SettingError(
+                f"contrast.labels = 'supcon' is for nt_xent alone, not for {self.contrast.loss}; take 'conditional'"
+            )
 
     def width(self, classes: int) -> int:
         return self.contrast.width

@@ -2,7 +2,9 @@
 
 Louizos, Reisser, Korzhenkov, arXiv 2405.02081: with s the client, I(z1; z2) = I(z1; z2 | s) + I(z1; s) - I(z1; s | z2), and
 
-- I(z1; z2 | s) >= E[log N - L], L the contrast within a client among N candidates (van den Oord et al., arXiv 1807.03748)
+- I(z1; z2 | s) >= E[log N - L], L the contrast within a client among N candidates (van den Oord et al., arXiv 1807.03748).
+  That takes independent candidates, as `infonce` has. `nt_xent` has both views of each other image, and may so tell more than
+  there is: by less than log(N / images) < log 2, as its denominators are no smaller; by 0.004 nats in what was tried
 - I(z1; s) >= H(s) + E log r(s | z1) for any distribution r
 - I(z1; s | z2) <= H(s | z2) <= -E log r(s | z2)
 

@@ -249,6 +249,23 @@ def test_a_dead_layer_does_not_drag_the_mean() -> None:
     assert all(torch.equal(far.state[name], apart[name]) for name in apart), "near where the round began, wherever that is"
 
 
+def test_a_client_sends_no_logs_that_left_the_servers_by_more_than_three() -> None:
+    start = trained(settings())[1].state
+    sent = trained(settings(lr_factor=1e3), start, Plan(1, 8, 0.05))[1].state
+    apart = torch.cat([sent[name] - start[name] for name in start])
+    assert apart.abs().max() <= 3 + 1e-5 and (apart.abs() > 3 - 1e-5).any()
+
+
+def test_a_steep_loss_moves_logs_by_no_more_than_a_gradient_of_one() -> None:
+    net, hook = model(), RelaxedObjective(settings(), generator(1, "noise"))
+    hook.prepare(net)
+    for q in quantizers(net).values():
+        q.moved.grad = torch.tensor([50.0, -0.5])
+    hook.gradient(net)
+    for q in quantizers(net).values():
+        torch.testing.assert_close(q.moved.grad, torch.tensor([0.1, -0.05]))
+
+
 def test_the_sweep_knows_the_learned_grids() -> None:
     images, _ = data()
     net, hook = trained(settings())

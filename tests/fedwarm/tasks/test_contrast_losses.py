@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedwarm.tasks.contrast import Contrast
+from fedwarm.relevance import idle
+from fedwarm.settings.fields import SettingError
+from fedwarm.tasks.contrast import Contrast, Contrasting
 from fedwarm.tasks.contrast.losses import infonce, nt_xent, simsiam, spectral, supcon
 
 T = 0.5
@@ -90,6 +92,18 @@ def test_same_labels_as_positives_by_a_slow_loop() -> None:
         positives = [k for k in range(8) if k != i and (k % 4 == i % 4 or (two[k] == two[i] and two[i] >= 0))]
         slow = torch.stack([chances - unit[i] @ unit[p] / T for p in positives]).mean()
         torch.testing.assert_close(losses[i], slow)
+
+
+@pytest.mark.parametrize("loss", ["infonce", "spectral", "simsiam"])
+def test_labels_as_positives_are_refused_where_no_loss_takes_them_so(loss: str) -> None:
+    with pytest.raises(SettingError, match=f"'supcon' is for nt_xent alone, not for {loss}"):
+        Contrasting(Contrast(loss=loss, labels="supcon"))
+
+
+def test_labels_have_no_say_without_negatives() -> None:
+    given = {"fed-simclr.labelled": 0.5, "contrast.loss": "simsiam", "contrast.labels": "conditional"}
+    assert "contrast.labels" in idle(given, given, "fed_simclr")
+    assert "contrast.labels" not in idle(given, {**given, "contrast.loss": "spectral"}, "fed_simclr")
 
 
 def test_spectral_by_numpy() -> None:
