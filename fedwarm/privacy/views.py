@@ -92,7 +92,8 @@ class Terms:
         if not self.central:
             return release
         if isinstance(release, Simulated):
-            return Within(self._normal(release), self.tolerated)
+            event = Within(self._normal(release), self.tolerated)
+            return event if self._planned(event) <= LARGEST else release  # see `tolerance`
         if self.view == "central_limit" or isinstance(release, Gaussian | AtServer):
             return self._normal(release)
         return self._averaged(release)
@@ -133,10 +134,19 @@ class Terms:
 
         All messages of a run differ by n T times as much at most, and (1 + e^epsilon) times that is added to delta; with epsilon
         that of the planned run, what `event` sets aside of delta pays for it.
+
+        Raises:
+            SettingError: epsilon is so large that no code word is exact enough.
         """
         if not isinstance(release, Simulated):
             return 0.0
-        return self.tolerated / self.slots.count / (1 + exp(min(self.epsilon(release), LARGEST)))
+        epsilon = self.epsilon(release)
+        if epsilon > LARGEST:
+            raise SettingError(
+                f"dp-rec.mechanism = 'poisson' has a proven epsilon up to {LARGEST:g} alone, and this run's would be larger; "
+                "raise dp-rec.noise-multiplier or dp-rec.sigma, or plan fewer rounds"
+            )
+        return self.tolerated / self.slots.count / (1 + exp(epsilon))
 
     def accountant(self) -> Accountant:
         """An empty account under these terms."""

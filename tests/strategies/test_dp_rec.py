@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Message
+from safetensors.numpy import load_file, save_file
 
 from fedwarm.catalogue import parse
 from fedwarm.codecs.dp_rec.plan import codec_of, run_number
@@ -28,7 +29,7 @@ from fedwarm.flower.wire import from_records
 from fedwarm.models import Model, build_model
 from fedwarm.privacy.accountant import Accountant
 from fedwarm.privacy.events import RandomCoding
-from fedwarm.privacy.sampling import slots
+from fedwarm.privacy.sampling import Slots, slots
 from fedwarm.record.checkpoint import load
 from fedwarm.rounds.fleet import FederationError
 from fedwarm.settings.config import Config
@@ -244,6 +245,32 @@ def test_replayed_code_words_make_the_servers_model(more: dict[str, Value], tmp_
         assert replayed.results["totals"]["bytes_down"] < 0.5 * dense.results["totals"]["bytes_down"]
 
 
+def test_what_is_downloaded_is_the_smaller_of_model_and_code_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where code words of one round are two thirds of the model, those of two are more than it."""
+    model, layout = start(parse({"method": "dp_rec", **HALF}))
+    whole, words = sum(array.nbytes for array in model.values()), codec_of(Settings(bits=BITS), layout.sizes, SIGMA).words_bytes
+    one = replay_bytes([2], words)
+    monkeypatch.setattr("strategies.dp_rec.replay_bytes", lambda cohorts, size: replay_bytes(cohorts, size) * whole / one / 1.5)
+    outcome = run("dp_rec", tmp_path / "run", {**HALF, "dp-rec.downlink": "replay"})
+    last: dict[int, int] = {}
+    missed = []
+    for row in (row for row in outcome.ledger if row["stage"] == "round"):
+        missed.append(row["round"] - last.get(row["client"], -9))
+        assert row["payload_bytes_down"] == (one if missed[-1] == 1 else whole)
+        last[row["client"]] = row["round"]
+    assert 1 in missed and any(1 < rounds < 9 for rounds in missed)
+
+
+def test_a_prior_is_taken_off_before_the_clip_and_put_back(tmp_path: Path) -> None:
+    """Without noise and clip the last mean as prior changes nothing; with a clip it is the rest that is clipped."""
+    found = {}
+    for clip in (1e3, 1e-3):
+        settings: dict[str, Value] = {**FAST, "num-server-rounds": 2, "dp-rec.mechanism": "none", "dp-rec.clip": clip}
+        plain, last = (run("dp_rec", tmp_path / f"{clip}-{p}", {**settings, "dp-rec.prior": p}).model for p in ("zero", "last"))
+        found[clip] = max(float(np.abs(plain[name] - last[name]).max()) for name in plain)
+    assert found[1e3] < 1e-7 < 1e-5 < found[1e-3]
+
+
 def test_a_client_that_lost_its_model_is_sent_it(tmp_path: Path) -> None:
     """The reply to a replay that cannot be done is a failure in the ledger; asked again, the client gets the dense model."""
     settings = {**FAST, "num-server-rounds": 2, "dp-rec.downlink": "replay"}
@@ -257,6 +284,50 @@ def test_a_client_that_lost_its_model_is_sent_it(tmp_path: Path) -> None:
     failures = [row["failure"] for row in again.ledger if row["failure"]]
     assert len(failures) == 1 and "does not hold the model of round 1" in failures[0]
     assert same(again.model, whole.model)
+
+
+def test_a_replay_that_comes_to_another_model_is_refused(tmp_path: Path) -> None:
+    """By the digest, and the client gets the dense model when it is asked again."""
+    settings = {**FAST, "num-server-rounds": 2, "dp-rec.downlink": "replay"}
+    whole = run("dp_rec", tmp_path / "whole", settings)
+
+    def spoil(message: Message) -> None:
+        for path in (tmp_path / "run" / "clients").glob("*/2/public.*"):
+            save_file({name: array + 1 for name, array in load_file(path).items()}, path)
+
+    again = run("dp_rec", tmp_path / "run", settings, listen=spoil)
+    failures = [row["failure"] for row in again.ledger if row["failure"]]
+    assert len(failures) == 1 and "is not the server's" in failures[0]
+    assert same(again.model, whole.model)
+
+
+@pytest.mark.parametrize("mechanism", ["coding", "gaussian"])
+def test_a_cohort_that_does_not_fit_its_slots_sends_nothing_and_moves_nothing(
+    mechanism: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedwarm.privacy.views.slots", lambda *given: Slots(1, 0.0))
+    settings = {
+        **HALF,
+        "dp-rec.view": "central_certified",
+        "dp-rec.mechanism": mechanism,
+        "num-server-rounds": 2,
+        "min-replies": 1,
+    }
+    outcome = run("dp_rec", tmp_path / "run", {**settings, "fraction-train": 1.0})
+    assert not trained(outcome) and same(outcome.model, start(parse({"method": "dp_rec", **settings}))[0])
+    assert any("does not fit into 1 slots; skipped" in text for text in outcome.results["notes"])
+
+
+def test_noise_of_those_who_are_away_is_added_by_the_server(tmp_path: Path) -> None:
+    """Uncompressed and in a central view, a sum has the noise of all its slots, however few clients take part."""
+    settings = {**FAST, "dp-rec.view": "central_certified", "dp-rec.mechanism": "gaussian", "dp-rec.clip": 1e-6, "min-replies": 1}
+    settings |= {"num-server-rounds": 1, "fraction-train": 0.25, "seed": 4}
+    outcome = run("dp_rec", tmp_path / "run", settings)
+    arrays, layout = start(parse({"method": "dp_rec", **settings}))
+    room, added = slots(CLIENTS, 0.25, 1, 1e-5).count, len(trained(outcome))
+    assert room - added >= 2
+    noise = layout.difference(outcome.model, arrays)
+    assert float(noise.std()) == pytest.approx(SIGMA * sqrt(room), rel=0.03)
 
 
 def test_central_sums_are_padded_to_their_slots_after_dropouts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

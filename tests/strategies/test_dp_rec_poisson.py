@@ -64,6 +64,14 @@ def test_what_all_messages_may_differ_by_is_paid_for() -> None:
     assert TERMS.tolerance(Gaussian(4.0)) == 0
 
 
+def test_an_epsilon_that_messages_are_not_exact_enough_for_is_not_promised() -> None:
+    """Beyond epsilon 40 (1 + e^epsilon) n T tolerances would be more of delta than is set aside."""
+    assert 28 < TERMS.epsilon(Simulated(600.0)) < 40 and TERMS.epsilon(Simulated(700.0)) == np.inf
+    with pytest.raises(SettingError, match="proven epsilon up to 40 alone"):
+        TERMS.tolerance(Simulated(700.0))
+    assert 41 < TERMS.epsilon(Gaussian(700.0)) < np.inf
+
+
 def test_against_those_who_know_the_candidates_it_has_no_price() -> None:
     account = Accountant(1e-5)
     account.spend(Simulated(1e-3))
@@ -78,7 +86,7 @@ def test_the_local_view_is_refused_by_name(tmp_path: Path, method: str, settings
 
 
 def test_blocks_that_take_too_long_are_refused_before_the_run(tmp_path: Path) -> None:
-    settings = {**SETTINGS, "dp-rec.block-rule": "per_tensor", "dp-rec.sigma": 0.05}
+    settings: dict[str, Value] = {**SETTINGS, "dp-rec.block-rule": "per_tensor"}
     with pytest.raises(SettingError, match=r"takes more than 1048576 candidates; .*dp-rec\.block-norm"):
         run("dp_rec", tmp_path / "run", settings, clients=CLIENTS)
 

@@ -10,7 +10,10 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from fedwarm.catalogue import parse
+from fedwarm.core.payload import Payload
 from fedwarm.settings.fields import Value
+from strategies.fed_simclr import FedSimClr
 from tests.runs import Outcome, action_of, run, same
 
 SMALL: dict[str, Value] = {
@@ -97,6 +100,18 @@ def test_what_is_measured_by_round(tmp_path: Path) -> None:
         assert 0 <= entry["client_accuracy"] <= 1 and entry["first"] <= np.log(CLIENTS) and entry["second"] <= 0
         assert entry["within"] <= np.log(15) and entry["uniformity"] <= 0 <= entry["alignment"]
     assert 0 < outcome.results["final"]["global"]["accuracy"] <= 1
+
+
+def test_the_bound_takes_clients_by_their_images() -> None:
+    """Three images here and one there: means weigh so, and H(s) is the entropy of 3/4 and 1/4."""
+    server = FedSimClr(parse({"method": "fed_simclr"}))
+    parts = {"alignment": 0.0, "uniformity": 0.0, "correct-client": 1}
+    for client, (images, within, first, second) in enumerate(((3, 1.0, -0.2, -0.4), (1, 2.0, -0.6, -1.2))):
+        told = {"num-test": images, "bound-images": images, "within": within, "first": first, "second": second}
+        server.told[client] = Payload(metrics={**told, **parts})
+    found, entropy = server.measured(), 0.75 * np.log(4 / 3) + 0.25 * np.log(4)
+    assert found["within"] == pytest.approx(1.25) and found["client_accuracy"] == 0.5
+    assert found["bound"] == pytest.approx(1.25 + entropy - 0.3 - 0.6)
 
 
 def test_alone_nothing_is_shared_and_each_client_has_an_encoder(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import ceil, log, sqrt
+from typing import Any
 
 import numpy as np
 import torch
@@ -137,8 +138,17 @@ def codec_of(
         return RoundedCodec(*shared[:-1], bits=settings.bits)
     if settings.mechanism == "coding":
         return RandomCodec(*shared, bits=settings.bits, debias=settings.debias, nonce_bytes=nonce_bytes(settings))
+    return exact_codec(*shared, tolerance)
+
+
+def exact_codec(*given: Any) -> PoissonCodec:
+    """A `PoissonCodec` of these.
+
+    Raises:
+        SettingError: its blocks take more candidates than can be tried.
+    """
     try:
-        return PoissonCodec(*shared, tolerance)
+        return PoissonCodec(*given)
     except CodeError as error:
         told = f"dp-rec.mechanism = 'poisson': {error}, by dp-rec.block-norm, dp-rec.block-size or more noise"
         raise SettingError(told) from error

@@ -15,7 +15,6 @@ from fedwarm.codecs.dp_rec.account import statement
 from fedwarm.codecs.dp_rec.question import ANY_SIZE, Question
 from fedwarm.codecs.dp_rec.settings import BLOCKWISE, validated
 from fedwarm.coding.packing import packed_bytes
-from fedwarm.coding.poisson import PoissonCodec
 from fedwarm.coding.streams import NONCE_BYTES
 from fedwarm.privacy.events import Gaussian, Simulated
 from fedwarm.privacy.views import Terms, calibrate
@@ -189,7 +188,8 @@ def _bits(q: Question, sigma: float, terms: Terms) -> int:
     blocks, energy = q.blocks_at(sigma), (q.clip / sigma) ** 2
     if q.mechanism == "coding":
         return len(blocks) * q.bits
-    return PoissonCodec(blocks.total, sigma, q.clip, blocks, "none", q.magnitude, terms.tolerance(Simulated(energy))).words_bits
+    shared = (blocks.total, sigma, q.clip, blocks, "none", q.magnitude)
+    return dp_rec.exact_codec(*shared, terms.tolerance(Simulated(energy))).words_bits
 
 
 def _sane(sigma: float, clip: float) -> float:

@@ -105,8 +105,9 @@ def of_method(run: Any, config: Config, clients: int) -> Iterator[str]:
     with suppress(SettingError):  # what cannot be is refused by who needs it
         terms = terms_of(settings, clients, cohort, rounds)
         sigma = sigma_of(settings, sizes, terms)
-        epsilon = terms.epsilon(release_of(settings, sizes, sigma))
-        yield privacy_line(settings, terms, epsilon)
+        release = release_of(settings, sizes, sigma)
+        terms.tolerance(release)
+        yield privacy_line(settings, terms, terms.epsilon(release))
         yield from Reach.of(settings, terms, sigma, sum(sizes)).lines()
 
 

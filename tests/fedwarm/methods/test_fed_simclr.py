@@ -96,6 +96,13 @@ def test_rows_take_labels(conditioned: str) -> None:
             torch.testing.assert_close(found[i, s], slow)
 
 
+def test_rows_that_are_codes_are_not_trained() -> None:
+    made, learned = heads(rows="codes"), heads()
+    loss(made, features().requires_grad_(), torch.full((4,), -1)).backward()  # type: ignore[no-untyped-call]
+    loss(learned, features(), torch.full((4,), -1)).backward()
+    assert made.rows.grad is None and learned.rows.grad is not None
+
+
 def test_the_rows_bytes() -> None:
     """20 clients of 128 features: 10,240 bytes, and those of 10 half of it."""
     rows = Heads(FedSimClr(), Contrast(), 128, 10, 20).rows

@@ -101,7 +101,7 @@ def test_the_same_inside_a_label_on_100_laws() -> None:
 
 
 def test_candidates_that_come_in_pairs_tell_a_little_more_than_there_is() -> None:
-    """Six images of two kinds, all 64 draws: one direction stays below ln 2; both views of each other image pass it by .004 nats."""
+    """Six images of two kinds, all 64 draws: one direction stays below ln 2, both views of the others pass it by .004 nats."""
     found = {}
     for loss in (infonce, nt_xent):
         sums = Sums()

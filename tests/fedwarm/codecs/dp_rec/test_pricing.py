@@ -219,6 +219,9 @@ def test_every_option_reaches_the_question(monkeypatch: pytest.MonkeyPatch, caps
     assert capsys.readouterr().err == ""
 
 
+POISSON = "--mechanism poisson --view central_certified --cohort 9 --population 9 --update-size 970"
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -253,6 +256,8 @@ def test_every_option_reaches_the_question(monkeypatch: pytest.MonkeyPatch, caps
         ("--sigma 1 --blocks 9 --update-size 5", "--blocks 9 is more than the 8 numbers"),
         ("--sigma .0005 --bits 1", "blocks in a message; at most"),
         ("--target-epsilon 1e-9", "no sigma up to 10000 reaches it"),
+        (f"{POISSON} --sigma .02", "has a proven epsilon up to 40 alone"),
+        (f"{POISSON} --target-epsilon 39", "takes more than 1048576 candidates"),
     ],
 )
 def test_what_cannot_be_priced_is_one_line(

@@ -86,6 +86,7 @@ def test_much_epsilon_is_called_next_to_no_promise() -> None:
         {"method": "dp_rec", "dp-rec.mechanism": "none"},
         {"codec": "dp-rec", "dp-rec.target-epsilon": 1e-7, "dp-rec.delta": 1e-9},
         {"method": "warmfed", "codec": "dp-rec"},
+        {"method": "dp_rec", "dp-rec.mechanism": "poisson", "dp-rec.view": "central_certified", "dp-rec.sigma": 0.01},
     ],
 )
 def test_where_nothing_is_known_nothing_is_said(settings: dict[str, Any]) -> None:
