@@ -77,7 +77,7 @@ def test_indices_are_as_long_as_the_law_says() -> None:
 @pytest.mark.parametrize(
     ("norm", "bits", "long", "longer"), [(0.5, 1.62, (60, 117), (649, 810)), (0.6, 1.77, (46, 102), (494, 650))]
 )
-def test_lengths_of_the_specification(norm: float, bits: float, long: tuple[int, int], longer: tuple[int, int]) -> None:
+def test_lengths_at_two_energies(norm: float, bits: float, long: tuple[int, int], longer: tuple[int, int]) -> None:
     """Bits a block and of messages at X = 9.3 and 100: mean, and padded so that one in 10^10 is longer."""
     most = f.most_candidates(norm, 1e-12)
     law = f.block_lengths(norm, most)

@@ -96,6 +96,14 @@ def test_rows_take_labels(conditioned: str) -> None:
             torch.testing.assert_close(found[i, s], slow)
 
 
+def test_simsiam_alone_has_a_predictor_whose_guesses_go_along() -> None:
+    made = heads(contrast=Contrast(loss="simsiam", width=6))
+    assert made.predict is not None and heads().predict is None
+    model = Contrastive(nn.Identity(), nn.Linear(D, 6), made, ())
+    vectors, guessed = model(features()).chunk(2, 1)
+    torch.testing.assert_close(guessed, made.predict(vectors))
+
+
 def test_rows_that_are_codes_are_not_trained() -> None:
     made, learned = heads(rows="codes"), heads()
     loss(made, features().requires_grad_(), torch.full((4,), -1)).backward()  # type: ignore[no-untyped-call]

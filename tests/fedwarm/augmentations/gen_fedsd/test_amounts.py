@@ -51,7 +51,7 @@ def wanted(counts: list[int], settings: GenFedSD, announced: int = 0) -> list[in
         (GenFedSD(cap=0.01), [0, 0, 0]),
     ],
 )
-def test_a_table_worked_out_by_hand(settings: GenFedSD, expected: list[int]) -> None:
+def test_amounts_by_hand(settings: GenFedSD, expected: list[int]) -> None:
     assert wanted([5, 0, 3], settings, announced=4) == expected
 
 
