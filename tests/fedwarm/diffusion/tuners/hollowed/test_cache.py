@@ -96,6 +96,13 @@ def test_noise_is_its_seeds_bits_in_any_process(tmp_path: Path) -> None:
     assert told.strip() == noise.numpy().tobytes().hex()
 
 
+def test_noise_is_that_of_the_tuples_own_seed() -> None:
+    rows, seeds = torch.zeros(3, dtype=torch.int64), torch.tensor([7, 2**40, 7])
+    noise = Draws(rows, rows, rows, seeds).noise([2, 1], (4, 2, 2))
+    for drawn, seed in zip(noise, (7, 2**40), strict=True):
+        assert torch.equal(drawn, torch.randn(4, 2, 2, generator=torch.Generator().manual_seed(seed)))
+
+
 def test_extreme_seeds_draw() -> None:
     ends = torch.tensor([0, 2**63 - 1])
     noise = Draws(ends, ends, ends, ends).noise([0, 1], (2,))
