@@ -59,6 +59,10 @@ def test_of_one_client_nothing_is_to_be_told(verification: str) -> None:
     assert found.item() == 0 and seen.grad is not None and not seen.grad.any()
 
 
+def test_alone_clients_are_not_told_apart() -> None:
+    assert loss(heads(alone=True), features(), torch.full((4,), -1)) == 0
+
+
 def test_the_loss_is_the_sum_of_both_views() -> None:
     made, seen, labels = heads(labelled=0.5, beta=0.3), features(), torch.tensor([0, -1, 2, -1])
     assert made.label is not None
