@@ -15,8 +15,9 @@ from torch import Tensor
 from fedwarm.core.arrays import from_tensors, to_tensors
 from fedwarm.core.payload import Payload
 from fedwarm.core.told import joined, split
-from fedwarm.methods.scaffold import CONTROL, HEARD, ControlVariate, control_after
+from fedwarm.methods.scaffold import CONTROL, ControlVariate, control_after
 from fedwarm.rounds.client import BaseClient
+from fedwarm.rounds.heard import HEARD, counted
 from fedwarm.training.loop import Hook
 from fedwarm.training.plan import path_of
 
@@ -38,7 +39,8 @@ class ScaffoldClient(BaseClient):
     def round(self, payload: Payload) -> Payload:
         number, (before, told) = payload.count("round", 1), split(payload.arrays, CONTROL)
         shared, self.number = to_tensors(told), number
-        control = self.counted(payload.count(HEARD)) or {name: torch.zeros_like(c) for name, c in shared.items()}
+        kept = counted(self.node.store, OWN, SENT, payload.count(HEARD))
+        control = kept or {name: torch.zeros_like(c) for name, c in shared.items()}
         self.shift = {name: shared[name] - control[name] for name in shared}
         reply = super().round(Payload(payload.kind, before, payload.metrics))
         path = path_of(self.config.run, number, self.steps)
@@ -46,13 +48,6 @@ class ScaffoldClient(BaseClient):
         self.node.store.save(SENT, new, number)
         sent = {name: shared[name] + new[name] - control[name] for name in shared}
         return Payload(reply.kind, joined(reply.arrays, from_tensors(sent), CONTROL), reply.metrics, reply.facts)
-
-    def counted(self, heard: int) -> Tensors | None:
-        """c_k after the last round of which the server has heard; None where it has of none, or this client lost it."""
-        store = self.node.store
-        if heard in store.steps(SENT) and heard not in store.steps(OWN):
-            store.save(OWN, store.load(SENT, before=heard + 1) or {}, heard)
-        return store.load(OWN, before=heard + 1) if heard else None
 
     def read(self, reply: Callable[[], Payload]) -> None:
         told = to_tensors(split(reply().arrays, CONTROL)[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,11 @@ from fedwarm.core.payload import Payload
 from fedwarm.methods.fedspeed import FedSpeed as Settings
 from fedwarm.norms import weights
 from fedwarm.objectives import is_learned
+from fedwarm.record.folder import RunFolder
+from fedwarm.rounds.heard import HEARD
 from fedwarm.rounds.server import Stage
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import Value
 
 from .fedavg import FedAvg
 
@@ -24,6 +29,16 @@ class FedSpeed(FedAvg):
 
     method = "fedspeed"
     drift: Arrays | None = None
+
+    def __init__(self, config: Config | None = None, folder: RunFolder | None = None, **settings: Value) -> None:
+        super().__init__(config, folder, **settings)
+        self.heard: dict[int, int] = {}  # the last round of which each client's drift counts
+
+    def instruct(self, stage: Stage, client: int) -> Payload:
+        sent = super().instruct(stage, client)
+        if stage.name != "round" or not self.config.of(Settings).correction:
+            return sent
+        return replace(sent, metrics={**sent.metrics, HEARD: self.heard.get(client, 0)})
 
     @property
     def remembers(self) -> bool:
@@ -45,6 +60,7 @@ class FedSpeed(FedAvg):
         if stage.name == "round":
             self.mean.add(payload.arrays, 1.0)
             self.replies += 1
+            self.heard[client] = stage.round
 
     def finish(self, stage: Stage) -> None:
         before = self.arrays
@@ -60,6 +76,10 @@ class FedSpeed(FedAvg):
     def state(self) -> dict[str, Arrays]:
         return {**super().state(), **({DRIFT: self.drifted} if self.remembers else {})}
 
+    def facts(self) -> dict[str, Any]:
+        return {**super().facts(), HEARD: self.heard}
+
     def restore(self, parts: Mapping[str, Arrays], facts: Mapping[str, Any]) -> None:
         super().restore(parts, facts)
+        self.heard = {int(client): int(number) for client, number in facts.get(HEARD, {}).items()}
         self.drift = dict(parts[DRIFT]) if DRIFT in parts else None

@@ -13,10 +13,11 @@ from fedwarm.core.arrays import Arrays
 from fedwarm.core.payload import Payload
 from fedwarm.core.steps import stepped
 from fedwarm.core.told import joined, split
-from fedwarm.methods.scaffold import CONTROL, HEARD
+from fedwarm.methods.scaffold import CONTROL
 from fedwarm.methods.scaffold import Scaffold as Settings
 from fedwarm.norms import weights
 from fedwarm.record.folder import RunFolder
+from fedwarm.rounds.heard import HEARD
 from fedwarm.rounds.server import BaseStrategy, Stage
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Value

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from fedwarm.methods import Method
-from fedwarm.settings.fields import Group, setting
+from fedwarm.settings.config import Config
+from fedwarm.settings.fields import Group, SettingError, setting
 from fedwarm.training.directions import without_momentum
 from fedwarm.training.loop import Hook
+from fedwarm.training.private import hidden
 
 TINY = 1e-7
 
@@ -82,12 +84,27 @@ class Speed(Hook):
             nn.utils.clip_grad_norm_(model.parameters(), self.settings.clip)
 
 
+def validate(config: Config) -> None:
+    """Refuse local momentum, and noise that the server's memory would keep for ever, as it is a sum of all changes.
+
+    Raises:
+        SettingError: there is some.
+    """
+    without_momentum(config)
+    own = config.of(FedSpeed)
+    if hidden(config) and own.correction and own.server == "memory":
+        raise SettingError(
+            f"codec = {config.run.codec!r} cannot be used with fedspeed.server = 'memory', which sums up all changes and so "
+            "their noise; set fedspeed.server = 'sent', or take another codec"
+        )
+
+
 COMPONENT = Method(
     "FedSpeed",
     "proximal local steps with gradients taken after an ascent step (Sun et al., 2023)",
     FedSpeed,
     preset={"momentum": 0.0, "learning-rate": 0.1, "learning-rate-decay": 0.998, "weight-decay": 1e-3},
     does=lambda run: {"weighs": False},
-    validate=without_momentum,
+    validate=validate,
     refuses={"privacy": "takes each step's gradient twice, and no private step covers that"},
 )

@@ -17,7 +17,7 @@ from fedwarm.settings.fields import Group, SettingError, setting
 from fedwarm.training.loop import Hook
 from fedwarm.training.private import hidden
 
-CONTROL, HEARD = "control", "heard"
+CONTROL = "control"
 
 
 @dataclass(frozen=True)

@@ -163,3 +163,35 @@ def test_what_an_objective_learns_has_no_drift(tmp_path: Path) -> None:
     assert learned and kept and not [name for name in kept if is_learned(name)]
     for name in learned:
         np.testing.assert_allclose(outcome.model[name], np.mean([each[name] for each in replies[-4:]], axis=0), atol=1e-6)
+
+
+TINY: dict[str, Value] = {**SMALL, "num-server-rounds": 4, "data.image-size": 8, "model.name": "logistic", "min-replies": 1}
+
+
+@pytest.mark.parametrize("way", ["sent", "memory"])
+def test_a_lost_reply_is_as_if_the_client_had_not_been_asked(way: str, tmp_path: Path) -> None:
+    settings: dict[str, Value] = {**TINY, "learning-rate": 0.05, "fedspeed.server": way, "faults.rate": 0.4}
+    late, never = (run("fedspeed", tmp_path / kind, {**settings, "faults.kind": kind}) for kind in ("nan", "crash"))
+    assert 0 < sum(bool(line["failure"]) for line in late.ledger) < 16
+    assert same(late.model, never.model)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"codec": "stochastic-rounding", "stochastic-rounding.bits": 3}, {"robust.clip-norm": 0.05}],
+    ids=["rounded", "clipped"],
+)
+def test_what_the_server_remembers_is_the_mean_of_what_clients_keep(more: dict[str, Value], tmp_path: Path) -> None:
+    """Whatever a codec or clipping makes of their weights on the way."""
+    run("fedspeed", tmp_path / "run", {**TINY, "learning-rate": 0.05, "fedspeed.server": "memory", **more})
+    shared = load_file(next((tmp_path / "run" / "checkpoint").glob("drift.*.safetensors")))
+    own = [load_file(next((tmp_path / "run" / "clients").glob(f"*/{k}/drift.4.safetensors"))) for k in range(4)]
+    for name, drift in shared.items():
+        mean = np.mean([each[name] for each in own], axis=0)
+        assert np.abs(drift).max() > 0 and np.allclose(drift, mean, atol=1e-6 + 1e-4 * np.abs(drift).max())
+
+
+def test_noise_that_would_be_remembered_for_ever_is_refused() -> None:
+    check_run({"method": "fedspeed", "codec": "dp-rec"}, 4)
+    with pytest.raises(SettingError, match="codec = 'dp-rec' cannot be used with fedspeed.server = 'memory'"):
+        check_run({"method": "fedspeed", "codec": "dp-rec", "fedspeed.server": "memory"}, 4)
