@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,15 @@ import torch
 from safetensors.numpy import load_file
 from torch.nn import functional
 
+import clients.fedmix
 from fedwarm.catalogue import parse
+from fedwarm.clients import trainer_class
 from fedwarm.core.payload import Payload, PayloadError
 from fedwarm.core.stages import Stage
+from fedwarm.core.store import Store
 from fedwarm.core.told import numbered
 from fedwarm.data import load_shard
+from fedwarm.data.node import Node
 from fedwarm.data.settings import Data
 from fedwarm.flower.wire import from_records
 from fedwarm.launch.preflight import check_run
@@ -27,6 +32,7 @@ from fedwarm.rounds.fleet import Fleet, Member
 from fedwarm.settings.fields import SettingError, Value
 from fedwarm.strategies import strategy_class
 from fedwarm.training.evaluate import predict
+from fedwarm.training.mixture import Terms
 from tests.runs import Outcome, run, same
 
 SMALL: dict[str, Value] = {
@@ -179,7 +185,7 @@ def test_it_goes_with_codecs_and_robust_rules(settings: dict[str, Value], tmp_pa
 
 def server(clients: int = 40, **own: Value) -> Experts:
     """A server that knows its clients, without any."""
-    settings = {f"fedmix.{name.replace('_', '-')}": value for name, value in own.items()}
+    settings = {name if "." in name else f"fedmix.{name.replace('_', '-')}": value for name, value in own.items()}
     made: Experts = strategy_class("fedmix")(parse({"method": "fedmix", **SMALL, **settings}))
     classes = tuple(str(c) for c in range(10))
     members = tuple(Member(i, i, 24, 0, tuple(range(10)), None) for i in range(clients))
@@ -288,3 +294,99 @@ def test_masses_are_parts_of_a_client_s_weight(tmp_path: Path) -> None:
     for answer in outcome.answered("train"):
         told = from_records(answer.content).metrics
         assert sum(v for k, v in told.items() if k.startswith("mass-")) == pytest.approx(told["num-examples"], rel=1e-4)
+
+
+# What settings choose
+
+
+def client(folder: Path, **own: Value) -> Any:
+    """One of two clients, without any server."""
+    settings = {f"fedmix.{name.replace('_', '-')}": value for name, value in own.items()}
+    config = parse({"method": "fedmix", **SMALL, "fedmix.experts": 2, **settings})
+    return trainer_class("fedmix")(config, Node(0, 2, Store(folder, "ab", 0, 64)))
+
+
+def answering(first: float, second: float, **told: float) -> Payload:
+    """Two experts: one says class 8 for everything and the other 6, as surely as these logits are high."""
+    arrays = {}
+    for k, (label, sure) in enumerate(((8, first), (6, second))):
+        bias = np.zeros(10, np.float32)
+        bias[label] = sure
+        arrays |= {f"expert-{k}/1.weight": np.zeros((10, 192), np.float32), f"expert-{k}/1.bias": bias}
+    shares = {"prior-0": 0.5, "prior-1": 0.5, **{name.replace("_", "-"): value for name, value in told.items()}}
+    return Payload("weights", arrays, {"round": 3, **shares}, {"experts": [0, 1]})
+
+
+@pytest.mark.parametrize(("predict", "label"), [("mixture", 6), ("argmax", 8)])
+def test_a_client_s_prediction_is_its_mixture_s_or_its_likeliest_expert_s(predict: str, label: int, tmp_path: Path) -> None:
+    """.6 of an unsure expert and .4 of a sure one."""
+    one = client(tmp_path, gate="bias", predict=predict)
+    one.node.store.save("gate", {"logits": torch.tensor([0.6, 0.4]).log()}, 2)
+    one.real = replace(one.real, test_labels=torch.full_like(one.real.test_labels, label))
+    assert one.evaluate(answering(1.0, 9.0)).metrics["correct-personal"] == len(one.real.test_labels) > 0
+
+
+@pytest.mark.parametrize(("new_client", "label"), [("prior", 8), ("uniform", 6)])
+def test_who_has_no_gate_is_answered_by_the_prior_or_by_all_alike(new_client: str, label: int, tmp_path: Path) -> None:
+    one = client(tmp_path, new_client=new_client)
+    one.real = replace(one.real, test_labels=torch.full_like(one.real.test_labels, label))
+    found = one.evaluate(answering(2.0, 9.0, prior_0=0.9, prior_1=0.1)).metrics
+    assert found["correct-global"] == found["correct-personal"] == len(one.real.test_labels) > 0
+
+
+def test_a_gate_warms_up_on_experts_that_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, steps, true = client(tmp_path, gate_warmup=3, gate_rate=0.5), list[int](), clients.fedmix.fit
+
+    def fit(*given: Any) -> Any:
+        done = true(*given)
+        steps.append(done.steps)
+        return done
+
+    monkeypatch.setattr(clients.fedmix, "fit", fit)
+    mixture = one.mixture(server(experts=2).arrays, one.new_gate())
+    before = {name: p.detach().clone() for name, p in mixture.named_parameters()}
+    one.warm(mixture, one.terms(mixture, Payload()), 1)
+    moved = {name for name, p in mixture.named_parameters() if not torch.equal(p, before[name])}
+    assert steps == [3] and moved and all(name.startswith("gate.") for name in moved)
+    assert all(p.requires_grad for p in mixture.parameters())
+
+
+def test_settings_are_the_terms_of_a_step(tmp_path: Path) -> None:
+    one = client(tmp_path, norm="per_client", gate_rate=0.5, usage_entropy_client=0.2, usage_entropy_global=0.3, gate="aligned")
+    found = one.terms(
+        one.mixture(server(experts=2, gate="aligned").arrays, one.new_gate()), answering(1, 1, prior_0=3.0, prior_1=1.0)
+    )
+    assert found.prior.tolist() == [0.75, 0.25]
+    assert replace(found, prior=None) == Terms("per_client", 0.5, 0.2, None, 0.3, 0.01)
+
+
+@pytest.mark.parametrize(("norm", "mean"), [("per_expert", 1.5), ("per_client", 2.0)])
+def test_experts_are_weighed_by_mass_or_by_images(norm: str, mean: float) -> None:
+    made = server(norm=norm)
+    made.begin(ROUND)
+    for number, mass, value in ((0, 18.0, 1.0), (1, 6.0, 3.0)):
+        made.absorb(ROUND, number, reply(made, {0: mass}, value))
+    made.finish(ROUND)
+    assert np.allclose(numbered(made.arrays, "expert")[0]["1.weight"], mean)
+
+
+def test_a_trunk_is_weighed_by_images() -> None:
+    made = server(gate="trunk", **{"model.name": "mlp"})
+    made.begin(ROUND)
+    for number, images, value in ((0, 30, 1.0), (1, 10, 3.0)):
+        told = reply(made, {0: 1.0}, value)
+        made.absorb(ROUND, number, replace(told, metrics={**told.metrics, "num-examples": images}))
+    made.finish(ROUND)
+    trunk = {name: array for name, array in made.arrays.items() if name.startswith("trunk/")}
+    assert trunk and all(np.allclose(array, 1.5) for array in trunk.values())
+
+
+def test_experts_may_begin_alike_under_gates_that_are_drawn_or_apart_by_noise(tmp_path: Path) -> None:
+    alike, noisy = (numbered(server(experts=3, init=init, init_scale=0.2).arrays, "expert") for init in ("gates", "noise"))
+    assert same(alike[0], alike[1]) and same(alike[0], alike[2]) and same(alike[0], noisy[0])
+    for k in (1, 2):
+        apart = noisy[k]["1.weight"] - noisy[0]["1.weight"]
+        assert apart.std() == pytest.approx(0.2 * noisy[0]["1.weight"].std(), rel=0.1)
+    assert not np.array_equal(noisy[1]["1.weight"], noisy[2]["1.weight"])
+    drawn, uniform = (client(tmp_path, init=init, gate="bias", init_scale=0.2).new_gate().logits for init in ("gates", "seeds"))
+    assert not uniform.any() and 0 < drawn.abs().max() < 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from fedwarm.core.arrays import WeightedMean, from_module
 from fedwarm.training.gates import Bias, OwnNet, known, new_gate
-from fedwarm.training.loop import Plan, fit
+from fedwarm.training.loop import Batch, Plan, fit
 from fedwarm.training.mixture import PER_CLIENT, PER_EXPERT, Answers, Mixture, Responsible, Terms, responsibilities
 
 CLASSES, SIZE, EXPERTS = 3, 8, 3
@@ -189,3 +190,37 @@ def test_gates_begin_uniform_and_answers_are_the_mixtures() -> None:
     assert torch.allclose(answers[:, 1].exp(), (shares[None, :, None] * p).sum(1), atol=1e-6)
     hard = Answers(model, [(prior, (0, 1, 2))], hard=True)(inputs)
     assert torch.equal(hard[:, 0], model.experts[0](inputs).log_softmax(1))
+
+
+def test_the_gate_has_a_step_size_of_its_own() -> None:
+    ends, (pixels, labels) = {}, images(16, 4)
+    for rate in (1.0, 0.25):
+        ends[rate] = mixture()
+        fit(ends[rate], pixels, labels, Plan(1, 16, RATE), torch.Generator(), [Responsible(ends[rate], Terms(gate_rate=rate))])
+    start = mixture().gate.logits
+    ways = {rate: model.gate.logits - start for rate, model in ends.items()}  # type: ignore[operator]
+    assert ways[1.0].abs().max() > 1e-4 and torch.allclose(ways[0.25], 0.25 * ways[1.0], rtol=1e-9)
+    experts = [[*model.experts.parameters()] for model in ends.values()]
+    assert all(torch.equal(a, b) for a, b in zip(*experts, strict=True))
+
+
+@pytest.mark.parametrize("norm", [PER_EXPERT, PER_CLIENT])
+def test_features_are_pulled_to_their_mean_which_is_held(norm: str) -> None:
+    """alignment sum_k s_k mean ||h_k - m||^2, s_k an expert's share of the batch where its step is divided by it, else 1."""
+    model, (pixels, labels) = Mixture({k: expert(k) for k in range(EXPERTS)}, mixture().gate, head="1"), images(8, 2)
+    model.watched, inputs, rows = True, (pixels.float() - 127.5) / 127.5, torch.arange(8)
+    hook = Responsible(model, Terms(norm, alignment=0.3))
+    outputs = model(inputs)
+    assert model.seen is not None
+    features = [
+        torch.randn(8, 5, generator=torch.Generator().manual_seed(k), dtype=torch.float64).requires_grad_() for k in range(3)
+    ]
+    model.seen = replace(model.seen, features=tuple(features))
+    term = hook.loss(Batch(model, inputs, labels, outputs, rows), torch.zeros((), dtype=torch.float64))
+    middle = torch.stack(features).mean(0).detach()
+    shares = [mass / 8 for mass in hook.batch[0]] if norm == PER_EXPERT else [1.0] * EXPERTS
+    assert len(set(hook.batch[0])) == EXPERTS
+    apart = [float((h.detach() - middle).square().sum(1).mean()) for h in features]
+    assert term.item() == pytest.approx(0.3 * sum(share * way for share, way in zip(shares, apart, strict=True)))
+    for share, h, slope in zip(shares, features, torch.autograd.grad(term, features), strict=True):
+        assert torch.allclose(slope, 0.3 * share * 2 * (h - middle) / 8, rtol=1e-9)
