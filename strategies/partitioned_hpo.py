@@ -29,7 +29,7 @@ ROUND = "round"
 
 
 class PartitionedHpo(BaseStrategy):
-    """w_k <- mean of w_k over the clients of chunks up to k, psi <- Adam along the mean of the gradients on unseen chunks."""
+    """w_k <- mean of w_k over the clients that trained it, psi <- Adam along the mean of the gradients on unseen chunks."""
 
     method = "partitioned_hpo"
     values: Floats

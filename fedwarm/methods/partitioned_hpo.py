@@ -1,9 +1,10 @@
 """Partitioned hyperparameter optimisation: Mlodozeniec, Reisser, Louizos, "Hyperparameter Optimization through Neural Network
 Partitioning", ICLR 2023, arXiv 2304.14766; related application: US-20260044747.
 
-Clients are dealt to chunks and weights to partitions; partition k is trained by the chunks 1 to k, inside the subnetwork of the
-partitions up to it. Hyperparameters psi are learned by the loss of subnetwork k - 1 on chunk k, which it has not seen, in one run
-and without a validation set. Public text fixes no schedules; where the code had to choose, the choice is a setting.
+Clients are dealt to chunks and weights to partitions; partition k is trained by chunk k, or by the chunks 1 to k, inside the
+subnetwork of the partitions up to it. Hyperparameters psi are learned by the loss of subnetwork k - 1 on chunk k, which it has
+not seen, in one run and without a validation set. Public text fixes no schedules; where the code had to choose, the choice is a
+setting.
 """
 
 from __future__ import annotations

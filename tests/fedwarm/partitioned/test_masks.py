@@ -73,7 +73,7 @@ def test_chunks_have_their_sizes_and_one_client_at_least() -> None:
 
 
 def test_the_mean_bytes_of_a_client_in_mode_b() -> None:
-    """Down .817 and up .333 of the network on average over equal chunks."""
+    """Down .817 and up .333 of the network on average over equal chunks of shares .6, .25 and .15."""
     arrays = {"a": np.zeros((400, 500), np.float32)}
     sizes = Layout.drawn(arrays, SHARES, 1).sizes / 200_000
     down, up = np.mean(np.cumsum(sizes)), np.mean(sizes)
