@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,9 @@ from safetensors.torch import save_file as save_tensors
 import clients.warmfed
 import strategies.warmfed
 from fedwarm.catalogue import parse
+from fedwarm.core.arrays import Arrays
+from fedwarm.core.payload import Payload
+from fedwarm.core.stages import Stage
 from fedwarm.data import load_shard
 from fedwarm.data.settings import Data
 from fedwarm.diffusion.adapters import check_adapters
@@ -489,6 +493,26 @@ def test_new_images_of_a_round_are_those_that_its_local_models_train_on(tmp_path
         assert torch.equal(load_file(tmp_path / "run" / "pool" / f"pool-{number}.safetensors")["images"], both)
         pools.append(both)
     assert not any(torch.equal(pools[i], pools[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+
+
+@pytest.mark.parametrize(("targets", "locally"), [("local_and_aggregate", ["local 1 0", "local 1 1"]), ("aggregate_only", [])])
+def test_in_a_round_the_server_trains_each_model_and_their_average_or_that_alone(
+    targets: str, locally: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = strategies.warmfed.WarmFed(warmfed__finetune_targets=targets, warmfed__protocol="five-round")
+    made.arrays, done = {"w": np.zeros(2, np.float32)}, list[str]()
+
+    def tuned(arrays: Arrays, data: Any, epochs: int, purpose: str, factor: float = 1.0) -> Arrays:
+        done.append(purpose)
+        return {"w": arrays["w"] + np.float32(purpose.startswith("local"))}
+
+    monkeypatch.setattr(made, "_tuned", tuned)
+    stage = Stage(1, "round", "train", (0, 1))
+    made.begin(stage)
+    for client, value in ((0, 1.0), (1, 5.0)):
+        made.absorb(stage, client, Payload("weights", {"w": np.full(2, value, np.float32)}, {"num-examples": 1 + 2 * client}))
+    made.finish(stage)
+    assert done == [*locally, "aggregate 1"] and made.arrays["w"].tolist() == [4.0 + bool(locally)] * 2
 
 
 @pytest.mark.parametrize("seed", [401, pytest.param(402, marks=pytest.mark.long), pytest.param(403, marks=pytest.mark.long)])

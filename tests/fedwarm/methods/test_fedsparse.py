@@ -16,18 +16,21 @@ from torch.nn.functional import cross_entropy
 
 from clients.fedsparse import GroupedClient, Received
 from fedwarm.catalogue import parse
+from fedwarm.clients import trainer_class
 from fedwarm.coding.packing import mask_bytes, pack_mask
 from fedwarm.core.arrays import Arrays, from_module
 from fedwarm.core.payload import Payload, PayloadError
 from fedwarm.core.stages import Stage
+from fedwarm.core.store import Store
+from fedwarm.data.node import Node
 from fedwarm.flower.wire import from_records, to_records
 from fedwarm.launch.preflight import check_run
 from fedwarm.methods.fedprox import FedProx, ProximalTerm
-from fedwarm.methods.fedsparse import FedSparse
+from fedwarm.methods.fedsparse import FedSparse, final
 from fedwarm.rounds.fleet import Fleet, Member
 from fedwarm.settings.fields import SettingError, Value
 from fedwarm.sparse.groups import Groups
-from fedwarm.sparse.hard_concrete import active, log_alpha_of
+from fedwarm.sparse.hard_concrete import active, deterministic, log_alpha_of
 from fedwarm.sparse.packing import PACKED, Reader, from_values, joined, to_values, values_bytes
 from fedwarm.sparse.penalty import Penalty, Prior
 from fedwarm.sparse.plan import GROWS
@@ -460,6 +463,64 @@ def test_by_the_posterior_the_density_is_what_is_planned(groups: str, tmp_path: 
     assert all("theta" in from_records(m.content).metrics for m in outcome.asked("round")[:16])
     parts = groups_of_lenet(groups == "weights")
     assert found["groups"] == parts.count and found["returned"] == [0] * 9
+
+
+# What settings choose
+
+
+def test_groups_are_sent_back_as_often_as_their_gates_say(tmp_path: Path) -> None:
+    """Over 4,000 rounds, within 4 standard errors; the numerator and denominator of the server's mean are then right, too."""
+    groups, count = Groups.of(Net()), 4000
+    one = trainer_class("fedsparse")(parse({"method": "fedsparse", **SMALL}), Node(0, 2, Store(tmp_path, "ab", 0, 64)))
+    one.told, one.prior = FedSparse(), prior(groups, FedSparse())
+    sent = np.mean([one.kept(None, number)[0] for number in range(count)], axis=0)
+    pi = active(one.prior.log_alpha.detach().double()).numpy()
+    assert (np.abs(sent - pi) < 4 * np.sqrt(pi * (1 - pi) / count)).all() and pi.min() < 0.4 < 0.8 < pi.max()
+    assert np.array_equal(one.kept(None, 7)[0], one.kept(None, 7)[0])
+
+
+def test_a_gate_costs_its_weights_or_one() -> None:
+    groups = Groups.of(Net())
+    costs = {per: prior(groups, FedSparse(lambda0_per=per)).costs.tolist() for per in ("weight", "gate")}
+    assert costs == {"weight": groups.sizes.tolist(), "gate": [1.0] * groups.count} and max(groups.sizes) > 1
+
+
+def test_the_final_model_is_hard_or_the_mean_of_its_gates() -> None:
+    groups, theta = Groups((Site("l", True, 3),), {"l.weight": (2, 3)}), np.array([0.3, 0.6, 0.9])
+    soft = deterministic(log_alpha_of(torch.from_numpy(theta))).numpy()
+    arrays, alive = {"l.weight": np.ones((2, 3), np.float32)}, np.array([True, True, True])
+    for own, gates in (({}, [0, 1, 1]), ({"final": "mean"}, soft), ({"final": "mean", "gates": "posterior"}, theta)):
+        np.testing.assert_allclose(final(groups, arrays, theta, alive, FedSparse(**own))["l.weight"], [gates] * 2, rtol=1e-6)
+    assert final(groups, arrays, theta, np.array([True, True, False]), FedSparse())["l.weight"].tolist() == [[0, 1, 0]] * 2
+
+
+def test_the_server_goes_a_part_of_the_way_to_the_mean() -> None:
+    made = server(**{"fedsparse.server-rate": 0.25})
+    stage, before = Stage(1, "round", "train"), dict(made.shared)
+    made.begin(stage)
+    payload = reply(made, 0, made.drawn(1, 0), {name: 2 * array for name, array in made.shared.items()})
+    made.expected_of(stage, 0, payload, made.expected(stage))
+    made.absorb(stage, 0, payload)
+    made.finish(stage)
+    np.testing.assert_allclose(made.shared["11.bias"], 1.25 * before["11.bias"], rtol=1e-6)
+
+
+def test_a_dense_download_holds_every_group() -> None:
+    made = server(**{"fedsparse.down": "dense"})
+    made.theta = np.full(made.groups.count, 0.05)
+    assert made.drawn(1, 0).all()
+
+
+def test_what_a_round_may_do_to_gates() -> None:
+    """theta's floor until half of the rounds, tau from then on, and an end after two thirds, where nothing else is asked for."""
+
+    def told(number: int, **own: Any) -> tuple[float, bool, bool]:
+        turn = FedSparse(density=0.0, **own).turn(number, 12)
+        return turn.least, turn.goes, turn.ends
+
+    assert [told(n) for n in (5, 6, 8)] == [(0.05, False, False), (0.1, True, False), (0.1, True, True)]
+    assert told(6, prune_start=7, theta_min=0.2) == (0.2, False, False) and told(7, prune_start=7, tau=0.3) == (0.3, True, False)
+    assert told(3, settle_start=3)[2] and not told(8, settle_start=3)[2] and told(5, gates="posterior")[0] == 0
 
 
 # Together with others

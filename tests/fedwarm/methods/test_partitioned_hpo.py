@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from clients import partitioned_hpo
 from fedwarm.catalogue import parse
 from fedwarm.clients import trainer_class
 from fedwarm.core.payload import Payload, PayloadError
@@ -253,3 +254,41 @@ def test_the_server_measures_as_clients_do(tmp_path: Path) -> None:
     assert told.metrics["correct-global"] == correct(held, one.real.test_images, one.real.test_labels)
     plain, turned = (predict(model, one.real.test_images) for model in (held.body, held))
     assert held.samples == 2 and not torch.allclose(plain.softmax(1), turned.exp())
+
+
+# What settings choose
+
+
+def test_who_scores_which_subnetwork_and_when() -> None:
+    def scores(number: int = 2, **own: Any) -> list[int]:
+        return [PartitionedHpo(**own).scores(chunk, number) for chunk in (1, 2, 3)]
+
+    assert scores() == [-1, 1, 2] and scores(include_first=True) == [0, 1, 2] and scores(score="trained") == [1, 2, 3]
+    assert scores(every=2) == [-1, 1, 2] and scores(3, every=2) == scores(learn="") == [-1] * 3
+    assert PartitionedHpo(chunks=1, include_first=True).scores(1, 1) == -1
+
+
+def test_when_the_network_is_trained_whole() -> None:
+    assert [PartitionedHpo(final_rounds=last).whole_from(11) for last in (0, 3, 99)] == [7, 9, 1]
+    assert [PartitionedHpo(final=end).whole_from(11) for end in ("retrain", "full")] == [7, 12]
+    assert PartitionedHpo(chunks=1).whole_from(11) == 12
+
+
+def test_missing_weights_are_the_first_ones_or_zeros() -> None:
+    first = {"w": np.ones((30, 20), np.float32)}
+    for defaults, chunks, value in (("initial", 3, 1), ("zeros", 3, 0), ("zeros", 1, 1)):
+        layout = PartitionedHpo(defaults=defaults, chunks=chunks).layout(first, 0, False)
+        assert (layout.subnetwork({"w": first["w"] + 1}, 0)["w"] == value).all()
+
+
+def test_psi_is_scored_by_as_many_draws_as_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    strategy, draws, true = server(), list[int](), partitioned_hpo.gradient
+
+    def gradient(*given: Any) -> Any:
+        draws.append(given[6])
+        return true(*given)
+
+    monkeypatch.setattr(partitioned_hpo, "gradient", gradient)
+    partition = strategy.chunks.index(2)
+    client(partition, tmp_path, score_samples=3).round(strategy.instruct(Stage(1, "round", "train", (0, 1, 2)), partition))
+    assert draws == [3]
