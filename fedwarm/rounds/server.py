@@ -20,7 +20,7 @@ from fedwarm.aggregators import Robust
 from fedwarm.codecs import Upload
 from fedwarm.core.arrays import Arrays
 from fedwarm.core.nodes import Patience
-from fedwarm.core.norms import floats, reference_norm, too_large, too_long, update_norm
+from fedwarm.core.norms import floats
 from fedwarm.core.payload import Payload, PayloadError, check_arrays
 from fedwarm.core.progress import tick
 from fedwarm.core.stages import Place, Stage
@@ -36,6 +36,7 @@ from fedwarm.rounds.exchange import Exchange
 from fedwarm.rounds.extend import changed
 from fedwarm.rounds.fleet import FederationError, Member
 from fedwarm.rounds.foundation_words import remark
+from fedwarm.rounds.lengths import checked_length
 from fedwarm.rounds.method import Method, alone
 from fedwarm.rounds.odd import Held, of_record
 from fedwarm.rounds.outline import Outlook
@@ -268,10 +269,8 @@ class BaseStrategy(Method):
         """The norm of a reply's update; one that is far longer than the model and those of earlier rounds is refused."""
         if not arrays or self.wire_codec.private:
             return 0.0
-        limit, length = self.config.of(Robust).limit, update_norm(arrays, expected)
-        if too_large(length, reference_norm(expected), self.norms.get(stage.name, []), limit):
-            raise PayloadError(too_long(length, limit))
-        return length
+        before, limit = self.norms.get(stage.name, []), self.config.of(Robust).limit
+        return checked_length(arrays, expected, self.arrays, before, limit)
 
     def _keep(self, told: bool = False) -> None:
         """Write a checkpoint, and what the run has come to where that must be told at once."""
