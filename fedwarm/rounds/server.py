@@ -21,7 +21,7 @@ from fedwarm.codecs import Upload
 from fedwarm.core.arrays import Arrays
 from fedwarm.core.nodes import Patience
 from fedwarm.core.norms import floats
-from fedwarm.core.payload import Payload, PayloadError, check_arrays
+from fedwarm.core.payload import Payload, check_arrays
 from fedwarm.core.progress import tick
 from fedwarm.core.stages import Place, Stage
 from fedwarm.flower.wire import to_records

@@ -65,6 +65,7 @@ def test_where_nothing_is_added_training_is_the_plain_run(method: str, tmp_path:
     none = run(method, tmp_path / "none", {**FAST, "augment": "gen-fedsd", "gen-fedsd.provider": "none"})
     assert same(plain.model, none.model)
     assert plain.results["final"] == none.results["final"]
+    assert not any("nothing was drawn" in note for note in none.results["notes"])
 
 
 @pytest.mark.long

@@ -42,7 +42,7 @@ class DomainGap:
             f"trained on real images: {self.real_on_real:.1%} on real test images, {self.real_on_synthetic:.1%} on synthetic",
             f"trained on synthetic images alone: {self.synthetic_on_real:.1%} on real test images",
         ]
-        return "\n".join([*lines, warning(self.real_on_synthetic)]).rstrip()
+        return "\n".join([*lines, warning(self.real_on_synthetic, self.real_on_real)]).rstrip()
 
 
 def audit(
@@ -68,10 +68,20 @@ def audit(
     return domain_gap(config, real, synthetic, test, len(pooled.classes), epochs)
 
 
-def warning(share: float) -> str:
-    """A line for an agreement that is too low; empty where it is not."""
+def warning(share: float, known: float = 1.0) -> str:
+    """A line for an agreement that is too low; empty where it is not.
+
+    Args:
+        share: of the synthetic images, those whose labels the classifier agrees with.
+        known: of real test images, those that it is right about, without which it says nothing of the synthetic ones.
+    """
     if share >= LEAST_AGREEMENT:
         return ""
+    if known < LEAST_AGREEMENT:
+        return (
+            f"a classifier that is right about {known:.1%} of real test images, less than {LEAST_AGREEMENT:.0%}, does not tell "
+            "whether synthetic ones show their classes; look at samples, or raise local-epochs or learning-rate"
+        )
     return (
         f"a classifier trained on real images agrees with the labels of {share:.1%} of the synthetic ones, less "
         f"than {LEAST_AGREEMENT:.0%}: the foundation may not know these classes; look at samples, set gen-fedsd.phrases or judge"

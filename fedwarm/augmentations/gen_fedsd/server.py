@@ -11,6 +11,7 @@ from typing import Any
 
 from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD, global_target
 from fedwarm.augmentations.gen_fedsd.checks import check_private, global_rule
+from fedwarm.augmentations.gen_fedsd.providers import provider_type
 from fedwarm.core.arrays import Arrays
 from fedwarm.core.payload import Payload, PayloadError
 from fedwarm.core.stages import Stage
@@ -86,8 +87,11 @@ class GenFedSdServer(ServerPart):
         drawn = sum(sum(counts or ()) for counts in told)
         refused = sum(report.get("below_judge", 0) for report in self.reports.values())
         left_out = self.config.of(GenFedSD).refused == "drop"
-        if told and None not in told and not drawn and not (refused and left_out):
-            yield "nothing was drawn: by gen-fedsd.* no client's classes lack anything; see data.partition and data.alpha"
+        if told and None not in told and not drawn and not (refused and left_out) and provider_type(self.config).fills:
+            yield (
+                "nothing was drawn: by gen-fedsd.* no client's classes lack anything that its limits allow; see data.partition, "
+                "data.alpha, gen-fedsd.cap and gen-fedsd.budget-*"
+            )
         made = drawn + refused if left_out else drawn
         if made and refused > MOST_REFUSED * made:
             why = "refused by the judge or blank" if self.config.of(GenFedSD).judge else "blank"

@@ -64,6 +64,9 @@ def test_the_warning_begins_below_nine_tenths() -> None:
     assert warning(0.9) == "" and "less than 90%" in warning(0.899)
     assert len(DomainGap(0.95, 0.5, 0.9).text().splitlines()) == 2
     assert "agrees with the labels of 80.0%" in DomainGap(0.8, 0.5, 0.9).text().splitlines()[2]
+    weak = DomainGap(0.45, 0.5, 0.42).text().splitlines()[2]
+    assert "right about 42.0% of real test images" in weak and "the foundation may not know" not in weak
+    assert len(DomainGap(0.95, 0.5, 0.42).text().splitlines()) == 2
 
 
 def test_what_lies_on_this_machine_is_looked_at(configure: Configure, tmp_path: Path) -> None:
