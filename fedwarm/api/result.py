@@ -197,8 +197,9 @@ class Result:
         """The model's outputs for examples, on the CPU: logits (n, classes), numbers (n, k), or logits (n, T, tokens).
 
         Args:
-            inputs: a tensor (n, ...) as the model was trained on: uint8 (n, 3, size, size) for images; or images of any size as
-                arrays (n, height, width[, 3]) of uint8, PIL images, or paths of files, which are scaled to the model's size.
+            inputs: a tensor (n, ...) as the model was trained on: uint8 (n, 3, size, size) for images, a table's columns as
+                `data.standardise` scaled them; or images of any size as arrays (n, height, width[, 3]) of uint8, PIL images, or
+                paths of files, which are scaled to the model's size.
             model: another model than the last global one, e.g. `personal_model(0)`.
 
         Raises:

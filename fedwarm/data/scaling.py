@@ -19,6 +19,7 @@ from fedwarm.data.tables import Rows, Table
 from fedwarm.settings.fields import SettingError
 
 AUTO, TRAIN, NONE = "auto", "train", "none"
+MEAN = "mean"  # of data.missing-values
 LEAST = 1e-12
 
 
@@ -30,6 +31,11 @@ class Scale:
     spread: Tensor
     fill: Tensor
     learned: bool
+
+    def of(self, rows: Tensor) -> Tensor:
+        """Rows (n, k) as a model sees them, float32."""
+        found = rows.double()
+        return ((torch.where(found.isnan(), self.fill, found) - self.mean) / self.spread).float()
 
 
 def scale_of(table: Table, data: Data, rows: Callable[[], Rows]) -> Scale | None:
@@ -48,7 +54,7 @@ def scale_of(table: Table, data: Data, rows: Callable[[], Rows]) -> Scale | None
     known = table.images(rows()).double()
     mean = known.nanmean(0).nan_to_num()
     if data.standardise == NONE:
-        return Scale(torch.zeros_like(mean), torch.ones_like(mean), mean, True) if data.missing_values == "mean" else None
+        return Scale(torch.zeros_like(mean), torch.ones_like(mean), mean, True) if data.missing_values == MEAN else None
     spread = torch.where(known.isnan(), mean, known).std(0, correction=0)
     return Scale(mean, torch.where(spread > LEAST, spread, 1.0), mean, True)
 
@@ -58,11 +64,7 @@ def scaled(table: Table, scale: Scale | None) -> Table:
     if scale is None:
         return table
 
-    def images(rows: Rows) -> Tensor:
-        found = table.images(rows).double()
-        return ((torch.where(found.isnan(), scale.fill, found) - scale.mean) / scale.spread).float()
-
-    return replace(table, images=images)
+    return replace(table, images=lambda rows: scale.of(table.images(rows)))
 
 
 def _told(path: str, table: Table) -> Scale:

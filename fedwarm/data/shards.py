@@ -88,7 +88,7 @@ def load_shard(data: Data, seed: int, partition: int, partitions: int) -> Shard:
             f"there is no partition {partition}; {partitions} clients have the partitions 0 to {partitions - 1}: "
             "correct partition-id or num-partitions"
         )
-    shard = _gathered(data, [_splits(data, seed, partitions)[partition]], _scale(data, seed, partitions))
+    shard = _gathered(data, [_splits(data, seed, partitions)[partition]], shared_scale(data, seed, partitions))
     if data.rotation and not shard.form.pictures:
         raise SettingError(
             f"data.rotation = {data.rotation:g} turns pictures, and {open_table(data).name} has {shard.form}; set it to 0"
@@ -100,7 +100,7 @@ def load_pooled(data: Data, seed: int, partitions: int) -> Shard:
     """The union of all clients' shards, in the order of the partitions: what federated learning does without."""
     if data.rotation:
         return _united([load_shard(data, seed, partition, partitions) for partition in range(partitions)])
-    return _gathered(data, _splits(data, seed, partitions), _scale(data, seed, partitions))
+    return _gathered(data, _splits(data, seed, partitions), shared_scale(data, seed, partitions))
 
 
 def originals_of(data: Data, seed: int, partition: int, partitions: int) -> Originals | None:
@@ -212,8 +212,8 @@ def split(data: Data, labels: Rows, rows: Rows, seed: int, partition: int, group
 
 
 @lru_cache(maxsize=4)
-def _scale(data: Data, seed: int, partitions: int) -> Scale | None:
-    """How columns of numbers are scaled, by all training examples."""
+def shared_scale(data: Data, seed: int, partitions: int) -> Scale | None:
+    """How columns of numbers are scaled, by all training examples; None: a model sees them as they are."""
     table = open_table(data)
     return scale_of(table, data, lambda: np.concatenate([train for train, *_ in _splits(data, seed, partitions)]))
 
@@ -221,7 +221,7 @@ def _scale(data: Data, seed: int, partitions: int) -> Scale | None:
 def central_tests(data: Data, seed: int, partitions: int) -> tuple[Table, Rows]:
     """The test split at the server, as a model sees it; and its rows."""
     table, rows = all_tests(data, seed, partitions)
-    return scaled(table, _scale(data, seed, partitions)), rows
+    return scaled(table, shared_scale(data, seed, partitions)), rows
 
 
 def _gathered(data: Data, splits: list[tuple[Rows, Rows, Rows]], scale: Scale | None) -> Shard:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from fedwarm.coding.packing import CodeError, mask_bytes, pack, pack_mask, unpack, unpack_mask
 from fedwarm.core.files import replacing
 from fedwarm.core.inputs import Form
+from fedwarm.data.scaling import Scale
 from fedwarm.models import Model, build_model, model_of, own_settings_of
 from fedwarm.quantize.coded import Coded
 from fedwarm.quantize.learned import Learned
@@ -81,6 +82,7 @@ def export(
     learned: Learned | None = None,
     told: Mapping[str, Any] | None = None,
     task: Task | None = None,
+    scale: Scale | None = None,
 ) -> Exported:
     """Write the model with its weights quantized; what a device would load.
 
@@ -95,6 +97,7 @@ def export(
         learned: steps to take at the width they belong to.
         told: what else a `torch` file should say in its header.
         task: whose outputs an `onnx` file gives; None: the model's.
+        scale: how an `onnx` file scales its inputs; None: not at all.
 
     Raises:
         SettingError: unknown format or width, numbers that are not finite, or ONNX's packages are missing.
@@ -108,7 +111,7 @@ def export(
     if form == "onnx":
         from fedwarm.quantize.onnx_graph import write_onnx
 
-        stored_bits = write_onnx(model, coded, bits, path, Form.at(inputs), task or Task())
+        stored_bits = write_onnx(model, coded, bits, path, Form.at(inputs), task or Task(), scale)
     else:
         stored_bits = bits
         own = {"model": settings.name, "norm": settings.norm, "classes": classes, **_shape(Form.at(inputs))}

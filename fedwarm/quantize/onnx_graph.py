@@ -1,7 +1,8 @@
 """A model as an ONNX graph whose weights are whole numbers with a DequantizeLinear behind each.
 
 The graph takes pictures as they are, `images` uint8 (n, 3, S, S), other inputs as `inputs` (n, *shape) in the data set's own
-type, and gives `logits` (n, outputs), the outputs of the run's task.
+type, a table's columns before they are scaled where it is known how, and gives `logits` (n, outputs), the outputs of the run's
+task.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from fedwarm.coding.packing import pack
 from fedwarm.core.files import replacing
 from fedwarm.core.inputs import Form
+from fedwarm.data.scaling import Scale
 from fedwarm.models import to_input
 from fedwarm.settings.fields import SettingError
 from fedwarm.tasks import Task
@@ -34,15 +36,18 @@ PREFIX = "classifier."
 class _Whole(nn.Module):
     """A task's outputs by a model, of inputs as data sets hold them, pictures as bytes."""
 
-    def __init__(self, classifier: nn.Module, task: Task) -> None:
+    def __init__(self, classifier: nn.Module, task: Task, scale: Scale | None) -> None:
         super().__init__()
-        self.classifier, self.task = classifier, task
+        self.classifier, self.task, self.scale = classifier, task, scale
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.task.outputs(self.classifier, to_input(inputs), None)
+        seen = to_input(inputs) if self.scale is None else self.scale.of(inputs)
+        return self.task.outputs(self.classifier, seen, None)
 
 
-def write_onnx(model: nn.Module, coded: Mapping[str, Coded], bits: int, path: Path, form: Form, task: Task) -> int:
+def write_onnx(
+    model: nn.Module, coded: Mapping[str, Coded], bits: int, path: Path, form: Form, task: Task, scale: Scale | None = None
+) -> int:
     """Write the graph; the bits that a quantized weight is stored in.
 
     What torch, onnx and onnxscript warn of is no user's business, and ends no export where warnings are errors.
@@ -52,10 +57,12 @@ def write_onnx(model: nn.Module, coded: Mapping[str, Coded], bits: int, path: Pa
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return _write(model, coded, bits, path, form, task)
+        return _write(model, coded, bits, path, form, task, scale)
 
 
-def _write(model: nn.Module, coded: Mapping[str, Coded], bits: int, path: Path, form: Form, task: Task) -> int:
+def _write(
+    model: nn.Module, coded: Mapping[str, Coded], bits: int, path: Path, form: Form, task: Task, scale: Scale | None
+) -> int:
     try:
         import onnx
         import onnxscript  # noqa: F401 (torch.onnx needs it)
@@ -64,7 +71,7 @@ def _write(model: nn.Module, coded: Mapping[str, Coded], bits: int, path: Path, 
             f"format 'onnx' needs the packages onnx and onnxscript ({error}); pip install fedwarm[onnx]"
         ) from error
     stored = next((width for width in STORED_BITS if width >= bits), bits)
-    whole = _Whole(copy.deepcopy(model).cpu(), task).eval()
+    whole = _Whole(copy.deepcopy(model).cpu(), task, scale).eval()
     graph = _traced(whole, form)
     if _altered(graph, model, coded):
         graph = _traced(whole, form, optimise=False)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from fedwarm.catalogue import parse
 from fedwarm.cli.export import export_run
+from fedwarm.data.settings import Data
+from fedwarm.data.shards import central_tests, open_table
 from fedwarm.launch.finished import finished as finished_run
 from fedwarm.launch.finished import task_of
 from fedwarm.models import Model, build_model
@@ -171,3 +175,40 @@ def test_models_of_other_inputs(given: dict[str, Value], tmp_path: Path) -> None
         told = json.loads(file.metadata()["fedwarm"])["task"]
     numbers_told = {"regression.loss": "squared", "regression.offset": 3.0, "regression.scale": 2.0}
     assert told == {"name": given["task"], **(numbers_told if given["task"] == "regression" else {})}
+
+
+TABLE: dict[str, Value] = {
+    "data.name": "breast_cancer", "model.name": "tests.tabular:rows", "num-server-rounds": 1, "local-epochs": 1,
+}  # fmt: skip
+
+
+def test_columns_are_scaled_as_in_training(tmp_path: Path) -> None:
+    """An ONNX graph takes them as the data set has them; a torch file's header says how to scale them."""
+    runtime = pytest.importorskip("onnxruntime", reason="ONNX models are run by onnxruntime")
+    outcome = run("fedavg", tmp_path / "run", TABLE, clients=2)
+    data = parse(outcome.results["settings"]).of(Data)
+    rows = np.arange(20)
+    raw, seen = open_table(data).images(rows), central_tests(data, 0, 2)[0].images(rows)
+    _, text = export_run(outcome.folder, 32, "torch", tmp_path / "model")
+    with safe_open(tmp_path / "model", "pt") as file:
+        told = json.loads(file.metadata()["fedwarm"])["columns"]
+    assert not text and told["names"] == outcome.results["inputs"]["columns"]
+    mean, std = (torch.tensor(told[name], dtype=torch.float64) for name in ("mean", "std"))
+    torch.testing.assert_close(((raw.double() - mean) / std).float(), seen)
+    export_run(outcome.folder, 32, "onnx", tmp_path / "model.onnx")
+    session = runtime.InferenceSession((tmp_path / "model.onnx").read_bytes(), providers=["CPUExecutionProvider"])
+    found = torch.from_numpy(session.run(None, {"inputs": raw.numpy()})[0])
+    torch.testing.assert_close(found, predict(load_exported(tmp_path / "model"), seen), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "why"), [("own", "at each site"), ("gone/away.csv", "by gone/away.csv, which is not here")])
+def test_columns_whose_scale_is_not_known_are_told_of(name: str, why: str, tmp_path: Path) -> None:
+    outcome = run("fedavg", tmp_path / "run", TABLE, clients=2)
+    results = outcome.results
+    results["settings"]["data.name"] = name
+    (outcome.folder / "results.json").write_text(json.dumps(results))
+    _, text = export_run(outcome.folder, 32, "torch", tmp_path / "model")
+    assert why in text and "data.standardise = 'auto'" in text and "\n" not in text
+    results["settings"]["data.standardise"] = "none"
+    (outcome.folder / "results.json").write_text(json.dumps(results))
+    assert export_run(outcome.folder, 32, "torch", tmp_path / "model")[1] == ""
