@@ -23,14 +23,12 @@ def tensors_of(place: str) -> dict[str, Tensor]:
     """The tensors of a file, on the CPU, by name.
 
     Args:
-        place: a path, or `hub:owner/name` or `hub:owner/name/file`.
+        place: as of `file_of`.
 
     Raises:
         SettingError: there is no such file, or it holds no named tensors; the message does not name the place.
     """
-    path = _of_hub(place.removeprefix(HUB)) if place.startswith(HUB) else Path(place).expanduser()
-    if not path.is_file():
-        raise SettingError("is no file; give a safetensors file of a classifier's state, one of torch.save, or hub:owner/name")
+    path = file_of(place)
     with path.open("rb") as file:
         begun = file.read(9)
     found = _of_torch(path) if begun.startswith(TORCHS) and begun[8:] != HEADER else _of_safetensors(path)
@@ -38,6 +36,18 @@ def tensors_of(place: str) -> dict[str, Tensor]:
     if odd:
         raise SettingError(f"holds {', '.join(odd[:5])} as sparse, quantized or complex numbers; save dense real ones")
     return found
+
+
+def file_of(place: str) -> Path:
+    """The file of weights that is meant by a path, `hub:owner/name` or `hub:owner/name/file`.
+
+    Raises:
+        SettingError: there is none; the message does not name the place.
+    """
+    path = _of_hub(place.removeprefix(HUB)) if place.startswith(HUB) else Path(place).expanduser()
+    if not path.is_file():
+        raise SettingError("is no file; give a safetensors file of a classifier's state, one of torch.save, or hub:owner/name")
+    return path
 
 
 def _of_safetensors(path: Path) -> dict[str, Tensor]:

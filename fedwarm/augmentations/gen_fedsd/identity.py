@@ -22,6 +22,7 @@ from fedwarm.diffusion.sentences import Wording, sentences
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.diffusion.sizes import EXACT_ROWS, rows_in
 from fedwarm.models import Model, device_of, own_settings_of
+from fedwarm.pretrained.reading import file_of
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
 
@@ -57,7 +58,7 @@ def identity(config: Config, classes: Sequence[str]) -> dict[str, Any]:
     judge = None
     if own.judge:
         known = config.of(Model)
-        judge = {"file": file_digest(Path(own.judge)), "model": known.name, "least": own.judge_least}
+        judge = {"file": file_digest(own.judge), "model": known.name, "least": own.judge_least}
         if known.norm != OWN_NORM:  # shelves were named without it before judges were told apart by it
             judge["norm"] = known.norm
         if more := own_settings_of(known):
@@ -141,12 +142,13 @@ def _heads(path: Path) -> bytes:
     return b"".join(out)
 
 
-def file_digest(path: Path) -> str:
+def file_digest(place: str) -> str:
     """SHA-256 of a judge's file.
 
     Raises:
         SettingError: there is no such file.
     """
-    if not path.is_file():
-        raise SettingError(f"gen-fedsd.judge = {str(path)!r} does not exist; give a safetensors file of a classifier's state")
-    return sha256(path.read_bytes()).hexdigest()
+    try:
+        return sha256(file_of(place).read_bytes()).hexdigest()
+    except SettingError as error:
+        raise SettingError(f"gen-fedsd.judge = {place!r} {error}") from error

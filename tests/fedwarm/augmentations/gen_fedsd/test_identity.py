@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fedwarm.augmentations.gen_fedsd.identity import foundation_folder, identity, key_of, pipeline_digest, provenance, sampler
+from fedwarm.augmentations.gen_fedsd.judge import Judge
 from fedwarm.diffusion.foundation import asset_folder
 from fedwarm.diffusion.sentences import WORDS
 from fedwarm.diffusion.settings import Diffusion
@@ -95,8 +96,19 @@ def test_a_judge_is_known_by_its_numbers(configure: Configure, judge: Path, tmp_
     other = tmp_path / "changed.safetensors"
     save_file({key: tensor + 1e-3 for key, tensor in load_file(judge).items()}, other)
     assert with_judge != name(configure(judge=str(other)))
-    with pytest.raises(SettingError, match=r"gen-fedsd.judge = '.*none.safetensors' does not exist"):
+    with pytest.raises(SettingError, match=r"gen-fedsd.judge = '.*none.safetensors' is no file; give a safetensors file"):
         name(configure(judge=str(tmp_path / "none.safetensors")))
+
+
+def test_a_judge_is_found_wherever_weights_are(
+    configure: Configure, judge: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By all names that the check before a run takes: below the home folder, and on the Hub."""
+    monkeypatch.setenv("HOME", str(judge.parent))
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, file: str(judge))
+    for place in (f"~/{judge.name}", "hub:someone/judge"):
+        assert name(configure(judge=place)) == name(configure(judge=str(judge)))
+        assert Judge.of(configure(judge=place), 10).model
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
