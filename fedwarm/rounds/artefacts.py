@@ -75,6 +75,7 @@ def sources(path: Path) -> list[Source] | None:
     """What a model's file says, or the results of the run folder that it or a folder lies in; None where nobody says."""
     from safetensors import SafetensorError, safe_open
 
+    path = path.expanduser()
     if path.is_dir():
         return _of_run(path.parent)
     try:

@@ -88,6 +88,14 @@ def test_a_classifier_of_another_seed_is_refused(made: Path, key: str, seed: int
     assert "\n" not in str(told.value) and "take one of a run with this one's seed" in str(told.value)
 
 
+def test_a_file_below_the_home_folder_is_looked_at(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(made))
+    config = settings(seed=1, model__weights="~/model.safetensors")
+    assert unknown(config) == []
+    with pytest.raises(SettingError, match=r"'~/model.safetensors' was trained on \d+ of 4\d\d test images"):
+        refuse_seen_tests(config, CLIENTS)
+
+
 def test_a_strategy_refuses_it_on_any_engine(made: Path, tmp_path: Path) -> None:
     given: dict[str, Value] = {"seed": 1, "model.weights": str(made / "model.safetensors"), "model.name": "logistic"}
     with pytest.raises(SettingError, match="model.weights = .* was trained on .* test images of this run"):
