@@ -15,7 +15,7 @@ from fedwarm.augmentations.gen_fedsd.server import GenFedSdServer
 from fedwarm.catalogue import parse
 from fedwarm.core.payload import Payload
 from fedwarm.core.stages import Stage
-from fedwarm.data import held_counts, load_shard
+from fedwarm.data import held_counts, load_shard, partition_table
 from fedwarm.data.classes import imbalance
 from fedwarm.data.settings import Data
 from fedwarm.launch.preflight import check_run
@@ -134,6 +134,24 @@ def test_global_target_is_announced_and_its_histograms_are_noisy(tmp_path: Path)
     asked = {m.content.metric_records["metrics"]["target"] for m in noisy.asked("augment")}
     assert asked == {min(round(global_target(told) * (1 - config.of(Data).test_fraction)), most)}
     assert [(c["real"], c["synthetic"]) for c in noisy.results["augment"]["per_client"]] == [(None, None)] * 3
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"data.test-fraction": 0.5},
+        {"data.validation-fraction": 0.3},
+        {"data.validation-fraction": 0.3, "data.max-examples": 40},
+    ],
+)
+def test_a_target_out_of_all_images_is_that_of_those_that_are_trained_on(more: dict[str, Value]) -> None:
+    covered: dict[str, Value] = {"gen-fedsd.histogram-epsilon": 1.0, "data.share-class-counts": False}
+    config = parse({**GLOBAL, **covered, "augment": "gen-fedsd", "data.partition": "dirichlet", **more})
+    data, server = config.of(Data), GenFedSdServer(config)
+    server.histograms = {client: held_counts(data, 0, client, 3) for client in range(3)}
+    server._settle(Stage(0, "gaps", "train", (0, 1, 2), action="gaps", owner="augment"))
+    assert abs(server.target - global_target(partition_table(data, 0, 3))) <= 1
 
 
 @pytest.mark.parametrize("judge", ["", "judge.safetensors"])

@@ -7,6 +7,7 @@ setting; else a reply holds counts of images and seconds, and its histograms whe
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import ceil
 from typing import Any
 
 from fedwarm.augmentations.gen_fedsd.amounts import GenFedSD, global_target
@@ -115,12 +116,13 @@ class GenFedSdServer(ServerPart):
             self.target = self._for_training(told, len(next(iter(self.histograms.values())))) if told else 0
 
     def _for_training(self, target: int, classes: int) -> int:
-        """A target out of noisy histograms, which count all images, without those that are for testing or left out."""
+        """A target out of noisy histograms, which count all images, without those that are for testing, held back or left out."""
         if not self.config.of(GenFedSD).histogram_epsilon:
             return target
         data = self.config.of(Data)
-        most, share = data.max_examples, 1 - data.test_fraction if data.test == HELD_OUT else 1
-        return min(round(target * share), -(-most // classes) if most else target)
+        most, trained = data.max_examples, 1 - data.validation_fraction
+        share = trained * (1 - data.test_fraction) if data.test == HELD_OUT else trained
+        return min(round(target * share), ceil(most * trained / classes)) if most else round(target * share)
 
     def told(self, real: Sequence[Sequence[int] | None]) -> dict[str, Any]:
         """The `augment` of results.json.
