@@ -110,8 +110,8 @@ def _built(run: Run, path: Path, state: Mapping[str, Tensor], learned: dict[str,
         model = build_model(settings, width, run.inputs, run.seed, state)
     except (KeyError, RuntimeError) as error:
         raise SettingError(
-            f"{path} does not fit model {settings.name!r} with {len(run.classes)} classes; the file is of another "
-            "run or holds several models: give a run with one model"
+            f"{path} does not fit model {settings.name!r} with {len(run.classes)} classes; the file is of another run, or "
+            f"{run.method} has several models or leaves parts of its model with clients: give a run with one global model"
         ) from error
     return Finished(model, settings, width, run.inputs, learned)
 

@@ -138,6 +138,13 @@ def test_what_cannot_be_exported_is_refused(finished: Outcome, tmp_path: Path) -
         export_run(tmp_path, 4, "torch", tmp_path / "model")
 
 
+def test_a_model_whose_normalisation_stays_with_clients_is_no_global_one(tmp_path: Path) -> None:
+    given: dict[str, Value] = {**CASES["regression"], "model.name": "tests.tabular:normed", "num-server-rounds": 1}
+    outcome = run("fedbn", tmp_path / "run", given, clients=2)
+    with pytest.raises(SettingError, match="or fedbn has several models or leaves parts of its model with clients: give a run"):
+        export_run(outcome.folder, 8, "torch", tmp_path / "model")
+
+
 def test_the_runs_own_files_are_not_written_over(finished: Outcome) -> None:
     before = {path: path.read_bytes() for path in finished.folder.glob("*.*")}
     for name in ("model.safetensors", "best.safetensors", "ledger.jsonl"):
