@@ -14,8 +14,9 @@ from fedwarm.core.stages import Stage
 from fedwarm.data.rows import evenly
 from fedwarm.measures._final import FinalServer, refuse_central
 from fedwarm.objectives import Objective, objective_of
-from fedwarm.parts import ClientPart, Noted, Part, Trainer
+from fedwarm.parts import ClientPart, Known, Noted, Part, Trainer
 from fedwarm.privacy.levels import Level, Reasons
+from fedwarm.quantize.fitting import check_layers
 from fedwarm.quantize.settings import QuantizationRobust, widths_of
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Group, setting
@@ -132,6 +133,10 @@ class Widths(Part):
             SettingError: no list of widths, or test images that are not at the clients.
         """
         self.server(config)
+
+    def check(self, config: Config, known: Known) -> None:
+        if config.of(Evaluate).widths:
+            check_layers(config, known, objective_of(config).scheme(config), WIDTHS)
 
     def server(self, config: Config) -> WidthsServer:
         settings = config.of(Evaluate)

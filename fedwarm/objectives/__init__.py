@@ -105,6 +105,20 @@ class Objective:
         return frozenset()
 
 
+class Layered(Objective):
+    """An objective of the weights that are quantized, those of convolutions and linear layers."""
+
+    def check(self, config: Config, known: Any) -> None:
+        """Refuse a model that leaves it nothing to do.
+
+        Raises:
+            SettingError: no layer is quantized.
+        """
+        from fedwarm.quantize.fitting import check_layers
+
+        check_layers(config, known, self.scheme(config), f"objective {config.run.objective!r}")
+
+
 def objective_of(config: Config) -> Objective:
     """The run's objective.
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedwarm.objectives import Get, Objective, Round
+from fedwarm.objectives import Get, Layered, Round
 from fedwarm.quantize.hooks import Surgical
 from fedwarm.quantize.settings import SCHEME, START, QuantizationRobust, validated, widths_in
 from fedwarm.quantize.surgery import Noisy, layers, master
@@ -52,7 +52,7 @@ class Apqn(Surgical):
             noisy.noise = unit_noise(shape, self.settings.noise, self.draws) * self.settings.noise_scale
 
 
-class ApqnObjective(Objective):
+class ApqnObjective(Layered):
     """Training under noise as large as a rounding error."""
 
     def begins(self, config: Config) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fedwarm.objectives import Objective, Round
+from fedwarm.objectives import Layered, Round
 from fedwarm.quantize.settings import QuantizationRobust, validated
 from fedwarm.quantize.surgery import layers, master
 from fedwarm.settings.config import Config
@@ -52,7 +52,7 @@ class Kure(Hook):
         return loss + self.settings.kure_weight * (torch.stack(list(found.values())) - self.settings.kure_target).square().mean()
 
 
-class KureObjective(Objective):
+class KureObjective(Layered):
     """The task's loss and the penalty, from `start-round` and after `kure-warmup` rounds on."""
 
     def begins(self, config: Config) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fedwarm.objectives import Get, Objective, Round
+from fedwarm.objectives import Get, Layered, Round
 from fedwarm.quantize.hooks import Surgical
 from fedwarm.quantize.settings import SCHEME, START, QuantizationRobust, validated, widths_in
 from fedwarm.settings.config import Config
@@ -28,7 +28,7 @@ class Mqat(Surgical):
             super().gradient(model)
 
 
-class MqatObjective(Objective):
+class MqatObjective(Layered):
     """Training through a quantizer whose width is drawn."""
 
     def begins(self, config: Config) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from fedwarm.objectives import Get, Objective, Round
+from fedwarm.objectives import Get, Layered, Round
 from fedwarm.quantize.hooks import Surgical
 from fedwarm.quantize.learned import LearnedInput, LearnedStep, LearnedWeight, input_name, weight_name
 from fedwarm.quantize.settings import LEARNED, SCHEME, START, QuantizationRobust, validated, widths_in
@@ -58,7 +58,7 @@ class Qat(Surgical):
         self.state = {name: step.log_step.cpu() for name, step in self._steps.items() if step.start is not None}
 
 
-class QatObjective(Objective):
+class QatObjective(Layered):
     """Training through a quantizer at one width, whose steps may be learned."""
 
     def begins(self, config: Config) -> int:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from fedwarm.objectives import Get, Objective, Round, is_learned
+from fedwarm.objectives import Get, Layered, Round, is_learned
 from fedwarm.quantize.learned import STEP, Learned
 from fedwarm.quantize.relaxed import VARIANTS, Rule
 from fedwarm.quantize.relaxed_model import ALPHA, Relaxed, State, near, quantizer_state, quantizers
@@ -129,7 +129,7 @@ def quantized(model: nn.Module, settings: RelaxedQuantization, state: Mapping[st
         model.train(training)
 
 
-class RqObjective(Objective):
+class RqObjective(Layered):
     """Training through noisy quantizers; the model is measured and exported on whole grids, on the layers that it trains."""
 
     def begins(self, config: Config) -> int:
