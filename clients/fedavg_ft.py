@@ -1,12 +1,12 @@
-"""FedAvg's client, which tunes the last model on its own images before that is measured; the tuned model stays with it."""
+"""FedAvg's client, which tunes the last model on its own images before that is measured; it keeps the tuned model."""
 
 from __future__ import annotations
 
 from fedwarm.core.payload import Payload
 from fedwarm.methods.fedavg_ft import FedAvgFt
 from fedwarm.privacy.levels import Level
-from fedwarm.rounds.client import BaseClient
-from fedwarm.rounds.measuring import PERSONAL, together
+from fedwarm.rounds.client import PERSONAL, BaseClient
+from fedwarm.rounds.measuring import GLOBAL, together
 from fedwarm.training.loop import fit
 from fedwarm.training.plan import Plan
 
@@ -16,9 +16,10 @@ class FedAvgFtClient(BaseClient):
 
     def evaluate(self, payload: Payload) -> Payload:
         run, number = self.config.run, payload.count("round")
-        found = super().evaluate(payload)
+        found = together(self.sizes(), self.measured(self.model(payload), GLOBAL))
         if self.level >= Level.EXAMPLE or (number < run.num_server_rounds and not run.patience and not run.target):
             return found
         model, plan = self.model(payload), Plan.of(run, epochs=self.config.of(FedAvgFt).epochs, number=number)
         fit(model, self.shard.train_images, self.shard.train_labels, plan, self.draws("tune", number), stage="tune")
+        self.node.store.save(PERSONAL, model.state_dict(), number)
         return together(found, self.measured(model, PERSONAL))

@@ -10,7 +10,9 @@ from fedwarm.catalogue import parse
 from fedwarm.core.seeds import generator
 from fedwarm.data import load_shard
 from fedwarm.data.settings import Data
+from fedwarm.launch.finished import personal
 from fedwarm.models import Model, build_model
+from fedwarm.record.reading import read_run
 from fedwarm.settings.fields import Value
 from fedwarm.training.evaluate import correct
 from fedwarm.training.loop import fit
@@ -37,6 +39,8 @@ def test_the_last_model_is_tuned_by_each_client_for_itself(tmp_path: Path) -> No
         model = build_model(config.of(Model), 10, 8, 0, state)
         fit(model, shard.train_images, shard.train_labels, Plan.of(config.run, 3, number=2), generator(0, "tune", 2, client))
         assert share == correct(model, shard.test_images, shard.test_labels) / len(shard.test_labels)
+        kept = personal(read_run(tmp_path / "tuned"), client).model.state_dict()
+        assert all(torch.equal(kept[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def test_a_run_that_may_stop_early_tunes_each_round_s_model(tmp_path: Path) -> None:
