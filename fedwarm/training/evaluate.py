@@ -74,7 +74,7 @@ class Measuring:
             assert one is not None
             self.parts[one.name] = one
         self.adding: dict[str, Adds] = {name: part.begin(task, width) for name, part in self.parts.items()}
-        self.found = Found(right=0 if task.counted else None)
+        self.found = Found(right=0 if task.counted and task.answers else None)
 
     @torch.no_grad()
     def add(self, model: nn.Module, images: Tensor, labels: Tensor) -> None:

@@ -172,7 +172,7 @@ def test_the_network_is_trained_whole_at_the_end(tmp_path: Path) -> None:
         ({"learn": "learning-rate"}, "through the weights alone"),
         ({"learn": "colours"}, "no hyperparameter 'colours'"),
         ({"learn": "temperature", "psi": "1,2"}, "has 2 values, and temperature has 1"),
-        ({"shares": "1,2"}, "needs 3 shares above 0"),
+        ({"shares": "1,2"}, "partitioned-hpo.shares has 2 numbers"),
     ],
 )
 def test_what_cannot_be_is_refused_before_the_run(own: dict[str, Value], words: str) -> None:
