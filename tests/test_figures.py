@@ -72,6 +72,7 @@ def test_a_table_is_of_its_study(path: Path) -> None:
         ("warmfed_sources", "### Four sources of digits", "arm", ["global", "client:1", "own"]),
         ("warmfed_hollowed", "### With a hollowed foundation at clients", "adapters tuned with", ["global"]),
         ("warmfed_private", "### Adapters that are private", "adapters", ["global"]),
+        ("warmfed_many", "### Many images of small adapters", "arm", ["global", "own"]),
         ("warmfed_amounts", "### How many images, steps and ranks", "one upload with", ["global", "own"]),
     ],
 )
