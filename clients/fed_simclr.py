@@ -25,10 +25,10 @@ from fedwarm.methods.fed_simclr import (
 )
 from fedwarm.models import Model, behead, to_input
 from fedwarm.rounds.client import PERSONAL, BaseClient
+from fedwarm.rounds.measuring import right_by_features
 from fedwarm.tasks.contrast import Contrast, two_views
 from fedwarm.tasks.contrast.bound import Sums
 from fedwarm.tasks.contrast.views import Views
-from fedwarm.training.frozen import right_by_neighbours
 from fedwarm.training.loop import Hook
 
 
@@ -89,9 +89,7 @@ class FedSimClrClient(BaseClient):
         _, model = self.contrastive(payload.arrays or self.own(number + 1))
         metrics: dict[str, int | float] = {"num-test": len(shard.test_labels)}
         if len(shard.test_labels):
-            known, asked = (shard.train_images, shard.train_labels), (shard.test_images, shard.test_labels)
-            neighbours = self.config.of(Contrast).neighbours
-            right = right_by_neighbours(model.encoder, known, asked, len(shard.classes), neighbours)
+            right = right_by_features(self.config, model.encoder, shard, (shard.test_images, shard.test_labels))
             metrics |= {f"correct-{'personal' if alone else 'global'}": right, **self.parts(model.eval(), number)}
         return Payload(metrics=metrics)
 

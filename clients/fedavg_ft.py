@@ -16,10 +16,10 @@ class FedAvgFtClient(BaseClient):
 
     def evaluate(self, payload: Payload) -> Payload:
         run, number = self.config.run, payload.count("round")
-        found = together(self.sizes(), self.measured(self.model(payload), GLOBAL))
+        model, plan = self.model(payload), Plan.of(run, epochs=self.config.of(FedAvgFt).epochs, number=number)
+        found = together(self.sizes(), self.measured(model, GLOBAL))
         if self.level >= Level.EXAMPLE or (number < run.num_server_rounds and not run.patience and not run.target):
             return found
-        model, plan = self.model(payload), Plan.of(run, epochs=self.config.of(FedAvgFt).epochs, number=number)
         fit(model, self.shard.train_images, self.shard.train_labels, plan, self.draws("tune", number), stage="tune")
         self.node.store.save(PERSONAL, model.state_dict(), number)
         return together(found, self.measured(model, PERSONAL))

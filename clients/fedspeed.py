@@ -30,32 +30,25 @@ class FedSpeedClient(BaseClient):
     drift: dict[str, Tensor]
     received: Payload
 
-    @property
-    def remembered(self) -> bool:
-        """Whether the server keeps the mean of all drifts."""
-        settings = self.config.of(FedSpeed)
-        return settings.correction and settings.server == "memory"
-
     def round(self, payload: Payload) -> Payload:
-        corrects, self.received = self.config.of(FedSpeed).correction, payload
-        self.drift = (counted(self.node.store, OWN, DRIFT, payload.count(HEARD)) or {}) if corrects else {}
+        settings, self.received = self.config.of(FedSpeed), payload
+        self.drift = (counted(self.node.store, OWN, DRIFT, payload.count(HEARD)) or {}) if settings.correction else {}
         reply = super().round(payload)
-        if not corrects:
+        if not settings.correction:
             return reply
-        drift = self.drifted(reply.arrays)
-        if self.remembered:
+        drift, after = self.drifted(reply.arrays), to_tensors(reply.arrays)
+        if settings.remembers:
             return reply
-        sent = from_tensors({name: to_tensors(reply.arrays)[name] + way for name, way in drift.items()})
-        return replace(reply, arrays={**reply.arrays, **sent})
+        return replace(reply, arrays={**reply.arrays, **from_tensors({name: after[name] + way for name, way in drift.items()})})
 
     def read(self, reply: Callable[[], Payload]) -> None:
-        if self.remembered:
+        if self.config.of(FedSpeed).remembers:
             self.drifted(reply().arrays)
 
     def drifted(self, after: Arrays) -> dict[str, Tensor]:
         """h_k after this round, of weights x_k, put down."""
-        before = self.received.arrays
-        ends = clipped(after, before, self.config.of(Robust).clip_norm) if self.remembered else after
+        before, remembered = self.received.arrays, self.config.of(FedSpeed).remembers
+        ends = clipped(after, before, self.config.of(Robust).clip_norm) if remembered else after
         mine = [name for name in weights(before) if not is_learned(name)]  # of others no step is corrected
         start, end = (to_tensors({name: arrays[name] for name in mine}) for arrays in (before, ends))
         moved = {name: end[name] - start[name] for name in mine}

@@ -13,37 +13,26 @@ from fedwarm.core.payload import Payload
 from fedwarm.methods.fedspeed import FedSpeed as Settings
 from fedwarm.norms import weights
 from fedwarm.objectives import is_learned
-from fedwarm.record.folder import RunFolder
 from fedwarm.rounds.heard import HEARD
+from fedwarm.rounds.hearing import Hearing
 from fedwarm.rounds.server import Stage
-from fedwarm.settings.config import Config
-from fedwarm.settings.fields import Value
 
 from .fedavg import FedAvg
 
 DRIFT = "drift"
 
 
-class FedSpeed(FedAvg):
+class FedSpeed(Hearing, FedAvg):
     """x <- mean (x_k + h_k); with `fedspeed.server = memory` x <- mean x_k + 1/N sum over all clients of h_k."""
 
     method = "fedspeed"
     drift: Arrays | None = None
-
-    def __init__(self, config: Config | None = None, folder: RunFolder | None = None, **settings: Value) -> None:
-        super().__init__(config, folder, **settings)
-        self.heard: dict[int, int] = {}  # the last round of which each client's drift counts
 
     def instruct(self, stage: Stage, client: int) -> Payload:
         sent = super().instruct(stage, client)
         if stage.name != "round" or not self.config.of(Settings).correction:
             return sent
         return replace(sent, metrics={**sent.metrics, HEARD: self.heard.get(client, 0)})
-
-    @property
-    def remembers(self) -> bool:
-        settings = self.config.of(Settings)
-        return settings.correction and settings.server == "memory"
 
     @property
     def drifted(self) -> Arrays:
@@ -65,7 +54,7 @@ class FedSpeed(FedAvg):
     def finish(self, stage: Stage) -> None:
         before = self.arrays
         super().finish(stage)
-        if stage.name != "round" or not self.remembers:
+        if stage.name != "round" or not self.config.of(Settings).remembers:
             return
         share, mean = self.replies / len(self.fleet.members), self.arrays
         moved = {name: mean[name].astype(np.float64) - before[name].astype(np.float64) for name in self.drifted}
@@ -74,12 +63,8 @@ class FedSpeed(FedAvg):
         self.arrays = {**mean, **ends}
 
     def state(self) -> dict[str, Arrays]:
-        return {**super().state(), **({DRIFT: self.drifted} if self.remembers else {})}
-
-    def facts(self) -> dict[str, Any]:
-        return {**super().facts(), HEARD: self.heard}
+        return {**super().state(), **({DRIFT: self.drifted} if self.config.of(Settings).remembers else {})}
 
     def restore(self, parts: Mapping[str, Arrays], facts: Mapping[str, Any]) -> None:
         super().restore(parts, facts)
-        self.heard = {int(client): int(number) for client, number in facts.get(HEARD, {}).items()}
         self.drift = dict(parts[DRIFT]) if DRIFT in parts else None

@@ -16,22 +16,16 @@ from fedwarm.core.told import joined, split
 from fedwarm.methods.scaffold import CONTROL
 from fedwarm.methods.scaffold import Scaffold as Settings
 from fedwarm.norms import weights
-from fedwarm.record.folder import RunFolder
 from fedwarm.rounds.heard import HEARD
-from fedwarm.rounds.server import BaseStrategy, Stage
-from fedwarm.settings.config import Config
-from fedwarm.settings.fields import Value
+from fedwarm.rounds.hearing import Hearing
+from fedwarm.rounds.server import Stage
 
 
-class Scaffold(BaseStrategy):
+class Scaffold(Hearing):
     """x <- x + eta_g mean(y_k - x), c <- c + |S| / N mean(c_k+ - c_k); clients send y_k and c + c_k+ - c_k."""
 
     method = "scaffold"
     control: Arrays
-
-    def __init__(self, config: Config | None = None, folder: RunFolder | None = None, **settings: Value) -> None:
-        super().__init__(config, folder, **settings)
-        self.heard: dict[int, int] = {}  # the last round of which each client's reply is in c
 
     @property
     def settings(self) -> Settings:
@@ -77,10 +71,6 @@ class Scaffold(BaseStrategy):
     def state(self) -> dict[str, Arrays]:
         return {**super().state(), "control": self.shared}
 
-    def facts(self) -> dict[str, Any]:
-        return {**super().facts(), HEARD: self.heard}
-
     def restore(self, parts: Mapping[str, Arrays], facts: Mapping[str, Any]) -> None:
         super().restore(parts, facts)
         self.control = dict(parts["control"])
-        self.heard = {int(client): int(number) for client, number in facts.get(HEARD, {}).items()}

@@ -95,14 +95,11 @@ class Densities(Part):
     layers = "Linear and Conv2d; those of other kinds are not pruned"
 
     @staticmethod
-    def answered(run: Any) -> bool:
-        """Answers are counted where one is measured."""
-        return Densities.classed(run)
-
-    @staticmethod
     def classed(run: Any) -> bool:
         """Right answers are counted where a density is measured."""
         return bool(run.shares and run[KEY])
+
+    answered = classed
 
     def validate(self, config: Config) -> None:
         """Refuse settings that cannot be, before data are looked for.

@@ -103,14 +103,11 @@ class Widths(Part):
     layers = "Linear and Conv; those of other kinds are not quantized"
 
     @staticmethod
-    def answered(run: Any) -> bool:
-        """Answers are counted where one is measured."""
-        return Widths.classed(run)
-
-    @staticmethod
     def classed(run: Any) -> bool:
         """Right answers are counted where a width is measured."""
         return bool(run.shares and run[WIDTHS])
+
+    answered = classed
 
     @staticmethod
     def uses(run: Any) -> tuple[str, ...]:

@@ -47,6 +47,11 @@ class FedSpeed(Group, prefix="fedspeed"):
         choices=("sent", "memory"), when=lambda r: bool(r["fedspeed.correction"]),
     )  # fmt: skip
 
+    @property
+    def remembers(self) -> bool:
+        """Whether the server keeps the mean of all drifts."""
+        return self.correction and self.server == "memory"
+
 
 class Speed(Hook):
     """g <- (1 - alpha) g(x) + alpha g(x + rho g / ||g||) + lambda_c (x - x_0 + h), with h the drift by the parameters' names."""
@@ -91,8 +96,7 @@ def validate(config: Config) -> None:
         SettingError: there is some.
     """
     without_momentum(config)
-    own = config.of(FedSpeed)
-    if hidden(config) and own.correction and own.server == "memory":
+    if hidden(config) and config.of(FedSpeed).remembers:
         raise SettingError(
             f"codec = {config.run.codec!r} cannot be used with fedspeed.server = 'memory', which sums up all changes and so "
             "their noise; set fedspeed.server = 'sent', or take another codec"

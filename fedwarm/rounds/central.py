@@ -16,12 +16,14 @@ def check_measured(config: Config) -> None:
     Raises:
         SettingError: there is none, or it is measured by what clients hold.
     """
-    if config.of(Data).test == CENTRAL and not task_of(config.run).answers:
+    if config.of(Data).test != CENTRAL:
+        return
+    if not task_of(config.run).answers:
         raise SettingError(
             f"data.test = 'central' with task = {config.run.task!r}, which is measured by neighbours among a client's own "
             "examples; take data.test = 'split' or 'held-out'"
         )
-    if config.of(Data).test == CENTRAL and not Run.of(config).shares:
+    if not Run.of(config).shares:
         raise SettingError(
             f"data.test = 'central' measures the global model at the server, and {config.run.method} has none; take data.test = "
             "'split' or 'held-out'"

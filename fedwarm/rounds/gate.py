@@ -179,11 +179,6 @@ def uncovered(config: Config) -> Iterator[str]:
         says: Any = getattr(component, "uncovered", None)
         if says is not None and (text := says(run, level)):
             yield text
-    if level != Level.OPEN and not TASKS.load(config.run.task).answers:
-        yield (
-            f"task = {config.run.task!r} is measured by nearest neighbours among clients' training examples, which the account "
-            "of this private run does not cover; take another task, or leave privacy out"
-        )
     if level == Level.CLIENT:
         yield from _tables(config)
 

@@ -47,10 +47,15 @@ def found_at(config: Config, model: nn.Module, shard: Shard, examples: tuple[Ten
         part.add(model, *examples)
         return part.done()
     layer, head = behead(config.of(Model), model)
-    known = shard.train_images, shard.train_labels
-    right = right_by_neighbours(model, known, examples, classes, task.neighbours)
+    right = right_by_features(config, model, shard, examples)
     model.set_submodule(layer, head)
     return Found(len(examples[1]), right)
+
+
+def right_by_features(config: Config, encoder: nn.Module, shard: Shard, examples: tuple[Tensor, Tensor]) -> int:
+    """Right answers about some examples by the features of an encoder, at the client that holds a shard."""
+    known, neighbours = (shard.train_images, shard.train_labels), task_of(config.run).neighbours
+    return right_by_neighbours(encoder, known, examples, len(shard.classes), neighbours)
 
 
 def told(found: Found, whose: str) -> Payload:

@@ -39,7 +39,6 @@ class Task:
         scope: `example`, where the loss is a mean of something of each example alone, else `batch` (see `training.loop.Hook`).
         answers: whether outputs answer the targets, so that metrics can be made of both. Where not, right answers are those of
             the nearest neighbours among a client's own training examples, by the features below the head.
-        neighbours: how many of these vote.
         counted: whether it counts right answers (`right`), which makes an accuracy.
     """
 
@@ -47,7 +46,6 @@ class Task:
     scope: ClassVar[str] = "example"
     targets: ClassVar[str] = "classes"
     answers: ClassVar[bool] = True
-    neighbours: int = 20
     counted: ClassVar[bool] = True
 
     def __init__(self, *settings: Any) -> None:
@@ -74,6 +72,21 @@ class Task:
     def right(self, outputs: Tensor, labels: Tensor) -> int:
         """How many of the labels (b,) the outputs are right about, both on the CPU; of tasks that are `counted` and answer."""
         raise NotImplementedError
+
+    @classmethod
+    def uncovered(cls, run: Any, level: Any) -> str:
+        """What clients tell of such a task that a private run's account does not cover (see `parts.Part.uncovered`)."""
+        if cls.answers:
+            return ""
+        return (
+            f"task = {run['task']!r} is measured by nearest neighbours among clients' training examples, which the account of "
+            "this private run does not cover; take another task, or leave privacy out"
+        )
+
+    @property
+    def neighbours(self) -> int:
+        """How many neighbours vote where outputs answer nothing."""
+        return 20
 
     def predicted(self, outputs: Tensor) -> Tensor:
         """The answers as people and other libraries' metrics know them, e.g. probabilities, of outputs."""

@@ -81,11 +81,14 @@ class Contrasting(Task):
 
     def __init__(self, contrast: Contrast | None = None, views: Views | None = None) -> None:
         self.contrast, self.views = contrast or Contrast(), views or Views()
-        self.neighbours = self.contrast.neighbours
         if self.contrast.labels == "supcon" and self.contrast.loss != "nt_xent":
             raise SettingError(
                 f"contrast.labels = 'supcon' is for nt_xent alone, not for {self.contrast.loss}; take 'conditional'"
             )
+
+    @property
+    def neighbours(self) -> int:
+        return self.contrast.neighbours
 
     def width(self, classes: int) -> int:
         return self.contrast.width
