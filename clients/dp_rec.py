@@ -79,7 +79,7 @@ class DpRecClient(BaseClient):
 
     def layout(self, model: nn.Module, public: Public) -> Layout:
         """The model's parameters; counters and running statistics are never released."""
-        return Layout.of(public.arrays, [name for name, _ in model.named_parameters()])
+        return Layout.of(public.arrays, [name for name, _ in model.named_parameters() if name in public.arrays])
 
     def trained(self, model: nn.Module, layout: Layout, public: Public, number: int) -> Vector:
         """What training changes (d,), less the centre of the prior."""

@@ -20,7 +20,20 @@ from fedwarm.models import Model
 from fedwarm.privacy.limits import Limits
 from fedwarm.settings.config import Config, General
 from fedwarm.settings.fields import Group, SettingError, Value, checked, defaults, keys, near
-from fedwarm.settings.kinds import FAULTS, KINDS, METHODS, MODELS, NORMS, OPTIMISERS, PARTITIONS, RULES, SCHEDULES, SETS, TASKS
+from fedwarm.settings.kinds import (
+    FAULTS,
+    KINDS,
+    METHODS,
+    MODELS,
+    NORMS,
+    OPTIMISERS,
+    PARTITIONS,
+    RULES,
+    SCHEDULES,
+    SCOPES,
+    SETS,
+    TASKS,
+)
 from fedwarm.settings.registry import Kind, is_reference, settings_of
 from fedwarm.settings.text import literal, parse_overrides
 
@@ -36,7 +49,7 @@ class Owned:
 
 ROOMS: tuple[type[Group], ...] = (General, Data, Model, Diffusion, Robust, Faults, Nodes, Limits)
 HANDED: Mapping[type[Group], tuple[Kind[Any], ...]] = {
-    General: (OPTIMISERS, SCHEDULES, TASKS), Data: (SETS, PARTITIONS), Model: (MODELS, NORMS), Robust: (RULES,),
+    General: (OPTIMISERS, SCHEDULES, TASKS), Data: (SETS, PARTITIONS), Model: (MODELS, NORMS, SCOPES), Robust: (RULES,),
     Faults: (FAULTS,),
 }  # fmt: skip
 ABSOLUTE = ("out", "client-folder")

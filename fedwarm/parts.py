@@ -48,8 +48,8 @@ class Trainer(Protocol):
     def real(self) -> Shard:
         """The client's own data."""
 
-    def model(self, payload: Payload | None = None) -> Any:
-        """The classifier with the payload's weights."""
+    def model(self, payload: Payload | None = None, plain: bool = False) -> Any:
+        """The classifier with the payload's weights; `plain`: in its architecture's own tensors, whatever `model.train` added."""
 
 
 class Noted(Protocol):

@@ -70,7 +70,7 @@ class DpRec(BaseStrategy):
 
     @cached_property
     def layout(self) -> Layout:
-        return Layout.of(self.arrays, [name for name, _ in self.new_model().named_parameters()])
+        return Layout.of(self.arrays, [name for name, _ in self.new_model().named_parameters() if name in self.arrays])
 
     @cached_property
     def terms(self) -> Terms:

@@ -29,6 +29,7 @@ class FedSimClr(FedAvg):
     """The heads are the server's own beside the model, which so fits any other method as its start."""
 
     method = "fed_simclr"
+    sends_all = True
     kept: Arrays | None = None
 
     def __init__(self, *given: Any, **named: Any) -> None:

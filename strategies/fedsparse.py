@@ -42,6 +42,7 @@ MUCH = 1.25  # what a plan may be missed by before the run says so
 class Grouped(BaseStrategy):
     """Groups of weights go to clients and come back, and each is averaged over the clients that sent it."""
 
+    sends_all = True  # what is a group is what the network has
     _live: tuple[Mask, Masks] | None = None
 
     def __init__(self, config: Config | None = None, folder: RunFolder | None = None, **settings: Value) -> None:

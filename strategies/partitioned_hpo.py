@@ -32,6 +32,7 @@ class PartitionedHpo(BaseStrategy):
     """w_k <- mean of w_k over the clients that trained it, psi <- Adam along the mean of the gradients on unseen chunks."""
 
     method = "partitioned_hpo"
+    sends_all = True  # its networks share what is not trained, too
     values: Floats
 
     def __init__(self, *given: Any, **named: Any) -> None:

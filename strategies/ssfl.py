@@ -31,6 +31,7 @@ class Ssfl(BaseStrategy):
     """s <- sum_k n_k |g_k w| / sum_k n_k once; then w <- sum_k n_k w_k / sum_k n_k within the largest s (arXiv 2405.09037)."""
 
     method = "ssfl"
+    sends_all = True  # its mask is of all that the network has
 
     def __init__(self, config: Config | None = None, folder: RunFolder | None = None, **settings: Value) -> None:
         super().__init__(config, folder, **settings)

@@ -47,6 +47,7 @@ class WarmFed(BaseStrategy):
     """Warm start from personalised diffusion models."""
 
     method = "warmfed"
+    sends_all = True
 
     def __init__(self, config: Config | None = None, folder: RunFolder | None = None, **settings: Value) -> None:
         super().__init__(config, folder, **settings)

@@ -17,7 +17,7 @@ FLOWER_ALLOWED = ("strategies", "clients", *(f"fedwarm/{room}" for room in ("flo
 FLOORS = (
     ("settings",),
     ("core",),
-    ("norms", "metrics", "tasks"),
+    ("norms", "scopes", "metrics", "tasks"),
     ("pretrained",),
     ("libraries",),
     ("schedules", "privacy", "data", "models", "aggregators", "flower", "faults"),
@@ -42,7 +42,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 WORDS = {
     "none", "mean", "plain", "dense", "local", "ray", "deployment", "file", "foundation", "domain", "replay", "logistic",
     "widths", "pictures", "augmentation", "delay", "crash", "rq", "lora", "natural", "own", "group", "batch",
-    "accuracy", "loss", "language", "mlp", "step", "constant", "cosine", "real",
+    "accuracy", "loss", "language", "mlp", "step", "constant", "cosine", "real", "all", "bias", "head",
 }  # fmt: skip
 # Files of one component that stand in another room: its command, its side, its price.
 OWN = {

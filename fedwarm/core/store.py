@@ -24,6 +24,7 @@ from fedwarm.core.lines import add_line, lines_of
 from fedwarm.settings.fields import SettingError
 
 KEPT_STEPS = 2
+ALL = "all"
 LASTING_STEPS, LASTING_BYTES = 16, 2**16
 LASTING = re.compile(r"[^.].*\.(jsonl|lasting\.safetensors)")
 MIB = 2**20
@@ -61,7 +62,7 @@ class Store:
         SettingError: the key is not hexadecimal, as a server might send one to reach other folders.
     """
 
-    def __init__(self, root: Path, key: str, partition: int, limit_mb: int = 4096) -> None:
+    def __init__(self, root: Path, key: str, partition: int | str, limit_mb: int = 4096) -> None:
         if not KEY.fullmatch(key):
             raise SettingError(f"the run's key {key[:40]!r} is not hexadecimal")
         self.root, self.run = root, root / key
@@ -84,6 +85,10 @@ class Store:
         kept = [s for s in steps if s <= step][-KEPT_STEPS:]
         for other in set(steps) - set(kept):
             self._path(name, other).unlink(missing_ok=True)
+
+    def of_all(self) -> Store:
+        """What all partitions of this run on this machine share."""
+        return Store(self.root, self.run.name, ALL, self.limit_bytes // MIB)
 
     def book(self, name: str, entry: Mapping[str, Any]) -> None:
         """Add an entry to the account `name`, which is on the disk when this returns and is never removed to make room.

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from fedwarm.core.inputs import Form
+from fedwarm.core.store import ALL
 from fedwarm.models import Model, build_model, model_of
 from fedwarm.objectives import is_learned
 from fedwarm.record.reading import Run
+from fedwarm.rounds.fixed import FIXED, plain
+from fedwarm.scopes import State
 from fedwarm.settings.config import General
 from fedwarm.settings.fields import Group, SettingError, read
-from fedwarm.settings.kinds import TASKS
+from fedwarm.settings.kinds import SCOPES, TASKS
 from fedwarm.settings.registry import settings_of
 from fedwarm.tasks import Task, made
 
 WEIGHTS, BEST = "model.safetensors", "best.safetensors"
+Builder = Callable[[Run, Model, int, State], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,23 @@ def personal(run: Run, client: int) -> Finished:
             f"{run.folder} holds no personal model of client {client}; {run.method} makes none, or its clients "
             "keep their state elsewhere: give a run of the local engine whose method makes personal models"
         )
-    return _opened(run, found[-1])
+    return _opened(run, found[-1], _scoped)
+
+
+def _scoped(run: Run, settings: Model, width: int, state: State) -> nn.Module:
+    """The model of a client's state, which may lack what was never trained and may hold what `model.train` added."""
+    from safetensors.torch import load_file
+
+    train = str(run.settings.get("model.train", Model.train))
+    groups = (read(group, run.settings) for group in settings_of(SCOPES.load(train)))
+    settings = replace(settings, train=train, own_settings=(*settings.own_settings, *groups))
+    path = next((run.folder / "clients").glob(f"*/{ALL}/{FIXED}.*.safetensors"), None)
+    sizes = width, run.inputs, run.seed
+    return plain(settings, build_model(settings, *sizes, {**({} if path is None else load_file(path)), **state}), *sizes)
+
+
+def _usual(run: Run, settings: Model, width: int, state: State) -> nn.Module:
+    return build_model(settings, width, run.inputs, run.seed, state)
 
 
 def _step(path: Path) -> int:
@@ -95,19 +115,19 @@ def _step(path: Path) -> int:
     return int(step) if step.isdecimal() else -1
 
 
-def _opened(run: Run, path: Path) -> Finished:
+def _opened(run: Run, path: Path, build: Builder = _usual) -> Finished:
     from safetensors.torch import load_file
 
     state = load_file(path)
     learned = {name: tensor for name, tensor in state.items() if is_learned(name)}
-    return _built(run, path, {name: tensor for name, tensor in state.items() if name not in learned}, learned)
+    return _built(run, path, {name: tensor for name, tensor in state.items() if name not in learned}, learned, build)
 
 
-def _built(run: Run, path: Path, state: Mapping[str, Tensor], learned: dict[str, Tensor]) -> Finished:
+def _built(run: Run, path: Path, state: State, learned: dict[str, Tensor], build: Builder = _usual) -> Finished:
     width = task_of(run).width(len(run.classes))
     settings = model_of({**run.settings, "model.name": _told(run, "model.name")})
     try:
-        model = build_model(settings, width, run.inputs, run.seed, state)
+        model = build(run, settings, width, state)
     except (KeyError, RuntimeError) as error:
         raise SettingError(
             f"{path} does not fit model {settings.name!r} with {len(run.classes)} classes; the file is of another run, or "

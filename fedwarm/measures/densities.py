@@ -78,7 +78,7 @@ class DensitiesClient(ClientPart):
         return {f"correct-{name}": reason for name in self.config.of(Prune).names}
 
     def answer(self, action: str, payload: Payload, client: Trainer) -> Payload:
-        settings, shard, model = self.config.of(Prune), client.real, client.model(payload)
+        settings, shard, model = self.config.of(Prune), client.real, client.model(payload, plain=True)
         groups, arrays = Groups.of(model), from_module(model)
         found: dict[str, int | float] = {"num-test": len(shard.test_labels)}
         for name, share in settings.names.items():

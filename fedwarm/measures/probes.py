@@ -8,8 +8,8 @@ federation trains is a run of its own (`model.weights`, `model.train = "head"`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -68,9 +68,9 @@ class ProbesServer(FinalServer):
         self.config, self.settings = config, config.of(Probe)
         self.arrays: Arrays = {}
 
-    def instruct(self, stage: Stage, client: int, arrays: Arrays) -> Payload:
+    def after(self, everyone: tuple[int, ...], number: int, arrays: Arrays) -> Iterator[Stage]:
         self.arrays = arrays
-        return super().instruct(stage, client, arrays)
+        yield from super().after(everyone, number, arrays)
 
     def finish(self, stage: Stage, replies: Mapping[int, Payload], counts: Sequence[Sequence[int] | None], record: Noted) -> None:
         told = [replies[k].metrics if k in replies and replies[k].metrics["num-test"] else None for k in range(len(counts))]
@@ -85,8 +85,9 @@ class ProbesServer(FinalServer):
         shard = load_pooled(data, config.run.seed, clients)
         state = to_tensors({name: array for name, array in self.arrays.items() if not is_learned(name)})
         width = task_of(config.run).width(len(shard.classes))
-        encoder = build_model(config.of(Model), width, shard.form, config.run.seed, state).to(device_of(config.run.device))
-        behead(config.of(Model), encoder)
+        settings = replace(config.of(Model), train=Model.train)
+        encoder = build_model(settings, width, shard.form, config.run.seed, state).to(device_of(config.run.device))
+        behead(settings, encoder)
         return {name: right / len(shard.test_labels) for name, right in self.settings.right(encoder, shard).items()}
 
 

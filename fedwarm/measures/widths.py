@@ -91,7 +91,7 @@ class WidthsClient(ClientPart):
         learned = objective.learned(self.config, to_tensors(payload.arrays))
         tests, scheme = (shard.test_images, shard.test_labels), objective.scheme(self.config)
         task = task_of(self.config.run)
-        found = right_answers(client.model(payload), settings.widths, *tests, known, scheme, learned, task)
+        found = right_answers(client.model(payload, plain=True), settings.widths, *tests, known, scheme, learned, task)
         counts = {f"correct-{name}": count for name, count in found.items()}
         return Payload(metrics={"num-test": len(shard.test_labels), **counts})
 

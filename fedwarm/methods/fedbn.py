@@ -18,6 +18,7 @@ from fedwarm.core.arrays import Arrays, from_module
 from fedwarm.methods import Method
 from fedwarm.models import Model
 from fedwarm.norms import STATISTICS, normalising
+from fedwarm.scopes import fixed_in
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Group, SettingError, Value, setting
 from fedwarm.training.private import hidden
@@ -41,11 +42,12 @@ class FedBn(Group, prefix="fedbn"):
         Raises:
             SettingError: it has none.
         """
-        found = frozenset(n for n in normalising(model) if self.keep == LAYERS or n.rpartition(".")[2] in STATISTICS)
+        moving = [name for name in normalising(model) if name not in fixed_in(model)]
+        found = frozenset(n for n in moving if self.keep == LAYERS or n.rpartition(".")[2] in STATISTICS)
         if not found:
             raise SettingError(
-                f"fedbn.keep = {self.keep!r} finds no such tensors in the classifier, so that all would be averaged; set "
-                "model.norm = 'batch', or take a model.name with batch normalisation"
+                f"fedbn.keep = {self.keep!r} finds no such tensors that are trained, so that all would be averaged; set "
+                "model.norm = 'batch' and model.train = 'all', or take a model.name with batch normalisation"
             )
         return found
 

@@ -124,6 +124,7 @@ COMPONENT = Method(
     check=check,
     refuses={
         "objective": "trains parts of networks",
+        "model.train": "trains parts of networks",
         "privacy": "sends parts of networks, whose bytes no account covers",
     },
     layers="Linear and Conv2d",

@@ -255,6 +255,7 @@ COMPONENT = Method(
     does=lambda run: {"weighs": run["fedsparse.weight-by"] == "examples"},
     refuses={
         "objective": "trains gates with the weights",
+        "model.train": "drops groups of the weights that are trained",
         "privacy": "tells which groups a client wants, which no account covers",
     },
     layers="Linear and Conv2d",

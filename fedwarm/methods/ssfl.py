@@ -44,5 +44,9 @@ COMPONENT = Method(
     averages=False,
     validate=validated,
     check=check,
-    refuses={"objective": "trains a part of the weights", "privacy": "tells which weights a client's loss hangs on"},
+    refuses={
+        "objective": "trains a part of the weights",
+        "privacy": "tells which weights a client's loss hangs on",
+        "model.train": "chooses what is trained itself",
+    },
 )

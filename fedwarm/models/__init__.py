@@ -32,9 +32,10 @@ from fedwarm.norms import AVERAGED, FROZEN, floored, prepare
 from fedwarm.pretrained.fitting import Say, fitting
 from fedwarm.pretrained.inputs import colours, expect
 from fedwarm.pretrained.reading import tensors_of
+from fedwarm.scopes import completed, limit, plain, whole
 from fedwarm.settings.fields import Group, SettingError, Value, keys, read, setting
 from fedwarm.settings.foreign import outcome
-from fedwarm.settings.kinds import MODELS, NORMS
+from fedwarm.settings.kinds import MODELS, NORMS, SCOPES
 from fedwarm.settings.registry import own_of, settings_of
 
 PIXEL_MEAN, PIXEL_STD = 127.5, 127.5
@@ -59,7 +60,7 @@ class Model(Group, prefix="model"):
     statistics: str = setting(
         "averaged", "running statistics of batch normalisation; averaged: clients update them, and the server averages them like "
         "weights; frozen: training normalises by those of model.weights and leaves them as they are",
-        choices=(AVERAGED, FROZEN), when=lambda r: r["model.train"] != "head",
+        choices=(AVERAGED, FROZEN), when=lambda r: r["model.train"] == "all",
     )  # fmt: skip
     weights: str = setting(
         "",
@@ -75,9 +76,9 @@ class Model(Group, prefix="model"):
     )
     input_size: int = setting(0, "pixels to which pictures are resized before the model; 0: data.image-size", low=0, high=4096)
     train: str = setting(
-        "all",
-        "trained layers; all: every layer; head: the last layer alone, on fixed features and running statistics (a linear probe)",
-        choices=("all", "head"),
+        "all", "what is trained, and travels; all: every layer; head: the last layer; bias: biases and the last layer; lora: "
+        "adapters of low rank and the last layer; what is not travels once, and running statistics stay as they are",
+        choices=SCOPES,
     )  # fmt: skip
     own_settings: tuple[Group, ...] = field(default=(), repr=False)
 
@@ -120,7 +121,8 @@ def build_model(
     Args:
         classes: its outputs.
         inputs: what one input looks like; a number: RGB pictures of that side.
-        state: weights to take instead, in the dtypes of the model's own.
+        state: weights to take instead, in the dtypes of the model's own; tensors that are not trained may be missing where they
+            follow from the seed.
         say: is told where `model.weights` has a head for another number of classes: then the head stays as drawn, and all else
             is taken. None: such a file is refused.
 
@@ -136,7 +138,7 @@ def build_model(
     with initialisation(seed, "model"):
         model = _built(settings, classes, form)
     if state is not None:
-        model.load_state_dict(state)  # says what does not fit
+        model.load_state_dict(completed(state, model, drawn=not settings.weights))  # says what does not fit
     elif settings.weights:
         _load_weights(model, settings, say)
     return model
@@ -183,12 +185,10 @@ def _built(settings: Model, classes: int, form: Form) -> nn.Module:
         raise SettingError(f"{where} gives {type(module).__name__}; return the torch module")
     check_own(where, module)
     norm(module, *own_of(norm, settings.own_settings))
-    prepare(module, FROZEN if settings.train == "head" else settings.statistics)
+    scope = SCOPES.load(settings.train)
+    prepare(module, settings.statistics if whole(scope) else FROZEN)
     _expect(settings, module, architecture, form)
-    if settings.train == "head":
-        kept = head_of(settings, module)
-        for name, parameter in module.named_parameters():
-            parameter.requires_grad_(name in kept)
+    limit(module, scope, () if whole(scope) else head_of(settings, module), settings.own_settings)
     if not any(parameter.requires_grad for parameter in module.parameters()):
         raise SettingError(f"{where} has no parameter that requires a gradient, so nothing is trained; free some of them")
     return module
@@ -263,7 +263,8 @@ def _forms(state: Mapping[str, Tensor]) -> Mapping[str, Any]:
 
 def _load_weights(model: nn.Module, settings: Model, say: Say | None) -> None:
     state = model.state_dict()
-    model.load_state_dict(weights_in(settings.weights, "model.weights", state, head_of(settings, model), say))
+    found = weights_in(settings.weights, "model.weights", plain(model, state), head_of(settings, model), say)
+    model.load_state_dict({**state, **found})
 
 
 def weights_in(

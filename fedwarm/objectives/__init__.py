@@ -22,13 +22,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedwarm.models import Model
 from fedwarm.quantize.hooks import ClipGradient
 from fedwarm.quantize.learned import PREFIX, Learned
 from fedwarm.quantize.settings import SCHEME, QuantizationRobust
 from fedwarm.quantize.uniform import Scheme
+from fedwarm.scopes import adds
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Group, SettingError, Value
-from fedwarm.settings.kinds import OBJECTIVES
+from fedwarm.settings.kinds import OBJECTIVES, SCOPES
 from fedwarm.training.loop import Hook
 
 Get = Callable[[str], Value]
@@ -112,10 +114,15 @@ class Layered(Objective):
         """Refuse a model that leaves it nothing to do.
 
         Raises:
-            SettingError: no layer is quantized.
+            SettingError: no layer is quantized, or what is trained stands beside the layers' weights.
         """
         from fedwarm.quantize.fitting import check_layers
 
+        if adds(SCOPES.load(scope := config.of(Model).train)):
+            raise SettingError(
+                f"objective {config.run.objective!r} trains layers' weights, and model.train = {scope!r} others beside them; "
+                "take model.train = 'all' or another objective"
+            )
         check_layers(config, known, self.scheme(config), f"objective {config.run.objective!r}")
 
 

@@ -26,6 +26,7 @@ from fedwarm.parts import ClientPart
 from fedwarm.privacy.levels import ARRAYS, PRICED, Level, Reasons
 from fedwarm.privacy.limits import Limits
 from fedwarm.relevance import Run
+from fedwarm.rounds import fixed
 from fedwarm.rounds.chosen import parts_of
 from fedwarm.rounds.fleet import described
 from fedwarm.rounds.gate import DESCRIBED, HELD, TESTS, VALIDATION, Gate, level_of, refuse_fitted, refuse_uncovered
@@ -132,6 +133,7 @@ class BaseClient:
             NotImplementedError: this method has no such action.
             RefusalError: this node's limits allow private runs alone.
         """
+        payload = fixed.taken(payload, self.node.store)
         private = self.facts.hides or self.config.run.privacy != PRIVACY.first
         self.config.of(Limits).check_run(private, system=True)
         part = self.part(action)
@@ -171,13 +173,14 @@ class BaseClient:
         """Arrays that the server knows before the answer to an action."""
         return payload.arrays
 
-    def model(self, payload: Payload | None = None) -> nn.Module:
-        """The shared initialisation, or the model with the payload's weights."""
-        run, shard = self.config.run, self.real
-        arrays = {} if payload is None else payload.arrays
-        state = to_tensors({n: a for n, a in arrays.items() if not is_learned(n)}) if arrays else None
-        width = task_of(run).width(len(shard.classes))
-        model = build_model(self.config.of(Model), width, shard.form, run.seed, state, UNTOLD)
+    def model(self, payload: Payload | None = None, plain: bool = False) -> nn.Module:
+        """The shared initialisation, or the model with the payload's weights (`plain`: see `parts.Trainer`)."""
+        run, shard, settings = self.config.run, self.real, self.config.of(Model)
+        arrays = {n: a for n, a in payload.arrays.items() if not is_learned(n)} if payload is not None else {}
+        state = {**fixed.kept(self.node.store), **to_tensors(arrays)} if arrays else None
+        sizes = task_of(run).width(len(shard.classes)), shard.form, run.seed
+        model = build_model(settings, *sizes, state, UNTOLD)
+        model = fixed.plain(settings, model, *sizes) if plain else model
         return model if self.device.type == "cpu" else model.to(self.device)
 
     def kept_model(self, state: Mapping[str, Tensor]) -> nn.Module:
@@ -221,8 +224,8 @@ class BaseClient:
         """Train the received model on this client's data; answer with its weights, and what the objective learned beside them."""
         model, learned = self.model(payload), {n: a for n, a in payload.arrays.items() if is_learned(n)}
         done = self.fit(model, "train", int(payload.metrics.get("round", 0)), learned)
-        arrays = {**from_module(model), **learned}
-        return Payload("weights", arrays, {"num-examples": self.weight, "train-loss": done, **self.spent})
+        trained = {name: array for name, array in from_module(model).items() if name in payload.arrays}
+        return Payload("weights", {**trained, **learned}, {"num-examples": self.weight, "train-loss": done, **self.spent})
 
     @property
     def weight(self) -> int:

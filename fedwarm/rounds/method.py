@@ -19,7 +19,7 @@ from flwr.app import MessageType
 from fedwarm.aggregators import Aggregator, Robust, aggregator, needs
 from fedwarm.catalogue import parse
 from fedwarm.codecs import codec_for
-from fedwarm.core.arrays import Arrays, from_module, from_tensors, to_tensors
+from fedwarm.core.arrays import Arrays, from_module, from_tensors
 from fedwarm.core.norms import floats
 from fedwarm.core.payload import Payload
 from fedwarm.core.seeds import numpy_generator
@@ -28,17 +28,18 @@ from fedwarm.data.settings import Data
 from fedwarm.data.shards import central_tests
 from fedwarm.data.testing import CENTRAL
 from fedwarm.methods import refuse
-from fedwarm.models import Model, build_model, device_of
-from fedwarm.objectives import is_learned, objective_of
+from fedwarm.models import Model, build_model
+from fedwarm.objectives import objective_of
 from fedwarm.privacy.levels import Level
 from fedwarm.record.folder import RunFolder
 from fedwarm.record.ledger import EVALUATE, Ledger
 from fedwarm.record.measure import Measure
 from fedwarm.record.record import Record
 from fedwarm.relevance import Run
-from fedwarm.rounds.central import check_measured
+from fedwarm.rounds.central import check_measured, global_model
 from fedwarm.rounds.chosen import parts_of
 from fedwarm.rounds.fits import refuse_unfit
+from fedwarm.rounds.fixed import Fixed
 from fedwarm.rounds.fleet import Fleet
 from fedwarm.rounds.gate import VALIDATION, level_of, refuse_uncovered
 from fedwarm.rounds.measuring import check_found, check_metrics, measured, measuring
@@ -75,6 +76,7 @@ class Method(Staged):
     """
 
     method = "fedavg"
+    sends_all = False  # whether tensors that nobody trains travel like the others, round after round
 
     def __init__(self, config: Config | None = None, folder: RunFolder | None = None, **settings: Value) -> None:
         given = {name.replace("__", ".").replace("_", "-"): value for name, value in settings.items()}
@@ -90,6 +92,7 @@ class Method(Staged):
         self.halves = {name: part.server(self.config) for name, part in parts_of(self.config).items()}
         self.record = Record(self.config, Ledger())
         self.arrays: Arrays = {}
+        self.fixed = Fixed(self.config.of(Model))
         self.fleet = Fleet((), (), 0)
         self.key, self.done = secrets.token_hex(8), 0
         self.norms: dict[str, list[float]] = {}
@@ -189,7 +192,7 @@ class Method(Staged):
 
     def after(self) -> Iterator[Stage]:
         """Stages after training, from the run's parts, which get the model where there is one for all clients."""
-        arrays = self.arrays if Run.of(self.config).shares else {}
+        arrays = self.fixed.whole(self.arrays) if Run.of(self.config).shares else {}
         for part in self.halves.values():
             yield from part.after(self.everyone, max(0, self.record.newest()), arrays)
 
@@ -229,13 +232,11 @@ class Method(Staged):
 
     def central(self) -> Found | None:
         """What the global model comes to on the test split that the server keeps; None where it keeps none."""
-        if self.config.of(Data).test != CENTRAL or not self.arrays:
+        data, seed, clients = self.config.of(Data), self.config.run.seed, len(self.fleet.members)
+        if data.test != CENTRAL or not self.arrays:
             return None
-        state, config = to_tensors({n: array for n, array in self.arrays.items() if not is_learned(n)}), self.config
-        model = build_model(config.of(Model), self.width, self.fleet.form, config.run.seed, state)
-        model = self.predicting(model.to(device_of(config.run.device)))
-        table, rows = central_tests(config.of(Data), config.run.seed, len(self.fleet.members))
-        return measuring(config, self.width).rows(model, table, rows)
+        model = global_model(self.config, self.width, self.fleet.form, self.fixed.whole(self.arrays))
+        return measuring(self.config, self.width).rows(self.predicting(model), *central_tests(data, seed, clients))
 
     def predicting(self, model: Any) -> Any:
         """The module that the server measures, where predictions are not the model's outputs alone."""
@@ -276,8 +277,7 @@ class Method(Staged):
 
     def new_model(self) -> Any:
         """The model with its shared initial weights."""
-        config = self.config
-        return build_model(config.of(Model), self.width, self.fleet.form, config.run.seed, say=self.record.remark)
+        return build_model(self.config.of(Model), self.width, self.fleet.form, self.config.run.seed, say=self.record.remark)
 
     # What a checkpoint holds
 
@@ -296,5 +296,5 @@ class Method(Staged):
     def summary(self) -> None:
         """Log what is special about this run."""
         run = self.config.run
-        rounds = f"{run.num_server_rounds} round{'' if run.num_server_rounds == 1 else 's'}"
+        rounds = "1 round" if run.num_server_rounds == 1 else f"{run.num_server_rounds} rounds"
         logging.getLogger("flwr").info("%s: %s, seed %d", type(self).__name__, rounds, run.seed)

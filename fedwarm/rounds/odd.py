@@ -12,6 +12,7 @@ from fedwarm.data.settings import Data
 from fedwarm.data.testing import CENTRAL, HELD_OUT
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.relevance import Run
+from fedwarm.rounds.fleet import Member
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
 from fedwarm.settings.kinds import PRIVACY
@@ -60,6 +61,12 @@ def remarks(config: Config, found: Sequence[Held]) -> Iterator[str]:
     """A line for each thing that is odd, for who begins the run."""
     yield from of_record(config, found)
     yield from _about_batches(config, [client.train for client in found])
+
+
+def of_fleet(config: Config, members: Sequence[Member]) -> Iterator[str]:
+    """`of_record` of the clients of a run; nothing where they do not tell, or must not."""
+    if not Run.of(config).hides and all(m.known for m in members):
+        yield from of_record(config, [Held(m.examples, m.tests, frozenset(m.present)) for m in members])
 
 
 def of_record(config: Config, found: Sequence[Held]) -> Iterator[str]:

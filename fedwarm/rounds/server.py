@@ -25,20 +25,21 @@ from fedwarm.core.payload import Payload, check_arrays
 from fedwarm.core.progress import tick
 from fedwarm.core.stages import Place, Stage
 from fedwarm.flower.wire import to_records
+from fedwarm.models import Model
 from fedwarm.record.checkpoint import Checkpoint
 from fedwarm.record.document import summary
 from fedwarm.record.trackers import tracker
 from fedwarm.record.versions import versions
-from fedwarm.relevance import Run
 from fedwarm.rounds import cohorts, measuring, own_data
 from fedwarm.rounds.artefacts import header, refuse_seen_tests, trained_on
 from fedwarm.rounds.exchange import Exchange
 from fedwarm.rounds.extend import changed
+from fedwarm.rounds.fixed import FIXED
 from fedwarm.rounds.fleet import FederationError, Member
 from fedwarm.rounds.foundation_words import remark
 from fedwarm.rounds.lengths import checked_length
 from fedwarm.rounds.method import Method, alone
-from fedwarm.rounds.odd import Held, of_record
+from fedwarm.rounds.odd import of_fleet
 from fedwarm.rounds.outline import Outlook
 from fedwarm.rounds.register import remembered
 from fedwarm.rounds.remarks import remarks, unmeasured
@@ -82,8 +83,10 @@ class BaseStrategy(Method):
         self._meet()
         self._trace(before is None)
         self._begin(before, initial_arrays)
-        self._tell_odd()
-        self.record.parameters = sum(self.arrays[name].size for name in floats(self.arrays))
+        for text in of_fleet(self.config, self.fleet.members):
+            self.record.remark(text)
+        whole = self.fixed.whole(self.arrays)
+        self.record.parameters = sum(whole[name].size for name in floats(whole))
         self._open_codec()
         exchange = Exchange(grid, self.attendance, self.record.ledger, self.key, Patience.of(run, self.attendance.real))
         exchange.pieces = None if self.folder is None else self.folder.pieces
@@ -98,7 +101,7 @@ class BaseStrategy(Method):
         self.close()
         self.record.close()
         if self.folder is not None:
-            self.folder.finish(self.record, self.arrays)
+            self.folder.finish(self.record, self.fixed.whole(self.arrays))
             self._keep()
         return self._result()
 
@@ -111,13 +114,6 @@ class BaseStrategy(Method):
         self.record.trained_on = [source.told() for source in found]
         if self.folder is not None:
             self.folder.header = header(found)
-
-    def _tell_odd(self) -> None:
-        """Note what is odd about who holds what, as far as clients tell."""
-        if Run.of(self.config).hides or not all(m.known for m in self.fleet.members):
-            return
-        for text in of_record(self.config, [Held(m.examples, m.tests, frozenset(m.present)) for m in self.fleet.members]):
-            self.record.remark(text)
 
     def _stages(self) -> Iterator[Stage]:
         """All stages; before each that is left it is looked up who is there."""
@@ -159,6 +155,7 @@ class BaseStrategy(Method):
                 raise FederationError(f"the run had {before.clients} clients and {here} are here; resume it with as many")
             self.key, self.done, self.norms = before.key, before.done, before.facts["norms"]
             self.restore(before.parts, before.facts["method"])
+            self.fixed.restore(before.parts.get(FIXED, {}), before.facts.get(FIXED, {}))
             for name, part in self.halves.items():
                 part.restore(before.facts.get(name, {}))
             self.wire_codec.restore(before.facts["codec"])
@@ -171,6 +168,8 @@ class BaseStrategy(Method):
         for told in filter(None, (*notes, cohorts.remark(self.config, self.record.cohort, self.new_model))):
             self.record.note(told)
         self.arrays = {n: a.numpy() for n, a in initial_arrays.items()} if initial_arrays else self.initial_arrays()
+        if self.arrays and not self.sends_all:
+            self.arrays = self.fixed.part(self.arrays, self.new_model(), bool(initial_arrays or self.config.of(Model).weights))
         if self.folder is not None:
             self.folder.write(self.record)
             self._keep()
@@ -192,6 +191,7 @@ class BaseStrategy(Method):
             check_arrays(payload.arrays, own if coded is expected else self.wire_codec.expected(own))
             if coded is not expected:
                 payload = self.wire_codec.decode(payload, self.reference(stage, client), self._place(stage, client))
+            self.fixed.heard(client)
             if part is not None:
                 return part.absorb(stage, client, payload, len(self.fleet.classes))
             self.check(stage, payload)
@@ -210,7 +210,7 @@ class BaseStrategy(Method):
             self.record.measure(self.measure(stage.measures, replies))
             best = self.record.best()
             if self.folder is not None and best is not None and best[0] == stage.measures:
-                self.folder.save_best(self.arrays)
+                self.folder.save_best(self.fixed.whole(self.arrays))
         losses = [p.metrics["train-loss"] for p in replies.values() if "train-loss" in p.metrics]
         if part is None:
             self.finish(stage)
@@ -261,8 +261,8 @@ class BaseStrategy(Method):
 
     def _instructed(self, stage: Stage, client: int) -> Payload:
         if stage.owner:
-            return self.halves[stage.owner].instruct(stage, client, self.arrays)
-        payload = self.instruct(stage, client)
+            return self.fixed.told(client, self.halves[stage.owner].instruct(stage, client, self.arrays))
+        payload = self.fixed.told(client, self.instruct(stage, client))
         return replace(payload, metrics={**payload.metrics, **self.wire_codec.told()})
 
     def _check_size(self, stage: Stage, arrays: Arrays, expected: Arrays) -> float:
@@ -281,16 +281,17 @@ class BaseStrategy(Method):
             Checkpoint(
                 self.done, record.complete, self.key, len(self.fleet.members), round(record.seconds, 3), self.config.flat(),
                 versions(), lengths, {"method": self.facts(), "norms": self.norms, "codec": self.wire_codec.facts(),
+                 **({FIXED: found} if (found := self.fixed.facts()) else {}),
                  **halves, **remembered(self.fleet, self.attendance.bindings()),
                  **own_data.kept(self.config, self.fleet)},
-                self.state(),
+                {**self.state(), **({FIXED: self.fixed.arrays} if self.fixed.arrays else {})},
             )
         )  # fmt: skip
         if told:
             self.folder.write(record, now=True)
 
     def _result(self) -> Result:
-        (result := Result()).arrays = to_records(Payload("weights", self.arrays)).array_records["arrays"]
+        (result := Result()).arrays = to_records(Payload("weights", self.fixed.whole(self.arrays))).array_records["arrays"]
         for number, accuracy in self.record.accuracies().items():
             result.evaluate_metrics_clientapp[number] = MetricRecord({"accuracy": accuracy})
         return result

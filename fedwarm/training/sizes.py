@@ -29,11 +29,11 @@ def layers_of(config: Config, known: Any) -> nn.Module | None:
 
 
 def sizes_of(config: Config) -> tuple[int, ...]:
-    """Numbers of each array of its parameters, by their names in order; none where only the nodes know the classes or inputs."""
+    """Numbers of each array that is trained, by their names in order; none where only the nodes know the classes or inputs."""
     data = config.of(Data)
     classes = len(listed(data.classes) if data.own else open_table(data).label.names)
     if not classes or untold(config):
         return ()
     width = task_of(config.run).width(classes)
     model = build_model(config.of(Model), width, form_of(data), config.run.seed, say=lambda text: None)
-    return tuple(parameter.numel() for _, parameter in sorted(model.named_parameters()))
+    return tuple(parameter.numel() for _, parameter in sorted(model.named_parameters()) if parameter.requires_grad)

@@ -39,7 +39,7 @@ class Holder:
     def __init__(self, config: Config) -> None:
         self.config, self.real = config, load_shard(config.of(Data), 0, 0, 1)
 
-    def model(self, payload: Payload | None = None) -> Any:
+    def model(self, payload: Payload | None = None, plain: bool = False) -> Any:
         state = None if payload is None else to_tensors(payload.arrays)
         return build_model(self.config.of(Model), 10, 8, 0, state)
 

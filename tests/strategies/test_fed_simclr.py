@@ -126,7 +126,8 @@ def test_its_encoder_starts_another_method(tmp_path: Path) -> None:
     for train in ("all", "head"):
         given: dict[str, Value] = {**SMALL, "model.weights": start, "model.train": train, "num-server-rounds": 1}
         after = run("fedavg", tmp_path / train, given, clients=2)
-        _, begun, ended = 0, arrays(next(m for m in after.messages if action_of(m) == "round")), after.model
+        begun, ended = arrays(next(m for m in after.messages if action_of(m) == "round")), after.model
+        begun = {name.removeprefix("fixed/"): array for name, array in begun.items()}
         head = {name for name in begun if begun[name].shape != learned.model[name].shape}
         assert len(head) == 2 and all(np.array_equal(begun[n], learned.model[n]) for n in begun.keys() - head)
         assert same({n: ended[n] for n in begun.keys() - head}, {n: begun[n] for n in begun.keys() - head}) is (train == "head")
