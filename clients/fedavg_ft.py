@@ -18,7 +18,7 @@ class FedAvgFtClient(BaseClient):
         run, number = self.config.run, payload.count("round")
         model, plan = self.model(payload), Plan.of(run, epochs=self.config.of(FedAvgFt).epochs, number=number)
         found = together(self.sizes(), self.measured(model, GLOBAL))
-        if self.level >= Level.EXAMPLE or (number < run.num_server_rounds and not run.patience and not run.target):
+        if self.level >= Level.EXAMPLE or not run.may_end(number):
             return found
         fit(model, self.shard.train_images, self.shard.train_labels, plan, self.draws("tune", number), stage="tune")
         self.node.store.save(PERSONAL, model.state_dict(), number)

@@ -45,8 +45,8 @@ class FedBnClient(BaseClient):
 
     def evaluate(self, payload: Payload) -> Payload:
         """What comes of the received model with this client's own tensors; that model is kept where it may be the last."""
-        run, number = self.config.run, payload.count("round")
+        number = payload.count("round")
         model = self.model(self.whole(payload, number + 1))
-        if number >= run.num_server_rounds or run.patience or run.target:
+        if self.config.run.may_end(number):
             self.node.store.save(PERSONAL, model.state_dict(), number)
         return together(self.sizes(), self.measured(model, OWN))

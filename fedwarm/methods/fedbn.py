@@ -21,7 +21,7 @@ from fedwarm.norms import STATISTICS, normalising
 from fedwarm.scopes import fixed_in
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import Group, SettingError, Value, setting
-from fedwarm.training.private import hidden
+from fedwarm.training.private import refuse_hidden
 from fedwarm.training.sizes import layers_of
 
 FIRST, LAYERS = "first", "layers"
@@ -57,19 +57,6 @@ class FedBn(Group, prefix="fedbn"):
         return {name: array for name, array in from_module(model).items() if name in kept}
 
 
-def validate(config: Config) -> None:
-    """Refuse a codec that hides what clients hold: nothing could be told of how good their models are.
-
-    Raises:
-        SettingError: it does.
-    """
-    if hidden(config):
-        raise SettingError(
-            f"method {config.run.method!r} measures clients' own models, and codec = {config.run.codec!r} hides what they hold; "
-            "take another of them"
-        )
-
-
 def check(config: Config, known: Any) -> None:
     """Refuse a classifier without layers of normalisation.
 
@@ -91,7 +78,7 @@ COMPONENT = Method(
     FedBn,
     preset=lambda get: {"model.name": "resnet8", "model.norm": "batch"} if plain(get) else {},
     does=lambda run: {"shares": False, "personal": True},
-    validate=validate,
+    validate=refuse_hidden,
     check=check,
     layers="one with normalisation, which stays at the client",
 )

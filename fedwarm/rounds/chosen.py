@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
 
-from fedwarm.parts import Part
+from fedwarm.parts import Part, ServerPart
 from fedwarm.settings.config import Config, once
 from fedwarm.settings.kinds import AUGMENTATIONS, MEASURES, PRIVACY
 
@@ -17,3 +18,8 @@ def parts_of(config: Config) -> Mapping[str, Part]:
         "privacy": PRIVACY.load(config.run.privacy),
         **{f"measure {name}": MEASURES.load(name) for name in MEASURES},
     }
+
+
+def able(halves: Mapping[str, ServerPart], here: tuple[int, ...]) -> tuple[int, ...]:
+    """The clients that can train by what a run's parts know of them; all where none can."""
+    return reduce(lambda clients, part: part.able(clients), halves.values(), here) or here

@@ -10,7 +10,7 @@ import logging
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from functools import cached_property, reduce, wraps
+from functools import cached_property, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
@@ -37,7 +37,7 @@ from fedwarm.record.measure import Measure
 from fedwarm.record.record import Record
 from fedwarm.relevance import Run
 from fedwarm.rounds.central import check_measured, global_model
-from fedwarm.rounds.chosen import parts_of
+from fedwarm.rounds.chosen import able, parts_of
 from fedwarm.rounds.fits import refuse_unfit
 from fedwarm.rounds.fixed import Fixed
 from fedwarm.rounds.fleet import Fleet
@@ -244,12 +244,12 @@ class Method(Staged):
 
     def sampled(self, number: int) -> tuple[int, ...]:
         """The cohort of a round: a seeded sample of the connected partitions that can train, in ascending order."""
-        able = reduce(lambda clients, part: part.able(clients), self.halves.values(), self.everyone) or self.everyone
-        size = max(1, round(self.config.run.fraction_train * len(able)))
-        if size == len(able):
-            return able
-        chosen = numpy_generator(self.config.run.seed, "cohort", number).choice(len(able), size, replace=False)
-        return tuple(able[int(i)] for i in np.sort(chosen))
+        trainable = able(self.halves, self.everyone)
+        size = max(1, round(self.config.run.fraction_train * len(trainable)))
+        if size == len(trainable):
+            return trainable
+        chosen = numpy_generator(self.config.run.seed, "cohort", number).choice(len(trainable), size, replace=False)
+        return tuple(trainable[int(i)] for i in np.sort(chosen))
 
     def initial_arrays(self) -> Arrays:
         """The shared initial weights; what an objective learns beside them joins in the first round."""

@@ -172,6 +172,10 @@ class General(Group):
     )
     own_settings: tuple[Group, ...] = field(default=(), repr=False)
 
+    def may_end(self, number: int) -> bool:
+        """Whether a round may be the last one."""
+        return number >= self.num_server_rounds or bool(self.patience or self.target)
+
 
 @dataclass(frozen=True)
 class Config:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fedwarm.settings.config import Config
+from fedwarm.settings.fields import SettingError
 from fedwarm.settings.kinds import CODECS
 from fedwarm.training.examples import Singly
 
@@ -65,3 +66,16 @@ class Mechanism(Protocol):
 def hidden(config: Config) -> bool:
     """Whether the codec hides what clients hold, so that a method may tell nothing that follows from it."""
     return bool(getattr(CODECS.load(config.run.codec), "private", False))
+
+
+def refuse_hidden(config: Config) -> None:
+    """Refuse a codec that hides what clients hold: nothing could be told of how good their own models are.
+
+    Raises:
+        SettingError: it does.
+    """
+    if hidden(config):
+        raise SettingError(
+            f"method {config.run.method!r} measures clients' own models, and codec = {config.run.codec!r} hides what they hold; "
+            "take another of them"
+        )

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from fedwarm.core.before import before
+from fedwarm.core.clusters import FINE, Points, best_means
 from fedwarm.core.files import DiskError, make_folder, replacing
 from fedwarm.core.seeds import numpy_generator
 from fedwarm.core.store import cache_home
@@ -34,9 +34,8 @@ from fedwarm.settings.kinds import MODELS
 from fedwarm.settings.registry import component, settings_of
 
 PIXELS = "pixels"
-SIDE, DIMENSIONS, FINE = 16, 32, 4096.0
-PIECE, SAMPLE, LONGEST = 4096, 256, 100
-Points = NDArray[np.float64]
+SIDE, DIMENSIONS = 16, 32
+PIECE, SAMPLE = 4096, 256
 
 
 @dataclass(frozen=True)
@@ -114,40 +113,9 @@ def embedded(table: Table, settings: Embedding) -> Points:
     return whole
 
 
-def nearest(points: Points, centres: Points) -> tuple[Rows, Points]:
-    """The nearest centre of each point, the first of those at the same distance, and the squared distance (n,)."""
-    distances = np.square(points).sum(1)[:, None] - 2 * points @ centres.T + np.square(centres).sum(1)
-    codes = distances.argmin(1)
-    return codes, distances[np.arange(len(points)), codes]
-
-
-def k_means(points: Points, count: int, draws: np.random.Generator) -> tuple[Rows, float]:
-    """One start of k-means: clusters (n,) and the sum of squared distances.
-
-    Arthur, Vassilvitskii, "k-means++: The Advantages of Careful Seeding", SODA 2007, then Lloyd's iteration. A cluster that loses
-    all its points keeps its centre.
-    """
-    centres = points[draws.integers(len(points))][None]
-    while len(centres) < count:
-        chances = np.cumsum(nearest(points, centres)[1])
-        chosen = np.searchsorted(chances, draws.random() * chances[-1], side="right")
-        centres = np.concatenate([centres, points[[min(chosen, len(points) - 1)]]])
-    codes, distances = nearest(points, centres)
-    for _ in range(LONGEST):
-        for j in np.unique(codes):
-            centres[j] = np.rint(points[codes == j].mean(0))
-        before, (codes, distances) = codes, nearest(points, centres)
-        if np.array_equal(before, codes):
-            break
-    return codes, float(distances.sum())
-
-
 def clustered(points: Points, settings: Embedding, seed: int) -> Rows:
     """The best of several starts; clusters are numbered by their first members."""
-    draws = numpy_generator(seed, "partition", "embedding")
-    codes, _ = min((k_means(points, settings.clusters, draws) for _ in range(settings.restarts)), key=lambda found: found[1])
-    _, first, numbers = np.unique(codes, return_index=True, return_inverse=True)
-    return np.asarray(first.argsort().argsort()[numbers], dtype=np.int64)
+    return best_means(points, settings.clusters, settings.restarts, numpy_generator(seed, "partition", "embedding"))
 
 
 def mark(table: Table, settings: Embedding, seed: int) -> str:

@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 
+from fedwarm.core.clusters import nearest
 from fedwarm.core.seeds import numpy_generator
 from fedwarm.data.partitions import client_rows
-from fedwarm.data.partitions.embedding import Embedding, clustered, clusters, embedded, nearest
+from fedwarm.data.partitions.embedding import Embedding, clustered, clusters, embedded
 from fedwarm.data.settings import Data
 from fedwarm.data.tables import Column, Rows, Table, public_rows
 from fedwarm.models.cnn import cnn
