@@ -91,7 +91,7 @@ def _hdbscan(how: Clustering, distances: Points) -> Codes:
     if len(distances) < how.smallest:
         return np.full(len(distances), NOISE)
     found = cluster.HDBSCAN(min_cluster_size=how.smallest, metric="precomputed", copy=True).fit(distances)
-    return np.maximum(found.labels_, NOISE).astype(np.int64)
+    return np.asarray(np.maximum(found.labels_, NOISE), dtype=np.int64)
 
 
 def _mean_shift(how: Clustering, distances: Points) -> Codes:

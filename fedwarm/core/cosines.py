@@ -36,7 +36,7 @@ def cosine_distances(products: Floats) -> Floats:
     lengths = np.sqrt(np.diag(products))
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         cosines = products / np.outer(lengths, lengths)
-    found = np.clip(1 - np.where(np.isfinite(cosines), cosines, 0.0), 0.0, 2.0).round(DIGITS)
+    found: Floats = np.clip(1 - np.where(np.isfinite(cosines), cosines, 0.0), 0.0, 2.0).round(DIGITS)
     np.fill_diagonal(found, 0.0)
     return found
 
