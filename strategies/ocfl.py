@@ -124,7 +124,7 @@ class Ocfl(BaseStrategy):
                 self.cohorts[client] = int(self.distances([arrays, *after], self.parent)[0, 1:].argmin())
         self.held = {}
         clients = [None if self.new(c) or self.divided is None else self.cohorts.get(c, 0) for c in self.partitions]
-        told = {"clients": clients, "round": self.divided, "temperature": self.temperatures, "noise": self.rest}
+        told = {"clients": clients, "round": self.divided, "temperature": [*self.temperatures], "noise": self.rest}
         self.record.found(COHORTS, told)
 
     def distances(self, replies: list[Arrays], start: Arrays) -> Floats:
