@@ -72,10 +72,12 @@ class Fault:
     Attributes:
         refused: whether the server has to refuse the reply, which else passes every check.
         remembers: whether `spoil` is given the client's earlier reply.
+        turns: whether it turns updates round; clients whose replies are code words do that themselves (see `turned`).
     """
 
     refused: ClassVar[bool] = True
     remembers: ClassVar[bool] = False
+    turns: ClassVar[bool] = False
 
     def __init__(self, faults: Faults) -> None:
         self.faults = faults
@@ -157,6 +159,15 @@ def strikes(faults: Faults, seed: int, ticket: str) -> bool:
     if clients is not None and client not in {str(c) for c in clients}:
         return False
     return derive(seed, "fault", ticket) < faults.rate * 2**63
+
+
+def turned(faults: Faults, seed: int, ticket: str) -> bool:
+    """Whether a client is to turn what it found round before it encodes it, as no fault can in its code words.
+
+    Raises:
+        SettingError: see `struck_clients`.
+    """
+    return strikes(faults, seed, ticket) and fault_of(faults).turns
 
 
 def first_float(arrays: Arrays) -> str | None:

@@ -8,9 +8,12 @@ from fedwarm.faults import Spoilt
 
 
 class Poison(Spoilt):
-    """w - scale (w_k - w), with `faults.poison-scale`; it passes every check, and robust rules are there to stand it."""
+    """w - scale (w_k - w), with `faults.poison-scale`; it passes every check, and robust rules are there to stand it.
 
-    refused = False
+    A ranking is reversed instead.
+    """
+
+    refused, turns = False, True
     uses = ("faults.poison-scale",)
 
     def change(self, arrays: Arrays, reference: Arrays) -> Arrays | None:
