@@ -15,7 +15,7 @@ from fedwarm.catalogue import parse
 from fedwarm.core.arrays import Arrays
 from fedwarm.core.norms import reference_norm, too_large, update_norm
 from fedwarm.core.payload import Payload, PayloadError, check_arrays
-from fedwarm.faults import EXTRA, Faults, Spoilt, fault_of, faults_of, strikes, struck_clients
+from fedwarm.faults import EXTRA, Faults, Spoilt, fault_of, faults_of, strikes, struck_clients, turned
 from fedwarm.faults.oversized import OVERSIZE
 from fedwarm.faults.replay import stale
 from fedwarm.faults.truncated import Truncated
@@ -184,6 +184,14 @@ def test_poison_is_the_update_turned_round_and_passes_every_check() -> None:
     length = update_norm(out, sent())
     assert length == pytest.approx(3 * update_norm(honest(), sent()))
     assert not too_large(length, reference_norm(sent()), [update_norm(honest(), sent())], 100.0)
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_code_words_are_turned_round_by_clients_that_poison_strikes(kind: str) -> None:
+    faults = Faults(kind=kind, rate=0.5, clients="1")
+    tickets = [f"{stage}.0.{client}" for stage in range(20) for client in range(3)]
+    struck = [ticket for ticket in tickets if kind == "poison" and strikes(faults, 0, ticket)]
+    assert [ticket for ticket in tickets if turned(faults, 0, ticket)] == struck
 
 
 def test_without_a_reference_the_arrays_are_the_update() -> None:

@@ -74,7 +74,7 @@ def test_what_needs_pictures_is_refused_before_a_run(settings: dict[str, Value],
     assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("method", ["fedsparse", "federated_dropout", "ssfl", "fedwon", "fedbn"])
+@pytest.mark.parametrize("method", ["fedsparse", "federated_dropout", "ssfl", "frl", "fedwon", "fedbn"])
 def test_what_looks_at_layers_waits_for_nodes_that_alone_know_the_inputs(method: str) -> None:
     """Their data are their own, and a network of texts is built when they have told what a text is."""
     known, _ = check_run({"method": method, "data.name": "own", "task": "language", "model.name": "gru"}, 3, real=True)
