@@ -35,7 +35,7 @@ def ranked(model: nn.Module) -> tuple[str, ...]:
     """Names of the weights that have scores: those of linear layers and convolutions that the architecture does not freeze.
 
     Raises:
-        SettingError: something else is trained, but for biases of these layers, and scale and shift of normalisations.
+        SettingError: something else is trained but biases of these layers and normalisations, or nothing is.
     """
     kinds = {name: part for name, part in model.named_modules() if isinstance(part, (*RANKED, *LAYERS))}
     found = []
@@ -50,6 +50,8 @@ def ranked(model: nn.Module) -> tuple[str, ...]:
             )
         if own == "weight" and isinstance(kinds[layer], RANKED):
             found.append(name)
+    if not found:
+        raise SettingError("the model trains no weights of linear layers or convolutions, and scores are of these; use another")
     return tuple(found)
 
 

@@ -108,4 +108,5 @@ def test_what_is_neither_ranked_nor_frozen_is_refused() -> None:
     assert ranked(model) == ("layer.weight",)
     assert np.array_equal(found.state(found.first)["table.weight"], model.table.weight.numpy()), "stays as it was built"
     model.layer.weight.requires_grad_(False)
-    assert ranked(model) == ()
+    with pytest.raises(SettingError, match="trains no weights of linear layers"):
+        ranked(model)
