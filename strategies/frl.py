@@ -24,6 +24,7 @@ class Frl(BaseStrategy):
     """R(j) = sum_k (place of j in the order of client k), next order = argsort R; one vote a client, however much it holds."""
 
     method = "frl"
+    sends_all = True  # its arrays follow from an order
     packed: Bytes | None = None  # the order as it travels, from which all else follows
 
     @cached_property
