@@ -91,6 +91,24 @@ def test_results_have_the_rows_of_a_study(name: str, heading: str, first: str, w
             assert (cells[-2], cells[-1]) == costs, cells
 
 
+@pytest.mark.parametrize(
+    ("page", "heading", "digits", "rounds"),
+    [
+        ("benchmarks/RESULTS.md", "### Where half of the data set is public", 2, ("1", "5", "last")),
+        ("docs/results.md", "**Where half of the data set is public**", 1, ("1", "last")),
+    ],
+)
+def test_results_have_gen_fedsd_where_half_is_public(page: str, heading: str, digits: int, rounds: tuple[str, ...]) -> None:
+    """Both data sets; all arms in the study's order by their names, or some of them by what they are called to readers."""
+    sets = [rows_of(f"gen_fedsd_public_{name}") for name in ("mnist", "fashion")]
+    arms, shown = [*dict.fromkeys(arm for arm, _ in sets[0])], [*table(page, heading, "training")]
+    found = {arm: [spread(rows[arm, n], "global", digits) for rows in sets for n in rounds] for arm in arms}
+    if digits == 2:
+        assert {cells[0]: cells[1:-1] for cells in shown} == found and [cells[0] for cells in shown] == arms
+    else:
+        assert len(shown) == 6 and all(cells[1:] in found.values() for cells in shown)
+
+
 def test_results_have_the_personal_models_of_two_sizes() -> None:
     """All arms in the study's order: accuracy and difference with 50 and with 100 images, and bytes up."""
     sizes = [rows_of(f"warmfed_personal_{size}") for size in (50, 100)]
