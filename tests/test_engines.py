@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from flwr.app import Message
 from flwr.serverapp import Grid
+from safetensors.torch import save_file
 
 from fedwarm.engines.ray import run_ray
 from fedwarm.launch.run import Request, run_method
+from fedwarm.models import Model, build_model
 from fedwarm.rounds import arrivals
 from tests.grids import Through, served
 from tests.runs import run
@@ -23,14 +25,20 @@ SHORT = ("fedavg",)
 
 
 @pytest.mark.processes
+@pytest.mark.parametrize("train", ["all", "lora"])
 @pytest.mark.parametrize("method", SHORT)
-def test_workers_and_ray_give_the_same_model_bit_for_bit(method: str, tmp_path: Path) -> None:
+def test_workers_and_ray_give_the_same_model_bit_for_bit(method: str, train: str, tmp_path: Path) -> None:
+    """What is not trained, of a file that the server alone reads, is sent once in all of them."""
+    path = tmp_path / "w.safetensors"
+    save_file(build_model(Model(), 10, 16, 7).state_dict(), path)
+    given = {**METHODS[method], "model.train": train, "model.weights": str(path)}
     cases = {"one": ("local", 1), "two": ("local", 2), "ray": ("ray", 2)}
     folders = [
-        run_method(Request(method, engine, tmp_path / name, 3, None, 2, workers, run_config=(text(METHODS[method]),)))
+        run_method(Request(method, engine, tmp_path / name, 3, None, 2, workers, run_config=(text(given),)))
         for name, (engine, workers) in cases.items()
     ]
     assert alike(folders)
+    assert len({json.loads((f / "results.json").read_text())["totals"]["bytes_down"] for f in folders}) == 1
     assert [json.loads((f / "results.json").read_text())["engine"] for f in folders] == ["local", "local", "ray"]
 
 
