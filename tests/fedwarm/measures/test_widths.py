@@ -31,7 +31,7 @@ class Holder:
     real: Shard
     net: nn.Module
 
-    def model(self, payload: Payload | None = None) -> Any:
+    def model(self, payload: Payload | None = None, plain: bool = False) -> Any:
         return self.net
 
 
