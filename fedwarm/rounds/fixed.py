@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from fedwarm.core.arrays import Arrays, from_module, from_tensors, to_tensors
+from fedwarm.core.arrays import Arrays, from_tensors, to_tensors
 from fedwarm.core.inputs import Form
 from fedwarm.core.payload import Payload
 from fedwarm.core.store import Store
@@ -46,7 +46,7 @@ class Fixed:
     def part(self, arrays: Arrays, model: nn.Module, travels: bool) -> Arrays:
         """Take the tensors out of a model's arrays; what is left of these."""
         names = fixed_in(model)
-        self.arrays = {name: array for name, array in {**from_module(model), **arrays}.items() if name in names}
+        self.arrays = {name: array for name, array in arrays.items() if name in names}
         self.travels = travels
         return {name: array for name, array in arrays.items() if name not in names}
 
