@@ -14,7 +14,7 @@ from fedwarm.core.terminal import put
 def augment(
     seed: Annotated[int | None, typer.Option(help="seed of partition and images; that of the run they are for")] = None,
     clients: Annotated[int, typer.Option(help="number of clients; 0: what the data set suggests")] = 0,
-    client: Annotated[int, typer.Option(help="only this client, as on its own device; -1: all")] = -1,
+    client: Annotated[int, typer.Option(min=-1, help="only this client, as on its own device; -1: all")] = -1,
     fill: Annotated[
         bool, typer.Option("--fill", help="generate the missing images; runs with the same settings use them")
     ] = False,

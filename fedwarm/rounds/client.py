@@ -133,9 +133,9 @@ class BaseClient:
             NotImplementedError: this method has no such action.
             RefusalError: this node's limits allow private runs alone.
         """
-        payload = fixed.taken(payload, self.node.store)
         private = self.facts.hides or self.config.run.privacy != PRIVACY.first
         self.config.of(Limits).check_run(private, system=True)
+        payload = fixed.taken(payload, self.node.store)
         part = self.part(action)
         do: Callable[[Payload], Payload] | None = getattr(self, action, None)
         if part is not None:

@@ -114,3 +114,12 @@ def test_classes_that_the_foundation_never_saw_are_told_before_the_run_and_in_it
     assert [note[: len(told)] for note in json.loads((tmp_path / "run" / "results.json").read_text())["notes"]] == [told]
     with pytest.raises(SettingError, match="none of the classes one, cat: it would draw noise"), torch_threads(1):
         check_run({**dict(parse_overrides([small])), "method": "gen_fedsd", "gen-fedsd.phrases": "one=lynx"}, 1)
+
+
+def test_a_client_s_number_is_no_less_than_all() -> None:
+    from typer.testing import CliRunner
+
+    from fedwarm.cli.app import app
+
+    told = CliRunner().invoke(app, ["augment", "--client", "-4"])
+    assert told.exit_code == 2 and "-4 is not in the range" in told.output
