@@ -109,6 +109,29 @@ def test_results_have_gen_fedsd_where_half_is_public(page: str, heading: str, di
         assert len(shown) == 6 and all(cells[1:] in found.values() for cells in shown)
 
 
+@pytest.mark.parametrize(
+    ("name", "heading", "first", "measure", "rounds"),
+    [
+        ("scopes", "### A part of the network, trained and sent", "what is trained", "global", ("1", "5", "last")),
+        ("ocfl", "### Groups whose labels are permuted", "arm", "own", ("5", "last")),
+    ],
+)
+def test_results_have_all_arms_of_a_study_by_rounds(
+    name: str, heading: str, first: str, measure: str, rounds: tuple[str, ...]
+) -> None:
+    """Accuracies by rounds, the end's difference, bytes up and work."""
+    rows = rows_of(name)
+    shown = {cells[0]: cells[1:] for cells in table("benchmarks/RESULTS.md", heading, first)}
+    assert [*shown] == [*dict.fromkeys(arm for arm, _ in rows)]
+    for arm, cells in shown.items():
+        *accuracies, told, up, work = cells
+        last = rows[arm, "last"][0]
+        assert accuracies == [spread(rows[arm, n], measure, 2) for n in rounds]
+        mean, low, high = (100 * float(last[f"{measure} {key}"] or 0) for key in ("difference", "low", "high"))
+        assert told == (f"{mean:+.1f} [{low:.1f}, {high:.1f}]" if last[f"{measure} p"] else "baseline")
+        assert (up, work) == (byte_text(float(last["bytes up a client"])), second_text(float(last["seconds a client"])))
+
+
 def test_results_have_the_personal_models_of_two_sizes() -> None:
     """All arms in the study's order: accuracy and difference with 50 and with 100 images, and bytes up."""
     sizes = [rows_of(f"warmfed_personal_{size}") for size in (50, 100)]

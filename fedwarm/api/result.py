@@ -193,17 +193,19 @@ class Result:
 
         return task_of(self.run)
 
-    def outputs(self, inputs: Tensor | Sequence[Any] | Any, model: nn.Module | None = None) -> Tensor:
+    def outputs(self, inputs: Tensor | Sequence[Any] | Any, model: nn.Module | None = None, *, scaled: bool = False) -> Tensor:
         """The model's outputs for examples, on the CPU: logits (n, classes), numbers (n, k), or logits (n, T, tokens).
 
         Args:
-            inputs: a tensor (n, ...) as the model was trained on: uint8 (n, 3, size, size) for images, a table's columns as
-                `data.standardise` scaled them; or images of any size as arrays (n, height, width[, 3]) of uint8, PIL images, or
-                paths of files, which are scaled to the model's size.
+            inputs: a tensor (n, ...): uint8 (n, 3, size, size) for images, a table's columns as in its data set; or images of
+                any size as arrays (n, height, width[, 3]) of uint8, PIL images, or paths of files, which are scaled to the
+                model's size.
             model: another model than the last global one, e.g. `personal_model(0)`.
+            scaled: a table's columns are given as `data.standardise` scaled them.
 
         Raises:
-            SettingError: the run keeps no one global model, or the inputs cannot be used.
+            SettingError: the run keeps no one global model, or the inputs cannot be used; or it cannot be told here how columns
+                were scaled, as the data set is elsewhere or each site scaled its own.
         """
         from fedwarm.api.inputs import as_inputs, like
         from fedwarm.training.evaluate import predict
@@ -211,9 +213,20 @@ class Result:
         model = self.model if model is None else model
         form, background = self.run.inputs, str(self.settings["data.background"])
         given = as_inputs(inputs, form.side, background) if form.pictures else like(form, inputs)
-        return predict(model, given, task=self._task)
+        return predict(model, given if scaled or not form.columns else self._scaled(given), task=self._task)
 
-    def probabilities(self, inputs: Tensor | Sequence[Any] | Any, model: nn.Module | None = None) -> Tensor:
+    def _scaled(self, rows: Tensor) -> Tensor:
+        """A table's rows as the model takes them."""
+        from fedwarm.launch.columns import scale_of_run
+
+        scale, why = scale_of_run(self.run)
+        if why:
+            raise SettingError(f"{why}; give them so, and say scaled=True")
+        return rows if scale is None else scale.of(rows)
+
+    def probabilities(
+        self, inputs: Tensor | Sequence[Any] | Any, model: nn.Module | None = None, *, scaled: bool = False
+    ) -> Tensor:
         """Probabilities of classes (n, classes), of labels (n, labels) or of tokens (n, T, tokens), as of `outputs`.
 
         Raises:
@@ -222,9 +235,9 @@ class Result:
         self._answering()
         if self._task.targets == NUMBERS:
             raise SettingError(f"task = {self.settings['task']!r} predicts numbers, which have no probabilities; use `predict`")
-        return self._task.predicted(self.outputs(inputs, model))
+        return self._task.predicted(self.outputs(inputs, model, scaled=scaled))
 
-    def predict(self, inputs: Tensor | Sequence[Any] | Any, model: nn.Module | None = None) -> Tensor:
+    def predict(self, inputs: Tensor | Sequence[Any] | Any, model: nn.Module | None = None, *, scaled: bool = False) -> Tensor:
         """Predictions for examples, by the run's task; arguments and errors as of `outputs`.
 
         Returns:
@@ -235,7 +248,7 @@ class Result:
             SettingError: as of `outputs`; or the task predicts nothing.
         """
         self._answering()
-        outputs = self.outputs(inputs, model)
+        outputs = self.outputs(inputs, model, scaled=scaled)
         if self._task.targets == NUMBERS:
             return self._task.predicted(outputs)
         return outputs > 0 if self._task.targets == LABELS else outputs.argmax(-1)

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from fedwarm.catalogue import groups_of, parse
-from fedwarm.data.scaling import MEAN, NONE, Scale
-from fedwarm.data.settings import OWN, Data
-from fedwarm.data.shards import shared_scale
+from fedwarm.data.scaling import Scale
+from fedwarm.launch.columns import scale_of_run, settings_of_run
 from fedwarm.launch.finished import BEST, WEIGHTS, finished, task_of, task_settings
 from fedwarm.objectives import objective_of
 from fedwarm.quantize.export import KEPT, Exported, export, was_exported
@@ -16,12 +15,13 @@ from fedwarm.quantize.settings import QuantizationRobust
 from fedwarm.record.reading import Run, read_run
 from fedwarm.relevance import Run as Relevant
 from fedwarm.settings.config import Config
-from fedwarm.settings.fields import Group, SettingError, Value, keys
-from fedwarm.settings.kinds import OBJECTIVES, SETS
+from fedwarm.settings.fields import SettingError, Value, keys
+from fedwarm.settings.kinds import OBJECTIVES
 from fedwarm.sparse.export import beside
 from fedwarm.sparse.shrink import kept_of, shrunk
 
 NAME = "model-w"  # how an exported file's name begins unless it is given
+UNKNOWN = "and the file does not say how; scale them as training did, or train with a CSV file of known statistics"
 
 
 def export_run(folder: Path, bits: int, form: str, out: Path) -> tuple[Exported, str]:
@@ -45,7 +45,8 @@ def export_run(folder: Path, bits: int, form: str, out: Path) -> tuple[Exported,
     _check_out(folder, out)
     done = finished(run)
     config = _quantization(run)
-    scale, unknown = _scale(run)
+    scale, why = scale_of_run(run)
+    unknown = f"{why}, {UNKNOWN}" if why else ""
     told = {KEY: [source.told() for source in sources(folder / WEIGHTS) or []], "task": _task(run), **_columns(run, scale)}
     objective = objective_of(config)
     place = done.settings, done.width, done.inputs
@@ -55,24 +56,6 @@ def export_run(folder: Path, bits: int, form: str, out: Path) -> tuple[Exported,
     small = shrunk(done.model, kept)
     exported = export(small, bits, form, out, *place, *how, {**told, KEPT: kept}, task_of(run), scale)
     return exported, "\n".join(filter(None, (beside(done.model, small, done.inputs), unknown)))
-
-
-def _scale(run: Run) -> tuple[Scale | None, str]:
-    """How the run's columns were scaled; and where that is not known here, what to do about it."""
-    name, said, missing = (str(run.settings.get(f"data.{key}", "")) for key in ("name", "standardise", "missing-values"))
-    if not run.inputs.columns or (said == NONE and missing != MEAN):
-        return None, ""
-    try:
-        if name != OWN:
-            own = groups_of(SETS, name) if SETS.takes(name) else ()
-            return shared_scale(parse(_given(run, (Data, *own))).of(Data), run.seed, run.clients), ""
-        why = "at each site"
-    except SettingError:
-        why = f"by {name}, which is not here"
-    return None, (
-        f"the model takes columns as data.standardise = {said!r} scaled them {why}, and the file does not say how; scale them as "
-        "training did, or train with a CSV file of known statistics"
-    )
 
 
 def _columns(run: Run, scale: Scale | None) -> dict[str, Any]:
@@ -98,10 +81,4 @@ def _task(run: Run) -> dict[str, Value]:
 def _quantization(run: Run) -> Config:
     """The run's objective, with its settings and those of the scheme; what else the run was does not matter here."""
     objective = str(Relevant(run.settings, run.method)["objective"])
-    return parse({**_given(run, (QuantizationRobust, *groups_of(OBJECTIVES, objective))), "objective": objective})
-
-
-def _given(run: Run, groups: tuple[type[Group], ...]) -> dict[str, Value]:
-    """The run's settings of some groups."""
-    wanted = {key for key, _, _ in keys(groups)}
-    return {key: value for key, value in run.settings.items() if key in wanted}
+    return parse({**settings_of_run(run, (QuantizationRobust, *groups_of(OBJECTIVES, objective))), "objective": objective})
