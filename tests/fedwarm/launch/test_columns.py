@@ -38,8 +38,6 @@ def test_where_the_scale_is_not_known_they_must_be_given_scaled(tmp_path: Path) 
     results["settings"]["data.name"] = "gone/away.csv"
     (outcome.folder / "results.json").write_text(json.dumps(results))
     result, rows = Result(outcome.folder), torch.zeros(2, 30)
-    with pytest.raises(
-        SettingError, match="'auto' scaled them by gone/away.csv, which is not here; .* scaled=True"
-    ):
+    with pytest.raises(SettingError, match="'auto' scaled them by gone/away.csv, which is not here; .* scaled=True"):
         result.predict(rows)
     assert result.predict(rows, scaled=True).shape == (2,)
