@@ -22,6 +22,7 @@ from fedwarm.settings.config import Config, General
 from fedwarm.settings.fields import Group, SettingError, Value, checked, defaults, keys, near
 from fedwarm.settings.kinds import (
     FAULTS,
+    HEADS,
     KINDS,
     METHODS,
     MODELS,
@@ -49,7 +50,7 @@ class Owned:
 
 ROOMS: tuple[type[Group], ...] = (General, Data, Model, Diffusion, Robust, Faults, Nodes, Limits)
 HANDED: Mapping[type[Group], tuple[Kind[Any], ...]] = {
-    General: (OPTIMISERS, SCHEDULES, TASKS), Data: (SETS, PARTITIONS), Model: (MODELS, NORMS, SCOPES), Robust: (RULES,),
+    General: (OPTIMISERS, SCHEDULES, TASKS), Data: (SETS, PARTITIONS), Model: (MODELS, NORMS, HEADS, SCOPES), Robust: (RULES,),
     Faults: (FAULTS,),
 }  # fmt: skip
 ABSOLUTE = ("out", "client-folder")

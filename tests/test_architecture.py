@@ -17,7 +17,7 @@ FLOWER_ALLOWED = ("strategies", "clients", *(f"fedwarm/{room}" for room in ("flo
 FLOORS = (
     ("settings",),
     ("core",),
-    ("norms", "scopes", "metrics", "tasks"),
+    ("norms", "heads", "scopes", "metrics", "tasks"),
     ("pretrained",),
     ("libraries",),
     ("schedules", "privacy", "data", "models", "aggregators", "flower", "faults"),

@@ -6,17 +6,17 @@ number of different tokens of a text (b, T) of int64. Who asks for `image_size` 
 `vocabulary` texts alone: other inputs are refused before the run. First parameters with other names are given the outputs and
 the image size in that order.
 
-The setting `model.norm` changes how any of them is normalised (see `fedwarm.norms`). The head is the last layer with parameters,
+The settings `model.norm` and `model.head` change how any of them is normalised, and its head (see `fedwarm.norms`,
+`fedwarm.heads`). The head is the last layer with parameters,
 or the one that the component names as its fact `head`; its first axis counts classes. Its facts `mean` and `deviation` (by
 channel, of pixels in [0, 1]) say which input its weights expect, where that is not [-1, 1].
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from inspect import signature
 from typing import Any
 
 import torch
@@ -26,6 +26,8 @@ from fedwarm.core import placement
 from fedwarm.core.inputs import Form
 from fedwarm.core.placement import on_gpu as on_gpu
 from fedwarm.core.seeds import initialisation
+from fedwarm.heads import fixed
+from fedwarm.models._arguments import arguments, asked_by
 from fedwarm.models._own import check_own
 from fedwarm.models._twins import copies, twin
 from fedwarm.norms import AVERAGED, FROZEN, floored, prepare
@@ -35,12 +37,11 @@ from fedwarm.pretrained.reading import tensors_of
 from fedwarm.scopes import completed, limit, plain, whole
 from fedwarm.settings.fields import Group, SettingError, Value, keys, read, setting
 from fedwarm.settings.foreign import outcome
-from fedwarm.settings.kinds import MODELS, NORMS, SCOPES
+from fedwarm.settings.kinds import HEADS, MODELS, NORMS, SCOPES
 from fedwarm.settings.registry import own_of, settings_of
 
 PIXEL_MEAN, PIXEL_STD = 127.5, 127.5
 APART = ("model.name", "model.norm", "model.weights", "model.train")  # told by themselves, or of no matter to what it predicts
-KNOWN = frozenset({"classes", "outputs", "shape", "image_size", "vocabulary"})  # what parameters of factories may be called
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,10 @@ class Model(Group, prefix="model"):
         "normalisation layers; own: the architecture's; group, batch: replaced by such layers; none: removed; "
         "standardised-weights: removed, and convolutions with standardised weights",
         choices=NORMS,
+    )  # fmt: skip
+    head: str = setting(
+        "own", "the last layer; own: the architecture's; simplex: fixed class vectors that are all equally far apart, which nobody "
+        "trains or sends", choices=HEADS,
     )  # fmt: skip
     statistics: str = setting(
         "averaged", "running statistics of batch normalisation; averaged: clients update them, and the server averages them like "
@@ -90,7 +95,8 @@ def model_of(flat: Mapping[str, Value]) -> Model:
         SettingError: a setting of it has another type or is out of its range.
     """
     known = read(Model, flat)
-    groups = (*settings_of(MODELS.load(known.name)), *settings_of(NORMS.load(known.norm)))
+    chosen = (MODELS.load(known.name), NORMS.load(known.norm), HEADS.load(known.head))
+    groups = [group for found in chosen for group in settings_of(found)]
     return replace(known, weights="", train=Model.train, own_settings=tuple(read(group, flat) for group in groups))
 
 
@@ -160,6 +166,18 @@ def head_of(settings: Model, model: nn.Module) -> tuple[str, ...]:
     return found
 
 
+def head_layer(settings: Model, model: nn.Module) -> str:
+    """The name of the layer that is the head of a model that was built by these settings.
+
+    Raises:
+        SettingError: it is no layer of its own.
+    """
+    layer = head_of(settings, model)[0].rpartition(".")[0]
+    if not layer:
+        raise SettingError(f"model.name = {settings.name!r} has no layer that is its head; put its last weights in one")
+    return layer
+
+
 def behead(settings: Model, model: nn.Module) -> tuple[str, nn.Module]:
     """Take the head off a model that was built by these settings: (the layer's name, the layer).
 
@@ -168,9 +186,7 @@ def behead(settings: Model, model: nn.Module) -> tuple[str, nn.Module]:
     Raises:
         SettingError: it is no layer of its own.
     """
-    layer = head_of(settings, model)[0].rpartition(".")[0]
-    if not layer:
-        raise SettingError(f"model.name = {settings.name!r} has no layer that is its head; put its last weights in one")
+    layer = head_layer(settings, model)
     head = model.get_submodule(layer)
     model.set_submodule(layer, nn.Identity())
     return layer, head
@@ -185,6 +201,9 @@ def _built(settings: Model, classes: int, form: Form) -> nn.Module:
         raise SettingError(f"{where} gives {type(module).__name__}; return the torch module")
     check_own(where, module)
     norm(module, *own_of(norm, settings.own_settings))
+    if settings.head != Model.head:
+        head = HEADS.load(settings.head)
+        head(module.get_submodule(head_layer(settings, module)), *own_of(head, settings.own_settings))
     scope = SCOPES.load(settings.train)
     prepare(module, settings.statistics if whole(scope) else FROZEN)
     _expect(settings, module, architecture, form)
@@ -206,44 +225,9 @@ def _expect(settings: Model, module: nn.Module, architecture: Any, form: Form) -
         )
 
 
-def arguments(architecture: Callable[..., nn.Module], name: str, outputs: int, form: Form) -> list[object]:
-    """What a factory is given before its settings, by the names of its parameters.
-
-    Raises:
-        SettingError: it takes other inputs.
-    """
-    known: dict[str, object] = {"classes": outputs, "outputs": outputs, "shape": form.shape}
-    known |= {"image_size": form.side, "vocabulary": form.vocabulary}
-    asked = _asked(architecture, KNOWN)
-    if not form.pictures and "image_size" in asked:
-        raise SettingError(
-            f"model.name = {name!r} takes pictures, and the data set has {form}; take another model, e.g. mlp of numbers, or "
-            "module:attribute of a function of (outputs, shape)"
-        )
-    if "vocabulary" in asked and not form.vocabulary:
-        raise SettingError(
-            f"model.name = {name!r} reads texts of tokens, and the data set has {form}; take a model of such inputs, e.g. mlp"
-        )
-    return [known[name] for name in asked]
-
-
 def takes_pictures(settings: Model) -> bool:
     """Whether an architecture is made for a given size of pictures."""
-    return "image_size" in _asked(MODELS.load(settings.name), KNOWN)
-
-
-@lru_cache(maxsize=64)
-def _asked(architecture: Callable[..., nn.Module], known: frozenset[str]) -> tuple[str, ...]:
-    """What a factory's parameters before its settings ask for; one that is called otherwise, by its place."""
-    places = ("classes", "image_size")
-    try:
-        parameters = [*signature(architecture).parameters.values()]
-    except (TypeError, ValueError):
-        return places
-    if any(each.kind == each.VAR_POSITIONAL for each in parameters):
-        return places
-    given = [each.name for each in parameters[: len(parameters) - len(settings_of(architecture))]]
-    return tuple(name if name in known else places[i] for i, name in enumerate(given) if name in known or i < len(places))
+    return "image_size" in asked_by(MODELS.load(settings.name))
 
 
 @lru_cache(maxsize=4)
@@ -263,8 +247,10 @@ def _forms(state: Mapping[str, Tensor]) -> Mapping[str, Any]:
 
 def _load_weights(model: nn.Module, settings: Model, say: Say | None) -> None:
     state = model.state_dict()
-    found = weights_in(settings.weights, "model.weights", plain(model, state), head_of(settings, model), say)
-    model.load_state_dict({**state, **found})
+    head = head_of(settings, model)
+    found = weights_in(settings.weights, "model.weights", plain(model, state), head, say)
+    still = {name: state[name] for name in head} if fixed(HEADS.load(settings.head)) else {}
+    model.load_state_dict({**state, **found, **still})
 
 
 def weights_in(

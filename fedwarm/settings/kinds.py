@@ -20,6 +20,7 @@ PARTITIONS: Kind[Any] = Kind("partition", "fedwarm.data.partitions", "data.parti
 LIBRARIES: Kind[Any] = Kind("model library", "fedwarm.libraries", option="model.name = 'LIBRARY:NAME'")
 MODELS: Kind[Any] = Kind("model", "fedwarm.models", "model.name", libraries=LIBRARIES)
 NORMS: Kind[Any] = Kind("normalisation", "fedwarm.norms", "model.norm", first="own", hyphens=True)
+HEADS: Kind[Any] = Kind("head", "fedwarm.heads", "model.head", first="own", hyphens=True)
 SCOPES: Kind[Any] = Kind("scope", "fedwarm.scopes", "model.train", first="all")
 OPTIMISERS: Kind[Any] = Kind("optimiser", "fedwarm.optimisers", "optimiser", first="sgd")
 SCHEDULES: Kind[Any] = Kind("schedule", "fedwarm.schedules", "schedule", first="constant")
@@ -38,7 +39,7 @@ KINDS: dict[str, Kind[Any]] = {
     kind.name: kind
     for kind in (
         METHODS, OBJECTIVES, CODECS, PRIVACY, AUGMENTATIONS, PROVIDERS, RULES, SETS,
-        PARTITIONS, MODELS, LIBRARIES, NORMS, SCOPES, OPTIMISERS, SCHEDULES, TASKS, METRICS, FAULTS, MEASURES, TRACKERS,
+        PARTITIONS, MODELS, LIBRARIES, NORMS, HEADS, SCOPES, OPTIMISERS, SCHEDULES, TASKS, METRICS, FAULTS, MEASURES, TRACKERS,
         TUNERS, FAMILIES, SAMPLERS, SECTIONS, ENGINES,
     )
 }  # fmt: skip
