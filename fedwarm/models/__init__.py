@@ -7,9 +7,9 @@ number of different tokens of a text (b, T) of int64. Who asks for `image_size` 
 the image size in that order.
 
 The settings `model.norm` and `model.head` change how any of them is normalised, and its head (see `fedwarm.norms`,
-`fedwarm.heads`). The head is the last layer with parameters,
-or the one that the component names as its fact `head`; its first axis counts classes. Its facts `mean` and `deviation` (by
-channel, of pixels in [0, 1]) say which input its weights expect, where that is not [-1, 1].
+`fedwarm.heads`). The head is the last layer with parameters, or the one that the component names as its fact `head`; its first
+axis counts classes. Its facts `mean` and `deviation` (by channel, of pixels in [0, 1]) say which input its weights expect, where
+that is not [-1, 1].
 """
 
 from __future__ import annotations
@@ -59,9 +59,10 @@ class Model(Group, prefix="model"):
         choices=NORMS,
     )  # fmt: skip
     head: str = setting(
-        "own", "the last layer; own: the architecture's; simplex: fixed class vectors that are all equally far apart, which nobody "
-        "trains or sends", choices=HEADS,
-    )  # fmt: skip
+        "own",
+        "the last layer; own: the architecture's; simplex: fixed vectors of classes, all equally far apart, which nobody trains",
+        choices=HEADS,
+    )
     statistics: str = setting(
         "averaged", "running statistics of batch normalisation; averaged: clients update them, and the server averages them like "
         "weights; frozen: training normalises by those of model.weights and leaves them as they are",
