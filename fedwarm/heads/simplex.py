@@ -60,7 +60,7 @@ class UnitLinear(nn.Linear):
 
 @component(settings=Simplex, fixed=True, classed=True)
 def simplex(layer: nn.Module, settings: Simplex) -> None:
-    """A simplex equiangular tight frame on features of length 1, which nobody trains.
+    """A simplex equiangular tight frame, which nobody trains.
 
     Raises:
         SettingError: the layer is not linear, or has fewer inputs than outputs.
