@@ -210,7 +210,10 @@ def _built(settings: Model, classes: int, form: Form) -> nn.Module:
     _expect(settings, module, architecture, form)
     limit(module, scope, () if whole(scope) else head_of(settings, module), settings.own_settings)
     if not any(parameter.requires_grad for parameter in module.parameters()):
-        raise SettingError(f"{where} has no parameter that requires a gradient, so nothing is trained; free some of them")
+        below = f" below model.head = {settings.head!r}" if settings.head != Model.head else ""
+        raise SettingError(
+            f"{where} has no parameter that requires a gradient{below}, so nothing is trained; free some of them, or take another"
+        )
     return module
 
 

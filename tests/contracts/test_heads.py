@@ -1,4 +1,4 @@
-"""What every head keeps to: names and shapes of the architecture, numbers of all other layers, no draws, and what `fixed` says."""
+"""What every head keeps to: names and shapes of the architecture, numbers of other layers, no draws, and what `fixed` says."""
 
 from __future__ import annotations
 

@@ -43,6 +43,7 @@ QR, RQ = "quantization-robust", "relaxed-quantization"
 VARIANTS: dict[str, tuple[str, dict[str, Value]]] = {
     **{method: (method, {}) for method in METHODS if method not in ("warmfed", "gen_fedsd")},
     "fedbn": ("fedbn", {"model.name": "resnet8", "model.norm": "batch", "data.image-size": 16}),
+    "fedgela": ("fedgela", {"model.name": "mlp", "data.image-size": 16}),
     "fedavg, batch": ("fedavg", {"model.name": "resnet20", "data.image-size": 16, "model.input-size": 12, "model.mean": "0.5"}),
     **{f"fedavg, {name}": ("fedavg", {"objective": name, f"{QR}.kure-warmup": 0}) for name in TRAINED},
     "fedavg, apqn fixed": ("fedavg", {"objective": "apqn", f"{QR}.apqn-width": "fixed"}),
