@@ -27,7 +27,7 @@ MASKED, NEVER = "masked", -1e4  # what a masked class's output is, before a soft
 
 
 @dataclass(frozen=True)
-class FedGela(Group, prefix="gela"):
+class FedGela(Group, prefix="fedgela"):
     """Settings of FedGELA."""
 
     local: bool = setting(
@@ -36,7 +36,7 @@ class FedGela(Group, prefix="gela"):
     )  # fmt: skip
     absent: str = setting(
         "kept", "classes that a client has no examples of, where its own model is measured; kept: they may be answered, by an "
-        "output of 0; masked: they are not", choices=("kept", MASKED), when=lambda r: bool(r["gela.local"]),
+        "output of 0; masked: they are not", choices=("kept", MASKED), when=lambda r: bool(r["fedgela.local"]),
     )  # fmt: skip
 
     def own(self, state: Mapping[str, Tensor], head: tuple[str, str], shares: Tensor) -> dict[str, Tensor]:
@@ -85,7 +85,7 @@ def validate(config: Config) -> None:
     if config.of(FedGela).local and run.privacy != PRIVACY.first:
         raise SettingError(
             f"method {run.method!r} scales outputs by how many examples of a class a client has, which privacy = {run.privacy!r} "
-            "does not cover; take gela.local = false"
+            "does not cover; take fedgela.local = false"
         )
 
 
@@ -97,7 +97,9 @@ def check(config: Config, known: Any) -> None:
     """
     settings, layers = config.of(FedGela), layers_of(config, known)
     if settings.local and settings.absent == MASKED and layers is not None and not head_in(config.of(Model), layers)[1]:
-        raise SettingError("gela.absent = 'masked' works by the bias of the last layer, and this model's has none; take 'kept'")
+        raise SettingError(
+            "fedgela.absent = 'masked' works by the bias of the last layer, and this model's has none; take 'kept'"
+        )
 
 
 COMPONENT = Method(
@@ -105,7 +107,7 @@ COMPONENT = Method(
     "FedAvg below a fixed head, whose outputs each client scales to the classes that it holds (Fan et al., 2023)",
     FedGela,
     preset={"model.head": "simplex"},
-    does=lambda run: {"personal": bool(run["gela.local"])},
+    does=lambda run: {"personal": bool(run["fedgela.local"])},
     validate=validate,
     check=check,
     stacks=True,

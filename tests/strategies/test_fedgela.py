@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -28,6 +29,8 @@ SMALL: dict[str, Value] = {
     "num-server-rounds": 2, "local-epochs": 1, "data.max-examples": 40, "data.image-size": 8, "model.name": "mlp",
     "data.partition": "pathological", "learning-rate": 0.05, "server-threads": 1,
 }  # fmt: skip
+PRIVATE: dict[str, Value] = {"privacy": "dp-sgd", "fedgela.local": False}
+CODED: dict[str, Value] = {"codec": "dp-rec", "dp-rec.bits": 3, "dp-rec.entropy": "seeded"}
 HEAD = ("3.weight", "3.bias")
 
 
@@ -58,22 +61,29 @@ def test_only_the_body_travels_and_no_client_tells_its_counts_by_it(tmp_path: Pa
 def test_without_the_scale_it_is_fedavg_below_the_fixed_head(tmp_path: Path) -> None:
     given = {**SMALL, "num-server-rounds": 3, "fraction-train": 0.5}
     plain = run("fedavg", tmp_path / "plain", {**given, "model.head": "simplex"})
-    outcome = run("fedgela", tmp_path / "run", {**given, "gela.local": False})
+    outcome = run("fedgela", tmp_path / "run", {**given, "fedgela.local": False})
     assert same(outcome.model, plain.model) and outcome.results["final"] == plain.results["final"]
     assert not same(run("fedgela", tmp_path / "other", given).model, plain.model)
+
+
+def test_clients_that_train_together_have_each_their_own_scale(tmp_path: Path) -> None:
+    alone = run("fedgela", tmp_path / "alone", {**SMALL, "cohort": 0}, clients=2)
+    together = run("fedgela", tmp_path / "together", {**SMALL, "cohort": 2}, clients=2)
+    assert not any("one after another" in note for note in together.results["notes"])
+    assert all(np.allclose(together.model[name], array, atol=1e-5) for name, array in alone.model.items())
 
 
 def test_equal_counts_are_the_same_run_as_no_scale(tmp_path: Path) -> None:
     write_split(tmp_path / "set", "train", [k % 3 for k in range(36)])
     write_split(tmp_path / "set", "test", [k % 3 for k in range(9)])
     given = {**SMALL, "data.name": str(tmp_path / "set"), "data.partition": "iid", "data.max-examples": 1000}
-    found = [run("fedgela", tmp_path / f"{local}", {**given, "gela.local": local}, clients=1) for local in (True, False)]
+    found = [run("fedgela", tmp_path / f"{local}", {**given, "fedgela.local": local}, clients=1) for local in (True, False)]
     assert same(found[0].model, found[1].model)
 
 
 @pytest.mark.parametrize("absent", ["kept", "masked"])
 def test_a_client_s_own_model_is_kept_and_measured(absent: str, tmp_path: Path) -> None:
-    outcome = run("fedgela", tmp_path / "run", {**SMALL, "gela.absent": absent}, clients=2)
+    outcome = run("fedgela", tmp_path / "run", {**SMALL, "fedgela.absent": absent}, clients=2)
     config = parse({"method": "fedgela", **SMALL})
     for client, share in enumerate(outcome.results["rounds"][-1]["personal"]["per_client"]):
         shard = load_shard(config.of(Data), 0, client, 2)
@@ -94,7 +104,9 @@ def test_a_resumed_run_ends_in_the_same_models(tmp_path: Path) -> None:
     assert same(*(from_module(personal(read_run(o.folder), 1).model) for o in (parts, whole)))
 
 
-@pytest.mark.parametrize("more", [{"objective": "qat"}, {"objective": "class-weighted"}, {"model.train": "lora"}], ids=str)
+@pytest.mark.parametrize(
+    "more", [{"objective": "qat"}, {"objective": "class-weighted"}, {"model.train": "lora"}, PRIVATE, CODED], ids=str
+)
 def test_what_it_goes_together_with(more: dict[str, Value], tmp_path: Path) -> None:
     given = {**SMALL, "mlp.width": 64, "lora.rank": 2} if "model.train" in more else SMALL
     outcome = run("fedgela", tmp_path / "run", {**given, **more}, clients=2)

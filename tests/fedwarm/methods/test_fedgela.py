@@ -45,8 +45,11 @@ def test_a_client_s_own_model_is_a_plain_state(absent: str) -> None:
     ("given", "why"),
     [
         ({"model.head": "own"}, "needs a head that is never trained, and model.head = 'own' is not such"),
-        ({"privacy": "dp-sgd"}, "does not cover; take gela.local = false"),
-        ({"gela.absent": "masked", "model.name": "tests.fedwarm.methods.test_fedgela:unbiased"}, "model's has none; take 'kept'"),
+        ({"privacy": "dp-sgd"}, "does not cover; take fedgela.local = false"),
+        (
+            {"fedgela.absent": "masked", "model.name": "tests.fedwarm.methods.test_fedgela:unbiased"},
+            "model's has none; take 'kept'",
+        ),
         ({"task": "contrast"}, "works on a model's answers alone"),
     ],
     ids=str,
@@ -64,9 +67,9 @@ def unbiased(classes: int, image_size: int) -> torch.nn.Module:
 
 
 def test_private_steps_are_taken_without_the_scale() -> None:
-    check_run({"method": "fedgela", "data.image-size": 8, "gela.local": False, "privacy": "dp-sgd"}, 2)
+    check_run({"method": "fedgela", "data.image-size": 8, "fedgela.local": False, "privacy": "dp-sgd"}, 2)
 
 
 def test_settings_without_effect() -> None:
-    assert idle(["gela.absent", "simplex.temperature"], {"gela.local": False}, "fedgela") == ["gela.absent"]
+    assert idle(["fedgela.absent", "simplex.temperature"], {"fedgela.local": False}, "fedgela") == ["fedgela.absent"]
     assert idle(["simplex.temperature"], {}, "fedavg") == ["simplex.temperature"]
