@@ -35,6 +35,7 @@ class Ocfl(BaseStrategy):
     """
 
     method = "ocfl"
+    sends_all = True
 
     def __init__(self, config: Config | None = None, folder: RunFolder | None = None, **settings: Value) -> None:
         super().__init__(config, folder, **settings)

@@ -26,12 +26,10 @@ from fedwarm.diffusion.settings import Diffusion
 from fedwarm.methods.warmfed import CLASSIFIER, SELECTED, SELECTION, quota, tuning_factor
 from fedwarm.methods.warmfed import WarmFed as Settings
 from fedwarm.models import device_of, weights_in
-from fedwarm.record.folder import RunFolder
 from fedwarm.rounds.fleet import FederationError
 from fedwarm.rounds.outline import foreseeable
 from fedwarm.rounds.server import BaseStrategy, Stage
-from fedwarm.settings.config import Config
-from fedwarm.settings.fields import Value
+from fedwarm.scopes import plain
 from fedwarm.training.loop import Plan, fit
 
 from .foreseen import efforts
@@ -49,8 +47,8 @@ class WarmFed(BaseStrategy):
     method = "warmfed"
     sends_all = True
 
-    def __init__(self, config: Config | None = None, folder: RunFolder | None = None, **settings: Value) -> None:
-        super().__init__(config, folder, **settings)
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
         if self.settings.adapts:
             self.tuner.check_settings()
         self.uploads: Arrays = {}
@@ -260,7 +258,9 @@ class WarmFed(BaseStrategy):
     def _warm_start(self) -> None:
         """w^0: local models on their own images, their average, then the average on all images; or an earlier run's."""
         if self.settings.warmed:
-            self.arrays = from_tensors(weights_in(self.settings.warm_model, "warmfed.warm-model", to_tensors(self.arrays)))
+            start = plain(self.new_model(), to_tensors(self.arrays))
+            warm = weights_in(self.settings.warm_model, "warmfed.warm-model", start)
+            self.arrays = {**self.arrays, **from_tensors(warm)}
             return
         mean, epochs, models = self.aggregator(), self.settings.local_epochs, 0
         uploaded = self._sent(classifier=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedwarm.core.forms import age, byte_text
-from fedwarm.core.store import KEY
+from fedwarm.core.store import ALL, KEY
 from fedwarm.core.terminal import put, show
 from fedwarm.settings.fields import SettingError, near
 
@@ -36,7 +36,8 @@ def states(root: Path) -> list[State]:
         stats = [path.stat() for path in files]
         newest = max((stat.st_mtime for stat in stats), default=place.stat().st_mtime)
         total = sum(stat.st_size for stat in stats)
-        found.append(State(place.name, len({p.parent for p in kept}), len(kept), total, max(0.0, time.time() - newest)))
+        partitions = {path.parent.name for path in kept} - {ALL}
+        found.append(State(place.name, len(partitions), len(kept), total, max(0.0, time.time() - newest)))
     return sorted(found, key=lambda state: -state.age_seconds)
 
 
@@ -49,8 +50,10 @@ def _files(place: Path) -> list[Path] | None:
     return inside if all(ours) else None
 
 
-OURS = re.compile(r"speed\.(json|lock)|(\d+|pool)/(\..+|\d+\.lock|.+\.jsonl|.+\.\d+\.(lasting\.)?safetensors|hollowed-[^/]*/.+)")
-"""A client's states and accounts, a shelf of drawn images, tensors of hollowed tuning that were kept or left behind."""
+OURS = re.compile(
+    rf"speed\.(json|lock)|(\d+|{ALL}|pool)/(\..+|\d+\.lock|.+\.jsonl|.+\.\d+\.(lasting\.)?safetensors|hollowed-[^/]*/.+)"
+)
+"""States and accounts of a client or of all; a shelf of drawn images; tensors of hollowed tuning, kept or left behind."""
 
 
 def list_states(root: Path) -> None:

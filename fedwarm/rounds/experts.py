@@ -31,6 +31,7 @@ SLACK = 1e-6
 class Experts(BaseStrategy):
     """K models under the names `expert-<k>/<name>`, and a part that all share under `trunk/<name>`, where there is one."""
 
+    sends_all = True  # models drawn apart differ in what is not trained, too
     rate, momentum, least_mass = 1.0, 0.0, 0.0
     by_mass = True
 

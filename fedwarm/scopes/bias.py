@@ -5,10 +5,14 @@ Parameter-Efficient Fine-Tuning to Enable Foundation Models in Federated Learnin
 
 from __future__ import annotations
 
+import re
+
 from torch import nn
 
 from fedwarm.scopes import train_only
 from fedwarm.settings.fields import SettingError
+
+BIAS = re.compile(r"(.*_)?bias(_.*)?")  # of attention and recurrent layers, too: in_proj_bias, bias_ih_l0
 
 
 def bias(model: nn.Module, head: tuple[str, ...]) -> None:
@@ -17,7 +21,7 @@ def bias(model: nn.Module, head: tuple[str, ...]) -> None:
     Raises:
         SettingError: no layer but the last has a bias.
     """
-    names = {name for name, _ in model.named_parameters() if name.rpartition(".")[2] == "bias"}
+    names = {name for name, _ in model.named_parameters() if BIAS.fullmatch(name.rpartition(".")[2])}
     if not names - {*head}:
         raise SettingError(
             "model.train = 'bias' finds no bias outside of the last layer; use model.train = 'lora' or 'head', or another "

@@ -86,7 +86,7 @@ def lora(model: nn.Module, head: tuple[str, ...], settings: Lora) -> None:
     found = [
         part
         for name, part in model.named_modules()
-        if isinstance(part, ADAPTED) and f"{name}.weight" not in head and _worth(part.weight, settings.rank)
+        if isinstance(part, ADAPTED) and f"{name}.weight".lstrip(".") not in head and _worth(part.weight, settings.rank)
     ]
     if not found:
         raise SettingError(
@@ -99,7 +99,7 @@ def lora(model: nn.Module, head: tuple[str, ...], settings: Lora) -> None:
 
 def _worth(weight: Tensor, rank: int) -> bool:
     outputs = weight.shape[0]
-    return rank * (outputs + weight[0].numel()) < weight.numel()
+    return isinstance(weight, nn.Parameter) and rank * (outputs + weight[0].numel()) < weight.numel()
 
 
 def _adapt(layer: nn.Module, settings: Lora) -> None:

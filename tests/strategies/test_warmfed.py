@@ -245,6 +245,7 @@ def test_what_one_run_trained_on_its_images_another_need_not_train_again(one_sho
     assert same(taken.model, one_shot.model)
     assert taken.results["rounds"][-1]["personal"] == one_shot.results["rounds"][-1]["personal"]
     assert taken.results["trained_on"] == one_shot.results["trained_on"]
+    assert run("warmfed", tmp_path / "lora", {**SMALL_WARMFED, **own, "model.train": "lora"}).results["complete"]
     with pytest.raises(SettingError, match=r"warmfed.warm-model = .*the classifier"):
         run("warmfed", tmp_path / "other", {**SMALL_WARMFED, **own, "model.name": "logistic"})
     with pytest.raises(SettingError, match=r"warmfed.pool = .* was trained on \d+ of \d+ test images of this run"):

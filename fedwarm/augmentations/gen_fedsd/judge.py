@@ -30,8 +30,8 @@ class Judge:
         Raises:
             SettingError: there is no such file, or it does not fit.
         """
-        path = config.of(GenFedSD).judge
-        model = build_model(replace(config.of(Model), weights=""), classes, config.of(Data).image_size, config.run.seed)
+        path, architecture = config.of(GenFedSD).judge, replace(config.of(Model), weights="", train=Model.train)
+        model = build_model(architecture, classes, config.of(Data).image_size, config.run.seed)
         model.load_state_dict(weights_in(path, "gen-fedsd.judge", model.state_dict()))
         return cls(model.to(device_of(config.run.device)))
 

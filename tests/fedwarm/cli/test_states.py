@@ -19,6 +19,7 @@ def kept(root: Path) -> None:
     for key, partition, steps in (("00ff", 0, 2), ("00ff", 3, 1), ("abcdef0123456789", 11, 1)):
         for step in range(1, steps + 1):
             Store(root, key, partition).save("personal", {"w": torch.zeros(25_000)}, step)
+    Store(root, "00ff", 0).of_all().save("fixed", {"w": torch.zeros(25_000)}, 0)
     for path in (root / "00ff").rglob("*.safetensors"):
         aged(path, 3 * 86400 + 5)
     (root / "cafe" / "0").mkdir(parents=True)
@@ -34,10 +35,10 @@ def test_states_are_listed(tmp_path: Path, capsys: Capture) -> None:
     one = (tmp_path / "abcdef0123456789" / "11" / "personal.1.safetensors").stat().st_size
     assert rows(lines)[1:4] == [
         ["run key", "partitions", "files", "size", "last written"],
-        ["00ff", "2", "3", byte_text(3 * one), "3 days ago"],
+        ["00ff", "2", "4", byte_text(4 * one), "3 days ago"],
         ["abcdef0123456789", "1", "1", byte_text(one), "0 seconds ago"],
     ]
-    assert f"{byte_text(4 * one)} in all" in lines
+    assert f"{byte_text(5 * one)} in all" in lines
 
 
 def test_no_states(tmp_path: Path, capsys: Capture) -> None:

@@ -37,6 +37,7 @@ SMALL: dict[str, Value] = {
 HEAD, BODY = 4 * 10 * 85, 4 * (15_926 - 10 * 85)
 PRIVATE: dict[str, Value] = {"dp-rec.bits": 3, "dp-rec.entropy": "seeded", "dp-rec.view": "local", **LOCAL}
 APART = ("warmfed", "fedbn", "gen_fedsd", "fed_simclr", "quantization_robust")  # other models, or objectives of layers' weights
+SEVERAL = ("ifca", "fedmix", "ocfl")
 SCOPED = [n for n in kinds.METHODS.own() if n not in APART and "model.train" not in kinds.METHODS.load(n).refuses]
 
 
@@ -120,7 +121,7 @@ def test_bit_widths_densities_and_probes_are_of_the_whole_model(scope: str, tmp_
 @pytest.mark.parametrize("scope", ["bias", "lora"])
 def test_methods_train_in_scopes(name: str, scope: str, tmp_path: Path) -> None:
     given: dict[str, Value] = {**LOCAL, **SMALL, "model.train": scope}
-    given |= {"model.weights": start(tmp_path / "w.safetensors")} if name not in ("ifca", "fedmix") else {}
+    given |= {"model.weights": start(tmp_path / "w.safetensors")} if name not in SEVERAL else {}
     outcome = run(name, tmp_path / "run", given, clients=2)
     assert outcome.results["complete"] and not any(entry["failure"] for entry in outcome.ledger)
     if (outcome.folder / "model.safetensors").exists() and any("/" in name for name in outcome.model):
@@ -130,6 +131,14 @@ def test_methods_train_in_scopes(name: str, scope: str, tmp_path: Path) -> None:
         assert outcome.model.keys() == plain.keys()
         still = fixed_in(build_model(Model(name="lenet5", train=scope), 10, 16, 7)) if scope == "bias" else frozenset[str]()
         assert all(np.array_equal(outcome.model[n], plain[n].numpy()) for n in still)
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_methods_of_several_models_send_and_keep_them_whole(name: str, tmp_path: Path) -> None:
+    outcome = run(name, tmp_path / "run", {**SMALL, "model.train": "head", "num-server-rounds": 1}, clients=2)
+    whole = build_model(Model(name="lenet5"), 10, 16, 0).state_dict().keys()
+    assert {name.partition("/")[2] for name in outcome.model} == whole
+    assert {name.rpartition("/")[2] for name in sent(outcome.asked("round")[0])} == whole
 
 
 def test_adapters_leave_as_a_model_of_the_architecture(tmp_path: Path) -> None:

@@ -273,6 +273,12 @@ def test_what_cannot_be_is_refused_before_any_work(configure: Configure, changes
     assert "\n" not in str(error.value) and "model.weights" not in str(error.value)
 
 
+def test_a_judge_is_of_the_architecture_whatever_is_trained(configure: Configure, tmp_path: Path) -> None:
+    path = tmp_path / "judge.safetensors"
+    save_file(build_model(configure().of(Model), 10, 32, 5).state_dict(), path)
+    check(configure(judge=str(path), model__train="lora"), WORDS)
+
+
 def test_a_judge_of_another_architecture_is_refused(configure: Configure, tmp_path: Path) -> None:
     path = tmp_path / "judge.safetensors"
     save_file(build_model(configure(model__name="logistic").of(Model), 10, 32, 5).state_dict(), path)
