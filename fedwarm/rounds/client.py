@@ -55,7 +55,7 @@ class BaseClient:
     def __init__(self, config: Config, node: Node) -> None:
         refuse(config)
         refuse_uncovered(config)
-        self.config, self.node, self.steps = config, node, 0
+        self.config, self.node, self.steps, self.needs_fixed = config, node, 0, False
 
     @property
     def holding(self) -> Holding:
@@ -135,7 +135,7 @@ class BaseClient:
         """
         private = self.facts.hides or self.config.run.privacy != PRIVACY.first
         self.config.of(Limits).check_run(private, system=True)
-        payload = fixed.taken(payload, self.node.store)
+        payload, self.needs_fixed = fixed.taken(payload, self.node.store)
         part = self.part(action)
         do: Callable[[Payload], Payload] | None = getattr(self, action, None)
         if part is not None:
@@ -177,7 +177,7 @@ class BaseClient:
         """The shared initialisation, or the model with the payload's weights (`plain`: see `parts.Trainer`)."""
         run, shard, settings = self.config.run, self.real, self.config.of(Model)
         arrays = {n: a for n, a in payload.arrays.items() if not is_learned(n)} if payload is not None else {}
-        state = {**fixed.kept(self.node.store), **to_tensors(arrays)} if arrays else None
+        state = {**fixed.kept(self.node.store, self.needs_fixed), **to_tensors(arrays)} if arrays else None
         sizes = task_of(run).width(len(shard.classes)), shard.form, run.seed
         model = build_model(settings, *sizes, state, UNTOLD)
         model = fixed.plain(settings, model, *sizes) if plain else model

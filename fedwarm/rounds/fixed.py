@@ -1,7 +1,8 @@
 """Tensors that no client trains (`fedwarm.scopes`): the server keeps them apart from the model that travels round after round.
 
 Where they follow from the seed they are never sent. Else a client gets them with its first message and keeps them, together with
-the other clients on its machine; one whose reply was not used gets them again, as it may have lost them.
+the other clients on its machine, and later messages say that it needs them; one whose reply was not used gets them again, as it
+may have lost them.
 """
 
 from __future__ import annotations
@@ -10,15 +11,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from torch import nn
 
-from fedwarm.core.arrays import Arrays, from_tensors, to_tensors
+from fedwarm.core.arrays import Arrays, from_module, from_tensors, to_tensors
 from fedwarm.core.inputs import Form
 from fedwarm.core.payload import Payload
 from fedwarm.core.store import Store
 from fedwarm.core.told import joined, split
 from fedwarm.models import Model, build_model
-from fedwarm.scopes import adds, fixed_in, merged
+from fedwarm.scopes import added_in, adds, fixed_in, merged
+from fedwarm.settings.fields import SettingError
 from fedwarm.settings.kinds import SCOPES
 
 FIXED = "fixed"
@@ -43,11 +46,18 @@ class Fixed:
         self.held: set[int] = set()
         self._sent: set[int] = set()
 
-    def part(self, arrays: Arrays, model: nn.Module, travels: bool) -> Arrays:
-        """Take the tensors out of a model's arrays; what is left of these."""
-        names = fixed_in(model)
+    def part(self, arrays: Arrays, model: nn.Module) -> Arrays:
+        """Take the tensors out of a run's first arrays; what is left of these, with what `model.train` adds.
+
+        Args:
+            arrays: of the run's model, or of one of its architecture.
+            model: another of the run's models as it is built, whose tensors differ where they do not follow from the seed.
+        """
+        drawn, names = from_module(model), fixed_in(model)
+        arrays = {**arrays, **{name: drawn[name] for name in drawn if name in added_in(model) and name not in arrays}}
         self.arrays = {name: array for name, array in arrays.items() if name in names}
-        self.travels = travels
+        differs = any(not np.array_equal(array, drawn[name]) for name, array in self.arrays.items())
+        self.travels = differs or bool(self.arrays and self.settings.weights)
         return {name: array for name, array in arrays.items() if name not in names}
 
     def told(self, client: int, payload: Payload) -> Payload:
@@ -58,7 +68,8 @@ class Fixed:
         if not self.travels or not (had or payload.arrays):
             return payload
         self._sent.add(client)
-        return payload if had else replace(payload, arrays=joined(payload.arrays, self.arrays, FIXED))
+        arrays = payload.arrays if had else joined(payload.arrays, self.arrays, FIXED)
+        return replace(payload, arrays=arrays, facts={**payload.facts, FIXED: True})
 
     def heard(self, client: int) -> None:
         """A client's reply was used, so that it has what it was sent."""
@@ -90,19 +101,21 @@ def plain(settings: Model, model: nn.Module, width: int, inputs: Form, seed: int
     return build_model(replace(settings, train=Model.train), width, inputs, seed, state)
 
 
-def taken(payload: Payload, store: Store) -> Payload:
-    """A client's half: a message without the tensors, which it keeps.
+def taken(payload: Payload, store: Store) -> tuple[Payload, bool]:
+    """A client's half: (a message without the tensors, which it keeps; whether they are of use for it).
 
     Raises:
-        SettingError: there is no room for them.
+        SettingError: there is no room for them, or they are gone.
     """
     arrays, fixed = split(payload.arrays, FIXED)
-    if not fixed:
-        return payload
-    store.of_all().save(FIXED, to_tensors(fixed), 0)
-    return replace(payload, arrays=arrays)
+    if fixed:
+        store.of_all().save(FIXED, to_tensors(fixed), 0)
+    needed = FIXED in payload.facts
+    if needed and not store.of_all().steps(FIXED):
+        raise SettingError("this client does not hold the layers that are not trained; they are sent again")
+    return replace(payload, arrays=arrays), needed
 
 
-def kept(store: Store) -> Mapping[str, Any]:
-    """The tensors that a client of this run on this machine was sent; empty where none was."""
-    return store.of_all().load(FIXED) or {}
+def kept(store: Store, needed: bool) -> Mapping[str, Any]:
+    """The tensors that a client of this run on this machine was sent; empty where they are of no use or gone."""
+    return (store.of_all().load(FIXED) or {}) if needed else {}

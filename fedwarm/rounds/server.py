@@ -25,7 +25,6 @@ from fedwarm.core.payload import Payload, check_arrays
 from fedwarm.core.progress import tick
 from fedwarm.core.stages import Place, Stage
 from fedwarm.flower.wire import to_records
-from fedwarm.models import Model
 from fedwarm.record.checkpoint import Checkpoint
 from fedwarm.record.document import summary
 from fedwarm.record.trackers import tracker
@@ -169,7 +168,7 @@ class BaseStrategy(Method):
             self.record.note(told)
         self.arrays = {n: a.numpy() for n, a in initial_arrays.items()} if initial_arrays else self.initial_arrays()
         if self.arrays and not self.sends_all:
-            self.arrays = self.fixed.part(self.arrays, self.new_model(), bool(initial_arrays or self.config.of(Model).weights))
+            self.arrays = self.fixed.part(self.arrays, self.new_model())
         if self.folder is not None:
             self.folder.write(self.record)
             self._keep()

@@ -42,10 +42,15 @@ def fixed_in(model: nn.Module) -> frozenset[str]:
     return found
 
 
+def added_in(model: nn.Module) -> frozenset[str]:
+    """Names of the tensors in a built model's state that are not its architecture's own."""
+    found: frozenset[str] = getattr(model, ADDED, frozenset())
+    return found
+
+
 def plain(model: nn.Module, state: State) -> dict[str, Tensor]:
     """Those of a built model's state that are its architecture's own."""
-    added: frozenset[str] = getattr(model, ADDED, frozenset())
-    return {name: tensor for name, tensor in state.items() if name not in added}
+    return {name: tensor for name, tensor in state.items() if name not in added_in(model)}
 
 
 def completed(state: State, model: nn.Module, drawn: bool) -> State:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flwr.app import Message
+from flwr.app import ArrayRecord, Message
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
@@ -165,22 +165,38 @@ def test_a_client_s_own_model_is_whole(method: str, scope: str, tmp_path: Path) 
         assert all(np.array_equal(own[name], outcome.model[name]) for name in still)
 
 
-def test_a_client_that_lost_them_is_sent_them_again(tmp_path: Path) -> None:
-    given = {**SMALL, "model.train": "head", "model.weights": start(tmp_path / "w.safetensors"), "num-server-rounds": 3}
-    whole, asked = run("fedavg", tmp_path / "whole", given, clients=2), 0
+class Losing:
+    """What the clients of a run keep of all is gone when the third is asked for a round."""
 
-    def lose(message: Message) -> None:
-        nonlocal asked
-        asked += not message.metadata.reply_to_message_id and action_of(message) == "round"
-        if asked == 3:
-            asked += 1
-            for folder in (tmp_path / "run" / "clients").glob("*/all"):
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.asked = folder, 0
+
+    def __call__(self, message: Message) -> None:
+        self.asked += not message.metadata.reply_to_message_id and action_of(message) == "round"
+        if self.asked == 3:
+            self.asked += 1
+            for folder in self.folder.glob("clients/*/all"):
                 shutil.rmtree(folder)
 
-    outcome = run("fedavg", tmp_path / "run", given, clients=2, listen=lose)
+
+def test_a_client_that_lost_them_is_sent_them_again(tmp_path: Path) -> None:
+    given = {**SMALL, "model.train": "head", "model.weights": start(tmp_path / "w.safetensors"), "num-server-rounds": 3}
+    whole = run("fedavg", tmp_path / "whole", given, clients=2)
+    outcome = run("fedavg", tmp_path / "run", given, clients=2, listen=Losing(tmp_path / "run"))
     failures = [entry["failure"] for entry in outcome.ledger if entry["failure"]]
-    assert failures and all("does not hold the layers of model.weights that are not trained" in each for each in failures)
+    assert failures and all("does not hold the layers that are not trained" in each for each in failures)
     assert same(outcome.model, whole.model)
+
+
+@pytest.mark.parametrize("scope", ["head", "lora"])
+def test_a_run_from_given_arrays_is_one_from_a_file_of_them(scope: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower's own way to give a start; what a client lost is not drawn instead."""
+    given, path = {**SMALL, "model.train": scope, "num-server-rounds": 3}, start(tmp_path / "w.safetensors")
+    whole = run("fedavg", tmp_path / "whole", {**given, "model.weights": path}, clients=2)
+    begin, first = BaseStrategy._begin, ArrayRecord(build_model(Model(name="lenet5"), 10, 16, 7).state_dict())
+    monkeypatch.setattr(BaseStrategy, "_begin", lambda self, before, _: begin(self, before, first))
+    outcome = run("fedavg", tmp_path / "run", given, clients=2, listen=Losing(tmp_path / "run"))
+    assert [entry["failure"] for entry in outcome.ledger if entry["failure"]] and same(outcome.model, whole.model)
 
 
 @pytest.mark.parametrize("scope", ["head", "lora"])
@@ -197,6 +213,27 @@ def test_a_resumed_run_ends_in_the_same_model(scope: str, tmp_path: Path) -> Non
 def test_frozen_parameters_of_an_architecture_do_not_travel(tmp_path: Path) -> None:
     outcome = run("fedavg", tmp_path / "run", {**SMALL, "model.name": "tests.fedwarm.rounds.test_fixed:half_frozen"}, clients=2)
     assert {*sent(outcome.asked("round")[0])} == {"2.weight", "2.bias"} and len(outcome.model) == 4
+
+
+def test_what_is_drawn_apart_from_the_seed_travels(tmp_path: Path) -> None:
+    given = {**SMALL, "model.name": "tests.fedwarm.rounds.test_fixed:drawn_otherwise", "model.train": "head"}
+    outcome = run("fedavg", tmp_path / "run", given, clients=2)
+    (kept,) = outcome.folder.glob("clients/*/all/fixed.0.safetensors")
+    assert same(load_file(kept), {"0.directions": outcome.model["0.directions"]})
+    assert len(bytes_of(outcome, "round", "down")) == 4 and len({*bytes_of(outcome, "round", "down")}) == 2
+
+
+class Directions(torch.nn.Module):
+    def __init__(self, image_size: int) -> None:
+        super().__init__()
+        self.register_buffer("directions", torch.from_numpy(np.random.default_rng().standard_normal((3 * image_size**2, 8))))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cos(x.flatten(1) @ self.get_buffer("directions").float())
+
+
+def drawn_otherwise(classes: int, image_size: int) -> torch.nn.Module:
+    return torch.nn.Sequential(Directions(image_size), torch.nn.Linear(8, classes))
 
 
 def half_frozen(classes: int, image_size: int) -> torch.nn.Module:
