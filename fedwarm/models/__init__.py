@@ -29,12 +29,12 @@ from fedwarm.core.seeds import initialisation
 from fedwarm.heads import fixed
 from fedwarm.models._arguments import arguments, asked_by
 from fedwarm.models._own import check_own
-from fedwarm.models._twins import copies, twin
+from fedwarm.models._twins import copies, forms, twin
 from fedwarm.norms import AVERAGED, FROZEN, floored, prepare
 from fedwarm.pretrained.fitting import Say, fitting
 from fedwarm.pretrained.inputs import colours, expect
 from fedwarm.pretrained.reading import tensors_of
-from fedwarm.scopes import completed, limit, plain, whole
+from fedwarm.scopes import completed, fixed_in, limit, plain, whole
 from fedwarm.settings.fields import Group, SettingError, Value, keys, read, setting
 from fedwarm.settings.foreign import outcome
 from fedwarm.settings.kinds import HEADS, MODELS, NORMS, SCOPES
@@ -140,14 +140,20 @@ def build_model(
     form = Form.at(inputs)
     if state is not None:
         state = floored(state)
-        if (empty := _empty(settings, classes, form)) is not None and _forms(state) == empty[1]:
-            return twin(empty[0], state)
+        if (empty := _empty(settings, classes, form)) is not None:
+            drawn = {} if settings.weights or fixed_in(empty[0]) <= state.keys() else _drawn(settings, classes, form, seed)
+            state = {**{name: tensor.clone() for name, tensor in drawn.items()}, **state}
+            if forms(state) == empty[1]:
+                return twin(empty[0], state)
     with initialisation(seed, "model"):
         model = _built(settings, classes, form)
     if state is not None:
         model.load_state_dict(completed(state, model, drawn=not settings.weights))  # says what does not fit
     elif settings.weights:
-        _load_weights(model, settings, say)
+        own, head = model.state_dict(), head_of(settings, model)
+        found = weights_in(settings.weights, "model.weights", plain(model, own), head, say)
+        still = {name: own[name] for name in head} if fixed(HEADS.load(settings.head)) else {}
+        model.load_state_dict({**own, **found, **still})
     return model
 
 
@@ -197,9 +203,7 @@ def _built(settings: Model, classes: int, form: Form) -> nn.Module:
     architecture, norm = MODELS.load(settings.name), NORMS.load(settings.norm)
     resized = Form.at(settings.input_size) if settings.input_size and form.pictures else form
     asked, own = arguments(architecture, settings.name, classes, resized), own_of(architecture, settings.own_settings)
-    module: Any = outcome(where := f"model.name = {settings.name!r}", lambda: architecture(*asked, *own))
-    if not isinstance(module, nn.Module):
-        raise SettingError(f"{where} gives {type(module).__name__}; return the torch module")
+    module: nn.Module = outcome(where := f"model.name = {settings.name!r}", lambda: architecture(*asked, *own))
     check_own(where, module)
     norm(module, *own_of(norm, settings.own_settings))
     if settings.head != Model.head:
@@ -242,19 +246,14 @@ def _empty(settings: Model, classes: int, form: Form) -> tuple[nn.Module, Mappin
             model = _built(settings, classes, form)
     except SettingError:  # it computes with its numbers
         return None
-    return (model, _forms(model.state_dict())) if copies(model) else None
+    return (model, forms(model.state_dict())) if copies(model) else None
 
 
-def _forms(state: Mapping[str, Tensor]) -> Mapping[str, Any]:
-    return {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()}
-
-
-def _load_weights(model: nn.Module, settings: Model, say: Say | None) -> None:
-    state = model.state_dict()
-    head = head_of(settings, model)
-    found = weights_in(settings.weights, "model.weights", plain(model, state), head, say)
-    still = {name: state[name] for name in head} if fixed(HEADS.load(settings.head)) else {}
-    model.load_state_dict({**state, **found, **still})
+@lru_cache(maxsize=1)
+def _drawn(settings: Model, classes: int, form: Form, seed: int) -> Mapping[str, Tensor]:
+    """What is not trained of a run's model, where it follows from the seed; drawing it takes far longer than a twin."""
+    model = build_model(settings, classes, form, seed)
+    return {name: tensor for name, tensor in model.state_dict().items() if name in fixed_in(model)}
 
 
 def weights_in(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
@@ -9,15 +11,18 @@ from torch.nn.utils import parametrize
 from fedwarm.settings.fields import SettingError
 
 
-def check_own(where: str, module: nn.Module) -> None:
+def check_own(where: str, module: Any) -> None:
     """See that each name of a module's state stands for numbers of its own, as aggregation, codecs and noise take it.
 
     Args:
         where: what gave the module, for errors.
 
     Raises:
-        SettingError: a layer has a parametrization, a tensor two names, no shape yet or complex numbers; or there are none.
+        SettingError: it is no module; a layer has a parametrization, a tensor two names, no shape yet or complex numbers; or
+            there are none.
     """
+    if not isinstance(module, nn.Module):
+        raise SettingError(f"{where} gives {type(module).__name__}; return the torch module")
     for name, part in module.named_modules():
         if parametrize.is_parametrized(part):
             raise SettingError(

@@ -22,6 +22,11 @@ def copies(module: nn.Module) -> bool:
     return not any(part._non_persistent_buffers_set for part in parts) and all(map(_plain, own))
 
 
+def forms(state: Mapping[str, Tensor]) -> dict[str, object]:
+    """What tells whether a state is of a module: the shape and dtype of each tensor."""
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()}
+
+
 def twin(module: nn.Module, state: Mapping[str, Tensor], prefix: str = "") -> nn.Module:
     """The same module with tables (parameters, buffers, parts, hooks) of its own, and the tensors of `state`."""
     made = copy.copy(module)

@@ -81,6 +81,18 @@ def test_a_trained_model_is_one_of_its_architecture(scope: str, settings: Model)
         assert torch.allclose(made(settings, "all", state).eval()(pixels(2)), model(pixels(2)), atol=1e-5)
 
 
+@pytest.mark.parametrize("scope", SCOPES)
+def test_what_follows_from_the_seed_is_drawn_once(scope: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing it takes hundreds of times as long as to take what travelled; each model has tensors of its own."""
+    first = made(MODELS[0], scope)
+    state = {name: tensor for name, tensor in first.state_dict().items() if name not in fixed_in(first)}
+    before = made(MODELS[0], scope, state)
+    monkeypatch.setattr("fedwarm.models._built", None)
+    again = made(MODELS[0], scope, state).state_dict()
+    assert all(torch.equal(tensor, first.state_dict()[name]) for name, tensor in again.items())
+    assert not any(again[name].data_ptr() == before.state_dict()[name].data_ptr() for name in fixed_in(first))
+
+
 def test_what_neither_travels_nor_follows_from_the_seed_is_missed() -> None:
     model = made(MODELS[0], "head")
     state = {name: tensor for name, tensor in model.state_dict().items() if name not in fixed_in(model)}
