@@ -41,6 +41,8 @@ def train_classifier(wanted: Wanted) -> None:
     from fedwarm.launch.request import absolute
     from fedwarm.models import Model, device_of
     from fedwarm.rounds.artefacts import header
+    from fedwarm.scopes import merged
+    from fedwarm.settings.kinds import SCOPES
     from fedwarm.settings.text import parse_overrides
     from fedwarm.training.plan import Plan
 
@@ -49,7 +51,7 @@ def train_classifier(wanted: Wanted) -> None:
     flat = parse_overrides([*wanted.settings])
     config = parse({**flat, **absolute(flat), "device": wanted.device})
     device = device_of(config.run.device)
-    data, sources = config.of(Data), []
+    data, settings, sources = config.of(Data), config.of(Model), []
     with shown(f"classifier {wanted.out}"), torch_threads(1):
         if data.public:
             images, labels, classes = of_public(public_part(data))
@@ -57,9 +59,10 @@ def train_classifier(wanted: Wanted) -> None:
         else:
             (images, labels), classes = renders(wanted.images, data.image_size, wanted.seed), DIGITS
         plan = Plan.of(config.run, epochs=wanted.epochs)
-        model, share = trained(config.of(Model), plan, images, labels, classes, wanted.seed, device)
+        model, share = trained(settings, plan, images, labels, classes, wanted.seed, device)
+    state = merged(SCOPES.load(settings.train), model.state_dict(), settings.own_settings)
     wanted.out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(wanted.out) as temporary:
-        save_file({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}, temporary, header(sources))
+        save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, temporary, header(sources))
     what = "public images" if data.public else "digits of fonts and pen"
     put(f"{wanted.out}: {len(labels):,} {what}, accuracy {share:.4f} on some that were kept from it")

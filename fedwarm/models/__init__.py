@@ -103,7 +103,8 @@ def model_of(flat: Mapping[str, Value]) -> Model:
 
 def own_settings_of(settings: Model) -> dict[str, Value]:
     """What else the architecture hangs on: settings that are not at their default, by their keys, as `model_of` takes them."""
-    groups = (settings, *settings.own_settings)
+    apart = settings_of(SCOPES.load(settings.train))
+    groups = (settings, *(group for group in settings.own_settings if not isinstance(group, apart)))
     found = ((key, getattr(group, f.name), f.default) for group in groups for key, _, f in keys((type(group),)))
     return {key: value for key, value, default in found if value != default and key not in APART}
 

@@ -16,7 +16,7 @@ BIAS = re.compile(r"(.*_)?bias(_.*)?")  # of attention and recurrent layers, too
 
 
 def bias(model: nn.Module, head: tuple[str, ...]) -> None:
-    """All biases, those of normalisation layers among them, and the last layer.
+    """All biases, those of normalisation, attention and recurrent layers among them, and the last layer.
 
     Raises:
         SettingError: no layer but the last has a bias.

@@ -16,6 +16,7 @@ from fedwarm.data.provenance import PUBLIC
 from fedwarm.diffusion.pretraining.classifier import renders
 from fedwarm.diffusion.pretraining.untrained import EMBEDDED_RECIPE
 from fedwarm.launch.preflight import check_run
+from fedwarm.models import Model, build_model
 from fedwarm.rounds.artefacts import sources, unknown
 from fedwarm.settings.fields import SettingError
 from tests import cards
@@ -48,6 +49,12 @@ def test_it_learned_from_no_data_set_and_runs_begin_with_it(tmp_path: Path, caps
     outcome = run("fedavg", tmp_path / "run", begun, clients=2)
     kept = load_file(file)
     assert all(torch.allclose(torch.from_numpy(array), kept[name], atol=1e-6) for name, array in outcome.model.items())
+
+
+def test_adapters_are_in_its_weights(tmp_path: Path) -> None:
+    file = tmp_path / "public.safetensors"
+    train_classifier(Wanted(file, ("model.name='lenet5' model.train='lora' data.image-size=16",), 60, 1))
+    assert load_file(file).keys() == build_model(Model(name="lenet5"), 10, 16, 0).state_dict().keys()
 
 
 def test_it_trains_where_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from fedwarm.models import Model, own_settings_of
 from fedwarm.scopes.lora import Lora, lora
 from fedwarm.settings.fields import SettingError
 
@@ -30,6 +31,10 @@ def test_a_layer_whose_weight_is_computed_has_no_adapter() -> None:
 def test_a_model_that_is_its_own_head_has_nothing_to_adapt() -> None:
     with pytest.raises(SettingError, match="finds no linear layer or convolution"):
         lora(nn.Linear(16, 16), ("weight", "bias"), Lora(rank=2))
+
+
+def test_its_settings_are_none_of_the_architecture() -> None:
+    assert own_settings_of(Model(train="lora", own_settings=(Lora(rank=2),))) == {}
 
 
 def test_attention_answers_alike_by_its_fast_path() -> None:
