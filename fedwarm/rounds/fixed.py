@@ -78,10 +78,8 @@ class Fixed:
 
     def whole(self, arrays: Arrays) -> Arrays:
         """A model as it is saved and measured: all of the architecture's tensors and no others."""
-        if self.settings.train == Model.train and not self.arrays:
-            return arrays
-        state = to_tensors({**self.arrays, **arrays})
-        return from_tensors(merged(SCOPES.load(self.settings.train), state, self.settings.own_settings))
+        found, scope = {**self.arrays, **arrays}, SCOPES.load(self.settings.train)
+        return from_tensors(merged(scope, to_tensors(found), self.settings.own_settings)) if adds(scope) else found
 
     def facts(self) -> dict[str, Any]:
         """State for the checkpoint, as JSON."""
