@@ -50,8 +50,9 @@ FAST: dict[str, Value] = {
     "fedmix.norm": "per_client", "fedmix.gate-warmup": 0, "ifca.clusters": 1,
 }  # fmt: skip
 MODELS: dict[str, dict[str, Value]] = {
-    "fedbn": {"model.name": "resnet8", "model.norm": "group"}
-}  # what it is about must be there
+    "fedbn": {"model.name": "resnet8", "model.norm": "group"},
+    "fedgela": {"model.name": "mlp"},
+}  # what it is about, or trains, must be there
 NOISY: dict[str, Value] = {
     "augment": "gen-fedsd", "gen-fedsd.rule": "global", "gen-fedsd.histogram-epsilon": 1.0, "data.share-class-counts": False
 }  # fmt: skip
@@ -118,6 +119,8 @@ def messages(config: Config, shard: Shard) -> list[tuple[str, Payload]]:
     strategy.fleet = Fleet(members, shard.classes, int(shard.train_images.shape[-1]))
     strategy.record.open(config, shard.classes, [None, None], ["", ""], {})
     strategy.arrays = strategy.initial_arrays()
+    if strategy.arrays and not strategy.sends_all:
+        strategy.arrays = strategy.fixed.part(strategy.arrays, strategy.new_model())
     strategy._open_codec()
     found: dict[str, tuple[str, Payload]] = {"": ("describe", Payload())}
     for stage in chain(strategy.before(), strategy.plan(), strategy.after()):
