@@ -114,6 +114,7 @@ def test_results_have_gen_fedsd_where_half_is_public(page: str, heading: str, di
     [
         ("scopes", "### A part of the network, trained and sent", "what is trained", "global", ("1", "5", "last")),
         ("ocfl", "### Groups whose labels are permuted", "arm", "own", ("5", "last")),
+        ("ocfl_iid", "### Clients that are alike", "arm", "own", ("5", "last")),
     ],
 )
 def test_results_have_all_arms_of_a_study_by_rounds(
@@ -128,7 +129,7 @@ def test_results_have_all_arms_of_a_study_by_rounds(
         last = rows[arm, "last"][0]
         assert accuracies == [spread(rows[arm, n], measure, 2) for n in rounds]
         mean, low, high = (100 * float(last[f"{measure} {key}"] or 0) for key in ("difference", "low", "high"))
-        assert told == (f"{mean:+.1f} [{low:.1f}, {high:.1f}]" if last[f"{measure} p"] else "baseline")
+        assert told == ("baseline" if arm == next(iter(shown)) else f"{mean:+.1f} [{low:.1f}, {high:.1f}]")
         assert (up, work) == (byte_text(float(last["bytes up a client"])), second_text(float(last["seconds a client"])))
 
 
