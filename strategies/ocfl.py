@@ -12,7 +12,7 @@ from fedwarm.core.arrays import Arrays
 from fedwarm.core.cosines import cosine_distances, products, temperature
 from fedwarm.core.norms import Floats
 from fedwarm.core.payload import Payload
-from fedwarm.core.told import joined, numbered
+from fedwarm.core.told import in_one, numbered
 from fedwarm.methods.ocfl import GLOBAL
 from fedwarm.methods.ocfl import Ocfl as Settings
 from fedwarm.norms import weights
@@ -48,7 +48,7 @@ class Ocfl(BaseStrategy):
         self.parent: Arrays = {}
 
     def initial_arrays(self) -> Arrays:
-        return together([super().initial_arrays()])
+        return in_one({0: super().initial_arrays()}, EXPERT)
 
     def sampled(self, number: int) -> tuple[int, ...]:
         """All that can train until they are clustered."""
@@ -117,7 +117,7 @@ class Ocfl(BaseStrategy):
             self.record.remark(f"robust.rule = {robust.rule!r} needs {least} replies: a cohort with fewer stays as it is")
         each = zip(self.means, before, self.replies, strict=True)
         after = [mean.result() if count >= least else model for mean, model, count in each]
-        self.arrays = together(after)
+        self.arrays = in_one(dict(enumerate(after)), EXPERT)
         if self.divided is None:
             self.watch(stage.round, self.distances([*self.held.values()], before[0]))
         for client, arrays in self.held.items():
@@ -143,7 +143,7 @@ class Ocfl(BaseStrategy):
         sizes = [found.count(k) for k in range(max(found) + 1)]
         if len(sizes) > 1:
             self.cohorts, self.parent = dict(zip(self.held, found, strict=True)), self.models[0]
-            self.arrays = together([self.parent] * len(sizes))
+            self.arrays = in_one(dict.fromkeys(range(len(sizes)), self.parent), EXPERT)
         self.record.note(
             f"after round {number} the temperature rose from {last:.4f} to {now:.4f}; clients were divided into "
             f"{len(sizes)} cohort{'s' * (len(sizes) > 1)} of {', '.join(map(str, sizes))}"
@@ -161,11 +161,3 @@ class Ocfl(BaseStrategy):
         self.temperatures, self.divided, self.rest = list(facts["temperatures"]), facts["divided"], facts["rest"]
         self.cohorts = {int(client): int(k) for client, k in facts[COHORTS].items()}
         self.parent = dict(parts.get(PARENT, {}))
-
-
-def together(models: list[Arrays]) -> Arrays:
-    """The arrays of cohorts' models under the names that they are kept by."""
-    found: Arrays = {}
-    for k, model in enumerate(models):
-        found = joined(found, model, f"{EXPERT}-{k}")
-    return found

@@ -39,10 +39,8 @@ def train_classifier(wanted: Wanted) -> None:
     from fedwarm.diffusion.pretraining.classifier import DIGITS, of_public, renders, trained
     from fedwarm.launch.display import shown
     from fedwarm.launch.request import absolute
-    from fedwarm.models import Model, device_of
+    from fedwarm.models import Model, device_of, merged_state
     from fedwarm.rounds.artefacts import header
-    from fedwarm.scopes import merged
-    from fedwarm.settings.kinds import SCOPES
     from fedwarm.settings.text import parse_overrides
     from fedwarm.training.plan import Plan
 
@@ -60,7 +58,7 @@ def train_classifier(wanted: Wanted) -> None:
             (images, labels), classes = renders(wanted.images, data.image_size, wanted.seed), DIGITS
         plan = Plan.of(config.run, epochs=wanted.epochs)
         model, share = trained(settings, plan, images, labels, classes, wanted.seed, device)
-    state = merged(SCOPES.load(settings.train), model.state_dict(), settings.own_settings)
+    state = merged_state(settings, model.state_dict())
     wanted.out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(wanted.out) as temporary:
         save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, temporary, header(sources))

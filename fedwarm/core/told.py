@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fedwarm.core.arrays import Arrays
 
 
@@ -15,6 +17,11 @@ def split(arrays: Arrays, part: str) -> tuple[Arrays, Arrays]:
     own = f"{part}/"
     others = {name: array for name, array in arrays.items() if not name.startswith(own)}
     return others, {name.removeprefix(own): array for name, array in arrays.items() if name.startswith(own)}
+
+
+def in_one(models: Mapping[int, Arrays], part: str) -> Arrays:
+    """All in one as `<part>-<number>/<name>`: the inverse of `numbered`."""
+    return {f"{part}-{number}/{name}": array for number, model in models.items() for name, array in model.items()}
 
 
 def numbered(arrays: Arrays, part: str) -> dict[int, Arrays]:

@@ -1,15 +1,21 @@
-"""What measures of the final model have in common: each client counts right answers on its own test images, by name."""
+"""What measures of the final model have in common: the model, and clients that count right answers on their own test images."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import ClassVar
 
-from fedwarm.core.arrays import Arrays
+from torch import nn
+
+from fedwarm.core.arrays import Arrays, to_tensors
+from fedwarm.core.inputs import Form
 from fedwarm.core.payload import Payload
 from fedwarm.core.stages import Stage
 from fedwarm.data.settings import Data
 from fedwarm.data.testing import CENTRAL
+from fedwarm.models import Model, build_model, device_of
+from fedwarm.objectives import is_learned
 from fedwarm.parts import Noted, ServerPart
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
@@ -50,6 +56,17 @@ class FinalServer(ServerPart):
         """Say so where no client answered."""
         if not replies:
             record.note(f"{self.name} were not measured: none of {len(stage.clients)} clients answered; the log says why")
+
+
+def global_model(config: Config, width: int, inputs: Form, arrays: Arrays) -> nn.Module:
+    """The model of a run with these arrays, in all of its architecture's tensors, on the run's device.
+
+    Args:
+        width: outputs of its head.
+    """
+    state = to_tensors({name: array for name, array in arrays.items() if not is_learned(name)})
+    model = build_model(replace(config.of(Model), train=Model.train), width, inputs, config.run.seed, state)
+    return model.to(device_of(config.run.device))
 
 
 def refuse_central(config: Config, measured: str) -> None:

@@ -9,19 +9,18 @@ federation trains is a run of its own (`model.weights`, `model.train = "head"`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from fedwarm.core.arrays import Arrays, to_tensors
+from fedwarm.core.arrays import Arrays
 from fedwarm.core.payload import Payload
 from fedwarm.core.stages import Stage
 from fedwarm.data.settings import Data
 from fedwarm.data.shards import Shard, load_pooled
-from fedwarm.measures._final import FinalServer, refuse_central
-from fedwarm.models import Model, behead, build_model, device_of
-from fedwarm.objectives import is_learned
+from fedwarm.measures._final import FinalServer, global_model, refuse_central
+from fedwarm.models import Model, behead
 from fedwarm.parts import ClientPart, Noted, Part, Trainer
 from fedwarm.privacy.levels import Level
 from fedwarm.settings.config import Config
@@ -83,11 +82,8 @@ class ProbesServer(FinalServer):
         """Accuracies on all clients' test images, learned from all of their training images."""
         config, data = self.config, self.config.of(Data)
         shard = load_pooled(data, config.run.seed, clients)
-        state = to_tensors({name: array for name, array in self.arrays.items() if not is_learned(name)})
-        width = task_of(config.run).width(len(shard.classes))
-        settings = replace(config.of(Model), train=Model.train)
-        encoder = build_model(settings, width, shard.form, config.run.seed, state).to(device_of(config.run.device))
-        behead(settings, encoder)
+        encoder = global_model(config, task_of(config.run).width(len(shard.classes)), shard.form, self.arrays)
+        behead(config.of(Model), encoder)
         return {name: right / len(shard.test_labels) for name, right in self.settings.right(encoder, shard).items()}
 
 

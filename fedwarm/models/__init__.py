@@ -34,7 +34,7 @@ from fedwarm.norms import AVERAGED, FROZEN, floored, prepare
 from fedwarm.pretrained.fitting import Say, fitting
 from fedwarm.pretrained.inputs import colours, expect
 from fedwarm.pretrained.reading import tensors_of
-from fedwarm.scopes import completed, fixed_in, limit, plain, whole
+from fedwarm.scopes import completed, fixed_in, limit, merged, plain, whole
 from fedwarm.settings.fields import Group, SettingError, Value, keys, read, setting
 from fedwarm.settings.foreign import outcome
 from fedwarm.settings.kinds import HEADS, MODELS, NORMS, SCOPES
@@ -107,6 +107,11 @@ def own_settings_of(settings: Model) -> dict[str, Value]:
     groups = (settings, *(group for group in settings.own_settings if not isinstance(group, apart)))
     found = ((key, getattr(group, f.name), f.default) for group in groups for key, _, f in keys((type(group),)))
     return {key: value for key, value, default in found if value != default and key not in APART}
+
+
+def merged_state(settings: Model, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The state of a model that was built by these settings, in its architecture's own tensors alone."""
+    return merged(SCOPES.load(settings.train), state, settings.own_settings)
 
 
 def to_input(images: Tensor) -> Tensor:

@@ -2,31 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from torch import nn
-
-from fedwarm.core.arrays import Arrays, to_tensors
-from fedwarm.core.inputs import Form
 from fedwarm.data.settings import Data
 from fedwarm.data.testing import CENTRAL
-from fedwarm.models import Model, build_model, device_of
-from fedwarm.objectives import is_learned
 from fedwarm.relevance import Run
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
 from fedwarm.tasks import task_of
-
-
-def global_model(config: Config, width: int, inputs: Form, arrays: Arrays) -> nn.Module:
-    """The model of a run with these arrays, in all of its architecture's tensors, on the run's device.
-
-    Args:
-        width: outputs of its head.
-    """
-    state = to_tensors({name: array for name, array in arrays.items() if not is_learned(name)})
-    model = build_model(replace(config.of(Model), train=Model.train), width, inputs, config.run.seed, state)
-    return model.to(device_of(config.run.device))
 
 
 def check_measured(config: Config) -> None:

@@ -17,7 +17,7 @@ from fedwarm.core.norms import update_norm
 from fedwarm.core.payload import Fact, Payload, PayloadError
 from fedwarm.core.seeds import derive
 from fedwarm.core.steps import stepped
-from fedwarm.core.told import joined, numbered, split
+from fedwarm.core.told import in_one, joined, numbered, split
 from fedwarm.models import Model, build_model
 from fedwarm.record.ledger import EVALUATE
 from fedwarm.rounds.server import BaseStrategy, Stage
@@ -170,10 +170,7 @@ class Experts(BaseStrategy):
         common = split(self.arrays, SHARED)[1]
         if common and self.trunks >= enough:
             common = self.moved(SHARED, common, self.trunk.result())
-        found = joined({}, common, SHARED)
-        for k, arrays in parts.items():
-            found = joined(found, arrays, f"{EXPERT}-{k}")
-        self.arrays = found
+        self.arrays = {**joined({}, common, SHARED), **in_one(parts, EXPERT)}
         self.totals.append([round(m, 3) for m in self.mass])
         self._note()
 

@@ -19,8 +19,8 @@ from fedwarm.core.inputs import Form
 from fedwarm.core.payload import Payload
 from fedwarm.core.store import Store
 from fedwarm.core.told import joined, split
-from fedwarm.models import Model, build_model
-from fedwarm.scopes import added_in, adds, fixed_in, merged
+from fedwarm.models import Model, build_model, merged_state
+from fedwarm.scopes import added_in, adds, fixed_in
 from fedwarm.settings.fields import SettingError
 from fedwarm.settings.kinds import SCOPES
 
@@ -53,8 +53,11 @@ class Fixed:
             arrays: of the run's model, or of one of its architecture.
             model: another of the run's models as it is built, whose tensors differ where they do not follow from the seed.
         """
-        drawn, names = from_module(model), fixed_in(model)
-        arrays = {**arrays, **{name: drawn[name] for name in drawn if name in added_in(model) and name not in arrays}}
+        names, added = fixed_in(model), added_in(model)
+        if not names | added:
+            return arrays
+        drawn = from_module(model)
+        arrays = {**arrays, **{name: drawn[name] for name in drawn if name in added and name not in arrays}}
         self.arrays = {name: array for name, array in arrays.items() if name in names}
         differs = any(not np.array_equal(array, drawn[name]) for name, array in self.arrays.items())
         self.travels = differs or bool(self.arrays and self.settings.weights)
@@ -78,8 +81,8 @@ class Fixed:
 
     def whole(self, arrays: Arrays) -> Arrays:
         """A model as it is saved and measured: all of the architecture's tensors and no others."""
-        found, scope = {**self.arrays, **arrays}, SCOPES.load(self.settings.train)
-        return from_tensors(merged(scope, to_tensors(found), self.settings.own_settings)) if adds(scope) else found
+        found = {**self.arrays, **arrays}
+        return from_tensors(merged_state(self.settings, to_tensors(found))) if adds(SCOPES.load(self.settings.train)) else found
 
     def facts(self) -> dict[str, Any]:
         """State for the checkpoint, as JSON."""
@@ -92,10 +95,9 @@ class Fixed:
 
 def plain(settings: Model, model: nn.Module, width: int, inputs: Form, seed: int) -> nn.Module:
     """A model that was built by these settings in its architecture's own tensors, whatever `model.train` added to them."""
-    scope = SCOPES.load(settings.train)
-    if not adds(scope):
+    if not adds(SCOPES.load(settings.train)):
         return model
-    state = merged(scope, model.state_dict(), settings.own_settings)
+    state = merged_state(settings, model.state_dict())
     return build_model(replace(settings, train=Model.train), width, inputs, seed, state)
 
 

@@ -27,6 +27,7 @@ from fedwarm.core.stages import Stage
 from fedwarm.data.settings import Data
 from fedwarm.data.shards import central_tests
 from fedwarm.data.testing import CENTRAL
+from fedwarm.measures._final import global_model
 from fedwarm.methods import refuse
 from fedwarm.models import Model, build_model
 from fedwarm.objectives import objective_of
@@ -36,7 +37,7 @@ from fedwarm.record.ledger import EVALUATE, Ledger
 from fedwarm.record.measure import Measure
 from fedwarm.record.record import Record
 from fedwarm.relevance import Run
-from fedwarm.rounds.central import check_measured, global_model
+from fedwarm.rounds.central import check_measured
 from fedwarm.rounds.chosen import able, parts_of
 from fedwarm.rounds.fits import refuse_unfit
 from fedwarm.rounds.fixed import Fixed
@@ -265,8 +266,7 @@ class Method(Staged):
 
     def enough(self, number: int) -> bool:
         """Whether training stops after this round, by the settings `target` and `patience`."""
-        why = self.record.enough(number)
-        if why:
+        if why := self.record.enough(number):
             self.record.remark(f"stopped after round {number}: {why}")
         return bool(why)
 
