@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import Any
 
 from fedwarm.flower import pushing
-from fedwarm.node import pace
+from fedwarm.node import leftover, pace
 from fedwarm.node.heartbeat import VARIABLE, Pulse, place
 from fedwarm.node.line import PIECES, kept
 from fedwarm.node.messages import POLL_SECONDS, POLL_VARIABLE, with_own_commands, with_warm_messages
@@ -130,6 +130,8 @@ def main(arguments: Sequence[str]) -> None:
     if not pushing.install(pushing.SUPERNODE):
         _say("this version of Flower keeps objects in another way; what is sent twice may end a run")
     watch = Watch(pulse)
+    if not leftover.install():
+        _say("this version of Flower has another loop; a message that nobody answers may keep this node from answering others")
     pace.install()
     if not install(watch):
         _say("this version of Flower does not tell of heartbeats; `fedwarm node alive` will know of none")
