@@ -204,10 +204,11 @@ class RollCall(Attendance):
         self._settle()
 
     def _forget(self, node: int) -> None:
-        """A node went away, or away and back: what it said counts no longer."""
+        """A node went away, or away and back: what it said counts no longer, and what it was asked is not answered."""
         for partition in self.register.claimed(node):
             if self.register.holders()[partition] == node:
                 self.gone[partition] = waiting.now() + self.settings.return_timeout
+        self.questions = {message: asked for message, asked in self.questions.items() if asked[0] != node}
         self.failed.pop(node, None)
         self.asked.discard(node)
         self._drop(node)

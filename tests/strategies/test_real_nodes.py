@@ -106,6 +106,15 @@ def test_a_node_that_was_away_unnoticed_lost_its_message_and_is_asked_again(whol
     assert ["was away since it was asked" in line for line in failures(outcome)] == [True]
 
 
+def test_a_node_that_took_its_question_with_it_is_asked_again_who_it_is(whole: Outcome, tmp_path: Path) -> None:
+    with world(CLIENTS, keys=True) as machines:
+        machines.at(1, lambda: machines.kill(1))
+        machines.at(2, lambda: machines.start(1))
+        outcome = machines.federate("fedavg", tmp_path / "run", FAST)
+        assert machines.time < 200
+    assert alike(outcome, whole) and not failures(outcome) and not outcome.results["notes"]
+
+
 def test_a_node_that_stays_away_is_left_out_and_named(tmp_path: Path) -> None:
     gone = {(number, name): 1 for number in (2, 3) for name in ("round", "evaluate")}
     with world(CLIENTS) as machines:
