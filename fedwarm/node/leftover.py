@@ -21,6 +21,7 @@ from typing import Any
 from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode, Status, SubStatus
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
+from flwr.supercore.object_store import NoObjectInStoreError
 
 LOOP = "flwr.supernode.start_client_internal"
 TAKE_IN, SEND, INSERT = "_pull_and_store_message", "_push_messages", "_insert_message"
@@ -64,6 +65,8 @@ class Answering:
     def send(self, *, state: Any, object_store: Any, **more: Any) -> None:
         """As Flower's, but it does not wait for what no process is left to give."""
         self._send(state=_Replies(self, state, object_store), object_store=object_store, **more)
+        if self._message is not None:
+            object_store.delete(self._message.metadata.message_id)  # unless its process has read all of it
 
     def ended(self, state: Any) -> bool:
         """Whether no process answers the message any more: what it gave is there."""
@@ -72,7 +75,6 @@ class Answering:
     def give_up(self, state: Any, object_store: Any) -> None:
         """Answer the message by an error."""
         if self._message is not None:
-            object_store.delete(self._message.metadata.message_id)  # unless its process has read it
             self._insert(Message(Error(ErrorCode.CLIENT_APP_CRASHED, UNANSWERED), reply_to=self._message), state, object_store)
 
     def _forget(self, state: Any, object_store: Any, message: str) -> None:
@@ -105,7 +107,10 @@ class _Replies:
         return self.state.get_messages_legacy(**which)
 
     def _is_whole(self, reply: Message) -> bool:
-        tree = self.object_store.get_object_tree(reply.metadata.message_id)
+        try:
+            tree = self.object_store.get_object_tree(reply.metadata.message_id)
+        except NoObjectInStoreError:  # dropped, as no part of it came for three minutes; its process fails
+            return False
         return all(self.object_store.get(part.object_id) for part in iterate_object_tree(tree))
 
 

@@ -15,6 +15,7 @@ from flwr.common.constant import ErrorCode, Status, SubStatus
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PushObjectRequest
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PushAppMessagesRequest
+from flwr.supercore.date import now
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 from flwr.supercore.run import Run, RunNotRunningException
@@ -77,12 +78,15 @@ class Node:
         loop._push_messages(state=self.state, object_store=self.store, send=send, push_object=lambda *given: None)
 
     def process(self, until: str = "") -> None:
-        """A process that answers what waits by its own word, or fails before it reads, or before it hands all over."""
+        """A process that answers what waits by its own word, or fails before or as it reads, or before it hands all over."""
         task = self.state.get_tasks(statuses=[Status.PENDING], order_by="pending_at")[0]
         token = self.state.claim_task(task.task_id)
         assert token and self.state.activate_task(task.task_id)
         if until != "reading":
             (asked,) = handlers.pull_messages(PullAppMessagesRequest(), self.state, task).messages_list
+            if until == "in reading":
+                self.state.task_token_store[task.task_id].active_until = now()
+                return
             confirmed = ConfirmMessageReceivedRequest(message_object_id=asked.metadata.message_id)
             handlers.confirm_message_received(confirmed, self.state, task)
             reply = Message(
@@ -193,6 +197,38 @@ def test_a_process_that_ends_without_a_reply_keeps_no_node(until: str, node: Nod
     node.send()
     assert tell(node.sent[-1]) == later.metadata.message_id and len(node.sent) == 2
     assert node.sent[0].error.code == ErrorCode.CLIENT_APP_CRASHED and tell(node.sent[0]) == leftover.UNANSWERED
+    assert not node.state.msg_store and not len(node.store)
+
+
+def test_a_process_that_was_killed_as_it_read_leaves_no_model_behind(node: Node) -> None:
+    """Flower leaves its message's objects where they are: the memory of a model for each process that ran out of it."""
+    node.asks(1, "a")
+    assert node.take_in() == 1
+    node.process("in reading")
+    node.send()
+    assert node.sent[0].error.code == ErrorCode.CLIENT_APP_CRASHED
+    assert not node.state.msg_store and not len(node.store)
+
+
+def test_a_reply_that_is_dropped_while_it_is_handed_over_gives_an_error(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower drops one of which no part came for three minutes, and its process fails."""
+
+    def drops() -> None:
+        for session in node.state._object_push_sessions.values():
+            session.expires_at = now()
+
+    def waits(seconds: float) -> None:
+        (task,) = node.state.get_tasks(statuses=[Status.RUNNING])
+        node.state.finish_task(task.task_id, SubStatus.FAILED, "")
+
+    node.pause = drops
+    monkeypatch.setattr(time, "sleep", waits)
+    node.asks(1, "a")
+    assert node.take_in() == 1
+    with pytest.raises(AssertionError):
+        node.process()
+    node.send()
+    assert [tell(reply) for reply in node.sent] == [leftover.UNANSWERED]
     assert not node.state.msg_store and not len(node.store)
 
 
