@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from fedwarm.flower import pushing
+from fedwarm.flower import pushing, unheard
 from fedwarm.node import leftover, pace
 from fedwarm.node.heartbeat import VARIABLE, Pulse, place
 from fedwarm.node.line import PIECES, kept
@@ -127,7 +127,7 @@ def main(arguments: Sequence[str]) -> None:
     from flwr.supernode.cli import flower_supernode
 
     sys.argv = [COMMAND, *arguments]
-    if not pushing.install(pushing.SUPERNODE):
+    if not (pushing.install(pushing.SUPERNODE) and unheard.install(pushing.SUPERNODE)):
         _say("this version of Flower keeps objects in another way; what is sent twice may end a run")
     watch = Watch(pulse)
     if not leftover.install():
