@@ -2,7 +2,8 @@
 
 Flower's own process stays after an answer that it did not expect (an HTTP 500, say): its loop has ended and it has signed off,
 but its port goes on answering, so that no restart policy acts. The same is true of the thread that sends the heartbeats. Where
-its key is refused, it ends without a word and with exit code 0. Here all three end with one line and exit code 1.
+the process that starts a process for each message has ended (for want of memory, say), it takes messages on, and nobody answers
+them. Where its key is refused, it ends without a word and with exit code 0. Here all four end with one line and exit code 1.
 
 It takes what `flower-supernode` takes: `python -m fedwarm.node.supernode --superlink HOST:PORT ...`, or `fedwarm node run`.
 """
@@ -11,10 +12,13 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 from fedwarm.flower import pushing, unheard
@@ -24,9 +28,12 @@ from fedwarm.node.line import PIECES, kept
 from fedwarm.node.messages import POLL_SECONDS, POLL_VARIABLE, with_own_commands, with_warm_messages
 
 COMMAND, CONNECTION = "flower-supernode", "flwr.supernode.fleet_http_connection"
+LOOP = "flwr.supernode.start_client_internal"
 UNAUTHORIZED, TOO_LARGE, FAILED = 401, 413, 1
+TOGETHER_SECONDS = 1.0  # Ctrl-C in a terminal ends both
 GRACE_SECONDS = 4.0  # Flower ends its process by force after 5, with an exit code that says that all is well
 ENDED = "Flower's SuperNode has given the SuperLink up (its error stands above) and asks no more"
+IDLE = "flower-superexec, which starts a process for each message, has ended (its log or the system's may say why)"
 SILENT = "the SuperLink no longer takes this node's heartbeats"
 REFUSED = (
     "the SuperLink refused this node (HTTP 401): it does not know its key, or this clock is more than 5 s ahead of its own, or "
@@ -85,6 +92,21 @@ class Watch:
 
         return Signer
 
+    def executors(self, start: Callable[..., subprocess.Popen[bytes]]) -> Callable[..., subprocess.Popen[bytes]]:
+        """Flower's way to start the process that starts those for messages, with whose end this one ends."""
+
+        def follow(process: subprocess.Popen[bytes]) -> None:
+            process.wait()
+            time.sleep(TOGETHER_SECONDS)
+            self.deaf(IDLE)
+
+        def started(*given: Any, **named: Any) -> subprocess.Popen[bytes]:
+            process = start(*given, **named)
+            threading.Thread(target=follow, args=(process,), daemon=True).start()
+            return process
+
+        return started
+
     def deaf(self, why: str) -> None:
         """End this process from another thread than its first: it signs off, so that it can be back at once."""
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
@@ -111,13 +133,14 @@ class Watch:
 def install(watch: Watch) -> bool:
     """Put the watch into Flower's connection, and have it stay; whether this version of Flower has the places for it."""
     try:
-        connection = import_module(CONNECTION)
+        connection, loop = import_module(CONNECTION), import_module(LOOP)
         senders, signers = connection.HeartbeatSender, connection.NodeAuthHttpInterceptor
-        clients = connection.FleetHttpClient
+        clients, start = connection.FleetHttpClient, loop.subprocess.Popen
     except (ImportError, AttributeError):
         return False
     changed = {"HeartbeatSender": watch.senders(senders), "NodeAuthHttpInterceptor": watch.signers(signers)}
     vars(connection).update(changed, FleetHttpClient=kept(clients))
+    vars(loop).update(subprocess=SimpleNamespace(**{**vars(subprocess), "Popen": watch.executors(start)}))
     return True
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from queue import SimpleQueue
 from socket import socket
 from types import ModuleType, SimpleNamespace
 
@@ -114,9 +115,11 @@ def test_a_node_that_is_no_longer_heard_signs_off_and_ends(
 
 def test_what_flower_has_is_what_is_watched(link: Played, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from flwr.supernode import fleet_http_connection as connection
+    from flwr.supernode import start_client_internal as loop
 
     for name in ("HeartbeatSender", "NodeAuthHttpInterceptor", "FleetHttpClient"):
         monkeypatch.setattr(connection, name, getattr(connection, name))  # so that they are put back
+    monkeypatch.setattr(loop, "subprocess", subprocess)
     pulse = Pulse(tmp_path / "heartbeat")
     assert supernode.install(supernode.Watch(lambda: pulse))
     answers = iter([False, True])
@@ -127,6 +130,36 @@ def test_what_flower_has_is_what_is_watched(link: Played, monkeypatch: pytest.Mo
     address = f"{LOOPBACK}:{link.server_port}"
     with connection.FleetHttpClient.from_server_address(address, True, None, interceptors=[]) as client:
         assert client.PullMessages(PullMessagesRequest()) == PullMessagesResponse() and link.calls == ["pull-messages"]
+
+
+def test_a_node_ends_with_the_process_that_starts_those_for_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: SimpleQueue[str] = SimpleQueue()
+    watch = supernode.Watch(lambda: None)
+    monkeypatch.setattr(watch, "deaf", ended.put)
+    monkeypatch.setattr(supernode, "TOGETHER_SECONDS", 0.0)
+    process = watch.executors(subprocess.Popen)([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert process.stdin is not None and ended.empty()
+    process.stdin.close()
+    assert ended.get(timeout=60) == supernode.IDLE
+
+
+@pytest.mark.long
+def test_a_node_without_its_executor_ends(link: Played, tmp_path: Path) -> None:
+    """Flower's own takes messages on, and nobody answers them."""
+    words = ["--insecure", "--superlink", f"{LOOPBACK}:{link.server_port}", "--host", LOOPBACK, "--port", str(free_ports(1)[0])]
+    log = tmp_path / "log"
+    with log.open("wb") as stream:
+        command = [*processes.SUPERNODE, *words]
+        node = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env=environment(tmp_path), cwd=tmp_path)
+    try:
+        until(lambda: "pull-messages" in link.calls)
+        (executor,) = psutil.Process(node.pid).children()
+        executor.kill()
+        assert node.wait(120) == 1, log.read_text()
+    finally:
+        node.kill()
+        node.wait()
+    assert supernode.IDLE in log.read_text() and "deactivate-node" in link.calls
 
 
 @pytest.mark.parametrize(("status", "said"), [(413, "client_max_body_size 0"), (401, "HTTP 401"), (200, "")])
