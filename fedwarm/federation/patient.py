@@ -3,8 +3,8 @@
 Where a disk is slow or a machine busy, a write may wait for another for more than the 5 seconds that Flower gives it. It answers
 with an HTTP 500 then, after which a SuperNode asks no more and a ServerApp fails. Here a write may wait for a minute. And a
 connection without a request stays open for longer than nodes keep one (`fedwarm.node.line`), not for 5 seconds. Who waits for an
-answer sends again after 30 seconds, which is less than a write may wait: `fedwarm.flower.pushing` and `.unheard` have that cost
-nothing.
+answer sends again after 30 seconds, which is less than a write may wait: `fedwarm.flower.pushing`, `.unheard` and `.beginning`
+have that cost nothing.
 
 Whom it does not let in is added to the audit log that `FEDWARM_AUDIT` names: the key's fingerprint and why. An answer of HTTP 401
 (a clock that is off, a node that was shut out and calls on) is not, as Flower's log has no line for it; when that node
@@ -25,7 +25,7 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 
-from fedwarm.flower import pushing, unheard
+from fedwarm.flower import beginning, pushing, unheard
 
 COMMAND, PLACE, NAME, PRAGMA = "flower-superlink", "flwr.supercore.sql_mixin", "SQLITE_PRAGMAS", "busy_timeout"
 BUSY_SECONDS = 60
@@ -88,8 +88,10 @@ def main(arguments: Sequence[str]) -> None:
         logging.getLogger("flwr").addHandler(Door(Path(place)))
     if not pushing.install(pushing.SUPERLINK):
         print("fedwarm: this version of Flower keeps objects in another way; what is sent twice may end a run", file=sys.stderr)
-    if not unheard.install(pushing.SUPERLINK):
+    if not unheard.install():
         print("fedwarm: this version of Flower lists messages in another way; who hears no answer gets no other", file=sys.stderr)
+    if not beginning.install(pushing.SUPERLINK):
+        print("fedwarm: this version of Flower gives tasks away in another way; a busy machine may start no run", file=sys.stderr)
     flower_superlink()
 
 

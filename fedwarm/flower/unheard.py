@@ -1,15 +1,14 @@
-"""Answers of Flower's servers that never reached who asked: who asks again gets them again.
+"""Answers of Flower's SuperLink that never reached who asked: who asks again gets them again.
 
-Where a connection breaks, or an answer takes longer than its asker waits, a request is sent again. Flower's servers have then
-done what it asks for, and do it once:
+Where a connection breaks, or an answer takes longer than its asker waits, a request is sent again. The SuperLink has then done
+what it asks for, and does it once:
 
 * A message is given to its node once. Where that answer was lost, its node knows of no message, and the run waits for it in vain.
 * A reply is struck off the list when its ServerApp hears of it, before it has it: what was lost is asked of the client again. A
   node that has not heard that its reply was taken note of, and tells of it again, hears then that nothing is wanted of it.
-* A process that asks again what it is to do hears that it has begun, and fails: the whole run where it is a ServerApp.
 
-Here a message or a reply stays on the list until who gets it says that all of it is there, and a process may ask again. And a
-reply that is there is given to its ServerApp, whose turn for it may come late, also where its node has gone by then.
+Here a message or a reply stays on the list until who gets it says that all of it is there. And a reply that is there is given to
+its ServerApp, whose turn for it may come late, also where its node has gone by then.
 """
 
 from __future__ import annotations
@@ -19,50 +18,26 @@ from functools import wraps
 from importlib import import_module
 from typing import Any
 
-from fedwarm.flower.pushing import NAMES, SUPERLINK
-
 LINKSTATE, HANDLERS = "flwr.server.superlink.linkstate.sql_linkstate", "flwr.superlink.servicer.runtime.runtime_handlers"
 GIVEN_AT_MOST = 10
 """How often a message is given again: a node that cannot hold it asks on."""
 
 
-def install(place: str) -> bool:
-    """Have a server answer again; whether this version of Flower has the places for it.
-
-    Args:
-        place: where it keeps its tasks, `pushing.SUPERLINK` or `pushing.SUPERNODE`.
-    """
+def install() -> bool:
+    """Have a SuperLink answer again; whether this version of Flower has the places for it."""
     try:
-        kind = getattr(import_module(place), NAMES[place])
-        if not hasattr(kind.activate_task, "__wrapped__"):
-            kind.activate_task = activating(kind.activate_task, import_module(place).Status.RUNNING)
-        return place != SUPERLINK or _install_lists()
+        link, handlers = import_module(LINKSTATE), import_module(HANDLERS)
+        kind, lists = link.SqlLinkState, Lists(link)
+        if not hasattr(kind.get_message_ins, "__wrapped__"):
+            changed = lists.keeping(handlers.pull_messages), lists.confirming(handlers.confirm_message_received)
+            kind.get_message_ins, kind.get_message_res = (
+                lists.to_nodes(kind.get_message_ins),
+                lists.to_server(kind.get_message_res),
+            )
+            handlers.pull_messages, handlers.confirm_message_received = changed
     except (ImportError, AttributeError):
         return False
-
-
-def _install_lists() -> bool:
-    link, handlers = import_module(LINKSTATE), import_module(HANDLERS)
-    lists = Lists(link)
-    changed = {"get_message_ins": lists.to_nodes, "get_message_res": lists.to_server}
-    if not hasattr(link.SqlLinkState.get_message_ins, "__wrapped__"):
-        for name, change in changed.items():
-            setattr(link.SqlLinkState, name, change(getattr(link.SqlLinkState, name)))
-        vars(handlers).update(
-            pull_messages=lists.keeping(handlers.pull_messages),
-            confirm_message_received=lists.confirming(handlers.confirm_message_received),
-        )
     return True
-
-
-def activating(activate: Any, running: str) -> Any:
-    """Flower's way to begin a task, by which the process that has its token may begin it again while it is `running`."""
-
-    @wraps(activate)
-    def activate_task(state: Any, task_id: int) -> bool:
-        return bool(activate(state, task_id) or state.get_tasks(task_ids=[task_id], statuses=[running]))
-
-    return activate_task
 
 
 class Lists:

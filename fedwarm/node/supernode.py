@@ -21,7 +21,7 @@ from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
-from fedwarm.flower import pushing, unheard
+from fedwarm.flower import beginning, pushing
 from fedwarm.node import leftover, pace
 from fedwarm.node.heartbeat import VARIABLE, Pulse, place
 from fedwarm.node.line import PIECES, kept
@@ -150,8 +150,10 @@ def main(arguments: Sequence[str]) -> None:
     from flwr.supernode.cli import flower_supernode
 
     sys.argv = [COMMAND, *arguments]
-    if not (pushing.install(pushing.SUPERNODE) and unheard.install(pushing.SUPERNODE)):
+    if not pushing.install(pushing.SUPERNODE):
         _say("this version of Flower keeps objects in another way; what is sent twice may end a run")
+    if not beginning.install(pushing.SUPERNODE):
+        _say("this version of Flower gives tasks away in another way; a busy machine may answer no message")
     watch = Watch(pulse)
     if not leftover.install():
         _say("this version of Flower has another loop; a message that nobody answers may keep this node from answering others")

@@ -29,7 +29,7 @@ OWN, OURS = frozenset({b"FLWR_HOME", b"RAY_TMPDIR", b"PWD", b"OLDPWD", b"SHLVL",
 """What differs between the nodes of a federation and is read by nothing that a template imports; with all that begins so."""
 READY, REFUSED, GO, ENDED = b"R", b"N", b"G", b"E"
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
-PATIENCE_SECONDS = 15.0  # Flower gives up on a process that shows no sign of life for 30
+PATIENCE_SECONDS = 15.0  # a process that shows no sign of life for a minute (with Flower as it comes, 30 s) is given up
 POLL_SECONDS, FAILED_SECONDS = 0.05, 60.0
 
 

@@ -1,4 +1,4 @@
-"""What Flower's servers answer who asks again: as they come, and by fedwarm. A SuperLink's database, state and handlers."""
+"""What a SuperLink answers who asks again: Flower's own database, state and handlers, changed by fedwarm."""
 
 from __future__ import annotations
 
@@ -17,24 +17,19 @@ from flwr.proto.node_pb2 import Node
 from flwr.server.superlink.linkstate import LinkStateFactory
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
-from flwr.supercore.corestate.in_memory_corestate import InMemoryCoreState
-from flwr.supercore.corestate.sql_corestate import SqlCoreState
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.federation import NoOpFederationManager
 from flwr.superlink.servicer.fleet import fleet_handlers as fleet
 from flwr.superlink.servicer.runtime import runtime_handlers as runtime
-from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
-from fedwarm.flower import pushing, unheard
+from fedwarm.flower import unheard
 
 pytestmark = pytest.mark.filterwarnings("ignore:No path_separator found:DeprecationWarning:alembic")
 CHANGED: dict[Any, list[str]] = {
     SqlLinkState: ["get_message_ins", "get_message_res"],
     runtime: ["pull_messages", "confirm_message_received"],
-    SqlCoreState: ["activate_task"],
-    InMemoryCoreState: ["activate_task"],
 }
 
 
@@ -127,7 +122,7 @@ def link(state: Any) -> Iterator[Link]:
         for place, names in CHANGED.items():
             for name in names:
                 patch.setattr(place, name, getattr(place, name))
-        assert unheard.install(pushing.SUPERLINK) and unheard.install(pushing.SUPERLINK)
+        assert unheard.install() and unheard.install()
         yield Link(state, patch)
 
 
@@ -199,22 +194,8 @@ def test_a_reply_whose_parts_are_gone_is_not_waited_for(link: Link) -> None:
     assert link.hears(message)[0].error.code == ErrorCode.MESSAGE_UNAVAILABLE
 
 
-def test_a_process_may_ask_again_what_it_is_to_do(link: Link) -> None:
-    assert link.state.activate_task(link.task.task_id)
-    link.state.finish_task(link.task.task_id, SubStatus.COMPLETED, "")
-    assert not link.state.activate_task(link.task.task_id)
-
-
-def test_so_may_a_clients_process(link: Link) -> None:
-    assert unheard.install(pushing.SUPERNODE)
-    node = InMemoryNodeState(ObjectStoreFactory(":flwr-in-memory:").store())
-    task = node.create_task(TaskType.CLIENT_APP, 1)
-    assert task is not None and not node.activate_task(task)
-    assert node.claim_task(task) and node.activate_task(task) and node.activate_task(task)
-
-
 def test_another_make_of_flower_runs_as_it_is(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unheard, "HANDLERS", "elsewhere")
-    assert not unheard.install(pushing.SUPERLINK)
+    assert not unheard.install()
     monkeypatch.setattr(unheard, "import_module", ModuleType)
-    assert not unheard.install(pushing.SUPERLINK)
+    assert not unheard.install()
