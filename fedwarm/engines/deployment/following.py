@@ -26,7 +26,7 @@ from fedwarm.core.refusals import reason_of
 from fedwarm.federation.control import ONLINE, Control, Listed, Unreachable, control
 from fedwarm.federation.noting import note
 from fedwarm.federation.processes import living
-from fedwarm.federation.settings import SUPERLINK, Federation, load
+from fedwarm.federation.settings import SUPEREXEC, SUPERLINK, Federation, load
 from fedwarm.flower.outcome import KEPT_LINES
 from fedwarm.flower.processes import plain
 from fedwarm.record.signs import write_signs
@@ -34,6 +34,7 @@ from fedwarm.record.signs import write_signs
 POLL_SECONDS, ASK_SECONDS = 0.2, 1.0
 AWAY_SECONDS, TELL_AWAY_SECONDS = 600.0, 30.0
 DRAIN_SECONDS, SIGNS_SECONDS = 10.0, 20.0
+RUNNING = "running"
 LOUD = ("WARNING", "ERROR", "CRITICAL")
 
 
@@ -88,8 +89,20 @@ class Following:
         if self._away is not None:
             say("the SuperLink answers again")
             self._away = None
+        if not run.finished and run.status != RUNNING:
+            self._see_it_begin()
         self._look(ended=run.finished)
         return run if run.finished else None
+
+    def _see_it_begin(self) -> None:
+        """Say where nobody is left to begin the run: it is only begun by SuperExec, and has not failed without it."""
+        now = time.monotonic()
+        if now - self._told > TELL_AWAY_SECONDS and not self.federation.remote and self._has_ended(SUPEREXEC):
+            self._told = now
+            say(f"SuperExec has ended; `fedwarm federation up{self.federation.flag}` starts it again, and the run begins then")
+
+    def _has_ended(self, member: str) -> bool:
+        return living(load(str(self.federation.folder)), member) is None
 
     def _look(self, ended: bool) -> None:
         """Write down who was seen when, for the page of the run; and who joined or refused it, for the federation's audit log."""
@@ -124,7 +137,7 @@ class Following:
             raise RunError(f"the SuperLink did not answer for {AWAY_SECONDS:.0f} s; the run may continue without it", self.lines)
         if now - self._told > TELL_AWAY_SECONDS:
             self._told = now
-            ended = not self.federation.remote and living(load(str(self.federation.folder)), SUPERLINK) is None
+            ended = not self.federation.remote and self._has_ended(SUPERLINK)
             what = f"has ended; `fedwarm federation up{self.federation.flag}` starts it again" if ended else "does not answer"
             say(f"the SuperLink {what}; the run goes on if it is back within a minute, and is followed until then")
 

@@ -109,6 +109,23 @@ def test_a_superlink_that_stays_away_ends_the_following(
         Following(federation, link, 7).to_the_end()  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("status", "times"), [("pending", 1), ("running", 0)])
+def test_a_run_that_nobody_begins_is_told_of(
+    status: str,
+    times: int,
+    federation: Federation,
+    link: Link,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """SuperExec ended after it had taken the run and before it ran: it is no failure, and waits."""
+    monkeypatch.setattr(link, "run", lambda run_id: Listed(run_id, status, "", "", {}))
+    followed = Following(federation, link, 7)  # type: ignore[arg-type]
+    assert followed._ask() is None and followed._ask() is None
+    said = f"SuperExec has ended; `fedwarm federation up --federation {federation.folder}` starts it again"
+    assert capsys.readouterr().err.count(said) == times
+
+
 def test_who_joins_a_run_or_refuses_it_is_audited_once(
     federation: Federation, link: Link, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
