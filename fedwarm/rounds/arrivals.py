@@ -14,7 +14,9 @@ from itertools import zip_longest
 from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
+from google.protobuf.message import DecodeError
 
+from fedwarm.core.payload import PayloadError
 from fedwarm.flower.packing import Packs, pack, signed, unpack
 from fedwarm.rounds import waiting
 from fedwarm.rounds.attendance import Attendance
@@ -22,6 +24,8 @@ from fedwarm.rounds.attendance import Attendance
 POLL_SECONDS, LOOK_SECONDS = 0.05, 5.0
 SKEW_SECONDS = 600.0
 """How much longer a message lives than it is waited for: clocks differ; Flower's own checks allow 305 s."""
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError, EOFError, DecodeError)
+"""What comes of objects that are none of Flower's, or not those that belong there."""
 LOST = (
     ErrorCode.NODE_UNAVAILABLE, ErrorCode.CLIENT_APP_CRASHED, ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
 )  # fmt: skip
@@ -102,7 +106,10 @@ class Contacts:
     def _reply(self, message: Message, message_id: str, came: object, end: float, whom: str) -> Message | None:
         said = looked = waiting.now()
         while True:
-            found = next(iter(self.grid.pull_messages([message_id])), None)
+            try:
+                found = pulled(self.grid, message_id)
+            except PayloadError as error:
+                return Message(Error(ErrorCode.UNKNOWN, str(error)), reply_to=message)
             now = waiting.now()
             if found is not None and found.has_content():
                 found.content = unpack(found.content)
@@ -116,6 +123,18 @@ class Contacts:
                 said, since = now, now - end + self.seconds
                 waiting.say(f"{self.stage}: waiting for {whom} since {since:.0f} s, {end - now:.0f} s are left")
             waiting.sleep(min(waiting.POLL_SECONDS, end - now))
+
+
+def pulled(grid: Grid, message_id: str) -> Message | None:
+    """The reply to a message, None while there is none.
+
+    Raises:
+        PayloadError: it cannot be read; Flower's grid raises whatever comes of that.
+    """
+    try:
+        return next(iter(grid.pull_messages([message_id])), None)
+    except UNREADABLE as error:
+        raise PayloadError(f"its reply cannot be read ({type(error).__name__})") from error
 
 
 def _unavailable(message: Message, why: str) -> Message:

@@ -7,7 +7,7 @@ turns up, after it was away, and when it let a stage's time go by.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from fedwarm.data.classes import listed
 from fedwarm.data.settings import Data
 from fedwarm.flower.wire import from_records, is_unusable
 from fedwarm.rounds import waiting
+from fedwarm.rounds.arrivals import pulled
 from fedwarm.rounds.attendance import Attendance, on_real_nodes
 from fedwarm.rounds.bindings import Bindings, NotAdmitted
 from fedwarm.rounds.fleet import FederationError, Fleet, UnfitError, clean, meet, question
@@ -156,11 +157,19 @@ class RollCall(Attendance):
         waited = {node for node, _ in self.questions.values()}
         fresh = [n for n in ordered(listed) if n not in waited | self.failed.keys() and not self.register.claimed(n)]
         self._ask(fresh)
-        replies = list(self.grid.pull_messages([*self.questions])) if self.questions else []
-        answers = {self.questions.pop(r.metadata.reply_to_message_id, (0, 0.0))[0]: r for r in replies}
+        answers = dict(self._answers())
         for node in [n for n in ordered(listed) if n in answers]:
             self._answered(node, answers[node])
         self._settle()
+
+    def _answers(self) -> Iterator[tuple[int, Message]]:
+        """The answers that are there, each pulled by itself, so that one that cannot be read costs no other."""
+        for message_id in [*self.questions]:
+            try:
+                if (reply := pulled(self.grid, message_id)) is not None:
+                    yield self.questions.pop(message_id)[0], reply
+            except PayloadError as error:
+                self._refuse(self.questions.pop(message_id)[0], str(error))
 
     def _listed(self) -> dict[int, Any]:
         """What Flower knows of the nodes that are there."""

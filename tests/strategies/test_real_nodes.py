@@ -369,6 +369,26 @@ def test_an_old_or_oversized_answer_after_a_second_question_is_refused(fault: st
 # What the record says
 
 
+@pytest.mark.parametrize("stage", ["query", "train"])
+def test_what_cannot_be_read_ends_no_run(stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower's grid raises as it makes a message of what a node sent, after it has said that all is there."""
+    with world(CLIENTS) as machines:
+        pull, bad = machines.pull_messages, set[str]()
+
+        def pulls(message_ids: list[str]) -> list[Message]:
+            for sent in [machines.sent[each] for each in message_ids]:
+                if sent.node is machines.node(1) and sent.message.metadata.message_type == stage:
+                    bad.update(message_ids)
+                    raise AttributeError("'ConfigRecord' object has no attribute 'metadata'")
+            return list(pull(message_ids))
+
+        monkeypatch.setattr(machines, "pull_messages", pulls)
+        outcome = machines.federate("fedavg", tmp_path / "run", {**FAST, "nodes.gather-timeout": 30.0})
+    assert bad and len(outcome.results["rounds"]) >= 3
+    told = outcome.results["notes"] if stage == "query" else failures(outcome)
+    assert [line for line in told if "cannot be read (AttributeError)" in line]
+
+
 def test_sites_are_called_by_their_names(tmp_path: Path) -> None:
     """Registered names first, else what a node's config says; nothing that could not stand in a page."""
     with world(4, on=[3]) as machines:
