@@ -257,7 +257,8 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     say(f"ready as process {os.getpid()} after {time.process_time():.1f} s of computing")
-    os.write(tell, b"1")
+    with contextlib.suppress(BrokenPipeError):  # who started it waits no more; the next message finds it
+        os.write(tell, b"1")
     os.close(tell)
     os.close(lock)
     try:

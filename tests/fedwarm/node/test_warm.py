@@ -228,6 +228,20 @@ def test_it_ends_when_nobody_asks_and_when_its_socket_is_gone(warm: Warm) -> Non
     until(lambda: [each.pid for each in warm.templates()] == [second["parent"]])
 
 
+def test_a_template_that_is_ready_too_late_for_its_first_message_serves_the_next(warm: Warm) -> None:
+    """On a busy machine loading may take longer than a stub waits; each message would start one in vain."""
+    warm.folder.mkdir(mode=0o700)
+    ready, tell = os.pipe()
+    os.close(ready)
+    lock = os.open(warm.folder / "late.lock", os.O_CREAT | os.O_RDWR)
+    command = [sys.executable, "-P", template.__file__, "late", str(warm.entry), str(tell), str(lock)]
+    env = {**warm.environment, template.IDLE_VARIABLE: "0.1"}
+    ended = subprocess.run(command, cwd=warm.folder, env=env, pass_fds=(tell, lock), capture_output=True, text=True, timeout=60)
+    os.close(tell)
+    os.close(lock)
+    assert ended.returncode == 0 and "ended: no message for 0.1 s" in ended.stderr, ended.stderr
+
+
 def test_a_template_of_packages_that_were_replaced_serves_no_more(warm: Warm, tmp_path: Path) -> None:
     library = tmp_path / "library.py"
     library.write_text("one = 1")
