@@ -1,20 +1,23 @@
 """Messages that a SuperNode took in and that are never answered.
 
-Flower's loop takes a message in, waits until there is a reply, and sends it. After two things it is of no more use:
+Flower's loop takes a message in, waits until there is a reply, and sends it. After three things it is of no more use:
 
 * A run ends, or is stopped, while the loop takes a message of it in. The loop goes on, but the message's task stays: a process is
   started for it, and where all of the message is there it is answered. That reply is then sent in place of the next message's,
   whose own reply stays until the message after: the node is one reply behind for good, and every stage waits for it in vain.
 * A process ends before it has read its message. Its task has failed, but only who has read a message gets an error in its place:
   the loop waits for ever. The same where it ends while it hands its reply over.
+* A process that had no answer in 30 s, as the machine is busy, asks for its message again, and hears of none: it was given.
 
-Here what belongs to a message goes with it, and a task that has ended without a reply gives an error.
+Here what belongs to a message goes with it, a task that has ended without a reply gives an error, and a message is given until
+its process has all of it.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import wraps
 from importlib import import_module
 from typing import Any
 
@@ -23,7 +26,7 @@ from flwr.common.constant import ErrorCode, Status, SubStatus
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.object_store import NoObjectInStoreError
 
-LOOP = "flwr.supernode.start_client_internal"
+LOOP, HANDLERS = "flwr.supernode.start_client_internal", "flwr.supernode.servicer.runtime.runtime_handlers"
 TAKE_IN, SEND, INSERT = "_pull_and_store_message", "_push_messages", "_insert_message"
 OPEN = (Status.PENDING, Status.STARTING, Status.RUNNING)
 PART_SECONDS = 0.02
@@ -120,6 +123,21 @@ def _delete(state: Any, object_store: Any, *messages: str) -> None:
         object_store.delete(each)
 
 
+def given_again(pull: Any) -> Any:
+    """Flower's answer to a process that asks for its message; what it has not all of yet counts as not given."""
+
+    @wraps(pull)
+    def pull_messages(request: Any, state: Any, task: Any) -> Any:
+        with state.lock_msg_store:
+            for entry in state.msg_store.values():
+                told = entry.message.metadata
+                if told.run_id == task.run_id and not told.reply_to_message_id and told.message_id in state.object_store:
+                    entry.is_retrieved = False
+        return pull(request, state, task)
+
+    return pull_messages
+
+
 def _open(state: Any) -> set[int]:
     return {task.task_id for task in state.get_tasks(statuses=OPEN)}
 
@@ -127,11 +145,13 @@ def _open(state: Any) -> set[int]:
 def install() -> bool:
     """Have this process's SuperNode do so; whether this version of Flower has the places for it."""
     try:
-        loop = import_module(LOOP)
+        loop, handlers = import_module(LOOP), import_module(HANDLERS)
+        pull = given_again(handlers.pull_messages)
         halves = [getattr(loop, name) for name in (TAKE_IN, SEND, INSERT)]
     except (ImportError, AttributeError):
         return False
     if not isinstance(getattr(halves[0], "__self__", None), Answering):
         answering = Answering(*halves)
         vars(loop).update({TAKE_IN: answering.take_in, SEND: answering.send})
+        vars(handlers).update(pull_messages=pull)
     return True

@@ -119,6 +119,7 @@ def node() -> Iterator[Node]:
     with pytest.MonkeyPatch.context() as patch:
         for name in (leftover.TAKE_IN, leftover.SEND):
             patch.setattr(loop, name, getattr(loop, name))
+        patch.setattr(handlers, "pull_messages", handlers.pull_messages)
         for name in ("_task_id", "_run_id", "_node_id"):  # whose messages are made here: the server's
             patch.setattr(TaskIdentity, name, 1)
         assert leftover.install()
@@ -198,6 +199,17 @@ def test_a_process_that_ends_without_a_reply_keeps_no_node(until: str, node: Nod
     assert tell(node.sent[-1]) == later.metadata.message_id and len(node.sent) == 2
     assert node.sent[0].error.code == ErrorCode.CLIENT_APP_CRASHED and tell(node.sent[0]) == leftover.UNANSWERED
     assert not node.state.msg_store and not len(node.store)
+
+
+def test_a_process_may_ask_for_its_message_again_until_it_has_all_of_it(node: Node) -> None:
+    asked = node.asks(1, "a").metadata.message_id
+    assert node.take_in() == 1
+    (task,) = node.state.get_tasks()
+    for _ in range(2):
+        (told,) = handlers.pull_messages(PullAppMessagesRequest(), node.state, task).messages_list
+        assert told.metadata.message_id == asked
+    handlers.confirm_message_received(ConfirmMessageReceivedRequest(message_object_id=asked), node.state, task)
+    assert not handlers.pull_messages(PullAppMessagesRequest(), node.state, task).messages_list
 
 
 def test_a_process_that_was_killed_as_it_read_leaves_no_model_behind(node: Node) -> None:
