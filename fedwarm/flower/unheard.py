@@ -29,12 +29,12 @@ def install() -> bool:
         link, handlers = import_module(LINKSTATE), import_module(HANDLERS)
         kind, lists = link.SqlLinkState, Lists(link)
         if not hasattr(kind.get_message_ins, "__wrapped__"):
-            changed = lists.keeping(handlers.pull_messages), lists.confirming(handlers.confirm_message_received)
+            pull, confirm = lists.keeping(handlers.pull_messages), lists.confirming(handlers.confirm_message_received)
             kind.get_message_ins, kind.get_message_res = (
                 lists.to_nodes(kind.get_message_ins),
                 lists.to_server(kind.get_message_res),
             )
-            handlers.pull_messages, handlers.confirm_message_received = changed
+            vars(handlers).update(pull_messages=pull, confirm_message_received=confirm)
     except (ImportError, AttributeError):
         return False
     return True

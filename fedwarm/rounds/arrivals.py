@@ -14,7 +14,7 @@ from itertools import zip_longest
 from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from fedwarm.core.payload import PayloadError
 from fedwarm.flower.packing import Packs, pack, signed, unpack
