@@ -5,7 +5,9 @@ Feng et al., arXiv 2503.03110. The personal model and its teachers stay in the c
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,7 @@ from fedwarm.data.originals import Originals
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.methods.warmfed import CLASSIFIER, COMPARED, SCORED, SELECTED, WarmFed
 from fedwarm.privacy.levels import Level, Reasons
+from fedwarm.relevance import Run
 from fedwarm.rounds.client import PERSONAL, BaseClient
 from fedwarm.rounds.measuring import GLOBAL, together
 from fedwarm.rounds.measuring import PERSONAL as OWN
@@ -59,7 +62,7 @@ class WarmFedClient(BaseClient):
         from fedwarm.diffusion.midway import forget
 
         shard, run, diffusion = self.shard, self.config.run, self.config.of(Diffusion)
-        if self.settings.begins_alone:
+        if Run.of(self.config).begins:
             self.model()  # where its weights are not on this machine, that is said before hours of tuning
         foundation = load_foundation(diffusion, run.device, awake=False)
         if payload.text("fingerprint") != foundation.fingerprint:
@@ -166,9 +169,10 @@ class WarmFedClient(BaseClient):
         settings = self.settings
         if settings.selection in SCORED and settings.teacher_first == "local" and settings.teacher_folds > 1:
             return self._unseen(settings.teacher_folds)
-        teacher = self._teacher(warm, number)
+        local = cache(lambda: self._local(number))  # trained once, if at all
+        teacher = self._teacher(warm, number, local)
         if settings.selection == "model_best" and held is not None:
-            teacher = best_of([teacher, self._local(number), warm], *held)
+            teacher = best_of([teacher, local(), warm], *held)
         return teacher
 
     def _unseen(self, folds: int) -> Tensor:
@@ -189,12 +193,12 @@ class WarmFedClient(BaseClient):
         held, kept = rows[: len(labels) // HELD_SHARE], rows[len(labels) // HELD_SHARE :]
         return images[kept], labels[kept], (images[held], labels[held])
 
-    def _teacher(self, warm: nn.Module, number: int) -> nn.Module:
+    def _teacher(self, warm: nn.Module, number: int, local: Callable[[], nn.Module]) -> nn.Module:
         """The personal model of the round before, else the first teacher."""
         state = self.node.store.load(PERSONAL, before=number)
         if state is not None:
             return self.kept_model(state)
-        return warm if self.settings.teacher_first == "synth" else self._local(number)
+        return warm if self.settings.teacher_first == "synth" else local()
 
     def _local(self, number: int, rows: Tensor | None = None) -> nn.Module:
         """A model trained on this client's data alone, or on some rows of them, from the shared start."""

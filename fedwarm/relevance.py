@@ -33,6 +33,7 @@ FACTS: Mapping[str, bool] = {
     "adapts": False,  # clients tune adapters
     "attaches": False,  # images are drawn from adapters
     "taught": False,  # clients train a teacher on their own data
+    "begins": False,  # clients build the run's first model by themselves, and train from there or keep parts of it
     "hides": False,  # what a client holds is not told
     "counts": True,  # clients may tell how many images of each class they hold
     "accounted": False,  # some of what leaves a client is accounted for, so that nothing else may tell of it
@@ -41,7 +42,7 @@ FACTS: Mapping[str, bool] = {
     "late": False,  # a round's model is measured with the next round
 }
 # true where one component says so; the others are false where one does
-BOTH = ("draws", "hides", "generates", "adapts", "attaches", "steps", "taught", "accounted", "personal", "late")
+BOTH = ("draws", "hides", "generates", "adapts", "attaches", "steps", "taught", "begins", "accounted", "personal", "late")
 
 
 def matters(key: str, settings: Mapping[str, Any], method: str) -> bool:

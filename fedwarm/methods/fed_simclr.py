@@ -243,7 +243,7 @@ def does(run: Any) -> Mapping[str, bool]:
     if not run["fed-simclr.alone"]:
         return {}
     shared = dict.fromkeys(("uploads", "averages", "weighs", "shares", "samples"), False)
-    return {**shared, "personal": True}
+    return {**shared, "personal": True, "begins": True}
 
 
 COMPONENT = Method(

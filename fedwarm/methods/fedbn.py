@@ -77,7 +77,7 @@ COMPONENT = Method(
     "FedAvg whose normalisation layers stay with each client (Li et al., 2021)",
     FedBn,
     preset=lambda get: {"model.name": "resnet8", "model.norm": "batch"} if plain(get) else {},
-    does=lambda run: {"shares": False, "personal": True},
+    does=lambda run: {"shares": False, "personal": True, "begins": True},
     validate=refuse_hidden,
     check=check,
     layers="one with normalisation, which stays at the client",

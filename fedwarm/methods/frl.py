@@ -64,7 +64,7 @@ COMPONENT = Method(
     Frl,
     defaults={"learning-rate": 0.1, "batch-size": 8},
     averages=False,
-    does=lambda run: {"averages": False, "weighs": False},
+    does=lambda run: {"averages": False, "weighs": False, "begins": True},
     check=check,
     refuses={
         "objective": "trains scores of weights by the task's loss alone",

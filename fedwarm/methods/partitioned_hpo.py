@@ -234,6 +234,7 @@ COMPONENT = Method(
     "hyperparameters such as augmentations learned in one run, by partitions of the weights (Mlodozeniec et al., 2023)",
     PartitionedHpo,
     averages=False,
+    does=lambda run: {"begins": True},
     pictures=True,
     classed=True,
     validate=validated,

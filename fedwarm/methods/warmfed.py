@@ -144,12 +144,6 @@ class WarmFed(Group, prefix="warmfed"):
         return self.epochs_local if self.finetune_targets == "local_and_aggregate" else 0
 
     @property
-    def begins_alone(self) -> bool:
-        """Whether clients train a model from the shared start by themselves."""
-        local = self.selection == "model_best" or (self.selection != "never" and self.teacher_first == "local")
-        return local or (self.adapts and self.local_model_source == "uploaded")
-
-    @property
     def joins(self) -> bool:
         """Whether the warm start begins with an average of local models."""
         return bool(self.local_epochs) or (self.adapts and self.local_model_source == "uploaded")
@@ -206,11 +200,12 @@ def does(run: Any) -> dict[str, bool]:
     attaches = generates and bool(run["warmfed.adapt"]) and not run["warmfed.pool"]
     adapts = attaches and not run["warmfed.adapters"]
     tuned = _tunes(run) and run["warmfed.finetune-targets"] == "local_and_aggregate" and run["warmfed.epochs-local"] > 0
-    tuned = tuned or (adapts and run["warmfed.local-model-source"] == "uploaded")
+    uploaded = adapts and run["warmfed.local-model-source"] == "uploaded"
+    tuned = tuned or uploaded
     averages, rule = not one_shot or tuned, run["warmfed.selection"]
     taught = rule != "never" and (run["warmfed.teacher-first"] == "local" or rule == "model_best")
     return {
-        "trains": not one_shot or (adapts and run["warmfed.local-model-source"] == "uploaded"),
+        "trains": not one_shot or uploaded,
         "uploads": not one_shot or adapts,
         "averages": averages,
         "weighs": averages,
@@ -219,6 +214,7 @@ def does(run: Any) -> dict[str, bool]:
         "late": True,
         "rounds": not one_shot,
         "taught": taught,
+        "begins": taught or uploaded,
         "steps": taught or not run["warmfed.distill-learning-rate"] or (_tunes(run) and not run["warmfed.server-learning-rate"]),
         "generates": generates,
         "adapts": adapts,

@@ -31,10 +31,10 @@ from fedwarm.models._arguments import arguments, asked_by
 from fedwarm.models._own import check_own
 from fedwarm.models._twins import copies, forms, twin
 from fedwarm.norms import AVERAGED, FROZEN, floored, prepare
-from fedwarm.pretrained.fitting import Say, fitting
+from fedwarm.pretrained.fitting import DRAWN, Say, fitting
 from fedwarm.pretrained.inputs import colours, expect
 from fedwarm.pretrained.reading import tensors_of
-from fedwarm.scopes import completed, fixed_in, limit, merged, plain, whole
+from fedwarm.scopes import completed, fixed_in, head_fixed_in, limit, merged, plain, whole
 from fedwarm.settings.fields import Group, SettingError, Value, keys, read, setting
 from fedwarm.settings.foreign import outcome
 from fedwarm.settings.kinds import HEADS, MODELS, NORMS, SCOPES
@@ -147,8 +147,9 @@ def build_model(
     if state is not None:
         state = floored(state)
         if (empty := _empty(settings, classes, form)) is not None:
-            drawn = {} if settings.weights or fixed_in(empty[0]) <= state.keys() else _drawn(settings, classes, form, seed)
-            state = {**{name: tensor.clone() for name, tensor in drawn.items()}, **state}
+            missing = (head_fixed_in if settings.weights else fixed_in)(empty[0]) - state.keys()
+            drawn = _drawn(replace(settings, weights=""), classes, form, seed) if missing else {}
+            state = {**{name: tensor.clone() for name, tensor in drawn.items() if name in missing}, **state}
             if forms(state) == empty[1]:
                 return twin(empty[0], state)
     with initialisation(seed, "model"):
@@ -156,10 +157,10 @@ def build_model(
     if state is not None:
         model.load_state_dict(completed(state, model, drawn=not settings.weights))  # says what does not fit
     elif settings.weights:
-        own, head = model.state_dict(), head_of(settings, model)
-        found = weights_in(settings.weights, "model.weights", plain(model, own), head, say)
-        still = {name: own[name] for name in head} if fixed(HEADS.load(settings.head)) else {}
-        model.load_state_dict({**own, **found, **still})
+        own, still = model.state_dict(), head_fixed_in(model)
+        fate = f"stay as model.head = {settings.head!r} has them" if still else DRAWN
+        found = weights_in(settings.weights, "model.weights", plain(model, own), head_of(settings, model), say, fate)
+        model.load_state_dict({**own, **found, **{name: own[name] for name in still}})
     return model
 
 
@@ -218,7 +219,9 @@ def _built(settings: Model, classes: int, form: Form) -> nn.Module:
     scope = SCOPES.load(settings.train)
     prepare(module, settings.statistics if whole(scope) else FROZEN)
     _expect(settings, module, architecture, form)
-    limit(module, scope, () if whole(scope) else head_of(settings, module), settings.own_settings)
+    fixed_head = fixed(HEADS.load(settings.head))
+    head_names = () if whole(scope) and not fixed_head else head_of(settings, module)
+    limit(module, scope, head_names, settings.own_settings, fixed_head)
     if not any(parameter.requires_grad for parameter in module.parameters()):
         below = f" below model.head = {settings.head!r}" if settings.head != Model.head else ""
         raise SettingError(
@@ -263,7 +266,7 @@ def _drawn(settings: Model, classes: int, form: Form, seed: int) -> Mapping[str,
 
 
 def weights_in(
-    path: str, key: str, state: Mapping[str, Tensor], head: tuple[str, ...] = (), say: Say | None = None
+    path: str, key: str, state: Mapping[str, Tensor], head: tuple[str, ...] = (), say: Say | None = None, fate: str = DRAWN
 ) -> dict[str, Tensor]:
     """The weights that a file holds of a model with this state.
 
@@ -273,12 +276,13 @@ def weights_in(
         state: the model's own, which has the names and shapes that are wanted.
         head: names of the head's tensors, which may be those of another number of classes where `say` is given: they stay then.
         say: is told that they do.
+        fate: what becomes of the head's own tensors then, which `say` is told, too.
 
     Raises:
         SettingError: there is no such file, or it does not fit.
     """
     try:
-        return fitting(tensors_of(path), state, head, say)
+        return fitting(tensors_of(path), state, head, say, fate)
     except SettingError as error:
         raise SettingError(f"{key} = {path!r} {error}") from error
 

@@ -11,9 +11,12 @@ from fedwarm.settings.fields import SettingError
 
 Say = Callable[[str], object]
 SHOWN = 5
+DRAWN = "start at random"
 
 
-def fitting(found: Mapping[str, Tensor], own: Mapping[str, Tensor], head: tuple[str, ...], say: Say | None) -> dict[str, Tensor]:
+def fitting(
+    found: Mapping[str, Tensor], own: Mapping[str, Tensor], head: tuple[str, ...], say: Say | None, fate: str = DRAWN
+) -> dict[str, Tensor]:
     """A state of the model with the file's tensors, and with its own head where the file's is for other classes or missing.
 
     Prefixes that all of the file's names have, and none of the model's, are left out (`module.` of a parallel wrapper, `model.`
@@ -24,6 +27,7 @@ def fitting(found: Mapping[str, Tensor], own: Mapping[str, Tensor], head: tuple[
         own: the model's state.
         head: names of the head's tensors in it.
         say: is told where the head or what was learned beside is left out; None: a file without the head is refused.
+        fate: what becomes of the model's own head then.
 
     Raises:
         SettingError: which tensors are missing, left over, or of another shape.
@@ -33,7 +37,7 @@ def fitting(found: Mapping[str, Tensor], own: Mapping[str, Tensor], head: tuple[
         beside = _some(name for name in found if name not in kept)
         say(f"model.weights also has {beside}, learned beside the model; this run begins without")
     state = renamed({name: tensor for name, tensor in kept.items() if not name.endswith(COUNTER)}, own)
-    state = _with_own_head(state, own, head, say)
+    state = _with_own_head(state, own, head, say, fate)
     missing, extra = own.keys() - state.keys(), state.keys() - own.keys()
     shapes = [
         f"{name} has shape {_shape(state[name])}, and the classifier's is {_shape(own[name])}"
@@ -66,14 +70,14 @@ def renamed(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str,
 
 
 def _with_own_head(
-    state: dict[str, Tensor], own: Mapping[str, Tensor], head: tuple[str, ...], say: Say | None
+    state: dict[str, Tensor], own: Mapping[str, Tensor], head: tuple[str, ...], say: Say | None, fate: str
 ) -> dict[str, Tensor]:
     if say is None or not head:
         return state
     names, kept = " and ".join(head), {name: own[name] for name in head}
     rest = own.keys() - {*head}
     if not any(name in state for name in head) and rest and rest <= state.keys():
-        say(f"model.weights has no head: all is taken from it but {names}, which start at random")
+        say(f"model.weights has no head: all is taken from it but {names}, which {fate}")
         return {**{name: tensor for name, tensor in state.items() if name in rest}, **kept}
     if not all(name in state and state[name].shape[1:] == own[name].shape[1:] for name in head):
         return state
@@ -82,7 +86,7 @@ def _with_own_head(
         return state
     say(
         f"model.weights has a head for {many.pop()[0]} classes, and this run has {wanted.pop()[0]}: "
-        f"all is taken from it but {names}, which start at random"
+        f"all is taken from it but {names}, which {fate}"
     )
     return {**state, **kept}
 

@@ -88,8 +88,7 @@ class Method(Staged):
         refuse_unfit(self.config)
         check_metrics(self.config)
         refuse_uncovered(self.config)
-        self.folder = folder
-        self.wire_codec = codec_for(self.config)
+        self.folder, self.wire_codec = folder, codec_for(self.config)
         self.halves = {name: part.server(self.config) for name, part in parts_of(self.config).items()}
         self.record = Record(self.config, Ledger())
         self.arrays: Arrays = {}
@@ -277,7 +276,8 @@ class Method(Staged):
 
     def new_model(self) -> Any:
         """The model with its shared initial weights."""
-        return build_model(self.config.of(Model), self.width, self.fleet.form, self.config.run.seed, say=self.record.remark)
+        model = build_model(self.config.of(Model), self.width, self.fleet.form, self.config.run.seed, say=self.record.remark)
+        return self.fixed.seen(model)
 
     # What a checkpoint holds
 

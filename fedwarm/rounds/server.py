@@ -68,7 +68,7 @@ class BaseStrategy(Method):
 
         Raises:
             FederationError: too few valid replies, though who failed was asked once more, or clients that do not fit together.
-            SettingError: the run is to be resumed and cannot be.
+            SettingError: the run is to be resumed and cannot be, or cannot start with these arrays.
         """
         given: dict[str, Value] = {} if num_rounds is None else {"num-server-rounds": num_rounds}
         if timeout is not None:
@@ -166,9 +166,9 @@ class BaseStrategy(Method):
         notes = (*own_data.notes(self.config, self.fleet), remark(self.config, self.fleet.classes), measuring.remark(self.config))
         for told in filter(None, (*notes, cohorts.remark(self.config, self.record.cohort, self.new_model))):
             self.record.note(told)
-        self.arrays = {n: a.numpy() for n, a in initial_arrays.items()} if initial_arrays else self.initial_arrays()
+        self.arrays = self.fixed.start(self.config, initial_arrays or {}, self.initial_arrays())
         if self.arrays and not self.sends_all:
-            self.arrays = self.fixed.part(self.arrays, self.new_model())
+            self.arrays = self.fixed.part(self.arrays, self.new_model)
         if self.folder is not None:
             self.folder.write(self.record)
             self._keep()

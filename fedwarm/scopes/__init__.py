@@ -23,7 +23,7 @@ from fedwarm.settings.fields import Group, SettingError
 from fedwarm.settings.registry import own_of
 
 State = Mapping[str, Tensor]
-FIXED, ADDED = "_fixed_tensors", "_added_tensors"  # where a model notes their names
+FIXED, ADDED, HEAD = "_fixed_tensors", "_added_tensors", "_fixed_head"  # where a model notes their names
 
 
 def whole(scope: Any) -> bool:
@@ -42,6 +42,12 @@ def fixed_in(model: nn.Module) -> frozenset[str]:
     return found
 
 
+def head_fixed_in(model: nn.Module) -> frozenset[str]:
+    """Those of them that follow from the kind of the model's head, whatever the rest is (see `fedwarm.heads`)."""
+    found: frozenset[str] = getattr(model, HEAD, frozenset())
+    return found
+
+
 def added_in(model: nn.Module) -> frozenset[str]:
     """Names of the tensors in a built model's state that are not its architecture's own."""
     found: frozenset[str] = getattr(model, ADDED, frozenset())
@@ -57,32 +63,39 @@ def completed(state: State, model: nn.Module, drawn: bool) -> State:
     """A state of trained tensors, with the others as a model that was built anew has them.
 
     Args:
-        drawn: whether they follow from the seed; else they must be in the state.
+        drawn: whether they follow from the seed; else all but a fixed head must be in the state.
 
     Raises:
         SettingError: they must be there, and are not.
     """
     if not (missing := fixed_in(model) - state.keys()):
         return state
-    if not drawn:
+    if not drawn and missing - head_fixed_in(model):
         raise SettingError("this client does not hold the layers of model.weights that are not trained; they are sent again")
     own = model.state_dict()
     return {**state, **{name: own[name] for name in missing}}
 
 
-def limit(model: nn.Module, scope: Any, head: tuple[str, ...], groups: tuple[Group, ...]) -> None:
+def limit(model: nn.Module, scope: Any, head: tuple[str, ...], groups: tuple[Group, ...], head_fixed: bool = False) -> None:
     """Have a scope say what is trained, and note what is not, and what is new.
+
+    Args:
+        model: as it was built.
+        scope: the component.
+        head: names of the head's tensors.
+        groups: the scope's own settings are among them.
+        head_fixed: whether the head follows from its kind.
 
     Raises:
         SettingError: the scope finds nothing to train.
     """
     before = {*model.state_dict()}
-    scope(model, head, *own_of(scope, groups))
+    scope(model, () if whole(scope) else head, *own_of(scope, groups))
     still = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     if not whole(scope):
         still |= {name for name, _ in model.named_buffers()}
     names = model.state_dict().keys()
-    for note, found in ((FIXED, still & names), (ADDED, names - before)):
+    for note, found in ((FIXED, still & names), (ADDED, names - before), (HEAD, still & {*head} if head_fixed else ())):
         if found:
             setattr(model, note, frozenset(found))
 

@@ -68,14 +68,17 @@ def hidden(config: Config) -> bool:
     return bool(getattr(CODECS.load(config.run.codec), "private", False))
 
 
-def refuse_hidden(config: Config) -> None:
+def refuse_hidden(config: Config, does: str = "measures clients' own models", remedy: str = "take another of them") -> None:
     """Refuse a codec that hides what clients hold: nothing could be told of how good their own models are.
+
+    Args:
+        config: the settings.
+        does: what the method does that makes these models all there is to tell of.
+        remedy: what to do.
 
     Raises:
         SettingError: it does.
     """
     if hidden(config):
-        raise SettingError(
-            f"method {config.run.method!r} measures clients' own models, and codec = {config.run.codec!r} hides what they hold; "
-            "take another of them"
-        )
+        codec = f"codec = {config.run.codec!r} hides how good models of clients' own are"
+        raise SettingError(f"method {config.run.method!r} {does}, and {codec}; {remedy}")

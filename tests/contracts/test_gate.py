@@ -120,7 +120,7 @@ def messages(config: Config, shard: Shard) -> list[tuple[str, Payload]]:
     strategy.record.open(config, shard.classes, [None, None], ["", ""], {})
     strategy.arrays = strategy.initial_arrays()
     if strategy.arrays and not strategy.sends_all:
-        strategy.arrays = strategy.fixed.part(strategy.arrays, strategy.new_model())
+        strategy.arrays = strategy.fixed.part(strategy.arrays, strategy.new_model)
     strategy._open_codec()
     found: dict[str, tuple[str, Payload]] = {"": ("describe", Payload())}
     for stage in chain(strategy.before(), strategy.plan(), strategy.after()):

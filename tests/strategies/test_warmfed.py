@@ -358,7 +358,7 @@ def test_every_rule_selects_what_it_says(rule: str, tmp_path: Path, monkeypatch:
     held = torch.tensor([not any(torch.equal(image, one) for one in images) for image in shard.train_images])
     teacher, rest, truth = seen.teachers[0], shard.train_images[held], shard.train_labels[held]
     theirs, own = predict(teacher, images), predict(warm, images)
-    assert len(rest) == (12 if rule in ("class_better", "model_best") else 0)
+    assert len(rest) == (12 if rule in ("class_better", "model_best") else 0) and len(seen.teachers) == 1
     if rule == "sample_better":
         loss = [torch.nn.functional.cross_entropy(logits, labels, reduction="none") for logits in (theirs, own)]
         wanted = (loss[0] < loss[1]).float().tolist()

@@ -15,6 +15,7 @@ from fedwarm.api import Result
 from fedwarm.cli.export import export_run
 from fedwarm.data import load_shard
 from fedwarm.data.settings import Data
+from fedwarm.flower.wire import from_records
 from fedwarm.heads.simplex import Simplex, frame
 from fedwarm.launch.preflight import check_run
 from fedwarm.models import Model, build_model, to_input
@@ -106,6 +107,23 @@ def test_a_file_s_own_head_is_not_taken(tmp_path: Path) -> None:
     own = build_model(Model(name="lenet5", head="simplex"), 10, 16, 9).state_dict()
     head = {name for name in plain if not torch.equal(found[name], plain[name])}
     assert head == {"11.weight", "11.bias"} and all(torch.equal(found[name], own[name]) for name in head)
+
+
+def test_of_a_head_for_other_classes_it_is_said_that_the_fixed_one_stays(tmp_path: Path) -> None:
+    save_file(build_model(Model(name="lenet5"), 7, 16, 7).state_dict(), path := str(tmp_path / "w.safetensors"))
+    told: list[str] = []
+    build_model(Model(name="lenet5", head="simplex", weights=path), 10, 16, 8, say=told.append)
+    assert len(told) == 1 and told[0].endswith("but 11.weight and 11.bias, which stay as model.head = 'simplex' has them")
+
+
+@pytest.mark.parametrize("scope", ["all", "lora"])
+def test_the_fixed_head_does_not_travel_with_a_file_of_weights_either(scope: str, tmp_path: Path) -> None:
+    save_file(build_model(Model(name="lenet5"), 10, 16, 7).state_dict(), path := str(tmp_path / "w.safetensors"))
+    outcome = run("fedavg", tmp_path / "run", {**SMALL, "model.weights": path, "model.train": scope}, clients=2)
+    names = {name for message in outcome.messages for name in from_records(message.content).arrays}
+    assert not any("11." in name for name in names) and any(name.startswith("fixed/") for name in names) == (scope == "lora")
+    own = build_model(Model(name="lenet5", head="simplex"), 10, 16, 9).state_dict()
+    assert all(np.array_equal(outcome.model[name], own[name]) for name in ("11.weight", "11.bias"))
 
 
 def test_a_run_s_model_answers_as_it_did_wherever_it_is_read(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from fedwarm.launch.finished import finished, personal
 from fedwarm.launch.preflight import check_run
 from fedwarm.models import Model, build_model
 from fedwarm.record.reading import read_run
+from fedwarm.rounds.fleet import Fleet
 from fedwarm.rounds.measuring import measuring
 from fedwarm.rounds.server import BaseStrategy
 from fedwarm.scopes import fixed_in
@@ -41,9 +42,15 @@ SEVERAL = ("ifca", "fedmix", "ocfl")
 SCOPED = [n for n in kinds.METHODS.own() if n not in APART and "model.train" not in kinds.METHODS.load(n).refuses]
 
 
-def start(path: Path, **more: Any) -> str:
-    save_file(build_model(Model(name="lenet5", **more), 10, 16, 7).state_dict(), path)
+def start(path: Path, outputs: int = 10, **more: Any) -> str:
+    save_file(build_model(Model(name="lenet5", **more), outputs, 16, 7).state_dict(), path)
     return str(path)
+
+
+def give(patch: pytest.MonkeyPatch, outputs: int = 10) -> None:
+    """Have every run start with the arrays of `start`."""
+    begin, first = BaseStrategy._begin, ArrayRecord(build_model(Model(name="lenet5"), outputs, 16, 7).state_dict())
+    patch.setattr(BaseStrategy, "_begin", lambda self, before, _: begin(self, before, first))
 
 
 def sent(message: Message) -> dict[str, Any]:
@@ -193,10 +200,63 @@ def test_a_run_from_given_arrays_is_one_from_a_file_of_them(scope: str, tmp_path
     """Flower's own way to give a start; what a client lost is not drawn instead."""
     given, path = {**SMALL, "model.train": scope, "num-server-rounds": 3}, start(tmp_path / "w.safetensors")
     whole = run("fedavg", tmp_path / "whole", {**given, "model.weights": path}, clients=2)
-    begin, first = BaseStrategy._begin, ArrayRecord(build_model(Model(name="lenet5"), 10, 16, 7).state_dict())
-    monkeypatch.setattr(BaseStrategy, "_begin", lambda self, before, _: begin(self, before, first))
+    give(monkeypatch)
     outcome = run("fedavg", tmp_path / "run", given, clients=2, listen=Losing(tmp_path / "run"))
     assert [entry["failure"] for entry in outcome.ledger if entry["failure"]] and same(outcome.model, whole.model)
+
+
+@pytest.mark.parametrize(
+    ("method", "outputs", "more"),
+    [
+        ("warmfed", 10, {"warmfed.synthetic-ratio": 0.0, "warmfed.selection": "never", "warmfed.protocol": "five-round"}),
+        ("fed_simclr", 128, {}),
+    ],
+)
+def test_given_arrays_are_a_start_where_the_whole_model_travels(
+    method: str, outputs: int, more: dict[str, Value], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {**SMALL, "model.train": "lora", "num-server-rounds": 1, **more}
+    path = start(tmp_path / "w.safetensors", outputs)
+    whole = run(method, tmp_path / "whole", {**given, "model.weights": path}, clients=2)
+    give(monkeypatch, outputs)
+    outcome = run(method, tmp_path / "run", given, clients=2)
+    assert not any(entry["failure"] for entry in outcome.ledger) and same(outcome.model, whole.model)
+
+
+@pytest.mark.parametrize(
+    ("method", "why"),
+    [
+        ("frl", "initial_arrays cannot be used with method 'frl', which draws its weights from the seed; leave them out"),
+        ("ocfl", "initial_arrays are not such as method 'ocfl' starts with: arrays differ in their names: .*; leave them out"),
+        ("warmfed", "initial_arrays do not reach the first model that clients of method 'warmfed' build .* by model.weights"),
+        ("partitioned_hpo", "initial_arrays do not reach the first model"),
+        ("local_only", "initial_arrays do not reach the first model"),
+        ("fed_simclr", r"initial_arrays are not such as .*: 11.weight is float32\[10, 84\], expected float32\[128, 84\]"),
+    ],
+)
+def test_given_arrays_that_no_start_can_be_made_of_are_refused(
+    method: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give(monkeypatch)
+    with pytest.raises(SettingError, match=f"^{why}"):
+        run(method, tmp_path / "run", {**SMALL, "num-server-rounds": 1}, clients=2)
+
+
+@pytest.mark.parametrize(("scope", "count"), [("all", 1), ("head", 2)])
+def test_a_model_is_built_again_only_where_something_is_not_trained(
+    scope: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = []
+
+    def counted(*given: Any, **named: Any) -> torch.nn.Module:
+        built.append(given)
+        return build_model(*given, **named)
+
+    monkeypatch.setattr("fedwarm.rounds.method.build_model", counted)
+    strategy = BaseStrategy(parse({"method": "fedavg", **SMALL, "model.train": scope}))
+    strategy.fleet = Fleet((), tuple("0123456789"), 16)
+    strategy._begin(None, None)
+    assert len(built) == count
 
 
 @pytest.mark.parametrize("scope", ["head", "lora"])
