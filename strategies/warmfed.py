@@ -143,7 +143,7 @@ class WarmFed(BaseStrategy):
         if stage.name == "adapt":
             self._refuse_few()
             if self.folder is not None:
-                save_adapters(self.folder.path / "adapters", self._sent(), self.parts)
+                save_adapters(self.folder.path, self._sent(), self.parts)
             self.record.upload(stage.name, self._numbers_sent())
         elif stage.name == "generate":
             if self.settings.attaches and not self.settings.adapts:

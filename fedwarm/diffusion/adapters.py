@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from fedwarm.core.arrays import Arrays, from_tensors, to_tensors
-from fedwarm.core.files import writing
-from fedwarm.diffusion.lora import FILE, FOUNDATION, save_adapter
+from fedwarm.diffusion.lora import FILE, FOUNDATION, TOLD, save_adapter
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
@@ -19,16 +18,20 @@ from fedwarm.settings.fields import SettingError
 if TYPE_CHECKING:
     from fedwarm.diffusion.tuners import Parts
 
-FOLDER = "client-"
+ADAPTERS, FOLDER = "adapters", "client-"  # of a run, and a client's in it
 
 
-def save_adapters(folder: Path, sent: Mapping[int, Arrays], parts: Parts) -> None:
-    """Write each client's own matrices, as it sent them."""
+def adapter_file(run: Path, client: int) -> Path:
+    """Where the adapter that a client sent in a run lies, if it sent one."""
+    return run / ADAPTERS / f"{FOLDER}{client}" / FILE
+
+
+def save_adapters(run: Path, sent: Mapping[int, Arrays], parts: Parts) -> None:
+    """Write each client's own matrices, as it sent them, into a run's folder."""
     own, foundation = parts.settings, parts.foundation
     for client, arrays in sent.items():
-        with writing(place := folder / f"{FOLDER}{client}"):
-            targets = parts.attaching(arrays).targets
-            save_adapter(place, to_tensors(arrays), own.rank, own.alpha, targets, foundation.family, foundation.fingerprint)
+        place, targets = adapter_file(run, client).parent, parts.attaching(arrays).targets
+        save_adapter(place, to_tensors(arrays), own.rank, own.alpha, targets, foundation.family, foundation.fingerprint)
 
 
 def check_adapters(folder: Path, config: Config, clients: int) -> None:
@@ -89,7 +92,7 @@ def _told(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, "pt") as file:
             told = file.metadata() or {}
-        own = json.loads(told.get("lora_adapter_metadata", "{}"))
+        own = json.loads(told.get(TOLD, "{}"))
     except (OSError, SafetensorError, ValueError) as error:
         raise SettingError(f"{path} cannot be read as an adapter ({error}); name another run's") from error
     return {FOUNDATION: told.get(FOUNDATION), **{name.rpartition(".")[2]: value for name, value in own.items()}}

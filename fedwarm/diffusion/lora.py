@@ -6,6 +6,7 @@ the tensors are peft's. Only these matrices train and only they travel.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedwarm.core.files import order_metadata
+from fedwarm.core.files import order_metadata, replacing
 from fedwarm.core.seeds import initialisation
 from fedwarm.diffusion.families import Family, usual_family
 from fedwarm.diffusion.settings import Diffusion
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from fedwarm.diffusion.foundation import Foundation
 
 ADAPTER = "fedwarm"
-FILE, FOUNDATION = "pytorch_lora_weights.safetensors", "foundation"  # of a saved adapter: its name, and what it was tuned on
+FILE = "pytorch_lora_weights.safetensors"  # of a saved adapter
+TOLD, FOUNDATION = "lora_adapter_metadata", "foundation"  # in its metadata: its form for diffusers, what it was tuned on
 FIRST = "lora-init"
 MARK = ".lora_"
 
@@ -192,24 +194,17 @@ def save_adapter(
         the path of `pytorch_lora_weights.safetensors`.
     """
     import diffusers
-    from safetensors import safe_open
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
 
-    family = family or usual_family()
-    folder.mkdir(parents=True, exist_ok=True)
-    names, path = [t.strip() for t in targets.split(",") if t.strip()], folder / FILE
+    family, packed, path = family or usual_family(), dict[str, Tensor](), folder / FILE
     getattr(diffusers, family.pipelines[0]).save_lora_weights(
-        folder,
-        **{
-            f"{family.net}_lora_layers": family.saved(state),
-            f"{family.net}_lora_adapter_metadata": {"r": rank, "lora_alpha": alpha, "target_modules": names},
-        },
+        folder, save_function=lambda tensors, _: packed.update(tensors), **{f"{family.net}_lora_layers": family.saved(state)}
     )
-    if fingerprint:
-        with safe_open(path, "pt") as file:
-            told = file.metadata()
-        save_file(load_file(path), path, {**told, FOUNDATION: fingerprint})
-    order_metadata(path)
+    own = {"r": rank, "lora_alpha": alpha, "target_modules": [t.strip() for t in targets.split(",") if t.strip()]}
+    told = {"format": "pt", TOLD: json.dumps({f"{family.net}.{name}": own[name] for name in own}, indent=2, sort_keys=True)}
+    with replacing(path) as temporary:
+        save_file(packed, temporary, {**told, FOUNDATION: fingerprint} if fingerprint else told)
+        order_metadata(temporary)
     return path
 
 

@@ -86,7 +86,7 @@ def check_run(flat: Mapping[str, Value], clients: int, real: bool = False) -> tu
     refuse(config)
     codec_for(config)
     refuse_uncovered(config)
-    for component in Run.of(config).chosen:
+    for component in Run.of(config).chosen[1:]:  # what the method validates, `refuse` did
         if getattr(component, "validate", None) is not None:
             component.validate(config)
     check_objective(config)

@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from fedwarm.catalogue import all_groups
 from fedwarm.core.terminal import say
+from fedwarm.diffusion.adapters import ADAPTERS, adapter_file
 from fedwarm.record.ledger import measuring
 from fedwarm.record.reading import BYTE_KEYS, Json, Run, mean, read_run
 from fedwarm.report import plots
@@ -150,7 +151,7 @@ def client_rows(run: Run) -> list[Json]:
     shared, personal, rows = run.last("clients"), run.last("personal"), []
     for k in range(min(run.clients, MOST_ROWS)):
         mine = [entry for entry in run.ledger if entry.get("client") == k and not measuring(str(entry.get("stage")))]
-        adapter = run.folder / "adapters" / f"client-{k}" / "pytorch_lora_weights.safetensors"
+        adapter = adapter_file(run.folder, k)
         row: Json = {"client": run.called(k), "shared": shared[k], "personal": personal[k]}
         row["examples"] = sum(run.counts[k]) if run.counts else None
         row["bytes"] = [int(sum(entry[key] for entry in mine)) if run.ledger else None for key in BYTE_KEYS]
@@ -191,7 +192,7 @@ def setting_rows(settings: Json) -> list[Json]:
 
 def file_sizes(folder: Path) -> list[tuple[str, int]]:
     """The weights, pictures and records of a run folder with their sizes in bytes; the adapters together."""
-    adapters = sorted(folder.glob("adapters/*/*.safetensors"))
+    adapters = sorted(folder.glob(f"{ADAPTERS}/*/*.safetensors"))
     named = [(f"adapters ({len(adapters)} files)", sum(path.stat().st_size for path in adapters))] if adapters else []
     of_sections = (name for section in sections() for name in section.files)
     rest = ("model.safetensors", *of_sections, "results.json", "ledger.jsonl")

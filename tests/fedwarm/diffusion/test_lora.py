@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -214,6 +216,22 @@ def test_diffusers_reads_the_file(
     assert not torch.allclose(output(fresh.unet, 16), ours, atol=1e-2)
     fresh.load_lora_weights(path.parent)
     assert (output(fresh.unet, 16) - ours).abs().max() < 1e-6
+
+
+def test_an_adapter_is_written_once_and_says_what_it_was_tuned_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Path] = []
+    save = safetensors.torch.save_file
+
+    def counted(tensors: dict[str, Tensor], path: Path, told: dict[str, str]) -> None:
+        written.append(path)
+        save(tensors, path, told)
+
+    monkeypatch.setattr(safetensors.torch, "save_file", counted)
+    path = save_adapter(tmp_path / "client-0", {"down.to_q.lora_A.weight": torch.ones(2, 2)}, 2, 4.0, "to_q", None, "abc")
+    with safetensors.safe_open(path, "pt") as file:
+        told = file.metadata()
+    assert len(written) == 1 and [p.name for p in path.parent.iterdir()] == [path.name]
+    assert told["foundation"] == "abc" and json.loads(told["lora_adapter_metadata"])["unet.r"] == 2
 
 
 def test_what_goes_in_comes_out(unet: Any, settings: Diffusion, random_adapter: Fill) -> None:

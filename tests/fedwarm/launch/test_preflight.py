@@ -125,3 +125,10 @@ def test_a_fault_at_a_client_that_is_not_there_is_told_first() -> None:
     with pytest.raises(SettingError, match=r"faults.clients = '1,7' names client 7; there are 0 to 2"):
         check_run({"method": "fedavg", "faults.kind": "nan", "faults.clients": "1,7"}, 3)
     check_run({"method": "fedavg", "faults.kind": "nan", "faults.clients": "1,2"}, 3)
+
+
+def test_what_a_method_refuses_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("fedwarm.methods.scaffold.hidden", asked.append)
+    check_run({"method": "scaffold", "data.max-examples": 24, "data.image-size": 8}, 2)
+    assert len(asked) == 1
