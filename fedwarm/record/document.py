@@ -197,9 +197,10 @@ def _final(record: Record) -> Json:
 
 
 def _spread(metric: Mapping[str, Any]) -> Json:
-    """Mean and worst of the clients' own models."""
+    """Mean of the clients' own models, and the worst of them where one of two values is the better one."""
     values = [value for value in metric["personal"] if value is not None]
-    return {"mean": sum(values) / len(values), "worst": (max if metric.get("lower") else min)(values)}
+    mean = {"mean": sum(values) / len(values)}
+    return {**mean, "worst": (max if metric.get("lower") else min)(values)} if metric.get("ranks", True) else mean
 
 
 # Read

@@ -17,7 +17,7 @@ class Measure:
     Attributes:
         central: right answers of the global model, and test images, where those are kept at the server (`data.test = "central"`).
         metrics: others than accuracy by name, the main one first: `global`, `per_client` and `personal` values, `table` and
-            `tables` by client, `lower` where less is better; what is missing was not measured.
+            `tables` by client, `lower` where less is better, `ranks` false where neither is; what is missing was not measured.
         validation: the same on the examples that clients hold back, where they do; models are chosen by it.
     """
 

@@ -189,7 +189,7 @@ def _measured(
     for name, metric in metrics_of(config.run).items():
         shared, own = (_columns(metric, task, before + whose, replies) for whose in WHOSE)
         pooled = _pooled(shared) if central is None else central.sums.get(_part(metric, task))
-        entry: dict[str, Any] = {"lower": metric.lower} if metric.lower else {}
+        entry: dict[str, Any] = {"lower": True} if metric.lower else {} if metric.ranks else {"ranks": False}
         if metric.value is not None:
             entry["global"] = _value(metric, pooled, width)
             entry["per_client"] = [_value(metric, total, width) for total in shared]

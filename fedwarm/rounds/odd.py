@@ -13,9 +13,11 @@ from fedwarm.data.testing import CENTRAL, HELD_OUT
 from fedwarm.diffusion.settings import Diffusion
 from fedwarm.relevance import Run
 from fedwarm.rounds.fleet import Member
+from fedwarm.schedules import ROUNDS, STEPS
 from fedwarm.settings.config import Config
 from fedwarm.settings.fields import SettingError
 from fedwarm.settings.kinds import PRIVACY
+from fedwarm.training.plan import steps_of
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,9 @@ def refuse_one_class(found: Sequence[Held], names: Sequence[str]) -> None:
 def remarks(config: Config, found: Sequence[Held]) -> Iterator[str]:
     """A line for each thing that is odd, for who begins the run."""
     yield from of_record(config, found)
-    yield from _about_batches(config, [client.train for client in found])
+    sizes = [client.train for client in found]
+    for each in (_about_batches, _about_steps):
+        yield from each(config, sizes if Run.of(config).apart else [sum(sizes)])
 
 
 def of_fleet(config: Config, members: Sequence[Member]) -> Iterator[str]:
@@ -101,7 +105,6 @@ def _about_cohorts(config: Config, clients: int) -> Iterator[str]:
 
 def _about_batches(config: Config, sizes: Sequence[int]) -> Iterator[str]:
     run, diffusion, does = config.run, config.of(Diffusion), Run.of(config)
-    sizes = sizes if does.apart else [sum(sizes)]
     batches = [("batch-size", run.batch_size, "an epoch of theirs is one step on all of them")]
     if does.adapts:
         batches.append(("diffusion.lora-batch-size", diffusion.lora_batch_size, "their batches hold images more than once"))
@@ -110,6 +113,16 @@ def _about_batches(config: Config, sizes: Sequence[int]) -> Iterator[str]:
             if run.privacy != PRIVACY.first:
                 so = "all of them are in every step, which so hides none of them by leaving it out"
             yield f"{key} = {batch} is more than {len(small)} of {len(sizes)} clients hold (the fewest {min(small)}): {so}"
+
+
+def _about_steps(config: Config, sizes: Sequence[int]) -> Iterator[str]:
+    run, warmup = config.run, config.run.schedule_warmup
+    steps = [steps_of(n, run.batch_size, run.local_epochs) for n in sizes if n]
+    if warmup and run.schedule_over == STEPS and Run.of(config).trains and (short := [n for n in steps if n <= warmup]):
+        yield (
+            f"schedule-warmup = {warmup} is not over in a round of {len(short)} of {len(sizes)} clients (the fewest steps "
+            f"{min(short)}), which never reach learning-rate; lower it, or set schedule-over = {ROUNDS!r}"
+        )
 
 
 def _of(which: Sequence[int], found: Sequence[Held]) -> str:

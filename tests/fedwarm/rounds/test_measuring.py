@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from sklearn import metrics as reference
+from torch import Tensor
 
 from fedwarm.catalogue import parse
 from fedwarm.core.arrays import to_tensors
@@ -96,6 +97,37 @@ def test_models_of_clients_are_measured_too(tmp_path: Path) -> None:
     assert results["final"]["personal"]["metrics"]["f1"] == {"mean": pytest.approx(sum(own) / 2), "worst": min(own)}
     assert results["rounds"][-1]["global"]["metrics"]["f1"] == {"value": None, "per_client": [None, None]}
     assert results["best"]["watch"] == "f1" and results["best"]["value"] >= sum(own) / 2 - 1e-12
+
+
+class Counted:
+    """Examples, as a class of torchmetrics counts them: neither more nor fewer are better."""
+
+    higher_is_better = None
+
+    def __init__(self) -> None:
+        self.count, self._defaults, self._reductions = torch.tensor(0.0), dict[str, Any](), dict[str, Any]()
+        self.add_state("count", self.count)
+
+    def add_state(self, name: str, default: Tensor) -> None:
+        def dim_zero_sum() -> None: ...
+
+        self._defaults[name], self._reductions[name] = default, dim_zero_sum
+
+    def set_dtype(self, kind: torch.dtype) -> Any:
+        return self
+
+    def update(self, answers: Tensor, targets: Tensor) -> None:
+        self.count = self.count + len(targets)
+
+    def compute(self) -> Tensor:
+        return self.count
+
+
+def test_no_client_is_the_worst_by_a_metric_that_says_of_no_value_that_it_is_better(tmp_path: Path) -> None:
+    name = "tests.fedwarm.rounds.test_measuring:Counted"
+    results = run("local_only", tmp_path / "run", {**SMALL, "metrics": f"f1,{name}"}, clients=2).results
+    own = results["final"]["personal"]["metrics"]
+    assert own[name].keys() == {"mean"} and own["f1"].keys() == {"mean", "worst"}
 
 
 def test_the_server_measures_on_a_split_of_its_own(tmp_path: Path) -> None:

@@ -73,6 +73,16 @@ def test_batches_that_are_larger_than_a_client() -> None:
     assert adapters.startswith("diffusion.lora-batch-size = 16 is more than 3 of 3 clients hold (the fewest 5)")
 
 
+def test_a_warm_up_that_is_longer_than_the_steps_of_a_round() -> None:
+    found, warm = [client(16), client(24), client(80)], {"schedule_over": "steps", "local_epochs": 2}
+    assert lines(found, schedule_warmup=6, **warm) == [
+        "schedule-warmup = 6 is not over in a round of 2 of 3 clients (the fewest steps 4), which never reach learning-rate; "
+        "lower it, or set schedule-over = 'rounds'"
+    ]
+    assert lines(found, schedule_warmup=3, **warm) == lines(found, schedule_warmup=6, local_epochs=2) == []
+    assert lines(found, schedule_warmup=6, method="centralized", **warm) == []
+
+
 def test_one_class_in_all() -> None:
     one = [client(classes=(2,)), client(classes=(2,))]
     with pytest.raises(SettingError, match="all training images are of one class, 'newt', so that every accuracy is 100 %"):
