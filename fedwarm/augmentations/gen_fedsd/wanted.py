@@ -50,14 +50,39 @@ def indices(seed: int, client: int, label: int, count: int, stock: int | None, a
     """
     if stock is None:
         return list(range(count))
-    if count > stock and (not allow_repeat or stock == 0):
-        raise SettingError(
-            f"client {client} lacks {count} images of class {name or label!r} and there are {stock}; raise gen-fedsd.pool, give "
-            "more images in gen-fedsd.file, set cap or a budget, or gen-fedsd.allow-repeat = true"
-        )
+    _refuse_short(client, count, stock, allow_repeat, name or label)
     orders = numpy_generator(seed, DRAWS, "pool", client, label)
     rounds = [orders.permutation(stock) for _ in range(-(-count // stock) if stock else 0)]
     return [int(i) for i in np.concatenate(rounds)[:count]] if rounds else []
+
+
+def _refuse_short(client: int, count: int, stock: int, allow_repeat: bool, name: str | int) -> None:
+    if count > stock and (not allow_repeat or stock == 0):
+        raise SettingError(
+            f"client {client} lacks {count} images of class {name!r} and there are {stock}; raise gen-fedsd.pool or "
+            "data.public-share, give more images in gen-fedsd.file, set cap or a budget, or gen-fedsd.allow-repeat = true"
+        )
+
+
+def check_stock(config: Config, partitions: int, classes: Sequence[str], stock: Sequence[int]) -> None:
+    """See before any work that there are as many images of each class as any client takes.
+
+    Args:
+        config: the settings.
+        partitions: how many clients there are.
+        classes: their names.
+        stock: different images of each that there are.
+
+    Raises:
+        SettingError: a class has too few. Where seconds are bounded or the target has noise nothing is known yet.
+    """
+    settings = config.of(GenFedSD)
+    if settings.budget_seconds or (settings.rule == "global" and settings.histogram_epsilon):
+        return
+    table = partition_table(config.of(Data), config.run.seed, partitions)
+    for client, counts in enumerate(table):
+        for name, count, there in zip(classes, wanted_of(config, counts, None, global_target(table)), stock, strict=True):
+            _refuse_short(client, count, there, settings.allow_repeat, name)
 
 
 def check_room(config: Config, partitions: int) -> None:

@@ -15,6 +15,7 @@ from fedwarm.augmentations.gen_fedsd.drawn import Drawn, plain
 from fedwarm.augmentations.gen_fedsd.overlap import refuse_held, refuse_own
 from fedwarm.augmentations.gen_fedsd.providers import Provider
 from fedwarm.augmentations.gen_fedsd.real import PUBLIC, matched, unheld
+from fedwarm.augmentations.gen_fedsd.wanted import check_stock
 from fedwarm.data import Shard
 from fedwarm.data.provenance import PUBLIC as PART
 from fedwarm.data.provenance import WHOLE, Source, source_of
@@ -64,10 +65,11 @@ class Chosen(Provider):
             raise SettingError(
                 f"gen-fedsd.file = {PUBLIC!r} with data.name = {OWN!r}: no part of what nodes hold is public; take another file"
             )
-        if known.classes:
-            cls(config, known.classes, Path())
+        made = cls(config, known.classes, Path()) if known.classes else None
         if not data.own:
             refuse_held(config, known.clients)
+            if made is not None:
+                check_stock(config, known.clients, known.classes, [len(rows) for rows in made.rows])
 
     @classmethod
     def sources(cls, config: Config) -> Iterator[Source]:

@@ -17,7 +17,7 @@ from fedwarm.augmentations.gen_fedsd.identity import identity, key_of, provenanc
 from fedwarm.augmentations.gen_fedsd.judge import ASKED, Judge, scores
 from fedwarm.augmentations.gen_fedsd.providers import Provider
 from fedwarm.augmentations.gen_fedsd.shelf import CHUNK, Shelf
-from fedwarm.augmentations.gen_fedsd.wanted import check_room
+from fedwarm.augmentations.gen_fedsd.wanted import check_room, check_stock
 from fedwarm.core.compute import torch_threads
 from fedwarm.core.seeds import derive
 from fedwarm.core.store import make_room
@@ -84,6 +84,9 @@ class Generated(Provider):
                 Judge.of(config, len(known.classes))
         if not config.of(Data).own:
             check_room(config, known.clients)
+            pool = config.of(GenFedSD).pool
+            if pool and known.classes:
+                check_stock(config, known.clients, known.classes, [pool] * len(known.classes))
 
     @classmethod
     def earlier(cls, config: Config) -> Iterator[tuple[str, str]]:

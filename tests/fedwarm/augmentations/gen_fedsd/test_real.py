@@ -13,16 +13,20 @@ import pytest
 import torch
 from PIL import Image
 
+from fedwarm.augmentations.gen_fedsd.amounts import global_target
+from fedwarm.augmentations.gen_fedsd.fill import fill
 from fedwarm.augmentations.gen_fedsd.providers import provider_of
 from fedwarm.augmentations.gen_fedsd.providers.file import Chosen
 from fedwarm.augmentations.gen_fedsd.providers.transforms import Transformed
 from fedwarm.augmentations.gen_fedsd.transforms import kinds, transformed
-from fedwarm.data import Shard, load_pooled, load_shard
+from fedwarm.catalogue import parse
+from fedwarm.data import Shard, load_pooled, load_shard, partition_table
 from fedwarm.data.sets.digits import digits_table
 from fedwarm.data.settings import Data
 from fedwarm.diffusion.sentences import WORDS
+from fedwarm.launch.preflight import check_run
 from fedwarm.settings.config import Config
-from fedwarm.settings.fields import SettingError
+from fedwarm.settings.fields import SettingError, Value
 
 Configure = Callable[..., Config]
 
@@ -166,3 +170,26 @@ def test_nothing_becomes_nothing() -> None:
 def test_kinds_that_there_are_not(text: str) -> None:
     with pytest.raises(SettingError, match="gen-fedsd.transforms = .* is not a list of transforms; choose from crop"):
         kinds(text)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"gen-fedsd.provider": "real", "data.public-share": 0.1},
+        {"gen-fedsd.provider": "real", "data.public-share": 0.05, "gen-fedsd.rule": "global", "data.validation-fraction": 0.2},
+        {"gen-fedsd.pool": 5},
+    ],
+    ids=str,
+)
+def test_what_is_not_enough_for_a_client_is_refused_before_the_run_by_its_own_words(
+    more: dict[str, Value], tmp_path: Path
+) -> None:
+    flat: dict[str, Value] = {"method": "fedavg", "augment": "gen-fedsd", "data.partition": "pathological", **more}
+    with pytest.raises(SettingError, match="client 0 lacks .* or data.public-share, give") as before:
+        check_run(flat, 4)
+    config = parse(flat)
+    target = global_target(partition_table(config.of(Data), config.run.seed, 4))
+    with pytest.raises(SettingError) as alone:
+        fill(config, load_shard(config.of(Data), config.run.seed, 0, 4), 0, tmp_path, target)
+    assert str(before.value) == str(alone.value)
+    check_run({**flat, "gen-fedsd.allow-repeat": True}, 4)
