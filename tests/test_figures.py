@@ -23,6 +23,7 @@ STARTS = {
     "prompts": "FedAvg from prompts alone, local-epochs 10",
     "random weights": "FedAvg from random weights, local-epochs 10",
 }
+PERSONAL = ("warmfed_personal_50", "warmfed_personal_100", "warmfed_personal")  # by images a client
 Cells = dict[tuple[str, str], list[dict[str, str]]]
 
 
@@ -133,9 +134,9 @@ def test_results_have_all_arms_of_a_study_by_rounds(
         assert (up, work) == (byte_text(float(last["bytes up a client"])), second_text(float(last["seconds a client"])))
 
 
-def test_results_have_the_personal_models_of_two_sizes() -> None:
-    """All arms in the study's order: accuracy and difference with 50 and with 100 images, and bytes up."""
-    sizes = [rows_of(f"warmfed_personal_{size}") for size in (50, 100)]
+def test_results_have_the_personal_models_of_three_sizes() -> None:
+    """All arms in the study's order: accuracy and difference with 50, with 100 and with all images, and bytes up."""
+    sizes = [rows_of(name) for name in PERSONAL]
     shown = [*table("benchmarks/RESULTS.md", "### Personal models", "arm")]
     assert [cells[0] for cells in shown] == [arm for arm, _ in sizes[0]]
     for arm, *accuracies, _, up in shown:
@@ -157,7 +158,7 @@ def test_the_results_page_s_personal_models_are_the_study_s() -> None:
         "FedAvg from the public classifier, 5 rounds, then 20 epochs at home",
     ]
     for arm, cells in zip(arms, table("docs/results.md", "**Personal models.**", "trained at home from"), strict=True):
-        assert cells[1:3] == [spread(rows_of(f"warmfed_personal_{size}")[arm, "last"], "own", 1) for size in (50, 100)], cells
+        assert cells[1:4] == [spread(rows_of(name)[arm, "last"], "own", 1) for name in PERSONAL], cells
 
 
 def test_the_results_page_s_dirichlet_labels_are_the_study_s() -> None:
