@@ -71,10 +71,23 @@ class Everyone(Mechanism):
     def rows(self, examples: int, batch_size: int) -> Tensor:
         return torch.arange(examples)
 
+    def generator(self) -> torch.Generator:
+        return generator(0, "noise of the steps")
+
 
 def flat(found: dict[str, Tensor]) -> Tensor:
     """Gradients (b, numbers)."""
     return torch.cat([gradient.flatten(1).double() for gradient in found.values()], 1)
+
+
+def rounding(loss: Any, weights: Any, drawn: tuple[Tensor, ...], wanted: Tensor) -> float:
+    """How far a gradient is at most from its `wanted` one, in its own length, where its input is rounded by one place more."""
+    noisy, far = drawn[0], [torch.zeros(1)]
+    for seed in range(3):
+        sign = 2 * torch.randint(2, noisy.shape, generator=generator(seed, "rounding")) - 1
+        other = (noisy.float() * (1 + torch.finfo(noisy.dtype).eps * sign)).to(noisy.dtype)
+        far.append((flat(one_by_one(loss, weights, (other, *drawn[1:]))) - wanted).norm(dim=1) / wanted.norm(dim=1))
+    return float(torch.cat(far).max())
 
 
 def strong(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -152,7 +165,10 @@ def test_tuning_lowers_its_own_loss(foundation: Foundation, settings: Diffusion,
 
 @pytest.mark.parametrize(("precision", "checkpoints"), [("fp32", False), ("fp32", True), ("fp16", False), ("bf16", False)])
 def test_private_steps_take_a_batch_as_single_images(settings: Diffusion, precision: str, checkpoints: bool) -> None:
-    """No image reaches another one's gradient, so that each is found in a pass of all, while B is zero and later."""
+    """No image reaches another one's gradient, so that each is found in a pass of all, while B is zero and later.
+
+    Half precision rounds otherwise in a pass of several: gradients are as far as that alone takes them.
+    """
     settings = replace(settings, lora_batch_size=3, precision=precision)
     foundation = load_foundation(settings, "cpu")
     images = torch.randint(256, (5, 3, 32, 32), generator=generator(0, "family"), dtype=torch.uint8)
@@ -170,7 +186,7 @@ def test_private_steps_take_a_batch_as_single_images(settings: Diffusion, precis
                 load_adapter(net, state)
                 found, wanted = (flat(each(loss, weights, drawn)) for each in (singly, one_by_one))
                 assert singly.apart and len(found) == len(images)
-                within = 1e-4 if precision == "fp32" else 5e-2
+                within = 1e-4 if precision == "fp32" else 3 * rounding(loss, weights, drawn, wanted)
                 assert bool(((found - wanted).norm(dim=1) <= within * wanted.norm(dim=1)).all()) and bool(wanted.any(1).all())
         finally:
             net.eval()
