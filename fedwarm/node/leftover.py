@@ -16,7 +16,7 @@ its process has all of it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from importlib import import_module
 from typing import Any
@@ -26,7 +26,9 @@ from flwr.common.constant import ErrorCode, Status, SubStatus
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.object_store import NoObjectInStoreError
 
-LOOP, HANDLERS = "flwr.supernode.start_client_internal", "flwr.supernode.servicer.runtime.runtime_handlers"
+from fedwarm.node.pace import LOOP
+
+HANDLERS = "flwr.supernode.servicer.runtime.runtime_handlers"
 TAKE_IN, SEND, INSERT = "_pull_and_store_message", "_push_messages", "_insert_message"
 OPEN = (Status.PENDING, Status.STARTING, Status.RUNNING)
 PART_SECONDS = 0.02
@@ -83,8 +85,7 @@ class Answering:
     def _forget(self, state: Any, object_store: Any, message: str) -> None:
         for task in self._tasks:
             state.finish_task(task, SubStatus.STOPPED, FORGOTTEN)  # its process ends with its next call
-        replies = [reply.metadata.message_id for reply in state.get_messages_legacy(is_reply=True)]
-        _delete(state, object_store, message, *replies)
+        _delete(state, object_store, message, *_ids(state.get_messages_legacy(is_reply=True)))
 
 
 class _Replies:
@@ -104,8 +105,7 @@ class _Replies:
             ended = self.answering.ended(self.state)
         if whole and (found or not ended):
             return found
-        for reply in found:
-            _delete(self.state, self.object_store, reply.metadata.message_id)
+        _delete(self.state, self.object_store, *_ids(found))
         self.answering.give_up(self.state, self.object_store)
         return self.state.get_messages_legacy(**which)
 
@@ -115,6 +115,10 @@ class _Replies:
         except NoObjectInStoreError:  # dropped, as no part of it came for three minutes; its process fails
             return False
         return all(self.object_store.get(part.object_id) for part in iterate_object_tree(tree))
+
+
+def _ids(messages: Iterable[Message]) -> list[str]:
+    return [message.metadata.message_id for message in messages]
 
 
 def _delete(state: Any, object_store: Any, *messages: str) -> None:

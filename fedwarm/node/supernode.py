@@ -26,9 +26,9 @@ from fedwarm.node import leftover, pace
 from fedwarm.node.heartbeat import VARIABLE, Pulse, place
 from fedwarm.node.line import PIECES, kept
 from fedwarm.node.messages import POLL_SECONDS, POLL_VARIABLE, with_own_commands, with_warm_messages
+from fedwarm.node.pace import LOOP
 
 COMMAND, CONNECTION = "flower-supernode", "flwr.supernode.fleet_http_connection"
-LOOP = "flwr.supernode.start_client_internal"
 UNAUTHORIZED, TOO_LARGE, FAILED = 401, 413, 1
 TOGETHER_SECONDS = 1.0  # Ctrl-C in a terminal ends both
 GRACE_SECONDS = 4.0  # Flower ends its process by force after 5, with an exit code that says that all is well

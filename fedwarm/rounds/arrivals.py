@@ -107,7 +107,7 @@ class Contacts:
         said = looked = waiting.now()
         while True:
             try:
-                found = pulled(self.grid, message_id)
+                found = next(iter(pulled(self.grid, [message_id])), None)
             except PayloadError as error:
                 return Message(Error(ErrorCode.UNKNOWN, str(error)), reply_to=message)
             now = waiting.now()
@@ -125,14 +125,14 @@ class Contacts:
             waiting.sleep(min(waiting.POLL_SECONDS, end - now))
 
 
-def pulled(grid: Grid, message_id: str) -> Message | None:
-    """The reply to a message, None while there is none.
+def pulled(grid: Grid, message_ids: Sequence[str]) -> list[Message]:
+    """The replies to messages that are there.
 
     Raises:
-        PayloadError: it cannot be read; Flower's grid raises whatever comes of that.
+        PayloadError: one cannot be read; Flower's grid raises whatever comes of that.
     """
     try:
-        return next(iter(grid.pull_messages([message_id])), None)
+        return list(grid.pull_messages([*message_ids]))
     except UNREADABLE as error:
         raise PayloadError(f"its reply cannot be read ({type(error).__name__})") from error
 

@@ -148,28 +148,29 @@ class RollCall(Attendance):
 
     def glance(self) -> None:
         """See which nodes are there, ask those who they are that have not said it, and take in what they answer."""
-        listed = self._listed()
-        stamps = _stamps(listed)
+        stamps = _stamps(listed := self._listed())
         for node in [n for n, stamp in self.stamps.items() if n not in stamps or stamps[n] != stamp]:
             self._forget(node)
         self.stamps = stamps
         self.names.update({node: name for node, info in listed.items() if (name := str(getattr(info, "name", "") or ""))})
         waited = {node for node, _ in self.questions.values()}
-        fresh = [n for n in ordered(listed) if n not in waited | self.failed.keys() and not self.register.claimed(n)]
-        self._ask(fresh)
-        answers = dict(self._answers())
+        self._ask([n for n in ordered(listed) if n not in waited | self.failed.keys() and not self.register.claimed(n)])
+        answers = dict(self._answers([*self.questions])) if self.questions else {}
         for node in [n for n in ordered(listed) if n in answers]:
             self._answered(node, answers[node])
         self._settle()
 
-    def _answers(self) -> Iterator[tuple[int, Message]]:
-        """The answers that are there, each pulled by itself, so that one that cannot be read costs no other."""
-        for message_id in [*self.questions]:
-            try:
-                if (reply := pulled(self.grid, message_id)) is not None:
-                    yield self.questions.pop(message_id)[0], reply
-            except PayloadError as error:
-                self._refuse(self.questions.pop(message_id)[0], str(error))
+    def _answers(self, asked: list[str]) -> Iterator[tuple[int, Message]]:
+        """The answers that are there, pulled at once, or each by itself where one cannot be read, so that it costs no other."""
+        try:
+            for reply in pulled(self.grid, asked):
+                yield self.questions.pop(reply.metadata.reply_to_message_id, (0, 0.0))[0], reply
+        except PayloadError as error:
+            if len(asked) == 1:
+                self._refuse(self.questions.pop(asked[0])[0], str(error))
+            else:
+                for each in asked:
+                    yield from self._answers([each])
 
     def _listed(self) -> dict[int, Any]:
         """What Flower knows of the nodes that are there."""
